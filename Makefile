@@ -1,0 +1,55 @@
+# One word each. Every word sets up what it needs by itself, once; only Python (3.11 or newer), pip and make must be there.
+# `make test ARGS="-k encryption"` hands words on; `make PYTHON=/path/to/python ...` chooses the interpreter; `make UV= ...` uses pip.
+
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+UV ?= $(shell command -v uv 2>/dev/null)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench console
+
+help: ## say what the words are
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.demo ## see an outbox work, in the terminal
+	@.venv/bin/async-task demo $(ARGS)
+
+test: .venv/.dev ## run the tests, on every database that is there
+	@.venv/bin/pytest -n 2 -q $(ARGS)
+
+check: .venv/.dev ## style, types and layers; a warning is an error
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --warnings
+	@.venv/bin/lint-imports
+
+bench: ## measure what is promised about speed
+	@echo "There are no benchmarks yet: they come with the worker." >&2; exit 2
+
+console: .venv/.demo ## a prompt in the example shop
+	@PYTHONPATH=examples .venv/bin/python -q -i -m shop.console
+
+.venv/.demo: pyproject.toml | .venv/bin/python
+	@$(call install,postgres)
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/python
+	@$(call install,dev)
+	@touch $@ .venv/.demo
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "async-task needs Python 3.11 or newer, and none was found: make PYTHON=/path/to/python" >&2; exit 1; }
+	@rm -rf .venv
+	@if test -n "$(UV)"; then "$(UV)" venv --quiet --seed --python "$(PYTHON)" .venv; \
+	else said=$$("$(PYTHON)" -m venv .venv 2>&1) || { rm -rf .venv; echo "$$said" >&2; \
+	echo "$(PYTHON) could not make a virtual environment: on Debian and Ubuntu, install the package python3-venv." >&2; exit 1; }; fi
+
+# $(1): the extra to install, with the library itself in editable form
+define install
+begun=$$(date +%s); \
+if test -n "$(UV)"; then "$(UV)" pip install --quiet --python .venv/bin/python --editable '.[$(1)]'; \
+else .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[$(1)]'; fi && \
+echo "Set up .venv with $$(.venv/bin/python --version) and async-task[$(1)] in $$(($$(date +%s) - begun)) s."
+endef

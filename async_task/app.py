@@ -1,0 +1,189 @@
+"""The application: which database, which model, which targets; and the verbs that make calls happen."""
+
+import datetime as dt
+import importlib
+import os
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Engine, MetaData, Table, insert, select
+from sqlalchemy import inspect as inspect_database
+
+from async_task.attempt import Attempt, BaseAttempt
+from async_task.encryption import Encryptor, know
+from async_task.engines import Database, Source
+from async_task.errors import ConfigurationError, SchemaMismatch
+from async_task.identity import worker_name
+from async_task.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob, BatchReport
+from async_task.lanes import has_loop_running, open_lane
+from async_task.outcomes import Outcome
+from async_task.retry import Duration, duration
+from async_task.shift import Shift
+from async_task.sweeps import SweepReport, sweep
+from async_task.tables import SCHEMA_VERSION, JobEvent, SchemaVersion, Worker
+from async_task.verbs import table_of
+
+T = TypeVar("T")
+
+
+class AsyncTask:
+    """One application's attempts: `app = AsyncTask("postgresql+psycopg://localhost/shop", modules=["shop.outbox"])`.
+
+    `database`: a URL, Engine, AsyncEngine, sessionmaker or async_sessionmaker. `model`: the attempts' model.
+    `modules`: imported here, so that the targets in them are registered. `encryptors`: known by name from now on.
+    `lease`: seconds or timedelta for which a claim is believed without a lock. `attempt_job`, `batch_job`: your
+    subclasses. Raises ConfigurationError.
+
+    Its verbs are synchronous, also over an AsyncEngine; in a coroutine, `await asyncio.to_thread(app.run_batch)`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        model: type[BaseAttempt] = Attempt,
+        modules: Sequence[str] = (),
+        encryptors: Iterable[Encryptor] = (),
+        lease: Duration = 5,
+        attempt_job: type[BaseAttemptJob] = AttemptJob,
+        batch_job: type[BaseAttemptBatchJob] = AttemptBatchJob,
+    ) -> None:
+        self._source = Source(database)
+        self._model = model
+        self._lease = duration(lease, name="lease")
+        if self._lease < dt.timedelta(milliseconds=30):
+            raise ConfigurationError("lease is at least 0.03 s: three beats have to fit into it")
+        self._attempt_job = attempt_job
+        self._batch_job = batch_job
+        self._name: tuple[int, str] = (0, "")
+        self._is_checked = False
+        for encryptor in encryptors:
+            know(encryptor)
+        for module in modules:
+            _import(module)
+
+    @property
+    def model(self) -> type[BaseAttempt]:
+        """The model whose attempts these are."""
+        return self._model
+
+    def run_batch(self, limit: int | None = None, *, concurrency: int = 4) -> BatchReport:
+        """Recover, expire, then perform everything that was due when it began, once, in `concurrency` threads.
+
+        `limit`: at most so many attempts. Raises ConfigurationError inside of an event loop, SchemaMismatch without
+        tables, and SQLAlchemy's OperationalError when the database stays away.
+        """
+        if limit is not None and limit < 0:
+            raise ConfigurationError(f"limit cannot be negative: it was {limit}")
+        if concurrency < 1:
+            raise ConfigurationError(f"concurrency is at least 1: it was {concurrency}")
+        with self._shift("run_batch") as shift:
+            return self._batch_job(shift, self._attempt_job(shift)).perform(limit, concurrency)
+
+    def perform(self, attempt_id: uuid.UUID | str) -> Outcome:
+        """Perform this attempt now if it is due, and say what became of it. Raises as `run_batch`."""
+        wanted = _uuid(attempt_id)
+        with self._shift("perform") as shift:
+            return self._attempt_job(shift).perform(wanted)
+
+    def sweep(self) -> SweepReport:
+        """Give orphans back, then expire what is past its time. Raises as `run_batch`."""
+        return self._run("sweep", lambda engine: sweep(engine, table_of(self._model), self._lease))
+
+    def create_schema(self) -> None:
+        """Make the tables that are not there, for tests and demos; others migrate. Raises SchemaMismatch for tables of
+        another version."""
+        self._run("create_schema", self._create_schema)
+
+    def check_schema(self) -> None:
+        """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
+        self._run("check_schema", lambda engine: self._check(engine))
+
+    def close(self) -> None:
+        """Close the connections that wait in the pool, when the library made it (from a URL); a later verb opens anew."""
+        self._source.close()
+
+    def read(self, work: Callable[[Any], T]) -> T:
+        """`work(session)` in a transaction of its own, on either kind of engine: for programs that look at rows."""
+        from sqlalchemy.orm import Session
+
+        def in_session(engine: Engine) -> T:
+            with Session(engine, expire_on_commit=False) as session, session.begin():
+                return work(session)
+
+        return self._run("read", in_session)
+
+    def _shift(self, verb: str) -> Shift:
+        self._run(verb, self._check_once)
+        return Shift(self._source, self._model, self._worker, self._lease)
+
+    def _run(self, verb: str, work: Callable[[Engine], T]) -> T:
+        if has_loop_running():
+            raise ConfigurationError(f"app.{verb}() would block this event loop: await asyncio.to_thread(app.{verb})")
+        with open_lane(self._source) as lane:
+            return lane.run(lambda: work(lane.engine))
+
+    @property
+    def _worker(self) -> str:
+        """This process's name; another one after a fork."""
+        if self._name[0] != os.getpid():
+            self._name = (os.getpid(), worker_name())
+        return self._name[1]
+
+    def _create_schema(self, engine: Engine) -> None:
+        if inspect_database(engine).has_table(SchemaVersion.__tablename__):
+            self._check_version(engine)
+        for metadata, tables in self._tables().items():
+            metadata.create_all(engine, tables=tables)
+        with engine.begin() as connection:
+            if connection.scalar(select(SchemaVersion.version)) is None:
+                connection.execute(insert(SchemaVersion).values(version=SCHEMA_VERSION))
+
+    def _tables(self) -> dict[MetaData, list[Table]]:
+        """The tables that this application needs, by the metadata that holds them."""
+        found: dict[MetaData, list[Table]] = {}
+        root: Any = inspect_database(self._model).base_mapper
+        mapped = {table for mapper in root.self_and_descendants for table in mapper.tables}
+        beside = [kind.__table__ for kind in (JobEvent, Worker, SchemaVersion)]
+        for table in [*mapped, *beside]:
+            found.setdefault(table.metadata, []).append(table)
+        return found
+
+    def _check_once(self, engine: Engine) -> None:
+        if not self._is_checked:
+            self._check(engine)
+            self._is_checked = True
+
+    def _check(self, engine: Engine) -> None:
+        found = inspect_database(engine)
+        needed = [table for tables in self._tables().values() for table in tables]
+        missing = sorted(table.name for table in needed if not found.has_table(table.name, schema=table.schema))
+        if missing:
+            raise SchemaMismatch(f"the database has no table {missing[0]!r}: make it with `async-task install --apply`")
+        self._check_version(engine)
+
+    def _check_version(self, engine: Engine) -> None:
+        with engine.begin() as connection:
+            version = connection.scalar(select(SchemaVersion.version))
+        if version is not None and version != SCHEMA_VERSION:
+            newer = "upgrade the library" if version > SCHEMA_VERSION else "upgrade the tables"
+            raise SchemaMismatch(f"the tables are of version {version}, and this library needs {SCHEMA_VERSION}: {newer}")
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+            raise
+        raise ConfigurationError(f"modules: there is no module {module!r} on this process's path") from None
+
+
+def _uuid(given: uuid.UUID | str) -> uuid.UUID:
+    if isinstance(given, uuid.UUID):
+        return given
+    try:
+        return uuid.UUID(given)
+    except (ValueError, AttributeError, TypeError):
+        raise ConfigurationError("an attempt's id is a UUID, or one as text") from None

@@ -1,0 +1,196 @@
+"""What PostgreSQL, MySQL/MariaDB and SQLite do differently. Only exceptions stand here; all other SQL is the same for all."""
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import BigInteger, Float, column, func, literal, literal_column, select, table
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import DateTime, TypeDecorator
+
+MYSQL = ("mysql", "mariadb")
+
+
+class Instant(TypeDecorator[dt.datetime]):
+    """An aware datetime, in UTC wherever it comes out. Naive ones are refused.
+
+    PostgreSQL: timestamptz. MySQL and MariaDB: DATETIME(6) in UTC. SQLite: text in UTC, with microseconds, so that
+    comparing texts compares instants.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        if dialect.name in MYSQL:
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime names no instant: give it a time zone")
+        moment = value.astimezone(dt.UTC)
+        return moment if dialect.name == "postgresql" else moment.replace(tzinfo=None)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+class _Clock(FunctionElement[dt.datetime]):
+    """The database's clock, moved by a number of seconds (0 by default)."""
+
+    type = Instant()
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__(*([literal(seconds, Float(53))] if seconds else []))
+
+
+class written(_Clock):  # noqa: N801 - reads as a word of SQL
+    """The instant at which the value is written: never that of the transaction's begin, which may be long ago."""
+
+    name = "written"
+    inherit_cache = True
+
+
+class compared(_Clock):  # noqa: N801 - reads as a word of SQL
+    """The instant at which the statement began: one value for all rows that are compared with it."""
+
+    name = "compared"
+    inherit_cache = True
+
+
+def _plus(clock: Any, element: _Clock) -> Any:
+    for seconds in element.clauses:
+        return clock + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    return clock
+
+
+@compiles(written)
+@compiles(written, "postgresql")
+def _written(element: written, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(_plus(func.clock_timestamp(type_=Instant()), element), **kw)
+
+
+@compiles(compared)
+@compiles(compared, "postgresql")
+def _compared(element: compared, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(_plus(func.statement_timestamp(type_=Instant()), element), **kw)
+
+
+@compiles(written, "mysql")
+@compiles(written, "mariadb")
+@compiles(compared, "mysql")
+@compiles(compared, "mariadb")
+def _mysql_clock(element: _Clock, compiler: SQLCompiler, **kw: Any) -> str:
+    clock: Any = func.utc_timestamp(literal_column("6"))
+    for seconds in element.clauses:
+        clock = func.timestampadd(literal_column("MICROSECOND"), func.round(seconds * literal_column("1000000")), clock)
+    return compiler.process(clock, **kw)
+
+
+@compiles(written, "sqlite")
+@compiles(compared, "sqlite")
+def _sqlite_clock(element: _Clock, compiler: SQLCompiler, **kw: Any) -> str:
+    # The three zeros make a text as long as those SQLAlchemy writes: '.123' would sort before '.123000'.
+    shifts = [func.printf(literal_column("'%+.3f seconds'"), seconds) for seconds in element.clauses]
+    clock = func.strftime(literal_column("'%Y-%m-%d %H:%M:%f000'"), literal_column("'now'"), *shifts)
+    return compiler.process(clock, **kw)
+
+
+def locks_rows(dialect: Dialect) -> bool:
+    """Whether a single row can be locked. SQLite locks the whole database, so there every call is leased."""
+    return dialect.name != "sqlite"
+
+
+def probes_laterally(dialect: Dialect) -> bool:
+    """Whether one statement can probe each priority, lock what it finds, update it and return it: PostgreSQL."""
+    return dialect.name == "postgresql"
+
+
+def checks_constraints_early(dialect: Dialect) -> bool:
+    """Whether deferred constraints can be checked before the COMMIT: PostgreSQL."""
+    return dialect.name == "postgresql"
+
+
+def copies_rows(dialect: Dialect) -> bool:
+    """Whether rows can be written with COPY: PostgreSQL through psycopg 3."""
+    return dialect.name == "postgresql" and dialect.driver in ("psycopg", "psycopg_async")
+
+
+def server_uptime(connection: Connection) -> float | None:
+    """Seconds since the database server started; None where there is no server, or where it does not tell."""
+    name = connection.dialect.name
+    if name == "postgresql":
+        age = func.extract("epoch", func.statement_timestamp() - func.pg_postmaster_start_time())
+        return float(connection.scalar(select(age)) or 0.0)
+    if name in MYSQL:
+        status = table("GLOBAL_STATUS", column("VARIABLE_NAME"), column("VARIABLE_VALUE"), schema=_status_schema(connection))
+        uptime = connection.scalar(select(status.c.VARIABLE_VALUE).where(status.c.VARIABLE_NAME == "UPTIME"))
+        return None if uptime is None else float(uptime)
+    return None
+
+
+def _status_schema(connection: Connection) -> str:
+    return "information_schema" if getattr(connection.dialect, "is_mariadb", False) else "performance_schema"
+
+
+def limit_transaction(connection: Connection, seconds: float) -> None:
+    """Let the server end this transaction when it idles, or one of its statements runs, longer than `seconds`.
+
+    A frozen process would otherwise hold the row, and vacuum, for ever. PostgreSQL: for this transaction only. MariaDB
+    and MySQL: for this session, until `unlimit_session`; whole seconds, and idle time only.
+    """
+    name = connection.dialect.name
+    if name == "postgresql":
+        milliseconds = str(max(1, int(seconds * 1000)))
+        connection.execute(
+            select(
+                func.set_config("idle_in_transaction_session_timeout", milliseconds, literal_column("true")),
+                func.set_config("statement_timeout", milliseconds, literal_column("true")),
+            )
+        )
+    elif name in MYSQL:
+        connection.exec_driver_sql(f"SET SESSION {_idle_limit(connection)} = {max(1, int(seconds))}")
+
+
+def unlimit_session(connection: Connection) -> None:
+    """Take back what `limit_transaction` left on the session, before the connection returns to its pool."""
+    if connection.dialect.name in MYSQL:
+        connection.exec_driver_sql(f"SET SESSION {_idle_limit(connection)} = DEFAULT")
+
+
+def _idle_limit(connection: Connection) -> str:
+    return "idle_transaction_timeout" if getattr(connection.dialect, "is_mariadb", False) else "wait_timeout"
+
+
+PASSING_STATES = ("08", "53", "57P", "40001", "40P01", "25006", "55P03")
+PASSING_CODES = frozenset({1020, 1021, 1040, 1041, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 1290, 1836, 2002, 2003, 2006, 2013, 2055})
+PASSING_WORDS = ("database is locked", "database is busy", "disk is full", "disk i/o error", "readonly database", "unable to open")
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether a driver's error speaks of the infrastructure (connection, disk full, deadlock, serialization, read-only
+    server) and says nothing of the call that met it. Takes the driver's own exception (`DBAPIError.orig`)."""
+    if error is None:
+        return False
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return state.startswith(PASSING_STATES)
+    code = error.args[0] if error.args else None
+    if isinstance(code, int):
+        return code in PASSING_CODES
+    return any(word in str(error).lower() for word in PASSING_WORDS)
+
+
+def takes_savepoints_along(error: BaseException | None) -> bool:
+    """Whether this driver's error rolled back the whole transaction with its savepoints: MySQL's deadlock, 1213."""
+    return bool(error is not None and error.args and error.args[0] == 1213)
+
+

@@ -1,0 +1,96 @@
+"""Encryptors: what one is, which are known to this process, and how a text becomes a row's sealed text."""
+
+import base64
+import binascii
+import uuid
+from importlib import metadata
+from typing import Protocol, runtime_checkable
+
+from async_task.errors import ConfigurationError, DecryptionFailed, UnknownEncryptor
+
+
+@runtime_checkable
+class Encryptor(Protocol):
+    """Encrypts the arguments of attempts. `name` is what the row stores; never an import path.
+
+    `context` binds a ciphertext to its row, target and method: `decrypt` must refuse one made under another context.
+    """
+
+    name: str
+
+    def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes: ...
+
+    def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes: ...
+
+
+class NullEncryptor:
+    """The default: arguments lie in the row as the JSON text they are."""
+
+    name = "null"
+
+    def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
+        return plaintext
+
+    def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
+        return ciphertext
+
+
+_known: dict[str, Encryptor] = {NullEncryptor.name: NullEncryptor()}
+
+
+def know(encryptor: Encryptor) -> Encryptor:
+    """Make `encryptor` known to this process under its name; a later one of the same name replaces it.
+
+    Raises ConfigurationError when it has no name, or a name longer than the 64 characters a row has for it.
+    """
+    name = getattr(encryptor, "name", None)
+    if not isinstance(name, str) or not 0 < len(name) <= 64 or not isinstance(encryptor, Encryptor):
+        raise ConfigurationError(
+            f"{type(encryptor).__name__} is no encryptor: it needs a name (1 to 64 characters), encrypt() and decrypt()"
+        )
+    _known[name] = encryptor
+    return encryptor
+
+
+def encryptor_named(name: str) -> Encryptor:
+    """The encryptor of that name: one given to `AsyncTask(encryptors=[...])`, or an entry point of the group
+    `async_task.encryptors`. Raises UnknownEncryptor."""
+    if name in _known:
+        return _known[name]
+    for entry in metadata.entry_points(group="async_task.encryptors", name=name):
+        made = entry.load()
+        return know(made() if isinstance(made, type) else made)
+    raise UnknownEncryptor(
+        f"no encryptor is named {name!r} in this process: it knows {', '.join(sorted(_known))}; "
+        "give it to AsyncTask(encryptors=[...]) or install the package that brings it"
+    )
+
+
+def context_of(attempt_id: uuid.UUID, target: str, method_name: str) -> bytes:
+    """What a ciphertext is bound to: the row's id, target and method."""
+    return b"\0".join((b"async-task", attempt_id.bytes, target.encode(), method_name.encode()))
+
+
+def seal(text: str, encryptor: Encryptor, context: bytes) -> str:
+    """`text` as it is stored: as it is under the NullEncryptor, else base64 of the ciphertext."""
+    if encryptor.name == NullEncryptor.name:
+        return text
+    return base64.b64encode(encryptor.encrypt(text.encode(), context=context)).decode()
+
+
+def unseal(stored: str, encryptor: Encryptor, context: bytes) -> str:
+    """The text that `seal` was given. Raises DecryptionFailed, without content."""
+    if encryptor.name == NullEncryptor.name:
+        return stored
+    try:
+        return encryptor.decrypt(base64.b64decode(stored, validate=True), context=context).decode()
+    except DecryptionFailed:
+        raise
+    except binascii.Error:
+        raise DecryptionFailed(f"the stored arguments are no base64: not what {encryptor.name!r} wrote") from None
+    except Exception as error:
+        # Whatever the encryptor says may quote what it was given.
+        raise DecryptionFailed(
+            f"the encryptor {encryptor.name!r} could not decrypt the arguments ({type(error).__name__}): "
+            "a wrong key, a broken text, or one moved from another row"
+        ) from None

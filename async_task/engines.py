@@ -1,0 +1,129 @@
+"""The engines the library works with: made from a URL, or beside the user's own without changing it."""
+
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from async_task.dialects import locks_rows
+from async_task.errors import ConfigurationError
+
+Database = str | URL | Engine | AsyncEngine | sessionmaker[Any] | async_sessionmaker[Any]
+EXTRAS = {
+    "psycopg": "postgres", "psycopg2": "postgres", "asyncpg": "postgres",
+    "pymysql": "mysql", "aiosqlite": "sqlite-async", "greenlet": "asyncio",
+}  # fmt: skip
+LOCK_WAIT_MS = 10_000
+
+
+class Source:
+    """Where the attempts lie: an engine, and how the user makes sessions. Raises ConfigurationError, in a sentence, for
+    a URL that cannot be read, a driver that is not installed, or a database that cannot be shared."""
+
+    def __init__(self, given: Database) -> None:
+        self.session_class: type[Any] = Session
+        self.session_options: dict[str, Any] = {}
+        if isinstance(given, (sessionmaker, async_sessionmaker)):
+            self.session_class = given.class_
+            self.session_options = {name: value for name, value in given.kw.items() if name not in _OURS}
+            given = _bind_of(given)
+        self._is_ours = isinstance(given, (str, URL))
+        if isinstance(given, (str, URL)):
+            given = _engine_from(given)
+        if not isinstance(given, (Engine, AsyncEngine)):
+            raise ConfigurationError(f"AsyncTask takes a URL, an engine or a sessionmaker, not {type(given).__name__}")
+        self.given = given
+        self.is_async = isinstance(given, AsyncEngine)
+        plain = given.sync_engine if isinstance(given, AsyncEngine) else given
+        if plain.dialect.name == "sqlite" and plain.url.database in (None, "", ":memory:"):
+            raise ConfigurationError("an SQLite database in memory is another one for each connection: give it a file")
+        self._plain = plain
+
+    @property
+    def dialect(self) -> Any:
+        return self._plain.dialect
+
+    def close(self) -> None:
+        """Close the waiting connections of an engine made here. An AsyncEngine's never wait: each lane has its own."""
+        if self._is_ours and not self.is_async:
+            self._plain.dispose()
+
+    @property
+    def database_file(self) -> str:
+        """Of an SQLite database: its file."""
+        return str(self._plain.url.database).removeprefix("file:").partition("?")[0]
+
+    def shared(self) -> Engine:
+        """An engine on the user's own pool, for a synchronous database that locks rows; else one with its own pool."""
+        if self.is_async or not locks_rows(self._plain.dialect):
+            return self.private()
+        return self._plain.execution_options(isolation_level="READ COMMITTED")
+
+    def private(self) -> Engine:
+        """An engine with a pool of its own, made like the user's: for another event loop, or another process."""
+        pool = self._plain.pool.recreate()
+        engine = Engine(pool, self._plain.dialect, self._plain.url, hide_parameters=True)
+        if locks_rows(engine.dialect):
+            return engine.execution_options(isolation_level="READ COMMITTED")
+        event.listen(engine, "connect", _open_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+
+_OURS = ("bind", "binds", "class_", "join_transaction_mode", "twophase", "sync_session_class")
+
+
+def _bind_of(maker: sessionmaker[Any] | async_sessionmaker[Any]) -> Any:
+    bind = maker.kw.get("bind")
+    if bind is None:
+        raise ConfigurationError("this sessionmaker is bound to no engine: give AsyncTask its engine, or sessionmaker(engine)")
+    return bind
+
+
+def _engine_from(url: str | URL) -> Engine | AsyncEngine:
+    try:
+        made = make_url(url)
+        dialect = made.get_dialect()
+        if dialect.is_async:
+            return create_async_engine(made, hide_parameters=True)
+        return create_engine(made, hide_parameters=True, pool_pre_ping=dialect.name != "sqlite")
+    except ArgumentError:
+        raise ConfigurationError("the database URL cannot be read: write it like postgresql+psycopg://user@host/database") from None
+    except NoSuchModuleError:
+        raise ConfigurationError(
+            f"no database dialect is called {make_url(url).drivername!r}: write postgresql+psycopg://, mysql+pymysql:// or sqlite:///"
+        ) from None
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(_missing_driver(make_url(url), error.name or "")) from None
+    except ValueError as error:
+        raise ConfigurationError(f"the database URL cannot be used: {error}") from None
+
+
+def _missing_driver(url: URL, module: str) -> str:
+    if url.drivername in ("postgresql", "postgres"):
+        return "postgresql:// means the driver psycopg2: write postgresql+psycopg:// and install async-task[postgres]"
+    if url.drivername in ("mysql", "mariadb"):
+        return f"{url.drivername}:// means the driver mysqlclient: write {url.drivername}+pymysql:// and install async-task[mysql]"
+    extra = EXTRAS.get(module)
+    advice = f"install async-task[{extra}]" if extra else f"install {module}"
+    return f"the driver {module} of {url.drivername}:// is not installed: {advice}"
+
+
+def _open_sqlite(connection: Any, record: Any) -> None:
+    # The driver's own BEGIN is deferred: it reads first, and then fails to become a writer.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def is_async_session(cls: type[Any]) -> bool:
+    """Whether this is a kind of AsyncSession."""
+    return issubclass(cls, AsyncSession)

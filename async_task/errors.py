@@ -1,0 +1,53 @@
+"""Every error this library raises on purpose. One base; each message says what was given, what was expected, what to do."""
+
+
+class AsyncTaskError(Exception):
+    """The base of all errors that async-task raises on purpose."""
+
+
+class UnknownTarget(AsyncTaskError):
+    """No target of that name is registered in this process."""
+
+
+class UnknownMethod(AsyncTaskError):
+    """The target has no such method, or not one that may be called."""
+
+
+class InvalidArguments(AsyncTaskError):
+    """The arguments do not fit the signature, or cannot be stored without loss. Nothing was written."""
+
+
+class NoTransaction(AsyncTaskError):
+    """No transaction was begun by this thread and asyncio task, and no `session=` was given."""
+
+
+class AmbiguousTransaction(AsyncTaskError):
+    """Several transactions are open in this thread and asyncio task: say which with `session=`."""
+
+
+class InvalidState(AsyncTaskError):
+    """The row is not in a state from which this verb is legal. Nothing was changed."""
+
+
+class ClaimLost(AsyncTaskError):
+    """Somebody else took or changed the attempt while this process believed that it held it."""
+
+
+class UnknownEncryptor(AsyncTaskError):
+    """No encryptor of that name is known to this process."""
+
+
+class DecryptionFailed(AsyncTaskError):
+    """The stored arguments could not be decrypted: a wrong key, a broken text, or one moved from another row."""
+
+
+class SchemaMismatch(AsyncTaskError):
+    """The tables are missing, or of another version than this library needs."""
+
+
+class ConfigurationError(AsyncTaskError):
+    """Something was set up in a way that cannot work; the message says what to do."""
+
+
+class LostAttemptWarning(UserWarning):
+    """A session was closed without a commit while it held an attempt: that call will never be made."""

@@ -1,0 +1,149 @@
+"""The transaction in which one attempt is performed: opened under the attempt's row lock, tamed for the target's session,
+closed with the outcome."""
+
+import contextlib
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, text
+from sqlalchemy.engine import RootTransaction
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from async_task import queries
+from async_task.claims import Claim
+from async_task.dialects import checks_constraints_early, is_passing, limit_transaction, locks_rows, takes_savepoints_along, unlimit_session
+from async_task.engines import is_async_session
+from async_task.errors import ClaimLost
+
+SAVEPOINT = "async_task_call"
+
+
+class CommittedInside(Exception):  # noqa: N818 - a finding, which ends up as a reason
+    """The transaction is no longer ours: the target ended it with a COMMIT or ROLLBACK of its own."""
+
+
+class Fence:
+    """One transaction on one connection. Opened before the call (locked), or at the target's first use of its session."""
+
+    def __init__(self, engine: Engine, table: Table, claim: Claim, limit: float, *, for_session: bool) -> None:
+        self._engine = engine
+        self._table = table
+        self._claim = claim
+        self._limit = limit
+        self._for_session = for_session
+        self._root: RootTransaction | None = None
+        self._connection: Connection | None = None
+        self._session: Session | None = None
+        self.is_lost = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def holds_writes(self) -> bool:
+        """Whether the target may have written in this transaction: it must then commit together with the outcome."""
+        return self._for_session and self.is_open
+
+    def open(self) -> Connection:
+        """Begin, lock the row, check the claim, set the savepoint. Raises ClaimLost."""
+        if self.is_lost:
+            raise ClaimLost("this attempt was taken or changed by somebody else")
+        if self._connection is None:
+            connection = self._connection = self._engine.connect()
+            self._root = connection.begin()
+            if locks_rows(connection.dialect):
+                limit_transaction(connection, self._limit)
+            if connection.execute(queries.lock(self._table, self._claim.id, self._claim.claim_id)).first() is None:
+                self.is_lost = True
+                self.close()
+                raise ClaimLost("this attempt was taken or changed by somebody else")
+            if self._for_session:
+                connection.dialect.do_savepoint(connection, SAVEPOINT)
+        return self._connection
+
+    def session(self, wanted: type[Any], made_by: type[Any], options: dict[str, Any]) -> Any:
+        """The session for the target: of the class it asks for, or the user's own when that is one of these.
+
+        Its commit() and rollback() end savepoints inside of ours, and nothing else.
+        """
+        cls = made_by if issubclass(made_by, wanted) else wanted
+        session = cls(**options, join_transaction_mode="create_savepoint")
+        own: Any = session.sync_session if is_async_session(cls) else session
+        own.get_bind = lambda *args, **kwargs: self.open()
+        self._session = own
+        return session
+
+    def keep(self) -> None:
+        """Bring the target's writes into our transaction. Raises what the database holds against them."""
+        if self._session is not None:
+            self._session.commit()
+            self._session.close()
+        if self.holds_writes and self._connection is not None:
+            self._check_root()
+            connection = self._connection
+            if checks_constraints_early(connection.dialect):
+                connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+            connection.dialect.do_release_savepoint(connection, SAVEPOINT)
+
+    def undo(self) -> None:
+        """Roll the target's writes back, and keep the lock. Raises CommittedInside when they can no longer be rolled
+        back, DBAPIError when the connection is lost or the server rolled back everything."""
+        if self._session is not None:
+            with contextlib.suppress(Exception):
+                self._session.rollback()
+            with contextlib.suppress(Exception):
+                self._session.close()
+        if not self.holds_writes or self._connection is None:
+            return
+        self._check_root()
+        try:
+            self._connection.dialect.do_rollback_to_savepoint(self._connection, SAVEPOINT)
+        except DBAPIError as error:
+            if error.connection_invalidated or is_passing(error.orig):
+                raise
+            raise CommittedInside from error
+
+    def commit(self) -> None:
+        """Raises what the database says; whether it was committed is then for the row to tell."""
+        if self._root is not None:
+            self._root.commit()
+
+    def close(self) -> None:
+        """Roll back what is not committed, and give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            with contextlib.suppress(Exception):
+                if connection.in_transaction():
+                    connection.rollback()
+                unlimit_session(connection)
+                connection.rollback()
+        finally:
+            with contextlib.suppress(Exception):
+                connection.close()
+
+    def _check_root(self) -> None:
+        assert self._connection is not None
+        if self._connection.invalidated:
+            return  # lost, and nothing of it was committed: the next statement says so
+        if self._root is None or not self._root.is_active or self._connection.get_transaction() is not self._root:
+            raise CommittedInside
+
+
+def passing_error(error: BaseException) -> DBAPIError | None:
+    """The database error behind `error` that speaks of the infrastructure and not of the call; None when there is none."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        if isinstance(one, DBAPIError) and (one.connection_invalidated or is_passing(one.orig)):
+            return one
+        one = one.__cause__ or one.__context__
+    return None
+
+
+def took_everything(error: DBAPIError) -> bool:
+    """Whether the server rolled back the whole transaction with its savepoints: MySQL's deadlock."""
+    return takes_savepoints_along(error.orig)

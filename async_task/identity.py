@@ -1,0 +1,42 @@
+"""Identifiers made here, before the database sees the row: UUIDv7, and the name of this process."""
+
+import os
+import secrets
+import socket
+import time
+import uuid
+from pathlib import Path
+
+
+def uuid7() -> uuid.UUID:
+    """A UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then 12 bits of the rest of the millisecond, so
+    that those of one process sort by the order of their making to a quarter of a microsecond, then 62 random bits."""
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    bits = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64
+    return uuid.UUID(int=bits | 0b10 << 62 | secrets.randbits(62))
+
+
+def worker_name() -> str:
+    """A readable name for this process that no other has: host, process id, and eight random hexadecimal digits."""
+    return f"{socket.gethostname()[:64]}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def process_started(pid: int) -> str | None:
+    """What tells a process from a later one with the same id; None where there is no such process.
+
+    Linux: boot and start time in clock ticks. Elsewhere the empty string: only the id is known there.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    try:
+        # The command's name stands in parentheses and may itself hold spaces and parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] in "ZX":
+            return None
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + ":" + fields[19]
+    except OSError:
+        return ""

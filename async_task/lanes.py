@@ -1,0 +1,125 @@
+"""Lanes: where attempts are performed. A lane is a thread with an engine; on an AsyncEngine it also has an event loop,
+and all that touches the database runs in a greenlet on it, so that there is one body of code for both."""
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.util import await_only, greenlet_spawn
+
+from async_task.engines import Source
+
+T = TypeVar("T")
+
+
+class Raised:
+    """What a call raised, kept apart from an exception that it returned."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Lane:
+    """On a synchronous engine. `engine` may be used inside of `run` only."""
+
+    def __init__(self, source: Source, *, private: bool = False) -> None:
+        self.engine: Engine = source.private() if private else source.shared()
+        self._owns = private or self.engine.pool is not source.given.pool
+        self._runner: asyncio.Runner | None = None
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Do `work`, which may use the database."""
+        return work()
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """What a coroutine returned, or `Raised`. Inside of `run`."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(_kept(work), context=contextvars.copy_context())
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """What a plain function that uses no session of ours returned, or `Raised`. Inside of `run`."""
+        return _tried(function)
+
+    def close(self) -> None:
+        """End the loop, and the connections that are this lane's own."""
+        if self._runner is not None:
+            self._runner.close()
+        if self._owns:
+            self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class AsyncLane(Lane):
+    """On an AsyncEngine: with a loop, and connections of its own, which no other loop may touch."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source, private=True)
+        self._loop = asyncio.Runner()
+        self._thread = ThreadPoolExecutor(1, "async-task-call")
+
+    def run(self, work: Callable[[], T]) -> T:
+        return self._loop.run(_spawned(work), context=contextvars.copy_context())
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return await_only(_kept(work))
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        # In a thread without a running loop: a plain function may want to start one.
+        context = contextvars.copy_context()
+        return await_only(self._loop.get_loop().run_in_executor(self._thread, context.run, _tried, function))
+
+    def close(self) -> None:
+        self.run(self.engine.dispose)
+        self._thread.shutdown()
+        self._loop.close()
+
+
+def open_lane(source: Source, *, private: bool = False) -> Lane:
+    """A lane of the kind that `source` needs; `private`: with connections that no other lane or process shares."""
+    return AsyncLane(source) if source.is_async else Lane(source, private=private)
+
+
+async def _spawned(work: Callable[[], T]) -> T:
+    return await greenlet_spawn(work)
+
+
+async def _kept(work: Coroutine[Any, Any, Any]) -> Any:
+    # Here, inside of the loop: SystemExit and KeyboardInterrupt would tear the loop down.
+    try:
+        return await work
+    except BaseException as error:
+        return Raised(error)
+
+
+def _tried(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except BaseException as error:
+        return Raised(error)
+
+
+def has_loop_running() -> bool:
+    """Whether this thread runs an event loop now, which a synchronous verb would block."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def is_unawaited(value: object) -> bool:
+    """Whether `value` is a coroutine that nobody has awaited."""
+    return inspect.iscoroutine(value)

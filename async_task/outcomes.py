@@ -1,0 +1,151 @@
+"""How one performing ends, and the pure decision that leads there from what the target answered."""
+
+import datetime as dt
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from async_task.answers import Again, Discard, RetryAfter
+from async_task.retry import Retry
+from async_task.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What `app.perform` answers: one of the classes below."""
+
+    attempt_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded(Outcome):
+    """The call returned, and `succeeded` is committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retried(Outcome):
+    """Still pending: due again `after` from now; `error` says what was raised, None for a poll (`Again`)."""
+
+    after: dt.timedelta
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Outcome):
+    """Failed for good; `reason` says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired(Outcome):
+    """Past its `expires_at`, or its next try would have been."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Canceled(Outcome):
+    """Canceled in `handle_perform_error`, after a failed try."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotDue(Outcome):
+    """Not performed: due at `due_at`. Nothing about the attempt changed."""
+
+    due_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NotPending(Outcome):
+    """Not performed: at rest in `status`, or None where there is no such attempt."""
+
+    status: Status | None
+
+
+@dataclass(frozen=True, slots=True)
+class Busy(Outcome):
+    """Not performed: somebody holds it, `by` whom and `since` when (None: for the moment of a change)."""
+
+    by: str | None
+    since: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded(Outcome):
+    """Somebody else took or changed the attempt meanwhile: nothing of this performing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked(Outcome):
+    """Not the call's fault: nothing is charged, and it is due again `after` from now; `reason` says what to mend."""
+
+    after: dt.timedelta
+    reason: str
+
+
+KINDS = (Succeeded, Retried, Failed, Expired, Canceled, NotDue, NotPending, Busy, Superseded, Parked)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What shall become of a performed attempt. `after` is set exactly when it stays pending.
+
+    `charged`: an error is counted. `error`: what was raised, or None.
+    """
+
+    status: Status
+    reason: str = ""
+    after: dt.timedelta | None = None
+    charged: bool = False
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an attempt stands when its call has ended, in durations: the clocks of two machines never meet.
+
+    `age`: since `scheduled_at` or else `created_at`. `left`: until `expires_at`, None without one. `errors`: counted
+    before this call. `max_attempts`: the row's own bound, before the policy's.
+    """
+
+    age: dt.timedelta
+    left: dt.timedelta | None
+    errors: int
+    max_attempts: int | None
+
+
+def decide(answer: object, standing: Standing, retry: Retry, draw: Callable[[], float] = random.random) -> Decision:
+    """What becomes of an attempt whose call returned `answer`, or raised it (a BaseException)."""
+    if isinstance(answer, BaseException):
+        return _after_error(answer, standing, retry, draw)
+    if isinstance(answer, Again):
+        return _pending_after(answer.after, standing, error=None)
+    return Decision(Status.SUCCEEDED)
+
+
+def _after_error(error: BaseException, standing: Standing, retry: Retry, draw: Callable[[], float]) -> Decision:
+    if isinstance(error, Discard):
+        return _failed(f"discarded: {error.reason}", error)
+    errors = standing.errors + 1
+    most = standing.max_attempts if standing.max_attempts is not None else retry.max_attempts
+    if most is not None and errors >= most:
+        return _failed(f"max_attempts used up: {errors} of {most}", error)
+    after = error.after if isinstance(error, RetryAfter) else retry.delay(errors, draw)
+    if after is None:
+        return _failed(f"no further try in its retry policy ({retry.name})", error)
+    if retry.until is not None and standing.age + after > retry.until:
+        return _failed(f"the next try would be later than until = {retry.until} allows", error)
+    return _pending_after(after, standing, error=error)
+
+
+def _pending_after(after: dt.timedelta, standing: Standing, error: BaseException | None) -> Decision:
+    charged = error is not None
+    if standing.left is not None and after >= standing.left:
+        return Decision(Status.EXPIRED, "its next try would fall past expires_at", charged=charged, error=error)
+    return Decision(Status.PENDING, "", after, charged=charged, error=error)
+
+
+def _failed(reason: str, error: BaseException) -> Decision:
+    return Decision(Status.FAILED, reason, charged=True, error=error)

@@ -1,0 +1,143 @@
+"""The statements of the hot path and of the sweeps, as SQLAlchemy expressions over one attempts table."""
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, SmallInteger, Table, Update, and_, any_, column, func, literal, or_, select, true, update
+from sqlalchemy.dialects import postgresql
+
+from async_task.claims import columns
+from async_task.dialects import compared
+from async_task.status import Status
+from async_task.tables import Worker
+from async_task.transitions import Values
+
+PRIORITIES = range(10)
+
+
+def is_pending(table: Table) -> ColumnElement[bool]:
+    # A literal, not a parameter: else a prepared statement's generic plan cannot use the partial indexes.
+    return table.c.status == literal(Status.PENDING, table.c.status.type, literal_execute=True)
+
+
+def is_waiting(table: Table) -> tuple[ColumnElement[bool], ...]:
+    """Pending, unclaimed and released: the rows of the claim index."""
+    return is_pending(table), table.c.claim_id.is_(None), table.c.released
+
+
+def is_overdue(table: Table) -> ColumnElement[bool]:
+    """Past its `expires_at`: nobody starts it any more."""
+    return and_(table.c.expires_at.is_not(None), table.c.expires_at <= compared())
+
+
+def is_mine(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID) -> tuple[ColumnElement[bool], ...]:
+    """The fence: this attempt, still pending, still under this claim."""
+    return table.c.id == attempt_id, table.c.claim_id == claim_id, is_pending(table)
+
+
+def due(table: Table, *, began: dt.datetime | None, suspects: bool) -> tuple[ColumnElement[bool], ...]:
+    """Waiting, due when the run `began` (None: now), not overdue; either suspects only, or all but suspects."""
+    since = compared() if began is None else literal(began, table.c.due_at.type)
+    crashed = table.c.num_crashes > 0 if suspects else table.c.num_crashes == 0
+    return (*is_waiting(table), table.c.due_at <= since, ~is_overdue(table), crashed)
+
+
+def due_in_priority(table: Table, queue: str, priority: Any, conditions: Sequence[ColumnElement[bool]], limit: int) -> Select[Any]:
+    """The ids of the nearest due rows of one priority, locked; rows that somebody holds are skipped."""
+    return (
+        select(table.c.id)
+        .where(table.c.queue == queue, table.c.priority == priority, *conditions)
+        .order_by(table.c.due_at, table.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+
+
+def nearest_due(table: Table, queue: str, conditions: Sequence[ColumnElement[bool]], limit: int) -> Select[Any]:
+    """The same over all priorities, first ones first: one lateral probe a priority, no sort, no walk over rows that are
+    not due (PostgreSQL)."""
+    numbers = postgresql.array([literal(number, SmallInteger) for number in PRIORITIES], type_=SmallInteger)
+    priorities = func.unnest(numbers).table_valued(column("priority", SmallInteger), name="priorities").render_derived()
+    probe = due_in_priority(table, queue, priorities.c.priority, conditions, limit).lateral("probe")
+    return select(probe.c.id).select_from(priorities.join(probe, true())).limit(limit)
+
+
+def priorities_due(table: Table, queue: str, conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
+    """One row, a column a priority: whether anything is due in it. One look into the index each."""
+    return select(
+        *(
+            select(table.c.id).where(table.c.queue == queue, table.c.priority == number, *conditions).exists().label(f"p{number}")
+            for number in PRIORITIES
+        )
+    )
+
+
+def by_id(table: Table, attempt_id: uuid.UUID) -> Select[Any]:
+    """The id of this attempt if it may be taken now, locked; nothing when somebody holds it."""
+    may_start = (*is_waiting(table), table.c.due_at <= compared(), ~is_overdue(table))
+    return select(table.c.id).where(table.c.id == attempt_id, *may_start).with_for_update(skip_locked=True, key_share=True)
+
+
+def take(table: Table, found: Select[Any], values: Values) -> Update:
+    """Claim what `found` locks, and return it, in one statement (PostgreSQL)."""
+    ids = func.array(found.scalar_subquery())
+    return update(table).where(table.c.id == any_(ids), *is_waiting(table)).values(values).returning(*columns(table))
+
+
+def take_ids(table: Table, ids: Sequence[uuid.UUID], values: Values) -> Update:
+    """Claim rows that are locked already."""
+    return update(table).where(table.c.id.in_(ids), *is_waiting(table)).values(values)
+
+
+def taken(table: Table, claim_id: uuid.UUID, ids: Sequence[uuid.UUID]) -> Select[Any]:
+    return select(*columns(table)).where(table.c.id.in_(ids), table.c.claim_id == claim_id)
+
+
+def lock(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID) -> Select[Any]:
+    """The row lock under which a call is made, and the check that the claim still stands. Waits for a sweep or a verb
+    that is about to change the row, so that what it answers is the truth."""
+    return select(table.c.id).where(*is_mine(table, attempt_id, claim_id)).with_for_update(key_share=True)
+
+
+def settle(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID, values: Values) -> Update:
+    """The fenced write: hits one row, or none when somebody else was first."""
+    return update(table).where(*is_mine(table, attempt_id, claim_id)).values(values)
+
+
+def standing(table: Table, attempt_id: uuid.UUID) -> Select[Any]:
+    """Where one attempt stands, judged by the database's clock."""
+    return select(
+        table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at, table.c.num_attempts, table.c.due_at,
+        (table.c.due_at <= compared()).label("is_due"), is_overdue(table).label("is_overdue"),
+    ).where(table.c.id == attempt_id)  # fmt: skip
+
+
+def orphans(table: Table, lease: dt.timedelta, limit: int) -> Select[Any]:
+    """Claims whose lease is past, whose row is not locked, and whose worker has not beaten for one `lease`; locked."""
+    beating = select(Worker.name).where(Worker.name == table.c.claimed_by, Worker.beat_at > compared(-lease.total_seconds()))
+    return (
+        select(table.c.id, table.c.claimed_by, table.c.num_attempts, table.c.num_crashes)
+        .where(is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until <= compared(), ~beating.exists())
+        .order_by(table.c.lease_until, table.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+
+
+def overdue(table: Table, limit: int) -> Select[Any]:
+    """Unclaimed rows past their `expires_at`; locked."""
+    return (
+        select(table.c.id)
+        .where(is_pending(table), table.c.claim_id.is_(None), is_overdue(table))
+        .order_by(table.c.expires_at, table.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+
+
+def next_queue(table: Table, after: str | None) -> Select[Any]:
+    """The first queue behind `after` in which anything waits: one look into the index, however long the queues are."""
+    behind = or_(literal(after is None), table.c.queue > (after or ""))
+    return select(func.min(table.c.queue)).where(*is_waiting(table), behind)

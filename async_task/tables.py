@@ -1,0 +1,64 @@
+"""The tables beside the attempts: the ready-made base, what happened to jobs, living processes, the schema's version."""
+
+import datetime as dt
+
+from sqlalchemy import Index, MetaData
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from async_task.columns import Counter, Instant, LongText, Name, RowNumber
+from async_task.dialects import written
+
+SCHEMA_VERSION = 1
+
+
+class Base(DeclarativeBase):
+    """The base of the ready-made tables."""
+
+    metadata = MetaData()
+
+
+metadata = Base.metadata
+
+
+class JobEvent(Base):
+    """One thing that happened to a job: an error of a try, a crash, a note, or who did what and why. Append-only.
+
+    `job_type` is the name of the job's table and `job_id` its key, without an enforced foreign key: events outlive jobs.
+    """
+
+    __tablename__ = "async_task_job_events"
+
+    id: Mapped[int] = mapped_column(RowNumber(), primary_key=True, autoincrement=True)
+    job_type: Mapped[str] = mapped_column(Name(128))
+    job_id: Mapped[str] = mapped_column(Name(64))
+    kind: Mapped[str] = mapped_column(Name(32))
+    num_attempt: Mapped[int | None] = mapped_column(Counter())
+    actor: Mapped[str | None] = mapped_column(Name(255))
+    message: Mapped[str | None] = mapped_column(LongText())
+    detail: Mapped[str | None] = mapped_column(LongText())
+    created_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+
+    __table_args__ = (Index("ix_async_task_job_events_job", "job_type", "job_id", "id"),)
+
+
+class Worker(Base):
+    """One process that performs attempts. `beat_at` is renewed while it holds claims: a claim whose worker has not beaten
+    for one lease is an orphan."""
+
+    __tablename__ = "async_task_workers"
+
+    name: Mapped[str] = mapped_column(Name(128), primary_key=True)
+    host: Mapped[str] = mapped_column(Name(255))
+    pid: Mapped[int] = mapped_column(Counter())
+    process_started: Mapped[str] = mapped_column(Name(64))
+    started_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+    beat_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+
+
+class SchemaVersion(Base):
+    """Which version of these tables lies in the database: one row."""
+
+    __tablename__ = "async_task_schema"
+
+    version: Mapped[int] = mapped_column(Counter(), primary_key=True, autoincrement=False)
+    installed_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())

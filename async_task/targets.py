@@ -1,0 +1,201 @@
+"""The allow-list: what may be called because a row says so, by name. Nothing is ever imported for a row."""
+
+import inspect
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, Unpack, overload
+
+from async_task.errors import ConfigurationError, UnknownMethod, UnknownTarget
+from async_task.policies import Policy, Settings, policy_of
+from async_task.signatures import Signature
+
+T = TypeVar("T")
+CALL = "__call__"
+"""The method name of a target that is itself called: a function, or a callable instance."""
+
+
+class Method:
+    """One thing that can be called: `callable`, its `signature`, and the `policy` in force."""
+
+    __slots__ = ("callable", "name", "policy", "signature", "target")
+
+    def __init__(self, target: "Target", name: str, callable_: Callable[..., Any]) -> None:
+        self.target = target
+        self.name = name
+        self.callable = callable_
+        self.signature = Signature(callable_, label=f"{target.name}.{name}" if name != CALL else target.name)
+        self.policy = policy_of(callable_).over(target.policy)
+
+    @property
+    def mode(self) -> str:
+        """"locked" unless it says otherwise or is an `async def`."""
+        return self.policy.mode or ("leased" if self.signature.is_async else "locked")
+
+
+class Target:
+    """A registered object and the methods of it that may be called. Methods are looked at when first asked for."""
+
+    def __init__(self, name: str, thing: object, policy: Policy, aliases: Sequence[str]) -> None:
+        self.name = name
+        self.thing = thing
+        self.policy = policy
+        self.aliases = tuple(aliases)
+        self._methods: dict[str, Method] = {}
+
+    def method(self, name: str | None) -> Method:
+        """The method of that name; None for a target that is called itself.
+
+        Raises UnknownMethod when it is not there or may not be called, ConfigurationError when its signature cannot be
+        written down.
+        """
+        name = name or CALL
+        if name not in self._methods:
+            self._methods[name] = Method(self, name, self._callable(name))
+        return self._methods[name]
+
+    def own_callables(self) -> Iterator[str]:
+        """The names of the methods that the target itself defines, without those it inherits or imports."""
+        if inspect.isroutine(self.thing):
+            yield CALL
+        elif inspect.isclass(self.thing):
+            yield from (name for name, kind in vars(self.thing).items() if isinstance(kind, (staticmethod, classmethod)) and name[0] != "_")
+
+    def _callable(self, name: str) -> Callable[..., Any]:
+        thing = self.thing
+        if name == CALL:
+            if inspect.isclass(thing) or inspect.ismodule(thing) or not callable(thing):
+                raise UnknownMethod(f"{self.name} is called by one of its methods: say which with method_name=")
+            return thing
+        if name.startswith("_"):
+            raise UnknownMethod(f"{self.name}.{name}: a name beginning with _ is never called")
+        if inspect.isroutine(thing):
+            raise UnknownMethod(f"{self.name} is a function: it has no method {name!r}, leave method_name out")
+        found = inspect.getattr_static(thing, name, None)
+        if inspect.isclass(thing) and isinstance(found, types.FunctionType):
+            raise UnknownMethod(f"{self.name}.{name} needs an instance: make it a staticmethod or a classmethod")
+        value = getattr(thing, name, None)
+        if value is None or inspect.isclass(value) or not callable(value):
+            raise UnknownMethod(f"{self.name} has no method {name!r}{_suggest(thing, name)}")
+        return value  # type: ignore[no-any-return]
+
+
+_registered: dict[str, Target] = {}
+
+
+@overload
+def target(thing: str | None = None, /, *, aliases: Sequence[str] = (), **settings: Unpack[Settings]) -> Callable[[T], T]: ...
+@overload
+def target(thing: T, /, *, name: str | None = None, aliases: Sequence[str] = (), **settings: Unpack[Settings]) -> T: ...
+def target(thing: Any = None, /, *, name: str | None = None, aliases: Sequence[str] = (), **settings: Unpack[Settings]) -> Any:
+    """Put a class, module, function or instance on the allow-list, as decorator or as a call.
+
+    `@target` registers it as "module:qualname"; `@target("name")` or `target(thing, name="name")` under a name that
+    survives a rename; `aliases` are former names that rows may still hold. `settings`: see `Settings`.
+
+    Raises ConfigurationError for a name that is taken, something in `__main__` without a name, or a signature that
+    cannot be written down: `*args`, positional-only parameters, names beginning with `_`, generators, annotations that
+    cannot be resolved. `target(thing, name=...)`, for what you do not own, looks at a method when it is first used.
+    """
+    if thing is None or isinstance(thing, str):
+        return lambda decorated: _register(decorated, thing or name, aliases, settings, eager=True)
+    return _register(thing, name, aliases, settings, eager=name is None)
+
+
+def target_named(name: str) -> Target:
+    """The target registered under this name or alias. Raises UnknownTarget."""
+    if name not in _registered:
+        raise UnknownTarget(
+            f"no target is registered as {name!r} in this process{_near(name, _registered)}: "
+            "decorate it with @target, and import its module here (AsyncTask(modules=[...]))"
+        )
+    return _registered[name]
+
+
+def target_of(thing: object) -> Target:
+    """The target that this object, or this name, is. Raises UnknownTarget."""
+    if isinstance(thing, str):
+        return target_named(thing)
+    for registered in _registered.values():
+        if registered.thing is thing:
+            return registered
+    label = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None) or f"this {type(thing).__name__}"
+    raise UnknownTarget(f"{label} is not registered: decorate it with @target, or call target({label}, name=...)")
+
+
+def method_of(function: Callable[..., Any]) -> Method:
+    """The method of a registered target that `function` is: `OrderClient.fulfill`, or a registered function.
+
+    Raises UnknownTarget when it belongs to none, or to several.
+    """
+    if isinstance(function, (types.MethodType, types.BuiltinMethodType)):
+        owner = function.__self__
+        if any(registered.thing is owner for registered in _registered.values()):
+            return target_of(owner).method(function.__name__)
+    name = getattr(function, "__name__", "")
+    found = {id(one): (one, None) for one in _registered.values() if one.thing is function}
+    if not found:
+        found = {id(one): (one, name) for one in _registered.values() if _holds(one.thing, name, function)}  # type: ignore[misc]
+    if len(found) == 1:
+        ((one, method_name),) = found.values()
+        return one.method(method_name)
+    label = getattr(function, "__qualname__", repr(type(function)))
+    if found:
+        names = ", ".join(sorted(one.name for one, _ in found.values()))
+        raise UnknownTarget(f"{label} belongs to several targets ({names}): say which with Attempt.create(target=...)")
+    raise UnknownTarget(f"{label} is no method of a registered target: decorate it, or its class, with @target")
+
+
+def registered_targets() -> list[Target]:
+    """All targets of this process, by name."""
+    return [one for name, one in sorted(_registered.items()) if one.name == name]
+
+
+def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Settings, *, eager: bool) -> Any:
+    made = Target(name or _default_name(thing), thing, Policy.of(settings), aliases)
+    names = (made.name, *made.aliases)
+    for one in names:
+        if not 0 < len(one) <= 255:
+            raise ConfigurationError(f"a target's name has 1 to 255 characters: {one[:40]!r}... has {len(one)}")
+        taken = _registered.get(one)
+        if taken is not None and taken.thing is not thing and not _is_redefinition(taken.thing, thing):
+            raise ConfigurationError(f"another target is already registered as {one!r}: give this one a name of its own")
+    if eager:
+        for method_name in made.own_callables():
+            made.method(method_name)
+    _registered.update(dict.fromkeys(names, made))
+    return thing
+
+
+def _default_name(thing: Any) -> str:
+    if inspect.ismodule(thing):
+        return thing.__name__
+    module, qualname = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    if module is None or qualname is None:
+        raise ConfigurationError(f"an instance has no name of its own: target(this_{type(thing).__name__}, name=...)")
+    if module == "__main__" or "<" in qualname:
+        raise ConfigurationError(
+            f"{qualname} is defined in {'__main__' if module == '__main__' else 'a function'}, where no worker can find it "
+            "under that name: give it one, @target('name'), and import its module in the worker"
+        )
+    return f"{module}:{qualname}"
+
+
+def _is_redefinition(old: Any, new: Any) -> bool:
+    """Whether `new` is `old` after its module was loaded again."""
+    place = [(getattr(one, "__module__", None), getattr(one, "__qualname__", None)) for one in (old, new)]
+    return place[0] == place[1] and None not in place[0] and "<" not in str(place[0][1])
+
+
+def _holds(owner: object, name: str, function: object) -> bool:
+    return not inspect.isroutine(owner) and bool(name) and getattr(owner, name, None) == function
+
+
+def _suggest(thing: object, name: str) -> str:
+    return _near(name, {one: None for one in dir(thing) if not one.startswith("_")})
+
+
+def _near(name: str, known: Mapping[str, object]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

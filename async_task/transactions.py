@@ -1,0 +1,234 @@
+"""Everything that is done to attempts outside of their calls: each function is one transaction."""
+
+import datetime as dt
+import os
+import socket
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, delete, exists, insert, select, update
+
+from async_task import queries
+from async_task.claims import Claim
+from async_task.dialects import compared, locks_rows, probes_laterally, server_uptime, written
+from async_task.failures import Failure
+from async_task.identity import process_started
+from async_task.outcomes import Busy, Decision, Expired, NotDue, NotPending, Outcome
+from async_task.status import Status
+from async_task.tables import JobEvent, Worker
+from async_task.transitions import Values, claiming, ending, extending, parking, recovering, waiting
+
+CRASH_LIMIT = 3
+PAGE = 500
+
+
+def claim_due(
+    engine: Engine, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
+    *, began: dt.datetime | None = None, suspects: bool = False,
+) -> list[Claim]:  # fmt: skip
+    """Take up to `limit` due attempts of one queue, the most urgent first. The start of each is counted and committed
+    before anything is called."""
+    conditions = queries.due(table, began=began, suspects=suspects)
+    with engine.begin() as connection:
+        if probes_laterally(engine.dialect):
+            return _take(connection, table, worker, lease, queries.nearest_due(table, queue, conditions, limit))
+        ids: list[uuid.UUID] = []
+        flags = connection.execute(queries.priorities_due(table, queue, conditions)).one()
+        for priority in (number for number, is_due in zip(queries.PRIORITIES, flags, strict=True) if is_due):
+            if len(ids) < limit:
+                ids += connection.scalars(queries.due_in_priority(table, queue, priority, conditions, limit - len(ids)))
+        return _take_ids(connection, table, worker, lease, ids)
+
+
+def claim_one(engine: Engine, table: Table, worker: str, lease: dt.timedelta, attempt_id: uuid.UUID) -> Claim | Outcome:
+    """Take this attempt, or say why not. One that is past its `expires_at` is expired."""
+    with engine.begin() as connection:
+        found = queries.by_id(table, attempt_id)
+        if probes_laterally(engine.dialect):
+            claims = _take(connection, table, worker, lease, found)
+        else:
+            claims = _take_ids(connection, table, worker, lease, list(connection.scalars(found)))
+        return claims[0] if claims else _why_not(connection, table, attempt_id)
+
+
+def settle(engine: Engine, table: Table, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
+    """Write the outcome, in a transaction of its own. False when somebody else was first: nothing was written."""
+    with engine.begin() as connection:
+        return write_outcome(connection, table, claim, decision, failure)
+
+
+def write_outcome(connection: Connection, table: Table, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
+    """The same in the transaction of `connection`, and the event of what was raised."""
+    if not _hits(connection, queries.settle(table, claim.id, claim.claim_id, _values_of(table, decision, failure))):
+        return False
+    if failure is not None:
+        message = f"{failure.summary} ({decision.reason})" if decision.reason else failure.summary
+        _record(connection, table, claim.id, "error", message, number=claim.number, detail=failure.trace)
+    elif decision.status in (Status.FAILED, Status.EXPIRED):
+        _record(connection, table, claim.id, decision.status.value, decision.reason, number=claim.number)
+    return True
+
+
+def park(engine: Engine, table: Table, claim: Claim, after: dt.timedelta, reason: str, *, started: bool) -> bool:
+    """Give an attempt back uncharged. The event is written when the reason is a new one, not each time."""
+    text = f"parked: {reason}"
+    with engine.begin() as connection:
+        hit = _hits(connection, queries.settle(table, claim.id, claim.claim_id, parking(table, after, reason=text, started=started)))
+        if hit and claim.last_error != text:
+            _record(connection, table, claim.id, "parked", reason, number=claim.number)
+        return hit
+
+
+def lose(engine: Engine, table: Table, claim: Claim, how: str) -> Status | None:
+    """Count the crash of a claim whose process is known to have died. Answers the state it led to, None when somebody
+    else was first."""
+    with engine.begin() as connection:
+        reason = crashed_reason(claim.num_crashes + 1, how)
+        if not _hits(connection, queries.settle(table, claim.id, claim.claim_id, recovering(table, CRASH_LIMIT, reason))):
+            return None
+        _record(connection, table, claim.id, "crash", how, number=claim.number)
+        return connection.scalar(select(table.c.status).where(table.c.id == claim.id))
+
+
+def standing(engine: Engine, table: Table, attempt_id: uuid.UUID) -> Any:
+    """The row of `queries.standing`, None when it is gone."""
+    with engine.begin() as connection:
+        return connection.execute(queries.standing(table, attempt_id)).first()
+
+
+def recover(engine: Engine, table: Table, lease: dt.timedelta, *, limit: int = PAGE) -> tuple[int, int]:
+    """Give one page of orphans back, and count their crashes. Answers how many were found, and how many of them were
+    not given back but failed, at the crash limit."""
+    with engine.begin() as connection:
+        uptime = server_uptime(connection)
+        if uptime is not None and uptime < lease.total_seconds():
+            return 0, 0  # nobody could beat while the server was down
+        found = connection.execute(queries.orphans(table, lease, limit)).all()
+        if not locks_rows(engine.dialect):
+            found = [row for row in found if not _lives_here(connection, row.claimed_by)]
+        for row in found:
+            how = f"the process {row.claimed_by} was lost"
+            values = recovering(table, CRASH_LIMIT, crashed_reason(row.num_crashes + 1, how))
+            connection.execute(update(table).where(table.c.id == row.id, queries.is_pending(table)).values(values))
+            _record(connection, table, row.id, "crash", how, number=row.num_attempts)
+        return len(found), sum(row.num_crashes + 1 >= CRASH_LIMIT for row in found)
+
+
+def expire(engine: Engine, table: Table, *, limit: int = PAGE) -> int:
+    """Expire one page of what is past its `expires_at` and held by nobody. Answers how many."""
+    with engine.begin() as connection:
+        ids = list(connection.scalars(queries.overdue(table, limit)))
+        values = ending(table, Status.EXPIRED, last_error=table.c.last_error, crashed=True)
+        if ids:
+            connection.execute(update(table).where(table.c.id.in_(ids), queries.is_pending(table)).values(values))
+            connection.execute(insert(JobEvent), [_event(table, one, "expired", "past its expires_at") for one in ids])
+        return len(ids)
+
+
+def beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, leased: Sequence[uuid.UUID]) -> None:
+    """Say that this process lives, and extend the leases of its calls `leased`; rows locked meanwhile are skipped."""
+    with engine.begin() as connection:
+        alive = update(Worker).where(Worker.name == worker).values(beat_at=written())
+        if not _hits(connection, alive):
+            pid = os.getpid()
+            me = {"name": worker, "host": socket.gethostname(), "pid": pid, "process_started": process_started(pid) or ""}
+            connection.execute(insert(Worker).values(me))
+        if leased:
+            mine = select(table.c.id).where(table.c.id.in_(leased), table.c.claimed_by == worker, queries.is_pending(table))
+            free = list(connection.scalars(mine.with_for_update(skip_locked=True, key_share=True)))
+            connection.execute(update(table).where(table.c.id.in_(free)).values(extending(lease)))
+
+
+def forget_workers(engine: Engine, table: Table, older_than: dt.timedelta) -> None:
+    """Drop the rows of processes that have not beaten for `older_than` and hold nothing."""
+    holds = exists().where(table.c.claimed_by == Worker.name)
+    with engine.begin() as connection:
+        connection.execute(delete(Worker).where(Worker.beat_at < compared(-older_than.total_seconds()), ~holds))
+
+
+def queues(engine: Engine, table: Table) -> tuple[list[str], dt.datetime]:
+    """The queues in which anything waits, and the database's clock before it was looked."""
+    found: list[str] = []
+    with engine.begin() as connection:
+        now = connection.scalar(select(written()))
+        assert now is not None
+        while (name := connection.scalar(queries.next_queue(table, found[-1] if found else None))) is not None:
+            found.append(name)
+        return found, now
+
+
+def crashed_reason(crashes: int, how: str) -> str:
+    """What `last_error` says of an attempt that has crashed too often."""
+    return f"crashed: {crashes} starts in a row were lost with their process; at the last, {how}"
+
+
+def _take(connection: Connection, table: Table, worker: str, lease: dt.timedelta, found: Any) -> list[Claim]:
+    rows = connection.execute(queries.take(table, found, claiming(table, uuid.uuid4(), worker, lease))).all()
+    return [Claim.of(row) for row in sorted(rows, key=_urgency)]
+
+
+def _take_ids(connection: Connection, table: Table, worker: str, lease: dt.timedelta, ids: list[uuid.UUID]) -> list[Claim]:
+    if not ids:
+        return []
+    claim_id = uuid.uuid4()
+    connection.execute(queries.take_ids(table, ids, claiming(table, claim_id, worker, lease)))
+    rows = connection.execute(queries.taken(table, claim_id, ids)).all()
+    return [Claim.of(row) for row in sorted(rows, key=_urgency)]
+
+
+_urgency: Callable[[Any], Any] = lambda row: (row.priority, row.due_at, row.id)  # noqa: E731
+
+
+def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
+    row = connection.execute(queries.standing(table, attempt_id)).first()
+    if row is None:
+        return NotPending(attempt_id, None)
+    if row.status != Status.PENDING:
+        return NotPending(attempt_id, row.status)
+    if row.claim_id is not None:
+        return Busy(attempt_id, row.claimed_by, row.attempted_at)
+    if row.is_overdue:
+        return _expire_one(connection, table, attempt_id)
+    if not row.is_due:
+        return NotDue(attempt_id, row.due_at)
+    return Busy(attempt_id, None, None)
+
+
+def _expire_one(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
+    free = select(table.c.id).where(table.c.id == attempt_id, *queries.is_waiting(table), queries.is_overdue(table))
+    if connection.scalar(free.with_for_update(skip_locked=True, key_share=True)) is None:
+        return Busy(attempt_id, None, None)
+    values = ending(table, Status.EXPIRED, last_error=table.c.last_error, crashed=True)
+    connection.execute(update(table).where(table.c.id == attempt_id, *queries.is_waiting(table)).values(values))
+    _record(connection, table, attempt_id, "expired", "past its expires_at")
+    return Expired(attempt_id, "past its expires_at")
+
+
+def _values_of(table: Table, decision: Decision, failure: Failure | None) -> Values:
+    said = failure.summary if failure else None
+    if decision.after is not None:
+        return waiting(table, decision.after, last_error=said, charged=decision.charged)
+    text = ": ".join(part for part in (decision.reason, said) if part) or None
+    return ending(table, decision.status, last_error=text, charged=decision.charged)
+
+
+def _lives_here(connection: Connection, worker: str) -> bool:
+    """Whether this worker is a process of this machine that still runs. SQLite cannot tell by a lock."""
+    row = connection.execute(select(Worker.host, Worker.pid, Worker.process_started).where(Worker.name == worker)).first()
+    return row is not None and row.host == socket.gethostname() and process_started(row.pid) == row.process_started
+
+
+def _hits(connection: Connection, statement: Any) -> bool:
+    return connection.execute(statement).rowcount == 1
+
+
+def _record(
+    connection: Connection, table: Table, job_id: uuid.UUID, kind: str, message: str | None,
+    *, number: int | None = None, detail: str | None = None,
+) -> None:  # fmt: skip
+    connection.execute(insert(JobEvent).values(_event(table, job_id, kind, message) | {"num_attempt": number, "detail": detail}))
+
+
+def _event(table: Table, job_id: uuid.UUID, kind: str, message: str | None) -> dict[str, Any]:
+    return {"job_type": table.name, "job_id": str(job_id), "kind": kind, "message": message}

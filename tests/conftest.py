@@ -1,0 +1,144 @@
+"""Every test that takes `database`, `engine` or `async_engine_url` runs once on each database that is there."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, MetaData, create_engine
+
+import databases
+from databases import Available, Database
+
+AVAILABLE = pytest.StashKey[Available]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Find the databases once: by this process, or by the controller if this is a worker of pytest-xdist."""
+    config = session.config
+    if hasattr(config, "workerinput"):
+        config.stash[AVAILABLE] = Available.from_plain(config.workerinput["databases"])
+        return
+    until = contextlib.ExitStack()
+    config.add_cleanup(until.close)
+    try:
+        config.stash[AVAILABLE] = databases.available(until)
+    except databases.NoDatabase as error:
+        pytest.exit(str(error), returncode=1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["databases"] = node.config.stash[AVAILABLE].to_plain()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return config.stash[AVAILABLE].lines()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not terminalreporter.showheader:  # -q has no header: what ran is said all the same
+        terminalreporter.write_line("")
+        for line in config.stash[AVAILABLE].lines():
+            terminalreporter.write_line(line)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    _check_only_on(metafunc.definition)
+    if "database" in metafunc.fixturenames:
+        names = [database.name for database in metafunc.config.stash[AVAILABLE].databases]
+        metafunc.parametrize("database", names, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`only_on` leaves the other databases out of the collection: a skip would look like something to mend."""
+    deselected = [item for item in items if not _wanted(item)]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
+
+
+def _check_only_on(function: pytest.Function) -> None:
+    for marker in function.iter_markers("only_on"):
+        if not marker.args or marker.kwargs or set(marker.args) - set(databases.NAMES):
+            pytest.fail(f"{function.name}: only_on takes names out of {databases.NAMES}, not {marker}", pytrace=False)
+        if "database" not in function.fixturenames:
+            pytest.fail(f"{function.name}: only_on is for tests that take a database", pytrace=False)
+
+
+def _wanted(item: pytest.Item) -> bool:
+    return all(item.callspec.params["database"] in marker.args for marker in item.iter_markers("only_on"))
+
+
+@pytest.fixture(scope="session")
+def _own_database(pytestconfig: pytest.Config) -> Iterator[Callable[[databases.Name], Database]]:
+    """One database of this process on each server, made when first asked for, dropped at the end."""
+    with contextlib.ExitStack() as until:
+
+        @functools.cache
+        def own_database(name: databases.Name) -> Database:
+            return until.enter_context(databases.own(pytestconfig.stash[AVAILABLE].named(name)))
+
+        yield own_database
+
+
+@pytest.fixture(scope="session")
+def _engine_with_tables(_own_database: object) -> Iterator[Callable[[Database], Engine]]:
+    with contextlib.ExitStack() as until:
+
+        @functools.cache
+        def engine_with_tables(database: Database) -> Engine:
+            engine = create_engine(database.sync_url)
+            until.callback(engine.dispose)
+            _metadata().create_all(engine)
+            return engine
+
+        yield engine_with_tables
+
+
+@pytest.fixture(scope="session")
+def _delete_rows(_own_database: object) -> Iterator[Callable[[Database], None]]:
+    with contextlib.ExitStack() as until:
+
+        @functools.cache
+        def impatient_engine(database: Database) -> Engine:
+            engine = databases.impatient_engine(database)
+            until.callback(engine.dispose)
+            return engine
+
+        yield lambda database: databases.delete_rows(impatient_engine(database), _metadata())
+
+
+def _metadata() -> MetaData:
+    from async_task import metadata  # here, so that a broken library does not break the collection
+
+    return metadata
+
+
+@pytest.fixture(scope="session")
+def database(request: pytest.FixtureRequest, _own_database: Callable[[databases.Name], Database]) -> Database:
+    """A database of this process, without promises about tables."""
+    return _own_database(request.param)
+
+
+@pytest.fixture(scope="session")
+def engine(database: Database, _engine_with_tables: Callable[[Database], Engine]) -> Engine:
+    """The one engine of this process on this database. The tables are there and, when a test begins, empty."""
+    return _engine_with_tables(database)
+
+
+@pytest.fixture(scope="session")
+def async_engine_url(database: Database, engine: Engine) -> str:
+    """For `create_async_engine`, in the test's own event loop; tables as with `engine`."""
+    return database.async_url
+
+
+@pytest.fixture(autouse=True)
+def _rows_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    if "engine" not in request.fixturenames:
+        yield
+        return
+    delete_rows, database = request.getfixturevalue("_delete_rows"), request.getfixturevalue("database")
+    yield
+    delete_rows(database)

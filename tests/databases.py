@@ -1,0 +1,235 @@
+"""The real databases that the tests run on: found or started here, never imitated."""
+
+import contextlib
+import dataclasses
+import gc
+import importlib
+import os
+import pathlib
+import secrets
+import sqlite3
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Self
+
+from sqlalchemy import Engine, MetaData, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from launch_postgres import NoServer, guarded_server
+
+POSTGRESQL_URL = "ASYNC_TASK_TEST_DATABASE_URL"
+MYSQL_URL = "ASYNC_TASK_TEST_MYSQL_URL"
+LOCAL_MYSQL = "mysql://root@127.0.0.1:3306/"
+POSTGRESQL_IMAGE = "postgres:17"
+
+Name = Literal["postgresql", "mysql", "sqlite"]
+NAMES: tuple[Name, ...] = ("postgresql", "mysql", "sqlite")
+
+
+class NoDatabase(Exception):
+    """A database that the tests need, or that was asked for by name, does not answer; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Database:
+    """A server (as found) or a database on it (as `own` makes them). The URLs hold the password."""
+
+    name: Name
+    description: str
+    sync_url: str
+    async_url: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Available:
+    databases: tuple[Database, ...]
+    absent: dict[Name, str]
+
+    def named(self, name: Name) -> Database:
+        return next(database for database in self.databases if database.name == name)
+
+    def lines(self) -> list[str]:
+        ran = [f"database: {database.description}" for database in self.databases]
+        return ran + [f"database: {name} DID NOT RUN: {why}" for name, why in self.absent.items()]
+
+    def to_plain(self) -> dict[str, Any]:
+        """Only what pytest-xdist can send to a worker."""
+        return {"databases": [dataclasses.asdict(database) for database in self.databases], "absent": dict(self.absent)}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Self:
+        return cls(tuple(Database(**database) for database in plain["databases"]), plain["absent"])
+
+
+def available(until: contextlib.ExitStack) -> Available:
+    """Every database there is; what had to be started ends with `until`. Raises NoDatabase without a PostgreSQL."""
+    found, absent = [_postgresql(until)], dict[Name, str]()
+    if url := os.environ.get(MYSQL_URL):
+        found.append(_asked_for(MYSQL_URL, _mysql, url))
+    else:
+        try:
+            found.append(_mysql(LOCAL_MYSQL))
+        except DBAPIError:
+            absent["mysql"] = f"nothing answers root without a password on 127.0.0.1:3306, and {MYSQL_URL} is not set"
+    return Available((*found, _sqlite()), absent)
+
+
+@contextlib.contextmanager
+def own(server: Database) -> Iterator[Database]:
+    """A database of this process alone; gone at the end, whatever is still connected to it."""
+    name = f"async_task_test_{os.getpid()}_{secrets.token_hex(4)}"
+    if server.name == "sqlite":
+        with tempfile.TemporaryDirectory(prefix="async-task-sqlite-") as folder:
+            yield _inside(server, str(pathlib.Path(folder, f"{name}.sqlite")))
+        return
+    _execute(server, f"CREATE DATABASE {name}" + (" CHARACTER SET utf8mb4" if server.name == "mysql" else ""))
+    try:
+        yield _inside(server, name)
+    finally:
+        _drop(server, name)
+
+
+def delete_rows(engine: Engine, metadata: MetaData) -> None:
+    """Empty every table, children first."""
+    with engine.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+
+
+def impatient_engine(database: Database, *, seconds: int = 5) -> Engine:
+    """An engine that gives up where another would wait for ever behind a transaction that a test left open."""
+    patience: dict[Name, dict[str, Any]] = {
+        "postgresql": {"options": f"-c lock_timeout={seconds}s"},
+        "mysql": {"init_command": f"SET innodb_lock_wait_timeout = {seconds}"},
+        "sqlite": {"timeout": seconds},
+    }
+    return create_engine(database.sync_url, pool_size=1, connect_args=patience[database.name])
+
+
+def _postgresql(until: contextlib.ExitStack) -> Database:
+    if url := os.environ.get(POSTGRESQL_URL):
+        return _asked_for(POSTGRESQL_URL, _postgresql_at, url)
+    reasons = []
+    for start in (_postgresql_in_docker, _postgresql_from_binaries):
+        try:
+            return until.enter_context(start())
+        except NoServer as error:
+            reasons.append(str(error))
+    raise NoDatabase(f"The tests need a PostgreSQL: set {POSTGRESQL_URL}, or start Docker ({'; '.join(reasons)}).")
+
+
+@contextlib.contextmanager
+def _postgresql_in_docker() -> Iterator[Database]:
+    if not _docker_answers():
+        raise NoServer("no Docker daemon answers")
+    with contextlib.ExitStack() as until:
+        try:
+            container = _postgres_container()(POSTGRESQL_IMAGE, driver="psycopg")
+            until.callback(container.stop)
+            container.with_command("-c fsync=off -c max_connections=200").start()
+        except Exception as error:  # whatever a daemon or a registry may answer: the next way is tried
+            raise NoServer(f"Docker answers, but {POSTGRESQL_IMAGE} did not start: {error}") from error
+        yield _postgresql_at(container.get_connection_url(), f"{POSTGRESQL_IMAGE} in Docker")
+
+
+def _docker_answers() -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # a client that finds no daemon leaves its socket open
+        answers = _docker_client_connects()
+        gc.collect()
+    return answers
+
+
+def _docker_client_connects() -> bool:
+    try:
+        importlib.import_module("testcontainers.core.docker_client").DockerClient(timeout=1).client.close()
+    except Exception:  # no daemon, one that does not answer within a second, no testcontainers: no Docker for us
+        return False
+    return True
+
+
+def _postgres_container() -> Any:
+    try:
+        return importlib.import_module("testcontainers.community.postgres").PostgresContainer
+    except ImportError:  # its name in older releases
+        return importlib.import_module("testcontainers.postgres").PostgresContainer
+
+
+@contextlib.contextmanager
+def _postgresql_from_binaries() -> Iterator[Database]:
+    with guarded_server() as running:
+        yield _postgresql_at(running.url, running.how)
+
+
+def _postgresql_at(url: str, how: str = "") -> Database:
+    server = _database("postgresql", url, sync_driver="psycopg", async_driver="psycopg")
+    version = _scalar(server, "SHOW server_version").split()[0]
+    return dataclasses.replace(server, description=f"postgresql {version} ({how or _address(url)})")
+
+
+def _mysql(url: str) -> Database:
+    server = _database("mysql", url, sync_driver="pymysql", async_driver="aiomysql")
+    version = _scalar(server, "SELECT version()")
+    kind = "mariadb" if "mariadb" in version.lower() else "mysql"
+    return dataclasses.replace(server, description=f"{kind} {version.split('-')[0]} ({_address(url)})")
+
+
+def _sqlite() -> Database:
+    server = _database("sqlite", "sqlite://", sync_driver="pysqlite", async_driver="aiosqlite")
+    return dataclasses.replace(server, description=f"sqlite {sqlite3.sqlite_version} (file)")
+
+
+def _asked_for(variable: str, find: Callable[[str], Database], url: str) -> Database:
+    try:
+        return find(url)
+    except DBAPIError as error:
+        raise NoDatabase(f"{variable} is set, but no server answers there: {error.orig}") from error
+
+
+def _database(name: Name, url: str, *, sync_driver: str, async_driver: str) -> Database:
+    def with_driver(driver: str) -> str:
+        return make_url(url).set(drivername=f"{name}+{driver}").render_as_string(hide_password=False)
+
+    return Database(name, name, with_driver(sync_driver), with_driver(async_driver))
+
+
+def _inside(server: Database, name: str) -> Database:
+    sync_url, async_url = (
+        make_url(url).set(database=name).render_as_string(hide_password=False)
+        for url in (server.sync_url, server.async_url)
+    )
+    return dataclasses.replace(server, sync_url=sync_url, async_url=async_url)
+
+
+def _address(url: str) -> str:
+    parsed = make_url(url)
+    return f"{parsed.host or 'local'}:{parsed.port}" if parsed.port else parsed.host or "local"
+
+
+def _drop(server: Database, name: str) -> None:
+    if server.name == "postgresql":
+        _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+        return
+    # A transaction that a test left open would make the drop wait for ever: MySQL has no FORCE.
+    busy = f"SELECT group_concat(id) FROM information_schema.processlist WHERE db = '{name}'"
+    for connection in (_scalar(server, busy) or "").split(","):
+        if connection:
+            with contextlib.suppress(DBAPIError):  # it may have ended by itself meanwhile
+                _execute(server, f"KILL {connection}")
+    _execute(server, f"DROP DATABASE {name}")
+
+
+def _execute(server: Database, statement: str) -> None:
+    with _admin(server).connect() as connection:
+        connection.execute(text(statement))
+
+
+def _scalar(server: Database, statement: str) -> Any:
+    with _admin(server).connect() as connection:
+        return connection.scalar(text(statement))
+
+
+def _admin(server: Database) -> Engine:
+    connect_args = {} if server.name == "sqlite" else {"connect_timeout": 5}
+    return create_engine(server.sync_url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=connect_args)
