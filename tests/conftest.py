@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, MetaData, create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
 
+import clockwork
 import databases
+import outbox
+from async_task import Attempt, AsyncTask
+from async_task.dialects import server_uptime
 from databases import Available, Database
 
 AVAILABLE = pytest.StashKey[Available]()
@@ -92,6 +98,8 @@ def _engine_with_tables(_own_database: object) -> Iterator[Callable[[Database], 
             engine = create_engine(database.sync_url)
             until.callback(engine.dispose)
             _metadata().create_all(engine)
+            outbox.more_metadata.create_all(engine)
+            _let_server_settle(engine)
             return engine
 
         yield engine_with_tables
@@ -107,7 +115,11 @@ def _delete_rows(_own_database: object) -> Iterator[Callable[[Database], None]]:
             until.callback(engine.dispose)
             return engine
 
-        yield lambda database: databases.delete_rows(impatient_engine(database), _metadata())
+        def delete_rows(database: Database) -> None:
+            for metadata in (_metadata(), outbox.more_metadata):
+                databases.delete_rows(impatient_engine(database), metadata)
+
+        yield delete_rows
 
 
 def _metadata() -> MetaData:
@@ -140,5 +152,55 @@ def _rows_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     delete_rows, database = request.getfixturevalue("_delete_rows"), request.getfixturevalue("database")
+    outbox.calls.clear()
     yield
+    broken = clockwork.broken_promises(request.getfixturevalue("engine"))
     delete_rows(database)
+    assert not broken, "; ".join(broken)
+
+
+LEASE = 1.0
+
+
+def _let_server_settle(engine: Engine) -> None:
+    """Wait until the server is older than a lease: before that, a sweep rightly recovers nothing."""
+    uptime: float | None = 0.0
+    while uptime is not None and uptime <= LEASE:
+        with engine.connect() as connection:
+            uptime = server_uptime(connection)
+
+
+@pytest.fixture(params=["sync", "async"])
+def door(request: pytest.FixtureRequest) -> str:
+    """Through which engine the application works: both doors lead to one body of code."""
+    return str(request.param)
+
+
+@pytest.fixture
+def app(engine: Engine, door: str, async_engine_url: str) -> Iterator[AsyncTask]:
+    """An application on this database, through this door, with a lease of one second."""
+    made = AsyncTask(engine if door == "sync" else create_async_engine(async_engine_url), lease=LEASE)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> sessionmaker[Session]:
+    """The caller's own sessions."""
+    return sessionmaker(engine)
+
+
+@pytest.fixture
+def write(sessions: sessionmaker[Session]) -> Callable[..., Attempt]:
+    """`write(target, "method", {...}, **options)`: one attempt, in a committed transaction; detached, and readable."""
+
+    def write(target: object, method_name: str | None = None, method_args: Any = None, **options: Any) -> Attempt:
+        with sessions(expire_on_commit=False) as session, session.begin():
+            attempt = Attempt.create(
+                target=target, method_name=method_name, method_args=method_args, session=session, **options
+            )
+            session.flush()
+            session.refresh(attempt)
+        return attempt
+
+    return write

@@ -1,0 +1,63 @@
+"""Time, moved instead of waited for; and what must hold of every row, whatever happened to it."""
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import DateTime, Engine, Table, or_, select, update
+
+from async_task import Attempt, Status
+from async_task.columns import Instant
+from async_task.tables import Worker
+from outbox import effects
+
+
+def let_pass(engine: Engine, time: dt.timedelta | float, *, workers: bool = True) -> None:
+    """Let `time` pass: every instant of every attempt, and of every worker's beat, lies that much further back."""
+    delta = time if isinstance(time, dt.timedelta) else dt.timedelta(seconds=time)
+    for model in (Attempt, Worker) if workers else (Attempt,):
+        table: Any = model.__table__
+        moments = [column for column in table.columns if isinstance(column.type, (Instant, DateTime))]
+        with engine.begin() as connection:
+            key = next(iter(table.primary_key))
+            for row in connection.execute(select(key, *moments)).all():
+                moved = {column.name: getattr(row, column.name) - delta for column in moments if getattr(row, column.name) is not None}
+                connection.execute(update(table).where(key == row[0]).values(moved))
+
+
+def forget_beats(engine: Engine) -> None:
+    """As if every worker had died a day ago: rows stay claimed, and nobody beats."""
+    with engine.begin() as connection:
+        for row in connection.execute(select(Worker.name, Worker.beat_at)).all():
+            beat = row.beat_at - dt.timedelta(days=1)
+            connection.execute(update(Worker).where(Worker.name == row.name).values(beat_at=beat, pid=2**22 + 1))
+
+
+def row_of(engine: Engine, attempt_id: Any) -> Any:
+    """The row of an attempt as it lies in the database now."""
+    table: Any = Attempt.__table__
+    with engine.connect() as connection:
+        return connection.execute(select(table).where(table.c.id == attempt_id)).one()
+
+
+def broken_promises(engine: Engine) -> list[str]:
+    """What does not hold of the rows that a test leaves, in sentences; empty when all is well."""
+    a: Table = Attempt.__table__  # type: ignore[assignment]
+    e = effects
+    pending = a.c.status == Status.PENDING
+    wrong = {
+        "completed_at is set exactly when it is at rest": pending == a.c.completed_at.is_not(None),
+        "what is at rest is held by nobody": or_(~pending, a.c.claim_id.is_(None)).is_(False),
+        "errors and crashes are starts": a.c.num_errors + a.c.num_crashes > a.c.num_attempts,
+        "what succeeded was started": (a.c.status == Status.SUCCEEDED) & (a.c.num_attempts == 0),
+    }
+    found = []
+    with engine.connect() as connection:
+        for promise, condition in wrong.items():
+            if rows := connection.execute(select(a.c.id).where(condition)).all():
+                found.append(f"{promise}: not so for {[str(row.id) for row in rows]}")
+        succeeded = {str(one) for one in connection.scalars(select(a.c.id).where(a.c.status == Status.SUCCEEDED))}
+        done = [row for row in connection.execute(select(e.c.attempt_id, e.c.what)).all() if row.what == "done"]
+    ids = [row.attempt_id for row in done]
+    found += [f"attempt {one} has an effect, and did not succeed" for one in set(ids) - succeeded]
+    found += [f"attempt {one} has its effect twice" for one in set(ids) if ids.count(one) > 1]
+    return found
