@@ -90,7 +90,10 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # The ready-made table is part of `metadata` only when its model is.
-    value = getattr(import_module(f"{__name__}.{'attempt' if name == 'metadata' else _HOME[name]}"), "metadata" if name == "metadata" else name)
+    value = getattr(
+        import_module(f"{__name__}.{'attempt' if name == 'metadata' else _HOME[name]}"),
+        "metadata" if name == "metadata" else name,
+    )
     globals()[name] = value
     return value
 

@@ -17,7 +17,7 @@ class Again:
         return f"Again(after={self.after.total_seconds():g})"
 
 
-class RetryAfter(Exception):  # noqa: N818 - raised as a word, like StopIteration
+class RetryAfter(Exception):
     """`raise RetryAfter(after=...)`: an error, tried again after its own timedelta or seconds instead of the policy's."""
 
     def __init__(self, message: str = "", *, after: Duration) -> None:
@@ -25,7 +25,7 @@ class RetryAfter(Exception):  # noqa: N818 - raised as a word, like StopIteratio
         super().__init__(message or f"asked to be tried again after {self.after.total_seconds():g} s")
 
 
-class Discard(Exception):  # noqa: N818 - raised as a word, like StopIteration
+class Discard(Exception):
     """`raise Discard(reason)`: `failed` at once, whatever the policy says."""
 
     def __init__(self, reason: str = "discarded by its target") -> None:

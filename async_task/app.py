@@ -168,7 +168,9 @@ class AsyncTask:
             version = connection.scalar(select(SchemaVersion.version))
         if version is not None and version != SCHEMA_VERSION:
             newer = "upgrade the library" if version > SCHEMA_VERSION else "upgrade the tables"
-            raise SchemaMismatch(f"the tables are of version {version}, and this library needs {SCHEMA_VERSION}: {newer}")
+            raise SchemaMismatch(
+                f"the tables are of version {version}, and this library needs {SCHEMA_VERSION}: {newer}"
+            )
 
 
 def _import(module: str) -> None:

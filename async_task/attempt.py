@@ -5,7 +5,20 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
 
-from sqlalchemy import Boolean, Computed, Connection, Enum, Select, SmallInteger, Table, and_, event, inspect, or_, select
+from sqlalchemy import (
+    Boolean,
+    Computed,
+    Connection,
+    Enum,
+    Select,
+    SmallInteger,
+    Table,
+    and_,
+    event,
+    inspect,
+    or_,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Mapped, MappedAsDataclass, Mapper, Session, mapped_column, scoped_session, validates
 from sqlalchemy.orm.attributes import set_committed_value
@@ -19,7 +32,7 @@ from async_task.encryption import Encryptor, context_of, encryptor_named, unseal
 from async_task.errors import ConfigurationError, InvalidState
 from async_task.identity import uuid7
 from async_task.status import Status
-from async_task.tables import Base, metadata
+from async_task.tables import Base
 from async_task.targets import method_of
 
 P = ParamSpec("P")
@@ -50,14 +63,18 @@ class Call(Generic[AttemptT]):
         self._options = options
 
     @overload
-    def call(self, fn: Callable[Concatenate[TakenSession, P], Any], /, *args: P.args, **kwargs: P.kwargs) -> AttemptT: ...
+    def call(
+        self, fn: Callable[Concatenate[TakenSession, P], Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AttemptT: ...
     @overload
     def call(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> AttemptT: ...
     def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AttemptT:
         """Write down the call `fn(*args, **kwargs)`, without the session that `fn` may ask for. As `Attempt.create`."""
         method = method_of(fn)
         arguments = method.signature.arguments(args, kwargs)
-        return self._model.create(target=method.target.name, method_name=method.name, method_args=arguments, **self._options)
+        return self._model.create(
+            target=method.target.name, method_name=method.name, method_args=arguments, **self._options
+        )
 
 
 class BaseAttempt:
@@ -248,9 +265,15 @@ class BaseAttempt:
     def potentially_stuck(cls) -> Select[tuple[Self]]:
         """What a person may have to look at: failed or expired, or pending and due, running, failing or parked.
         Oldest first (Caseflow)."""
-        troubled = or_(cls.due_at <= compared(), cls.claim_id.is_not(None), cls.num_crashes > 0, cls.last_error.is_not(None))
+        troubled = or_(
+            cls.due_at <= compared(), cls.claim_id.is_not(None), cls.num_crashes > 0, cls.last_error.is_not(None)
+        )
         given_up = cls.status.in_((Status.FAILED, Status.EXPIRED))
-        return select(cls).where(or_(given_up, and_(cls.status == Status.PENDING, troubled))).order_by(cls.created_at, cls.id)
+        return (
+            select(cls)
+            .where(or_(given_up, and_(cls.status == Status.PENDING, troubled)))
+            .order_by(cls.created_at, cls.id)
+        )
 
     @validates("target", "method_name", "encoded_args", "encryptor")
     def _written_once(self, key: str, value: str) -> str:

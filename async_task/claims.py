@@ -54,7 +54,6 @@ class Claim:
         return self.num_crashes > 0
 
 
-
 def columns(table: Table) -> list[Any]:
     """The columns that `Claim.of` reads."""
     return [table.c[name] for name in COLUMNS]

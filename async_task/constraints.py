@@ -31,7 +31,9 @@ def _add_indexes(table: Table) -> None:
     _partial("order", table, [c.order_slot], c.order_slot.is_not(None), unique=True)
 
 
-def _partial(name: str, table: Table, columns: list[Any], where: Any, *, mysql: list[Any] | None = None, unique: bool = False) -> None:
+def _partial(
+    name: str, table: Table, columns: list[Any], where: Any, *, mysql: list[Any] | None = None, unique: bool = False
+) -> None:
     """An index on the rows `where`; MySQL has no such index, there the columns of `mysql` lead a whole one."""
     label = f"{'uq' if unique else 'ix'}_{table.name}_{name}"
     options = {"postgresql_where": where, "sqlite_where": where}

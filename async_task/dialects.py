@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import BigInteger, Float, column, func, literal, literal_column, select, table
+from sqlalchemy import Float, column, event, func, literal, literal_column, select, table
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.ext.compiler import compiles
@@ -52,14 +52,14 @@ class _Clock(FunctionElement[dt.datetime]):
         super().__init__(*([literal(seconds, Float(53))] if seconds else []))
 
 
-class written(_Clock):  # noqa: N801 - reads as a word of SQL
+class written(_Clock):
     """The instant at which the value is written: never that of the transaction's begin, which may be long ago."""
 
     name = "written"
     inherit_cache = True
 
 
-class compared(_Clock):  # noqa: N801 - reads as a word of SQL
+class compared(_Clock):
     """The instant at which the statement began: one value for all rows that are compared with it."""
 
     name = "compared"
@@ -131,7 +131,9 @@ def server_uptime(connection: Connection) -> float | None:
         age = func.extract("epoch", func.statement_timestamp() - func.pg_postmaster_start_time())
         return float(connection.scalar(select(age)) or 0.0)
     if name in MYSQL:
-        status = table("GLOBAL_STATUS", column("VARIABLE_NAME"), column("VARIABLE_VALUE"), schema=_status_schema(connection))
+        status = table(
+            "GLOBAL_STATUS", column("VARIABLE_NAME"), column("VARIABLE_VALUE"), schema=_status_schema(connection)
+        )
         uptime = connection.scalar(select(status.c.VARIABLE_VALUE).where(status.c.VARIABLE_NAME == "UPTIME"))
         return None if uptime is None else float(uptime)
     return None
@@ -171,8 +173,17 @@ def _idle_limit(connection: Connection) -> str:
 
 
 PASSING_STATES = ("08", "53", "57P", "40001", "40P01", "25006", "55P03")
-PASSING_CODES = frozenset({1020, 1021, 1040, 1041, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 1290, 1836, 2002, 2003, 2006, 2013, 2055})
-PASSING_WORDS = ("database is locked", "database is busy", "disk is full", "disk i/o error", "readonly database", "unable to open")
+PASSING_CODES = frozenset(
+    {1020, 1021, 1040, 1041, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 1290, 1836, 2002, 2003, 2006, 2013, 2055}
+)
+PASSING_WORDS = (
+    "database is locked",
+    "database is busy",
+    "disk is full",
+    "disk i/o error",
+    "readonly database",
+    "unable to open",
+)
 
 
 def is_passing(error: BaseException | None) -> bool:
@@ -189,8 +200,16 @@ def is_passing(error: BaseException | None) -> bool:
     return any(word in str(error).lower() for word in PASSING_WORDS)
 
 
-def takes_savepoints_along(error: BaseException | None) -> bool:
-    """Whether this driver's error rolled back the whole transaction with its savepoints: MySQL's deadlock, 1213."""
-    return bool(error is not None and error.args and error.args[0] == 1213)
+SAVEPOINTS_GONE = "async_task.savepoints_gone"
 
 
+def note_lost_savepoints(dialect: Dialect) -> None:
+    """Note on a connection's `info` when the server has rolled back its whole transaction with its savepoints: MySQL's
+    deadlock, 1213. Whoever swallows that error goes on in another transaction."""
+    if dialect.name in MYSQL and not event.contains(dialect, "handle_error", _note_deadlock):
+        event.listen(dialect, "handle_error", _note_deadlock)
+
+
+def _note_deadlock(context: Any) -> None:
+    if context.connection is not None and context.original_exception.args[:1] == (1213,):
+        context.connection.info[SAVEPOINTS_GONE] = True

@@ -7,7 +7,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from async_task.dialects import locks_rows
+from async_task.dialects import locks_rows, note_lost_savepoints
 from async_task.errors import ConfigurationError
 
 Database = str | URL | Engine | AsyncEngine | sessionmaker[Any] | async_sessionmaker[Any]
@@ -40,6 +40,7 @@ class Source:
         if plain.dialect.name == "sqlite" and plain.url.database in (None, "", ":memory:"):
             raise ConfigurationError("an SQLite database in memory is another one for each connection: give it a file")
         self._plain = plain
+        note_lost_savepoints(plain.dialect)
 
     @property
     def dialect(self) -> Any:
@@ -78,7 +79,9 @@ _OURS = ("bind", "binds", "class_", "join_transaction_mode", "twophase", "sync_s
 def _bind_of(maker: sessionmaker[Any] | async_sessionmaker[Any]) -> Any:
     bind = maker.kw.get("bind")
     if bind is None:
-        raise ConfigurationError("this sessionmaker is bound to no engine: give AsyncTask its engine, or sessionmaker(engine)")
+        raise ConfigurationError(
+            "this sessionmaker is bound to no engine: give AsyncTask its engine, or sessionmaker(engine)"
+        )
     return bind
 
 
@@ -90,7 +93,9 @@ def _engine_from(url: str | URL) -> Engine | AsyncEngine:
             return create_async_engine(made, hide_parameters=True)
         return create_engine(made, hide_parameters=True, pool_pre_ping=dialect.name != "sqlite")
     except ArgumentError:
-        raise ConfigurationError("the database URL cannot be read: write it like postgresql+psycopg://user@host/database") from None
+        raise ConfigurationError(
+            "the database URL cannot be read: write it like postgresql+psycopg://user@host/database"
+        ) from None
     except NoSuchModuleError:
         raise ConfigurationError(
             f"no database dialect is called {make_url(url).drivername!r}: write postgresql+psycopg://, mysql+pymysql:// or sqlite:///"

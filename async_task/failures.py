@@ -81,4 +81,8 @@ def _hide(text: str, secrets: Collection[str]) -> str:
 
 
 def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest // 2]}\n[... {len(text) - longest} characters ...]\n{text[-longest // 2 :]}"
+    return (
+        text
+        if len(text) <= longest
+        else f"{text[: longest // 2]}\n[... {len(text) - longest} characters ...]\n{text[-longest // 2 :]}"
+    )

@@ -2,6 +2,8 @@
 closed with the outcome."""
 
 import contextlib
+import datetime as dt
+import time
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, text
@@ -11,25 +13,36 @@ from sqlalchemy.orm import Session
 
 from async_task import queries
 from async_task.claims import Claim
-from async_task.dialects import checks_constraints_early, is_passing, limit_transaction, locks_rows, takes_savepoints_along, unlimit_session
+from async_task.dialects import (
+    SAVEPOINTS_GONE,
+    checks_constraints_early,
+    is_passing,
+    limit_transaction,
+    locks_rows,
+    unlimit_session,
+)
 from async_task.engines import is_async_session
 from async_task.errors import ClaimLost
 
 SAVEPOINT = "async_task_call"
 
 
-class CommittedInside(Exception):  # noqa: N818 - a finding, which ends up as a reason
+class CommittedInside(Exception):
     """The transaction is no longer ours: the target ended it with a COMMIT or ROLLBACK of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("the target ended the attempt's transaction itself; see what it did before a retry")
 
 
 class Fence:
     """One transaction on one connection. Opened before the call (locked), or at the target's first use of its session."""
 
-    def __init__(self, engine: Engine, table: Table, claim: Claim, limit: float, *, for_session: bool) -> None:
+    def __init__(self, engine: Engine, table: Table, claim: Claim, limit: dt.timedelta, *, for_session: bool) -> None:
         self._engine = engine
         self._table = table
         self._claim = claim
-        self._limit = limit
+        self._limit = limit.total_seconds()
+        self._opened_at: float | None = None
         self._for_session = for_session
         self._root: RootTransaction | None = None
         self._connection: Connection | None = None
@@ -39,6 +52,17 @@ class Fence:
     @property
     def is_open(self) -> bool:
         return self._connection is not None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the outcome can be written in it: it is open, and still the transaction that was begun."""
+        root = self._root
+        return self._connection is not None and not self._connection.invalidated and root is not None and root.is_active
+
+    @property
+    def is_past_limit(self) -> bool:
+        """Whether it was held longer than the server was told to allow."""
+        return self._opened_at is not None and time.monotonic() - self._opened_at >= self._limit
 
     @property
     def holds_writes(self) -> bool:
@@ -52,6 +76,8 @@ class Fence:
         if self._connection is None:
             connection = self._connection = self._engine.connect()
             self._root = connection.begin()
+            connection.info.pop(SAVEPOINTS_GONE, None)
+            self._opened_at = time.monotonic()
             if locks_rows(connection.dialect):
                 limit_transaction(connection, self._limit)
             if connection.execute(queries.lock(self._table, self._claim.id, self._claim.claim_id)).first() is None:
@@ -100,7 +126,8 @@ class Fence:
         try:
             self._connection.dialect.do_rollback_to_savepoint(self._connection, SAVEPOINT)
         except DBAPIError as error:
-            if error.connection_invalidated or is_passing(error.orig):
+            if error.connection_invalidated or is_passing(error.orig) or self._connection.info.get(SAVEPOINTS_GONE):
+                self._root = None  # the server rolled everything back
                 raise
             raise CommittedInside from error
 
@@ -142,8 +169,3 @@ def passing_error(error: BaseException) -> DBAPIError | None:
             return one
         one = one.__cause__ or one.__context__
     return None
-
-
-def took_everything(error: DBAPIError) -> bool:
-    """Whether the server rolled back the whole transaction with its savepoints: MySQL's deadlock."""
-    return takes_savepoints_along(error.orig)

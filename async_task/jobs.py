@@ -6,10 +6,8 @@ import threading
 import time
 import uuid
 from collections import Counter
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
 
 from async_task import transactions
 from async_task.claims import Claim

@@ -3,7 +3,6 @@ and all that touches the database runs in a greenlet on it, so that there is one
 
 import asyncio
 import contextvars
-import inspect
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -48,6 +47,10 @@ class Lane:
         """What a plain function that uses no session of ours returned, or `Raised`. Inside of `run`."""
         return _tried(function)
 
+    def call_here(self, function: Callable[[], Any]) -> Any:
+        """The same for one that uses a session of ours, where the connection of that lives. Inside of `run`."""
+        return _tried(function)
+
     def close(self) -> None:
         """End the loop, and the connections that are this lane's own."""
         if self._runner is not None:
@@ -58,7 +61,9 @@ class Lane:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -118,8 +123,3 @@ def has_loop_running() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def is_unawaited(value: object) -> bool:
-    """Whether `value` is a coroutine that nobody has awaited."""
-    return inspect.iscoroutine(value)

@@ -61,7 +61,9 @@ class Policy:
             if name not in known:
                 raise ConfigurationError(f"{name!r} is no setting of a target: there are {', '.join(sorted(known))}")
         if settings.get("isolate"):
-            raise ConfigurationError("isolate=True, a process for each call, comes with the worker: leave it out until then")
+            raise ConfigurationError(
+                "isolate=True, a process for each call, comes with the worker: leave it out until then"
+            )
         values: dict[str, Any] = {name: value for name, value in settings.items() if name != "isolate"}
         for name in ("timeout", "max_age", "settle_within"):
             if name in values:

@@ -29,7 +29,7 @@ for _kind in (Claim, Status, *outcomes.KINDS):
     argument_type(_kind, name=f"async-task.{_kind.__name__}")
 
 
-class Died(Exception):  # noqa: N818 - a finding
+class Died(Exception):
     """The child died in the call; the message says how."""
 
 
@@ -53,7 +53,9 @@ class Quarantine:
             return
         ours, theirs = socket.socketpair()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the zygote starts with sockets unusable, and none
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of threads: the zygote starts with sockets unusable, and none
             pid = os.fork()
         if pid == 0:
             _exit_after(lambda: _Zygote(theirs, self._perform).live())

@@ -5,7 +5,22 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, SmallInteger, Table, Update, and_, any_, column, func, literal, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    SmallInteger,
+    Table,
+    Update,
+    and_,
+    any_,
+    column,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects import postgresql
 
 from async_task.claims import columns
@@ -44,7 +59,9 @@ def due(table: Table, *, began: dt.datetime | None, suspects: bool) -> tuple[Col
     return (*is_waiting(table), table.c.due_at <= since, ~is_overdue(table), crashed)
 
 
-def due_in_priority(table: Table, queue: str, priority: Any, conditions: Sequence[ColumnElement[bool]], limit: int) -> Select[Any]:
+def due_in_priority(
+    table: Table, queue: str, priority: Any, conditions: Sequence[ColumnElement[bool]], limit: int
+) -> Select[Any]:
     """The ids of the nearest due rows of one priority, locked; rows that somebody holds are skipped."""
     return (
         select(table.c.id)
@@ -68,7 +85,10 @@ def priorities_due(table: Table, queue: str, conditions: Sequence[ColumnElement[
     """One row, a column a priority: whether anything is due in it. One look into the index each."""
     return select(
         *(
-            select(table.c.id).where(table.c.queue == queue, table.c.priority == number, *conditions).exists().label(f"p{number}")
+            select(table.c.id)
+            .where(table.c.queue == queue, table.c.priority == number, *conditions)
+            .exists()
+            .label(f"p{number}")
             for number in PRIORITIES
         )
     )
@@ -77,7 +97,9 @@ def priorities_due(table: Table, queue: str, conditions: Sequence[ColumnElement[
 def by_id(table: Table, attempt_id: uuid.UUID) -> Select[Any]:
     """The id of this attempt if it may be taken now, locked; nothing when somebody holds it."""
     may_start = (*is_waiting(table), table.c.due_at <= compared(), ~is_overdue(table))
-    return select(table.c.id).where(table.c.id == attempt_id, *may_start).with_for_update(skip_locked=True, key_share=True)
+    return (
+        select(table.c.id).where(table.c.id == attempt_id, *may_start).with_for_update(skip_locked=True, key_share=True)
+    )
 
 
 def take(table: Table, found: Select[Any], values: Values) -> Update:
@@ -116,7 +138,9 @@ def standing(table: Table, attempt_id: uuid.UUID) -> Select[Any]:
 
 def orphans(table: Table, lease: dt.timedelta, limit: int) -> Select[Any]:
     """Claims whose lease is past, whose row is not locked, and whose worker has not beaten for one `lease`; locked."""
-    beating = select(Worker.name).where(Worker.name == table.c.claimed_by, Worker.beat_at > compared(-lease.total_seconds()))
+    beating = select(Worker.name).where(
+        Worker.name == table.c.claimed_by, Worker.beat_at > compared(-lease.total_seconds())
+    )
     return (
         select(table.c.id, table.c.claimed_by, table.c.num_attempts, table.c.num_crashes)
         .where(is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until <= compared(), ~beating.exists())

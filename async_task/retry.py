@@ -73,7 +73,9 @@ class Retry:
             except OverflowError:
                 return most
 
-        return cls(delays, jitter, max_attempts, None if until is None else duration(until, name="until"), "exponential")
+        return cls(
+            delays, jitter, max_attempts, None if until is None else duration(until, name="until"), "exponential"
+        )
 
     @classmethod
     def every(cls, interval: Duration, *, max_attempts: int | None = None, until: Duration | None = None) -> "Retry":

@@ -21,8 +21,9 @@ from async_task.engines import Source
 from async_task.heartbeat import Heartbeat
 from async_task.lanes import Lane, open_lane
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
-from async_task.perform import Performer
+from async_task.perform import held_elsewhere, perform
 from async_task.quarantine import Died, Quarantine
+from async_task.site import Site
 from async_task.status import Status
 from async_task.verbs import table_of
 
@@ -66,7 +67,7 @@ class Shift:
         """Perform a claimed attempt on this lane; a suspect in the quarantine, one at a time."""
         if claim.is_suspect and self._can_quarantine():
             return self._perform_suspect(lane, claim)
-        return Performer(self.source, self.model, self.table, lane, self.heartbeat.holding).perform(claim)
+        return perform(self._site(lane), claim, self.heartbeat.holding)
 
     def close(self) -> None:
         self.heartbeat.stop()
@@ -75,8 +76,13 @@ class Shift:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
+
+    def _site(self, lane: Lane) -> Site:
+        return Site(self.source, self.model, self.table, lane)
 
     def _perform_suspect(self, lane: Lane, claim: Claim) -> Outcome:
         with self._one_suspect, self.heartbeat.holding(claim.id, leased=True):
@@ -94,7 +100,7 @@ class Shift:
 
     def _perform_in_child(self, claim: Claim) -> Outcome:
         with _lane_of_child(self.source) as lane:
-            return Performer(self.source, self.model, self.table, lane).perform(claim)
+            return perform(self._site(lane), claim, held_elsewhere)
 
     def _can_quarantine(self) -> bool:
         if self._quarantine.is_ready:

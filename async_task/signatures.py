@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 
-
 class Signature:
     """The parameters of `callable_`, without the session that it may ask for as its first.
 
@@ -70,7 +69,9 @@ class Signature:
         from typing_extensions import TypedDict  # pydantic brings it, and wants it before Python 3.12
 
         fields = {
-            one.name: self.hints.get(one.name, Any) if one.default is one.empty else typing.NotRequired[self.hints.get(one.name, Any)]
+            one.name: self.hints.get(one.name, Any)
+            if one.default is one.empty
+            else typing.NotRequired[self.hints.get(one.name, Any)]
             for one in self.parameters
             if one.kind is not one.VAR_KEYWORD
         }
@@ -81,7 +82,9 @@ class Signature:
         try:
             return TypeAdapter(shape)
         except (PydanticSchemaGenerationError, PydanticUserError) as error:
-            raise ConfigurationError(f"{self.label}: its annotations cannot be checked: {str(error).splitlines()[0]}") from None
+            raise ConfigurationError(
+                f"{self.label}: its annotations cannot be checked: {str(error).splitlines()[0]}"
+            ) from None
 
     def _check_names(self, arguments: Mapping[str, Any]) -> None:
         names = [one.name for one in self.parameters if one.kind is not one.VAR_KEYWORD]
@@ -89,7 +92,11 @@ class Signature:
         if unknown and not self._open_name:
             takes = f"it takes {', '.join(names)}" if names else "it takes none"
             raise InvalidArguments(f"{self.label}: no argument is named {unknown[0]!r}; {takes}")
-        missing = [one.name for one in self.parameters if one.name not in arguments and one.default is one.empty and one.kind is not one.VAR_KEYWORD]
+        missing = [
+            one.name
+            for one in self.parameters
+            if one.name not in arguments and one.default is one.empty and one.kind is not one.VAR_KEYWORD
+        ]
         if missing:
             raise InvalidArguments(f"{self.label}: the argument {missing[0]!r} is missing")
 
@@ -97,7 +104,9 @@ class Signature:
         try:
             return list(inspect.signature(callable_).parameters.values())
         except (TypeError, ValueError):
-            raise ConfigurationError(f"{self.label} has no signature that Python can read: wrap it in a function") from None
+            raise ConfigurationError(
+                f"{self.label} has no signature that Python can read: wrap it in a function"
+            ) from None
 
     def _hints(self, function: Any, parameters: list[inspect.Parameter]) -> dict[str, Any]:
         """Resolved without the return annotation: what is imported for type checking only does no harm there."""
@@ -115,9 +124,13 @@ class Signature:
     def _check_parameters(self) -> None:
         for one in self.parameters:
             if one.kind is one.VAR_POSITIONAL:
-                raise ConfigurationError(f"{self.label} takes *{one.name}: arguments are stored under names, so name each")
+                raise ConfigurationError(
+                    f"{self.label} takes *{one.name}: arguments are stored under names, so name each"
+                )
             if one.kind is one.POSITIONAL_ONLY:
-                raise ConfigurationError(f"{self.label}: {one.name} is positional-only: arguments are stored and given by name")
+                raise ConfigurationError(
+                    f"{self.label}: {one.name} is positional-only: arguments are stored and given by name"
+                )
             if one.name.startswith("_"):
                 raise ConfigurationError(f"{self.label}: {one.name} begins with _, which is never stored")
             if _is_session(self.hints.get(one.name)):

@@ -28,7 +28,7 @@ class Method:
 
     @property
     def mode(self) -> str:
-        """"locked" unless it says otherwise or is an `async def`."""
+        """ "locked" unless it says otherwise or is an `async def`."""
         return self.policy.mode or ("leased" if self.signature.is_async else "locked")
 
 
@@ -58,7 +58,11 @@ class Target:
         if inspect.isroutine(self.thing):
             yield CALL
         elif inspect.isclass(self.thing):
-            yield from (name for name, kind in vars(self.thing).items() if isinstance(kind, (staticmethod, classmethod)) and name[0] != "_")
+            yield from (
+                name
+                for name, kind in vars(self.thing).items()
+                if isinstance(kind, (staticmethod, classmethod)) and name[0] != "_"
+            )
 
     def _callable(self, name: str) -> Callable[..., Any]:
         thing = self.thing
@@ -83,10 +87,14 @@ _registered: dict[str, Target] = {}
 
 
 @overload
-def target(thing: str | None = None, /, *, aliases: Sequence[str] = (), **settings: Unpack[Settings]) -> Callable[[T], T]: ...
+def target(
+    thing: str | None = None, /, *, aliases: Sequence[str] = (), **settings: Unpack[Settings]
+) -> Callable[[T], T]: ...
 @overload
 def target(thing: T, /, *, name: str | None = None, aliases: Sequence[str] = (), **settings: Unpack[Settings]) -> T: ...
-def target(thing: Any = None, /, *, name: str | None = None, aliases: Sequence[str] = (), **settings: Unpack[Settings]) -> Any:
+def target(
+    thing: Any = None, /, *, name: str | None = None, aliases: Sequence[str] = (), **settings: Unpack[Settings]
+) -> Any:
     """Put a class, module, function or instance on the allow-list, as decorator or as a call.
 
     `@target` registers it as "module:qualname"; `@target("name")` or `target(thing, name="name")` under a name that
@@ -158,7 +166,9 @@ def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Se
             raise ConfigurationError(f"a target's name has 1 to 255 characters: {one[:40]!r}... has {len(one)}")
         taken = _registered.get(one)
         if taken is not None and taken.thing is not thing and not _is_redefinition(taken.thing, thing):
-            raise ConfigurationError(f"another target is already registered as {one!r}: give this one a name of its own")
+            raise ConfigurationError(
+                f"another target is already registered as {one!r}: give this one a name of its own"
+            )
     if eager:
         for method_name in made.own_callables():
             made.method(method_name)

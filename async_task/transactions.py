@@ -58,7 +58,9 @@ def settle(engine: Engine, table: Table, claim: Claim, decision: Decision, failu
         return write_outcome(connection, table, claim, decision, failure)
 
 
-def write_outcome(connection: Connection, table: Table, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
+def write_outcome(
+    connection: Connection, table: Table, claim: Claim, decision: Decision, failure: Failure | None
+) -> bool:
     """The same in the transaction of `connection`, and the event of what was raised."""
     if not _hits(connection, queries.settle(table, claim.id, claim.claim_id, _values_of(table, decision, failure))):
         return False
@@ -74,7 +76,10 @@ def park(engine: Engine, table: Table, claim: Claim, after: dt.timedelta, reason
     """Give an attempt back uncharged. The event is written when the reason is a new one, not each time."""
     text = f"parked: {reason}"
     with engine.begin() as connection:
-        hit = _hits(connection, queries.settle(table, claim.id, claim.claim_id, parking(table, after, reason=text, started=started)))
+        hit = _hits(
+            connection,
+            queries.settle(table, claim.id, claim.claim_id, parking(table, after, reason=text, started=started)),
+        )
         if hit and claim.last_error != text:
             _record(connection, table, claim.id, "parked", reason, number=claim.number)
         return hit
@@ -85,7 +90,9 @@ def lose(engine: Engine, table: Table, claim: Claim, how: str) -> Status | None:
     else was first."""
     with engine.begin() as connection:
         reason = crashed_reason(claim.num_crashes + 1, how)
-        if not _hits(connection, queries.settle(table, claim.id, claim.claim_id, recovering(table, CRASH_LIMIT, reason))):
+        if not _hits(
+            connection, queries.settle(table, claim.id, claim.claim_id, recovering(table, CRASH_LIMIT, reason))
+        ):
             return None
         _record(connection, table, claim.id, "crash", how, number=claim.number)
         return connection.scalar(select(table.c.status).where(table.c.id == claim.id))
@@ -132,10 +139,17 @@ def beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, leased:
         alive = update(Worker).where(Worker.name == worker).values(beat_at=written())
         if not _hits(connection, alive):
             pid = os.getpid()
-            me = {"name": worker, "host": socket.gethostname(), "pid": pid, "process_started": process_started(pid) or ""}
+            me = {
+                "name": worker,
+                "host": socket.gethostname(),
+                "pid": pid,
+                "process_started": process_started(pid) or "",
+            }
             connection.execute(insert(Worker).values(me))
         if leased:
-            mine = select(table.c.id).where(table.c.id.in_(leased), table.c.claimed_by == worker, queries.is_pending(table))
+            mine = select(table.c.id).where(
+                table.c.id.in_(leased), table.c.claimed_by == worker, queries.is_pending(table)
+            )
             free = list(connection.scalars(mine.with_for_update(skip_locked=True, key_share=True)))
             connection.execute(update(table).where(table.c.id.in_(free)).values(extending(lease)))
 
@@ -168,7 +182,9 @@ def _take(connection: Connection, table: Table, worker: str, lease: dt.timedelta
     return [Claim.of(row) for row in sorted(rows, key=_urgency)]
 
 
-def _take_ids(connection: Connection, table: Table, worker: str, lease: dt.timedelta, ids: list[uuid.UUID]) -> list[Claim]:
+def _take_ids(
+    connection: Connection, table: Table, worker: str, lease: dt.timedelta, ids: list[uuid.UUID]
+) -> list[Claim]:
     if not ids:
         return []
     claim_id = uuid.uuid4()
@@ -215,7 +231,9 @@ def _values_of(table: Table, decision: Decision, failure: Failure | None) -> Val
 
 def _lives_here(connection: Connection, worker: str) -> bool:
     """Whether this worker is a process of this machine that still runs. SQLite cannot tell by a lock."""
-    row = connection.execute(select(Worker.host, Worker.pid, Worker.process_started).where(Worker.name == worker)).first()
+    row = connection.execute(
+        select(Worker.host, Worker.pid, Worker.process_started).where(Worker.name == worker)
+    ).first()
     return row is not None and row.host == socket.gethostname() and process_started(row.pid) == row.process_started
 
 
@@ -227,7 +245,9 @@ def _record(
     connection: Connection, table: Table, job_id: uuid.UUID, kind: str, message: str | None,
     *, number: int | None = None, detail: str | None = None,
 ) -> None:  # fmt: skip
-    connection.execute(insert(JobEvent).values(_event(table, job_id, kind, message) | {"num_attempt": number, "detail": detail}))
+    connection.execute(
+        insert(JobEvent).values(_event(table, job_id, kind, message) | {"num_attempt": number, "detail": detail})
+    )
 
 
 def _event(table: Table, job_id: uuid.UUID, kind: str, message: str | None) -> dict[str, Any]:

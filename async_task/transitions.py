@@ -31,7 +31,9 @@ def extending(lease: dt.timedelta) -> Values:
     return {"lease_until": written(lease.total_seconds())}
 
 
-def ending(table: Table, status: Status, *, last_error: str | None, charged: bool = False, crashed: bool = False) -> Values:
+def ending(
+    table: Table, status: Status, *, last_error: str | None, charged: bool = False, crashed: bool = False
+) -> Values:
     """At rest in `status`. `charged`: the target raised. Whoever reports back has not crashed."""
     return {
         **UNCLAIMED,

@@ -21,7 +21,14 @@ GIVEN_UP = frozenset({Status.FAILED, Status.EXPIRED, Status.CANCELED})
 def end(attempt: Any, session: Session | None, status: Status, verb: str, reason: str | None) -> None:
     """Bring a pending attempt to rest in `status`. Raises InvalidState."""
     table = table_of(attempt)
-    _change(attempt, session, verb, PENDING, ending(table, status, last_error=reason or table.c.last_error, crashed=True), reason)
+    _change(
+        attempt,
+        session,
+        verb,
+        PENDING,
+        ending(table, status, last_error=reason or table.c.last_error, crashed=True),
+        reason,
+    )
 
 
 def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None:
@@ -54,7 +61,9 @@ def not_performing(table: Table) -> ColumnElement[bool]:
     return or_(table.c.claim_id.is_(None), table.c.lease_until <= compared())
 
 
-def _change(attempt: Any, session: Session | None, verb: str, legal: frozenset[Status], values: Values, reason: str | None) -> None:
+def _change(
+    attempt: Any, session: Session | None, verb: str, legal: frozenset[Status], values: Values, reason: str | None
+) -> None:
     own = _session_of(attempt, session)
     own.flush()
     table = table_of(attempt)
@@ -77,7 +86,9 @@ def _session_of(attempt: Any, session: Session | None) -> Session:
     attached = object_session(attempt)
     if session is None:
         if attached is None:
-            raise NoTransaction(f"attempt {attempt.id} is attached to no session: give the one in which it shall change")
+            raise NoTransaction(
+                f"attempt {attempt.id} is attached to no session: give the one in which it shall change"
+            )
         return attached
     own = sync_session(session)
     if attached is None:
@@ -89,7 +100,9 @@ def _session_of(attempt: Any, session: Session | None) -> Session:
 
 def _why_not(session: Session, table: Table, attempt_id: Any, verb: str, legal: frozenset[Status]) -> str:
     row = session.execute(
-        select(table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at).where(table.c.id == attempt_id)
+        select(table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at).where(
+            table.c.id == attempt_id
+        )
     ).first()
     if row is None:
         return f"{verb}: there is no attempt {attempt_id}"

@@ -57,7 +57,9 @@ def draft(
 ) -> Draft:
     """What `Attempt.create` takes, checked. Raises before anything is written."""
     if order_key is not None:
-        raise InvalidArguments("order_key: attempts that run one at a time, in order, come with the worker; leave it out until then")
+        raise InvalidArguments(
+            "order_key: attempts that run one at a time, in order, come with the worker; leave it out until then"
+        )
     called = target_of(target)
     method = called.method(method_name)
     return draft_call(
@@ -200,7 +202,9 @@ def aware(moment: dt.datetime | None, name: str) -> dt.datetime | None:
     if not isinstance(moment, dt.datetime):
         raise InvalidArguments(f"{name}: takes an aware datetime, not {type(moment).__name__}")
     if moment.utcoffset() is None:
-        raise InvalidArguments(f"{name}: a naive datetime names no instant; give it a time zone: .replace(tzinfo=...) or datetime.now(UTC)")
+        raise InvalidArguments(
+            f"{name}: a naive datetime names no instant; give it a time zone: .replace(tzinfo=...) or datetime.now(UTC)"
+        )
     return moment
 
 
@@ -239,7 +243,9 @@ def _numbered(number: int, row: Mapping[str, Any]) -> Draft:
 def _single_table(model: type[Any], verb: str) -> Mapper[Any]:
     mapper: Mapper[Any] = inspect(model)
     if mapper.local_table is not mapper.base_mapper.local_table:
-        raise ConfigurationError(f"{verb}: {model.__name__} lies in two tables (joined inheritance); use create() for it")
+        raise ConfigurationError(
+            f"{verb}: {model.__name__} lies in two tables (joined inheritance); use create() for it"
+        )
     return mapper
 
 

@@ -20,7 +20,11 @@ def let_pass(engine: Engine, time: dt.timedelta | float, *, workers: bool = True
         with engine.begin() as connection:
             key = next(iter(table.primary_key))
             for row in connection.execute(select(key, *moments)).all():
-                moved = {column.name: getattr(row, column.name) - delta for column in moments if getattr(row, column.name) is not None}
+                moved = {
+                    column.name: getattr(row, column.name) - delta
+                    for column in moments
+                    if getattr(row, column.name) is not None
+                }
                 connection.execute(update(table).where(key == row[0]).values(moved))
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import clockwork
 import databases
 import outbox
-from async_task import Attempt, AsyncTask
+from async_task import AsyncTask, Attempt
 from async_task.dialects import server_uptime
 from databases import Available, Database
 

@@ -19,7 +19,9 @@ def test_a_call_that_returns_is_succeeded_and_counted_once(app: AsyncTask, engin
     assert calls == [("c-1", 7)]
 
 
-def test_writes_of_a_raising_target_are_rolled_back_and_its_error_is_kept(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_writes_of_a_raising_target_are_rolled_back_and_its_error_is_kept(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
     attempt = write(effect, None, {"what": "raise"})
     assert isinstance(app.perform(attempt.id), Retried)
     row = row_of(engine, attempt.id)

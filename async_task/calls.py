@@ -1,0 +1,104 @@
+"""The call itself: prepared from a row, made on a lane, answered with what it returned or raised."""
+
+import asyncio
+import datetime as dt
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from async_task.answers import Again
+from async_task.arguments import decode
+from async_task.claims import Claim
+from async_task.current import CurrentAttempt, performing
+from async_task.dialects import locks_rows
+from async_task.encryption import NullEncryptor, context_of, encryptor_named, unseal
+from async_task.errors import ConfigurationError
+from async_task.failures import secrets_in
+from async_task.fence import Fence
+from async_task.lanes import Lane, Raised
+from async_task.policies import LOCKED_LIMIT
+from async_task.site import Site
+from async_task.targets import Method, target_named
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCall:
+    """A call that can be made. `secrets`: texts that nothing may show. `timeout`: what the policy says, or None."""
+
+    method: Method
+    arguments: dict[str, Any]
+    secrets: frozenset[str]
+    is_locked: bool
+    timeout: dt.timedelta | None
+
+    @property
+    def session_class(self) -> type[Any] | None:
+        """The class of the session that the target asks for, None when it asks for none."""
+        return self.method.signature.session_class
+
+    @property
+    def limit(self) -> dt.timedelta:
+        """How long a transaction may be held for this call."""
+        return self.timeout or LOCKED_LIMIT
+
+    def deadline(self, claim: Claim) -> dt.datetime | None:
+        """By the database's clock; None without a limit."""
+        limit = self.limit if self.is_locked else self.timeout
+        return None if limit is None else claim.taken_at + limit
+
+
+def prepare(site: Site, claim: Claim) -> PreparedCall:
+    """Find the target, decrypt and decode the arguments, and check that they still fit.
+
+    Raises UnknownTarget, UnknownMethod, UnknownEncryptor, DecryptionFailed, InvalidArguments, ConfigurationError: none
+    of them is the call's fault.
+    """
+    method = target_named(claim.target).method(claim.method_name)
+    context = context_of(claim.id, claim.target, claim.method_name)
+    arguments = decode(unseal(claim.encoded_args, encryptor_named(claim.encryptor), context))
+    method.signature.check(arguments)
+    if method.signature.session_is_async and not site.source.is_async:
+        raise ConfigurationError(f"{method.signature.label} asks for an AsyncSession: give AsyncTask an AsyncEngine")
+    hidden = None if claim.encryptor != NullEncryptor.name else method.policy.redact or ()
+    is_locked = method.mode == "locked" and locks_rows(site.engine.dialect)
+    return PreparedCall(method, arguments, secrets_in(arguments, hidden), is_locked, method.policy.timeout)
+
+
+def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence) -> object:
+    """Make the call: what the target returned, or `Raised`. What is known never to have run is an error."""
+    token = performing.set(CurrentAttempt(claim.id, claim.number, call.deadline(claim)))
+    try:
+        return _checked(site.lane, _made(site, call, fence))
+    finally:
+        performing.reset(token)
+
+
+def _made(site: Site, call: PreparedCall, fence: Fence) -> object:
+    function: Callable[..., Any] = partial(call.method.callable, **call.arguments)
+    if call.session_class is not None:
+        session = fence.session(call.session_class, site.source.session_class, site.source.session_options)
+        function = partial(call.method.callable, session, **call.arguments)
+    if call.method.signature.is_async:
+        return site.lane.wait(_timed(function, call.timeout))
+    # A session of ours lives on this lane's loop; any other plain function may want to start one of its own.
+    return site.lane.call_here(function) if call.session_class is not None else site.lane.call(function)
+
+
+async def _timed(function: Callable[..., Any], timeout: dt.timedelta | None) -> Any:
+    async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
+        return await function()
+
+
+def _checked(lane: Lane, answer: object) -> object:
+    if inspect.iscoroutine(answer):
+        answer = lane.wait(answer)
+    if inspect.isgenerator(answer) or inspect.isasyncgen(answer) or inspect.isawaitable(answer):
+        return Raised(TypeError(f"the target answered a {type(answer).__name__}, which nobody has run"))
+    if isinstance(answer, BaseException) or answer is Again:
+        name = getattr(answer, "__name__", type(answer).__name__)
+        return Raised(
+            TypeError(f"the target returned {name}: exceptions are raised, and a poll returns Again(after=...)")
+        )
+    return answer

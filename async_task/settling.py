@@ -1,0 +1,206 @@
+"""Settling: what the target answered becomes a committed outcome, fenced, together with the target's own writes.
+
+1. Its writes are kept (it returned) or undone (it raised, or they cannot be kept).
+2. What becomes of the attempt is decided, purely.
+3. The outcome is written and committed. If that fails, nothing is guessed: the row is read again.
+"""
+
+import datetime as dt
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from async_task import transactions
+from async_task.calls import PreparedCall
+from async_task.claims import Claim
+from async_task.errors import ClaimLost
+from async_task.failures import Failure, describe
+from async_task.fence import CommittedInside, Fence, passing_error
+from async_task.lanes import Raised
+from async_task.outcomes import (
+    Decision,
+    Expired,
+    Failed,
+    Outcome,
+    Parked,
+    Retried,
+    Standing,
+    Succeeded,
+    Superseded,
+    decide,
+)
+from async_task.site import Site
+from async_task.status import Status
+
+logger = logging.getLogger("async_task")
+T = TypeVar("T")
+PATIENCE = 30.0
+
+
+def settle(
+    site: Site, claim: Claim, call: PreparedCall, fence: Fence, answer: object, elapsed: dt.timedelta
+) -> "Settled":
+    """Bring an answer to its outcome. Raises ClaimLost when somebody else was first."""
+    answer = _kept_or_undone(fence, answer)
+    if fence.is_lost:
+        raise ClaimLost("its claim was lost before it wrote anything")
+    if isinstance(answer, Raised) and isinstance(answer.error, CommittedInside):
+        return _finish(site, claim, call, Decision(Status.FAILED, "committed_inside", charged=True, error=answer.error))
+    if isinstance(answer, Raised) and (fault := _fault_of(call, fence, answer.error)) is not None:
+        fence.close()
+        return Settled(park(site, claim, describe(fault, call.secrets).summary, started=True))
+    decision = _decide(claim, call, answer, elapsed)
+    problem = _write(site, claim, call, fence, decision)
+    return (
+        _settled(claim, call, decision)
+        if problem is None
+        else _settle_anew(site, claim, call, fence, decision, elapsed, problem)
+    )
+
+
+class Settled:
+    """An outcome, and what was raised on the way to it (None: nothing, or nothing of the target's)."""
+
+    __slots__ = ("error", "outcome")
+
+    def __init__(self, outcome: Outcome, error: BaseException | None = None) -> None:
+        self.outcome = outcome
+        self.error = error
+
+
+def park(site: Site, claim: Claim, reason: str, *, started: bool) -> Outcome:
+    """Give the attempt back uncharged: what it needs is missing (`started` False), or the database failed it."""
+    shortest, longest = (1, 3) if started else (20, 40)
+    after = dt.timedelta(seconds=random.uniform(shortest, longest))  # noqa: S311 - jitter is no secret
+    logger.warning("attempt %s is parked: %s", claim.id, reason)
+    hit = insist(lambda: transactions.park(site.engine, site.table, claim, after, reason, started=started))
+    return Parked(claim.id, after, reason) if hit else Superseded(claim.id)
+
+
+def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
+    """Do `work`, and again while the infrastructure fails, with jittered backoff, for `patience` seconds; then raise."""
+    until, pause = time.monotonic() + patience, 0.05
+    while True:
+        try:
+            return work()
+        except DBAPIError as error:
+            is_passing = isinstance(error, OperationalError) or passing_error(error) is not None
+            if not is_passing or time.monotonic() + pause > until:
+                raise
+        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
+        pause = min(2 * pause, 2.0)
+
+
+def _kept_or_undone(fence: Fence, answer: object) -> object:
+    """The answer; `Raised` with what the database holds against the target's writes when they cannot be kept, and with
+    CommittedInside when they cannot be undone."""
+    if not isinstance(answer, Raised):
+        try:
+            fence.keep()
+            return answer
+        except BaseException as error:
+            answer = Raised(error)
+    try:
+        if not isinstance(answer.error, CommittedInside):
+            fence.undo()
+        return answer
+    except CommittedInside as found:
+        found.__cause__ = answer.error
+        return Raised(found)
+    except DBAPIError:
+        return answer  # the whole transaction is gone, and what it wrote with it
+    finally:
+        if isinstance(answer.error, CommittedInside) or not fence.is_usable:
+            fence.close()
+
+
+def _fault_of(call: PreparedCall, fence: Fence, error: BaseException) -> DBAPIError | None:
+    """The infrastructure's fault behind an error of the attempt's own transaction. A call that outlasted its limit lost
+    its connection by its own fault."""
+    return passing_error(error) if call.session_class is not None and not fence.is_past_limit else None
+
+
+def _decide(claim: Claim, call: PreparedCall, answer: object, elapsed: dt.timedelta) -> Decision:
+    left = None if claim.left is None else claim.left - elapsed
+    standing = Standing(claim.age + elapsed, left, claim.num_errors, claim.max_attempts)
+    return decide(answer.error if isinstance(answer, Raised) else answer, standing, call.method.policy.retry_or_default)
+
+
+def _write(site: Site, claim: Claim, call: PreparedCall, fence: Fence, decision: Decision) -> Exception | None:
+    """Write and commit the outcome. Answers what went wrong: then nobody knows whether it was committed.
+
+    Raises ClaimLost when somebody else was first.
+    """
+    failure = _failure(decision, call)
+    try:
+        if fence.is_open:
+            hit = transactions.write_outcome(fence.open(), site.table, claim, decision, failure)
+            if hit:
+                fence.commit()
+        else:
+            hit = transactions.settle(site.engine, site.table, claim, decision, failure)
+    except Exception as problem:
+        logger.warning(
+            "the outcome of attempt %s was not written at once: %s", claim.id, describe(problem, call.secrets).summary
+        )
+        return problem
+    finally:
+        # Before anything else is done: the next transaction may want this pool's last connection.
+        fence.close()
+    if not hit:
+        raise ClaimLost("somebody else was first")
+    return None
+
+
+def _settle_anew(
+    site: Site,
+    claim: Claim,
+    call: PreparedCall,
+    fence: Fence,
+    decision: Decision,
+    elapsed: dt.timedelta,
+    problem: Exception,
+) -> Settled:
+    """A failed COMMIT, or a lost connection, proves nothing: read the row again, and go on from there."""
+    row = insist(lambda: transactions.standing(site.engine, site.table, claim.id))
+    if row is None or row.claim_id != claim.claim_id:
+        is_committed = row is not None and row.num_attempts == claim.number and row.status == decision.status
+        return _settled(claim, call, decision) if is_committed else Settled(Superseded(claim.id))
+    if call.session_class is None or decision.error is not None:
+        return _finish(site, claim, call, decision)  # the call was made, and its transaction held nothing of its own
+    if fence.is_past_limit:
+        problem = TimeoutError(f"the call held its transaction longer than its limit, {call.limit.total_seconds():g} s")
+    elif passing_error(problem) is not None:
+        return Settled(park(site, claim, describe(problem, call.secrets).summary, started=True))
+    return _finish(site, claim, call, _decide(claim, call, Raised(problem), elapsed))
+
+
+def _finish(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
+    """Write the outcome in a transaction of its own, until the database takes it."""
+    failure = _failure(decision, call)
+    hit = insist(lambda: transactions.settle(site.engine, site.table, claim, decision, failure))
+    return _settled(claim, call, decision) if hit else Settled(Superseded(claim.id))
+
+
+def _failure(decision: Decision, call: PreparedCall) -> Failure | None:
+    return None if decision.error is None else describe(decision.error, call.secrets)
+
+
+def _settled(claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
+    said = None if decision.error is None else describe(decision.error, call.secrets).summary
+    match decision.status:
+        case Status.SUCCEEDED:
+            return Settled(Succeeded(claim.id))
+        case Status.FAILED:
+            return Settled(
+                Failed(claim.id, ": ".join(part for part in (decision.reason, said) if part)), decision.error
+            )
+        case Status.EXPIRED:
+            return Settled(Expired(claim.id, decision.reason), decision.error)
+        case _:
+            assert decision.after is not None
+            return Settled(Retried(claim.id, decision.after, said), decision.error)

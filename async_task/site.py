@@ -1,0 +1,23 @@
+"""Where an attempt is performed: whose sessions, which model and table, on which lane."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, Table
+
+from async_task.attempt import BaseAttempt
+from async_task.engines import Source
+from async_task.lanes import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all steps of one performing have in common."""
+
+    source: Source
+    model: type[BaseAttempt]
+    table: Table
+    lane: Lane
+
+    @property
+    def engine(self) -> Engine:
+        return self.lane.engine
