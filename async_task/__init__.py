@@ -1,7 +1,7 @@
 """async-task: a call that must happen because data changed, happens.
 
-Everything public can be imported from here. What is named is loaded when it is first asked for, so that the command line
-answers `--help` without SQLAlchemy.
+Everything public can be imported from here. What is named is loaded when it is first asked for, so that the command
+line answers `--help` without SQLAlchemy.
 """
 
 from importlib import import_module
@@ -59,42 +59,34 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "answers": ("Again", "Discard", "RetryAfter"),
-    "app": ("AsyncTask",),
-    "argument_types": ("argument_type",),
-    "attempt": ("Attempt", "BaseAttempt"),
-    "current": ("CurrentAttempt", "current_attempt"),
-    "encryption": ("Encryptor", "NullEncryptor"),
-    "errors": (
-        "AmbiguousTransaction", "AsyncTaskError", "ClaimLost", "ConfigurationError", "DecryptionFailed", "InvalidArguments",
-        "InvalidState", "LostAttemptWarning", "NoTransaction", "SchemaMismatch", "UnknownEncryptor", "UnknownMethod",
-        "UnknownTarget",
-    ),
-    "jobs": ("AttemptBatchJob", "AttemptJob", "BaseAttemptBatchJob", "BaseAttemptJob", "BatchReport"),
-    "outcomes": (
-        "Busy", "Canceled", "Expired", "Failed", "NotDue", "NotPending", "Outcome", "Parked", "Retried", "Succeeded",
-        "Superseded",
-    ),
-    "policies": ("policy",),
-    "retry": ("Retry",),
-    "status": ("Status",),
-    "sweeps": ("SweepReport",),
-    "tables": ("JobEvent", "metadata"),
-    "targets": ("target",),
-}  # fmt: skip
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+    "answers": "Again Discard RetryAfter",
+    "app": "AsyncTask",
+    "argument_types": "argument_type",
+    "attempt": "Attempt BaseAttempt",
+    "current": "CurrentAttempt current_attempt",
+    "encryption": "Encryptor NullEncryptor",
+    "errors": "AmbiguousTransaction AsyncTaskError ClaimLost ConfigurationError DecryptionFailed "
+    "InvalidArguments InvalidState LostAttemptWarning NoTransaction SchemaMismatch "
+    "UnknownEncryptor UnknownMethod UnknownTarget",
+    "jobs": "AttemptBatchJob AttemptJob BaseAttemptBatchJob BaseAttemptJob BatchReport",
+    "outcomes": "Busy Canceled Expired Failed NotDue NotPending Outcome Parked Retried Succeeded Superseded",
+    "policies": "policy",
+    "retry": "Retry",
+    "status": "Status",
+    "sweeps": "SweepReport",
+    "tables": "JobEvent metadata",
+    "targets": "target",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # The ready-made table is part of `metadata` only when its model is.
-    value = getattr(
-        import_module(f"{__name__}.{'attempt' if name == 'metadata' else _HOME[name]}"),
-        "metadata" if name == "metadata" else name,
-    )
-    globals()[name] = value
+    # The ready-made table lies in `metadata` only when its model is loaded.
+    module = "attempt" if name == "metadata" else _HOME[name]
+    globals()[name] = value = getattr(import_module(f"{__name__}.{module}"), name)
     return value
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine, MetaData, Table, insert, select
 from sqlalchemy import inspect as inspect_database
+from sqlalchemy.orm import Session
 
 from async_task.attempt import Attempt, BaseAttempt
 from async_task.encryption import Encryptor, know
@@ -98,15 +99,14 @@ class AsyncTask:
 
     def check_schema(self) -> None:
         """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
-        self._run("check_schema", lambda engine: self._check(engine))
+        self._run("check_schema", self._check)
 
     def close(self) -> None:
-        """Close the connections that wait in the pool, when the library made it (from a URL); a later verb opens anew."""
+        """Close the connections that wait in a pool made here, from a URL; a later verb opens others."""
         self._source.close()
 
     def read(self, work: Callable[[Any], T]) -> T:
         """`work(session)` in a transaction of its own, on either kind of engine: for programs that look at rows."""
-        from sqlalchemy.orm import Session
 
         def in_session(engine: Engine) -> T:
             with Session(engine, expire_on_commit=False) as session, session.begin():

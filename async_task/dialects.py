@@ -1,4 +1,4 @@
-"""What PostgreSQL, MySQL/MariaDB and SQLite do differently. Only exceptions stand here; all other SQL is the same for all."""
+"""What PostgreSQL, MySQL/MariaDB and SQLite do differently. Only exceptions stand here: all other SQL is the same."""
 
 import datetime as dt
 from typing import Any

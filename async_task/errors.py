@@ -1,4 +1,4 @@
-"""Every error this library raises on purpose. One base; each message says what was given, what was expected, what to do."""
+"""The errors that are raised on purpose. Each message says what was given, what was expected, and what to do."""
 
 
 class AsyncTaskError(Exception):

@@ -1,5 +1,5 @@
-"""The transaction in which one attempt is performed: opened under the attempt's row lock, tamed for the target's session,
-closed with the outcome."""
+"""The transaction in which one attempt is performed: opened under the attempt's row lock, tamed for the target's
+session, closed with the outcome."""
 
 import contextlib
 import datetime as dt
@@ -35,7 +35,7 @@ class CommittedInside(Exception):
 
 
 class Fence:
-    """One transaction on one connection. Opened before the call (locked), or at the target's first use of its session."""
+    """One transaction, opened before the call (locked) or at the target's first use of its session (leased)."""
 
     def __init__(self, engine: Engine, table: Table, claim: Claim, limit: dt.timedelta, *, for_session: bool) -> None:
         self._engine = engine
@@ -160,7 +160,7 @@ class Fence:
 
 
 def passing_error(error: BaseException) -> DBAPIError | None:
-    """The database error behind `error` that speaks of the infrastructure and not of the call; None when there is none."""
+    """The database error behind `error` that speaks of the infrastructure and not of the call, or None."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:

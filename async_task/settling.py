@@ -82,7 +82,7 @@ def park(site: Site, claim: Claim, reason: str, *, started: bool) -> Outcome:
 
 
 def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
-    """Do `work`, and again while the infrastructure fails, with jittered backoff, for `patience` seconds; then raise."""
+    """Do `work`, again while the infrastructure fails, with jittered backoff, for `patience` seconds; then raise."""
     until, pause = time.monotonic() + patience, 0.05
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The tables beside the attempts: the ready-made base, what happened to jobs, living processes, the schema's version."""
+"""The ready-made base, and the tables beside the attempts: what happened to jobs, processes, the schema's version."""
 
 import datetime as dt
 
@@ -23,7 +23,7 @@ metadata = Base.metadata
 class JobEvent(Base):
     """One thing that happened to a job: an error of a try, a crash, a note, or who did what and why. Append-only.
 
-    `job_type` is the name of the job's table and `job_id` its key, without an enforced foreign key: events outlive jobs.
+    `job_type` is the name of the job's table and `job_id` its key, without a foreign key: events outlive jobs.
     """
 
     __tablename__ = "async_task_job_events"
@@ -42,8 +42,8 @@ class JobEvent(Base):
 
 
 class Worker(Base):
-    """One process that performs attempts. `beat_at` is renewed while it holds claims: a claim whose worker has not beaten
-    for one lease is an orphan."""
+    """One process that performs attempts. `beat_at` is renewed while it holds claims: a claim whose worker has not
+    beaten for one lease is an orphan."""
 
     __tablename__ = "async_task_workers"
 
