@@ -84,9 +84,9 @@ __all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDun
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # The ready-made table lies in `metadata` only when its model is loaded.
-    module = "attempt" if name == "metadata" else _HOME[name]
-    globals()[name] = value = getattr(import_module(f"{__name__}.{module}"), name)
+    if name == "metadata":
+        import_module(f"{__name__}.attempt")  # the ready-made table lies in it only when its model is loaded
+    globals()[name] = value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     return value
 
 
