@@ -5,7 +5,7 @@ import datetime as dt
 import uuid
 from typing import Any
 
-from sqlalchemy import Table, case, null
+from sqlalchemy import ColumnElement, Table, case, null
 
 from async_task.dialects import written
 from async_task.status import Status
@@ -73,13 +73,15 @@ def recovering(table: Table, crash_limit: int, reason: str) -> Values:
     """The start was lost with its process: counted, and given back where it stood in the queue; at `crash_limit` in a
     row, failed."""
     lost = table.c.num_crashes + 1
-    final = lost >= crash_limit
+    # MySQL assigns from left to right, in the order of the columns, and reads what it has already assigned: where it
+    # comes to the later columns, `num_crashes` counts this crash, and the claim is gone.
+    lost_by_now = table.c.num_crashes + _if_claimed(table)
     return {
         **UNCLAIMED,
-        "status": case((final, Status.FAILED), else_=Status.PENDING),
-        "completed_at": case((final, written()), else_=null()),
+        "status": case((lost >= crash_limit, Status.FAILED), else_=Status.PENDING),
+        "completed_at": case((lost_by_now >= crash_limit, written()), else_=null()),
         "updated_at": written(),
-        "last_error": case((final, reason), else_=table.c.last_error),
+        "last_error": case((lost_by_now >= crash_limit, reason), else_=table.c.last_error),
         "num_crashes": lost,
     }
 
@@ -104,8 +106,12 @@ def moving(table: Table, at: dt.datetime | None) -> Values:
         **UNCLAIMED,
         "due_at": written() if at is None else at,
         "updated_at": written(),
-        "num_crashes": table.c.num_crashes + case((table.c.claim_id.is_not(null()), 1), else_=0),
+        "num_crashes": table.c.num_crashes + _if_claimed(table),
     }
+
+
+def _if_claimed(table: Table) -> ColumnElement[int]:
+    return case((table.c.claim_id.is_not(null()), 1), else_=0)
 
 
 def _seconds(after: dt.timedelta) -> float:

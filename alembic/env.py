@@ -1,0 +1,30 @@
+"""The library's own tables under Alembic: `ASYNC_TASK_DATABASE_URL=... alembic upgrade head`, from the root of the tree.
+
+There is no revision yet: the first is the one that `async-task install` will write, the same as into anybody's tree.
+"""
+
+import os
+
+from alembic import context
+from sqlalchemy import create_engine
+
+from async_task import metadata
+
+URL = os.environ.get("ASYNC_TASK_DATABASE_URL", "sqlite:///async_task.sqlite")
+
+
+def run() -> None:
+    if context.is_offline_mode():
+        context.configure(url=URL, target_metadata=metadata, literal_binds=True)
+        with context.begin_transaction():
+            context.run_migrations()
+        return
+    engine = create_engine(URL)
+    with engine.connect() as connection:
+        context.configure(connection=connection, target_metadata=metadata)
+        with context.begin_transaction():
+            context.run_migrations()
+    engine.dispose()
+
+
+run()
