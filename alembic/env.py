@@ -1,4 +1,4 @@
-"""The library's own tables under Alembic: `ASYNC_TASK_DATABASE_URL=... alembic upgrade head`, from the root of the tree.
+"""The library's own tables under Alembic: `ASYNC_TASK_DATABASE_URL=... alembic upgrade head`, from the tree's root.
 
 There is no revision yet: the first is the one that `async-task install` will write, the same as into anybody's tree.
 """

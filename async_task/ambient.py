@@ -1,6 +1,7 @@
 """Which transaction is open here: begun by this thread and this asyncio task, and by nobody else."""
 
 import asyncio
+import inspect
 import sys
 import threading
 import warnings
@@ -12,24 +13,32 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from async_task.errors import AmbiguousTransaction, LostAttemptWarning, NoTransaction
 
-# Keyed by thread and asyncio task. A contextvar would not do: child tasks and worker threads inherit it.
-_Here = tuple[int, int]
-_begun: dict[_Here, list["_Begun"]] = {}
-_where, _held = "async_task.where", "async_task.held"
+_Task = asyncio.Task[Any]
+_Place = dict["weakref.ref[Session]", None]
+"""The sessions with a transaction that was begun in one thread or asyncio task; weak, because a session that is dropped
+tells nobody."""
 
 
-class _Begun:
-    """One root transaction that is open; weak, because a session that is dropped tells nobody."""
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.place: _Place = {}
 
-    __slots__ = ("session", "task")
 
-    def __init__(self, session: Session, task: "asyncio.Task[Any] | None") -> None:
-        self.session = weakref.ref(session)
+# No contextvar, which child tasks and worker threads inherit; nor ids, which later threads and tasks get again.
+_thread = _Thread()
+_tasks: weakref.WeakKeyDictionary[_Task, _Place] = weakref.WeakKeyDictionary()
+_OPEN = "async_task.open"
+
+
+class _Open:
+    """A session's open root transaction: where it was begun, and how many attempts it holds by SAVEPOINT."""
+
+    __slots__ = ("held", "place", "task")
+
+    def __init__(self, task: _Task | None) -> None:
+        self.place = _thread.place if task is None else _tasks.setdefault(task, {})
         self.task = None if task is None else weakref.ref(task)
-
-    def is_of(self, task: "asyncio.Task[Any] | None") -> bool:
-        """Whether it was begun by `task` itself: ids of tasks are used again."""
-        return (self.task() if self.task else None) is task and self.session() is not None
+        self.held: dict[SessionTransaction | None, int] = {}
 
 
 def ambient_session() -> Session:
@@ -38,7 +47,8 @@ def ambient_session() -> Session:
     Raises NoTransaction when there is none, AmbiguousTransaction when there are several. Never a guess.
     """
     task = _current_task()
-    found = [begun.session() for begun in _begun.get(_place(task), ()) if begun.is_of(task)]
+    place = _thread.place if task is None else _tasks.get(task, {})
+    found = [begun() for begun in list(place)]
     sessions = [session for session in found if session is not None and session.in_transaction()]
     if len(sessions) == 1:
         return sessions[0]
@@ -54,54 +64,94 @@ def ambient_session() -> Session:
 
 def hold(session: Session) -> None:
     """Remember that `session` holds an attempt created without `session=`, to warn if it closes without a commit."""
-    session.info[_held] = session.info.get(_held, 0) + 1
+    opened = session.info.get(_OPEN)
+    if opened is not None:
+        _count(opened, _innermost(session), 1)
 
 
-def _current_task() -> "asyncio.Task[Any] | None":
+def _current_task() -> _Task | None:
     try:
         return asyncio.current_task()
     except RuntimeError:
         return None
 
 
-def _place(task: "asyncio.Task[Any] | None") -> _Here:
-    return threading.get_ident(), id(task)
-
-
 @event.listens_for(Session, "after_transaction_create")
 def _note_begin(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        task = _current_task()
-        here = session.info[_where] = _place(task)
-        still_open = [begun for begun in _begun.get(here, ()) if begun.is_of(task)]
-        _begun[here] = [*still_open, _Begun(session, task)]
+        opened = session.info[_OPEN] = _Open(_current_task())
+        place = opened.place
+        place[weakref.ref(session, lambda gone: place.pop(gone, None))] = None
 
 
 @event.listens_for(Session, "after_transaction_end")
 def _note_end(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.parent is not None:
+    opened = session.info.get(_OPEN)
+    if opened is None:
         return
-    here = session.info.pop(_where, None)
-    if here is not None:
-        rest = [begun for begun in _begun.pop(here, ()) if begun.session() not in (session, None)]
-        if rest:
-            _begun[here] = rest
-    _warn_if_lost(session)
+    if transaction.parent is not None:
+        # What a SAVEPOINT holds when it ends, its parent holds; unless it was rolled back, and so holds nothing.
+        _count(opened, _innermost(session), opened.held.pop(transaction, 0))
+        return
+    del session.info[_OPEN]
+    opened.place.pop(weakref.ref(session), None)
+    if opened.held and not _is_raising(opened):
+        _warn_of_loss(sum(opened.held.values()))
 
 
 @event.listens_for(Session, "after_commit")
-@event.listens_for(Session, "after_rollback")
-def _settled(session: Session) -> None:
+def _note_commit(session: Session) -> None:
     # The release of a SAVEPOINT comes here too, and is no commit.
-    if not session.in_nested_transaction():
-        session.info.pop(_held, None)
+    if not session.in_nested_transaction() and (opened := session.info.get(_OPEN)):
+        opened.held.clear()
 
 
-def _warn_if_lost(session: Session) -> None:
-    held = session.info.pop(_held, 0)
-    if held and sys.exc_info()[0] is None:
-        warnings.warn(
-            f"a session was closed without a commit while it held {held} attempt(s): these calls will never be made",
-            LostAttemptWarning,
-            stacklevel=2,
-        )
+@event.listens_for(Session, "after_rollback")
+def _note_rollback(session: Session) -> None:
+    if opened := session.info.get(_OPEN):
+        opened.held.pop(_innermost(session), None)
+
+
+def _innermost(session: Session) -> SessionTransaction | None:
+    return session.get_nested_transaction() or session.get_transaction()
+
+
+def _count(opened: _Open, transaction: SessionTransaction | None, number: int) -> None:
+    if number:
+        opened.held[transaction] = opened.held.get(transaction, 0) + number
+
+
+def _is_raising(opened: _Open) -> bool:
+    """Whether an exception is in flight, which tells more than a warning could.
+
+    An AsyncSession closes in a task of its own, which does not see it. What tells then are the arguments of the
+    `__aexit__` for which the task that began the transaction waits.
+    """
+    if sys.exc_info()[0] is not None:
+        return True
+    task = opened.task() if opened.task else None
+    awaited: Any = task.get_coro() if task else None
+    while (frame := getattr(awaited, "cr_frame", None)) is not None:
+        if frame.f_code.co_name == "__aexit__" and any(_is_exception(value) for value in frame.f_locals.values()):
+            return True
+        awaited = awaited.cr_await
+    return False
+
+
+def _is_exception(value: object) -> bool:
+    return isinstance(value, BaseException) or (isinstance(value, tuple) and any(map(_is_exception, value)))
+
+
+def _warn_of_loss(number: int) -> None:
+    frame, level = inspect.currentframe(), 1
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        f"a session was closed without a commit while it held {number} attempt(s): these calls will never be made",
+        LostAttemptWarning,
+        stacklevel=level,
+    )
+
+
+# Python shows a warning once a line, so that it must be the line of whoever closed the session.
+_BETWEEN = {"async_task", "sqlalchemy", "sqlmodel", "contextlib", "greenlet", "asyncio"}

@@ -6,7 +6,7 @@ from async_task.retry import Duration, duration
 
 
 class Again:
-    """`return Again(after=...)`: not finished, look again after a timedelta or seconds; no error is counted (a poll)."""
+    """`return Again(after=...)`: not finished, look again after a timedelta or seconds; no error counted (a poll)."""
 
     __slots__ = ("after",)
 
@@ -18,7 +18,9 @@ class Again:
 
 
 class RetryAfter(Exception):
-    """`raise RetryAfter(after=...)`: an error, tried again after its own timedelta or seconds instead of the policy's."""
+    """`raise RetryAfter(after=...)`: an error, tried again after its own timedelta or seconds instead of the policy's.
+
+    The policy still says how often: `max_attempts`, `until`, the end of a schedule, `never`."""
 
     def __init__(self, message: str = "", *, after: Duration) -> None:
         self.after: dt.timedelta = duration(after, name="RetryAfter(after=)")

@@ -3,6 +3,7 @@
 import datetime as dt
 import importlib
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -69,10 +70,18 @@ class AsyncTask:
         """The model whose attempts these are."""
         return self._model
 
-    def run_batch(self, limit: int | None = None, *, concurrency: int = 4) -> BatchReport:
+    @property
+    def address(self) -> str:
+        """The database's URL, without its password."""
+        return self._source.address
+
+    def run_batch(
+        self, limit: int | None = None, *, concurrency: int = 4, stop: threading.Event | None = None
+    ) -> BatchReport:
         """Recover, expire, then perform everything that was due when it began, once, in `concurrency` threads.
 
-        `limit`: at most so many attempts. Raises ConfigurationError inside of an event loop, SchemaMismatch without
+        `limit`: at most so many attempts. `stop`: once it is set, nothing further is started; what is in hand is
+        finished. Raises ConfigurationError inside of an event loop, SchemaMismatch without
         tables, and SQLAlchemy's OperationalError when the database stays away.
         """
         if limit is not None and limit < 0:
@@ -80,7 +89,9 @@ class AsyncTask:
         if concurrency < 1:
             raise ConfigurationError(f"concurrency is at least 1: it was {concurrency}")
         with self._shift("run_batch") as shift:
-            return self._batch_job(shift, self._attempt_job(shift)).perform(limit, concurrency)
+            job = self._batch_job(shift, self._attempt_job(shift))
+            job.stop = stop or job.stop
+            return job.perform(limit, concurrency)
 
     def perform(self, attempt_id: uuid.UUID | str) -> Outcome:
         """Perform this attempt now if it is due, and say what became of it. Raises as `run_batch`."""

@@ -3,29 +3,17 @@
 import datetime as dt
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
+from dataclasses import is_dataclass
+from typing import Any, Concatenate, Self, Unpack, overload
 
-from sqlalchemy import (
-    Boolean,
-    Computed,
-    Connection,
-    Enum,
-    Select,
-    SmallInteger,
-    Table,
-    and_,
-    event,
-    inspect,
-    or_,
-    select,
-)
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
-from sqlalchemy.orm import Mapped, MappedAsDataclass, Mapper, Session, mapped_column, scoped_session, validates
+from sqlalchemy import Boolean, Computed, Connection, Enum, Select, SmallInteger, Table, event, inspect, or_, select
+from sqlalchemy.orm import Mapped, MappedAsDataclass, Mapper, mapped_column, validates
 from sqlalchemy.orm.attributes import set_committed_value
 
-from async_task import verbs, writing
+from async_task import bulk, verbs, writing
 from async_task.arguments import decode
-from async_task.columns import Counter, Identifier, Instant, LongText, Name, RowNumber
+from async_task.call_options import AnySession, Call, CallByName, CallOptions, P, TakenSession
+from async_task.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText
 from async_task.constraints import ORDER_SLOT, furnish
 from async_task.dialects import compared, written
 from async_task.encryption import Encryptor, context_of, encryptor_named, unseal
@@ -33,48 +21,9 @@ from async_task.errors import ConfigurationError, InvalidState
 from async_task.identity import uuid7
 from async_task.status import Status
 from async_task.tables import Base
-from async_task.targets import method_of
 
-P = ParamSpec("P")
-AnySession = Session | scoped_session[Any] | AsyncSession | async_scoped_session[Any]
-TakenSession = TypeVar("TakenSession", bound=Session | AsyncSession)
-AttemptT = TypeVar("AttemptT", bound="BaseAttempt")
-
-
-class CallOptions(TypedDict, total=False):
-    """What `options(...)` takes: all of `create` but the call itself."""
-
-    session: AnySession | None
-    idempotence_token: str | None
-    scheduled_at: dt.datetime | None
-    expires_at: dt.datetime | None
-    queue: str | None
-    priority: int | None
-    order_key: str | None
-    encryptor: Encryptor | str | None
-    max_attempts: int | None
-
-
-class Call(Generic[AttemptT]):
-    """`Attempt.options(...)`: knows how the call shall be written down, and waits for the call."""
-
-    def __init__(self, model: type[AttemptT], options: CallOptions) -> None:
-        self._model = model
-        self._options = options
-
-    @overload
-    def call(
-        self, fn: Callable[Concatenate[TakenSession, P], Any], /, *args: P.args, **kwargs: P.kwargs
-    ) -> AttemptT: ...
-    @overload
-    def call(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> AttemptT: ...
-    def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AttemptT:
-        """Write down the call `fn(*args, **kwargs)`, without the session that `fn` may ask for. As `Attempt.create`."""
-        method = method_of(fn)
-        arguments = method.signature.arguments(args, kwargs)
-        return self._model.create(
-            target=method.target.name, method_name=method.name, method_args=arguments, **self._options
-        )
+UNKNOWN = object()
+# Select[Any], because its element is Self in SQLAlchemy 2.1 and tuple[Self] in 2.0, and both lines are served.
 
 
 class BaseAttempt:
@@ -87,7 +36,7 @@ class BaseAttempt:
     )
     target: Mapped[str] = mapped_column(Name(255))
     method_name: Mapped[str] = mapped_column(Name(255))
-    encoded_args: Mapped[str] = mapped_column("method_args", LongText())
+    encoded_args: Mapped[str] = mapped_column("method_args", SealedText())
     encryptor: Mapped[str] = mapped_column(Name(64), default="null")
     idempotence_token: Mapped[str | None] = mapped_column(Name(255))
     queue: Mapped[str] = mapped_column(Name(64), default="default")
@@ -115,10 +64,7 @@ class BaseAttempt:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if issubclass(cls, MappedAsDataclass):
-            raise ConfigurationError(
-                f"{cls.__name__}: an attempt's columns are written by create(), not by a dataclass's __init__: "
-                "map it on a base without MappedAsDataclass (it may share that base's metadata and registry)"
-            )
+            raise _no_dataclass(cls)
         super().__init_subclass__(**kwargs)
 
     @classmethod
@@ -170,25 +116,25 @@ class BaseAttempt:
 
     @classmethod
     def options(cls, **options: Unpack[CallOptions]) -> Call[Self]:
-        """`Attempt.options(scheduled_at=..., session=...).call(fn, ...)`: `call` with the other arguments of `create`."""
+        """`Attempt.options(scheduled_at=...).call(fn, ...)`: `call` with the other arguments of `create`."""
         return Call(cls, options)
 
     @classmethod
-    def ensure(cls, session: AnySession | None = None, /, **attempt: Any) -> Self:
+    def ensure(cls, session: AnySession | None = None, /, **attempt: Unpack[CallByName]) -> Self:
         """The attempt with this target, method and `idempotence_token`: created, unless it exists. Takes what `create`
         takes, and flushes the session first; a coroutine calls `await session.run_sync(Attempt.ensure, ...)`.
 
         The caller's transaction is never aborted at READ COMMITTED; above it, PostgreSQL may raise its serialization
         failure. Raises what `create` raises.
         """
-        session = attempt.pop("session", session)
-        return writing.ensure(cls, writing.draft(**attempt), None if session is None else writing.sync_session(session))
+        ensured: Self = writing.ensure(cls, attempt, session)
+        return ensured
 
     @classmethod
     def create_many(cls, where: AnySession | Connection, rows: Iterable[Mapping[str, Any]], /) -> list[uuid.UUID]:
         """Write many calls down in one statement; each row is a mapping with the arguments of `create`, without
         `session`. Answers the ids, in order. Raises what `create` raises, with the number of the row."""
-        return writing.insert_many(cls, where, rows)
+        return bulk.insert_many(cls, where, rows)
 
     @property
     def method_args(self) -> Mapping[str, Any]:
@@ -198,7 +144,7 @@ class BaseAttempt:
 
     @property
     def is_due(self) -> bool:
-        """Whether it may be taken now, by this process's clock and the row as it was read; `due()` asks the database."""
+        """Whether it may be taken now, by this process's clock and the row as read; `due()` asks the database."""
         return self.status is Status.PENDING and self.claim_id is None and self.due_at <= dt.datetime.now(dt.UTC)
 
     @property
@@ -207,27 +153,25 @@ class BaseAttempt:
         return self.status is Status.PENDING and self.claim_id is not None
 
     def expire(self, session: AnySession | None = None, /, *, reason: str | None = None) -> None:
-        """It should no longer be run. Legal while pending and not being performed, else InvalidState (square/async_task)."""
-        verbs.end(self, session, Status.EXPIRED, "expire", reason)
+        """It should no longer be run (square/async_task). Legal while pending and not performed, else InvalidState."""
+        verbs.end(self, writing.given(session), Status.EXPIRED, "expire", reason)
 
     def fail(self, session: AnySession | None = None, /, *, reason: str | None = None) -> None:
         """Failed for good. Legal while pending and not being performed, else InvalidState (square/async_task)."""
-        verbs.end(self, session, Status.FAILED, "fail", reason)
+        verbs.end(self, writing.given(session), Status.FAILED, "fail", reason)
 
     def cancel(self, session: AnySession | None = None, /, *, reason: str | None = None) -> None:
         """No longer wanted. Legal while pending and not being performed, else InvalidState."""
-        verbs.end(self, session, Status.CANCELED, "cancel", reason)
+        verbs.end(self, writing.given(session), Status.CANCELED, "cancel", reason)
 
     def retry_now(self, session: AnySession | None = None, /, *, reason: str | None = None) -> None:
         """Due now. A failed, expired or canceled attempt is pending again, with `num_errors` and `num_crashes` 0 and
         without a deadline that has passed. Else InvalidState: succeeded, or being performed."""
-        verbs.retry_now(self, session, reason)
+        verbs.retry_now(self, writing.given(session), reason)
 
     def reschedule(self, session: AnySession | None = None, /, *, at: dt.datetime, reason: str | None = None) -> None:
         """Due at `at`, an aware datetime. Legal while pending and not being performed, else InvalidState."""
-        moment = writing.aware(at, "at")
-        assert moment is not None
-        verbs.reschedule(self, session, moment, reason)
+        verbs.reschedule(self, writing.given(session), writing.aware(at, "at"), reason)
 
     def handle_perform_error(self, error: BaseException) -> None:
         """For you to override: runs after every failed try, in a transaction of its own, with `self` attached.
@@ -236,70 +180,77 @@ class BaseAttempt:
         """
 
     @classmethod
-    def pending(cls) -> Select[tuple[Self]]:
+    def pending(cls) -> Select[Any]:
         return select(cls).where(cls.status == Status.PENDING)
 
     @classmethod
-    def succeeded(cls) -> Select[tuple[Self]]:
+    def succeeded(cls) -> Select[Any]:
         return select(cls).where(cls.status == Status.SUCCEEDED)
 
     @classmethod
-    def failed(cls) -> Select[tuple[Self]]:
+    def failed(cls) -> Select[Any]:
         return select(cls).where(cls.status == Status.FAILED)
 
     @classmethod
-    def expired(cls) -> Select[tuple[Self]]:
+    def expired(cls) -> Select[Any]:
         return select(cls).where(cls.status == Status.EXPIRED)
 
     @classmethod
-    def canceled(cls) -> Select[tuple[Self]]:
+    def canceled(cls) -> Select[Any]:
         return select(cls).where(cls.status == Status.CANCELED)
 
     @classmethod
-    def due(cls) -> Select[tuple[Self]]:
+    def due(cls) -> Select[Any]:
         """Those that may be taken now, by the database's clock."""
         in_time = or_(cls.expires_at.is_(None), cls.expires_at > compared())
         return cls.pending().where(cls.claim_id.is_(None), cls.released, cls.due_at <= compared(), in_time)
 
     @classmethod
-    def potentially_stuck(cls) -> Select[tuple[Self]]:
+    def potentially_stuck(cls) -> Select[Any]:
         """What a person may have to look at: failed or expired, or pending and due, running, failing or parked.
         Oldest first (Caseflow)."""
-        troubled = or_(
-            cls.due_at <= compared(), cls.claim_id.is_not(None), cls.num_crashes > 0, cls.last_error.is_not(None)
-        )
         given_up = cls.status.in_((Status.FAILED, Status.EXPIRED))
-        return (
-            select(cls)
-            .where(or_(given_up, and_(cls.status == Status.PENDING, troubled)))
-            .order_by(cls.created_at, cls.id)
-        )
+        at_work = or_(cls.due_at <= compared(), cls.claim_id.is_not(None))
+        troubled = or_(at_work, cls.num_crashes > 0, cls.last_error.is_not(None))
+        stuck = or_(given_up, (cls.status == Status.PENDING) & troubled)
+        return select(cls).where(stuck).order_by(cls.created_at, cls.id)
 
     @validates("target", "method_name", "encoded_args", "encryptor")
     def _written_once(self, key: str, value: str) -> str:
-        if inspect(self).has_identity or (key in self.__dict__ and self.__dict__[key] != value):
+        # What is there may be set again: a merge does. What was not loaded is not loaded to compare.
+        known = self.__dict__.get(key, UNKNOWN)
+        if value != known and (known is not UNKNOWN or inspect(self).has_identity):
             raise InvalidState(f"{key} is written once: create another attempt, and cancel this one")
         return value
 
 
 @event.listens_for(BaseAttempt, "instrument_class", propagate=True)
 def _furnish(mapper: Mapper[Any], model: type[Any]) -> None:
+    if is_dataclass(model):
+        raise _no_dataclass(model)
     # Here and not in __table_args__, which a subclass may replace: the fence rests on these.
     if isinstance(mapper.local_table, Table) and "claim_id" in mapper.local_table.c:
         furnish(mapper.local_table)
 
 
 @event.listens_for(BaseAttempt, "init", propagate=True)
-def _identify(attempt: BaseAttempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _identify(_attempt: BaseAttempt, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     kwargs.setdefault("id", uuid7())
 
 
 @event.listens_for(BaseAttempt, "expire", propagate=True)
-def _keep_id(attempt: BaseAttempt, names: Iterable[str] | None) -> None:
+def _keep_id(attempt: BaseAttempt, _names: Iterable[str] | None) -> None:
     # After a commit the id is still asked for, and an AsyncSession may not load it then.
     identity = inspect(attempt).identity
     if identity is not None:
         set_committed_value(attempt, "id", identity[0])
+
+
+def _no_dataclass(model: type[Any]) -> ConfigurationError:
+    return ConfigurationError(
+        f"{model.__name__}: an attempt's columns are written by create(), not by a dataclass's __init__: "
+        "map it on a base without MappedAsDataclass (it may share that base's metadata and registry)"
+    )
 
 
 class Attempt(BaseAttempt, Base):

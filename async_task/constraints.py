@@ -3,6 +3,7 @@
 from typing import Any
 
 from sqlalchemy import CheckConstraint, Dialect, Index, Table, and_
+from sqlalchemy.schema import conv
 
 from async_task.dialects import MYSQL
 from async_task.status import Status
@@ -35,20 +36,21 @@ def _partial(
     name: str, table: Table, columns: list[Any], where: Any, *, mysql: list[Any] | None = None, unique: bool = False
 ) -> None:
     """An index on the rows `where`; MySQL has no such index, there the columns of `mysql` lead a whole one."""
+    # conv: these names are whole. No naming convention is put around them, and too long ones are cut.
     label = f"{'uq' if unique else 'ix'}_{table.name}_{name}"
     options = {"postgresql_where": where, "sqlite_where": where}
     if mysql is None:
-        Index(label, *columns, unique=unique, **options)
+        Index(conv(label), *columns, unique=unique, **options)
     else:
-        Index(label, *columns, unique=unique, **options).ddl_if(callable_=_has_partial_indexes)
-        Index(f"{label}_all", *mysql, *columns, unique=unique).ddl_if(callable_=_has_no_partial_indexes)
+        Index(conv(label), *columns, unique=unique, **options).ddl_if(callable_=_has_partial_indexes)
+        Index(conv(f"{label}_all"), *mysql, *columns, unique=unique).ddl_if(callable_=_has_no_partial_indexes)
 
 
-def _has_partial_indexes(ddl: Any, target: Any, bind: Any, *, dialect: Dialect, **kw: Any) -> bool:
+def _has_partial_indexes(*_: Any, dialect: Dialect, **__: Any) -> bool:
     return dialect.name not in MYSQL
 
 
-def _has_no_partial_indexes(ddl: Any, target: Any, bind: Any, *, dialect: Dialect, **kw: Any) -> bool:
+def _has_no_partial_indexes(*_: Any, dialect: Dialect, **__: Any) -> bool:
     return dialect.name in MYSQL
 
 
@@ -65,4 +67,4 @@ CHECKS = {
 
 def _add_checks(table: Table) -> None:
     for name, condition in CHECKS.items():
-        table.append_constraint(CheckConstraint(condition, name=f"ck_{table.name}_{name}"))
+        table.append_constraint(CheckConstraint(condition, name=conv(f"ck_{table.name}_{name}")))

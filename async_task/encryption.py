@@ -6,7 +6,7 @@ import uuid
 from importlib import metadata
 from typing import Protocol, runtime_checkable
 
-from async_task.errors import ConfigurationError, DecryptionFailed, UnknownEncryptor
+from async_task.errors import AsyncTaskError, ConfigurationError, DecryptionFailed, UnknownEncryptor
 
 
 @runtime_checkable
@@ -48,6 +48,8 @@ def know(encryptor: Encryptor) -> Encryptor:
         raise ConfigurationError(
             f"{type(encryptor).__name__} is no encryptor: it needs a name (1 to 64 characters), encrypt() and decrypt()"
         )
+    if name == NullEncryptor.name and not isinstance(encryptor, NullEncryptor):
+        raise ConfigurationError("the name 'null' says that nothing is encrypted: give this encryptor another one")
     _known[name] = encryptor
     return encryptor
 
@@ -59,7 +61,10 @@ def encryptor_named(name: str) -> Encryptor:
         return _known[name]
     for entry in metadata.entry_points(group="async_task.encryptors", name=name):
         made = entry.load()
-        return know(made() if isinstance(made, type) else made)
+        known = know(made() if isinstance(made, type) else made)
+        if known.name != name:
+            raise ConfigurationError(f"the entry point {name!r} brings an encryptor named {known.name!r}: rename one")
+        return known
     raise UnknownEncryptor(
         f"no encryptor is named {name!r} in this process: it knows {', '.join(sorted(_known))}; "
         "give it to AsyncTask(encryptors=[...]) or install the package that brings it"
@@ -72,10 +77,20 @@ def context_of(attempt_id: uuid.UUID, target: str, method_name: str) -> bytes:
 
 
 def seal(text: str, encryptor: Encryptor, context: bytes) -> str:
-    """`text` as it is stored: as it is under the NullEncryptor, else base64 of the ciphertext."""
+    """`text` as it is stored: as it is under the NullEncryptor, else base64 of the ciphertext.
+
+    Raises ConfigurationError, without content, where the encryptor fails."""
     if encryptor.name == NullEncryptor.name:
         return text
-    return base64.b64encode(encryptor.encrypt(text.encode(), context=context)).decode()
+    try:
+        return base64.b64encode(encryptor.encrypt(text.encode(), context=context)).decode()
+    except AsyncTaskError:
+        raise
+    except Exception as error:
+        # As below: what it says may quote what it was given.
+        raise ConfigurationError(
+            f"the encryptor {encryptor.name!r} could not encrypt the arguments ({type(error).__name__})"
+        ) from None
 
 
 def unseal(stored: str, encryptor: Encryptor, context: bytes) -> str:

@@ -1,5 +1,7 @@
 """The engines the library works with: made from a URL, or beside the user's own without changing it."""
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
@@ -37,14 +39,21 @@ class Source:
         self.given = given
         self.is_async = isinstance(given, AsyncEngine)
         plain = given.sync_engine if isinstance(given, AsyncEngine) else given
-        if plain.dialect.name == "sqlite" and plain.url.database in (None, "", ":memory:"):
+        if plain.dialect.name == "sqlite" and _is_in_memory(plain.url):
             raise ConfigurationError("an SQLite database in memory is another one for each connection: give it a file")
         self._plain = plain
+        self._introducing = threading.Lock()
+        self._is_introduced = False
         note_lost_savepoints(plain.dialect)
 
     @property
     def dialect(self) -> Any:
         return self._plain.dialect
+
+    @property
+    def address(self) -> str:
+        """The URL without its query, in which anything may stand, and with three asterisks for the password."""
+        return self._plain.url.set(query={}).render_as_string(hide_password=True)
 
     def close(self) -> None:
         """Close the waiting connections of an engine made here. An AsyncEngine's never wait: each lane has its own."""
@@ -55,6 +64,15 @@ class Source:
     def database_file(self) -> str:
         """Of an SQLite database: its file."""
         return str(self._plain.url.database).removeprefix("file:").partition("?")[0]
+
+    def introduce(self, connect: Callable[[], object]) -> None:
+        """`connect` once, before anybody else does: all engines made here share one dialect, which learns from its first
+        connection what the server is, and meanwhile answers others wrongly."""
+        if not self._is_introduced:
+            with self._introducing:
+                if not self._is_introduced:
+                    connect()
+                    self._is_introduced = True
 
     def shared(self) -> Engine:
         """An engine on the user's own pool, for a synchronous database that locks rows; else one with its own pool."""
@@ -76,6 +94,11 @@ class Source:
 _OURS = ("bind", "binds", "class_", "join_transaction_mode", "twophase", "sync_session_class")
 
 
+def _is_in_memory(url: URL) -> bool:
+    name = url.database or ""
+    return not name or ":memory:" in name or "mode=memory" in name or url.query.get("mode") == "memory"
+
+
 def _bind_of(maker: sessionmaker[Any] | async_sessionmaker[Any]) -> Any:
     bind = maker.kw.get("bind")
     if bind is None:
@@ -92,18 +115,19 @@ def _engine_from(url: str | URL) -> Engine | AsyncEngine:
         if dialect.is_async:
             return create_async_engine(made, hide_parameters=True)
         return create_engine(made, hide_parameters=True, pool_pre_ping=dialect.name != "sqlite")
-    except ArgumentError:
-        raise ConfigurationError(
-            "the database URL cannot be read: write it like postgresql+psycopg://user@host/database"
-        ) from None
     except NoSuchModuleError:
         raise ConfigurationError(
             f"no database dialect is called {make_url(url).drivername!r}: write postgresql+psycopg://, mysql+pymysql:// or sqlite:///"
         ) from None
+    except ArgumentError:
+        raise ConfigurationError(
+            "the database URL cannot be read: write it like postgresql+psycopg://user@host/database"
+        ) from None
     except ModuleNotFoundError as error:
         raise ConfigurationError(_missing_driver(make_url(url), error.name or "")) from None
-    except ValueError as error:
-        raise ConfigurationError(f"the database URL cannot be used: {error}") from None
+    except ValueError:
+        # What it says quotes a part of the URL, which may be one of the password.
+        raise ConfigurationError("the database URL has a port that is no number: in a password, write @ : / as %40 %3A %2F") from None
 
 
 def _missing_driver(url: URL, module: str) -> str:

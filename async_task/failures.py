@@ -1,11 +1,19 @@
 """What is stored and logged of an exception: safe whatever it does, and without arguments that are secret."""
 
+import base64
+import datetime as dt
+import enum
+import json
 import traceback
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from urllib.parse import quote, quote_plus
 
-LONGEST_MESSAGE, LONGEST_TRACEBACK, SHORTEST_SECRET = 2_000, 20_000, 3
+from sqlalchemy.exc import StatementError
+
+LONGEST_MESSAGE, LONGEST_TRACEBACK, SHORTEST_SECRET, MOST_SECRETS = 2_000, 20_000, 3, 1_000
 HIDDEN = "[hidden]"
+NO_VALUES = frozenset({"__dict__", "__weakref__", "__pydantic_fields_set__"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,24 +27,44 @@ class Failure:
 def describe(error: BaseException, secrets: Collection[str] = ()) -> Failure:
     """`error` in words, without any of `secrets`. Never raises, whatever the exception's own methods do."""
     _hide_parameters(error)
-    summary = _hide(f"{type(error).__qualname__}: {_said(error)}".removesuffix(": "), secrets)
-    try:
-        # The library's own frames say nothing of the call.
-        trace = "".join(traceback.TracebackException.from_exception(error, compact=True).format())
-    except Exception:
-        trace = summary
-    return Failure(_cut(summary, LONGEST_MESSAGE), _cut(_hide(trace, secrets), LONGEST_TRACEBACK))
+    if len(secrets) > MOST_SECRETS:  # to look for each of them would take longer than the call
+        summary, trace = f"{type(error).__qualname__}: {HIDDEN}", "".join(traceback.format_tb(error.__traceback__))
+    else:
+        summary, trace = f"{type(error).__qualname__}: {_said(error)}".removesuffix(": "), _trace(error)
+    summary = _hide(summary, secrets)
+    return Failure(_cut(summary, LONGEST_MESSAGE), _cut(_hide(trace, secrets) or summary, LONGEST_TRACEBACK))
 
 
 def secrets_in(arguments: Mapping[str, object], names: Collection[str] | None) -> frozenset[str]:
     """The texts by which the values of these arguments would be recognised; `names` None: of all of them."""
     values = [value for name, value in arguments.items() if names is None or name in names]
-    found = {text for value in values for text in _texts(value) if len(text) >= SHORTEST_SECRET}
-    return frozenset(found | {repr(text)[1:-1] for text in found})
+    texts = {text for value in values for text in _texts(value)}
+    # Line by line too: a traceback indents what stands in an exception group.
+    lines = {line for text in texts for line in text.splitlines()}
+    found = {text for text in texts | lines if len(text.strip()) >= SHORTEST_SECRET}
+    return frozenset(found | {written for text in found for written in _spellings(text)})
+
+
+def storable(text: str) -> str:
+    """`text` with NUL and lone surrogates, which no database takes, as escapes."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def _spellings(text: str) -> Iterator[str]:
+    """`text` as a repr, a JSON document and an address would hold it."""
+    yield repr(text)[1:-1]
+    yield json.dumps(text)[1:-1]
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+    plain = text.encode("utf-8", "surrogatepass")
+    yield quote(plain, safe="")
+    yield quote(plain)
+    yield quote_plus(plain)
 
 
 def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, Mapping):
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _texts(key)
             yield from _texts(inner)
@@ -44,12 +72,32 @@ def _texts(value: object) -> Iterator[str]:
         for inner in value:
             yield from _texts(inner)
     elif isinstance(value, bytes):
-        yield from (value.decode("utf-8", "replace"), repr(value)[2:-1])
-    elif hasattr(value, "__dict__") and not isinstance(value, type):
-        yield from _texts(vars(value))
-        yield str(value)
+        yield from (value.decode("utf-8", "replace"), repr(value)[2:-1], value.hex(), base64.b64encode(value).decode())
+    elif isinstance(value, enum.Enum):
+        yield value.name
+        yield from _texts(value.value)
+    elif isinstance(value, dt.date | dt.time):
+        yield from (str(value), repr(value), value.isoformat())
     elif value is not None and not isinstance(value, bool):
-        yield str(value)
+        for name in _attributes(value):
+            yield from _texts(getattr(value, name, None))
+        yield from (str(value), repr(value))
+
+
+def _attributes(value: object) -> Iterator[str]:
+    """The names under which an object of the user's own kind holds what it is made of."""
+    if type(value).__module__ not in ("builtins", "datetime", "decimal", "uuid"):
+        yield from getattr(value, "__dict__", ())
+        for kind in type(value).__mro__:
+            slots = getattr(kind, "__slots__", ())
+            yield from {slots} if isinstance(slots, str) else set(slots) - NO_VALUES
+
+
+def _trace(error: BaseException) -> str:
+    try:
+        return "".join(traceback.TracebackException.from_exception(error, compact=True).format())
+    except Exception:
+        return ""
 
 
 def _said(error: BaseException) -> str:
@@ -68,16 +116,17 @@ def _hide_parameters(error: BaseException) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        if hasattr(one, "hide_parameters"):
+        if isinstance(one, StatementError):
             one.hide_parameters = True
-        waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+        waiting += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
 
 
 def _hide(text: str, secrets: Collection[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    # PostgreSQL's text takes neither.
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+    return storable(text)
 
 
 def _cut(text: str, longest: int) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from async_task import transactions
 from async_task.claims import Claim
 from async_task.lanes import Lane
-from async_task.outcomes import Expired, Failed, Outcome, Parked, Retried, Succeeded, Superseded
+from async_task.outcomes import Canceled, Expired, Failed, Outcome, Parked, Retried, Succeeded, Superseded
+from async_task.settling import insist
 from async_task.shift import Shift
 from async_task.sweeps import SweepReport, sweep
 
@@ -29,6 +30,7 @@ class BatchReport:
     retried: int = 0
     failed: int = 0
     expired: int = 0
+    canceled: int = 0
     parked: int = 0
     superseded: int = 0
     recovered: int = 0
@@ -59,14 +61,15 @@ class BaseAttemptBatchJob:
     def __init__(self, shift: Shift, job: BaseAttemptJob) -> None:
         self.shift = shift
         self.job = job
+        self.stop = threading.Event()
 
     def perform(self, limit: int | None = None, concurrency: int = 1) -> BatchReport:
         """Recover, expire, then perform everything that was due when it began, at most `limit` attempts."""
         began = time.monotonic()
         with self.shift.lane() as lane:
             swept = lane.run(lambda: sweep(lane.engine, self.shift.table, self.shift.lease))
-            names, now = lane.run(lambda: transactions.queues(lane.engine, self.shift.table))
-        batch = _Batch(names, now, limit)
+            names, now = insist(lambda: lane.run(lambda: transactions.queues(lane.engine, self.shift.table)))
+        batch = _Batch(names, now, limit, self.stop)
         if names:
             with ThreadPoolExecutor(concurrency, "async-task-lane") as threads:
                 lanes = [threads.submit(self._work, batch, suspects=False) for _ in range(concurrency)]
@@ -98,18 +101,19 @@ class AttemptBatchJob(BaseAttemptBatchJob):
 class _Batch:
     """What the lanes of one batch share."""
 
-    def __init__(self, names: list[str], began: dt.datetime, limit: int | None) -> None:
+    def __init__(self, names: list[str], began: dt.datetime, limit: int | None, stop: threading.Event) -> None:
         self.names = names
         self.began = began
         self._limit = limit
+        self._stop = stop
         self._started = 0
         self._outcomes: Counter[type[Outcome]] = Counter()
         self._guard = threading.Lock()
 
     def may_start(self) -> bool:
-        """Whether the limit allows one more; if so it is counted."""
+        """Whether the limit, and `stop`, allow one more; if so it is counted."""
         with self._guard:
-            if self._limit is not None and self._started >= self._limit:
+            if self._stop.is_set() or (self._limit is not None and self._started >= self._limit):
                 return False
             self._started += 1
             return True
@@ -126,6 +130,6 @@ class _Batch:
         ended = self._outcomes
         return BatchReport(
             claimed=self._started, succeeded=ended[Succeeded], retried=ended[Retried], failed=ended[Failed],
-            expired=ended[Expired] + swept.expired, parked=ended[Parked], superseded=ended[Superseded],
+            expired=ended[Expired] + swept.expired, canceled=ended[Canceled], parked=ended[Parked], superseded=ended[Superseded],
             recovered=swept.recovered, crashed=swept.crashed, seconds=seconds,
         )  # fmt: skip

@@ -94,7 +94,13 @@ class AsyncLane(Lane):
 
 def open_lane(source: Source, *, private: bool = False) -> Lane:
     """A lane of the kind that `source` needs; `private`: with connections that no other lane or process shares."""
-    return AsyncLane(source) if source.is_async else Lane(source, private=private)
+    lane = AsyncLane(source) if source.is_async else Lane(source, private=private)
+    try:
+        source.introduce(lambda: lane.run(lambda: lane.engine.connect().close()))
+    except BaseException:
+        lane.close()
+        raise
+    return lane
 
 
 async def _spawned(work: Callable[[], T]) -> T:

@@ -127,14 +127,16 @@ def decide(answer: object, standing: Standing, retry: Retry, draw: Callable[[], 
 
 def _after_error(error: BaseException, standing: Standing, retry: Retry, draw: Callable[[], float]) -> Decision:
     if isinstance(error, Discard):
-        return _failed(f"discarded: {error.reason}", error)
+        return _failed("", error)  # what it says of itself is the reason; it may hold what must be hidden first
     errors = standing.errors + 1
     most = standing.max_attempts if standing.max_attempts is not None else retry.max_attempts
     if most is not None and errors >= most:
         return _failed(f"max_attempts used up: {errors} of {most}", error)
-    after = error.after if isinstance(error, RetryAfter) else retry.delay(errors, draw)
+    after = retry.delay(errors, draw)
     if after is None:
         return _failed(f"no further try in its retry policy ({retry.name})", error)
+    if isinstance(error, RetryAfter):
+        after = error.after
     if retry.until is not None and standing.age + after > retry.until:
         return _failed(f"the next try would be later than until = {retry.until} allows", error)
     return _pending_after(after, standing, error=error)

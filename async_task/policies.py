@@ -1,4 +1,4 @@
-"""How a target's calls are performed: settings given to `@target(...)` for all its methods, to `@policy(...)` for one."""
+"""How a target's calls are performed: settings of `@target(...)` for all its methods, of `@policy(...)` for one."""
 
 import datetime as dt
 from collections.abc import Callable, Sequence
@@ -117,13 +117,13 @@ def _check(values: dict[str, Any]) -> None:
         raise ConfigurationError(f"batch is 1 to 50 (a SAVEPOINT each): it was {values['batch']}")
 
 
-def check_queue(queue: str | None) -> None:
+def check_queue(queue: object) -> None:
     """Raises ConfigurationError unless it is None or a name of 1 to 64 characters."""
     if queue is not None and not (isinstance(queue, str) and 0 < len(queue) <= 64):
         raise ConfigurationError("queue is a name of 1 to 64 characters")
 
 
-def check_priority(priority: int | None) -> None:
+def check_priority(priority: object) -> None:
     """Raises ConfigurationError unless it is None or 0 (first) to 9."""
     if priority is not None and (type(priority) is not int or not 0 <= priority <= 9):
         raise ConfigurationError(f"priority is a whole number from 0 (first) to 9, not {priority!r}")

@@ -2,80 +2,95 @@
 
 1. A zygote is forked from this process, best before it has threads or connections. It opens nothing.
 2. At the first suspect it forks a child, which performs suspects one after the other with connections of its own.
-3. When a call kills the child, the zygote says so at once, and forks another at the next suspect.
+3. When a call kills the child, the zygote says so at once, and forks another for the next suspect. A child that dies
+   between two calls is nobody's fault: the call that comes gets another one.
 4. When this process dies, the zygote ends its child and itself.
 """
 
 import contextlib
 import mmap
 import os
-import select
-import signal
 import socket
-import stat
+import sys
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from contextlib import AbstractContextManager
+
+from sqlalchemy.exc import DBAPIError
 
 from async_task import outcomes
 from async_task.argument_types import argument_type
 from async_task.arguments import decode, encode
 from async_task.claims import Claim
+from async_task.failures import describe
 from async_task.outcomes import Outcome
 from async_task.status import Status
+from async_task.zygote import Zygote, receive
 
 # What goes over the socket is written as arguments are: as data, never as objects that run.
 for _kind in (Claim, Status, *outcomes.KINDS):
     argument_type(_kind, name=f"async-task.{_kind.__name__}")
 
+Opened = Callable[[], AbstractContextManager[Callable[[Claim], Outcome]]]
 
-class Died(Exception):
+
+class Died(Exception):  # noqa: N818 - a finding
     """The child died in the call; the message says how."""
 
 
-class Quarantine:
-    """`perform` in a child: what it makes of a claim is answered over a socket, as data."""
+class NotPerformed(Exception):  # noqa: N818 - a finding
+    """Not the call's fault: no child could be had (`started` False), or the database failed it."""
 
-    def __init__(self, perform: Callable[[Claim], Outcome]) -> None:
-        self._perform = perform
+    def __init__(self, reason: str, *, started: bool) -> None:
+        super().__init__(reason)
+        self.started = started
+
+
+class Quarantine:
+    """`perform` in a child: what it makes of a claim is answered over a socket, as data.
+
+    `opened`: entered once in each child, it yields what performs a claim there.
+    """
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
         self._socket: socket.socket | None = None
         self._pid = 0
-        self._number = 0
+        # Shared with the child: whether it is in a call now.
+        self._busy = mmap.mmap(-1, 1)
 
     @property
     def is_ready(self) -> bool:
-        """Whether the zygote lives."""
+        """Whether the zygote was forked."""
         return self._socket is not None
 
     def prepare(self) -> None:
-        """Fork the zygote, unless it is there."""
+        """Fork the zygote, unless it is there. Raises OSError when the system has no process left."""
         if self._socket is not None:
             return
         ours, theirs = socket.socketpair()
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # of threads: the zygote starts with sockets unusable, and none
-            pid = os.fork()
+        _flush()  # else the child would write what waits in this process's buffers once more
+        try:
+            with warnings.catch_warnings():
+                # Of threads: the zygote has none, and starts with all sockets unusable.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                parent, pid = os.getpid(), os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if pid == 0:
-            _exit_after(lambda: _Zygote(theirs, self._perform).live())
+            _exit_after(lambda: Zygote(theirs, self._busy, parent, self._live_as_child).live())
         theirs.close()
         self._socket, self._pid = ours, pid
 
     def perform(self, claim: Claim) -> Outcome:
-        """The outcome of a suspect. Raises Died when its call killed the child."""
-        self.prepare()
-        assert self._socket is not None
-        self._number += 1
-        _send(self._socket, {"number": self._number, "claim": claim})
-        answer: Mapping[str, object] | None = {}
-        while answer is not None and answer.get("number") != self._number:
-            answer = _receive(self._socket)
-        if answer is None:
-            self.close()
-            raise Died("its process was lost")
+        """The outcome of a suspect. Raises Died when its call killed the child, else NotPerformed."""
+        answer = self._ask({"claim": claim})
         if "died" in answer:
             raise Died(str(answer["died"]))
+        if "problem" in answer:
+            raise NotPerformed(str(answer["problem"]), started=bool(answer["started"]))
         outcome = answer["outcome"]
         assert isinstance(outcome, Outcome)
         return outcome
@@ -88,67 +103,40 @@ class Quarantine:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._pid, 0)
 
+    def _ask(self, request: Mapping[str, object]) -> Mapping[str, object]:
+        try:
+            self.prepare()
+            assert self._socket is not None
+            self._socket.sendall(_line(request))
+            answer = receive(self._socket)
+        except OSError:
+            answer = None
+        if answer is not None:
+            return decode(answer.decode())
+        was_busy = bool(self._busy[0])
+        self.close()
+        self._busy[0] = 0
+        if was_busy:
+            return {"died": "its process was lost"}
+        return {"problem": "no process could be had for the quarantine", "started": False}
 
-class _Zygote:
-    """The process between: forks children that perform, and tells how they died."""
-
-    def __init__(self, link: socket.socket, perform: Callable[[Claim], Outcome]) -> None:
-        self._link = link
-        self._perform = perform
-        # Shared with the child: which request it is at, 0 for none. A death between two requests is nobody's fault.
-        self._at = mmap.mmap(-1, 8)
-
-    def live(self) -> None:
-        _forget_inherited(self._link.fileno())
-        wake, awake = os.pipe()
-        os.set_blocking(awake, False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.set_wakeup_fd(awake, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # the end comes from the parent, by the socket
-        while self._has_work():
-            if died := self._run_child(wake):
-                _send(self._link, {"number": _number_in(self._at), "died": died})
-
-    def _has_work(self) -> bool:
-        return bool(self._link.recv(1, socket.MSG_PEEK))
-
-    def _run_child(self, wake: int) -> str | None:
-        """Fork a child, and stay with it until it ends. How it died; None when it ended because the parent left."""
-        pid = os.fork()
-        if pid == 0:
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
-            _exit_after(lambda: _serve(self._link, self._at, self._perform))
-        watch = select.poll()
-        watch.register(wake, select.POLLIN)
-        watch.register(self._link.fileno(), select.POLLHUP | getattr(select, "POLLRDHUP", 0))
-        while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return _how(status)
-            for descriptor, _ in watch.poll():
-                if descriptor == wake:
-                    os.read(wake, 512)
-                else:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-                    return None
+    def _live_as_child(self, link: socket.socket) -> None:
+        with self._opened() as perform:
+            while (request := receive(link)) is not None:
+                claim = decode(request.decode())["claim"]
+                assert isinstance(claim, Claim)
+                self._busy[0] = 1
+                answer = _answer(perform, claim)
+                _flush()  # this process ends without
+                link.sendall(_line(answer))
+                self._busy[0] = 0
 
 
-def _serve(link: socket.socket, at: mmap.mmap, perform: Callable[[Claim], Outcome]) -> None:
-    while (request := _receive(link)) is not None:
-        number, claim = request["number"], request["claim"]
-        assert isinstance(number, int) and isinstance(claim, Claim)
-        at[:] = number.to_bytes(8, "big")
-        outcome = perform(claim)
-        at[:] = bytes(8)
-        _send(link, {"number": number, "outcome": outcome})
-
-
-def _number_in(at: mmap.mmap) -> int:
-    return int.from_bytes(at[:], "big")
+def _answer(perform: Callable[[Claim], Outcome], claim: Claim) -> Mapping[str, object]:
+    try:
+        return {"outcome": perform(claim)}
+    except DBAPIError as error:
+        return {"problem": describe(error).summary, "started": True}
 
 
 def _exit_after(live: Callable[[], None]) -> None:
@@ -161,38 +149,11 @@ def _exit_after(live: Callable[[], None]) -> None:
         os._exit(status)
 
 
-def _forget_inherited(but: int) -> None:
-    """Make every inherited socket point nowhere: a copy of the parent's connection would keep its row locks alive after
-    the parent's death, and its finalizer here would end the parent's session."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for name in os.listdir("/proc/self/fd" if Path("/proc/self/fd").is_dir() else "/dev/fd"):
-        descriptor = int(name)
-        if descriptor > 2 and descriptor != but:
-            with contextlib.suppress(OSError):
-                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                    os.dup2(nowhere, descriptor)
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # None, closed, or a full disk behind it
+            stream.flush()
 
 
-def _how(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        try:
-            return f"its process was killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"its process was killed by signal {-code}"
-    return f"its process ended with exit code {code}"
-
-
-def _send(link: socket.socket, message: Mapping[str, object]) -> None:
-    link.sendall(encode(message).encode() + b"\n")
-
-
-def _receive(link: socket.socket) -> Mapping[str, object] | None:
-    """The next message; None when the other side has gone."""
-    received = bytearray()
-    while not received.endswith(b"\n"):
-        part = link.recv(65536)
-        if not part:
-            return None
-        received += part
-    return decode(received.decode())
+def _line(message: Mapping[str, object]) -> bytes:
+    return encode(message).encode() + b"\n"

@@ -11,18 +11,22 @@ Duration = dt.timedelta | float
 """A timedelta, or a number of seconds."""
 
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
+LONGEST = 365_000 * DAY  # beyond, a database's clock has no year for the instant
 
 
 def duration(value: Duration, *, name: str) -> dt.timedelta:
-    """`value` as a timedelta. Raises ConfigurationError, naming `name`, for what is no duration or is negative."""
+    """`value` as a timedelta. Raises ConfigurationError, naming `name`, for what is no duration, negative, or longer
+    than a thousand years."""
     if isinstance(value, bool) or not isinstance(value, (int, float, dt.timedelta)):
         raise ConfigurationError(f"{name} takes a timedelta or seconds, not a {type(value).__name__}")
     try:
         length = value if isinstance(value, dt.timedelta) else dt.timedelta(seconds=value)
     except (OverflowError, ValueError):
-        raise ConfigurationError(f"{name} takes a finite number of seconds that a timedelta can hold") from None
+        raise ConfigurationError(f"{name} takes a finite number of seconds, at most a thousand years") from None
     if length < dt.timedelta(0):
         raise ConfigurationError(f"{name} cannot be negative: it was {length.total_seconds():g} s")
+    if length > LONGEST:
+        raise ConfigurationError(f"{name} is at most a thousand years: it was {length.days} days")
     return length
 
 
@@ -42,10 +46,10 @@ class Retry:
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.jitter <= 1:
-            raise ConfigurationError(f"jitter is the random share of the delay, 0 to 1: it was {self.jitter:g}")
-        if self.max_attempts is not None and self.max_attempts < 1:
-            raise ConfigurationError(f"max_attempts is at least 1: it was {self.max_attempts}")
+        if not (_is_number(self.jitter) and 0 <= self.jitter <= 1):
+            raise ConfigurationError(f"jitter is the random share of the delay, 0 to 1: it was {self.jitter!r}")
+        if self.max_attempts is not None and (type(self.max_attempts) is not int or self.max_attempts < 1):
+            raise ConfigurationError(f"max_attempts is a whole number, at least 1: it was {self.max_attempts!r}")
 
     @classmethod
     def exponential(
@@ -64,12 +68,12 @@ class Retry:
         length, so that a herd spreads out), until 4 days.
         """
         start, most = duration(first, name="first"), duration(cap, name="cap")
-        if factor < 1:
-            raise ConfigurationError(f"factor is at least 1: it was {factor:g}")
+        if not (_is_number(factor) and factor >= 1):
+            raise ConfigurationError(f"factor is a number, at least 1: it was {factor!r}")
 
         def delays(errors: int) -> dt.timedelta:
             try:
-                return min(most, start * factor ** (errors - 1))
+                return min(most, start * float(factor) ** (errors - 1)) if start else start
             except OverflowError:
                 return most
 
@@ -102,6 +106,10 @@ class Retry:
         """
         longest = self.delays(errors)
         return None if longest is None else longest * (1 - self.jitter * (1 - draw() if self.jitter else 0))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 DEFAULT_RETRY = Retry.exponential()

@@ -1,15 +1,17 @@
 """A shift: one process at work for as long as one verb lasts, with its name, its beat, its lanes and its quarantine."""
 
+import contextlib
 import datetime as dt
 import logging
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from sqlalchemy import Table
 
@@ -22,12 +24,14 @@ from async_task.heartbeat import Heartbeat
 from async_task.lanes import Lane, open_lane
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.perform import held_elsewhere, perform
-from async_task.quarantine import Died, Quarantine
+from async_task.quarantine import Died, NotPerformed, Quarantine
+from async_task.settling import insist, park
 from async_task.site import Site
 from async_task.status import Status
 from async_task.verbs import table_of
 
 logger = logging.getLogger("async_task")
+Claimed = TypeVar("Claimed")
 
 
 class Shift:
@@ -40,27 +44,28 @@ class Shift:
         self.worker = worker
         self.lease = lease
         self.heartbeat = Heartbeat(self.table, worker, lease, lambda: open_lane(source))
-        self._quarantine = Quarantine(self._perform_in_child)
+        self._quarantine = Quarantine(self._in_child)
         self._one_suspect = threading.Lock()
-        if hasattr(os, "fork") and threading.active_count() == 1 and not self._has_database_open():
-            self._quarantine.prepare()
+        # Best before there are threads; for SQLite it is now or never.
+        is_early = threading.active_count() == 1 or not locks_rows(source.dialect)
+        if hasattr(os, "fork") and is_early and not self._has_database_open():
+            with contextlib.suppress(OSError):  # no process is left: most likely none is needed
+                self._quarantine.prepare()
 
     def lane(self) -> Lane:
         return open_lane(self.source)
 
     def claim_one(self, lane: Lane, attempt_id: uuid.UUID) -> Claim | Outcome:
         """Take this attempt, or say why not."""
-        self.heartbeat.before_claim(lane)
-        return lane.run(lambda: transactions.claim_one(lane.engine, self.table, self.worker, self.lease, attempt_id))
+        claim = partial(transactions.claim_one, lane.engine, self.table, self.worker, self.lease, attempt_id)
+        return self._claimed(lane, claim, lambda found: found[0])
 
     def claim_due(self, lane: Lane, queue: str, *, began: dt.datetime, suspects: bool) -> Claim | None:
         """Take the most urgent due attempt of this queue: only what is started at once is claimed."""
-        self.heartbeat.before_claim(lane)
-        claims = lane.run(
-            lambda: transactions.claim_due(
-                lane.engine, self.table, self.worker, self.lease, queue, 1, began=began, suspects=suspects
-            )
+        claim = partial(
+            transactions.claim_due, lane.engine, self.table, self.worker, self.lease, queue, 1, began=began, suspects=suspects
         )
+        claims = self._claimed(lane, claim, lambda found: found)
         return claims[0] if claims else None
 
     def perform(self, lane: Lane, claim: Claim) -> Outcome:
@@ -84,23 +89,42 @@ class Shift:
     def _site(self, lane: Lane) -> Site:
         return Site(self.source, self.model, self.table, lane)
 
+    def _claimed(self, lane: Lane, claim: Callable[..., Claimed], found: Callable[[list[Claim]], Claimed]) -> Claimed:
+        """Claim under a fresh id, by which a claim is known that was committed although its connection was lost."""
+        claim_id, is_first = uuid.uuid4(), True
+
+        def take() -> Claimed:
+            nonlocal is_first
+            was_first, is_first = is_first, False
+            if not was_first and (claims := transactions.claims_under(lane.engine, self.table, claim_id)):
+                return found(claims)
+            return claim(claim_id=claim_id)
+
+        insist(lambda: self.heartbeat.before_claim(lane))
+        return insist(lambda: lane.run(take))
+
     def _perform_suspect(self, lane: Lane, claim: Claim) -> Outcome:
-        with self._one_suspect, self.heartbeat.holding(claim.id, leased=True):
+        with self.heartbeat.holding(claim.id, leased=True), self._one_suspect:
             try:
                 return self._quarantine.perform(claim)
             except Died as death:
                 how = str(death)
+            except NotPerformed as unable:
+                site, started = self._site(lane), unable.started
+                return lane.run(partial(park, site, claim, str(unable), started=started))
         logger.warning("attempt %s: %s", claim.id, how)
-        status = lane.run(lambda: transactions.lose(lane.engine, self.table, claim, how))
+        status = insist(lambda: lane.run(lambda: transactions.lose(lane.engine, self.table, claim, how)))
         if status is None:
             return Superseded(claim.id)
         if status is Status.FAILED:
             return Failed(claim.id, transactions.crashed_reason(claim.num_crashes + 1, how))
         return Parked(claim.id, dt.timedelta(0), how)
 
-    def _perform_in_child(self, claim: Claim) -> Outcome:
-        with _lane_of_child(self.source) as lane:
-            return perform(self._site(lane), claim, held_elsewhere)
+    @contextmanager
+    def _in_child(self) -> Iterator[Callable[[Claim], Outcome]]:
+        """In a child of the quarantine: what performs a claim there, with connections of its own."""
+        with open_lane(self.source, private=True) as lane:
+            yield lambda claim: perform(self._site(lane), claim, held_elsewhere)
 
     def _can_quarantine(self) -> bool:
         if self._quarantine.is_ready:
@@ -119,11 +143,3 @@ class Shift:
         name = os.path.realpath(self.source.database_file)
         return any(one.startswith(name) for one in opened)
 
-
-@contextmanager
-def _lane_of_child(source: Source) -> Iterator[Lane]:
-    lane = open_lane(source, private=True)
-    try:
-        yield lane
-    finally:
-        lane.close()

@@ -3,16 +3,22 @@
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from dataclasses import is_dataclass
+from functools import cache, cached_property, partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.orm import Session
+import typing_extensions
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
 
 from async_task.arguments import register_annotation
 from async_task.errors import ConfigurationError, InvalidArguments
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
+
+SCOPED = (scoped_session, async_scoped_session)
 
 
 class Signature:
@@ -37,7 +43,7 @@ class Signature:
         self._check_parameters()
 
     def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """A call's arguments under their parameters' names; defaults are left to the target. Raises InvalidArguments."""
+        """A call's arguments under their parameters' names, without defaults. Raises InvalidArguments."""
         try:
             bound = inspect.Signature(self.parameters).bind(*args, **kwargs)
         except TypeError as error:
@@ -49,15 +55,24 @@ class Signature:
         """Raises InvalidArguments, naming the field and why, when names, number or types do not fit. Strict: nothing is
         converted, so that what arrives is what was given. Messages never hold the values."""
         self._check_names(arguments)
+        self._check_types(self._types, arguments)
+        if self._open_types is not None:
+            named = {one.name for one in self.parameters}
+            self._check_types(self._open_types, {name: arguments[name] for name in arguments if name not in named})
+
+    def _check_types(self, types: "TypeAdapter[Any]", arguments: Mapping[str, Any]) -> None:
         from pydantic import ValidationError
 
         try:
-            self._types.validate_python(dict(arguments))
+            told = _converted(arguments, types.validate_python(dict(arguments), strict=True))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            where = ".".join(str(step) for step in first["loc"])
-            more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-            raise InvalidArguments(f"{self.label}: {where}: {first['msg']}{more}") from None
+            told = _told(error, arguments)
+        except Exception as error:
+            told = f"a validator raised {type(error).__name__}"
+        if told is None:
+            return
+        # Outside of the handlers: a context would drag the values along.
+        raise InvalidArguments(f"{self.label}: {told}")
 
     @cached_property
     def _open_name(self) -> str | None:
@@ -65,9 +80,7 @@ class Signature:
 
     @cached_property
     def _types(self) -> "TypeAdapter[Any]":
-        from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
-        from typing_extensions import TypedDict  # pydantic brings it, and wants it before Python 3.12
-
+        make: Any = typing_extensions.TypedDict  # pydantic wants this one before Python 3.12
         fields = {
             one.name: self.hints.get(one.name, Any)
             if one.default is one.empty
@@ -75,10 +88,27 @@ class Signature:
             for one in self.parameters
             if one.kind is not one.VAR_KEYWORD
         }
-        shape: Any = TypedDict("Arguments", fields)  # type: ignore[operator]
-        shape.__pydantic_config__ = {
-            "strict": True, "arbitrary_types_allowed": True, "extra": "allow" if self._open_name else "forbid",
-        }  # fmt: skip
+        shape = make("Arguments", fields)
+        extra = "allow" if self._open_name else "forbid"
+        shape.__pydantic_config__ = {"arbitrary_types_allowed": True, "extra": extra}
+        return self._adapter(shape)
+
+    @cached_property
+    def _open_types(self) -> "TypeAdapter[Any] | None":
+        """What `**name` takes, where it is annotated: each a type, or all a TypedDict."""
+        hint = self.hints.get(self._open_name) if self._open_name else None
+        if hint is None:
+            return None
+        from pydantic import ConfigDict, with_config
+
+        if typing.get_origin(hint) in (typing.Unpack, typing_extensions.Unpack):
+            (shape,) = typing.get_args(hint)
+            return self._adapter(with_config(ConfigDict(extra="forbid", arbitrary_types_allowed=True))(shape))
+        return self._adapter(dict[str, hint])  # type: ignore[valid-type]
+
+    def _adapter(self, shape: Any) -> "TypeAdapter[Any]":
+        from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+
         try:
             return TypeAdapter(shape)
         except (PydanticSchemaGenerationError, PydanticUserError) as error:
@@ -120,6 +150,10 @@ class Signature:
                 f"{self.label}: the annotation {error.name!r} cannot be resolved at run time: import it outside of "
                 "TYPE_CHECKING (and outside of a function)"
             ) from None
+        except Exception as error:
+            raise ConfigurationError(
+                f"{self.label}: its annotations cannot be resolved at run time ({type(error).__name__}: {error})"
+            ) from None
 
     def _check_parameters(self) -> None:
         for one in self.parameters:
@@ -133,8 +167,11 @@ class Signature:
                 )
             if one.name.startswith("_"):
                 raise ConfigurationError(f"{self.label}: {one.name} begins with _, which is never stored")
-            if _is_session(self.hints.get(one.name)):
-                raise ConfigurationError(f"{self.label}: the session {one.name} must be the first parameter")
+            if _mentions_session(self.hints.get(one.name)):
+                raise ConfigurationError(
+                    f"{self.label}: the session {one.name} must be the first parameter, and annotated with Session or "
+                    "AsyncSession alone"
+                )
             register_annotation(self.hints.get(one.name, Any))
 
 
@@ -149,14 +186,61 @@ def _function_of(callable_: Any) -> Any:
 
 def _session_class(hints: Mapping[str, Any], parameters: list[inspect.Parameter]) -> type[Any] | None:
     hint = hints.get(parameters[0].name) if parameters else None
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
     return hint if _is_session(hint) else None
 
 
-def _is_session(hint: Any) -> bool:
-    if not inspect.isclass(hint):
-        return False
-    if issubclass(hint, Session):
-        return True
-    from sqlalchemy.ext.asyncio import AsyncSession
+def _mentions_session(hint: Any) -> bool:
+    return _is_session(hint, *SCOPED) or any(_mentions_session(part) for part in typing.get_args(hint))
 
-    return issubclass(hint, AsyncSession)
+
+def _is_session(hint: Any, *more: type[Any]) -> bool:
+    return inspect.isclass(hint) and issubclass(hint, (Session, AsyncSession, *more))
+
+
+def _told(error: "ValidationError", arguments: Mapping[str, Any]) -> str:
+    """The first field that does not fit, and why, without anything of its value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    # The words of a validator, and the tag of a union, may be the value itself.
+    speaks = first["type"] not in _known_errors() or {"error", "tag"} & first.get("ctx", {}).keys()
+    why = f"refused by a validator ({first['type']})" if speaks else first["msg"]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{_where(first['loc'], arguments)}: {why}{more}"
+
+
+def _converted(given: Mapping[str, Any], made: Mapping[str, Any]) -> str | None:
+    """Pydantic makes models and NamedTuples of what is none, even when strict; but the target gets what was given."""
+    for name, value in made.items():
+        if kind := _kind_made(given[name], value):
+            return f"{name}: Input should be an instance of {kind.__name__}"
+    return None
+
+
+def _kind_made(given: Any, made: Any) -> type[Any] | None:
+    kind = type(made)
+    if is_dataclass(kind) or hasattr(kind, "model_fields") or hasattr(kind, "_fields"):
+        return None if isinstance(given, kind) else kind
+    if isinstance(given, Mapping) and isinstance(made, Mapping):
+        given, made = given.values(), made.values()
+    elif not (isinstance(given, list | tuple) and isinstance(made, list | tuple)):
+        return None
+    return next(filter(None, map(_kind_made, given, made)), None)
+
+
+def _where(steps: tuple[int | str, ...], arguments: Mapping[str, Any]) -> str:
+    """The path to what does not fit. Shown are arguments, fields and places in a list; a key may be a secret itself."""
+    value: Any = arguments
+    words = [str(step) for step in steps[:1]]
+    for before, step in pairwise(steps):
+        value = value.get(before) if isinstance(value, Mapping) else getattr(value, str(before), None)
+        is_shown = isinstance(step, int) if isinstance(value, list | tuple) else hasattr(value, str(step))
+        words.append(str(step) if is_shown and not isinstance(value, Mapping) else "[an entry]")
+    return ".".join(words)
+
+
+@cache
+def _known_errors() -> frozenset[str]:
+    from pydantic_core.core_schema import ErrorType
+
+    return frozenset(typing.get_args(ErrorType))

@@ -1,12 +1,20 @@
 """Sweeps: give orphans back, then expire what is past its time. In this order, in bounded pages; any number may run."""
 
 import datetime as dt
+import logging
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from sqlalchemy import Engine, Table
 
 from async_task import transactions
+from async_task.settling import insist
 
+logger = logging.getLogger("async_task")
+T = TypeVar("T")
 FORGET_AFTER = dt.timedelta(days=1)
 
 
@@ -19,18 +27,31 @@ class SweepReport:
     expired: int = 0
 
 
-def sweep(engine: Engine, table: Table, lease: dt.timedelta) -> SweepReport:
-    """Recover, then expire, page by page until a page is not full."""
-    recovered = crashed = expired = 0
-    while True:
-        found, failed = transactions.recover(engine, table, lease)
+def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = transactions.PAGE) -> SweepReport:
+    """Recover, then expire, `page` rows at most in each transaction."""
+    recovered = crashed = 0
+    for found, failed in _pages(partial(transactions.recover, engine, table, lease), lambda found: found[0], page):
         recovered, crashed = recovered + found - failed, crashed + failed
-        if found < transactions.PAGE:
-            break
-    while True:
-        found = transactions.expire(engine, table)
-        expired += found
-        if found < transactions.PAGE:
-            break
-    transactions.forget_workers(engine, table, FORGET_AFTER)
+    expired = sum(_pages(partial(transactions.expire, engine, table), lambda found: found, page))
+    insist(partial(transactions.forget_workers, engine, table, FORGET_AFTER))
     return SweepReport(recovered, crashed, expired)
+
+
+def _pages(change: Callable[..., T], size: Callable[[T], int], page: int) -> Iterator[T]:
+    """Page by page, until one is not full. A page that the database refuses is tried in halves, down to the one row that
+    is to blame: it is left as it is, and does not stop the rest."""
+    besides: list[uuid.UUID] = []
+    limit = page
+    while True:
+        try:
+            found = insist(partial(change, limit=limit, besides=besides))
+        except transactions.Refused as refused:
+            if len(refused.ids) > 1:
+                limit = len(refused.ids) // 2
+                continue
+            logger.error("the sweep leaves attempt %s as it is: %s", refused.ids[0], refused)
+            besides, limit = [*besides, *refused.ids], page
+            continue
+        yield found
+        if size(found) < limit:
+            break

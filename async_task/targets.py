@@ -3,6 +3,7 @@
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar, Unpack, overload
 
 from async_task.errors import ConfigurationError, UnknownMethod, UnknownTarget
@@ -77,9 +78,12 @@ class Target:
         found = inspect.getattr_static(thing, name, None)
         if inspect.isclass(thing) and isinstance(found, types.FunctionType):
             raise UnknownMethod(f"{self.name}.{name} needs an instance: make it a staticmethod or a classmethod")
-        value = getattr(thing, name, None)
+        # A property is not asked: that alone would run code because a row says so.
+        value = None if isinstance(found, (property, cached_property)) else getattr(thing, name, None)
         if value is None or inspect.isclass(value) or not callable(value):
             raise UnknownMethod(f"{self.name} has no method {name!r}{_suggest(thing, name)}")
+        if inspect.ismodule(thing) and not _offers(thing, name, value):
+            raise UnknownMethod(f"{self.name}.{name} is only imported there: name it in __all__, or register it itself")
         return value  # type: ignore[no-any-return]
 
 
@@ -140,9 +144,10 @@ def method_of(function: Callable[..., Any]) -> Method:
         if any(registered.thing is owner for registered in _registered.values()):
             return target_of(owner).method(function.__name__)
     name = getattr(function, "__name__", "")
-    found = {id(one): (one, None) for one in _registered.values() if one.thing is function}
+    known = _registered.values()
+    found: dict[int, tuple[Target, str | None]] = {id(one): (one, None) for one in known if one.thing is function}
     if not found:
-        found = {id(one): (one, name) for one in _registered.values() if _holds(one.thing, name, function)}  # type: ignore[misc]
+        found = {id(one): (one, name) for one in known if _holds(one.thing, name, function)}
     if len(found) == 1:
         ((one, method_name),) = found.values()
         return one.method(method_name)
@@ -184,8 +189,8 @@ def _default_name(thing: Any) -> str:
         raise ConfigurationError(f"an instance has no name of its own: target(this_{type(thing).__name__}, name=...)")
     if module == "__main__" or "<" in qualname:
         raise ConfigurationError(
-            f"{qualname} is defined in {'__main__' if module == '__main__' else 'a function'}, where no worker can find it "
-            "under that name: give it one, @target('name'), and import its module in the worker"
+            f"{qualname} is defined in {'__main__' if module == '__main__' else 'a function'}, where no worker can "
+            "find it under that name: give it one, @target('name'), and import its module in the worker"
         )
     return f"{module}:{qualname}"
 
@@ -198,6 +203,13 @@ def _is_redefinition(old: Any, new: Any) -> bool:
 
 def _holds(owner: object, name: str, function: object) -> bool:
     return not inspect.isroutine(owner) and bool(name) and getattr(owner, name, None) == function
+
+
+def _offers(module: types.ModuleType, name: str, value: object) -> bool:
+    """Whether a module's callable is its own, its package's, or in its `__all__`: `run` of a module that imports
+    `subprocess.run` is not what was put on the allow-list."""
+    home = getattr(value, "__module__", None) or getattr(type(value), "__module__", None) or ""
+    return home.partition(".")[0] == module.__name__.partition(".")[0] or name in getattr(module, "__all__", ())
 
 
 def _suggest(thing: object, name: str) -> str:

@@ -4,14 +4,16 @@ import datetime as dt
 import os
 import socket
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, delete, exists, insert, select, update
+from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from async_task import queries
 from async_task.claims import Claim
-from async_task.dialects import compared, locks_rows, probes_laterally, server_uptime, written
+from async_task.dialects import compared, is_passing, locks_rows, probes_laterally, server_uptime, written
 from async_task.failures import Failure
 from async_task.identity import process_started
 from async_task.outcomes import Busy, Decision, Expired, NotDue, NotPending, Outcome
@@ -25,31 +27,42 @@ PAGE = 500
 
 def claim_due(
     engine: Engine, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
-    *, began: dt.datetime | None = None, suspects: bool = False,
+    *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
 ) -> list[Claim]:  # fmt: skip
     """Take up to `limit` due attempts of one queue, the most urgent first. The start of each is counted and committed
     before anything is called."""
     conditions = queries.due(table, began=began, suspects=suspects)
+    values = claiming(table, claim_id or uuid.uuid4(), worker, lease)
     with engine.begin() as connection:
         if probes_laterally(engine.dialect):
-            return _take(connection, table, worker, lease, queries.nearest_due(table, queue, conditions, limit))
+            return _take(connection, table, queries.nearest_due(table, queue, conditions, limit), values)
         ids: list[uuid.UUID] = []
         flags = connection.execute(queries.priorities_due(table, queue, conditions)).one()
         for priority in (number for number, is_due in zip(queries.PRIORITIES, flags, strict=True) if is_due):
             if len(ids) < limit:
                 ids += connection.scalars(queries.due_in_priority(table, queue, priority, conditions, limit - len(ids)))
-        return _take_ids(connection, table, worker, lease, ids)
+        return _take_ids(connection, table, ids, values)
 
 
-def claim_one(engine: Engine, table: Table, worker: str, lease: dt.timedelta, attempt_id: uuid.UUID) -> Claim | Outcome:
+def claim_one(
+    engine: Engine, table: Table, worker: str, lease: dt.timedelta, attempt_id: uuid.UUID,
+    *, claim_id: uuid.UUID | None = None,
+) -> Claim | Outcome:  # fmt: skip
     """Take this attempt, or say why not. One that is past its `expires_at` is expired."""
+    values = claiming(table, claim_id or uuid.uuid4(), worker, lease)
     with engine.begin() as connection:
         found = queries.by_id(table, attempt_id)
         if probes_laterally(engine.dialect):
-            claims = _take(connection, table, worker, lease, found)
+            claims = _take(connection, table, found, values)
         else:
-            claims = _take_ids(connection, table, worker, lease, list(connection.scalars(found)))
+            claims = _take_ids(connection, table, list(connection.scalars(found)), values)
         return claims[0] if claims else _why_not(connection, table, attempt_id)
+
+
+def claims_under(engine: Engine, table: Table, claim_id: uuid.UUID) -> list[Claim]:
+    """What is claimed under this id: for a claim whose COMMIT was not answered."""
+    with engine.begin() as connection:
+        return [Claim.of(row) for row in connection.execute(queries.under(table, claim_id)).all()]
 
 
 def settle(engine: Engine, table: Table, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
@@ -90,9 +103,8 @@ def lose(engine: Engine, table: Table, claim: Claim, how: str) -> Status | None:
     else was first."""
     with engine.begin() as connection:
         reason = crashed_reason(claim.num_crashes + 1, how)
-        if not _hits(
-            connection, queries.settle(table, claim.id, claim.claim_id, recovering(table, CRASH_LIMIT, reason))
-        ):
+        values = recovering(table, CRASH_LIMIT, reason)
+        if not _hits(connection, queries.settle(table, claim.id, claim.claim_id, values)):
             return None
         _record(connection, table, claim.id, "crash", how, number=claim.number)
         return connection.scalar(select(table.c.status).where(table.c.id == claim.id))
@@ -104,61 +116,83 @@ def standing(engine: Engine, table: Table, attempt_id: uuid.UUID) -> Any:
         return connection.execute(queries.standing(table, attempt_id)).first()
 
 
-def recover(engine: Engine, table: Table, lease: dt.timedelta, *, limit: int = PAGE) -> tuple[int, int]:
+def recover(
+    engine: Engine, table: Table, lease: dt.timedelta, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
+) -> tuple[int, int]:
     """Give one page of orphans back, and count their crashes. Answers how many were found, and how many of them were
-    not given back but failed, at the crash limit."""
+    not given back but failed, at the crash limit. Raises Refused."""
     with engine.begin() as connection:
         uptime = server_uptime(connection)
         if uptime is not None and uptime < lease.total_seconds():
             return 0, 0  # nobody could beat while the server was down
-        found = connection.execute(queries.orphans(table, lease, limit)).all()
-        if not locks_rows(engine.dialect):
-            found = [row for row in found if not _lives_here(connection, row.claimed_by)]
-        for row in found:
-            how = f"the process {row.claimed_by} was lost"
-            values = recovering(table, CRASH_LIMIT, crashed_reason(row.num_crashes + 1, how))
-            connection.execute(update(table).where(table.c.id == row.id, queries.is_pending(table)).values(values))
-            _record(connection, table, row.id, "crash", how, number=row.num_attempts)
+        alive = () if locks_rows(engine.dialect) else _alive_here(connection)
+        found = connection.execute(queries.orphans(table, lease, limit, besides=besides, alive=alive)).all()
+        with _refusing([row.id for row in found]):
+            for row in found:
+                how = f"the process {row.claimed_by} was lost"
+                values = recovering(table, CRASH_LIMIT, crashed_reason(row.num_crashes + 1, how))
+                connection.execute(queries.changed(table, values).where(table.c.id == row.id, queries.is_pending(table)))
+                _record(connection, table, row.id, "crash", how, number=row.num_attempts)
         return len(found), sum(row.num_crashes + 1 >= CRASH_LIMIT for row in found)
 
 
-def expire(engine: Engine, table: Table, *, limit: int = PAGE) -> int:
-    """Expire one page of what is past its `expires_at` and held by nobody. Answers how many."""
+def expire(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()) -> int:
+    """Expire one page of what is past its `expires_at` and held by nobody. Answers how many. Raises Refused."""
     with engine.begin() as connection:
-        ids = list(connection.scalars(queries.overdue(table, limit)))
+        ids = list(connection.scalars(queries.overdue(table, limit, besides=besides)))
         values = ending(table, Status.EXPIRED, last_error=table.c.last_error, crashed=True)
-        if ids:
-            connection.execute(update(table).where(table.c.id.in_(ids), queries.is_pending(table)).values(values))
-            connection.execute(insert(JobEvent), [_event(table, one, "expired", "past its expires_at") for one in ids])
+        with _refusing(ids):
+            if ids:
+                connection.execute(update(table).where(table.c.id.in_(ids), queries.is_pending(table)).values(values))
+                events = [_event(table, one, "expired", "past its expires_at") for one in ids]
+                connection.execute(insert(JobEvent), events)
         return len(ids)
+
+
+class Refused(Exception):  # noqa: N818 - a finding
+    """The database refused the change of a page for the sake of one of its rows, at least: those with `ids`."""
+
+    def __init__(self, ids: list[uuid.UUID], error: DBAPIError) -> None:
+        super().__init__(f"{type(error.orig).__name__} for one of {len(ids)} rows")
+        self.ids = ids
+
+
+@contextmanager
+def _refusing(ids: list[uuid.UUID]) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if error.connection_invalidated or is_passing(error.orig):
+            raise
+        raise Refused(ids, error) from error
 
 
 def beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, leased: Sequence[uuid.UUID]) -> None:
     """Say that this process lives, and extend the leases of its calls `leased`; rows locked meanwhile are skipped."""
+    try:
+        _beat(engine, table, worker, lease, leased)
+    except IntegrityError:  # the first beats of two lanes met
+        _beat(engine, table, worker, lease, leased)
+
+
+def _beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, leased: Sequence[uuid.UUID]) -> None:
     with engine.begin() as connection:
-        alive = update(Worker).where(Worker.name == worker).values(beat_at=written())
-        if not _hits(connection, alive):
-            pid = os.getpid()
-            me = {
-                "name": worker,
-                "host": socket.gethostname(),
-                "pid": pid,
-                "process_started": process_started(pid) or "",
-            }
+        if not _hits(connection, update(Worker).where(Worker.name == worker).values(beat_at=written())):
+            started = process_started(os.getpid()) or ""
+            me = {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "process_started": started}
             connection.execute(insert(Worker).values(me))
         if leased:
-            mine = select(table.c.id).where(
-                table.c.id.in_(leased), table.c.claimed_by == worker, queries.is_pending(table)
-            )
-            free = list(connection.scalars(mine.with_for_update(skip_locked=True, key_share=True)))
-            connection.execute(update(table).where(table.c.id.in_(free)).values(extending(lease)))
+            mine = (table.c.id.in_(leased), table.c.claimed_by == worker, queries.is_pending(table))
+            free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
+            ids = list(connection.scalars(free))
+            connection.execute(update(table).where(table.c.id.in_(ids)).values(extending(lease)))
 
 
 def forget_workers(engine: Engine, table: Table, older_than: dt.timedelta) -> None:
     """Drop the rows of processes that have not beaten for `older_than` and hold nothing."""
-    holds = exists().where(table.c.claimed_by == Worker.name)
+    silent = Worker.beat_at < compared(-older_than.total_seconds())
     with engine.begin() as connection:
-        connection.execute(delete(Worker).where(Worker.beat_at < compared(-older_than.total_seconds()), ~holds))
+        connection.execute(delete(Worker).where(silent, ~queries.holds(table)))
 
 
 def queues(engine: Engine, table: Table) -> tuple[list[str], dt.datetime]:
@@ -177,19 +211,16 @@ def crashed_reason(crashes: int, how: str) -> str:
     return f"crashed: {crashes} starts in a row were lost with their process; at the last, {how}"
 
 
-def _take(connection: Connection, table: Table, worker: str, lease: dt.timedelta, found: Any) -> list[Claim]:
-    rows = connection.execute(queries.take(table, found, claiming(table, uuid.uuid4(), worker, lease))).all()
+def _take(connection: Connection, table: Table, found: Any, values: Values) -> list[Claim]:
+    rows = connection.execute(queries.take(table, found, values)).all()
     return [Claim.of(row) for row in sorted(rows, key=_urgency)]
 
 
-def _take_ids(
-    connection: Connection, table: Table, worker: str, lease: dt.timedelta, ids: list[uuid.UUID]
-) -> list[Claim]:
+def _take_ids(connection: Connection, table: Table, ids: list[uuid.UUID], values: Values) -> list[Claim]:
     if not ids:
         return []
-    claim_id = uuid.uuid4()
-    connection.execute(queries.take_ids(table, ids, claiming(table, claim_id, worker, lease)))
-    rows = connection.execute(queries.taken(table, claim_id, ids)).all()
+    connection.execute(queries.take_ids(table, ids, values))
+    rows = connection.execute(queries.taken(table, values["claim_id"], ids)).all()
     return [Claim.of(row) for row in sorted(rows, key=_urgency)]
 
 
@@ -229,12 +260,10 @@ def _values_of(table: Table, decision: Decision, failure: Failure | None) -> Val
     return ending(table, decision.status, last_error=text, charged=decision.charged)
 
 
-def _lives_here(connection: Connection, worker: str) -> bool:
-    """Whether this worker is a process of this machine that still runs. SQLite cannot tell by a lock."""
-    row = connection.execute(
-        select(Worker.host, Worker.pid, Worker.process_started).where(Worker.name == worker)
-    ).first()
-    return row is not None and row.host == socket.gethostname() and process_started(row.pid) == row.process_started
+def _alive_here(connection: Connection) -> list[str]:
+    """The workers that are processes of this machine and still run. SQLite cannot tell by a lock."""
+    here = select(Worker.name, Worker.pid, Worker.process_started).where(Worker.host == socket.gethostname())
+    return [row.name for row in connection.execute(here) if process_started(row.pid) == row.process_started]
 
 
 def _hits(connection: Connection, statement: Any) -> bool:

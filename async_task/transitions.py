@@ -1,5 +1,5 @@
-"""Every change of an attempt's state, as the values of one UPDATE. Only here are columns put together, so that an illegal
-combination of them cannot be written; the statements that apply these values say which rows they may hit."""
+"""Every change of an attempt's state, as the values of one UPDATE. Only here are columns put together, so that an
+illegal combination of them cannot be written; the statements that apply these values say which rows they may hit."""
 
 import datetime as dt
 import uuid
@@ -11,6 +11,7 @@ from async_task.dialects import written
 from async_task.status import Status
 
 Values = dict[str, Any]
+"""In this order: in what MySQL sets later, it reads what it has set before."""
 UNCLAIMED: Values = {"claim_id": None, "claimed_by": None, "lease_until": None}
 
 
@@ -34,15 +35,16 @@ def extending(lease: dt.timedelta) -> Values:
 def ending(
     table: Table, status: Status, *, last_error: str | None, charged: bool = False, crashed: bool = False
 ) -> Values:
-    """At rest in `status`. `charged`: the target raised. Whoever reports back has not crashed."""
+    """At rest in `status`. `charged`: the target raised. Whoever reports back has not crashed; `crashed`: nobody does,
+    and a claim that had lapsed is a start lost."""
     return {
+        "num_crashes": table.c.num_crashes + _if_claimed(table) if crashed else 0,
         **UNCLAIMED,
         "status": status,
         "completed_at": written(),
         "updated_at": written(),
         "last_error": last_error,
         "num_errors": table.c.num_errors + int(charged),
-        "num_crashes": table.c.num_crashes if crashed else 0,
     }
 
 
@@ -73,15 +75,13 @@ def recovering(table: Table, crash_limit: int, reason: str) -> Values:
     """The start was lost with its process: counted, and given back where it stood in the queue; at `crash_limit` in a
     row, failed."""
     lost = table.c.num_crashes + 1
-    # MySQL assigns from left to right, in the order of the columns, and reads what it has already assigned: where it
-    # comes to the later columns, `num_crashes` counts this crash, and the claim is gone.
-    lost_by_now = table.c.num_crashes + _if_claimed(table)
+    final = lost >= crash_limit
     return {
         **UNCLAIMED,
-        "status": case((lost >= crash_limit, Status.FAILED), else_=Status.PENDING),
-        "completed_at": case((lost_by_now >= crash_limit, written()), else_=null()),
+        "status": case((final, Status.FAILED), else_=Status.PENDING),
+        "completed_at": case((final, written()), else_=null()),
         "updated_at": written(),
-        "last_error": case((lost_by_now >= crash_limit, reason), else_=table.c.last_error),
+        "last_error": case((final, reason), else_=table.c.last_error),
         "num_crashes": lost,
     }
 
@@ -103,10 +103,10 @@ def reviving(table: Table) -> Values:
 def moving(table: Table, at: dt.datetime | None) -> Values:
     """Due `at`, None: now, by a person's wish. A claim that had lapsed is a start lost."""
     return {
+        "num_crashes": table.c.num_crashes + _if_claimed(table),
         **UNCLAIMED,
         "due_at": written() if at is None else at,
         "updated_at": written(),
-        "num_crashes": table.c.num_crashes + _if_claimed(table),
     }
 
 

@@ -5,10 +5,12 @@ import datetime as dt
 from typing import Any
 
 from sqlalchemy import ColumnElement, Table, inspect, or_, select, update
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
-from async_task.dialects import compared
+from async_task.dialects import MYSQL, compared
 from async_task.errors import InvalidState, NoTransaction
+from async_task.failures import storable
 from async_task.status import Status
 from async_task.tables import JobEvent
 from async_task.transitions import Values, ending, moving, reviving
@@ -21,23 +23,17 @@ GIVEN_UP = frozenset({Status.FAILED, Status.EXPIRED, Status.CANCELED})
 def end(attempt: Any, session: Session | None, status: Status, verb: str, reason: str | None) -> None:
     """Bring a pending attempt to rest in `status`. Raises InvalidState."""
     table = table_of(attempt)
-    _change(
-        attempt,
-        session,
-        verb,
-        PENDING,
-        ending(table, status, last_error=reason or table.c.last_error, crashed=True),
-        reason,
-    )
+    said = storable(reason) if reason else table.c.last_error
+    values = ending(table, status, last_error=said, crashed=True)
+    _change(attempt, _session_of(attempt, session), verb, PENDING, values, reason)
 
 
 def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None:
-    """Due now: a pending attempt as it is; a failed, expired or canceled one with fresh counters. Raises InvalidState."""
+    """Due now: a pending attempt as it is, a failed, expired or canceled one with fresh counters. Else InvalidState."""
     table = table_of(attempt)
     own = _session_of(attempt, session)
-    own.flush()
-    status = own.scalar(select(table.c.status).where(table.c.id == attempt.id))
-    if status in GIVEN_UP:
+    row = _standing(own, table, attempt.id)
+    if row is not None and row.status in GIVEN_UP:
         _change(attempt, own, "retry_now", GIVEN_UP, reviving(table), reason)
     else:
         _change(attempt, own, "retry_now", PENDING, moving(table, None), reason)
@@ -45,7 +41,8 @@ def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None
 
 def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: str | None) -> None:
     """Due at `at`. Raises InvalidState."""
-    _change(attempt, session, "reschedule", PENDING, moving(table_of(attempt), at), reason)
+    values = moving(table_of(attempt), at)
+    _change(attempt, _session_of(attempt, session), "reschedule", PENDING, values, reason)
 
 
 def table_of(attempt: Any) -> Table:
@@ -62,17 +59,18 @@ def not_performing(table: Table) -> ColumnElement[bool]:
 
 
 def _change(
-    attempt: Any, session: Session | None, verb: str, legal: frozenset[Status], values: Values, reason: str | None
+    attempt: Any, own: Session, verb: str, legal: frozenset[Status], values: Values, reason: str | None
 ) -> None:
-    own = _session_of(attempt, session)
-    own.flush()
     table = table_of(attempt)
     allowed = (table.c.id == attempt.id, table.c.status.in_(sorted(legal)), not_performing(table))
     # SKIP LOCKED answers "somebody has it" with no row, where NOWAIT would abort the caller's transaction.
     lock = select(table.c.id).where(*allowed).with_for_update(skip_locked=True, key_share=True)
-    if own.execute(lock).first() is None or not _hit(own, update(table).where(*allowed).values(values)):
+    if own.execute(lock).first() is None or not _hit(
+        own, update(table).ordered_values(*values.items()).where(*allowed)
+    ):
         raise InvalidState(_why_not(own, table, attempt.id, verb, legal))
-    own.add(JobEvent(job_type=table.name, job_id=str(attempt.id), kind=verb, message=reason))
+    message = None if reason is None else storable(reason)
+    own.add(JobEvent(job_type=table.name, job_id=str(attempt.id), kind=verb, message=message))
     own.flush()
     own.refresh(attempt)
 
@@ -83,31 +81,46 @@ def _hit(session: Session, statement: Any) -> bool:
 
 
 def _session_of(attempt: Any, session: Session | None) -> Session:
+    """The session in which the attempt shall change, with the attempt in it and written."""
+    own = object_session(attempt) if session is None else sync_session(session)
+    if own is None:
+        raise NoTransaction(f"attempt {attempt.id} is attached to no session: give the one in which it shall change")
     attached = object_session(attempt)
-    if session is None:
-        if attached is None:
-            raise NoTransaction(
-                f"attempt {attempt.id} is attached to no session: give the one in which it shall change"
-            )
-        return attached
-    own = sync_session(session)
     if attached is None:
-        own.add(attempt)
+        _attach(attempt, own)
     elif attached is not own:
         raise InvalidState(f"attempt {attempt.id} is attached to another session than the one given")
+    own.flush()
     return own
 
 
+def _attach(attempt: Any, own: Session) -> None:
+    try:
+        own.add(attempt)
+    except InvalidRequestError:
+        raise InvalidState(
+            f"attempt {attempt.id}: this session holds another copy of it; change that one, session.get(...)"
+        ) from None
+
+
+def _standing(session: Session, table: Table, attempt_id: Any) -> Any:
+    """The row as it is now; None when there is no such row."""
+    columns = (table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at)
+    look = select(*columns).where(table.c.id == attempt_id)
+    row = None
+    if session.connection(bind_arguments={"clause": table}).dialect.name in MYSQL:
+        # What a plain look sees there may be as old as the caller's transaction.
+        row = session.execute(look.with_for_update(skip_locked=True)).first()
+    return row or session.execute(look).first()
+
+
 def _why_not(session: Session, table: Table, attempt_id: Any, verb: str, legal: frozenset[Status]) -> str:
-    row = session.execute(
-        select(table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at).where(
-            table.c.id == attempt_id
-        )
-    ).first()
+    row = _standing(session, table, attempt_id)
     if row is None:
         return f"{verb}: there is no attempt {attempt_id}"
     if row.status not in legal:
         return f"{verb}: attempt {attempt_id} is {row.status}, and must be {' or '.join(sorted(legal))}"
     if row.claim_id is not None:
-        return f"{verb}: attempt {attempt_id} is being performed by {row.claimed_by} since {row.attempted_at:%Y-%m-%d %H:%M:%S} UTC"
+        since = f"{row.attempted_at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{verb}: attempt {attempt_id} is being performed by {row.claimed_by} since {since}"
     return f"{verb}: attempt {attempt_id} is being changed by another transaction at this moment; try again"

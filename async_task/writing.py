@@ -2,18 +2,17 @@
 
 import datetime as dt
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, and_, func, inspect, select
+from sqlalchemy import Table, inspect, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapper, Session, scoped_session
 
 from async_task.ambient import ambient_session, hold
 from async_task.arguments import encode
-from async_task.dialects import MYSQL, copies_rows, written
+from async_task.dialects import MYSQL, written
 from async_task.encryption import Encryptor, NullEncryptor, context_of, encryptor_named, know, seal
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
 from async_task.identity import uuid7
@@ -22,7 +21,6 @@ from async_task.status import Status
 from async_task.targets import Method, target_of
 
 M = TypeVar("M")
-AT_ONCE = dt.timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ class Draft:
         values = dict(self.values)
         if self.max_age is not None and values["expires_at"] is None:
             since = values["scheduled_at"]
-            values["expires_at"] = clock(self.max_age) if since is None else since + self.max_age
+            values["expires_at"] = clock(self.max_age) if since is None else _after(since, self.max_age)
         return values
 
 
@@ -63,7 +61,7 @@ def draft(
     called = target_of(target)
     method = called.method(method_name)
     return draft_call(
-        method, dict(method_args or {}), idempotence_token=idempotence_token, scheduled_at=scheduled_at,
+        method, _mapping(method_args), idempotence_token=idempotence_token, scheduled_at=scheduled_at,
         expires_at=expires_at, queue=queue, priority=priority, encryptor=encryptor, max_attempts=max_attempts,
     )  # fmt: skip
 
@@ -83,7 +81,7 @@ def draft_call(
     """As `draft`, for a method that is known already."""
     method.signature.check(arguments)
     _check_options(idempotence_token, scheduled_at, expires_at, queue, priority, max_attempts)
-    sealer = _encryptor(encryptor or method.policy.encryptor)
+    sealer = _encryptor(encryptor if encryptor is not None else method.policy.encryptor)
     attempt_id = uuid7()
     values = {
         "id": attempt_id,
@@ -120,61 +118,55 @@ def add(model: type[M], made: Draft, session: object | None) -> M:
     return attempt
 
 
-def ensure(model: type[M], made: Draft, session: Session | None) -> M:
+def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | None) -> Any:
     """The attempt with this target, method and token, created unless it exists. The caller's transaction lives on."""
+    made = named_draft("ensure", {name: value for name, value in arguments.items() if name != "session"})
     if made.values["idempotence_token"] is None:
         raise InvalidArguments("ensure: without idempotence_token= nothing says which attempt is the same one")
-    own = ambient_session() if session is None else sync_session(session)
+    mapper, table = single_table(model, "ensure")
+    asked = session if session is not None else arguments.get("session")
+    own = ambient_session() if asked is None else sync_session(asked)
     own.flush()
-    mapper = _single_table(model, "ensure")
-    table = mapper.local_table
-    wanted = and_(*(table.c[name] == made.values[name] for name in ("target", "method_name", "idempotence_token")))
+    there = _insert_unless_there(own, mapper, table, made)
+    if asked is None and there.id == made.values["id"]:
+        hold(own)
+    return there
+
+
+def _insert_unless_there(own: Session, mapper: Mapper[Any], table: Table, made: Draft) -> Any:
+    token = ("target", "method_name", "idempotence_token")
+    # Of any class in the table: it is the table that knows a token once.
+    find: Any = select(mapper.base_mapper.class_).where(*(table.c[name] == made.values[name] for name in token))
+    values = {**made.stamped(lambda after: written(after.total_seconds())), **discriminator(mapper)}
     connection = own.connection(bind_arguments={"mapper": mapper})
-    dialect = connection.dialect.name
-    values = {**made.stamped(lambda after: written(after.total_seconds())), **_discriminator(mapper)}
-    find: Any = select(model).where(wanted)
-    if dialect in MYSQL:
+    if connection.dialect.name in MYSQL:
         # ON DUPLICATE KEY waits for whoever performs the row; a plain look does not.
         if (there := own.scalars(find).first()) is not None:
-            return there  # type: ignore[no-any-return]
+            return there
         connection.execute(mysql.insert(table).values(values).on_duplicate_key_update(id=table.c.id))
-        return own.scalars(find.with_for_update(read=True)).one()  # type: ignore[no-any-return]
-    insert: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement = insert(table).values(values).on_conflict_do_nothing(
-        index_elements=["target", "method_name", "idempotence_token"], index_where=table.c.idempotence_token.is_not(None)
+        return own.scalars(find.with_for_update(read=True)).one()
+    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    unless_there = insert(table).values(values).on_conflict_do_nothing(
+        index_elements=token, index_where=table.c.idempotence_token.is_not(None)
     )  # fmt: skip
     for _ in range(3):  # the winner may be pruned between our insert and our look
-        connection.execute(statement)
+        connection.execute(unless_there)
         if (there := own.scalars(find).first()) is not None:
-            return there  # type: ignore[no-any-return]
+            return there
     raise AsyncTaskError("ensure: the attempt with this token appeared and vanished three times; try again")
 
 
-def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """Write all rows in one statement, COPY through psycopg; answers their ids in the order of the rows.
+def named_draft(verb: str, arguments: Mapping[str, Any]) -> Draft:
+    """`draft(**arguments)`, where a name that it does not take is InvalidArguments too."""
+    try:
+        return draft(**arguments)
+    except TypeError as error:
+        raise InvalidArguments(f"{verb}: {str(error).removeprefix('draft() ')}") from None
 
-    A session is flushed first. Raises IntegrityError for a used token, and what `create` raises, with the row's number.
-    """
-    mapper = _single_table(model, "create_many")
-    drafts = [_numbered(number, row) for number, row in enumerate(rows)]
-    if isinstance(where, Connection):
-        connection = where
-    else:
-        session = sync_session(where)
-        session.flush()
-        connection = session.connection(bind_arguments={"mapper": mapper})
-    if not drafts:
-        return []
-    table = mapper.local_table
-    assert isinstance(table, Table)
-    now, may_copy = _clock_and_copy(connection, table)
-    stamps = {**_discriminator(mapper), "created_at": now, "updated_at": now}
-    values = [{"due_at": now, **one.stamped(lambda after: now + after), **stamps} for one in drafts]
-    if may_copy and not _has_more_defaults(table, values[0]):
-        _copy(connection, table, values)
-    else:
-        connection.execute(table.insert(), values)
-    return [one["id"] for one in values]
+
+def given(session: object | None) -> Session | None:
+    """As `sync_session`, where it may be left out."""
+    return None if session is None else sync_session(session)
 
 
 def sync_session(session: object) -> Session:
@@ -182,10 +174,10 @@ def sync_session(session: object) -> Session:
 
     Raises ConfigurationError for anything else.
     """
-    found = session
+    found: Any = session
     if isinstance(found, scoped_session):
         found = found()
-    asyncio = sys.modules.get("sqlalchemy.ext.asyncio")
+    asyncio: Any = sys.modules.get("sqlalchemy.ext.asyncio")
     if asyncio is not None and isinstance(found, asyncio.async_scoped_session):
         found = found()
     if asyncio is not None and isinstance(found, asyncio.AsyncSession):
@@ -195,10 +187,8 @@ def sync_session(session: object) -> Session:
     raise ConfigurationError(f"session= takes a Session or an AsyncSession, not {type(session).__name__}")
 
 
-def aware(moment: dt.datetime | None, name: str) -> dt.datetime | None:
+def aware(moment: object, name: str) -> dt.datetime:
     """`moment`, refused with InvalidArguments when it is no datetime, or a naive one."""
-    if moment is None:
-        return None
     if not isinstance(moment, dt.datetime):
         raise InvalidArguments(f"{name}: takes an aware datetime, not {type(moment).__name__}")
     if moment.utcoffset() is None:
@@ -209,11 +199,11 @@ def aware(moment: dt.datetime | None, name: str) -> dt.datetime | None:
 
 
 def _check_options(
-    token: str | None, scheduled_at: dt.datetime | None, expires_at: dt.datetime | None,
-    queue: str | None, priority: int | None, max_attempts: int | None,
-) -> None:  # fmt: skip
-    aware(scheduled_at, "scheduled_at")
-    aware(expires_at, "expires_at")
+    token: object, scheduled_at: object, expires_at: object, queue: object, priority: object, max_attempts: object
+) -> None:
+    for name, moment in (("scheduled_at", scheduled_at), ("expires_at", expires_at)):
+        if moment is not None:
+            aware(moment, name)
     if token is not None and not (isinstance(token, str) and 0 < len(token) <= 255 and token.isprintable()):
         raise InvalidArguments("idempotence_token: takes a printable text of 1 to 255 characters")
     if max_attempts is not None and (type(max_attempts) is not int or not 1 <= max_attempts <= 32767):
@@ -231,55 +221,35 @@ def _encryptor(given: Encryptor | str | None) -> Encryptor:
     return encryptor_named(given) if isinstance(given, str) else know(given)
 
 
-def _numbered(number: int, row: Mapping[str, Any]) -> Draft:
+def _mapping(method_args: object) -> dict[str, Any]:
+    if method_args is None:
+        return {}
+    if not isinstance(method_args, Mapping):
+        raise InvalidArguments(f"method_args: takes a mapping of names to values, not {type(method_args).__name__}")
+    return dict(method_args)
+
+
+def _after(since: dt.datetime, age: dt.timedelta) -> dt.datetime:
     try:
-        return draft(**row)
-    except TypeError as error:
-        raise InvalidArguments(f"row {number}: {str(error).removeprefix('draft() ')}") from None
-    except AsyncTaskError as error:
-        raise type(error)(f"row {number}: {error}") from None
+        return since + age
+    except OverflowError:
+        raise InvalidArguments("scheduled_at: the target's max_age after it is past the year 9999") from None
 
 
-def _single_table(model: type[Any], verb: str) -> Mapper[Any]:
+def single_table(model: type[Any], verb: str) -> tuple[Mapper[Any], Table]:
+    """The model's mapper and its one table. Raises ConfigurationError where there are two."""
     mapper: Mapper[Any] = inspect(model)
-    if mapper.local_table is not mapper.base_mapper.local_table:
+    table = mapper.local_table
+    if table is not mapper.base_mapper.local_table:
         raise ConfigurationError(
             f"{verb}: {model.__name__} lies in two tables (joined inheritance); use create() for it"
         )
-    return mapper
+    assert isinstance(table, Table)
+    return mapper, table
 
 
-def _discriminator(mapper: Mapper[Any]) -> dict[str, Any]:
+def discriminator(mapper: Mapper[Any]) -> dict[str, Any]:
+    """The column that says of which class a row is, and its value; empty without inheritance."""
     if mapper.polymorphic_on is None or mapper.polymorphic_identity is None:
         return {}
     return {str(mapper.polymorphic_on.key): mapper.polymorphic_identity}
-
-
-def _clock_and_copy(connection: Connection, table: Table) -> tuple[dt.datetime, bool]:
-    """The database's clock, and whether rows may be written with COPY, which row-level security forbids."""
-    if not copies_rows(connection.dialect) or connection.dialect.is_async:
-        return connection.execute(select(written())).scalar_one(), False
-    name = connection.dialect.identifier_preparer.format_table(table)
-    secured = func.row_security_active(name)
-    now, is_secured = connection.execute(select(written(), secured)).one()
-    return now, not is_secured
-
-
-def _has_more_defaults(table: Table, values: Mapping[str, Any]) -> bool:
-    """Whether a column of the user's own wants a value that COPY would not ask for."""
-    return any(one.name not in values and one.default is not None for one in table.columns)
-
-
-def _copy(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    import psycopg
-
-    preparer = connection.dialect.identifier_preparer
-    columns = ", ".join(preparer.quote(name) for name in rows[0])
-    statement = f"COPY {preparer.format_table(table)} ({columns}) FROM STDIN"
-    driver: Any = connection.connection.driver_connection
-    try:
-        with driver.cursor() as cursor, cursor.copy(statement) as copy:
-            for row in rows:
-                copy.write_row(tuple(row.values()))
-    except psycopg.errors.IntegrityError as error:
-        raise IntegrityError(statement, None, error) from error

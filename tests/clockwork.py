@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import DateTime, Engine, Table, or_, select, update
+from sqlalchemy import DateTime, Engine, Table, select, update
 
 from async_task import Attempt, Status
 from async_task.columns import Instant
@@ -50,7 +50,7 @@ def broken_promises(engine: Engine) -> list[str]:
     pending = a.c.status == Status.PENDING
     wrong = {
         "completed_at is set exactly when it is at rest": pending == a.c.completed_at.is_not(None),
-        "what is at rest is held by nobody": or_(~pending, a.c.claim_id.is_(None)).is_(False),
+        "what is at rest is held by nobody": ~pending & a.c.claim_id.is_not(None),
         "errors and crashes are starts": a.c.num_errors + a.c.num_crashes > a.c.num_attempts,
         "what succeeded was started": (a.c.status == Status.SUCCEEDED) & (a.c.num_attempts == 0),
     }

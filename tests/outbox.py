@@ -1,14 +1,36 @@
 """What the tests call: registered targets that leave traces, in this process's memory and in the `effects` table."""
 
 import asyncio
+import ctypes
+import hashlib
+import inspect
 import os
+import pathlib
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Column, Integer, MetaData, String, Table
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, select
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from async_task import Again, Discard, Retry, RetryAfter, current_attempt, target
+from async_task import (
+    Again,
+    AsyncTask,
+    BaseAttempt,
+    Discard,
+    JobEvent,
+    Retry,
+    RetryAfter,
+    current_attempt,
+    policy,
+    target,
+)
+from async_task.encryption import know
 
 more_metadata = MetaData()
 effects = Table(
@@ -86,3 +108,274 @@ async def effect_later(session: AsyncSession, what: str = "done") -> None:
 def _mine(what: str) -> dict[str, Any]:
     current = current_attempt()
     return {"attempt_id": str(current.id), "number": current.number, "what": what}
+
+
+class Rows(DeclarativeBase):
+    """The base of what the tests map: its tables are made with `effects`."""
+
+    metadata = more_metadata
+
+
+class Effect(Rows):
+    """A row of `effects` as an object, for targets that add instead of execute."""
+
+    __table__ = effects
+
+
+class HookedAttempt(BaseAttempt, Rows):
+    """An application's own model, with its own word about errors: `hooks[0](self, error)`."""
+
+    __tablename__ = "hooked_attempts"
+
+    note: Mapped[str | None] = mapped_column(String(200))
+
+    def handle_perform_error(self, error: BaseException) -> None:
+        heard.append((str(self.id), error))
+        if hooks:
+            hooks[0](self, error)
+
+
+hooks: list[Callable[[HookedAttempt, BaseException], None]] = []
+heard: list[tuple[str, BaseException]] = []
+acts: list[Callable[..., Any]] = []
+
+
+def will(do: Callable[..., Any]) -> None:
+    """From now on, the targets `act...` do this."""
+    acts[:] = [do]
+
+
+@target("test.act", retry=Retry.every(60))
+def act() -> Any:
+    """Whatever the test says, without a session."""
+    return acts[0]()
+
+
+@target("test.act_leased", retry=Retry.every(60), mode="leased")
+def act_leased() -> Any:
+    return acts[0]()
+
+
+@target("test.act_later", retry=Retry.every(60))
+async def act_later() -> Any:
+    answer = acts[0]()
+    return await answer if inspect.iscoroutine(answer) else answer
+
+
+@target("test.act_later_locked", retry=Retry.every(60), mode="locked")
+async def act_later_locked() -> Any:
+    answer = acts[0]()
+    return await answer if inspect.iscoroutine(answer) else answer
+
+
+@target("test.act_in_session", retry=Retry.every(60))
+def act_in_session(session: Session) -> Any:
+    """Whatever the test says, with the attempt's session."""
+    return acts[0](session)
+
+
+@target("test.act_in_session_leased", retry=Retry.every(60), mode="leased")
+def act_in_session_leased(session: Session) -> Any:
+    return acts[0](session)
+
+
+@target("test.act_in_async_session", retry=Retry.every(60))
+async def act_in_async_session(session: AsyncSession) -> Any:
+    return await acts[0](session)
+
+
+@target("test.act_in_async_session_locked", retry=Retry.every(60), mode="locked")
+async def act_in_async_session_locked(session: AsyncSession) -> Any:
+    return await acts[0](session)
+
+
+@target("test.act_by_default_policy")
+def act_by_default_policy() -> Any:
+    return acts[0]()
+
+
+@target("test.act_redacted", retry=Retry.every(60), redact=["card"])
+def act_redacted(card: str, order: int = 0) -> Any:
+    """Whatever the test says, with an argument that nothing may show."""
+    return acts[0](card)
+
+
+class BoxEncryptor:
+    """Reversed and bound to its row; told to decrypt anything else, it quotes what it was given."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
+        return hashlib.sha256(context).digest() + plaintext[::-1]
+
+    def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
+        bound, content = ciphertext[:32], ciphertext[32:][::-1]
+        if bound != hashlib.sha256(context).digest():
+            raise ValueError(f"moved here: {content!r}")
+        return content
+
+
+BOX = know(BoxEncryptor("test.box"))
+
+
+@target("test.act_boxed", retry=Retry.every(60), encryptor=BOX)
+def act_boxed(card: str) -> Any:
+    """The same, encrypted by its target's policy."""
+    return acts[0](card)
+
+
+def application(engine: Engine, door: str, async_engine_url: str, **options: Any) -> AsyncTask:
+    """As the fixture `app`, with options of the test's own."""
+    return AsyncTask(engine if door == "sync" else create_async_engine(async_engine_url), **{"lease": 1.0, **options})
+
+
+def events_of(engine: Engine, attempt_id: Any, kind: str | None = None) -> list[Any]:
+    """What happened to an attempt, oldest first."""
+    wanted = select(JobEvent).where(JobEvent.job_id == str(attempt_id)).order_by(JobEvent.id)
+    with Session(engine) as session:
+        found = list(session.scalars(wanted))
+        session.expunge_all()
+    return [event for event in found if kind in (None, event.kind)]
+
+
+# What races and crashes need: calls that wait to be let through, and calls that leave traces in files.
+
+
+class Gate:
+    """A call comes in, which the test awaits, and goes on when the test opens."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.opened = threading.Event()
+
+    def await_call(self) -> None:
+        assert self.entered.acquire(timeout=30), "nobody came"
+
+    def pass_through(self) -> None:
+        self.entered.release()
+        assert self.opened.wait(30), "nobody opened"
+
+
+gates: dict[str, Gate] = {}
+"""By name: what `Gated` waits at in its first start. Later starts pass."""
+
+
+@target("test.gated", retry=Retry.every(60))
+class Gated:
+    """Waits at a gate, in either mode."""
+
+    @staticmethod
+    def locked(gate: str) -> None:
+        _wait_at(gate)
+        calls.append(("locked", gate))
+
+    @staticmethod
+    @policy(mode="leased")
+    def leased(gate: str) -> None:
+        _wait_at(gate)
+        calls.append(("leased", gate))
+
+    @staticmethod
+    @policy(mode="leased")
+    def write_leased(session: Session, gate: str) -> None:
+        _wait_at(gate)
+        session.execute(effects.insert().values(**_mine("done")))
+
+    @staticmethod
+    def write_locked(session: Session, gate: str) -> None:
+        session.execute(effects.insert().values(**_mine("done")))
+        _wait_at(gate)
+
+    @staticmethod
+    @policy(mode="leased")
+    def meet(name: str) -> None:
+        barriers[name].wait(30)
+
+
+barriers: dict[str, threading.Barrier] = {}
+"""By name: what `Gated.meet` waits at."""
+
+
+def _wait_at(gate: str) -> None:
+    if current_attempt().number == 1:
+        gates[gate].pass_through()
+
+
+def note(folder: str, word: str) -> None:
+    """One line in the folder's file `notes`: attempt, number of the start, process, word."""
+    current = current_attempt()
+    with pathlib.Path(folder, "notes").open("ab", buffering=0) as file:
+        file.write(f"{current.id} {current.number} {os.getpid()} {word}\n".encode())
+
+
+def _hold(folder: str) -> None:
+    while current_attempt().number == 1 and not pathlib.Path(folder, "go").exists():
+        time.sleep(0.005)
+
+
+@target("test.elsewhere", retry=Retry.every(60))
+class Elsewhere:
+    """For other processes: the traces are in files."""
+
+    @staticmethod
+    def start(folder: str) -> None:
+        note(folder, "start")
+
+    @staticmethod
+    def hold(folder: str) -> None:
+        note(folder, "start")
+        _hold(folder)
+
+    @staticmethod
+    def hold_always(folder: str) -> None:
+        note(folder, "start")
+        while not pathlib.Path(folder, "go").exists():
+            time.sleep(0.005)
+
+    @staticmethod
+    def write_and_hold(session: Session, folder: str) -> None:
+        session.execute(effects.insert().values(**_mine("done")))
+        note(folder, "start")
+        _hold(folder)
+
+    @staticmethod
+    def say(text: str) -> None:
+        print(text)
+
+    @staticmethod
+    def keep(folder: str, text: str) -> None:
+        note(folder, f"{len(text)}")
+
+    @staticmethod
+    def die(folder: str, how: str) -> None:
+        note(folder, "start")
+        if how == "exit":
+            os._exit(0)
+        elif how == "segfault":
+            ctypes.string_at(0)
+        elif how == "sigkill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "overflow":
+            sys.setrecursionlimit(2**31 - 1)
+            repr(_Endless())
+
+
+class _Endless:
+    def __repr__(self) -> str:
+        return repr(self)
+
+
+@target("test.greedy", retry=Retry.never())
+def be_greedy(folder: str) -> None:
+    """Takes all the memory that it lets itself have, and keeps it."""
+    note(folder, "start")
+    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))
+    while True:
+        calls.append(bytearray(2**12))
+
+
+@target("test.act_boxed_in_session", retry=Retry.every(60), encryptor=BOX)
+def act_boxed_in_session(session: Session, card: str) -> Any:
+    return acts[0](session, card)

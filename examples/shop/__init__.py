@@ -1,0 +1,1 @@
+"""A small shop that uses async-task as any application would: orders, their outbox, and a warehouse that is called."""

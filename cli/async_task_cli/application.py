@@ -1,0 +1,159 @@
+"""Finding the application: by option, by environment, by the nearest pyproject.toml; else a database by its URL."""
+
+import contextlib
+import importlib
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from async_task import AsyncTask, AsyncTaskError
+from async_task.engines import EXTRAS
+from async_task_cli.faults import CONFIGURATION, UNREACHABLE, USAGE, Refusal, first_line
+from async_task_cli.options import Wanted
+
+APP, DATABASE_URL = "ASYNC_TASK_APP", "ASYNC_TASK_DATABASE_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What somebody wrote, and where: `place` is named in complaints."""
+
+    text: str
+    place: str
+    exit_code: int = CONFIGURATION
+
+
+def find_app(wanted: Wanted) -> AsyncTask:
+    """The application that was asked for, with its modules imported. Connects to nothing. Raises Refusal."""
+    _see_folder(Path.cwd())
+    named = _named_app(wanted)
+    if named is not None:
+        app = _load(named)
+        _import_all(wanted.modules)
+        return app
+    url = wanted.database_url or os.environ.get(DATABASE_URL)
+    if not url:
+        raise Refusal(
+            f"no database is named: give --app module:name or --database-url, or set {APP} or {DATABASE_URL}, "
+            "or write app under [tool.async-task] into pyproject.toml",
+            USAGE,
+        )
+    _import_all(wanted.modules)
+    return AsyncTask(url)
+
+
+@contextlib.contextmanager
+def existing(wanted: Wanted) -> Iterator[AsyncTask]:
+    """The same, for commands that need a database which is there; closed at the end. Raises Refusal, SchemaMismatch."""
+    with contextlib.closing(find_app(wanted)) as app:
+        refuse_missing_file(app)
+        app.check_schema()
+        yield app
+
+
+def refuse_missing_file(app: AsyncTask) -> None:
+    """Raises Refusal for an SQLite file that is not there: connecting would make it, empty, in a place nobody meant."""
+    file = sqlite_file(app.address)
+    if file is not None and not file.exists():
+        raise Refusal(
+            f"there is no database {file}: name another, or make it with `async-task install --apply`", UNREACHABLE
+        )
+
+
+def sqlite_file(address: str) -> Path | None:
+    """The file of an SQLite database; None for a server."""
+    try:
+        url = make_url(address)
+    except ArgumentError:
+        return None
+    if not url.drivername.startswith("sqlite") or not url.database:
+        return None
+    return Path(url.database.removeprefix("file:").partition("?")[0])
+
+
+def _named_app(wanted: Wanted) -> Named | None:
+    if wanted.app is not None:
+        return Named(wanted.app, "--app", USAGE)
+    if wanted.database_url is not None:
+        return None
+    if from_environment := os.environ.get(APP):
+        return Named(from_environment, APP)
+    return _app_of_project(Path.cwd())
+
+
+def _app_of_project(folder: Path) -> Named | None:
+    """What the nearest pyproject.toml says, in this folder or above; its folder goes on the path."""
+    for file in (one / "pyproject.toml" for one in (folder, *folder.parents)):
+        if not file.is_file():
+            continue
+        try:
+            table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("async-task", {})
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise Refusal(f"{file} cannot be read: {first_line(str(error))}", CONFIGURATION) from error
+        if (app := table.get("app")) is None:
+            return None
+        _see_folder(file.parent)
+        return Named(str(app), f"[tool.async-task] app in {file}")
+    return None
+
+
+def _load(named: Named) -> AsyncTask:
+    if not re.fullmatch(r"[\w.]+:[\w.]+", named.text):
+        raise Refusal(f"{named.place} is written module:name, like shop.app:app, not {named.text!r}", named.exit_code)
+    module_name, _, path = named.text.partition(":")
+    found: Any = _import(module_name, named.place)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise Refusal(f"{named.place}: {module_name} has no {path!r}{_apps_in(module_name)}", CONFIGURATION)
+        found = getattr(found, name)
+    if not isinstance(found, AsyncTask):
+        words = (
+            f"{named.place}: {named.text} is of type {type(found).__name__}, and no AsyncTask{_apps_in(module_name)}"
+        )
+        raise Refusal(words, CONFIGURATION)
+    return found
+
+
+def _apps_in(module: str) -> str:
+    names = [name for name, value in vars(sys.modules[module]).items() if isinstance(value, AsyncTask)]
+    return f"; write {module}:{names[0]}" if names else ""
+
+
+def _import_all(modules: tuple[str, ...]) -> None:
+    for module in modules:
+        _import(module, "--module")
+
+
+def _import(name: str, place: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing and (name == missing or name.startswith(f"{missing}.")):
+            words = f"{place}: there is no module {name!r} on the path, which begins with {Path.cwd()}"
+            raise Refusal(words, CONFIGURATION) from error
+        advice = f": install async-task[{EXTRAS[missing]}]" if missing in EXTRAS else ""
+        raise Refusal(
+            f"{place}: {name} needs the module {missing!r}, which is not installed{advice}", CONFIGURATION
+        ) from error
+    except (AsyncTaskError, OSError):
+        raise
+    except Exception as error:
+        words = (
+            f"{place}: importing {name} raised {type(error).__name__}: {first_line(str(error))} (--debug shows where)"
+        )
+        raise Refusal(words, CONFIGURATION) from error
+
+
+def _see_folder(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))

@@ -1,0 +1,290 @@
+"""The scenes. Each does one thing for real, looks what became of it, and only then says so."""
+
+import contextlib
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from sqlalchemy import func, select
+
+from async_task import BaseAttempt, Status
+from async_task.dialects import written
+from async_task_cli.demo.stage import Stage, check, wait_until
+
+TELL = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Play:
+    """One run of the demo: the `calls` that it committed, by the number of their order; what it `expects` to become of
+    them; and how it speaks. `number`: of the next order. `unheard`: of those that were rolled back."""
+
+    stage: Stage
+    tell: TELL
+    number: int
+    calls: dict[int, list[uuid.UUID]] = field(default_factory=dict)
+    expects: Counter[Status] = field(default_factory=Counter)
+    unheard: list[int] = field(default_factory=list)
+    retried: uuid.UUID | None = None
+
+    @classmethod
+    def on(cls, stage: Stage, tell: TELL) -> Self:
+        return cls(stage, tell, int(stage.app.read(stage.shop["orders"].next_number)))
+
+    @property
+    def attempts(self) -> list[uuid.UUID]:
+        return [one for calls in self.calls.values() for one in calls]
+
+    def next_number(self) -> int:
+        """A number that no other order of this run has, not even one that was rolled back."""
+        self.number += 1
+        return self.number - 1
+
+    def write(self, session: Any, number: int, customer: str, amount: int) -> list[uuid.UUID]:
+        """An order and its calls, in the transaction of `session`; the ids of the calls."""
+        self.stage.shop["orders"].place_order(session, customer, amount, number=number)
+        return [one.id for one in session if isinstance(one, BaseAttempt)]
+
+    def place(self, number: int, customer: str, amount: int) -> None:
+        """The same, committed."""
+        self.calls[number] = self.stage.commit(lambda session: self.write(session, number, customer, amount))
+
+    def rows(self, number: int) -> list[BaseAttempt]:
+        """The calls about this order, as they lie in the database now."""
+        return [self.row(one) for one in self.calls[number]]
+
+    def row(self, attempt_id: uuid.UUID) -> BaseAttempt:
+        model = self.stage.app.model
+        found: BaseAttempt = self.stage.app.read(lambda session: session.get_one(model, attempt_id))
+        return found
+
+    def fulfilment(self, number: int) -> BaseAttempt:
+        return next(row for row in self.rows(number) if row.method_name == "fulfill")
+
+    def run_batches(self, number: int) -> None:
+        """Until all calls about this order are made."""
+
+        def is_done() -> bool:
+            self.stage.app.run_batch()
+            return all(row.status.is_terminal for row in self.rows(number))
+
+        wait_until(is_done, f"the calls of order {number} are made")
+
+    def check_packed_once(self, number: int) -> None:
+        packed = self.stage.warehouse.parcels().count(number)
+        check(packed == 1, f"order {number} was packed once", f"{packed} parcels")
+
+
+class TornUp(Exception):
+    """The shop's transaction does not commit."""
+
+
+def rolled_back(play: Play) -> None:
+    """An order that never was: neither were its calls."""
+    number, ids = play.next_number(), list[uuid.UUID]()
+
+    def place_and_tear_up(session: Any) -> None:
+        ids.extend(play.write(session, number, "Ada", 1990))
+        session.flush()
+        raise TornUp
+
+    with contextlib.suppress(TornUp):
+        play.stage.commit(place_and_tear_up)
+    play.stage.app.run_batch()
+    left = play.stage.app.read(lambda session: _count(session, play.stage, number, ids))
+    heard = len(play.stage.warehouse.received(number))
+    check(
+        (len(ids), left, heard) == (2, 0, 0),
+        "a call that was rolled back is never made",
+        f"{left} rows, {heard} requests",
+    )
+    play.unheard.append(number)
+    play.tell(f"Order {number} and its {len(ids)} calls were written, and then rolled back.")
+    play.tell(f"Rows left: {left}. Requests that the warehouse got about it: {heard}.")
+
+
+def made_after_commit(play: Play) -> None:
+    """Nothing before the commit, everything after it."""
+    numbers = [play.next_number() for _ in range(3)]
+    for number, customer, amount in zip(numbers, ("Grace", "Edsger", "Barbara"), (4200, 990, 12000), strict=True):
+        play.place(number, customer, amount)
+    before = sum(len(play.stage.warehouse.received(number)) for number in numbers)
+    began = time.monotonic()
+    for number in numbers:
+        play.run_batches(number)
+    took = time.monotonic() - began
+    after = sum(len(play.stage.warehouse.received(number)) for number in numbers)
+    paid = play.stage.app.read(lambda session: _paid(session, play.stage, numbers))
+    check((before, after, paid) == (0, 3, 3), "3 orders were packed and paid after their commit", (before, after, paid))
+    for number in numbers:
+        play.check_packed_once(number)
+    play.expects[Status.SUCCEEDED] += 6
+    play.tell(f"{len(numbers)} orders committed. Requests so far: {before}; after a batch of {took:.2f} s: {after}.")
+    play.tell(f"Packed: {after}. Marked paid, in the transaction of `succeeded`: {paid}.")
+
+
+def failed_and_retried(play: Play) -> None:
+    """A warehouse that says 503 twice."""
+    number = play.next_number()
+    play.stage.warehouse.will(number, fail=2)
+    began = time.monotonic()
+    play.place(number, "Alan", 3100)
+    play.run_batches(number)
+    took = time.monotonic() - began
+    answers = [entry["answer"] for entry in play.stage.warehouse.received(number)]
+    row = play.fulfilment(number)
+    check(answers == [503, 503, 201], "it fails twice and then succeeds", answers)
+    counts = (row.num_attempts, row.num_errors, row.status)
+    check(counts == (3, 2, Status.SUCCEEDED), "3 starts and 2 errors are counted", counts)
+    play.check_packed_once(number)
+    play.retried = row.id
+    play.expects[Status.SUCCEEDED] += 2
+    play.tell(f"Order {number}: the warehouse answered {', '.join(map(str, answers))}, within {took:.2f} s.")
+    play.tell(f"Its row: {row.num_attempts} starts, {row.num_errors} errors, {row.status.value}.")
+
+
+def expired(play: Play) -> None:
+    """A courier for today, who was not asked for in time."""
+    number = max(play.calls)
+    client, model = play.stage.shop["outbox"].OrderClient, play.stage.app.model
+
+    def book(session: Any) -> uuid.UUID:
+        deadline = session.scalar(select(written(0.2)))
+        return model.options(session=session, expires_at=deadline).call(client.book_courier, number=number).id
+
+    def is_swept() -> bool:
+        play.stage.app.sweep()
+        return play.row(attempt_id).status.is_terminal
+
+    attempt_id = play.stage.commit(book)
+    play.calls[number].append(attempt_id)
+    wait_until(is_swept, "a sweep expires what is too late")
+    play.stage.app.run_batch()
+    row = play.row(attempt_id)
+    asked = sum(entry["path"] == "/couriers" for entry in play.stage.warehouse.received(number))
+    found = (row.status, row.num_attempts, asked)
+    check(found == (Status.EXPIRED, 0, 0), "it expired, and was never made", found)
+    play.expects[Status.EXPIRED] += 1
+    play.tell(f"A courier for order {number} was wanted within 0.2 s, and no worker ran.")
+    play.tell(f"Its row: {row.num_attempts} starts, {row.status.value}. Requests for a courier: {asked}.")
+
+
+def killed(play: Play) -> None:
+    """kill -9 in the middle of a call, after its effect and before its answer."""
+    number = play.next_number()
+    play.stage.warehouse.will(number, hang=True)
+    play.place(number, "Katherine", 7700)
+    process = play.stage.run_elsewhere("run-batch")
+    try:
+        wait_until(lambda: play.stage.warehouse.parcels().count(number), "the process has the parcel packed")
+        # Its other call is not what this scene is about.
+        wait_until(lambda: any(row.status.is_terminal for row in play.rows(number)), "the process has it marked paid")
+        play.tell(f"Order {number}: process {process.pid} runs `async-task run-batch`.")
+        play.tell("The warehouse has packed, and does not answer.")
+    finally:
+        process.kill()
+        code = process.wait()
+    died = time.monotonic()
+    row = play.fulfilment(number)
+    check((code, row.is_performing) == (-9, True), "it was killed in the middle of its call", (code, row.status))
+    play.tell(
+        f"kill -9 {process.pid}. Its row: {row.num_attempts} start, {row.status.value}, held by the dead process."
+    )
+    play.stage.warehouse.will(number, hang=False)
+    wait_until(lambda: _is_recovered(play, number), "a sweep recovers it")
+    took = time.monotonic() - died
+    play.run_batches(number)
+    row = play.fulfilment(number)
+    requests = play.stage.warehouse.received(number)
+    keys = {entry["key"] for entry in requests}
+    check(
+        (row.status, row.num_attempts) == (Status.SUCCEEDED, 2),
+        "its second start succeeded",
+        (row.status, row.num_attempts),
+    )
+    check((len(requests), keys) == (2, {str(row.id)}), "the warehouse got it twice, under one key", requests)
+    play.check_packed_once(number)
+    play.expects[Status.SUCCEEDED] += 2
+    play.tell(
+        f"A sweep gave it back after {took:.1f} s, a batch made it: {row.num_attempts} starts, {row.status.value}."
+    )
+    play.tell(f"The warehouse got {len(requests)} requests with {len(keys)} Idempotency-Key, and packed 1 parcel.")
+
+
+def _is_recovered(play: Play, number: int) -> bool:
+    play.stage.app.sweep()
+    return not any(row.is_performing for row in play.rows(number))
+
+
+def asked_twice(play: Play) -> None:
+    """Somebody clicks twice: one token, one call."""
+    number, shop = play.next_number(), play.stage.shop
+    call = {
+        "target": shop["outbox"].OrderClient, "method_name": "fulfill", "idempotence_token": f"order-{number}",
+        "method_args": {"customer": "Margaret", "number": number},
+    }  # fmt: skip
+
+    def click(session: Any) -> uuid.UUID:
+        return play.stage.app.model.ensure(session, **call).id
+
+    play.stage.commit(
+        lambda session: session.add(shop["models"].Order(number=number, customer="Margaret", amount=2500))
+    )
+    first, second = play.stage.commit(click), play.stage.commit(click)
+    play.calls[number] = [first]
+    play.run_batches(number)
+    rows = play.stage.app.read(lambda session: _with_token(session, play.stage, f"order-{number}"))
+    requests = len(play.stage.warehouse.received(number))
+    check(
+        (first == second, rows, requests) == (True, 1, 1),
+        "a used token makes no second call",
+        (first, second, rows, requests),
+    )
+    play.check_packed_once(number)
+    play.expects[Status.SUCCEEDED] += 1
+    play.tell(f"Order {number}: 2 transactions asked for a call with the token 'order-{number}'.")
+    play.tell(f"Both committed, and both got the same attempt. Rows: {rows}. Requests: {requests}.")
+
+
+def left_for_you(play: Play) -> None:
+    """One call that is still to be made, by whoever tries the commands."""
+    number = max(play.calls)
+    mark_paid, model = play.stage.shop["outbox"].mark_paid, play.stage.app.model
+    made = play.stage.commit(lambda session: model.options(session=session).call(mark_paid, number=number).id)
+    play.calls[number].append(made)
+    row = play.row(made)
+    check((row.status, row.is_performing) == (Status.PENDING, False), "one call waits", row.status)
+    play.expects[Status.PENDING] += 1
+    play.tell(f"Order {number} is not marked paid yet: that call is due, and left for you.")
+
+
+SCENES = (
+    ("A transaction that rolls back", rolled_back),
+    ("Calls that are made after the commit", made_after_commit),
+    ("A call that fails twice and then succeeds", failed_and_retried),
+    ("A call that comes too late", expired),
+    ("A process that is killed in the middle", killed),
+    ("A call that is asked for twice", asked_twice),
+    ("And one more", left_for_you),
+)
+
+
+def _count(session: Any, stage: Stage, number: int, ids: list[uuid.UUID]) -> int:
+    order, model = stage.shop["models"].Order, stage.app.model
+    orders = session.scalar(select(func.count()).select_from(order).where(order.number == number))
+    attempts = session.scalar(select(func.count()).select_from(model).where(model.id.in_(ids)))
+    return int(orders + attempts)
+
+
+def _paid(session: Any, stage: Stage, numbers: list[int]) -> int:
+    order = stage.shop["models"].Order
+    where = (order.number.in_(numbers), order.status == "paid")
+    return int(session.scalar(select(func.count()).select_from(order).where(*where)))
+
+
+def _with_token(session: Any, stage: Stage, token: str) -> int:
+    model = stage.app.model
+    return int(session.scalar(select(func.count()).select_from(model).where(model.idempotence_token == token)))

@@ -1,0 +1,162 @@
+"""The stage: a folder that is a small project, the shop's application in it, its database, and a warehouse process."""
+
+import contextlib
+import importlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import make_url
+
+import async_task_cli
+from async_task import AsyncTask
+from async_task_cli.application import sqlite_file
+from async_task_cli.demo.warehouse import Warehouse
+from async_task_cli.faults import UNEXPECTED, USAGE, Refusal
+
+T = TypeVar("T")
+LEASE = 1.0
+PATIENCE = 20.0
+PROJECT = '[tool.async-task]\napp = "shop.app:app"\n'
+URL_FILE = "database-url"
+
+
+class Untrue(Refusal):
+    """Something that the demo was about to say is not so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the scenes play on. `shop`: the modules of the example, by name."""
+
+    folder: Path
+    app: AsyncTask
+    shop: dict[str, Any]
+    warehouse: Warehouse
+
+    def run_elsewhere(self, *words: str) -> "subprocess.Popen[bytes]":
+        """`async-task ...` in the folder, in a process of its own."""
+        nowhere = subprocess.DEVNULL
+        command = [sys.executable, "-m", "async_task_cli", *words]
+        return subprocess.Popen(command, cwd=self.folder, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+
+    def commit(self, work: Callable[[Any], T]) -> T:
+        """`work(session)` in a transaction of the shop's own, which commits."""
+        with self.shop["app"].Session(expire_on_commit=False) as session, session.begin():
+            return work(session)
+
+
+@contextlib.contextmanager
+def set_up(database_url: str | None) -> Iterator[Stage]:
+    """The stage, until the end; the folder and the rows stay for those who want to look.
+
+    `database_url`: as `usable` answers it; None for a new SQLite file.
+    """
+    folder = _new_project()
+    url = database_url or f"sqlite:///{folder / 'shop.sqlite'}"
+    with contextlib.ExitStack() as until:
+        try:
+            warehouse = until.enter_context(Warehouse.started(folder))
+            until.enter_context(_environment(url, warehouse.url))
+            shop = _import_shop(folder)
+            until.callback(shop["app"].engine.dispose)
+            shop["app"].create_tables()
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        yield Stage(folder, shop["app"].app, shop, warehouse)
+
+
+def _new_project() -> Path:
+    """A new folder with a copy of the shop, and a pyproject.toml by which `async-task` finds its application."""
+    folder = Path(tempfile.mkdtemp(prefix="async-task-demo-"))
+    shutil.copytree(shop_folder(), folder / "shop", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
+    return folder
+
+
+def _import_shop(folder: Path) -> dict[str, Any]:
+    sys.path.insert(0, str(folder))
+    return {name: importlib.import_module(f"shop.{name}") for name in ("app", "models", "orders", "outbox")}
+
+
+def shop_folder() -> Path:
+    """The example shop: beside this package in a wheel, beside the library in a checkout."""
+    package = Path(async_task_cli.__file__).parent
+    for place in (package / "examples" / "shop", package.parents[1] / "examples" / "shop"):
+        if (place / "app.py").is_file():
+            return place
+    raise Refusal("the example shop is not installed: install async-task again, from a wheel or a checkout", UNEXPECTED)
+
+
+def check(is_so: bool, claim: str, found: object) -> None:
+    """Raises Untrue unless the claim holds."""
+    if not is_so:
+        raise Untrue(f"the demo was about to say that {claim}, and that is not so: found {found}")
+
+
+def wait_until(condition: Callable[[], T], claim: str) -> T:
+    """What `condition` answers as soon as that is true; looks every few milliseconds. Raises Untrue if it never is."""
+    until = time.monotonic() + PATIENCE
+    while not (answer := condition()):
+        if time.monotonic() > until:
+            raise Untrue(f"the demo waited {PATIENCE:.0f} s for this: {claim}; it did not come")
+        time.sleep(0.02)
+    return answer
+
+
+def command_words() -> str:
+    """`async-task` as this user can type it: alone if it is on the path, else with its folder."""
+    script = Path(sys.executable).with_name("async-task")
+    found = shutil.which("async-task")
+    if found and (Path(found).resolve() == script.resolve() or not script.exists()):
+        return "async-task"
+    return shlex.quote(str(script)) if script.exists() else f"{shlex.quote(sys.executable)} -m async_task_cli"
+
+
+def entering(folder: Path, database_url: str | None) -> list[str]:
+    """The lines that lead a shell to the stage. A password is printed nowhere: it lies in a file of the user's own."""
+    lines = [f"cd {shlex.quote(str(folder))}"]
+    if database_url is None:
+        return lines
+    if make_url(database_url).password is None and not make_url(database_url).query:
+        return [*lines, f"export SHOP_DATABASE_URL={shlex.quote(database_url)}"]
+    file = folder / URL_FILE
+    file.touch(mode=0o600)
+    file.write_text(database_url, encoding="utf-8")
+    return [*lines, f'export SHOP_DATABASE_URL="$(cat {URL_FILE})"']
+
+
+def usable(database_url: str | None) -> str | None:
+    """The same database, also from another folder. Raises Refusal for one the shop cannot use."""
+    if database_url is None:
+        return None
+    address = AsyncTask(database_url).address
+    if make_url(database_url).get_dialect().is_async:
+        raise Refusal(
+            f"the demo's shop is synchronous, and {address} means an asyncio driver: write postgresql+psycopg://", USAGE
+        )
+    file = sqlite_file(address)
+    return database_url if file is None else f"sqlite:///{file.absolute()}"
+
+
+@contextlib.contextmanager
+def _environment(database_url: str, warehouse_url: str) -> Iterator[None]:
+    ours = {"SHOP_DATABASE_URL": database_url, "SHOP_WAREHOUSE_URL": warehouse_url, "SHOP_LEASE": str(LEASE)}
+    # What leads this user's own command line somewhere must not lead the demo's there.
+    theirs = {name: os.environ.pop(name, None) for name in ("ASYNC_TASK_APP", "ASYNC_TASK_DATABASE_URL", *ours)}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name)
+        os.environ.update({name: value for name, value in theirs.items() if value is not None})

@@ -1,0 +1,66 @@
+"""What went wrong, in one sentence and one exit code."""
+
+import re
+import socket
+
+UNEXPECTED, USAGE, SOME_FAILED, UNREACHABLE, CONFIGURATION = 1, 2, 3, 69, 78
+LONGEST = 600
+_CREDENTIALS = re.compile(r"(?<=://)([^\s/:@]*):[^\s]*@")
+
+
+class Refusal(Exception):
+    """Said as it is, without a traceback; the command ends with `exit_code`."""
+
+    def __init__(self, words: str, exit_code: int = UNEXPECTED) -> None:
+        self.exit_code = exit_code
+        super().__init__(words)
+
+
+def verdict(error: Exception) -> tuple[int, str]:
+    """The exit code that `error` leads to, and what is said of it."""
+    # Imported here: when something was raised by these libraries, they are loaded; and `--help` must not load them.
+    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+    from async_task import errors
+
+    if isinstance(error, (errors.UnknownTarget, errors.UnknownEncryptor, errors.DecryptionFailed)):
+        return CONFIGURATION, str(error)
+    if isinstance(error, (errors.ConfigurationError, errors.SchemaMismatch)):
+        return CONFIGURATION, str(error)
+    if isinstance(error, errors.AsyncTaskError):
+        return UNEXPECTED, str(error)
+    if isinstance(error, (OperationalError, InterfaceError)) or _is_of_a_connection(error):
+        said = driver_words(error.orig if isinstance(error, DBAPIError) else error)
+        return UNREACHABLE, f"the database cannot be used: {said}; check that it runs, and its URL"
+    if isinstance(error, DBAPIError):
+        return UNEXPECTED, f"the database refused: {driver_words(error.orig)} (--debug shows where)"
+    return UNEXPECTED, f"unexpected {type(error).__name__}: {first_line(str(error))} (--debug shows where)"
+
+
+def driver_words(error: BaseException | None) -> str:
+    """The first line of what a driver says; of MySQL's pairs of code and text, the text."""
+    if error is not None and len(error.args) > 1 and isinstance(error.args[0], int):
+        return first_line(str(error.args[1]))
+    return first_line(str(error))
+
+
+def first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "").rstrip(".:;") or "nothing was said"
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, without passwords, escape sequences and the rest of a novel."""
+    words = "".join(char if char.isprintable() else " " for char in scrubbed(text))
+    words = " ".join(words.split())
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]} ..."
+
+
+def scrubbed(text: str) -> str:
+    """`text` without the passwords of the URLs in it."""
+    return _CREDENTIALS.sub(r"\1:***@", text)
+
+
+def _is_of_a_connection(error: Exception) -> bool:
+    # asyncpg's own errors come through SQLAlchemy as they are while a connection is being made.
+    is_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
+    return is_asyncpg or isinstance(error, (ConnectionError, socket.gaierror, TimeoutError))

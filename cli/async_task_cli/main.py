@@ -1,0 +1,144 @@
+"""`async-task`: its commands by name, each imported when it is asked for; and how every run of it ends."""
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+import async_task
+from async_task_cli.faults import USAGE, Refusal, one_line, scrubbed, verdict
+from async_task_cli.options import SETTINGS, Wanted, reaching
+from async_task_cli.signals import INTERRUPTED, Terminated, terminable
+
+NAME = "async-task"
+COMMANDS = {
+    "run-batch": ("batch:run_batch", "Make all calls that are due, once, and end."),
+    "list": ("attempts:list_attempts", "List attempts, oldest first, and count them."),
+    "show": ("attempt:show", "Show one attempt: all its fields and what happened to it."),
+    "sweep": ("sweep:sweep", "Recover what lost its process, expire what is too late."),
+    "install": ("schema:install", "Make the tables that async-task needs."),
+    "version": ("version:version", "Say which versions are at work here."),
+    "demo": ("demo:demo", "See an outbox at work, in a minute, in this terminal."),
+}
+
+
+class Closed(Exception):
+    """Whoever read our standard output has read enough."""
+
+
+class Commands(click.Group):
+    """A group that knows its commands by name, so that `--help` imports no library that a command may need."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(f"async_task_cli.commands.{module}"), function)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            ctx.fail(f"no command is called {args[0]!r}{_near(args[0])}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise Closed from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings=SETTINGS)
+@click.version_option(async_task.__version__, prog_name=NAME, message="%(prog)s %(version)s")
+@reaching
+@click.pass_context
+def cli(ctx: click.Context, wanted: Wanted) -> int:
+    """A call that must happen because data changed, happens: a transactional outbox for SQLAlchemy.
+
+    The application is found by --app, ASYNC_TASK_APP or [tool.async-task] in pyproject.toml; without one,
+    --database-url or ASYNC_TASK_DATABASE_URL names the database. These options may stand before or after the command.
+    """
+    ctx.obj = wanted
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        return USAGE
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what `arguments` (those of this process) say. Answers the exit code; raises nothing that people do not."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    _print_anything()
+    try:
+        with terminable():
+            code = _run(given)
+            sys.stdout.flush()
+            return code
+    except (BrokenPipeError, Closed):
+        return _closed()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Terminated as stopped:
+        return stopped.exit_code
+
+
+def _run(given: list[str]) -> int:
+    try:
+        return int(cli.main(given, prog_name=NAME, standalone_mode=False) or 0)
+    except Closed:
+        raise
+    except click.Abort:
+        return INTERRUPTED
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else NAME
+        return _say(f"{error.format_message().rstrip('.')}; see `{path} --help`", USAGE)
+    except click.ClickException as error:
+        return _say(error.format_message(), error.exit_code)
+    except Refusal as refusal:
+        return _say(str(refusal), refusal.exit_code, debug=given)
+    except Exception as error:
+        code, words = verdict(error)
+        return _say(words, code, debug=given)
+
+
+def _say(words: str, code: int, *, debug: Sequence[str] = ()) -> int:
+    if "--debug" in debug:
+        click.echo(scrubbed(traceback.format_exc()), err=True, nl=False)
+    click.echo(f"{NAME}: {one_line(words)}", err=True)
+    return code
+
+
+def _closed() -> int:
+    # Without this, the interpreter would complain when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _print_anything() -> None:
+    """A character that this terminal cannot show is spelled out; it never ends a command."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            reconfigure: Callable[..., Any] = stream.reconfigure  # type: ignore[union-attr]
+            reconfigure(errors="backslashreplace")
+
+
+def _near(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

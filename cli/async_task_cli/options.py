@@ -1,0 +1,57 @@
+"""Options that several commands take: which application, and how to look at what went wrong."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which application the options name; nothing of it is looked up yet."""
+
+    app: str | None = None
+    database_url: str | None = None
+    modules: tuple[str, ...] = ()
+
+    def beside(self, other: "Wanted") -> "Wanted":
+        """What stands after the command, with what stood before it (`other`). Raises UsageError for a contradiction."""
+        app = other.app if self.app is None else self.app
+        url = other.database_url if self.database_url is None else self.database_url
+        if app is not None and url is not None:
+            raise click.UsageError("--app brings its own database: leave --database-url out, or --app")
+        return Wanted(app, url, other.modules + self.modules)
+
+
+def debugging(command: F) -> F:
+    """`--debug`; what it does is done where errors are said."""
+    return click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")(command)
+
+
+def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name the application; the command is called with `wanted=`."""
+
+    @click.option("--app", metavar="MODULE:NAME", help="The application: where its AsyncTask lies.")
+    @click.option(
+        "--database-url", metavar="URL", help="Without an application: the database of the ready-made tables."
+    )
+    @click.option(
+        "--module", "modules", metavar="MODULE", multiple=True, help="A module with targets; may be repeated."
+    )
+    @debugging
+    @functools.wraps(command)
+    def reached(*args: Any, app: str | None, database_url: str | None, modules: tuple[str, ...], **options: Any) -> Any:
+        given = click.get_current_context().find_object(Wanted) or Wanted()
+        return command(*args, wanted=Wanted(app, database_url, modules).beside(given), **options)
+
+    return reached
+
+
+def as_json(command: F) -> F:
+    """`--json`, for programs that read."""
+    return click.option("--json", "is_json", is_flag=True, help="JSON on standard output.")(command)

@@ -1,0 +1,68 @@
+"""SIGINT and SIGTERM: most commands end at once; one that has calls in hand finishes those first."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+class Terminated(BaseException):
+    """A signal asked this process to end."""
+
+    exit_code = TERMINATED
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated, so that what was opened is closed; SIGINT raises KeyboardInterrupt anyway."""
+    with _handling({signal.SIGTERM: _terminate}):
+        yield
+
+
+class Stop:
+    """For a command with calls in hand. At the first signal `event` is set; the second ends the process at once.
+
+    `exit_code`: 130 or 143 after a signal, None without one.
+    """
+
+    def __init__(self, words: str) -> None:
+        self.event = threading.Event()
+        self.exit_code: int | None = None
+        self._words = words
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["Stop"]:
+        with _handling({signal.SIGINT: self._take, signal.SIGTERM: self._take}):
+            yield self
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.event.is_set():
+            # Threads that are in a call cannot be ended in any other way.
+            os._exit(128 + number)
+        self.exit_code = 128 + number
+        self.event.set()
+        with contextlib.suppress(OSError):
+            # Not through sys.stderr: the signal may have come while it was being written to.
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{self._words}\n".encode())
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+@contextlib.contextmanager
+def _handling(handlers: dict[signal.Signals, object]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

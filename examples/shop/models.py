@@ -1,0 +1,31 @@
+"""The shop's tables, on any database: its orders and, beside them, the calls that must happen because of them."""
+
+from sqlalchemy import Integer, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from async_task import BaseAttempt
+
+
+class Base(DeclarativeBase):
+    """The shop's own base: one metadata, one history of migrations."""
+
+
+class Order(Base):
+    """What somebody bought. `amount` is in cents; `status` is placed, then paid."""
+
+    __tablename__ = "shop_orders"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, unique=True)
+    customer: Mapped[str] = mapped_column(String(100))
+    amount: Mapped[int] = mapped_column(Integer)
+    status: Mapped[str] = mapped_column(String(16), default="placed")
+
+    def __repr__(self) -> str:
+        return f"Order({self.number}, {self.customer!r}, {self.amount / 100:.2f}, {self.status})"
+
+
+class Attempt(BaseAttempt, Base):
+    """The shop's outbox, in a table of its own."""
+
+    __tablename__ = "shop_attempts"

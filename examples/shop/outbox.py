@@ -1,0 +1,56 @@
+"""What the shop's outbox may call: the warehouse, over HTTP, and the shop's own books, in the attempt's transaction."""
+
+import datetime as dt
+import json
+import os
+import urllib.request
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from async_task import Retry, current_attempt, policy, target
+from shop.models import Order
+
+TIMEOUT = 10
+"""Seconds for one request."""
+
+# Past no proxy: the warehouse is a neighbour.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@target(
+    "shop.orders",
+    retry=Retry.exponential(first=0.2, cap=60, jitter=0.2, max_attempts=8),
+    redact=["customer"],
+    timeout=30,
+)
+class OrderClient:
+    """The warehouse, as the shop sees it."""
+
+    @staticmethod
+    def fulfill(customer: str, number: int) -> None:
+        """Have the order packed. The warehouse may hear of it twice: the key says that it is the same request."""
+        _post("/orders", {"customer": customer, "number": number})
+
+    @staticmethod
+    @policy(max_age=dt.timedelta(hours=2))
+    def book_courier(number: int) -> None:
+        """Have it brought today. Two hours later nobody needs that any more."""
+        _post("/couriers", {"number": number})
+
+
+@target("shop.mark_paid")
+def mark_paid(session: Session, number: int) -> None:
+    """Enter the payment. The session is that of the attempt: the entry and `succeeded` are committed together."""
+    order = session.scalars(select(Order).where(Order.number == number)).one()
+    order.status = "paid"
+
+
+def _post(path: str, body: dict[str, object]) -> None:
+    request = urllib.request.Request(  # noqa: S310 - the address is the operator's
+        os.environ.get("SHOP_WAREHOUSE_URL", "http://127.0.0.1:8765") + path,
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", "Idempotency-Key": str(current_attempt().id)},
+    )
+    with _opener.open(request, timeout=TIMEOUT):
+        pass

@@ -1,0 +1,132 @@
+"""The decision, without a database: what becomes of an attempt from what its target answered."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from async_task import Again, Discard, Retry, RetryAfter, Status
+from async_task.outcomes import Standing, decide
+
+TICK, SECOND, HOUR = dt.timedelta(microseconds=1), dt.timedelta(seconds=1), dt.timedelta(hours=1)
+DURATIONS = st.timedeltas(min_value=dt.timedelta(0), max_value=dt.timedelta(days=1000))
+ERROR = ValueError("no")
+MINUTELY = Retry.every(60)
+
+
+def standing(
+    age: dt.timedelta = SECOND, left: dt.timedelta | None = None, errors: int = 0, max_attempts: int | None = None
+) -> Standing:
+    return Standing(age, left, errors, max_attempts)
+
+
+@pytest.mark.parametrize("answer", [None, 0, False, "done", {}, object(), Again])
+def test_whatever_else_is_returned_is_success(answer: Any) -> None:
+    assert decide(answer, standing(left=TICK, errors=99, max_attempts=1), Retry.never()).status is Status.SUCCEEDED
+
+
+def test_an_error_is_charged_and_waits_as_the_policy_says() -> None:
+    decision = decide(ERROR, standing(), MINUTELY)
+    assert (decision.status, decision.after, decision.charged) == (Status.PENDING, 60 * SECOND, True)
+    assert decision.error is ERROR
+
+
+@given(errors=st.integers(0, 50), most=st.integers(1, 50))
+def test_the_error_that_uses_up_max_attempts_ends_failed(errors: int, most: int) -> None:
+    decision = decide(ERROR, standing(errors=errors), Retry.every(60, max_attempts=most))
+    assert decision.status is (Status.FAILED if errors + 1 >= most else Status.PENDING)
+
+
+@pytest.mark.parametrize(("own", "policys"), [(2, 5), (5, 2), (2, None)])
+def test_a_rows_own_max_attempts_stands_over_the_policys(own: int, policys: int | None) -> None:
+    retry = Retry.every(60, max_attempts=policys)
+    for errors in range(6):
+        decision = decide(ERROR, standing(errors=errors, max_attempts=own), retry)
+        assert (decision.status is Status.FAILED) == (errors + 1 >= own)
+
+
+@pytest.mark.parametrize(
+    ("age", "status"),
+    [(3540 * SECOND - TICK, Status.PENDING), (3540 * SECOND, Status.PENDING), (3540 * SECOND + TICK, Status.FAILED)],
+)
+def test_an_error_that_would_be_retried_past_until_ends_failed_to_the_microsecond(
+    age: dt.timedelta, status: Status
+) -> None:
+    assert decide(ERROR, standing(age=age), Retry.every(60, until=HOUR)).status is status
+
+
+@pytest.mark.parametrize("charged", [True, False])
+@pytest.mark.parametrize(
+    ("left", "status"),
+    [(60 * SECOND - TICK, Status.EXPIRED), (60 * SECOND, Status.EXPIRED), (60 * SECOND + TICK, Status.PENDING)],
+)
+def test_a_next_try_at_or_past_expires_at_ends_expired_to_the_microsecond(
+    left: dt.timedelta, status: Status, charged: bool
+) -> None:
+    decision = decide(ERROR if charged else Again(after=60), standing(left=left), MINUTELY)
+    assert (decision.status, decision.charged) == (status, charged)
+
+
+def test_max_attempts_comes_before_until_and_until_before_expires_at() -> None:
+    retry = Retry.every(60, max_attempts=1, until=HOUR)
+    late = standing(age=2 * HOUR, left=SECOND)
+    assert decide(ERROR, late, retry).reason == "max_attempts used up: 1 of 1"
+    assert "until" in decide(ERROR, late, Retry.every(60, until=HOUR)).reason
+    assert decide(ERROR, late, MINUTELY).status is Status.EXPIRED
+
+
+@given(after=DURATIONS, age=DURATIONS, errors=st.integers(0, 10**6))
+def test_again_is_bound_by_expires_at_alone(after: dt.timedelta, age: dt.timedelta, errors: int) -> None:
+    decision = decide(Again(after=after), standing(age=age, errors=errors, max_attempts=1), Retry.never())
+    assert (decision.status, decision.after, decision.charged) == (Status.PENDING, after, False)
+    assert decision.error is None
+
+
+def test_retry_after_waits_its_own_time_and_is_charged() -> None:
+    decision = decide(RetryAfter(after=7), standing(), MINUTELY)
+    assert (decision.status, decision.after, decision.charged) == (Status.PENDING, 7 * SECOND, True)
+
+
+def test_retry_after_is_bound_by_max_attempts_until_and_expires_at() -> None:
+    error = RetryAfter(after=7)
+    assert decide(error, standing(max_attempts=1), MINUTELY).status is Status.FAILED
+    assert decide(error, standing(age=HOUR), Retry.every(60, until=HOUR)).status is Status.FAILED
+    assert decide(error, standing(left=7 * SECOND), MINUTELY).status is Status.EXPIRED
+
+
+@pytest.mark.parametrize("retry", [Retry.never(), Retry.schedule()])
+def test_retry_after_says_when_and_not_how_often(retry: Retry) -> None:
+    assert decide(RetryAfter(after=7), standing(), retry).status is Status.FAILED
+
+
+def test_retry_after_has_words_of_its_own() -> None:
+    assert str(RetryAfter(after=7)) == "asked to be tried again after 7 s"
+    assert str(RetryAfter("slow down", after=7)) == "slow down"
+
+
+def test_discard_ends_failed_at_once_and_its_reason_is_left_to_be_hidden() -> None:
+    decision = decide(Discard("secret"), standing(left=TICK), MINUTELY)
+    assert (decision.status, decision.charged) == (Status.FAILED, True)
+    assert "secret" not in decision.reason
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), MemoryError()])
+def test_any_base_exception_is_an_error_like_others(error: BaseException) -> None:
+    assert decide(error, standing(), MINUTELY).after == 60 * SECOND
+
+
+@given(
+    answer=st.sampled_from([None, ERROR, RetryAfter(after=5), Discard("x"), Again(after=5)]),
+    age=DURATIONS, left=st.none() | DURATIONS, errors=st.integers(0, 100), most=st.none() | st.integers(1, 100),
+    drawn=st.floats(0, 1, exclude_max=True),
+)  # fmt: skip
+def test_a_wait_is_said_exactly_for_what_stays_pending(
+    answer: object, age: dt.timedelta, left: dt.timedelta | None, errors: int, most: int | None, drawn: float
+) -> None:
+    decision = decide(answer, standing(age, left, errors, most), Retry.exponential(max_attempts=50), lambda: drawn)
+    assert (decision.after is not None) == (decision.status is Status.PENDING)
+    assert decision.charged == (decision.error is not None)
+    if decision.after is not None and left is not None:
+        assert decision.after < left

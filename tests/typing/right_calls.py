@@ -1,0 +1,135 @@
+"""Calls that a type checker accepts, and the exact types of what they answer. Checked by tests/test_typing.py."""
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, assert_type
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session
+
+from async_task import Attempt, BaseAttempt, NullEncryptor, Retry, Status, policy, target
+
+
+class OwnSession(Session): ...
+
+
+class OwnAsyncSession(AsyncSession): ...
+
+
+@target
+class Client:
+    @staticmethod
+    def fulfill(token: str, number: int = 0) -> None: ...
+
+    @classmethod
+    def ping(cls, host: str) -> None: ...
+
+    @staticmethod
+    @policy(priority=3, retry=Retry.never())
+    async def later(token: str) -> int:
+        return 1
+
+
+@target("typing.booked", aliases=["typing.old"], queue="slow", timeout=dt.timedelta(minutes=1), max_age=60.0)
+def book(session: Session, number: int, *, note: str | None = None) -> None: ...
+
+
+@target
+def book_own(session: OwnSession, number: int) -> None: ...
+
+
+@target
+async def book_async(session: AsyncSession, number: int) -> None: ...
+
+
+@target
+async def book_own_async(session: OwnAsyncSession, number: int) -> None: ...
+
+
+@target
+def only_session(session: Session) -> None: ...
+
+
+class Mailer:
+    def send(self, to: str) -> None: ...
+
+
+class Base(DeclarativeBase): ...
+
+
+class Own(BaseAttempt, Base):
+    __tablename__ = "own"
+
+    tenant: Mapped[str | None] = mapped_column()
+
+    def handle_perform_error(self, error: BaseException) -> None:
+        self.fail(reason="once")
+
+
+mailer = target(Mailer(), name="typing.mailer")
+
+
+def decorating_keeps_the_type() -> None:
+    assert_type(Client, type[Client])
+    assert_type(mailer, Mailer)
+    checked: Callable[[Session, int], None] = book
+    assert_type(checked(Session(), 1), None)
+
+
+def calls() -> None:
+    assert_type(Attempt.call(Client.fulfill, "token"), Attempt)
+    assert_type(Attempt.call(Client.fulfill, "token", number=7), Attempt)
+    assert_type(Attempt.call(Client.ping, "host"), Attempt)
+    assert_type(Attempt.call(Client.later, token="t"), Attempt)
+    assert_type(Attempt.call(mailer.send, "me"), Attempt)
+    # A first parameter that is a session is not passed.
+    assert_type(Attempt.call(book, 1), Attempt)
+    assert_type(Attempt.call(book, number=1, note="x"), Attempt)
+    assert_type(Attempt.call(book_own, 1), Attempt)
+    assert_type(Attempt.call(book_async, 1), Attempt)
+    assert_type(Attempt.call(book_own_async, number=1), Attempt)
+    assert_type(Attempt.call(only_session), Attempt)
+
+
+def options(session: Session, scoped: scoped_session[Session], asynchronous: AsyncSession) -> None:
+    now = dt.datetime.now(dt.UTC)
+    assert_type(Attempt.options(session=session, scheduled_at=now).call(Client.fulfill, "t", 1), Attempt)
+    assert_type(Attempt.options(session=scoped, expires_at=now, priority=3, queue="q").call(book, 1), Attempt)
+    assert_type(Attempt.options(session=asynchronous, encryptor=NullEncryptor()).call(book_async, 1), Attempt)
+    assert_type(Attempt.options(idempotence_token="t", max_attempts=3, encryptor="null").call(only_session), Attempt)
+
+
+def by_name(session: Session, registry: async_scoped_session[AsyncSession], connection: Connection) -> None:
+    row: dict[str, Any] = {"target": Client, "method_name": "fulfill", "method_args": {"token": "t"}}
+    assert_type(Attempt.create(target="typing.booked", method_args={"number": 1}, session=registry), Attempt)
+    assert_type(Attempt.ensure(session, target=Client, method_name="ping", idempotence_token="t"), Attempt)
+    assert_type(Attempt.create_many(connection, [row]), list[uuid.UUID])
+    assert_type(Attempt.create_many(session, (row for _ in range(3))), list[uuid.UUID])
+
+
+async def through_run_sync(session: AsyncSession, connection: AsyncConnection, attempt: Attempt) -> None:
+    assert_type(await session.run_sync(Attempt.ensure, target=Client, method_name="ping"), Attempt)
+    assert_type(await session.run_sync(Attempt.create_many, [{"target": book}]), list[uuid.UUID])
+    assert_type(await connection.run_sync(Attempt.create_many, [{"target": book}]), list[uuid.UUID])
+    await session.run_sync(attempt.fail, reason="because")
+    await session.run_sync(attempt.reschedule, at=dt.datetime.now(dt.UTC))
+
+
+def a_model_of_ones_own_answers_its_own(session: Session) -> None:
+    assert_type(Own.call(book, 1), Own)
+    assert_type(Own.options(queue="q").call(Client.fulfill, "t"), Own)
+    assert_type(Own.create(target=Client, method_name="ping", method_args={"host": "h"}), Own)
+    assert_type(Own.ensure(session, target=book, idempotence_token="t"), Own)
+    assert_type(Own.call(book, 1).tenant, str | None)
+
+
+def a_row(attempt: Attempt, session: Session) -> None:
+    assert_type(attempt.id, uuid.UUID)
+    assert_type(attempt.status, Status)
+    assert_type(attempt.method_args, Mapping[str, Any])
+    assert_type(attempt.is_due, bool)
+    assert_type(attempt.expires_at, dt.datetime | None)
+    attempt.cancel(session, reason="no longer")
+    session.scalars(Attempt.pending().where(Attempt.queue == "q").limit(3)).all()

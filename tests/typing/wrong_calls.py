@@ -1,0 +1,60 @@
+"""Calls that a type checker refuses: a comment that ignores nothing is an error, so each of these is one.
+
+mypy reads `type: ignore`, pyright reads `pyright: ignore`. Checked by tests/test_typing.py, never run.
+"""
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from async_task import Attempt, target
+
+
+@target
+class Client:
+    @staticmethod
+    def fulfill(token: str, number: int = 0) -> None: ...
+
+
+@target
+def book(session: Session, number: int, *, note: str | None = None) -> None: ...
+
+
+@target
+async def book_async(session: AsyncSession, number: int) -> None: ...
+
+
+def arguments_that_do_not_fit(session: Session) -> None:
+    Attempt.call(Client.fulfill)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    Attempt.call(Client.fulfill, 7)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    Attempt.call(Client.fulfill, "t", "7")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    Attempt.call(Client.fulfill, "t", 7, 8)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    Attempt.call(Client.fulfill, "t", numbre=7)  # type: ignore[type-var, call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+    Attempt.call(book)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    Attempt.call(book, "1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    Attempt.call(book, 1, "note")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    Attempt.call(book_async, 1, 2)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    Attempt.call("test.client", 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    options = Attempt.options(session=session)
+    options.call(Client.fulfill)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    options.call(book, "1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    options.call(book_async, number="1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+
+def options_that_there_are_not(session: Session, engine: Engine, connection: Connection) -> None:
+    Attempt.options(prioritty=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Attempt.options(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Attempt.options(session=engine)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Attempt.create(method_name="fulfill")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Attempt.create(Client)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Attempt.create(target=Client, queu="q")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Attempt.ensure(session, targte=Client)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Attempt.ensure(session, target=Client, priority="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Attempt.ensure(connection, target=Client)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Attempt.create_many(engine, [])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    target("name", prioritty=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    target("name", priority="1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+async def through_run_sync(session: AsyncSession) -> None:
+    await session.run_sync(Attempt.ensure, targte=Client)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
