@@ -9,7 +9,8 @@ from sqlalchemy.exc import DBAPIError
 
 from async_task.dialects import copies_rows, written
 from async_task.errors import AsyncTaskError, InvalidArguments
-from async_task.writing import Draft, discriminator, named_draft, single_table, sync_session
+from async_task.sessions import sync_session
+from async_task.writing import Draft, discriminator, named_draft, single_table
 
 
 def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any]]) -> list[Any]:

@@ -4,18 +4,22 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Required, TypedDict, TypeVar, overload
 
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
 from async_task.encryption import Encryptor
 from async_task.targets import method_of
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+
     from async_task.attempt import BaseAttempt
 
+    AnySession = Session | scoped_session[Any] | AsyncSession | async_scoped_session[Any]
+else:
+    AnySession = object  # the asyncio half of SQLAlchemy wants greenlet, which a synchronous program need not have
+
 P = ParamSpec("P")
-AnySession = Session | scoped_session[Any] | AsyncSession | async_scoped_session[Any]
-TakenSession = TypeVar("TakenSession", bound=Session | AsyncSession)
+TakenSession = TypeVar("TakenSession", bound="Session | AsyncSession")
 AttemptT = TypeVar("AttemptT", bound="BaseAttempt")
 
 

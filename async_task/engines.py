@@ -2,17 +2,23 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from async_task.dialects import locks_rows, note_lost_savepoints
 from async_task.errors import ConfigurationError
+from async_task.sessions import asyncio_kinds
 
-Database = str | URL | Engine | AsyncEngine | sessionmaker[Any] | async_sessionmaker[Any]
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+
+    Database = str | URL | Engine | AsyncEngine | sessionmaker[Any] | async_sessionmaker[Any]
+else:
+    Database = object  # as in `sessions`: a synchronous program need not have greenlet
+
 EXTRAS = {
     "psycopg": "postgres", "psycopg2": "postgres", "asyncpg": "postgres",
     "pymysql": "mysql", "aiosqlite": "sqlite-async", "greenlet": "asyncio",
@@ -27,18 +33,19 @@ class Source:
     def __init__(self, given: Database) -> None:
         self.session_class: type[Any] = Session
         self.session_options: dict[str, Any] = {}
-        if isinstance(given, (sessionmaker, async_sessionmaker)):
-            self.session_class = given.class_
-            self.session_options = {name: value for name, value in given.kw.items() if name not in _OURS}
-            given = _bind_of(given)
-        self._is_ours = isinstance(given, (str, URL))
-        if isinstance(given, (str, URL)):
-            given = _engine_from(given)
-        if not isinstance(given, (Engine, AsyncEngine)):
+        engine: Any = given
+        if issubclass(type(engine), (sessionmaker, *asyncio_kinds("async_sessionmaker"))):
+            self.session_class = engine.class_
+            self.session_options = {name: value for name, value in engine.kw.items() if name not in _OURS}
+            engine = _bind_of(engine)
+        self._is_ours = isinstance(engine, (str, URL))
+        if isinstance(engine, (str, URL)):
+            engine = _engine_from(engine)
+        if not issubclass(type(engine), (Engine, *asyncio_kinds("AsyncEngine"))):
             raise ConfigurationError(f"AsyncTask takes a URL, an engine or a sessionmaker, not {type(given).__name__}")
-        self.given = given
-        self.is_async = isinstance(given, AsyncEngine)
-        plain = given.sync_engine if isinstance(given, AsyncEngine) else given
+        self.is_async = not isinstance(engine, Engine)
+        plain: Engine = engine.sync_engine if self.is_async else engine
+        self.pool = plain.pool
         if plain.dialect.name == "sqlite" and _is_in_memory(plain.url):
             raise ConfigurationError("an SQLite database in memory is another one for each connection: give it a file")
         self._plain = plain
@@ -66,8 +73,8 @@ class Source:
         return str(self._plain.url.database).removeprefix("file:").partition("?")[0]
 
     def introduce(self, connect: Callable[[], object]) -> None:
-        """`connect` once, before anybody else does: all engines made here share one dialect, which learns from its first
-        connection what the server is, and meanwhile answers others wrongly."""
+        """`connect` once, before anybody else does: all engines made here share one dialect, which learns from its
+        first connection what the server is, and meanwhile answers others wrongly."""
         if not self._is_introduced:
             with self._introducing:
                 if not self._is_introduced:
@@ -99,7 +106,7 @@ def _is_in_memory(url: URL) -> bool:
     return not name or ":memory:" in name or "mode=memory" in name or url.query.get("mode") == "memory"
 
 
-def _bind_of(maker: sessionmaker[Any] | async_sessionmaker[Any]) -> Any:
+def _bind_of(maker: Any) -> Any:
     bind = maker.kw.get("bind")
     if bind is None:
         raise ConfigurationError(
@@ -108,33 +115,40 @@ def _bind_of(maker: sessionmaker[Any] | async_sessionmaker[Any]) -> Any:
     return bind
 
 
-def _engine_from(url: str | URL) -> Engine | AsyncEngine:
+def _engine_from(url: str | URL) -> Any:
     try:
         made = make_url(url)
         dialect = made.get_dialect()
         if dialect.is_async:
+            from sqlalchemy.ext.asyncio import create_async_engine
+
             return create_async_engine(made, hide_parameters=True)
         return create_engine(made, hide_parameters=True, pool_pre_ping=dialect.name != "sqlite")
     except NoSuchModuleError:
         raise ConfigurationError(
-            f"no database dialect is called {make_url(url).drivername!r}: write postgresql+psycopg://, mysql+pymysql:// or sqlite:///"
+            f"no database dialect is called {make_url(url).drivername!r}: write postgresql+psycopg://, mysql+pymysql:// "
+            "or sqlite:///"
         ) from None
     except ArgumentError:
         raise ConfigurationError(
             "the database URL cannot be read: write it like postgresql+psycopg://user@host/database"
         ) from None
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(_missing_driver(make_url(url), error.name or "")) from None
+    except ImportError as error:
+        # Of a missing greenlet, SQLAlchemy says so in its own words, and names no module.
+        raise ConfigurationError(_missing_driver(make_url(url), error.name or "greenlet")) from None
     except ValueError:
         # What it says quotes a part of the URL, which may be one of the password.
-        raise ConfigurationError("the database URL has a port that is no number: in a password, write @ : / as %40 %3A %2F") from None
+        raise ConfigurationError(
+            "the database URL has a port that is no number: in a password, write @ : / as %40 %3A %2F"
+        ) from None
 
 
 def _missing_driver(url: URL, module: str) -> str:
     if url.drivername in ("postgresql", "postgres"):
         return "postgresql:// means the driver psycopg2: write postgresql+psycopg:// and install async-task[postgres]"
     if url.drivername in ("mysql", "mariadb"):
-        return f"{url.drivername}:// means the driver mysqlclient: write {url.drivername}+pymysql:// and install async-task[mysql]"
+        plain = url.drivername
+        return f"{plain}:// means the driver mysqlclient: write {plain}+pymysql:// and install async-task[mysql]"
     extra = EXTRAS.get(module)
     advice = f"install async-task[{extra}]" if extra else f"install {module}"
     return f"the driver {module} of {url.drivername}:// is not installed: {advice}"
@@ -151,8 +165,3 @@ def _open_sqlite(connection: Any, record: Any) -> None:
 
 def _begin_sqlite(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def is_async_session(cls: type[Any]) -> bool:
-    """Whether this is a kind of AsyncSession."""
-    return issubclass(cls, AsyncSession)

@@ -21,7 +21,7 @@ from async_task.dialects import (
     locks_rows,
     unlimit_session,
 )
-from async_task.engines import is_async_session
+from async_task.sessions import is_async_session
 from async_task.errors import ClaimLost
 
 SAVEPOINT = "async_task_call"

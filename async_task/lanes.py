@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import await_only, greenlet_spawn  # wants greenlet only when used
 
 from async_task.engines import Source
 
@@ -30,7 +30,7 @@ class Lane:
 
     def __init__(self, source: Source, *, private: bool = False) -> None:
         self.engine: Engine = source.private() if private else source.shared()
-        self._owns = private or self.engine.pool is not source.given.pool
+        self._owns = private or self.engine.pool is not source.pool
         self._runner: asyncio.Runner | None = None
 
     def run(self, work: Callable[[], T]) -> T:

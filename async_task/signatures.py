@@ -9,16 +9,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import typing_extensions
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import Session
 
 from async_task.arguments import register_annotation
 from async_task.errors import ConfigurationError, InvalidArguments
+from async_task.sessions import is_registry, is_session
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
-
-SCOPED = (scoped_session, async_scoped_session)
 
 
 class Signature:
@@ -192,11 +190,13 @@ def _session_class(hints: Mapping[str, Any], parameters: list[inspect.Parameter]
 
 
 def _mentions_session(hint: Any) -> bool:
-    return _is_session(hint, *SCOPED) or any(_mentions_session(part) for part in typing.get_args(hint))
+    if inspect.isclass(hint):
+        return is_session(hint) or is_registry(hint)
+    return any(_mentions_session(part) for part in typing.get_args(hint))
 
 
-def _is_session(hint: Any, *more: type[Any]) -> bool:
-    return inspect.isclass(hint) and issubclass(hint, (Session, AsyncSession, *more))
+def _is_session(hint: Any) -> bool:
+    return inspect.isclass(hint) and is_session(hint)
 
 
 def _told(error: "ValidationError", arguments: Mapping[str, Any]) -> str:

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session, object_session
 from async_task.dialects import MYSQL, compared
 from async_task.errors import InvalidState, NoTransaction
 from async_task.failures import storable
+from async_task.sessions import sync_session
 from async_task.status import Status
 from async_task.tables import JobEvent
 from async_task.transitions import Values, ending, moving, reviving
-from async_task.writing import sync_session
 
 PENDING = frozenset({Status.PENDING})
 GIVEN_UP = frozenset({Status.FAILED, Status.EXPIRED, Status.CANCELED})
@@ -23,7 +23,7 @@ GIVEN_UP = frozenset({Status.FAILED, Status.EXPIRED, Status.CANCELED})
 def end(attempt: Any, session: Session | None, status: Status, verb: str, reason: str | None) -> None:
     """Bring a pending attempt to rest in `status`. Raises InvalidState."""
     table = table_of(attempt)
-    said = storable(reason) if reason else table.c.last_error
+    said: Any = storable(reason) if reason else table.c.last_error
     values = ending(table, status, last_error=said, crashed=True)
     _change(attempt, _session_of(attempt, session), verb, PENDING, values, reason)
 
@@ -47,7 +47,7 @@ def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: s
 
 def table_of(attempt: Any) -> Table:
     """The table that holds the state of this attempt or model: that of the root of its inheritance."""
-    mapper = inspect(attempt if isinstance(attempt, type) else type(attempt))
+    mapper: Any = inspect(attempt if isinstance(attempt, type) else type(attempt))
     table = mapper.base_mapper.local_table
     assert isinstance(table, Table)
     return table

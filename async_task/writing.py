@@ -17,6 +17,7 @@ from async_task.encryption import Encryptor, NullEncryptor, context_of, encrypto
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
 from async_task.identity import uuid7
 from async_task.policies import check_priority, check_queue
+from async_task.sessions import sync_session
 from async_task.status import Status
 from async_task.targets import Method, target_of
 
@@ -167,24 +168,6 @@ def named_draft(verb: str, arguments: Mapping[str, Any]) -> Draft:
 def given(session: object | None) -> Session | None:
     """As `sync_session`, where it may be left out."""
     return None if session is None else sync_session(session)
-
-
-def sync_session(session: object) -> Session:
-    """The Session behind a Session, AsyncSession, or the scoped registry of either.
-
-    Raises ConfigurationError for anything else.
-    """
-    found: Any = session
-    if isinstance(found, scoped_session):
-        found = found()
-    asyncio: Any = sys.modules.get("sqlalchemy.ext.asyncio")
-    if asyncio is not None and isinstance(found, asyncio.async_scoped_session):
-        found = found()
-    if asyncio is not None and isinstance(found, asyncio.AsyncSession):
-        found = found.sync_session
-    if isinstance(found, Session):
-        return found
-    raise ConfigurationError(f"session= takes a Session or an AsyncSession, not {type(session).__name__}")
 
 
 def aware(moment: object, name: str) -> dt.datetime:

@@ -62,6 +62,7 @@ class Zygote:
         how = ""
         for _ in range(TRIES):
             child = self._child = self._child or self._fork()
+            self._busy[0] = 0  # a child that has answered may not have come to it
             with contextlib.suppress(OSError):  # it has just died, which is seen at once
                 child.link.sendall(request)
             if not self._wait_for(child):
@@ -70,13 +71,11 @@ class Zygote:
                 return answer
             how = self._bury(child)
             if self._busy[0]:
-                self._busy[0] = 0
                 return _line({"died": how})
         return _line({"problem": f"no child of the quarantine stays alive: {how}", "started": False})
 
     def _fork(self) -> _Child:
         ours, theirs = socket.socketpair()
-        self._busy[0] = 0
         pid = os.fork()
         if pid == 0:
             ours.close()

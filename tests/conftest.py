@@ -118,6 +118,8 @@ def _delete_rows(_own_database: object) -> Iterator[Callable[[Database], None]]:
         def delete_rows(database: Database) -> None:
             for metadata in (_metadata(), outbox.more_metadata):
                 databases.delete_rows(impatient_engine(database), metadata)
+            if database.name == "sqlite":  # else its file stays open in this process, which then may not fork
+                impatient_engine(database).dispose()
 
         yield delete_rows
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -368,14 +369,44 @@ class _Endless:
 
 @target("test.greedy", retry=Retry.never())
 def be_greedy(folder: str) -> None:
-    """Takes all the memory that it lets itself have, and keeps it."""
+    """Takes all the memory that it lets itself have."""
     note(folder, "start")
     used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
+    taken = []
     while True:
-        calls.append(bytearray(2**12))
+        taken.append(bytearray(2**20))
 
 
 @target("test.act_boxed_in_session", retry=Retry.every(60), encryptor=BOX)
 def act_boxed_in_session(session: Session, card: str) -> Any:
     return acts[0](session, card)
+
+
+@target("test.act_brief_later", retry=Retry.every(60), timeout=0.05)
+async def act_brief_later() -> Any:
+    answer = acts[0]()
+    return await answer if inspect.iscoroutine(answer) else answer
+
+
+@target("test.act_brief_in_session", retry=Retry.every(60), timeout=0.5)
+def act_brief_in_session(session: Session) -> Any:
+    return acts[0](session)
+
+
+class _Greeter:
+    def greet(self, name: str) -> None:
+        calls.append(f"hello {name}")
+
+
+instance = target(_Greeter(), name="test.instance")
+module = types.ModuleType("outbox_module")
+
+
+def _note(what: str) -> None:
+    calls.append(what)
+
+
+_note.__module__ = module.__name__
+vars(module)["note"] = _note
+target(module, name="test.module")

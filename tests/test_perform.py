@@ -1,14 +1,88 @@
 """Performing one attempt: `app.perform`, with every outcome, on every database, through both doors."""
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+import datetime as dt
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
 
-from sqlalchemy import Engine
+import pytest
+from sqlalchemy import Column, Engine, ForeignKey, Integer, MetaData, Table, create_engine, event, select, text, update
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
-from async_task import AsyncTask, Attempt, Retried, Status, Succeeded
-from clockwork import row_of
-from outbox import Client, calls, effect
+from async_task import (
+    Again,
+    AsyncTask,
+    AsyncTaskError,
+    Attempt,
+    Busy,
+    ConfigurationError,
+    Expired,
+    Failed,
+    NotDue,
+    NotPending,
+    Outcome,
+    Parked,
+    Retried,
+    Status,
+    Succeeded,
+    Superseded,
+    current_attempt,
+)
+from clockwork import forget_beats, let_pass, row_of
+from databases import Database
+from outbox import (
+    Broken,
+    Client,
+    Effect,
+    act,
+    act_boxed,
+    act_brief_in_session,
+    act_brief_later,
+    act_in_async_session,
+    act_in_async_session_locked,
+    act_in_session,
+    act_in_session_leased,
+    act_later,
+    act_later_locked,
+    act_leased,
+    application,
+    calls,
+    effect,
+    effect_later,
+    effects,
+    events_of,
+    instance,
+    will,
+)
 
 Write = Callable[..., Attempt]
+TABLE: Table = Attempt.__table__  # type: ignore[assignment]
+HOUR = dt.timedelta(hours=1)
+only_async = pytest.mark.parametrize("door", ["async"])
+only_sync = pytest.mark.parametrize("door", ["sync"])
+
+
+def now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def written(engine: Engine) -> list[str | None]:
+    """What the targets' own transactions have left in `effects`."""
+    with engine.connect() as connection:
+        return list(connection.scalars(select(effects.c.what).order_by(effects.c.id)))
+
+
+def put(session: Session, what: str = "kept") -> Any:
+    session.execute(effects.insert().values(attempt_id=str(current_attempt().id), what=what))
+
+
+# Outcomes
 
 
 def test_a_call_that_returns_is_succeeded_and_counted_once(app: AsyncTask, engine: Engine, write: Write) -> None:
@@ -16,6 +90,7 @@ def test_a_call_that_returns_is_succeeded_and_counted_once(app: AsyncTask, engin
     assert app.perform(attempt.id) == Succeeded(attempt.id)
     row = row_of(engine, attempt.id)
     assert (row.status, row.num_attempts, row.completed_at is not None) == (Status.SUCCEEDED, 1, True)
+    assert (row.claim_id, row.claimed_by, row.lease_until) == (None, None, None)
     assert calls == [("c-1", 7)]
 
 
@@ -27,3 +102,756 @@ def test_writes_of_a_raising_target_are_rolled_back_and_its_error_is_kept(
     row = row_of(engine, attempt.id)
     assert (row.status, row.num_attempts, row.num_errors, row.completed_at) == (Status.PENDING, 1, 1, None)
     assert row.last_error == "Broken: after the write"
+    assert written(engine) == []
+
+
+def test_retried_says_after_how_long_and_why(app: AsyncTask, write: Write) -> None:
+    failing, polling = write(Client, "fail"), write(Client, "poll")
+    patient = write(Client, "ask_for_patience", {"seconds": 300})
+    assert app.perform(failing.id) == Retried(failing.id, dt.timedelta(seconds=60), "Broken: no such order")
+    assert app.perform(polling.id) == Retried(polling.id, dt.timedelta(seconds=30), None)
+    assert app.perform(patient.id) == Retried(patient.id, dt.timedelta(seconds=300), "RetryAfter: slow down")
+
+
+def test_failed_says_why(app: AsyncTask, engine: Engine, write: Write) -> None:
+    discarded, used_up = write(Client, "give_up", {"reason": "no such order"}), write(Client, "fail", max_attempts=1)
+    assert app.perform(discarded.id) == Failed(discarded.id, "Discard: no such order")
+    assert app.perform(used_up.id) == Failed(used_up.id, "max_attempts used up: 1 of 1: Broken: no such order")
+    for attempt in (discarded, used_up):
+        row = row_of(engine, attempt.id)
+        assert (row.status, row.num_errors, row.completed_at is not None) == (Status.FAILED, 1, True)
+
+
+def test_expired_before_and_after_a_try(app: AsyncTask, engine: Engine, write: Write) -> None:
+    untried = write(Client, "ping", expires_at=now() + HOUR)
+    let_pass(engine, HOUR)
+    tried = write(Client, "fail", expires_at=now() + dt.timedelta(seconds=59))
+    assert app.perform(untried.id) == Expired(untried.id, "past its expires_at")
+    assert app.perform(tried.id) == Expired(tried.id, "its next try would fall past expires_at")
+    assert [row_of(engine, one.id).num_errors for one in (untried, tried)] == [0, 1]
+
+
+def test_not_due_says_when(app: AsyncTask, write: Write) -> None:
+    then = now().replace(microsecond=0) + HOUR
+    attempt = write(Client, "ping", scheduled_at=then)
+    assert app.perform(attempt.id) == NotDue(attempt.id, then)
+
+
+@pytest.mark.parametrize("as_given", [uuid.UUID, str])
+def test_an_unknown_id_is_not_pending_without_a_status(
+    app: AsyncTask, engine: Engine, as_given: Callable[[str], Any]
+) -> None:
+    unknown = "0190163d-8694-739b-aea5-966c26f8ad90"
+    assert app.perform(as_given(unknown)) == NotPending(uuid.UUID(unknown), None)
+
+
+def test_what_is_no_id_is_refused(app: AsyncTask) -> None:
+    with pytest.raises(ConfigurationError, match="UUID"):
+        app.perform("7355608")
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_busy_while_another_transaction_has_the_row_locked(app: AsyncTask, engine: Engine, write: Write) -> None:
+    attempt = write(Client, "ping")
+    with engine.begin() as connection:
+        connection.execute(select(TABLE).where(TABLE.c.id == attempt.id).with_for_update())
+        assert app.perform(attempt.id) == Busy(attempt.id, None, None)
+    assert app.perform(attempt.id) == Succeeded(attempt.id)
+
+
+@pytest.mark.parametrize("target", [act_leased, act_later, act_in_session_leased])
+def test_superseded_when_its_claim_was_lost_meanwhile_and_nothing_of_it_is_written(
+    app: AsyncTask, engine: Engine, write: Write, door: str, async_engine_url: str, target: object
+) -> None:
+    other = application(engine, door, async_engine_url)
+
+    def outlast(*given: Session) -> None:
+        let_pass(engine, 10)
+        forget_beats(engine)
+        with_thread(other.sweep)
+        calls.append(row_of(engine, attempt.id))
+        for session in given:
+            put(session)
+
+    attempt = write(target)
+    will(outlast)
+    assert app.perform(attempt.id) == Superseded(attempt.id)
+    assert row_of(engine, attempt.id) == calls[0]
+    assert (calls[0].status, calls[0].num_crashes, calls[0].last_error) == (Status.PENDING, 1, None)
+    assert written(engine) == []
+
+
+def with_thread(do: Callable[[], Any]) -> Any:
+    """`do()` where no event loop runs."""
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(do()))
+    thread.start()
+    thread.join()
+    return answers[0]
+
+
+UNREADY = {
+    "UnknownTarget": {"target": "no.such.target"},
+    "UnknownMethod": {"method_name": "no_such_method"},
+    "InvalidArguments": {"method_args": '{"no_such_argument": 1}'},
+    "UnknownEncryptor": {"encryptor": "no.such.encryptor"},
+    "DecryptionFailed": {"encryptor": "test.box", "method_args": "bm90IHdoYXQgd2FzIHdyaXR0ZW4="},
+}
+
+
+@pytest.mark.parametrize("error", UNREADY)
+def test_what_this_process_lacks_parks_the_attempt_uncharged_with_one_event(
+    app: AsyncTask, engine: Engine, write: Write, error: str
+) -> None:
+    attempt = write(Client, "ping")
+    with engine.begin() as connection:
+        connection.execute(update(TABLE).values(UNREADY[error]))
+    for _ in range(3):
+        outcome = app.perform(attempt.id)
+        assert isinstance(outcome, Parked)
+        assert outcome.reason.startswith(f"{error}: ")
+        assert dt.timedelta(seconds=20) <= outcome.after <= dt.timedelta(seconds=40)
+        row = row_of(engine, attempt.id)
+        assert (row.status, row.num_attempts, row.num_errors, row.num_crashes) == (Status.PENDING, 0, 0, 0)
+        assert (row.claim_id, row.last_error) == (None, f"parked: {outcome.reason}")
+        assert abs(row.due_at - now() - outcome.after) < dt.timedelta(seconds=5)
+        assert isinstance(app.perform(attempt.id), NotDue)
+        let_pass(engine, 41)
+    assert [one.kind for one in events_of(engine, attempt.id)] == ["parked"]
+    assert calls == []
+
+
+def test_what_was_parked_goes_on_when_what_it_lacked_is_there(app: AsyncTask, engine: Engine, write: Write) -> None:
+    attempt = write(Client, "ping")
+    for target, outcome in (("no.such.target", Parked), ("test.client", Succeeded)):
+        with engine.begin() as connection:
+            connection.execute(update(TABLE).values(target=target))
+        assert isinstance(app.perform(attempt.id), outcome)
+        let_pass(engine, 41)
+    row = row_of(engine, attempt.id)
+    assert (row.num_attempts, row.last_error) == (1, None)
+
+
+@only_sync
+def test_an_async_session_target_on_a_sync_engine_is_parked(app: AsyncTask, engine: Engine, write: Write) -> None:
+    attempt = write(effect_later)
+    outcome = app.perform(attempt.id)
+    assert isinstance(outcome, Parked)
+    assert "give AsyncTask an AsyncEngine" in outcome.reason
+    assert row_of(engine, attempt.id).num_attempts == 0
+
+
+# What a target can do
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def do(*given: Any) -> None:
+        for session in given:
+            put(session, "never")
+        raise error
+
+    return do
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+ERRORS = {
+    "SystemExit: 3": SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "GeneratorExit": GeneratorExit(),
+    "CancelledError": asyncio.CancelledError(),
+    "MemoryError": MemoryError(),
+    "StopIteration": StopIteration(),
+    "Mute: (its __str__ raised ValueError)": Mute(),
+    "ExceptionGroup: both (2 sub-exceptions)": ExceptionGroup("both", [Broken("a"), Broken("b")]),
+    "Broken: NUL \\0 and half a pair \\ud800": Broken("NUL \0 and half a pair \ud800"),
+    "Broken: xxxxxxxxxx": Broken("x" * 10_000_000),
+}
+
+
+@pytest.mark.parametrize("target", [act, act_in_session, act_later])
+def test_whatever_a_target_raises_is_rolled_back_and_recorded_and_the_process_lives(
+    app: AsyncTask, engine: Engine, write: Write, target: object
+) -> None:
+    for said, error in ERRORS.items():
+        if isinstance(error, StopIteration) and target is act_later:
+            continue  # Python itself makes a RuntimeError of it
+        will(raising(error))
+        attempt = write(target)
+        outcome = app.perform(attempt.id)
+        assert isinstance(outcome, Retried), said
+        row = row_of(engine, attempt.id)
+        assert (row.status, row.num_attempts, row.num_errors, row.claim_id) == (Status.PENDING, 1, 1, None)
+        assert row.last_error.startswith(said)
+        assert len(row.last_error) < 3000
+        (recorded,) = events_of(engine, attempt.id)
+        assert (recorded.kind, recorded.message) == ("error", row.last_error)
+    assert written(engine) == []
+
+
+@only_async
+def test_the_same_of_an_async_session_target(app: AsyncTask, engine: Engine, write: Write) -> None:
+    for said, error in ERRORS.items():
+
+        async def do(session: AsyncSession, error: BaseException = error) -> None:
+            await session.execute(effects.insert().values(what="never"))
+            raise error
+
+        if isinstance(error, StopIteration):
+            continue
+        will(do)
+        attempt = write(act_in_async_session)
+        assert isinstance(app.perform(attempt.id), Retried), said
+        assert row_of(engine, attempt.id).last_error.startswith(said)
+    assert written(engine) == []
+
+
+class Awaitable:
+    def __await__(self) -> Iterator[None]:
+        yield
+
+
+def generator() -> Iterator[int]:
+    calls.append("run")
+    yield 1
+
+
+async def async_generator() -> AsyncIterator[int]:
+    calls.append("run")
+    yield 1
+
+
+@pytest.mark.parametrize("target", [act, act_leased, act_in_session])
+def test_a_coroutine_that_a_def_returns_is_run(app: AsyncTask, write: Write, target: object) -> None:
+    async def run() -> None:
+        await asyncio.sleep(0)
+        calls.append("run")
+
+    will(lambda *given: run())
+    attempt = write(target)
+    assert app.perform(attempt.id) == Succeeded(attempt.id)
+    assert calls == ["run"]
+
+
+def test_what_a_returned_coroutine_raises_and_answers_counts(app: AsyncTask, write: Write) -> None:
+    async def fail() -> None:
+        raise Broken("later")
+
+    async def poll() -> Again:
+        return Again(after=7)
+
+    for run, said in ((fail, (dt.timedelta(seconds=60), "Broken: later")), (poll, (dt.timedelta(seconds=7), None))):
+        will(run)
+        attempt = write(act)
+        assert app.perform(attempt.id) == Retried(attempt.id, *said)
+
+
+ANSWERS = {
+    "a generator": (generator, "TypeError: the target answered a generator"),
+    "an async generator": (async_generator, "TypeError: the target answered a async_generator"),
+    "an awaitable": (Awaitable, "TypeError: the target answered a Awaitable"),
+    "an exception": (lambda: Broken("returned"), "TypeError: the target returned Broken"),
+    "the class Again": (lambda: Again, "TypeError: the target returned Again"),
+}
+
+
+@pytest.mark.parametrize("target", [act, act_later, act_in_session])
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_what_never_ran_is_never_recorded_as_success(
+    app: AsyncTask, engine: Engine, write: Write, answer: str, target: object
+) -> None:
+    make, said = ANSWERS[answer]
+    will(lambda *given: make())
+    attempt = write(target)
+    assert isinstance(app.perform(attempt.id), Retried)
+    assert row_of(engine, attempt.id).last_error.startswith(said)
+    assert calls == []
+
+
+def commit_twice(session: Session) -> None:
+    session.commit()
+    put(session, "also")
+    session.commit()
+
+
+def commit_and_begin(session: Session) -> None:
+    session.commit()
+    session.begin()
+
+
+Do = Callable[[Session], Any]
+TAMED: dict[str, Do] = {
+    "commits": Session.commit,
+    "commits twice": commit_twice,
+    "leaves a nested transaction open": lambda session: (session.begin_nested(), put(session, "also")),
+    "begins after a commit": commit_and_begin,
+    "adds without a flush": lambda session: session.add(Effect(what="also")),
+    "flushes": Session.flush,
+}
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("how", TAMED)
+@pytest.mark.parametrize("target", [act_in_session, act_in_session_leased])
+def test_a_tamed_session_commits_with_its_attempt_or_not_at_all(
+    app: AsyncTask, engine: Engine, write: Write, how: str, raises: bool, target: object
+) -> None:
+    def do(session: Session) -> None:
+        put(session)
+        TAMED[how](session)
+        if raises:
+            raise Broken
+
+    will(do)
+    attempt = write(target)
+    outcome = app.perform(attempt.id)
+    if raises:
+        assert isinstance(outcome, Retried)
+        assert written(engine) == []
+    else:
+        assert outcome == Succeeded(attempt.id)
+        assert set(written(engine)) <= {"kept", "also"}
+        assert written(engine)[0] == "kept"
+        assert len(written(engine)) == (2 if how in ALSO else 1)
+
+
+@pytest.mark.parametrize("how", ["rollback", "close"])
+def test_a_rollback_or_close_takes_back_what_the_target_wrote_before_it_and_no_more(
+    app: AsyncTask, engine: Engine, write: Write, how: str
+) -> None:
+    def do(session: Session) -> None:
+        put(session, "before")
+        getattr(session, how)()
+        put(session, "after")
+
+    will(do)
+    attempt = write(act_in_session)
+    assert app.perform(attempt.id) == Succeeded(attempt.id)
+    assert written(engine) == ["after"]
+
+
+@only_async
+@pytest.mark.parametrize("how", ["commit", "rollback", "close"])
+@pytest.mark.parametrize("target", [act_in_async_session, act_in_async_session_locked])
+def test_an_async_session_is_tamed_too(app: AsyncTask, engine: Engine, write: Write, how: str, target: object) -> None:
+    for raises in (False, True):
+
+        async def do(session: AsyncSession, raises: bool = raises) -> None:
+            await session.execute(effects.insert().values(what="before"))
+            await getattr(session, how)()
+            await session.execute(effects.insert().values(what="after"))
+            if raises:
+                raise Broken
+
+        will(do)
+        assert isinstance(app.perform(write(target).id), Retried if raises else Succeeded)
+    assert written(engine) == (["before", "after"] if how == "commit" else ["after"])
+
+
+ALSO = ("commits twice", "leaves a nested transaction open", "adds without a flush")
+UNTAMED: dict[str, Do] = {
+    "a raw COMMIT": lambda session: session.execute(text("COMMIT")),
+    "a raw ROLLBACK": lambda session: session.execute(text("ROLLBACK")),
+    "connection().commit()": lambda session: session.connection().commit(),
+    "connection().rollback()": lambda session: session.connection().rollback(),
+    "a raw COMMIT and more writes": lambda session: (session.execute(text("COMMIT")), put(session, "more")),
+}
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("how", UNTAMED)
+def test_who_ends_the_attempts_own_transaction_ends_failed_and_is_never_retried(
+    app: AsyncTask, engine: Engine, write: Write, database: Database, how: str, raises: bool
+) -> None:
+    def do(session: Session) -> None:
+        put(session)
+        UNTAMED[how](session)
+        if raises:
+            raise Broken("after it")
+
+    will(do)
+    attempt = write(act_in_session)
+    outcome = app.perform(attempt.id)
+    assert isinstance(outcome, Failed)
+    assert outcome.reason.startswith("committed_inside")
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.num_attempts, row.num_errors) == (Status.FAILED, 1, 1)
+    assert row.last_error.startswith("committed_inside")
+    (recorded,) = events_of(engine, attempt.id)
+    assert recorded.num_attempt == 1
+    assert ("Broken: after it" in recorded.detail) == raises
+    if database.name != "sqlite":  # which commits each further statement by itself
+        assert "more" not in written(engine)
+    let_pass(engine, HOUR)
+    assert app.run_batch().claimed == 0
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_ddl_is_part_of_the_transaction_or_ends_it(
+    app: AsyncTask, engine: Engine, write: Write, database: Database, raises: bool
+) -> None:
+    def do(session: Session) -> None:
+        put(session)
+        session.execute(text("CREATE TABLE made_inside (id integer)"))
+        if raises:
+            raise Broken
+
+    will(do)
+    attempt = write(act_in_session)
+    outcome = app.perform(attempt.id)
+    try:
+        if database.name == "mysql":  # DDL commits there
+            assert isinstance(outcome, Failed)
+            assert outcome.reason.startswith("committed_inside")
+        else:
+            assert isinstance(outcome, Retried if raises else Succeeded)
+            assert written(engine) == ([] if raises else ["kept"])
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE IF EXISTS made_inside"))
+
+
+def violate(session: Session) -> None:
+    session.add(Effect(id=1, what="first"))
+    session.flush()
+    session.execute(effects.insert().values(id=1, what="second"))
+
+
+def test_a_swallowed_integrity_error_never_leaves_a_part_of_the_effects_together_with_a_retry(
+    app: AsyncTask, engine: Engine, write: Write, database: Database
+) -> None:
+    def do(session: Session) -> None:
+        with contextlib.suppress(IntegrityError):
+            violate(session)
+
+    will(do)
+    attempt = write(act_in_session)
+    outcome = app.perform(attempt.id)
+    if database.name == "postgresql":  # its transaction is broken, and says so at the next statement
+        assert isinstance(outcome, Retried)
+        assert written(engine) == []
+    else:
+        assert outcome == Succeeded(attempt.id)
+        assert written(engine) == ["first"]
+
+
+def test_an_integrity_error_swallowed_around_a_savepoint_of_its_own_does_no_harm(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    def do(session: Session) -> None:
+        put(session)
+        with contextlib.suppress(IntegrityError), session.begin_nested():
+            violate(session)
+
+    will(do)
+    attempt = write(act_in_session)
+    assert app.perform(attempt.id) == Succeeded(attempt.id)
+    assert written(engine) == ["kept"]
+
+
+@pytest.mark.only_on("postgresql", "sqlite")
+def test_a_deferred_constraint_that_fails_takes_the_effects_back_and_is_an_error_of_the_target(
+    engine: Engine, door: str, async_engine_url: str, write: Write, database: Database
+) -> None:
+    metadata = MetaData()
+    Table("parents", metadata, Column("id", Integer, primary_key=True))
+    parent = ForeignKey("parents.id", deferrable=True, initially="DEFERRED")
+    children = Table("children", metadata, Column("id", Integer, primary_key=True), Column("parent_id", parent))
+    metadata.create_all(engine)
+    own: Any = create_engine(database.sync_url) if door == "sync" else create_async_engine(async_engine_url)
+    if database.name == "sqlite":
+        listened = own if door == "sync" else own.sync_engine
+        event.listen(listened, "connect", lambda connection, record: connection.execute("PRAGMA foreign_keys = ON"))
+    app = AsyncTask(own, lease=1)
+
+    def do(session: Session) -> None:
+        put(session)
+        session.execute(children.insert().values(parent_id=7))
+
+    try:
+        will(do)
+        attempt = write(act_in_session)
+        outcome = app.perform(attempt.id)
+        assert isinstance(outcome, Retried)
+        assert "IntegrityError" in str(outcome.error)
+        row = row_of(engine, attempt.id)
+        assert (row.num_attempts, row.num_errors) == (1, 1)
+        assert written(engine) == []
+    finally:
+        if door == "sync":
+            own.dispose()
+        metadata.drop_all(engine)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("target", [act_in_session, act_in_session_leased])
+def test_an_attempt_created_inside_exists_exactly_if_its_parents_transaction_commits(
+    app: AsyncTask, engine: Engine, write: Write, raises: bool, target: object
+) -> None:
+    def do(session: Session) -> None:
+        put(session)
+        calls.append(Attempt.create(target=Client, method_name="ping").id)
+        if raises:
+            raise Broken
+
+    will(do)
+    app.perform(write(target).id)
+    assert app.perform(calls[0]) == (NotPending(calls[0], None) if raises else Succeeded(calls[0]))
+
+
+def test_what_can_be_a_target_is_called(app: AsyncTask, engine: Engine, write: Write) -> None:
+    arguments = {"customer_token": "c-1", "order_number": 7}
+    for attempt in (
+        write(Client, "fulfill", arguments),
+        write(Client, "fulfill_later", arguments),
+        write(Client, "ping"),
+        write(instance, "greet", {"name": "you"}),
+        write("test.module", "note", {"what": "by a module"}),
+        write(effect),
+    ):
+        assert app.perform(attempt.id) == Succeeded(attempt.id)
+    assert calls == [("c-1", 7), ("c-1", 7), ("Client", "ping"), "hello you", "by a module"]
+    assert written(engine) == ["done"]
+
+
+@only_async
+def test_an_async_session_target_writes_in_the_attempts_transaction(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    good, bad = write(effect_later), write(effect_later, None, {"what": "raise"})
+    assert app.perform(good.id) == Succeeded(good.id)
+    assert isinstance(app.perform(bad.id), Retried)
+    assert written(engine) == ["done"]
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize(
+    ("target", "before", "after"),
+    [
+        (act_in_session_leased, "free", "locked"),
+        (act_in_session, "locked", "locked"),
+        (act_leased, "free", "free"),
+        (act, "locked", "locked"),
+        (act_later, "free", "free"),
+        (act_later_locked, "locked", "locked"),
+    ],
+)
+def test_locked_holds_the_row_and_leased_only_from_the_first_use_of_its_session(
+    app: AsyncTask, engine: Engine, write: Write, target: object, before: str, after: str
+) -> None:
+    attempt = write(target)
+
+    def lock() -> str:
+        try:
+            with engine.begin() as connection:
+                connection.execute(select(TABLE.c.id).where(TABLE.c.id == attempt.id).with_for_update(nowait=True))
+            return "free"
+        except OperationalError:
+            return "locked"
+
+    def do(*given: Session) -> None:
+        calls.append(lock())
+        for session in given:
+            put(session)
+        calls.append(lock())
+
+    will(do)
+    assert app.perform(attempt.id) == Succeeded(attempt.id)
+    assert calls == [before, after]
+
+
+def test_a_leased_session_that_is_never_used_opens_nothing(app: AsyncTask, write: Write) -> None:
+    will(lambda session: calls.append(session.in_transaction()))
+    attempt = write(act_in_session_leased)
+    assert app.perform(attempt.id) == Succeeded(attempt.id)
+    assert calls == [False]
+
+
+# Limits
+
+
+def test_the_timeout_of_an_async_target_ends_it(app: AsyncTask, engine: Engine, write: Write) -> None:
+    async def sleep() -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            calls.append("ended")
+            raise
+
+    will(sleep)
+    attempt = write(act_brief_later)
+    assert isinstance(app.perform(attempt.id), Retried)
+    row = row_of(engine, attempt.id)
+    assert (row.num_errors, row.last_error, calls) == (1, "TimeoutError", ["ended"])
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_the_time_limit_ends_the_transaction_of_a_call_that_sleeps_and_it_is_charged_as_a_timeout(
+    app: AsyncTask, engine: Engine, write: Write, database: Database
+) -> None:
+    def do(session: Session) -> None:
+        put(session)
+        time.sleep(1.3)  # the server counts, in whole seconds on MariaDB
+
+    will(do)
+    attempt = write(act_brief_in_session)
+    outcome = app.perform(attempt.id)
+    assert isinstance(outcome, Retried)
+    row = row_of(engine, attempt.id)
+    assert (row.num_attempts, row.num_errors) == (1, 1)
+    assert row.last_error.startswith("TimeoutError")
+    assert written(engine) == []
+
+
+@pytest.mark.only_on("postgresql")
+def test_the_time_limit_ends_a_statement_that_lasts_and_it_is_charged_as_a_timeout(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    def do(session: Session) -> None:
+        put(session)
+        session.execute(text("SELECT pg_sleep(30)"))
+
+    will(do)
+    attempt = write(act_brief_in_session)
+    began = time.monotonic()
+    outcome = app.perform(attempt.id)
+    assert time.monotonic() - began < 10
+    assert isinstance(outcome, Retried)
+    row = row_of(engine, attempt.id)
+    assert (row.num_attempts, row.num_errors) == (1, 1)
+    assert row.last_error.startswith("TimeoutError")
+    assert written(engine) == []
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_deadlock_between_two_targets_is_retried_without_a_part_of_its_effects(
+    app: AsyncTask, engine: Engine, write: Write, database: Database, swallowed: bool
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(effects.insert(), [{"id": 1, "what": "0"}, {"id": 2, "what": "0"}])
+    both = threading.Barrier(2)
+    order: dict[uuid.UUID, tuple[int, int]] = {}
+
+    def add_one(session: Session, row: int) -> None:
+        what = session.scalar(select(effects.c.what).where(effects.c.id == row).with_for_update())
+        session.execute(update(effects).where(effects.c.id == row).values(what=str(int(str(what)) + 1)))
+
+    def do(session: Session) -> None:
+        first, second = order[current_attempt().id]
+        add_one(session, first)
+        if current_attempt().number == 1:
+            both.wait(10)
+        try:
+            add_one(session, second)
+        except OperationalError:
+            if not swallowed:
+                raise
+
+    will(do)
+    app.check_schema()
+    attempts = [write(act_in_session), write(act_in_session)]
+    order.update({attempts[0].id: (1, 2), attempts[1].id: (2, 1)})
+    outcomes: list[Outcome] = []
+    threads = [threading.Thread(target=lambda one=one: outcomes.append(app.perform(one.id))) for one in attempts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lost = [one for one in outcomes if not isinstance(one, Succeeded)]
+    assert len(lost) == 1
+    assert isinstance(lost[0], Parked | Retried | Failed if swallowed else Parked | Retried)
+    assert written(engine) == ["1", "1"]
+    if not isinstance(lost[0], Failed):
+        let_pass(engine, 61)
+        assert app.perform(lost[0].attempt_id) == Succeeded(lost[0].attempt_id)
+        assert written(engine) == ["2", "2"]
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize("swallowed", [False, True])
+@pytest.mark.parametrize("target", [act_in_session, act_in_session_leased])
+def test_a_connection_lost_in_the_call_parks_the_attempt_uncharged_and_nothing_of_it_is_written(
+    app: AsyncTask, engine: Engine, write: Write, database: Database, target: object, swallowed: bool
+) -> None:
+    pid, kill = {
+        "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
+        "mysql": ("SELECT CONNECTION_ID()", "KILL {}"),
+    }[database.name]
+
+    def do(session: Session) -> None:
+        put(session)
+        with engine.connect() as other:
+            other.execute(text(kill.format(session.scalar(text(pid)))))
+        try:
+            put(session)
+        except OperationalError:
+            if not swallowed:
+                raise
+
+    will(do)
+    attempt = write(target)
+    assert isinstance(app.perform(attempt.id), Parked)
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.claim_id, row.num_errors, row.num_crashes) == (Status.PENDING, None, 0, 0)
+    assert written(engine) == []
+
+
+# Which attempt
+
+
+def test_current_attempt_says_id_number_and_deadline(app: AsyncTask, engine: Engine, write: Write) -> None:
+    def look() -> Again:
+        calls.append(current_attempt())
+        return Again(after=1)
+
+    will(look)
+    attempt = write(act_later)
+    for _ in range(2):
+        app.perform(attempt.id)
+        let_pass(engine, 2)
+    assert [(one.id, one.number, one.deadline) for one in calls] == [(attempt.id, 1, None), (attempt.id, 2, None)]
+    calls.clear()
+    will(lambda *given: calls.append(current_attempt()))
+    for target in (act_brief_later, act_brief_in_session):
+        attempt = write(target)
+        app.perform(attempt.id)
+        limit = 0.05 if target is act_brief_later else 0.5
+        taken = row_of(engine, attempt.id).attempted_at
+        assert calls.pop().deadline in (None, taken + dt.timedelta(seconds=limit))
+
+
+@pytest.mark.parametrize("target", [act, act_leased, act_later, act_in_session])
+def test_current_attempt_is_known_in_every_kind_of_call_and_in_what_it_awaits(
+    app: AsyncTask, write: Write, target: object
+) -> None:
+    async def later() -> None:
+        calls.append(current_attempt().id)
+
+    def do(*given: Any) -> Coroutine[Any, Any, None]:
+        calls.append(current_attempt().id)
+        return later()
+
+    will(do)
+    attempt = write(target)
+    assert app.perform(attempt.id) == Succeeded(attempt.id)
+    assert calls == [attempt.id, attempt.id]
+
+
+def test_outside_of_a_call_there_is_no_current_attempt(app: AsyncTask, write: Write) -> None:
+    app.perform(write(Client, "ping").id)
+    with pytest.raises(AsyncTaskError, match="no attempt is being performed here"):
+        current_attempt()
+
+
+def test_arguments_that_this_process_cannot_check_park_the_attempt(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    attempt = write(act_boxed, None, {"card": "4111"})
+    with engine.begin() as connection:
+        connection.execute(update(TABLE).values(encryptor="null", method_args="[1, 2"))
+    assert isinstance(app.perform(attempt.id), Parked)
+    assert row_of(engine, attempt.id).num_attempts == 0

@@ -100,6 +100,7 @@ def test_innocents_of_a_process_that_died_are_cleared_one_at_a_time_by_another_p
     home: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
     suspects = [_suspect(engine, write(Elsewhere, "start", {"folder": str(tmp_path)})) for _ in range(12)]
+    engine.dispose()
     report = home.run_batch()
     assert (report.claimed, report.succeeded) == (12, 12)
     assert {row_of(engine, one.id).num_crashes for one in suspects} == {0}
@@ -110,6 +111,7 @@ def test_innocents_of_a_process_that_died_are_cleared_one_at_a_time_by_another_p
 
 def test_writes_of_a_suspect_are_committed_with_its_outcome(home: AsyncTask, engine: Engine, write: Write) -> None:
     good, bad = _suspect(engine, write(effect)), _suspect(engine, write(effect, None, {"what": "raise"}))
+    engine.dispose()
     report = home.run_batch()
     assert (report.succeeded, report.retried) == (1, 1)
     assert row_of(engine, good.id).status == Status.SUCCEEDED  # and its effect is there once: see clockwork

@@ -1,0 +1,45 @@
+"""Which kind of session something is. SQLAlchemy's asyncio half wants greenlet, which a synchronous program need not
+have: so it is never imported here, and what nobody has imported, nothing can be an instance of."""
+
+import sys
+from typing import Any
+
+from sqlalchemy.orm import Session, scoped_session
+
+from async_task.errors import ConfigurationError
+
+
+def sync_session(session: object) -> Session:
+    """The Session behind a Session, AsyncSession, or the scoped registry of either.
+
+    Raises ConfigurationError for anything else.
+    """
+    found: Any = session
+    if is_registry(type(found)):
+        found = found()
+    if is_async_session(type(found)):
+        found = found.sync_session
+    if isinstance(found, Session):
+        return found
+    raise ConfigurationError(f"session= takes a Session or an AsyncSession, not {type(session).__name__}")
+
+
+def is_session(cls: type[Any]) -> bool:
+    """Whether this is a class of sessions, of either half."""
+    return issubclass(cls, (Session, *asyncio_kinds("AsyncSession")))
+
+
+def is_async_session(cls: type[Any]) -> bool:
+    """Whether this is a kind of AsyncSession."""
+    return issubclass(cls, asyncio_kinds("AsyncSession"))
+
+
+def is_registry(cls: type[Any]) -> bool:
+    """Whether this is a scoped registry of sessions, of either half."""
+    return issubclass(cls, (scoped_session, *asyncio_kinds("async_scoped_session")))
+
+
+def asyncio_kinds(*names: str) -> tuple[type[Any], ...]:
+    """These classes of SQLAlchemy's asyncio half; none while nobody has imported it."""
+    module = sys.modules.get("sqlalchemy.ext.asyncio")
+    return tuple(getattr(module, name) for name in names if hasattr(module, name))
