@@ -7,19 +7,21 @@ import dataclasses
 import enum
 import functools
 import sys
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, TypeVar, overload
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar, overload
 
 from async_task.errors import ConfigurationError
 
 _C = TypeVar("_C")
 _Default = Callable[[], object]
 
+MAX_DEPTH = 100
+"""How many levels deep arguments may be nested."""
+
 BUILTIN_TAGS = frozenset(
     "bytes date datetime decimal dict float frozenset set str time timedelta tuple uuid".split()  # noqa: SIM905
 )
-"""The tags that `arguments` writes itself; no class can be registered under one of them."""
+"""The tags that `encoding` writes itself; no class can be registered under one of them."""
 
 
 @overload
@@ -38,15 +40,6 @@ def argument_type(
     if cls is None:
         return lambda decorated: _register(decorated, name)
     return _register(cls, name)
-
-
-def register_annotation(annotation: object) -> None:
-    """Register every class that an argument with this annotation can hold, through generics, aliases and nested fields.
-
-    A class that is registered already keeps its name. Raises ConfigurationError as `argument_type` does, and for a
-    mapped class or a name that cannot be resolved.
-    """
-    _walk(annotation, set())
 
 
 class Unstorable(Exception):
@@ -70,11 +63,6 @@ class ArgumentType:
     def covers(cls, candidate: type) -> bool:
         """Whether the class is of this kind."""
         raise NotImplementedError
-
-    @classmethod
-    def annotations(cls, _candidate: Any, /) -> Iterable[object]:
-        """The annotations of what an instance holds."""
-        return ()
 
     def take_apart(self, value: Any) -> str | int | dict[str, object]:
         """What an instance is made of: nothing is left out that `put_together` would not bring back. Or Unstorable."""
@@ -166,10 +154,6 @@ class _DataclassType(_RecordType):
     def covers(cls, candidate: type) -> bool:
         return dataclasses.is_dataclass(candidate)
 
-    @classmethod
-    def annotations(cls, candidate: Any, /) -> Iterable[object]:
-        return _hints(candidate, [field.name for field in dataclasses.fields(candidate)])
-
     def _fields(self) -> Iterator[tuple[str, _Default | None]]:
         validated = getattr(self.cls, "__pydantic_fields__", {})  # a pydantic dataclass leaves a Field() as the default
         for field in dataclasses.fields(self.cls):
@@ -196,10 +180,6 @@ class _NamedTupleType(_RecordType):
     def covers(cls, candidate: type) -> bool:
         return issubclass(candidate, tuple) and hasattr(candidate, "_fields")
 
-    @classmethod
-    def annotations(cls, candidate: Any, /) -> Iterable[object]:
-        return _hints(candidate, candidate._fields)
-
     def _fields(self) -> Iterator[tuple[str, _Default | None]]:
         for name in self.cls._fields:
             default = functools.partial(self.cls._field_defaults.get, name)
@@ -221,12 +201,6 @@ class _ModelType(_RecordType):
     def covers(cls, candidate: type) -> bool:
         # Who has a model has imported pydantic; who has none does not pay for the import.
         return getattr(sys.modules.get("pydantic.main"), "BaseModel", None) in candidate.__mro__
-
-    @classmethod
-    def annotations(cls, candidate: Any, /) -> Iterable[object]:
-        if not candidate.__pydantic_complete__:
-            candidate.model_rebuild(raise_errors=False)
-        return [field.annotation for field in candidate.model_fields.values()]
 
     def _fields(self) -> Iterator[tuple[str, _Default | None]]:
         for name, field in self.cls.model_fields.items():
@@ -365,74 +339,3 @@ def _same_definition(known: type, cls: type) -> bool:
 
 def _place(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
-
-
-# Annotations. `seen` holds the classes and aliases on the way: only through those can a type contain itself.
-
-
-def _walk(annotation: Any, seen: set[object]) -> None:
-    origin = typing.get_origin(annotation)
-    if isinstance(annotation, str | typing.ForwardRef):
-        raise ConfigurationError(_unresolved(getattr(annotation, "__forward_arg__", annotation)))
-    if origin is Literal:
-        _walk_each((type(value) for value in typing.get_args(annotation)), seen)
-    elif origin is typing.Annotated:
-        _walk(annotation.__origin__, seen)
-    elif origin is type:
-        return  # a class as the argument, which cannot be stored anyway
-    elif origin is not None:
-        _walk_each((origin, *typing.get_args(annotation)), seen)
-    elif isinstance(annotation, list):  # the parameters of a Callable
-        _walk_each(typing.cast("list[object]", annotation), seen)
-    elif isinstance(annotation, TypeVar):
-        _walk_each((annotation.__bound__, *annotation.__constraints__), seen)
-    elif isinstance(annotation, type):
-        _walk_class(annotation, seen)
-    elif isinstance(annotation, typing.NewType):
-        _walk(annotation.__supertype__, seen)
-    elif type(annotation).__name__ == "TypeAliasType" and annotation not in seen:
-        seen.add(annotation)
-        _walk_each(_alias_hints(annotation), seen)
-
-
-def _walk_each(annotations: Iterable[object], seen: set[object]) -> None:
-    for annotation in annotations:
-        _walk(annotation, seen)
-
-
-def _walk_class(cls: type, seen: set[object]) -> None:
-    if cls in seen:
-        return
-    seen.add(cls)
-    if is_mapped(cls):
-        raise ConfigurationError(f"{cls.__name__} is a mapped class: pass its id")
-    kind = kind_of(cls)
-    if kind is not None:
-        _register(cls, None)
-        _walk_each(kind.annotations(cls), seen)
-    elif typing.is_typeddict(cls):
-        _walk_each(_hints(cls, cls.__annotations__), seen)
-
-
-def _alias_hints(alias: Any) -> list[object]:
-    # Before Python 3.12 an alias refers to itself by a string, which means something in the module of the alias.
-    value = _resolved(lambda: alias.__value__, str(alias))
-    return _hints(
-        type(str(alias), (), {"__module__": alias.__module__, "__annotations__": {"value": value}}), ["value"]
-    )
-
-
-def _hints(cls: type, names: Iterable[str]) -> list[object]:
-    hints = _resolved(lambda: typing.get_type_hints(cls, include_extras=True), cls.__qualname__)
-    return [hints[name] for name in names if name in hints]
-
-
-def _resolved(evaluate: Callable[[], Any], owner: str) -> Any:
-    try:
-        return evaluate()
-    except NameError as error:
-        raise ConfigurationError(f"{owner}: {_unresolved(error.name)}") from error
-
-
-def _unresolved(name: object) -> str:
-    return f"the annotation {name!r} cannot be resolved: import it for real, not only under TYPE_CHECKING"

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Mapped, MappedAsDataclass, Mapper, mapped_column, val
 from sqlalchemy.orm.attributes import set_committed_value
 
 from async_task import bulk, verbs, writing
-from async_task.arguments import decode
 from async_task.call_options import AnySession, Call, CallByName, CallOptions, P, TakenSession
 from async_task.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText
 from async_task.constraints import ORDER_SLOT, furnish
+from async_task.decoding import decode
 from async_task.dialects import compared, written
 from async_task.encryption import Encryptor, context_of, encryptor_named, unseal
 from async_task.errors import ConfigurationError, InvalidState

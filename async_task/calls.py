@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from async_task.answers import Again
-from async_task.arguments import decode
 from async_task.claims import Claim
 from async_task.current import CurrentAttempt, performing
+from async_task.decoding import decode
 from async_task.dialects import locks_rows
 from async_task.encryption import NullEncryptor, context_of, encryptor_named, unseal
 from async_task.errors import ConfigurationError

@@ -21,8 +21,8 @@ from async_task.dialects import (
     locks_rows,
     unlimit_session,
 )
-from async_task.sessions import is_async_session
 from async_task.errors import ClaimLost
+from async_task.sessions import is_async_session
 
 SAVEPOINT = "async_task_call"
 

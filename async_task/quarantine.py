@@ -20,8 +20,9 @@ from sqlalchemy.exc import DBAPIError
 
 from async_task import outcomes
 from async_task.argument_types import argument_type
-from async_task.arguments import decode, encode
 from async_task.claims import Claim
+from async_task.decoding import decode
+from async_task.encoding import encode
 from async_task.failures import describe
 from async_task.outcomes import Outcome
 from async_task.status import Status

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typing_extensions
 from sqlalchemy.orm import Session
 
-from async_task.arguments import register_annotation
+from async_task.annotations import register_annotation
 from async_task.errors import ConfigurationError, InvalidArguments
 from async_task.sessions import is_registry, is_session
 

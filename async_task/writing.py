@@ -11,8 +11,8 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Mapper, Session, scoped_session
 
 from async_task.ambient import ambient_session, hold
-from async_task.arguments import encode
 from async_task.dialects import MYSQL, written
+from async_task.encoding import encode
 from async_task.encryption import Encryptor, NullEncryptor, context_of, encryptor_named, know, seal
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
 from async_task.identity import uuid7

@@ -30,8 +30,10 @@ from hypothesis import strategies as st
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 from typing_extensions import TypeAliasType
 
-from async_task import argument_types
-from async_task.arguments import argument_type, decode, encode, register_annotation
+from async_task import argument_type, argument_types
+from async_task.annotations import register_annotation
+from async_task.decoding import decode
+from async_task.encoding import encode
 from async_task.errors import ConfigurationError, InvalidArguments
 
 T = TypeVar("T")
@@ -878,7 +880,7 @@ def test_after_a_second_name_both_are_read_and_the_newest_is_written() -> None:
 @pytest.mark.usefixtures("registry")
 def test_a_module_may_be_reloaded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "reloaded_shop.py").write_text(
-        "import enum\nfrom async_task.arguments import argument_type\n"
+        "import enum\nfrom async_task import argument_type\n"
         "@argument_type\nclass Size(enum.Enum):\n    S = 1\n"
         '@argument_type(name="shop.shape")\nclass Shape(enum.Enum):\n    ROUND = 1\n'
     )
@@ -1070,6 +1072,6 @@ def test_pydantic_is_not_imported_for_those_who_have_no_model() -> None:
         "import sys, types; package = types.ModuleType('async_task'); "
         f"package.__path__ = [{str(pathlib.Path(argument_types.__file__).parent)!r}]; "
         "sys.modules['async_task'] = package; sys.modules['pydantic'] = None; "
-        "from async_task.arguments import encode, decode; assert decode(encode({'a': (1,)})) == {'a': (1,)}"
+        "from async_task.encoding import encode; from async_task.decoding import decode; assert decode(encode({'a': (1,)})) == {'a': (1,)}"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)

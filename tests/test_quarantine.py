@@ -32,8 +32,9 @@ from async_task import (
     Superseded,
     outcomes,
 )
-from async_task.arguments import decode, encode
 from async_task.claims import Claim
+from async_task.decoding import decode
+from async_task.encoding import encode
 from async_task.quarantine import Died, NotPerformed, Quarantine
 from clockwork import let_pass, row_of
 from databases import Database

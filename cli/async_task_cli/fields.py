@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Column, inspect
 
 from async_task import AsyncTaskError, BaseAttempt, NullEncryptor
-from async_task.arguments import decode
+from async_task.decoding import decode
 from async_task.targets import CALL, target_named
 
 LISTED = (
