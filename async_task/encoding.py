@@ -28,7 +28,7 @@ _MAX_DIGITS = 4300  # what a Python without further settings is ready to read
 
 
 def encode(arguments: Mapping[str, object]) -> str:
-    """These arguments as pure ASCII text, without loss: `decoding.decode` gives back equal values of exactly the same types.
+    """These arguments as pure ASCII text, without loss: `decode` gives back equal values of exactly the same types.
 
     What is not kept: that two of them are one and the same object, and `UUID.is_safe`. The order in which a set was
     filled does not show. Raises InvalidArguments, which begins with the path of what cannot be stored and contains no

@@ -46,8 +46,7 @@ class Source:
         self.is_async = not isinstance(engine, Engine)
         plain: Engine = engine.sync_engine if self.is_async else engine
         self.pool = plain.pool
-        if plain.dialect.name == "sqlite" and _is_in_memory(plain.url):
-            raise ConfigurationError("an SQLite database in memory is another one for each connection: give it a file")
+        _refuse_memory(plain.url)
         self._plain = plain
         self._introducing = threading.Lock()
         self._is_introduced = False
@@ -101,9 +100,11 @@ class Source:
 _OURS = ("bind", "binds", "class_", "join_transaction_mode", "twophase", "sync_session_class")
 
 
-def _is_in_memory(url: URL) -> bool:
-    name = url.database or ""
-    return not name or ":memory:" in name or "mode=memory" in name or url.query.get("mode") == "memory"
+def _refuse_memory(url: URL) -> None:
+    name = url.database or ":memory:"
+    in_memory = ":memory:" in name or "mode=memory" in name or url.query.get("mode") == "memory"
+    if url.get_backend_name() == "sqlite" and in_memory:
+        raise ConfigurationError("an SQLite database in memory is another one for each connection: give it a file")
 
 
 def _bind_of(maker: Any) -> Any:
@@ -118,6 +119,7 @@ def _bind_of(maker: Any) -> Any:
 def _engine_from(url: str | URL) -> Any:
     try:
         made = make_url(url)
+        _refuse_memory(made)
         dialect = made.get_dialect()
         if dialect.is_async:
             from sqlalchemy.ext.asyncio import create_async_engine

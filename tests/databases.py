@@ -104,7 +104,8 @@ def impatient_engine(database: Database, *, seconds: int = 5) -> Engine:
         "mysql": {"init_command": f"SET innodb_lock_wait_timeout = {seconds}"},
         "sqlite": {"timeout": seconds},
     }
-    return create_engine(database.sync_url, pool_size=1, connect_args=patience[database.name])
+    # A test may kill every connection there is.
+    return create_engine(database.sync_url, pool_size=1, pool_pre_ping=True, connect_args=patience[database.name])
 
 
 def _postgresql(until: contextlib.ExitStack) -> Database:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import faulthandler
 import hashlib
 import inspect
 import os
@@ -351,6 +352,7 @@ class Elsewhere:
     @staticmethod
     def die(folder: str, how: str) -> None:
         note(folder, "start")
+        faulthandler.disable()  # it would tell of what is meant to happen
         if how == "exit":
             os._exit(0)
         elif how == "segfault":

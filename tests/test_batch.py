@@ -208,7 +208,7 @@ def test_every_way_to_say_where_the_database_is_works(engine: Engine, database: 
         (sessionmaker(), "bound to no engine"),
         (async_sessionmaker(class_=AsyncSession), "bound to no engine"),
         ("nonsense", "cannot be read"),
-        ("postgresql+psycopg://u:se/cret@host/shop", "port"),
+        ("postgresql+psycopg://u:cret@host:port/shop", "port"),
         ("nosuch://host/shop", "nosuch"),
         ("oracle+oracledb://host/shop", "oracledb"),
         (42, "int"),
@@ -316,6 +316,7 @@ def _losing_commit_of(engine: Engine, admin: Engine, column: str, moment: str) -
             raw: Any = conn.connection.dbapi_connection
             if moment == "after":
                 raw.commit()
+                raw.cursor().execute("SELECT 1")  # else psycopg knows that there is nothing to commit, and asks nobody
             _kill(admin, [raw.info.backend_pid if admin.dialect.name == "postgresql" else raw.thread_id()])
 
     try:
