@@ -200,6 +200,13 @@ def is_passing(error: BaseException | None) -> bool:
     return any(word in str(error).lower() for word in PASSING_WORDS)
 
 
+def is_statement_timeout(error: BaseException | None) -> bool:
+    """Whether a driver's error says that the server cancelled a statement that ran too long."""
+    return getattr(error, "sqlstate", None) == "57014" or (
+        error is not None and bool(error.args) and error.args[0] in (1969, 3024)
+    )
+
+
 SAVEPOINTS_GONE = "async_task.savepoints_gone"
 
 

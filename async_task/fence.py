@@ -47,6 +47,7 @@ class Fence:
         self._root: RootTransaction | None = None
         self._connection: Connection | None = None
         self._session: Session | None = None
+        self._was_lost = False
         self.is_lost = False
 
     @property
@@ -57,7 +58,12 @@ class Fence:
     def is_usable(self) -> bool:
         """Whether the outcome can be written in it: it is open, and still the transaction that was begun."""
         root = self._root
-        return self._connection is not None and not self._connection.invalidated and root is not None and root.is_active
+        return self._connection is not None and not self.has_lost_connection() and root is not None and root.is_active
+
+    def has_lost_connection(self) -> bool:
+        """Whether its connection was lost: then nothing of it was committed, unless that was just what it waited for."""
+        self._was_lost = self._was_lost or (self._connection is not None and self._connection.invalidated)
+        return self._was_lost
 
     @property
     def is_past_limit(self) -> bool:
@@ -113,8 +119,8 @@ class Fence:
             connection.dialect.do_release_savepoint(connection, SAVEPOINT)
 
     def undo(self) -> None:
-        """Roll the target's writes back, and keep the lock. Raises CommittedInside when they can no longer be rolled
-        back, DBAPIError when the connection is lost or the server rolled back everything."""
+        """Roll the target's writes back, and keep the lock; or find that the server has rolled back everything, and is
+        no longer `is_usable`. Raises CommittedInside when they can no longer be rolled back."""
         if self._session is not None:
             with contextlib.suppress(Exception):
                 self._session.rollback()
@@ -123,13 +129,14 @@ class Fence:
         if not self.holds_writes or self._connection is None:
             return
         self._check_root()
+        if self.has_lost_connection():
+            return
         try:
             self._connection.dialect.do_rollback_to_savepoint(self._connection, SAVEPOINT)
         except DBAPIError as error:
-            if error.connection_invalidated or is_passing(error.orig) or self._connection.info.get(SAVEPOINTS_GONE):
-                self._root = None  # the server rolled everything back
-                raise
-            raise CommittedInside from error
+            self._root = None
+            if not (self.has_lost_connection() or is_passing(error.orig) or self._connection.info.get(SAVEPOINTS_GONE)):
+                raise CommittedInside from error
 
     def commit(self) -> None:
         """Raises what the database says; whether it was committed is then for the row to tell."""
@@ -138,6 +145,7 @@ class Fence:
 
     def close(self) -> None:
         """Roll back what is not committed, and give the connection back."""
+        _ = self.has_lost_connection()  # to be known afterwards
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -153,8 +161,8 @@ class Fence:
 
     def _check_root(self) -> None:
         assert self._connection is not None
-        if self._connection.invalidated:
-            return  # lost, and nothing of it was committed: the next statement says so
+        if self.has_lost_connection():
+            return
         if self._root is None or not self._root.is_active or self._connection.get_transaction() is not self._root:
             raise CommittedInside
 

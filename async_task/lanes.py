@@ -3,6 +3,7 @@ and all that touches the database runs in a greenlet on it, so that there is one
 
 import asyncio
 import contextvars
+import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -112,14 +113,21 @@ async def _kept(work: Coroutine[Any, Any, Any]) -> Any:
     try:
         return await work
     except BaseException as error:
-        return Raised(error)
+        return _raised(error)
 
 
 def _tried(function: Callable[[], Any]) -> Any:
     try:
         return function()
     except BaseException as error:
-        return Raised(error)
+        return _raised(error)
+
+
+def _raised(error: BaseException) -> Raised:
+    if isinstance(error, MemoryError):
+        # What the call has taken is needed to write down that it failed.
+        traceback.clear_frames(error.__traceback__)
+    return Raised(error)
 
 
 def has_loop_running() -> bool:

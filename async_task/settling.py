@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from async_task import transactions
 from async_task.calls import PreparedCall
 from async_task.claims import Claim
+from async_task.dialects import is_statement_timeout
 from async_task.errors import ClaimLost
 from async_task.failures import Failure, describe
 from async_task.fence import CommittedInside, Fence, passing_error
@@ -50,16 +51,16 @@ def settle(
         raise ClaimLost("its claim was lost before it wrote anything")
     if isinstance(answer, Raised) and isinstance(answer.error, CommittedInside):
         return _finish(site, claim, call, Decision(Status.FAILED, "committed_inside", charged=True, error=answer.error))
-    if isinstance(answer, Raised) and (fault := _fault_of(call, fence, answer.error)) is not None:
+    if isinstance(answer, Raised) and _is_too_long(fence, answer.error):
+        answer = Raised(_too_long(call, answer.error))
+    elif isinstance(answer, Raised) and call.session_class and _is_a_fault(fence, answer.error):
         fence.close()
-        return Settled(park(site, claim, describe(fault, call.secrets).summary, started=True))
+        return Settled(park(site, claim, _said_of(answer.error, call), started=True))
     decision = _decide(claim, call, answer, elapsed)
     problem = _write(site, claim, call, fence, decision)
-    return (
-        _settled(claim, call, decision)
-        if problem is None
-        else _settle_anew(site, claim, call, fence, decision, elapsed, problem)
-    )
+    if problem is not None:
+        return _settle_anew(site, claim, call, fence, decision, elapsed, problem)
+    return _settled(claim, call, decision)
 
 
 class Settled:
@@ -111,17 +112,31 @@ def _kept_or_undone(fence: Fence, answer: object) -> object:
     except CommittedInside as found:
         found.__cause__ = answer.error
         return Raised(found)
-    except DBAPIError:
-        return answer  # the whole transaction is gone, and what it wrote with it
     finally:
         if isinstance(answer.error, CommittedInside) or not fence.is_usable:
             fence.close()
 
 
-def _fault_of(call: PreparedCall, fence: Fence, error: BaseException) -> DBAPIError | None:
-    """The infrastructure's fault behind an error of the attempt's own transaction. A call that outlasted its limit lost
-    its connection by its own fault."""
-    return passing_error(error) if call.session_class is not None and not fence.is_past_limit else None
+def _is_too_long(fence: Fence, error: BaseException) -> bool:
+    """Whether the server ended the transaction, or a statement in it, because the call outlasted its limit."""
+    is_cut_off = fence.has_lost_connection() or (isinstance(error, DBAPIError) and is_statement_timeout(error.orig))
+    return fence.is_past_limit and isinstance(error, SQLAlchemyError) and is_cut_off
+
+
+def _too_long(call: PreparedCall, error: BaseException) -> TimeoutError:
+    limit = f"{call.limit.total_seconds():g} s"
+    late = TimeoutError(f"the call held its transaction longer than its limit, {limit} (timeout=, or mode='leased')")
+    late.__cause__ = error
+    return late
+
+
+def _is_a_fault(fence: Fence, error: BaseException) -> bool:
+    """Whether an error in the attempt's own transaction is the infrastructure's, and not the call's."""
+    return passing_error(error) is not None or (fence.has_lost_connection() and isinstance(error, SQLAlchemyError))
+
+
+def _said_of(error: BaseException, call: PreparedCall) -> str:
+    return describe(passing_error(error) or error, call.secrets).summary
 
 
 def _decide(claim: Claim, call: PreparedCall, answer: object, elapsed: dt.timedelta) -> Decision:
@@ -172,10 +187,10 @@ def _settle_anew(
         return _settled(claim, call, decision) if is_committed else Settled(Superseded(claim.id))
     if call.session_class is None or decision.error is not None:
         return _finish(site, claim, call, decision)  # the call was made, and its transaction held nothing of its own
-    if fence.is_past_limit:
-        problem = TimeoutError(f"the call held its transaction longer than its limit, {call.limit.total_seconds():g} s")
-    elif passing_error(problem) is not None:
-        return Settled(park(site, claim, describe(problem, call.secrets).summary, started=True))
+    if _is_too_long(fence, problem):
+        problem = _too_long(call, problem)
+    elif _is_a_fault(fence, problem):
+        return Settled(park(site, claim, _said_of(problem, call), started=True))
     return _finish(site, claim, call, _decide(claim, call, Raised(problem), elapsed))
 
 

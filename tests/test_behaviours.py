@@ -783,8 +783,8 @@ def test_a_name_beginning_with_an_underscore_is_refused(engine: Engine, write: W
 
 
 def test_what_is_due_now_does_not_wait_a_tick(app: AsyncTask, engine: Engine, write: Write) -> None:
-    attempt = write(Client, "ping")
-    due = row_of(engine, attempt.id).due_at
+    due = now() + dt.timedelta(minutes=1)
+    attempt = write(Client, "ping", scheduled_at=due)
     early = transactions.claim_due(
         engine, TABLE, "w", LEASE, "default", 1, began=due - dt.timedelta(microseconds=1), suspects=False
     )
