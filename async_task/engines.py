@@ -128,8 +128,8 @@ def _engine_from(url: str | URL) -> Any:
         return create_engine(made, hide_parameters=True, pool_pre_ping=dialect.name != "sqlite")
     except NoSuchModuleError:
         raise ConfigurationError(
-            f"no database dialect is called {make_url(url).drivername!r}: write postgresql+psycopg://, mysql+pymysql:// "
-            "or sqlite:///"
+            f"no database dialect is called {make_url(url).drivername!r}: "
+            "write postgresql+psycopg://, mysql+pymysql:// or sqlite:///"
         ) from None
     except ArgumentError:
         raise ConfigurationError(

@@ -61,7 +61,7 @@ class Fence:
         return self._connection is not None and not self.has_lost_connection() and root is not None and root.is_active
 
     def has_lost_connection(self) -> bool:
-        """Whether its connection was lost: then nothing of it was committed, unless that was just what it waited for."""
+        """Whether its connection was lost; unless that was at the COMMIT, nothing of it was committed."""
         self._was_lost = self._was_lost or (self._connection is not None and self._connection.invalidated)
         return self._was_lost
 

@@ -1,14 +1,13 @@
 """Writing a call down: checked, encoded, sealed, and added to the caller's own transaction. Nothing here awaits."""
 
 import datetime as dt
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Table, inspect, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.orm import Mapper, Session, scoped_session
+from sqlalchemy.orm import Mapper, Session
 
 from async_task.ambient import ambient_session, hold
 from async_task.dialects import MYSQL, written

@@ -1072,6 +1072,7 @@ def test_pydantic_is_not_imported_for_those_who_have_no_model() -> None:
         "import sys, types; package = types.ModuleType('async_task'); "
         f"package.__path__ = [{str(pathlib.Path(argument_types.__file__).parent)!r}]; "
         "sys.modules['async_task'] = package; sys.modules['pydantic'] = None; "
-        "from async_task.encoding import encode; from async_task.decoding import decode; assert decode(encode({'a': (1,)})) == {'a': (1,)}"
+        "from async_task.encoding import encode; from async_task.decoding import decode; "
+        "assert decode(encode({'a': (1,)})) == {'a': (1,)}"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
