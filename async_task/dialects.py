@@ -147,7 +147,7 @@ def limit_transaction(connection: Connection, seconds: float) -> None:
     """Let the server end this transaction when it idles, or one of its statements runs, longer than `seconds`.
 
     A frozen process would otherwise hold the row, and vacuum, for ever. PostgreSQL: for this transaction only. MariaDB
-    and MySQL: for this session, until `unlimit_session`; whole seconds, and idle time only.
+    and MySQL: for this session, until `unlimit_session`, in whole seconds; MySQL has the limit for idling only.
     """
     name = connection.dialect.name
     if name == "postgresql":
@@ -159,17 +159,22 @@ def limit_transaction(connection: Connection, seconds: float) -> None:
             )
         )
     elif name in MYSQL:
-        connection.exec_driver_sql(f"SET SESSION {_idle_limit(connection)} = {max(1, int(seconds))}")
+        _set_session(connection, max(1, int(seconds)), max(1, int(seconds)))
 
 
 def unlimit_session(connection: Connection) -> None:
     """Take back what `limit_transaction` left on the session, before the connection returns to its pool."""
     if connection.dialect.name in MYSQL:
-        connection.exec_driver_sql(f"SET SESSION {_idle_limit(connection)} = DEFAULT")
+        _set_session(connection, "DEFAULT", "DEFAULT")
 
 
-def _idle_limit(connection: Connection) -> str:
-    return "idle_transaction_timeout" if getattr(connection.dialect, "is_mariadb", False) else "wait_timeout"
+def _set_session(connection: Connection, idle: int | str, statement: int | str) -> None:
+    """How long a transaction may idle and a statement run, in seconds. MySQL has no limit for statements that write."""
+    if getattr(connection.dialect, "is_mariadb", False):
+        limits = f"idle_transaction_timeout = {idle}, max_statement_time = {statement}"
+    else:
+        limits = f"wait_timeout = {idle}"
+    connection.exec_driver_sql(f"SET SESSION {limits}")
 
 
 PASSING_STATES = ("08", "53", "57P", "40001", "40P01", "25006", "55P03")

@@ -4,11 +4,11 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
-from async_task.dialects import locks_rows, note_lost_savepoints
+from async_task.dialects import MYSQL, locks_rows, note_lost_savepoints
 from async_task.errors import ConfigurationError
 from async_task.sessions import asyncio_kinds
 
@@ -84,20 +84,34 @@ class Source:
         """An engine on the user's own pool, for a synchronous database that locks rows; else one with its own pool."""
         if self.is_async or not locks_rows(self._plain.dialect):
             return self.private()
-        return self._plain.execution_options(isolation_level="READ COMMITTED")
+        return _reading_committed(self._plain)
 
     def private(self) -> Engine:
         """An engine with a pool of its own, made like the user's: for another event loop, or another process."""
         pool = self._plain.pool.recreate()
         engine = Engine(pool, self._plain.dialect, self._plain.url, hide_parameters=True)
         if locks_rows(engine.dialect):
-            return engine.execution_options(isolation_level="READ COMMITTED")
+            return _reading_committed(engine)
         event.listen(engine, "connect", _open_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
 
 
 _OURS = ("bind", "binds", "class_", "join_transaction_mode", "twophase", "sync_session_class")
+
+
+def _reading_committed(engine: Engine) -> Engine:
+    if engine.dialect.name not in MYSQL:
+        return engine.execution_options(isolation_level="READ COMMITTED")
+    # There that option is a statement at each checkout, which on a dead connection fails with the driver's naked error.
+    made = engine.execution_options()
+    event.listen(made, "begin", _begin_mysql)
+    return made
+
+
+def _begin_mysql(connection: Connection) -> None:
+    connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")  # of the one that follows
+    connection.exec_driver_sql("START TRANSACTION")  # also where the user's engine is set to AUTOCOMMIT
 
 
 def _refuse_memory(url: URL) -> None:

@@ -52,6 +52,9 @@ def _perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
         call = prepare(site, claim)
     except AsyncTaskError as error:
         return park(site, claim, f"{type(error).__name__}: {error}", started=False)
+    except Exception as error:
+        # An encryptor that cannot be loaded, a validator that breaks: what they say may quote what they were given.
+        return park(site, claim, f"the call could not be prepared: {type(error).__name__}", started=False)
     with holding(claim.id, leased=not call.is_locked):
         settled = _call_and_settle(site, claim, call)
     if settled.error is None:

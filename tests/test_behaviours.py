@@ -413,7 +413,6 @@ def test_the_single_attempt_job_performs_only_what_is_pending_so_a_duplicate_del
 
 
 def test_at_any_time_at_most_one_performs_an_attempt(app: AsyncTask, engine: Engine, write: Write) -> None:
-    app.check_schema()
     attempt = write(act)
     will(lambda: calls.append("called"))
     start = threading.Barrier(4)

@@ -701,13 +701,13 @@ def test_the_time_limit_ends_the_transaction_of_a_call_that_sleeps_and_it_is_cha
     assert written(engine) == []
 
 
-@pytest.mark.only_on("postgresql")
+@pytest.mark.only_on("postgresql", "mysql")
 def test_the_time_limit_ends_a_statement_that_lasts_and_it_is_charged_as_a_timeout(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     def do(session: Session) -> None:
         put(session)
-        session.execute(text("SELECT pg_sleep(30)"))
+        session.execute(text("SELECT pg_sleep(30)" if engine.dialect.name == "postgresql" else "SELECT SLEEP(30)"))
 
     will(do)
     attempt = write(act_brief_in_session)
