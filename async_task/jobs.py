@@ -56,7 +56,7 @@ class BaseAttemptJob:
 
 
 class BaseAttemptBatchJob:
-    """Picks what is due and has each performed, once, in `concurrency` threads; what crashed before, alone, at the end."""
+    """Picks what is due and has each performed, once, in `concurrency` threads; suspects alone, at the end."""
 
     def __init__(self, shift: Shift, job: BaseAttemptJob) -> None:
         self.shift = shift
@@ -130,6 +130,7 @@ class _Batch:
         ended = self._outcomes
         return BatchReport(
             claimed=self._started, succeeded=ended[Succeeded], retried=ended[Retried], failed=ended[Failed],
-            expired=ended[Expired] + swept.expired, canceled=ended[Canceled], parked=ended[Parked], superseded=ended[Superseded],
+            expired=ended[Expired] + swept.expired, canceled=ended[Canceled], parked=ended[Parked],
+            superseded=ended[Superseded],
             recovered=swept.recovered, crashed=swept.crashed, seconds=seconds,
         )  # fmt: skip

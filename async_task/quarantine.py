@@ -35,11 +35,11 @@ for _kind in (Claim, Status, *outcomes.KINDS):
 Opened = Callable[[], AbstractContextManager[Callable[[Claim], Outcome]]]
 
 
-class Died(Exception):  # noqa: N818 - a finding
+class Died(Exception):
     """The child died in the call; the message says how."""
 
 
-class NotPerformed(Exception):  # noqa: N818 - a finding
+class NotPerformed(Exception):
     """Not the call's fault: no child could be had (`started` False), or the database failed it."""
 
     def __init__(self, reason: str, *, started: bool) -> None:

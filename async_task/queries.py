@@ -53,8 +53,8 @@ def is_mine(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID) -> tuple[C
 
 
 def due(table: Table, *, began: dt.datetime | None, suspects: bool) -> tuple[ColumnElement[bool], ...]:
-    """Waiting, due, not overdue; either suspects only, or all but suspects. With `began`: due when that run began, there
-    by then, and not started since, by whomever: so that a run starts each once, and ends."""
+    """Waiting, due, not overdue; either suspects only, or all but suspects. With `began`: due when that run began,
+    there by then, and not started since, by whomever: so that a run starts each once, and ends."""
     since = compared() if began is None else literal(began, table.c.due_at.type)
     once = () if began is None else (table.c.created_at <= since, func.coalesce(table.c.attempted_at, since) <= since)
     crashed = table.c.num_crashes > 0 if suspects else table.c.num_crashes == 0
@@ -77,7 +77,7 @@ def due_in_priority(
 def nearest_due(table: Table, queue: str, conditions: Sequence[ColumnElement[bool]], limit: int) -> Select[Any]:
     """The same over all priorities, first ones first: one lateral probe a priority, no sort, no walk over rows that are
     not due (PostgreSQL)."""
-    numbers = postgresql.array([literal(number, SmallInteger) for number in PRIORITIES], type_=SmallInteger)
+    numbers: Any = postgresql.array[Any]([literal(number, SmallInteger) for number in PRIORITIES], type_=SmallInteger)
     priorities = func.unnest(numbers).table_valued(column("priority", SmallInteger), name="priorities").render_derived()
     probe = due_in_priority(table, queue, priorities.c.priority, conditions, limit).lateral("probe")
     return select(probe.c.id).select_from(priorities.join(probe, true())).limit(limit)
@@ -85,15 +85,11 @@ def nearest_due(table: Table, queue: str, conditions: Sequence[ColumnElement[boo
 
 def priorities_due(table: Table, queue: str, conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
     """One row, a column a priority: whether anything is due in it. One look into the index each."""
-    return select(
-        *(
-            select(table.c.id)
-            .where(table.c.queue == queue, table.c.priority == number, *conditions)
-            .exists()
-            .label(f"p{number}")
-            for number in PRIORITIES
-        )
-    )
+    due_in: list[Any] = [
+        select(table.c.id).where(table.c.queue == queue, table.c.priority == number, *conditions).exists()
+        for number in PRIORITIES
+    ]
+    return select(*(look.label(f"p{number}") for number, look in zip(PRIORITIES, due_in, strict=True)))
 
 
 def by_id(table: Table, attempt_id: uuid.UUID) -> Select[Any]:
@@ -146,8 +142,8 @@ def changed(table: Table, values: Values) -> Update:
 def standing(table: Table, attempt_id: uuid.UUID) -> Select[Any]:
     """Where one attempt stands, judged by the database's clock."""
     return select(
-        table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at, table.c.num_attempts, table.c.due_at,
-        (table.c.due_at <= compared()).label("is_due"), is_overdue(table).label("is_overdue"),
+        table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at, table.c.num_attempts,
+        table.c.due_at, (table.c.due_at <= compared()).label("is_due"), is_overdue(table).label("is_overdue"),
     ).where(table.c.id == attempt_id)  # fmt: skip
 
 

@@ -63,7 +63,15 @@ class Shift:
     def claim_due(self, lane: Lane, queue: str, *, began: dt.datetime, suspects: bool) -> Claim | None:
         """Take the most urgent due attempt of this queue: only what is started at once is claimed."""
         claim = partial(
-            transactions.claim_due, lane.engine, self.table, self.worker, self.lease, queue, 1, began=began, suspects=suspects
+            transactions.claim_due,
+            lane.engine,
+            self.table,
+            self.worker,
+            self.lease,
+            queue,
+            1,
+            began=began,
+            suspects=suspects,
         )
         claims = self._claimed(lane, claim, lambda found: found)
         return claims[0] if claims else None
@@ -137,9 +145,8 @@ class Shift:
         if locks_rows(self.source.dialect):
             return False
         try:
-            opened = [os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+            opened = [str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
         except OSError:
             return True
         name = os.path.realpath(self.source.database_file)
         return any(one.startswith(name) for one in opened)
-

@@ -38,8 +38,8 @@ def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = tran
 
 
 def _pages(change: Callable[..., T], size: Callable[[T], int], page: int) -> Iterator[T]:
-    """Page by page, until one is not full. A page that the database refuses is tried in halves, down to the one row that
-    is to blame: it is left as it is, and does not stop the rest."""
+    """Page by page, until one is not full. A page that the database refuses is tried in halves, down to the one row
+    that is to blame: it is left as it is, and does not stop the rest."""
     besides: list[uuid.UUID] = []
     limit = page
     while True:

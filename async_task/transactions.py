@@ -131,7 +131,9 @@ def recover(
             for row in found:
                 how = f"the process {row.claimed_by} was lost"
                 values = recovering(table, CRASH_LIMIT, crashed_reason(row.num_crashes + 1, how))
-                connection.execute(queries.changed(table, values).where(table.c.id == row.id, queries.is_pending(table)))
+                connection.execute(
+                    queries.changed(table, values).where(table.c.id == row.id, queries.is_pending(table))
+                )
                 _record(connection, table, row.id, "crash", how, number=row.num_attempts)
         return len(found), sum(row.num_crashes + 1 >= CRASH_LIMIT for row in found)
 
@@ -149,7 +151,7 @@ def expire(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence
         return len(ids)
 
 
-class Refused(Exception):  # noqa: N818 - a finding
+class Refused(Exception):
     """The database refused the change of a page for the sake of one of its rows, at least: those with `ids`."""
 
     def __init__(self, ids: list[uuid.UUID], error: DBAPIError) -> None:

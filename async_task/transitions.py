@@ -32,9 +32,7 @@ def extending(lease: dt.timedelta) -> Values:
     return {"lease_until": written(lease.total_seconds())}
 
 
-def ending(
-    table: Table, status: Status, *, last_error: str | None, charged: bool = False, crashed: bool = False
-) -> Values:
+def ending(table: Table, status: Status, *, last_error: Any, charged: bool = False, crashed: bool = False) -> Values:
     """At rest in `status`. `charged`: the target raised. Whoever reports back has not crashed; `crashed`: nobody does,
     and a claim that had lapsed is a start lost."""
     return {

@@ -1,5 +1,5 @@
-"""The process between a worker and the child in which its suspects are performed: it forks the child, hands requests on,
-and tells how a child died."""
+"""The process between a worker and the child in which its suspects are performed: it forks the child, hands requests
+on, and tells how a child died."""
 
 import contextlib
 import json
@@ -181,8 +181,8 @@ def _forget_inherited(but: int) -> None:
     """Make every inherited socket point nowhere: a copy of the parent's connection would keep its row locks alive after
     the parent's death, and its finalizer here would end the parent's session."""
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for name in os.listdir("/proc/self/fd" if Path("/proc/self/fd").is_dir() else "/dev/fd"):
-        descriptor = int(name)
+    for link in list(Path("/proc/self/fd" if Path("/proc/self/fd").is_dir() else "/dev/fd").iterdir()):
+        descriptor = int(link.name)
         if descriptor > 2 and descriptor != but:
             with contextlib.suppress(OSError):
                 if stat.S_ISSOCK(os.fstat(descriptor).st_mode):

@@ -1,4 +1,4 @@
-"""Other processes, real ones: each starts in milliseconds from a server that has imported the library and holds nothing."""
+"""Other processes, real ones: each starts in milliseconds from a server that has imported the library."""
 
 import contextlib
 import multiprocessing
@@ -13,7 +13,14 @@ from typing import Any
 
 from async_task import AsyncTask, BatchReport
 
-DRIVERS = ("psycopg", "pymysql", "aiosqlite", "aiomysql", "sqlalchemy.ext.asyncio", "sqlalchemy.dialects.postgresql.psycopg")
+DRIVERS = (
+    "psycopg",
+    "pymysql",
+    "aiosqlite",
+    "aiomysql",
+    "sqlalchemy.ext.asyncio",
+    "sqlalchemy.dialects.postgresql.psycopg",
+)
 PATIENCE = 30.0
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["async_task.app", "async_task.attempt", *DRIVERS])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import Engine, text, update
 
 import elsewhere
 from async_task import (
@@ -185,8 +185,8 @@ def test_what_a_suspect_prints_is_printed_once(url: str, engine: Engine, write: 
     for word in ("one", "two"):
         _suspect(engine, write(Elsewhere, "say", {"text": word}))
     engine.dispose()
-    script = "import sys, os\nfrom async_task import AsyncTask\nprint('before')\napp = AsyncTask(sys.argv[1], modules=['outbox'])\n"
-    script += "print(app.run_batch().succeeded)\n"
+    script = "import sys\nfrom async_task import AsyncTask\nprint('before')\n"
+    script += "print(AsyncTask(sys.argv[1], modules=['outbox']).run_batch().succeeded)\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", *sys.path]), "PYTHONUNBUFFERED": ""}
     said = subprocess.run(
         [sys.executable, "-c", script, url], capture_output=True, text=True, check=True, env=environment, timeout=60
@@ -289,8 +289,8 @@ def _suspect(engine: Engine, attempt: Attempt) -> Attempt:
 def _claim(arguments: str = "{}") -> Claim:
     return Claim(
         id=uuid.uuid4(), claim_id=uuid.uuid4(), target="t", method_name="m", encoded_args=arguments, encryptor="null",
-        number=2, num_errors=3, num_crashes=1, max_attempts=None, taken_at=NOW, age=dt.timedelta(days=1, microseconds=1),
-        left=dt.timedelta(seconds=-1), last_error="said ß",
+        number=2, num_errors=3, num_crashes=1, max_attempts=None, taken_at=NOW,
+        age=dt.timedelta(days=1, microseconds=1), left=dt.timedelta(seconds=-1), last_error="said ß",
     )  # fmt: skip
 
 
@@ -330,7 +330,7 @@ def _is_there(pid: int) -> bool:
 
 
 def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(pathlib.Path("/proc/self/fd").iterdir()))
 
 
 def _children() -> int:

@@ -1,4 +1,4 @@
-"""Races: two that want the same attempt, and one that comes back from the dead. Arranged by gates, never by sleeping."""
+"""Races: two that want the same attempt, and one that comes back from the dead. Arranged by gates, not by sleeping."""
 
 import contextlib
 import pathlib
@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -70,8 +71,11 @@ def test_of_two_threads_that_perform_one_attempt_one_calls_it_and_the_other_is_t
 ) -> None:
     attempts = [write(Elsewhere, "start", {"folder": str(tmp_path)}) for _ in range(8)]
     for attempt in attempts:
-        outcomes = _at_once(pool, [lambda one=attempt: app.perform(one.id)] * 2)
-        assert sorted(type(outcome).__name__ for outcome in outcomes) in (["Busy", "Succeeded"], ["NotPending", "Succeeded"])
+        outcomes = _at_once(pool, [partial(app.perform, attempt.id)] * 2)
+        assert sorted(type(outcome).__name__ for outcome in outcomes) in (
+            ["Busy", "Succeeded"],
+            ["NotPending", "Succeeded"],
+        )
     assert sorted(one for one, *_ in notes(tmp_path)) == sorted(str(attempt.id) for attempt in attempts)
 
 
@@ -104,13 +108,18 @@ def test_who_comes_while_an_attempt_is_performed_is_told_by_whom(
 
 
 def test_cancel_and_run_at_once_have_one_legal_end_and_the_loser_is_told(
-    app: AsyncTask, engine: Engine, write: Write, pool: ThreadPoolExecutor, sessions: sessionmaker[Session], tmp_path: pathlib.Path
+    app: AsyncTask,
+    engine: Engine,
+    write: Write,
+    pool: ThreadPoolExecutor,
+    sessions: sessionmaker[Session],
+    tmp_path: pathlib.Path,
 ) -> None:
     ends = set()
     for _ in range(12):
         attempt = write(Elsewhere, "start", {"folder": str(tmp_path)})
         outcome, was_canceled = _at_once(
-            pool, [lambda one=attempt: app.perform(one.id), lambda one=attempt: _cancel(sessions, one.id)]
+            pool, [partial(app.perform, attempt.id), partial(_cancel, sessions, attempt.id)]
         )
         status = row_of(engine, attempt.id).status
         was_called = str(attempt.id) in {one for one, *_ in notes(tmp_path)}

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import Engine, func, insert, select, text, update
 from async_task import AsyncTask, Attempt, JobEvent, Retried, Status, SweepReport, transactions
 from async_task.claims import Claim
 from async_task.identity import process_started
+from async_task.settling import insist
 from async_task.sweeps import sweep
 from async_task.tables import Worker
 from clockwork import forget_beats, let_pass, row_of
@@ -125,7 +127,9 @@ def test_a_sweep_goes_on_page_by_page(engine: Engine, write: Write) -> None:
     assert sweep(engine, TABLE, LEASE, page=2) == SweepReport(recovered=3, expired=3)
 
 
-def test_one_orphan_that_cannot_be_recovered_does_not_stop_the_rest(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_one_orphan_that_cannot_be_recovered_does_not_stop_the_rest(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
     attempts = [_orphan(engine, write) for _ in range(7)]
     bad = attempts[3]
     with engine.begin() as connection:  # a start that was never counted cannot have been lost: a CHECK refuses it
@@ -206,17 +210,18 @@ def test_processes_that_have_been_silent_for_a_day_and_hold_nothing_are_forgotte
         assert set(connection.scalars(select(Worker.name))) == {"holder", "young"}
 
 
-def test_two_first_beats_of_one_process_at_once_are_one_row(engine: Engine, app: AsyncTask) -> None:
-    meet = threading.Barrier(6)
+def test_the_first_beats_of_one_process_may_meet_and_are_one_row(engine: Engine, app: AsyncTask) -> None:
+    meet, names = threading.Barrier(4), [f"quadruplet {number}" for number in range(10)]
 
     def beat(_: int) -> None:
-        meet.wait(30)
-        transactions.beat(engine, TABLE, "twins", LEASE, [])
+        for name in names:
+            meet.wait(30)
+            insist(partial(transactions.beat, engine, TABLE, name, LEASE, []))
 
-    with ThreadPoolExecutor(6) as threads:
-        list(threads.map(beat, range(6)))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(beat, range(4)))
     with engine.connect() as connection:
-        assert list(connection.scalars(select(Worker.name))) == ["twins"]
+        assert sorted(connection.scalars(select(Worker.name))) == names
 
 
 def _claim(engine: Engine, attempt: Attempt, worker: str, *, lease: dt.timedelta = LEASE) -> None:
@@ -263,7 +268,11 @@ REFUSING = {
         "BEGIN SELECT RAISE(ABORT, 'refused'); END"
     ],
 }
-ALLOWING = {"postgresql": "DROP FUNCTION refuse CASCADE", "mysql": "DROP TRIGGER refuse", "sqlite": "DROP TRIGGER refuse"}
+ALLOWING = {
+    "postgresql": "DROP FUNCTION refuse CASCADE",
+    "mysql": "DROP TRIGGER refuse",
+    "sqlite": "DROP TRIGGER refuse",
+}
 
 
 @contextlib.contextmanager
