@@ -1,4 +1,4 @@
-"""Which transaction is open here: begun by this thread and this asyncio task, and by nobody else."""
+"""Which transaction is open here: begun by this thread, this asyncio task and this context, and by nobody else."""
 
 import asyncio
 import inspect
@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 import weakref
+from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import event
@@ -28,34 +29,44 @@ class _Thread(threading.local):
 _thread = _Thread()
 _tasks: weakref.WeakKeyDictionary[_Task, _Place] = weakref.WeakKeyDictionary()
 _OPEN = "async_task.open"
+# And the context besides: a web framework runs a request's dependency in one thread of its pool and its endpoint in
+# another, in which a third request's dependency may have left its transaction open.
+_begun: ContextVar[frozenset["weakref.ref[_Open]"]] = ContextVar("async_task_begun", default=frozenset())
 
 
 class _Open:
     """A session's open root transaction: where it was begun, and how many attempts it holds by SAVEPOINT."""
 
-    __slots__ = ("held", "place", "task")
+    __slots__ = ("__weakref__", "has_ended", "held", "place", "task")
 
     def __init__(self, task: _Task | None) -> None:
         self.place = _thread.place if task is None else _tasks.setdefault(task, {})
         self.task = None if task is None else weakref.ref(task)
         self.held: dict[SessionTransaction | None, int] = {}
+        self.has_ended = False
+        # Pruned here and not at the end, which for an AsyncSession comes in another context.
+        still_open = (ref for ref in _begun.get() if (one := ref()) is not None and not one.has_ended)
+        _begun.set(frozenset((*still_open, weakref.ref(self))))
 
 
 def ambient_session() -> Session:
     """The session of the one transaction begun by this thread and this asyncio task.
 
-    Raises NoTransaction when there is none, AmbiguousTransaction when there are several. Never a guess.
+    Raises NoTransaction when there is none, AmbiguousTransaction when there are several. Never a guess: one begun in
+    another context, as a web framework's dependency does, is none.
     """
     task = _current_task()
     place = _thread.place if task is None else _tasks.get(task, {})
     found = [begun() for begun in list(place)]
-    sessions = [session for session in found if session is not None and session.in_transaction()]
+    open_here = [session for session in found if session is not None and session.in_transaction()]
+    mine = _begun.get()
+    sessions = [session for session in open_here if weakref.ref(session.info[_OPEN]) in mine]
     if len(sessions) == 1:
         return sessions[0]
     if not sessions:
         raise NoTransaction(
             "no transaction is open in this thread and asyncio task, so nothing says when the call shall exist: "
-            "create the attempt inside `with session.begin():`, or give session="
+            "create the attempt inside `with session.begin():`, or give session= (where a framework begins it, say)"
         )
     raise AmbiguousTransaction(
         f"{len(sessions)} transactions are open in this thread and asyncio task: say which one with session="
@@ -94,6 +105,7 @@ def _note_end(session: Session, transaction: SessionTransaction) -> None:
         _count(opened, _innermost(session), opened.held.pop(transaction, 0))
         return
     del session.info[_OPEN]
+    opened.has_ended = True
     opened.place.pop(weakref.ref(session), None)
     if opened.held and not _is_raising(opened):
         _warn_of_loss(sum(opened.held.values()))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import threading
 import tracemalloc
@@ -211,6 +212,22 @@ def test_a_later_thread_does_not_inherit_the_transaction_of_one_that_ended(nowhe
     assert all(session is None for _, session in found)
     for _, session in left_open:
         session.close()
+
+
+def test_a_request_does_not_find_the_transaction_that_another_request_left_open_in_its_thread(
+    nowhere: Sessions,
+) -> None:
+    """As a web framework runs them: a dependency in one thread of its pool, its endpoint in another, each hop in a copy
+    of its request's context."""
+    with ThreadPoolExecutor(1) as thread, nowhere() as others:
+        thread.submit(contextvars.copy_context().run, others.begin).result()
+
+        def endpoint() -> None:
+            with pytest.raises(NoTransaction, match="give session="):
+                Attempt.call(note)
+
+        thread.submit(contextvars.copy_context().run, endpoint).result()
+        assert not others.new
 
 
 def test_a_session_begun_in_one_thread_and_used_in_another_is_found_by_neither_as_a_guess(nowhere: Sessions) -> None:
