@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, MappedAsDataclass, Mapper, mapped_column, val
 from sqlalchemy.orm.attributes import set_committed_value
 
 from async_task import bulk, verbs, writing
-from async_task.call_options import AnySession, Call, CallByName, CallOptions, P, TakenSession
+from async_task.call_options import AnySession, Call, CallByName, CallOptions, P, SyncSession, TakenSession
 from async_task.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText
 from async_task.constraints import ORDER_SLOT, furnish
 from async_task.decoding import decode
@@ -120,7 +120,7 @@ class BaseAttempt:
         return Call(cls, options)
 
     @classmethod
-    def ensure(cls, session: AnySession | None = None, /, **attempt: Unpack[CallByName]) -> Self:
+    def ensure(cls, session: SyncSession | None = None, /, **attempt: Unpack[CallByName]) -> Self:
         """The attempt with this target, method and `idempotence_token`: created, unless it exists. Takes what `create`
         takes, and flushes the session first; a coroutine calls `await session.run_sync(Attempt.ensure, ...)`.
 
@@ -131,7 +131,7 @@ class BaseAttempt:
         return ensured
 
     @classmethod
-    def create_many(cls, where: AnySession | Connection, rows: Iterable[Mapping[str, Any]], /) -> list[uuid.UUID]:
+    def create_many(cls, where: SyncSession | Connection, rows: Iterable[Mapping[str, Any]], /) -> list[uuid.UUID]:
         """Write many calls down in one statement; each row is a mapping with the arguments of `create`, without
         `session`. Answers the ids, in order. Raises what `create` raises, with the number of the row."""
         return bulk.insert_many(cls, where, rows)
@@ -152,24 +152,24 @@ class BaseAttempt:
         """Whether somebody held it when the row was read."""
         return self.status is Status.PENDING and self.claim_id is not None
 
-    def expire(self, session: AnySession | None = None, /, *, reason: str | None = None) -> None:
+    def expire(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
         """It should no longer be run (square/async_task). Legal while pending and not performed, else InvalidState."""
         verbs.end(self, writing.given(session), Status.EXPIRED, "expire", reason)
 
-    def fail(self, session: AnySession | None = None, /, *, reason: str | None = None) -> None:
+    def fail(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
         """Failed for good. Legal while pending and not being performed, else InvalidState (square/async_task)."""
         verbs.end(self, writing.given(session), Status.FAILED, "fail", reason)
 
-    def cancel(self, session: AnySession | None = None, /, *, reason: str | None = None) -> None:
+    def cancel(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
         """No longer wanted. Legal while pending and not being performed, else InvalidState."""
         verbs.end(self, writing.given(session), Status.CANCELED, "cancel", reason)
 
-    def retry_now(self, session: AnySession | None = None, /, *, reason: str | None = None) -> None:
+    def retry_now(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
         """Due now. A failed, expired or canceled attempt is pending again, with `num_errors` and `num_crashes` 0 and
         without a deadline that has passed. Else InvalidState: succeeded, or being performed."""
         verbs.retry_now(self, writing.given(session), reason)
 
-    def reschedule(self, session: AnySession | None = None, /, *, at: dt.datetime, reason: str | None = None) -> None:
+    def reschedule(self, session: SyncSession | None = None, /, *, at: dt.datetime, reason: str | None = None) -> None:
         """Due at `at`, an aware datetime. Legal while pending and not being performed, else InvalidState."""
         verbs.reschedule(self, writing.given(session), writing.aware(at, "at"), reason)
 

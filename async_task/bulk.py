@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from async_task.dialects import copies_rows, written
 from async_task.errors import AsyncTaskError, InvalidArguments
-from async_task.sessions import sync_session
+from async_task.sessions import blocking_session
 from async_task.writing import Draft, discriminator, named_draft, single_table
 
 
@@ -23,7 +23,7 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
     if isinstance(where, Connection):
         connection = where
     else:
-        session = sync_session(where)
+        session = blocking_session(where)
         session.flush()
         connection = session.connection(bind_arguments={"mapper": mapper})
     if not drafts:

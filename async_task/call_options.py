@@ -19,6 +19,7 @@ else:
     AnySession = object  # the asyncio half of SQLAlchemy wants greenlet, which a synchronous program need not have
 
 P = ParamSpec("P")
+SyncSession = Session | scoped_session[Any]
 TakenSession = TypeVar("TakenSession", bound="Session | AsyncSession")
 AttemptT = TypeVar("AttemptT", bound="BaseAttempt")
 

@@ -11,7 +11,7 @@ from async_task.errors import AsyncTaskError
 @dataclass(frozen=True, slots=True)
 class CurrentAttempt:
     """`id`: the same at every try. `number`: which start this is, from 1. `deadline`: by the database's clock, the
-    instant at which the time limit ends the call; None without a limit."""
+    instant at which the time limit ends an `async def`, or the transaction of a `def`; None without a limit."""
 
     id: uuid.UUID
     number: int

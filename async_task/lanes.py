@@ -85,7 +85,7 @@ class AsyncLane(Lane):
     def call(self, function: Callable[[], Any]) -> Any:
         # In a thread without a running loop: a plain function may want to start one.
         context = contextvars.copy_context()
-        return await_only(self._loop.get_loop().run_in_executor(self._thread, context.run, _tried, function))
+        return await_only(self._loop.get_loop().run_in_executor(self._thread, lambda: context.run(_tried, function)))
 
     def close(self) -> None:
         self.run(self.engine.dispose)

@@ -30,6 +30,8 @@ from async_task.tables import Worker
 from async_task.transitions import Values
 
 PRIORITIES = range(10)
+Rows = Any
+"""A select of several columns, whose type SQLAlchemy 2.0 and 2.1 spell differently."""
 
 
 def is_pending(table: Table) -> ColumnElement[bool]:
@@ -83,7 +85,7 @@ def nearest_due(table: Table, queue: str, conditions: Sequence[ColumnElement[boo
     return select(probe.c.id).select_from(priorities.join(probe, true())).limit(limit)
 
 
-def priorities_due(table: Table, queue: str, conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
+def priorities_due(table: Table, queue: str, conditions: Sequence[ColumnElement[bool]]) -> Rows:
     """One row, a column a priority: whether anything is due in it. One look into the index each."""
     due_in: list[Any] = [
         select(table.c.id).where(table.c.queue == queue, table.c.priority == number, *conditions).exists()
@@ -113,11 +115,11 @@ def take_ids(table: Table, ids: Sequence[uuid.UUID], values: Values) -> Update:
     return update(table).where(table.c.id.in_(ids), *is_waiting(table)).values(values)
 
 
-def taken(table: Table, claim_id: uuid.UUID, ids: Sequence[uuid.UUID]) -> Select[Any]:
+def taken(table: Table, claim_id: uuid.UUID, ids: Sequence[uuid.UUID]) -> Rows:
     return select(*columns(table)).where(table.c.id.in_(ids), table.c.claim_id == claim_id)
 
 
-def under(table: Table, claim_id: uuid.UUID) -> Select[Any]:
+def under(table: Table, claim_id: uuid.UUID) -> Rows:
     """What is claimed under this id; found in the index of live claims."""
     claimed = (is_pending(table), table.c.lease_until.is_not(None), table.c.claim_id == claim_id)
     return select(*columns(table)).where(*claimed)
@@ -139,7 +141,7 @@ def changed(table: Table, values: Values) -> Update:
     return update(table).ordered_values(*values.items())
 
 
-def standing(table: Table, attempt_id: uuid.UUID) -> Select[Any]:
+def standing(table: Table, attempt_id: uuid.UUID) -> Rows:
     """Where one attempt stands, judged by the database's clock."""
     return select(
         table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at, table.c.num_attempts,
@@ -149,7 +151,7 @@ def standing(table: Table, attempt_id: uuid.UUID) -> Select[Any]:
 
 def orphans(
     table: Table, lease: dt.timedelta, limit: int, *, besides: Sequence[uuid.UUID] = (), alive: Sequence[str] = ()
-) -> Select[Any]:
+) -> Rows:
     """Claims whose lease is past, whose row is not locked, and whose worker has not beaten for one `lease`; locked.
     Without the ids `besides` and the claims of the workers `alive`."""
     beating = select(Worker.name).where(

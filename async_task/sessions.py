@@ -24,6 +24,19 @@ def sync_session(session: object) -> Session:
     raise ConfigurationError(f"session= takes a Session or an AsyncSession, not {type(session).__name__}")
 
 
+def blocking_session(session: object) -> Session:
+    """The Session behind a Session or its scoped registry, for what does I/O.
+
+    Raises ConfigurationError for an AsyncSession, which would have to be awaited, and for anything else.
+    """
+    if is_async_session(type(session)) or issubclass(type(session), asyncio_kinds("async_scoped_session")):
+        raise ConfigurationError(
+            "this does I/O, and an AsyncSession has to be awaited for that: "
+            "await session.run_sync(attempt.cancel, reason=...), await session.run_sync(Attempt.ensure, target=..., ...)"
+        )
+    return sync_session(session)
+
+
 def is_session(cls: type[Any]) -> bool:
     """Whether this is a class of sessions, of either half."""
     return issubclass(cls, (Session, *asyncio_kinds("AsyncSession")))

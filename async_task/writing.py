@@ -16,7 +16,7 @@ from async_task.encryption import Encryptor, NullEncryptor, context_of, encrypto
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
 from async_task.identity import uuid7
 from async_task.policies import check_priority, check_queue
-from async_task.sessions import sync_session
+from async_task.sessions import blocking_session, sync_session
 from async_task.status import Status
 from async_task.targets import Method, target_of
 
@@ -125,7 +125,7 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
         raise InvalidArguments("ensure: without idempotence_token= nothing says which attempt is the same one")
     mapper, table = single_table(model, "ensure")
     asked = session if session is not None else arguments.get("session")
-    own = ambient_session() if asked is None else sync_session(asked)
+    own = ambient_session() if asked is None else blocking_session(asked)
     own.flush()
     there = _insert_unless_there(own, mapper, table, made)
     if asked is None and there.id == made.values["id"]:
@@ -165,8 +165,8 @@ def named_draft(verb: str, arguments: Mapping[str, Any]) -> Draft:
 
 
 def given(session: object | None) -> Session | None:
-    """As `sync_session`, where it may be left out."""
-    return None if session is None else sync_session(session)
+    """As `blocking_session`, where it may be left out."""
+    return None if session is None else blocking_session(session)
 
 
 def aware(moment: object, name: str) -> dt.datetime:

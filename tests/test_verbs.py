@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from async_task import (
     AsyncTask,
     Attempt,
+    ConfigurationError,
     InvalidArguments,
     InvalidState,
     NoTransaction,
@@ -322,3 +323,15 @@ def test_what_is_being_performed_is_no_longer_due(app: AsyncTask, write: Write, 
     app.perform(attempt.id)
     (held,) = found
     assert (held.is_due, held.is_performing) == (False, True)
+
+
+def test_an_async_session_is_refused_with_the_words_to_write_instead(write: Write) -> None:
+    attempt = write(Client, "ping")
+    session: Any = AsyncSession()
+    for verb in (attempt.cancel, attempt.fail, attempt.expire, attempt.retry_now):
+        with pytest.raises(ConfigurationError, match=r"await session\.run_sync\(attempt\.cancel"):
+            verb(session)
+    with pytest.raises(ConfigurationError, match="run_sync"):
+        Attempt.ensure(session, target=Client, method_name="ping", idempotence_token="t")
+    with pytest.raises(ConfigurationError, match="run_sync"):
+        Attempt.create_many(session, [])

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tomllib
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,8 +149,10 @@ def _import(name: str, place: str) -> ModuleType:
     except (AsyncTaskError, OSError):
         raise
     except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         words = (
-            f"{place}: importing {name} raised {type(error).__name__}: {first_line(str(error))} (--debug shows where)"
+            f"{place}: importing {name} raised {type(error).__name__}: {first_line(str(error))} "
+            f"({frame.filename}, line {frame.lineno})"
         )
         raise Refusal(words, CONFIGURATION) from error
 

@@ -1,7 +1,9 @@
 """`async-task run-batch`."""
 
+import contextlib
 import dataclasses
 import json
+import sys
 
 import click
 
@@ -31,7 +33,8 @@ def run_batch(wanted: Wanted, limit: int | None, concurrency: int, fail_on: str 
     Made for cron: it says nothing when all went well and nobody watches. Calls that failed and will be tried again are
     no failure. SIGINT or SIGTERM: nothing further is started, what is in hand is finished.
     """
-    with existing(wanted) as app, Stop(STOPPING).listening() as stop:
+    # What targets print is words, and the report is data.
+    with existing(wanted) as app, Stop(STOPPING).listening() as stop, contextlib.redirect_stdout(sys.stderr):
         report = app.run_batch(limit, concurrency=concurrency, stop=stop.event)
     if is_json:
         click.echo(json.dumps({**dataclasses.asdict(report), "seconds": round(report.seconds, 3)}))
