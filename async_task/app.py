@@ -2,7 +2,6 @@
 
 import datetime as dt
 import importlib
-import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,7 @@ from async_task.attempt import Attempt, BaseAttempt
 from async_task.encryption import Encryptor, know
 from async_task.engines import Database, Source
 from async_task.errors import ConfigurationError, SchemaMismatch
-from async_task.identity import worker_name
+from async_task.interrupts import interrupts_later
 from async_task.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob, BatchReport
 from async_task.lanes import has_loop_running, open_lane
 from async_task.outcomes import Outcome
@@ -27,6 +26,8 @@ from async_task.tables import SCHEMA_VERSION, JobEvent, SchemaVersion, Worker
 from async_task.verbs import table_of
 
 T = TypeVar("T")
+TAKES = {"perform": ", attempt_id", "read": ", work"}
+"""What must be given to a verb."""
 
 
 class AsyncTask:
@@ -52,17 +53,24 @@ class AsyncTask:
         batch_job: type[BaseAttemptBatchJob] = AttemptBatchJob,
     ) -> None:
         self._source = Source(database)
+        _check_class(model, BaseAttempt, "model")
+        if inspect_database(model, raiseerr=False) is None:
+            raise ConfigurationError(f"model: {model.__name__} is mapped to no table: give a subclass of it that is")
+        _check_class(attempt_job, BaseAttemptJob, "attempt_job")
+        _check_class(batch_job, BaseAttemptBatchJob, "batch_job")
+        names = _listed(modules, "modules takes a list of names: modules=['shop.outbox']")
+        if not all(isinstance(name, str) for name in names):
+            raise ConfigurationError("modules takes names, not the modules themselves: modules=['shop.outbox']")
+        for encryptor in _listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
+            know(encryptor)
         self._model = model
         self._lease = duration(lease, name="lease")
         if self._lease < dt.timedelta(milliseconds=30):
             raise ConfigurationError("lease is at least 0.03 s: three beats have to fit into it")
         self._attempt_job = attempt_job
         self._batch_job = batch_job
-        self._name: tuple[int, str] = (0, "")
         self._is_checked = False
-        for encryptor in encryptors:
-            know(encryptor)
-        for module in modules:
+        for module in names:
             _import(module)
 
     @property
@@ -84,10 +92,10 @@ class AsyncTask:
         finished. Raises ConfigurationError inside of an event loop, SchemaMismatch without
         tables, and SQLAlchemy's OperationalError when the database stays away.
         """
-        if limit is not None and limit < 0:
-            raise ConfigurationError(f"limit cannot be negative: it was {limit}")
-        if concurrency < 1:
-            raise ConfigurationError(f"concurrency is at least 1: it was {concurrency}")
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise ConfigurationError(f"limit is a whole number that is not negative: it was {limit!r}")
+        if type(concurrency) is not int or concurrency < 1:
+            raise ConfigurationError(f"concurrency is a whole number of at least 1: it was {concurrency!r}")
         with self._shift("run_batch") as shift:
             job = self._batch_job(shift, self._attempt_job(shift))
             job.stop = stop or job.stop
@@ -96,7 +104,7 @@ class AsyncTask:
     def perform(self, attempt_id: uuid.UUID | str) -> Outcome:
         """Perform this attempt now if it is due, and say what became of it. Raises as `run_batch`."""
         wanted = _uuid(attempt_id)
-        with self._shift("perform") as shift:
+        with interrupts_later(), self._shift("perform") as shift:
             return self._attempt_job(shift).perform(wanted)
 
     def sweep(self) -> SweepReport:
@@ -127,20 +135,14 @@ class AsyncTask:
 
     def _shift(self, verb: str) -> Shift:
         self._run(verb, self._check_once)
-        return Shift(self._source, self._model, self._worker, self._lease)
+        return Shift(self._source, self._model, self._lease)
 
     def _run(self, verb: str, work: Callable[[Engine], T]) -> T:
         if has_loop_running():
-            raise ConfigurationError(f"app.{verb}() would block this event loop: await asyncio.to_thread(app.{verb})")
+            given = f"app.{verb}{TAKES.get(verb, '')}"
+            raise ConfigurationError(f"app.{verb}() would block this event loop: await asyncio.to_thread({given})")
         with open_lane(self._source) as lane:
             return lane.run(lambda: work(lane.engine))
-
-    @property
-    def _worker(self) -> str:
-        """This process's name; another one after a fork."""
-        if self._name[0] != os.getpid():
-            self._name = (os.getpid(), worker_name())
-        return self._name[1]
 
     def _create_schema(self, engine: Engine) -> None:
         if inspect_database(engine).has_table(SchemaVersion.__tablename__):
@@ -182,6 +184,19 @@ class AsyncTask:
             raise SchemaMismatch(
                 f"the tables are of version {version}, and this library needs {SCHEMA_VERSION}: {newer}"
             )
+
+
+def _listed(given: Iterable[T], otherwise: str) -> list[T]:
+    """Its items. Raises ConfigurationError, beginning with `otherwise`, for one text, or what holds no items."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise ConfigurationError(f"{otherwise}, not {type(given).__name__}")
+    return list(given)
+
+
+def _check_class(given: object, kind: type[Any], name: str) -> None:
+    if not isinstance(given, type) or not issubclass(given, kind):
+        said = given.__name__ if isinstance(given, type) else f"an instance of {type(given).__name__}"
+        raise ConfigurationError(f"{name} takes a class that derives from {kind.__name__}, not {said}")
 
 
 def _import(module: str) -> None:

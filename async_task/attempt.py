@@ -145,6 +145,8 @@ class BaseAttempt:
     @property
     def is_due(self) -> bool:
         """Whether it may be taken now, by this process's clock and the row as read; `due()` asks the database."""
+        if not inspect(self).has_identity:  # only the database's clock says when it will be due
+            return False
         return self.status is Status.PENDING and self.claim_id is None and self.due_at <= dt.datetime.now(dt.UTC)
 
     @property
@@ -214,6 +216,13 @@ class BaseAttempt:
         troubled = or_(at_work, cls.num_crashes > 0, cls.last_error.is_not(None))
         stuck = or_(given_up, (cls.status == Status.PENDING) & troubled)
         return select(cls).where(stuck).order_by(cls.created_at, cls.id)
+
+    def __repr__(self) -> str:
+        # Of what is loaded, because a repr does no I/O; and never of the arguments.
+        known = self.__dict__
+        status, target, name = known.get("status", "not loaded"), known.get("target"), known.get("method_name")
+        call = target if name in (None, "__call__") else f"{target}.{name}"
+        return " ".join([f"<{type(self).__name__}", str(known.get("id")), str(status), *filter(None, [call])]) + ">"
 
     @validates("target", "method_name", "encoded_args", "encryptor")
     def _written_once(self, key: str, value: str) -> str:

@@ -1,6 +1,7 @@
 """What PostgreSQL, MySQL/MariaDB and SQLite do differently. Only exceptions stand here: all other SQL is the same."""
 
 import datetime as dt
+import weakref
 from typing import Any
 
 from sqlalchemy import Float, column, event, func, literal, literal_column, select, table
@@ -212,16 +213,22 @@ def is_statement_timeout(error: BaseException | None) -> bool:
     )
 
 
-SAVEPOINTS_GONE = "async_task.savepoints_gone"
+FAULTS: "weakref.WeakKeyDictionary[Connection, BaseException]" = weakref.WeakKeyDictionary()
+"""Connections that have met an error of the infrastructure, and the driver's error."""
 
 
-def note_lost_savepoints(dialect: Dialect) -> None:
-    """Note on a connection's `info` when the server has rolled back its whole transaction with its savepoints: MySQL's
-    deadlock, 1213. Whoever swallows that error goes on in another transaction."""
-    if dialect.name in MYSQL and not event.contains(dialect, "handle_error", _note_deadlock):
-        event.listen(dialect, "handle_error", _note_deadlock)
+def note_faults(dialect: Dialect) -> None:
+    """From now on keep `FAULTS` for the connections of this dialect: who swallows such an error must not hide it."""
+    if not event.contains(dialect, "handle_error", _note_fault):
+        event.listen(dialect, "handle_error", _note_fault)
 
 
-def _note_deadlock(context: Any) -> None:
-    if context.connection is not None and context.original_exception.args[:1] == (1213,):
-        context.connection.info[SAVEPOINTS_GONE] = True
+def takes_savepoints_along(error: BaseException | None) -> bool:
+    """Whether a driver's error means that the server rolled back the whole transaction with its savepoints: MySQL's
+    deadlock, 1213. Whoever swallows it goes on in another transaction."""
+    return error is not None and error.args[:1] == (1213,)
+
+
+def _note_fault(context: Any) -> None:
+    if context.connection is not None and (context.is_disconnect or is_passing(context.original_exception)):
+        FAULTS[context.connection] = context.original_exception

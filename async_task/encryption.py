@@ -41,8 +41,10 @@ _known: dict[str, Encryptor] = {NullEncryptor.name: NullEncryptor()}
 def know(encryptor: Encryptor) -> Encryptor:
     """Make `encryptor` known to this process under its name; a later one of the same name replaces it.
 
-    Raises ConfigurationError when it has no name, or a name longer than the 64 characters a row has for it.
+    Raises ConfigurationError when it is a class, has no name, or a name longer than the 64 characters a row has for it.
     """
+    if isinstance(encryptor, type):
+        raise ConfigurationError(f"{encryptor.__name__} is a class: give an instance: {encryptor.__name__}()")
     name = getattr(encryptor, "name", None)
     if not isinstance(name, str) or not 0 < len(name) <= 64 or not isinstance(encryptor, Encryptor):
         raise ConfigurationError(

@@ -1,5 +1,6 @@
 """The engines the library works with: made from a URL, or beside the user's own without changing it."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
-from async_task.dialects import MYSQL, locks_rows, note_lost_savepoints
+from async_task.dialects import MYSQL, locks_rows, note_faults
 from async_task.errors import ConfigurationError
 from async_task.sessions import asyncio_kinds
 
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
 else:
     Database = object  # as in `sessions`: a synchronous program need not have greenlet
 
-EXTRAS = {
-    "psycopg": "postgres", "psycopg2": "postgres", "asyncpg": "postgres",
-    "pymysql": "mysql", "aiosqlite": "sqlite-async", "greenlet": "asyncio",
-}  # fmt: skip
+EXTRAS = {"psycopg": "postgres", "pymysql": "mysql", "aiosqlite": "sqlite-async", "greenlet": "asyncio"}
 LOCK_WAIT_MS = 10_000
 
 
@@ -50,7 +48,7 @@ class Source:
         self._plain = plain
         self._introducing = threading.Lock()
         self._is_introduced = False
-        note_lost_savepoints(plain.dialect)
+        note_faults(plain.dialect)
 
     @property
     def dialect(self) -> Any:
@@ -97,7 +95,7 @@ class Source:
         return engine
 
 
-_OURS = ("bind", "binds", "class_", "join_transaction_mode", "twophase", "sync_session_class")
+_OURS = ("bind", "binds", "class_", "close_resets_only", "join_transaction_mode", "twophase", "sync_session_class")
 
 
 def _reading_committed(engine: Engine) -> Engine:
@@ -160,22 +158,25 @@ def _engine_from(url: str | URL) -> Any:
 
 
 def _missing_driver(url: URL, module: str) -> str:
-    if url.drivername in ("postgresql", "postgres"):
-        return "postgresql:// means the driver psycopg2: write postgresql+psycopg:// and install async-task[postgres]"
+    if url.drivername == "postgresql":
+        driver = url.get_dialect().driver
+        return f"postgresql:// means the driver {driver}: write postgresql+psycopg:// and install async-task[postgres]"
     if url.drivername in ("mysql", "mariadb"):
         plain = url.drivername
         return f"{plain}:// means the driver mysqlclient: write {plain}+pymysql:// and install async-task[mysql]"
-    extra = EXTRAS.get(module)
-    advice = f"install async-task[{extra}]" if extra else f"install {module}"
-    return f"the driver {module} of {url.drivername}:// is not installed: {advice}"
+    wanted = "aiosqlite" if url.drivername == "sqlite+aiosqlite" else module  # its extra brings greenlet too
+    package = f"async-task[{EXTRAS[wanted]}]" if wanted in EXTRAS else wanted
+    return f"the driver {module} of {url.drivername}:// is not installed: install {package}"
 
 
 def _open_sqlite(connection: Any, record: Any) -> None:
     # The driver's own BEGIN is deferred: it reads first, and then fails to become a writer.
     connection.isolation_level = None
     cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout = 500")
+    with contextlib.suppress(Exception):  # somebody reads it just now: then another connection will
+        cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MS}")
-    cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
 
 

@@ -18,21 +18,31 @@ NO_VALUES = frozenset({"__dict__", "__weakref__", "__pydantic_fields_set__"})
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception in words: `summary` for one line, `trace` for those who look closer (no locals)."""
+    """An exception in words: `summary` on one line, `trace` with all of it for those who look closer (no locals)."""
 
     summary: str
     trace: str
 
+    def in_ascii(self) -> "Failure":
+        """The same for a database that has no other characters."""
+        plain = [text.encode("ascii", "backslashreplace").decode() for text in (self.summary, self.trace)]
+        return Failure(*plain)
+
 
 def describe(error: BaseException, secrets: Collection[str] = ()) -> Failure:
-    """`error` in words, without any of `secrets`. Never raises, whatever the exception's own methods do."""
+    """`error` in words, without any of `secrets`. Never raises, whatever the exception's own methods do.
+
+    The summary says what the exception says on its first line, or the database's driver on its first: SQLAlchemy adds
+    the statement and a link, which are in the trace."""
     _hide_parameters(error)
     if len(secrets) > MOST_SECRETS:  # to look for each of them would take longer than the call
-        summary, trace = f"{type(error).__qualname__}: {HIDDEN}", "".join(traceback.format_tb(error.__traceback__))
+        said, trace = HIDDEN, "".join(traceback.format_tb(error.__traceback__))
     else:
-        summary, trace = f"{type(error).__qualname__}: {_said(error)}".removesuffix(": "), _trace(error)
-    summary = _hide(summary, secrets)
-    return Failure(_cut(summary, LONGEST_MESSAGE), _cut(_hide(trace, secrets) or summary, LONGEST_TRACEBACK))
+        said, trace = _said(error), _trace(error)
+    # Hidden before it is cut: a part of a secret would not be recognised.
+    kind, said, trace = (_hide(one, secrets) for one in (type(error).__qualname__, said, trace))
+    summary = _cut(f"{kind}: {_first_line(said)}".removesuffix(": "), LONGEST_MESSAGE, " ")
+    return Failure(summary, _cut(trace or f"{kind}: {said}", LONGEST_TRACEBACK, "\n"))
 
 
 def secrets_in(arguments: Mapping[str, object], names: Collection[str] | None) -> frozenset[str]:
@@ -102,7 +112,7 @@ def _trace(error: BaseException) -> str:
 
 def _said(error: BaseException) -> str:
     try:
-        return str(error)
+        return str(error.orig) if isinstance(error, StatementError) and error.orig is not None else str(error)
     except BaseException as broken:
         return f"(its __str__ raised {type(broken).__name__})"
 
@@ -129,9 +139,12 @@ def _hide(text: str, secrets: Collection[str]) -> str:
     return storable(text)
 
 
-def _cut(text: str, longest: int) -> str:
-    return (
-        text
-        if len(text) <= longest
-        else f"{text[: longest // 2]}\n[... {len(text) - longest} characters ...]\n{text[-longest // 2 :]}"
-    )
+def _first_line(text: str) -> str:
+    first, *more = text.strip().splitlines() or [""]
+    return f"{first.rstrip()} [...]" if more else first
+
+
+def _cut(text: str, longest: int, gap: str) -> str:
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest // 2]}{gap}[... {len(text) - longest} characters ...]{gap}{text[-longest // 2 :]}"

@@ -8,17 +8,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, text
 from sqlalchemy.engine import RootTransaction
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from async_task import queries
 from async_task.claims import Claim
 from async_task.dialects import (
-    SAVEPOINTS_GONE,
+    FAULTS,
     checks_constraints_early,
     is_passing,
     limit_transaction,
     locks_rows,
+    takes_savepoints_along,
     unlimit_session,
 )
 from async_task.errors import ClaimLost
@@ -48,6 +49,7 @@ class Fence:
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._was_lost = False
+        self._met_fault = False
         self.is_lost = False
 
     @property
@@ -80,9 +82,8 @@ class Fence:
         if self.is_lost:
             raise ClaimLost("this attempt was taken or changed by somebody else")
         if self._connection is None:
-            connection = self._connection = self._engine.connect()
+            connection = self._connection = self._connect()
             self._root = connection.begin()
-            connection.info.pop(SAVEPOINTS_GONE, None)
             self._opened_at = time.monotonic()
             if locks_rows(connection.dialect):
                 limit_transaction(connection, self._limit)
@@ -93,6 +94,13 @@ class Fence:
             if self._for_session:
                 connection.dialect.do_savepoint(connection, SAVEPOINT)
         return self._connection
+
+    def _connect(self) -> Connection:
+        try:
+            return self._engine.connect()
+        except SQLAlchemyError:
+            self._was_lost = True  # none was to be had: the weather, whatever the driver calls it
+            raise
 
     def session(self, wanted: type[Any], made_by: type[Any], options: dict[str, Any]) -> Any:
         """The session for the target: of the class it asks for, or the user's own when that is one of these.
@@ -109,7 +117,8 @@ class Fence:
     def keep(self) -> None:
         """Bring the target's writes into our transaction. Raises what the database holds against them."""
         if self._session is not None:
-            self._session.commit()
+            if self._session.in_transaction():
+                self._session.commit()
             self._session.close()
         if self.holds_writes and self._connection is not None:
             self._check_root()
@@ -135,7 +144,7 @@ class Fence:
             self._connection.dialect.do_rollback_to_savepoint(self._connection, SAVEPOINT)
         except DBAPIError as error:
             self._root = None
-            if not (self.has_lost_connection() or is_passing(error.orig) or self._connection.info.get(SAVEPOINTS_GONE)):
+            if not (self.has_lost_connection() or is_passing(error.orig) or self._has_lost_savepoints()):
                 raise CommittedInside from error
 
     def commit(self) -> None:
@@ -145,7 +154,7 @@ class Fence:
 
     def close(self) -> None:
         """Roll back what is not committed, and give the connection back."""
-        _ = self.has_lost_connection()  # to be known afterwards
+        _ = self.has_lost_connection(), self.has_met_fault()  # to be known afterwards
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -158,6 +167,15 @@ class Fence:
         finally:
             with contextlib.suppress(Exception):
                 connection.close()
+
+    def has_met_fault(self) -> bool:
+        """Whether a statement on its own connection met an error of the infrastructure; of other engines it knows
+        nothing."""
+        self._met_fault = self._met_fault or self._connection in FAULTS
+        return self._met_fault
+
+    def _has_lost_savepoints(self) -> bool:
+        return self._connection is not None and takes_savepoints_along(FAULTS.get(self._connection))
 
     def _check_root(self) -> None:
         assert self._connection is not None

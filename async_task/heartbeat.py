@@ -25,7 +25,7 @@ class Heartbeat:
         self._lease = lease
         self._open_lane = lane
         self._changed = threading.Condition()
-        self._held: dict[uuid.UUID, bool] = {}
+        self._held: set[uuid.UUID] = set()
         self._thread: threading.Thread | None = None
         self._last: float | None = None
         self._stopped = False
@@ -38,10 +38,11 @@ class Heartbeat:
             self._beat(lane, [])
 
     @contextmanager
-    def holding(self, attempt_id: uuid.UUID, *, leased: bool) -> Iterator[None]:
-        """While a call is made: beat, and extend its lease if it is `leased`."""
+    def holding(self, attempt_id: uuid.UUID) -> Iterator[None]:
+        """While a call is made: beat, and extend its lease; also that of a locked one, which counts when the lock is
+        lost with its connection."""
         with self._changed:
-            self._held[attempt_id] = leased
+            self._held.add(attempt_id)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._live, name="async-task-beat", daemon=True)
                 self._thread.start()
@@ -50,14 +51,22 @@ class Heartbeat:
             yield
         finally:
             with self._changed:
-                self._held.pop(attempt_id, None)
+                self._held.discard(attempt_id)
+                self._changed.notify()
 
     def stop(self) -> None:
+        """End, and wait for the end; but not while a call is still made, by a thread that was left behind."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
+            thread = None if self._held else self._thread
+        if thread is not None:
+            thread.join()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has beaten, and will not again."""
+        return self._last is not None and self._stopped and not self._held
 
     @property
     def _pause(self) -> float:
@@ -69,7 +78,7 @@ class Heartbeat:
             while self._wait():
                 try:
                     lane = lane or self._open_lane()
-                    self._beat(lane, [one for one, leased in list(self._held.items()) if leased])
+                    self._beat(lane, list(self._held))
                 except Exception as error:
                     # The lanes meet the same database and say so; what a beat can do is try again.
                     logger.warning("the beat of %s could not be written: %s", self._worker, type(error).__name__)
@@ -80,11 +89,11 @@ class Heartbeat:
     def _wait(self) -> bool:
         """Until a beat is wanted: True; or until the end: False."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped, timeout=self._pause)
+            self._changed.wait_for(lambda: self._stopped and not self._held, timeout=self._pause)
             self._changed.wait_for(lambda: self._stopped or self._held)
-            return not self._stopped
+            return bool(self._held)
 
-    def _beat(self, lane: Lane, leased: list[uuid.UUID]) -> None:
-        lane.run(lambda: transactions.beat(lane.engine, self._table, self._worker, self._lease, leased))
+    def _beat(self, lane: Lane, held: list[uuid.UUID]) -> None:
+        lane.run(lambda: transactions.beat(lane.engine, self._table, self._worker, self._lease, held))
         with self._changed:
             self._last = time.monotonic()

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from async_task import transactions
@@ -73,10 +73,17 @@ class BaseAttemptBatchJob:
         if names:
             with ThreadPoolExecutor(concurrency, "async-task-lane") as threads:
                 lanes = [threads.submit(self._work, batch, suspects=False) for _ in range(concurrency)]
-            for one in lanes:
-                one.result()
+                self._wait_for(lanes)
             self._work(batch, suspects=True)
         return batch.report(swept, time.monotonic() - began)
+
+    def _wait_for(self, lanes: "list[Future[None]]") -> None:
+        try:
+            for one in lanes:
+                one.result()
+        except BaseException:
+            self.stop.set()  # what is in hand is finished, and waited for: Ctrl-C starts nothing further
+            raise
 
     def _work(self, batch: "_Batch", *, suspects: bool) -> None:
         """One lane: claim, perform, again, until nothing is due any more."""

@@ -80,7 +80,8 @@ class AsyncLane(Lane):
         return self._loop.run(_spawned(work), context=contextvars.copy_context())
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return await_only(_kept(work))
+        # In a task of its own, as in `Lane.wait`: what the target does to its task must not befall the lane.
+        return await_only(asyncio.get_running_loop().create_task(_kept(work)))
 
     def call(self, function: Callable[[], Any]) -> Any:
         # In a thread without a running loop: a plain function may want to start one.

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from async_task.attempt import BaseAttempt
@@ -23,8 +24,8 @@ from async_task.claims import Claim
 from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.failures import describe
 from async_task.fence import Fence
-from async_task.outcomes import Canceled, Expired, Failed, Outcome, Superseded
-from async_task.settling import Settled, park, settle
+from async_task.outcomes import Canceled, Expired, Failed, Outcome
+from async_task.settling import Settled, after_lost_claim, park, settle
 from async_task.site import Site
 from async_task.status import Status
 
@@ -34,10 +35,10 @@ logger = logging.getLogger("async_task")
 class Holding(Protocol):
     """What keeps a claim alive while its call is made: the beat of its process."""
 
-    def __call__(self, attempt_id: uuid.UUID, *, leased: bool) -> AbstractContextManager[None]: ...
+    def __call__(self, attempt_id: uuid.UUID) -> AbstractContextManager[None]: ...
 
 
-def held_elsewhere(attempt_id: uuid.UUID, *, leased: bool) -> AbstractContextManager[None]:
+def held_elsewhere(attempt_id: uuid.UUID) -> AbstractContextManager[None]:
     """For a process whose claims another one keeps alive."""
     return nullcontext()
 
@@ -55,7 +56,7 @@ def _perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
     except Exception as error:
         # An encryptor that cannot be loaded, a validator that breaks: what they say may quote what they were given.
         return park(site, claim, f"the call could not be prepared: {type(error).__name__}", started=False)
-    with holding(claim.id, leased=not call.is_locked):
+    with holding(claim.id):
         settled = _call_and_settle(site, claim, call)
     if settled.error is None:
         return settled.outcome
@@ -74,15 +75,16 @@ def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
         answer = make(site, claim, call, fence)
         return settle(site, claim, call, fence, answer, dt.timedelta(seconds=time.monotonic() - began))
     except ClaimLost:
-        return Settled(Superseded(claim.id))
+        fence.close()
+        return after_lost_claim(site, claim, call)
     finally:
         fence.close()
 
 
-def _lock(fence: Fence) -> DBAPIError | None:
+def _lock(fence: Fence) -> Exception | None:
     try:
         fence.open()
-    except DBAPIError as problem:
+    except (DBAPIError, PoolTimeout) as problem:
         fence.close()
         return problem
     return None

@@ -1,9 +1,12 @@
 """How a target's calls are performed: settings of `@target(...)` for all its methods, of `@policy(...)` for one."""
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+import inspect
+import types
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from weakref import WeakSet
 
 from async_task.encryption import Encryptor, know
 from async_task.errors import ConfigurationError
@@ -13,6 +16,15 @@ Mode = Literal["locked", "leased"]
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__async_task_policy__"
 LOCKED_LIMIT = dt.timedelta(seconds=60)
+COMING = {
+    "isolate": "a process for each call",
+    "settle_within": "how late outcomes may be written",
+    "batch": "how many outcomes are written together",
+}
+"""Settings that have a name, and no meaning yet: what was asked for and not done would be worse than a refusal."""
+
+_settled: "WeakSet[types.FunctionType]" = WeakSet()
+"""Functions whose policy is in force: a `@policy` above their `@target` would come too late to mean anything."""
 
 
 class Settings(TypedDict, total=False):
@@ -20,9 +32,9 @@ class Settings(TypedDict, total=False):
 
     `retry`: the retry policy. `mode`: "locked" (default of `def`) or "leased" (default of `async def`). `timeout`: how
     long a call may take (locked: 60 s unless said). `max_age`: how long after it was due it may still start.
-    `encryptor`: an encryptor or its name. `redact`: arguments never shown. `queue`, `priority`: where its attempts
-    wait, and how urgent (0 first, 9 last). `settle_within`, `batch`: how late, and how many together, outcomes may be
-    written. `isolate`: in a process of its own.
+    `encryptor`: an encryptor or its name. `redact`: arguments never shown, the target's and the method's together.
+    `queue`, `priority`: where its attempts
+    wait, and how urgent (0 first, 9 last). `isolate`: in a process of its own, which comes with the worker.
     """
 
     retry: Retry
@@ -33,8 +45,6 @@ class Settings(TypedDict, total=False):
     redact: Sequence[str]
     queue: str
     priority: int
-    settle_within: Duration
-    batch: int
     isolate: bool
 
 
@@ -50,31 +60,32 @@ class Policy:
     redact: frozenset[str] | None = None
     queue: str | None = None
     priority: int | None = None
-    settle_within: dt.timedelta | None = None
-    batch: int | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "Policy":
         """Raises ConfigurationError for a setting that is unknown, of a wrong kind or out of range."""
-        known = {field.name for field in fields(cls)} | {"isolate"}
-        for name in settings:
+        known = [field.name for field in fields(cls)]
+        values: dict[str, Any] = {
+            name: value for name, value in settings.items() if (name, value) != ("isolate", False)
+        }
+        for name in values:
+            if name in COMING:
+                raise ConfigurationError(f"{name}=, {COMING[name]}, comes with the worker: leave it out until then")
             if name not in known:
                 raise ConfigurationError(f"{name!r} is no setting of a target: there are {', '.join(sorted(known))}")
-        if settings.get("isolate"):
-            raise ConfigurationError(
-                "isolate=True, a process for each call, comes with the worker: leave it out until then"
-            )
-        values: dict[str, Any] = {name: value for name, value in settings.items() if name != "isolate"}
-        for name in ("timeout", "max_age", "settle_within"):
+        for name in ("timeout", "max_age"):
             if name in values:
                 values[name] = duration(values[name], name=name)
         _check(values)
         return cls(**values)
 
     def over(self, general: "Policy") -> "Policy":
-        """This policy, with what it leaves unsaid taken from `general`."""
+        """This policy, with what it leaves unsaid taken from `general`; what either redacts is redacted."""
         mine = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Policy(**{name: getattr(general, name) if value is None else value for name, value in mine.items()})
+        both = {name: getattr(general, name) if value is None else value for name, value in mine.items()}
+        if self.redact is not None and general.redact is not None:
+            both["redact"] = self.redact | general.redact
+        return Policy(**both)
 
     @property
     def retry_or_default(self) -> Retry:
@@ -82,18 +93,34 @@ class Policy:
 
 
 def policy(**settings: Unpack[Settings]) -> Callable[[F], F]:
-    """Settings for one method of a target, over those of the target. Raises ConfigurationError for a bad one."""
+    """Settings for one method of a target, over those of the target: below its `@target`, on the method.
+
+    Raises ConfigurationError for a bad setting, and where it would mean nothing: on a class, above `@target`.
+    """
     checked = Policy.of(settings)
 
     def mark(method: F) -> F:
-        setattr(getattr(method, "__func__", method), MARK, checked)
+        function = getattr(method, "__func__", method)
+        if inspect.isclass(function):
+            raise ConfigurationError(
+                f"@policy is for one method, and {function.__qualname__} is a class: put @policy below @target, on the "
+                "method, and what is meant for all of them into @target(...)"
+            )
+        if isinstance(function, types.FunctionType) and function in _settled:
+            raise ConfigurationError(
+                f"{function.__qualname__} is registered already: put @policy below @target, on the method"
+            )
+        setattr(function, MARK, checked)
         return method
 
     return mark
 
 
 def policy_of(callable_: object) -> Policy:
-    """What `@policy` said of this function or method; empty when it said nothing."""
+    """What `@policy` said of this function or method, and can say no more; empty when it said nothing."""
+    function = getattr(callable_, "__func__", callable_)
+    if isinstance(function, types.FunctionType):
+        _settled.add(function)
     found = getattr(callable_, MARK, None)
     return found if isinstance(found, Policy) else Policy()
 
@@ -108,13 +135,17 @@ def _check(values: dict[str, Any]) -> None:
     if "encryptor" in values and not isinstance(values["encryptor"], str):
         values["encryptor"] = know(values["encryptor"]).name
     if "redact" in values:
-        if isinstance(values["redact"], str):
-            raise ConfigurationError("redact takes a list of argument names, not one text")
-        values["redact"] = frozenset(values["redact"])
+        values["redact"] = _names(values["redact"])
     check_queue(values.get("queue"))
     check_priority(values.get("priority"))
-    if "batch" in values and not 1 <= values["batch"] <= 50:
-        raise ConfigurationError(f"batch is 1 to 50 (a SAVEPOINT each): it was {values['batch']}")
+
+
+def _names(redact: object) -> frozenset[str]:
+    if isinstance(redact, str):
+        raise ConfigurationError("redact takes a list of argument names, not one text")
+    if not isinstance(redact, Collection) or not all(isinstance(name, str) for name in redact):
+        raise ConfigurationError("redact takes a list of argument names")
+    return frozenset(redact)
 
 
 def check_queue(queue: object) -> None:

@@ -16,8 +16,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
-from sqlalchemy.exc import DBAPIError
-
 from async_task import outcomes
 from async_task.argument_types import argument_type
 from async_task.claims import Claim
@@ -136,7 +134,7 @@ class Quarantine:
 def _answer(perform: Callable[[Claim], Outcome], claim: Claim) -> Mapping[str, object]:
     try:
         return {"outcome": perform(claim)}
-    except DBAPIError as error:
+    except Exception as error:
         return {"problem": describe(error).summary, "started": True}
 
 

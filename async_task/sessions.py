@@ -29,6 +29,8 @@ def blocking_session(session: object) -> Session:
 
     Raises ConfigurationError for an AsyncSession, which would have to be awaited, and for anything else.
     """
+    if isinstance(session, str):
+        raise ConfigurationError("a session stands first, and this is a text: reason is a keyword: cancel(reason=...)")
     if is_async_session(type(session)) or issubclass(type(session), asyncio_kinds("async_scoped_session")):
         raise ConfigurationError(
             "this does I/O, and an AsyncSession has to be awaited for that: "

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from async_task import transactions
 from async_task.calls import PreparedCall
 from async_task.claims import Claim
 from async_task.dialects import is_statement_timeout
-from async_task.errors import ClaimLost
+from async_task.errors import ClaimLost, InvalidState
 from async_task.failures import Failure, describe
 from async_task.fence import CommittedInside, Fence, passing_error
 from async_task.lanes import Raised
@@ -40,6 +41,8 @@ from async_task.status import Status
 logger = logging.getLogger("async_task")
 T = TypeVar("T")
 PATIENCE = 30.0
+LONG_PATIENCE = 600.0
+"""Seconds for which an outcome is held ready for a database that is away: to give it up is to make the call again."""
 
 
 def settle(
@@ -63,6 +66,15 @@ def settle(
     return _settled(claim, call, decision)
 
 
+def after_lost_claim(site: Site, claim: Claim, call: PreparedCall) -> "Settled":
+    """Superseded by somebody else; unless it was the target itself, whose change of its own row is rolled back by now."""
+    row = insist(lambda: transactions.standing(site.engine, site.table, claim.id), LONG_PATIENCE)
+    if row is None or row.claim_id != claim.claim_id:
+        return Settled(Superseded(claim.id))
+    error = InvalidState("the target changed the row of its own attempt: let it return, raise or Discard instead")
+    return _finish(site, claim, call, Decision(Status.FAILED, "changed_itself", charged=True, error=error))
+
+
 class Settled:
     """An outcome, and what was raised on the way to it (None: nothing, or nothing of the target's)."""
 
@@ -78,7 +90,8 @@ def park(site: Site, claim: Claim, reason: str, *, started: bool) -> Outcome:
     shortest, longest = (1, 3) if started else (20, 40)
     after = dt.timedelta(seconds=random.uniform(shortest, longest))  # noqa: S311 - jitter is no secret
     logger.warning("attempt %s is parked: %s", claim.id, reason)
-    hit = insist(lambda: transactions.park(site.engine, site.table, claim, after, reason, started=started))
+    patience = LONG_PATIENCE if started else PATIENCE
+    hit = insist(lambda: transactions.park(site.engine, site.table, claim, after, reason, started=started), patience)
     return Parked(claim.id, after, reason) if hit else Superseded(claim.id)
 
 
@@ -88,8 +101,8 @@ def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
     while True:
         try:
             return work()
-        except DBAPIError as error:
-            is_passing = isinstance(error, OperationalError) or passing_error(error) is not None
+        except (DBAPIError, PoolTimeout) as error:
+            is_passing = isinstance(error, (OperationalError, PoolTimeout)) or passing_error(error) is not None
             if not is_passing or time.monotonic() + pause > until:
                 raise
         time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
@@ -132,7 +145,9 @@ def _too_long(call: PreparedCall, error: BaseException) -> TimeoutError:
 
 def _is_a_fault(fence: Fence, error: BaseException) -> bool:
     """Whether an error in the attempt's own transaction is the infrastructure's, and not the call's."""
-    return passing_error(error) is not None or (fence.has_lost_connection() and isinstance(error, SQLAlchemyError))
+    if fence.has_lost_connection():
+        return isinstance(error, SQLAlchemyError)
+    return fence.has_met_fault() and passing_error(error) is not None
 
 
 def _said_of(error: BaseException, call: PreparedCall) -> str:
@@ -181,7 +196,7 @@ def _settle_anew(
     problem: Exception,
 ) -> Settled:
     """A failed COMMIT, or a lost connection, proves nothing: read the row again, and go on from there."""
-    row = insist(lambda: transactions.standing(site.engine, site.table, claim.id))
+    row = insist(lambda: transactions.standing(site.engine, site.table, claim.id), LONG_PATIENCE)
     if row is None or row.claim_id != claim.claim_id:
         is_committed = row is not None and row.num_attempts == claim.number and row.status == decision.status
         return _settled(claim, call, decision) if is_committed else Settled(Superseded(claim.id))
@@ -197,8 +212,19 @@ def _settle_anew(
 def _finish(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
     """Write the outcome in a transaction of its own, until the database takes it."""
     failure = _failure(decision, call)
-    hit = insist(lambda: transactions.settle(site.engine, site.table, claim, decision, failure))
+    try:
+        hit = _settle_at_last(site, claim, decision, failure)
+    except Exception as problem:
+        # Not the weather: then it is the text, which this database has no characters for.
+        logger.warning(
+            "attempt %s: its error is written in ASCII: %s", claim.id, describe(problem, call.secrets).summary
+        )
+        hit = _settle_at_last(site, claim, decision, None if failure is None else failure.in_ascii())
     return _settled(claim, call, decision) if hit else Settled(Superseded(claim.id))
+
+
+def _settle_at_last(site: Site, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
+    return insist(lambda: transactions.settle(site.engine, site.table, claim, decision, failure), LONG_PATIENCE)
 
 
 def _failure(decision: Decision, call: PreparedCall) -> Failure | None:

@@ -21,6 +21,7 @@ from async_task.claims import Claim
 from async_task.dialects import locks_rows
 from async_task.engines import Source
 from async_task.heartbeat import Heartbeat
+from async_task.identity import worker_name
 from async_task.lanes import Lane, open_lane
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.perform import held_elsewhere, perform
@@ -37,13 +38,15 @@ Claimed = TypeVar("Claimed")
 class Shift:
     """What claims and performs attempts of one model. Close it, to end its beat and its quarantine."""
 
-    def __init__(self, source: Source, model: type[BaseAttempt], worker: str, lease: dt.timedelta) -> None:
+    def __init__(self, source: Source, model: type[BaseAttempt], lease: dt.timedelta) -> None:
         self.source = source
         self.model = model
         self.table: Table = table_of(model)
-        self.worker = worker
+        # A name of its own: what a shift leaves behind is no longer held, though its process lives on.
+        self.worker = worker_name()
         self.lease = lease
-        self.heartbeat = Heartbeat(self.table, worker, lease, lambda: open_lane(source))
+        # On a connection of its own: the user's pool may be busy with the very calls whose leases are to be extended.
+        self.heartbeat = Heartbeat(self.table, self.worker, lease, lambda: open_lane(source, private=True))
         self._quarantine = Quarantine(self._in_child)
         self._one_suspect = threading.Lock()
         # Best before there are threads; for SQLite it is now or never.
@@ -80,11 +83,18 @@ class Shift:
         """Perform a claimed attempt on this lane; a suspect in the quarantine, one at a time."""
         if claim.is_suspect and self._can_quarantine():
             return self._perform_suspect(lane, claim)
-        return perform(self._site(lane), claim, self.heartbeat.holding)
+        try:
+            return perform(self._site(lane), claim, self.heartbeat.holding)
+        except BaseException:
+            self._give_back(lane, claim)
+            raise
 
     def close(self) -> None:
         self.heartbeat.stop()
         self._quarantine.close()
+        if self.heartbeat.is_over:
+            with contextlib.suppress(Exception), self.lane() as lane:
+                lane.run(lambda: transactions.leave(lane.engine, self.worker))
 
     def __enter__(self) -> Self:
         return self
@@ -93,6 +103,13 @@ class Shift:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _give_back(self, lane: Lane, claim: Claim) -> None:
+        """What could not be brought to an outcome is given back if that is possible, else left to a sweep."""
+        reason, after = "its performing was broken off", dt.timedelta(seconds=1)
+        give = partial(transactions.park, lane.engine, self.table, claim, after, reason, started=True)
+        with contextlib.suppress(Exception):
+            lane.run(give)
 
     def _site(self, lane: Lane) -> Site:
         return Site(self.source, self.model, self.table, lane)
@@ -112,7 +129,7 @@ class Shift:
         return insist(lambda: lane.run(take))
 
     def _perform_suspect(self, lane: Lane, claim: Claim) -> Outcome:
-        with self.heartbeat.holding(claim.id, leased=True), self._one_suspect:
+        with self.heartbeat.holding(claim.id), self._one_suspect:
             try:
                 return self._quarantine.perform(claim)
             except Died as death:

@@ -42,6 +42,14 @@ class Signature:
 
     def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A call's arguments under their parameters' names, without defaults. Raises InvalidArguments."""
+        if self.session_class and any(
+            is_session(type(one)) or is_registry(type(one)) for one in (*args, *kwargs.values())
+        ):
+            raise InvalidArguments(
+                f"{self.label}: the session is handed in when it is performed: leave it out (the one to write the call "
+                "down in goes to options(session=...))"
+            )
+        self._check_known(kwargs)
         try:
             bound = inspect.Signature(self.parameters).bind(*args, **kwargs)
         except TypeError as error:
@@ -115,11 +123,7 @@ class Signature:
             ) from None
 
     def _check_names(self, arguments: Mapping[str, Any]) -> None:
-        names = [one.name for one in self.parameters if one.kind is not one.VAR_KEYWORD]
-        unknown = [name for name in arguments if name not in names]
-        if unknown and not self._open_name:
-            takes = f"it takes {', '.join(names)}" if names else "it takes none"
-            raise InvalidArguments(f"{self.label}: no argument is named {unknown[0]!r}; {takes}")
+        self._check_known(arguments)
         missing = [
             one.name
             for one in self.parameters
@@ -127,6 +131,13 @@ class Signature:
         ]
         if missing:
             raise InvalidArguments(f"{self.label}: the argument {missing[0]!r} is missing")
+
+    def _check_known(self, arguments: Mapping[str, Any]) -> None:
+        names = [one.name for one in self.parameters if one.kind is not one.VAR_KEYWORD]
+        unknown = [name for name in arguments if name not in names]
+        if unknown and not self._open_name:
+            takes = f"it takes {', '.join(names)}" if names else "it takes none"
+            raise InvalidArguments(f"{self.label}: no argument is named {unknown[0]!r}; {takes}")
 
     def _parameters(self, callable_: Callable[..., Any]) -> list[inspect.Parameter]:
         try:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ class SweepReport:
 
 def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = transactions.PAGE) -> SweepReport:
     """Recover, then expire, `page` rows at most in each transaction."""
+    if insist(partial(transactions.unproven_orphans, engine, table, lease)):
+        # After an outage the workers come back when we do: let each beat once before its claims are judged.
+        time.sleep(lease.total_seconds())
     recovered = crashed = 0
     for found, failed in _pages(partial(transactions.recover, engine, table, lease), lambda found: found[0], page):
         recovered, crashed = recovered + found - failed, crashed + failed

@@ -1,14 +1,16 @@
 """The allow-list: what may be called because a row says so, by name. Nothing is ever imported for a row."""
 
+import contextlib
 import inspect
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any, TypeVar, Unpack, overload
 
 from async_task.errors import ConfigurationError, UnknownMethod, UnknownTarget
 from async_task.policies import Policy, Settings, policy_of
 from async_task.signatures import Signature
+from async_task.spelling import near
 
 T = TypeVar("T")
 CALL = "__call__"
@@ -25,7 +27,9 @@ class Method:
         self.name = name
         self.callable = callable_
         self.signature = Signature(callable_, label=f"{target.name}.{name}" if name != CALL else target.name)
-        self.policy = policy_of(callable_).over(target.policy)
+        own = policy_of(callable_)
+        _refuse_unknown(own, self.signature.label, [callable_])
+        self.policy = own.over(target.policy)
 
     @property
     def mode(self) -> str:
@@ -64,6 +68,12 @@ class Target:
                 for name, kind in vars(self.thing).items()
                 if isinstance(kind, (staticmethod, classmethod)) and name[0] != "_"
             )
+
+    def callables(self) -> Iterator[Callable[..., Any]]:
+        """All that may be called of it, inherited or not."""
+        for name in (CALL, *dir(self.thing)):
+            with contextlib.suppress(UnknownMethod):
+                yield self._callable(name)
 
     def _callable(self, name: str) -> Callable[..., Any]:
         thing = self.thing
@@ -106,7 +116,8 @@ def target(
 
     Raises ConfigurationError for a name that is taken, something in `__main__` without a name, or a signature that
     cannot be written down: `*args`, positional-only parameters, names beginning with `_`, generators, annotations that
-    cannot be resolved. `target(thing, name=...)`, for what you do not own, looks at a method when it is first used.
+    cannot be resolved; or a name in `redact` that none of its methods takes. `target(thing, name=...)`, for what you do
+    not own, looks at a method when it is first used.
     """
     if thing is None or isinstance(thing, str):
         return lambda decorated: _register(decorated, thing or name, aliases, settings, eager=True)
@@ -117,7 +128,7 @@ def target_named(name: str) -> Target:
     """The target registered under this name or alias. Raises UnknownTarget."""
     if name not in _registered:
         raise UnknownTarget(
-            f"no target is registered as {name!r} in this process{_near(name, _registered)}: "
+            f"no target is registered as {name!r} in this process{near(name, _registered)}: "
             "decorate it with @target, and import its module here (AsyncTask(modules=[...]))"
         )
     return _registered[name]
@@ -130,7 +141,14 @@ def target_of(thing: object) -> Target:
     for registered in _registered.values():
         if registered.thing is thing:
             return registered
-    label = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None) or f"this {type(thing).__name__}"
+    label = _label(thing)
+    if isinstance(thing, partial) or label.endswith("<lambda>"):
+        raise UnknownTarget(_NAMELESS)
+    for owner, name in _owners(thing) if callable(thing) else ():
+        known = _label(owner.thing) if hasattr(owner.thing, "__name__") else repr(owner.name)
+        raise UnknownTarget(
+            f"{label} is a method of a target: say target={known}, method_name={name!r}, or Attempt.call({label}, ...)"
+        )
     raise UnknownTarget(f"{label} is not registered: decorate it with @target, or call target({label}, name=...)")
 
 
@@ -139,23 +157,34 @@ def method_of(function: Callable[..., Any]) -> Method:
 
     Raises UnknownTarget when it belongs to none, or to several.
     """
-    if isinstance(function, (types.MethodType, types.BuiltinMethodType)):
-        owner = function.__self__
-        if any(registered.thing is owner for registered in _registered.values()):
-            return target_of(owner).method(function.__name__)
-    name = getattr(function, "__name__", "")
-    known = _registered.values()
-    found: dict[int, tuple[Target, str | None]] = {id(one): (one, None) for one in known if one.thing is function}
-    if not found:
-        found = {id(one): (one, name) for one in known if _holds(one.thing, name, function)}
+    found = _owners(function)
     if len(found) == 1:
-        ((one, method_name),) = found.values()
+        ((one, method_name),) = found
         return one.method(method_name)
     label = getattr(function, "__qualname__", repr(type(function)))
     if found:
-        names = ", ".join(sorted(one.name for one, _ in found.values()))
+        names = ", ".join(sorted(one.name for one, _ in found))
         raise UnknownTarget(f"{label} belongs to several targets ({names}): say which with Attempt.create(target=...)")
+    if not callable(function):
+        raise UnknownTarget(f"{label} cannot be called: pass the function itself, without calling it")
+    if isinstance(function, partial) or label.endswith("<lambda>"):
+        raise UnknownTarget(_NAMELESS)
     raise UnknownTarget(f"{label} is no method of a registered target: decorate it, or its class, with @target")
+
+
+_NAMELESS = "a lambda or partial has no name that a row could hold: give it a name, def ... with @target"
+
+
+def _owners(function: Any) -> list[tuple[Target, str | None]]:
+    """The targets that `function` is, or else is a method of, with the method's name."""
+    name = getattr(function, "__name__", "")
+    known = {id(one): one for one in _registered.values()}.values()
+    if isinstance(function, (types.MethodType, types.BuiltinMethodType)):
+        found: list[tuple[Target, str | None]] = [(one, name) for one in known if one.thing is function.__self__]
+        if found:
+            return found[:1]
+    found = [(one, None) for one in known if one.thing is function]
+    return found or [(one, name) for one in known if _holds(one.thing, name, function)]
 
 
 def registered_targets() -> list[Target]:
@@ -177,6 +206,8 @@ def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Se
     if eager:
         for method_name in made.own_callables():
             made.method(method_name)
+    if made.policy.redact:
+        _refuse_unknown(made.policy, made.name, list(made.callables()))
     _registered.update(dict.fromkeys(names, made))
     return thing
 
@@ -193,6 +224,34 @@ def _default_name(thing: Any) -> str:
             "find it under that name: give it one, @target('name'), and import its module in the worker"
         )
     return f"{module}:{qualname}"
+
+
+def _refuse_unknown(policy: Policy, label: str, callables: Sequence[Callable[..., Any]]) -> None:
+    """Raises ConfigurationError for a name in `redact` that none of these takes: the one meant would be shown."""
+    if not policy.redact:
+        return
+    taken = {name for one in callables for name in _taken_by(one)}
+    unknown = sorted(policy.redact - taken)
+    if unknown and ANY not in taken:
+        raise ConfigurationError(f"redact: {label} takes no argument named {unknown[0]!r}{near(unknown[0], taken)}")
+
+
+ANY = "**"
+
+
+def _taken_by(callable_: Callable[..., Any]) -> Iterator[str]:
+    """The names of its parameters; ANY where it takes names of any kind, or cannot be read."""
+    try:
+        parameters = inspect.signature(callable_).parameters.values()
+    except (TypeError, ValueError):
+        yield ANY
+        return
+    for one in parameters:
+        yield ANY if one.kind is one.VAR_KEYWORD else one.name
+
+
+def _label(thing: object) -> str:
+    return getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None) or f"this {type(thing).__name__}"
 
 
 def _is_redefinition(old: Any, new: Any) -> bool:
@@ -213,11 +272,4 @@ def _offers(module: types.ModuleType, name: str, value: object) -> bool:
 
 
 def _suggest(thing: object, name: str) -> str:
-    return _near(name, {one: None for one in dir(thing) if not one.startswith("_")})
-
-
-def _near(name: str, known: Mapping[str, object]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return near(name, [one for one in dir(thing) if not one.startswith("_")])

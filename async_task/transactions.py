@@ -3,6 +3,7 @@
 import datetime as dt
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -138,6 +139,24 @@ def recover(
         return len(found), sum(row.num_crashes + 1 >= CRASH_LIMIT for row in found)
 
 
+def unproven_orphans(engine: Engine, table: Table, lease: dt.timedelta) -> bool:
+    """Whether there are orphans, and this connection is too young to tell them from claims of workers that could not
+    reach the database lately either."""
+    if not locks_rows(engine.dialect):
+        return False
+    with engine.begin() as connection:
+        since = connection.info.setdefault("async_task.connected", time.monotonic())
+        if time.monotonic() - since >= lease.total_seconds():
+            return False
+        return connection.execute(queries.orphans(table, lease, 1)).first() is not None
+
+
+def leave(engine: Engine, worker: str) -> None:
+    """Take the row of a process back that performs nothing any more: what it left claimed is an orphan from now on."""
+    with engine.begin() as connection:
+        connection.execute(delete(Worker).where(Worker.name == worker))
+
+
 def expire(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()) -> int:
     """Expire one page of what is past its `expires_at` and held by nobody. Answers how many. Raises Refused."""
     with engine.begin() as connection:
@@ -169,22 +188,22 @@ def _refusing(ids: list[uuid.UUID]) -> Iterator[None]:
         raise Refused(ids, error) from error
 
 
-def beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, leased: Sequence[uuid.UUID]) -> None:
-    """Say that this process lives, and extend the leases of its calls `leased`; rows locked meanwhile are skipped."""
+def beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID]) -> None:
+    """Say that this process lives, and extend the leases of the claims it holds; rows locked meanwhile are skipped."""
     try:
-        _beat(engine, table, worker, lease, leased)
+        _beat(engine, table, worker, lease, held)
     except IntegrityError:  # the first beats of two lanes met
-        _beat(engine, table, worker, lease, leased)
+        _beat(engine, table, worker, lease, held)
 
 
-def _beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, leased: Sequence[uuid.UUID]) -> None:
+def _beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID]) -> None:
     with engine.begin() as connection:
         if not _hits(connection, update(Worker).where(Worker.name == worker).values(beat_at=written())):
             started = process_started(os.getpid()) or ""
             me = {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "process_started": started}
             connection.execute(insert(Worker).values(me))
-        if leased:
-            mine = (table.c.id.in_(leased), table.c.claimed_by == worker, queries.is_pending(table))
+        if held:
+            mine = (table.c.id.in_(held), table.c.claimed_by == worker, queries.is_pending(table))
             free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
             ids = list(connection.scalars(free))
             connection.execute(update(table).where(table.c.id.in_(ids)).values(extending(lease)))

@@ -9,7 +9,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
 from async_task.dialects import MYSQL, compared
-from async_task.errors import InvalidState, NoTransaction
+from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.failures import storable
 from async_task.sessions import sync_session
 from async_task.status import Status
@@ -18,11 +18,14 @@ from async_task.transitions import Values, ending, moving, reviving
 
 PENDING = frozenset({Status.PENDING})
 GIVEN_UP = frozenset({Status.FAILED, Status.EXPIRED, Status.CANCELED})
+LEGAL = {"retry_now": PENDING | GIVEN_UP}
+"""The states in which a verb is legal, where that is not PENDING alone."""
 
 
 def end(attempt: Any, session: Session | None, status: Status, verb: str, reason: str | None) -> None:
-    """Bring a pending attempt to rest in `status`. Raises InvalidState."""
+    """Bring a pending attempt to rest in `status`. Raises InvalidState, InvalidArguments."""
     table = table_of(attempt)
+    _check_reason(reason)
     said: Any = storable(reason) if reason else table.c.last_error
     values = ending(table, status, last_error=said, crashed=True)
     _change(attempt, _session_of(attempt, session), verb, PENDING, values, reason)
@@ -31,6 +34,7 @@ def end(attempt: Any, session: Session | None, status: Status, verb: str, reason
 def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None:
     """Due now: a pending attempt as it is, a failed, expired or canceled one with fresh counters. Else InvalidState."""
     table = table_of(attempt)
+    _check_reason(reason)
     own = _session_of(attempt, session)
     row = _standing(own, table, attempt.id)
     if row is not None and row.status in GIVEN_UP:
@@ -40,7 +44,8 @@ def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None
 
 
 def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: str | None) -> None:
-    """Due at `at`. Raises InvalidState."""
+    """Due at `at`. Raises InvalidState, InvalidArguments."""
+    _check_reason(reason)
     values = moving(table_of(attempt), at)
     _change(attempt, _session_of(attempt, session), "reschedule", PENDING, values, reason)
 
@@ -68,11 +73,16 @@ def _change(
     if own.execute(lock).first() is None or not _hit(
         own, update(table).ordered_values(*values.items()).where(*allowed)
     ):
-        raise InvalidState(_why_not(own, table, attempt.id, verb, legal))
+        raise InvalidState(_why_not(own, table, attempt.id, verb))
     message = None if reason is None else storable(reason)
     own.add(JobEvent(job_type=table.name, job_id=str(attempt.id), kind=verb, message=message))
     own.flush()
     own.refresh(attempt)
+
+
+def _check_reason(reason: object) -> None:
+    if reason is not None and not isinstance(reason, str):
+        raise InvalidArguments(f"reason: takes a text, not {type(reason).__name__}")
 
 
 def _hit(session: Session, statement: Any) -> bool:
@@ -114,10 +124,11 @@ def _standing(session: Session, table: Table, attempt_id: Any) -> Any:
     return row or session.execute(look).first()
 
 
-def _why_not(session: Session, table: Table, attempt_id: Any, verb: str, legal: frozenset[Status]) -> str:
+def _why_not(session: Session, table: Table, attempt_id: Any, verb: str) -> str:
     row = _standing(session, table, attempt_id)
     if row is None:
         return f"{verb}: there is no attempt {attempt_id}"
+    legal = LEGAL.get(verb, PENDING)
     if row.status not in legal:
         return f"{verb}: attempt {attempt_id} is {row.status}, and must be {' or '.join(sorted(legal))}"
     if row.claim_id is not None:

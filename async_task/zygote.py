@@ -2,6 +2,7 @@
 on, and tells how a child died."""
 
 import contextlib
+import ctypes
 import json
 import mmap
 import os
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TRIES, GRACE, TICK_MS = 3, 2.0, 1000
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
@@ -91,6 +93,7 @@ class Zygote:
         try:
             with contextlib.suppress(OSError):
                 os.setpgid(0, 0)
+            _die_with_parent()
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
@@ -154,6 +157,12 @@ def receive(link: socket.socket) -> bytes | None:
             if part.endswith(b"\n"):
                 return bytes(received)
     return None
+
+
+def _die_with_parent() -> None:
+    """Where the system can (Linux): be killed when the process that forked this one dies, however it dies."""
+    with contextlib.suppress(Exception):
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def _has_ended(pid: int) -> bool:

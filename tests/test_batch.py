@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import pathlib
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
@@ -21,6 +22,7 @@ from async_task import (
     Attempt,
     AttemptBatchJob,
     AttemptJob,
+    BaseAttempt,
     BatchReport,
     ConfigurationError,
     Outcome,
@@ -31,6 +33,7 @@ from async_task import (
 )
 from async_task.claims import Claim
 from async_task.lanes import Lane
+from async_task.tables import Worker
 from clockwork import let_pass, row_of
 from databases import Database
 from elsewhere import await_, notes
@@ -172,9 +175,82 @@ def test_in_a_running_loop_it_refuses_with_the_way_out_and_the_way_out_works(app
     async def run() -> BatchReport:
         with pytest.raises(ConfigurationError, match=r"await asyncio\.to_thread\(app\.run_batch\)"):
             app.run_batch()
+        with pytest.raises(ConfigurationError, match=r"await asyncio\.to_thread\(app\.perform, attempt_id\)"):
+            app.perform(uuid.uuid4())
         return await asyncio.to_thread(app.run_batch)
 
     assert asyncio.run(run()).succeeded == 1
+
+
+@pytest.mark.parametrize("numbers", [{"limit": 1.5}, {"limit": -1}, {"limit": "3"}, {"limit": True}])
+def test_a_limit_that_is_no_whole_number_is_refused(app: AsyncTask, numbers: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="limit is a whole number"):
+        app.run_batch(**numbers)
+
+
+@pytest.mark.parametrize("concurrency", [0, 2.0, "4", None, True])
+def test_a_concurrency_that_is_no_whole_number_is_refused(app: AsyncTask, concurrency: Any) -> None:
+    with pytest.raises(ConfigurationError, match="concurrency is a whole number of at least 1"):
+        app.run_batch(concurrency=concurrency)
+
+
+class Unmapped(BaseAttempt):
+    """On no base."""
+
+
+class Unfinished:
+    """An encryptor that is given as a class."""
+
+    name = "test.unfinished"
+
+    def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
+        return plaintext
+
+    def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
+        return ciphertext
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"model": Worker}, "model takes a class that derives from BaseAttempt, not Worker"),
+        ({"model": "Attempt"}, "model takes a class that derives from BaseAttempt, not an instance of str"),
+        ({"model": BaseAttempt}, "model: BaseAttempt is mapped to no table"),
+        ({"model": Unmapped}, "model: Unmapped is mapped to no table"),
+        ({"modules": "shop.outbox"}, r"modules takes a list of names: modules=\['shop.outbox'\], not str"),
+        ({"modules": None}, "modules takes a list of names"),
+        ({"modules": [asyncio]}, "modules takes names, not the modules themselves"),
+        ({"encryptors": Unfinished()}, "encryptors takes a list"),
+        ({"encryptors": [Unfinished]}, r"Unfinished is a class: give an instance: Unfinished\(\)"),
+        ({"encryptors": "fernet"}, "encryptors takes a list"),
+        ({"attempt_job": AttemptBatchJob}, "attempt_job takes a class that derives from BaseAttemptJob"),
+        ({"batch_job": object()}, "batch_job takes a class that derives from BaseAttemptBatchJob"),
+    ],
+)
+def test_what_an_application_cannot_be_made_of_is_refused_in_a_sentence(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        AsyncTask("sqlite:///never_opened.sqlite", **given)
+
+
+def missing(driver: str) -> str:
+    """What is said of a database whose driver cannot be imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("psycopg", "psycopg2", "asyncpg", "aiosqlite"):
+            patch.setitem(sys.modules, module, None)
+        with pytest.raises(ConfigurationError) as refused:
+            AsyncTask(f"{driver}somewhere/here")
+    return str(refused.value)
+
+
+def test_a_missing_driver_is_named_with_what_to_write_and_to_install() -> None:
+    meant = make_url("postgresql://").get_dialect().driver  # another one in each line of SQLAlchemy
+    assert meant in ("psycopg", "psycopg2")
+    write_this = "write postgresql+psycopg:// and install async-task[postgres]"
+    assert missing("postgresql://") == f"postgresql:// means the driver {meant}: {write_this}"
+    assert missing("postgresql+psycopg://").endswith("is not installed: install async-task[postgres]")
+    assert missing("postgresql+asyncpg://").endswith("is not installed: install asyncpg")
+    assert missing("postgresql+psycopg2://").endswith("is not installed: install psycopg2")
+    assert missing("sqlite+aiosqlite:///").endswith("is not installed: install async-task[sqlite-async]")
 
 
 def test_job_classes_of_ones_own_are_used(engine: Engine, write: Write) -> None:

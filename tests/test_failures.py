@@ -79,6 +79,33 @@ def test_a_message_of_10_mb_is_cut_in_the_middle() -> None:
     assert len(failure.trace) < LONGEST_TRACEBACK + 100
     assert failure.summary.startswith("ValueError: firstxxx")
     assert failure.summary.endswith("xxxlast")
+    assert len(failure.summary.splitlines()) == 1
+
+
+def test_a_summary_is_one_line_and_all_of_it_is_in_the_trace() -> None:
+    failure = describe(ValueError("\nthe order is refused: \n - it has no lines\n - it has no customer\n"))
+    assert failure.summary == "ValueError: the order is refused: [...]"
+    assert "it has no customer" in failure.trace
+    assert describe(ValueError("one line\n")).summary == "ValueError: one line"
+
+
+def test_the_summary_of_a_failed_statement_is_what_the_database_said_and_the_statement_is_in_the_trace(
+    engine: Engine,
+) -> None:
+    with engine.connect() as connection, pytest.raises(StatementError) as found:
+        connection.execute(text("SELECT 1 FROM no_such_table"))
+    failure = describe(found.value, ["such_tab"])
+    assert failure.summary.startswith(f"{type(found.value).__name__}: ")
+    assert f"no_{HIDDEN}le" in failure.summary
+    assert len(failure.summary.splitlines()) == 1
+    for more in ("SELECT 1", "sqlalche.me", "[SQL"):
+        assert more not in failure.summary
+        assert more in failure.trace
+
+
+def test_a_secret_of_several_lines_is_hidden_before_the_first_is_taken() -> None:
+    secrets = secrets_in({"key": "ab\nthe rest of it"}, None)
+    assert describe(ValueError("wrong key: ab\nthe rest of it"), secrets).summary == f"ValueError: wrong key: {HIDDEN}"
 
 
 @given(st.text())

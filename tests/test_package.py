@@ -70,5 +70,5 @@ def test_a_synchronous_program_needs_no_greenlet(tmp_path: Path) -> None:
         """,
         tmp_path,
     )
-    advice = "the driver greenlet of sqlite+aiosqlite:// is not installed: install async-task[asyncio]"
+    advice = "the driver greenlet of sqlite+aiosqlite:// is not installed: install async-task[sqlite-async]"
     assert said.splitlines() == ["called with 7", "1", advice]

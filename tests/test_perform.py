@@ -163,19 +163,19 @@ def test_busy_while_another_transaction_has_the_row_locked(app: AsyncTask, engin
 def test_superseded_when_its_claim_was_lost_meanwhile_and_nothing_of_it_is_written(
     app: AsyncTask, engine: Engine, write: Write, door: str, async_engine_url: str, target: object
 ) -> None:
-    other = application(engine, door, async_engine_url)
+    silent = application(engine, door, async_engine_url, lease=60)  # so long that it does not beat meanwhile
 
     def outlast(*given: Session) -> None:
-        let_pass(engine, 10)
+        let_pass(engine, 100)
         forget_beats(engine)
-        with_thread(other.sweep)
+        with_thread(app.sweep)
         calls.append(row_of(engine, attempt.id))
         for session in given:
             put(session)
 
     attempt = write(target)
     will(outlast)
-    assert app.perform(attempt.id) == Superseded(attempt.id)
+    assert silent.perform(attempt.id) == Superseded(attempt.id)
     assert row_of(engine, attempt.id) == calls[0]
     assert (calls[0].status, calls[0].num_crashes, calls[0].last_error) == (Status.PENDING, 1, None)
     assert written(engine) == []

@@ -174,9 +174,13 @@ def test_arguments_go_under_their_names_without_the_session_and_without_defaults
     [
         ((), {}, "some: missing a required"),
         ((SECRET, SECRET), {}, "some: too many positional arguments"),
+        ((SECRET, 1), {"other": SECRET}, "some: no argument is named 'other'"),
+        ((Session(), 1), {}, "some: the session is handed in when it is performed: leave it out"),
+        ((1,), {"session": Session()}, "some: the session is handed in"),
+        ((AsyncSession(), 1), {}, "some: the session is handed in"),
         ((SECRET,), {"number": SECRET}, "some: multiple values for argument 'number'"),
-        ((1,), {"other": SECRET}, "some: got an unexpected keyword argument 'other'"),
-        ((1,), {"session": SECRET}, "some: got an unexpected keyword argument 'session'"),
+        ((1,), {"other": SECRET}, "some: no argument is named 'other'; it takes number, note"),
+        ((1,), {"session": SECRET}, "some: no argument is named 'session'"),
     ],
 )
 def test_a_call_of_another_shape_is_refused(args: tuple[Any, ...], kwargs: dict[str, Any], says: str) -> None:

@@ -144,7 +144,12 @@ def test_settings_are_the_targets_and_those_of_a_method_go_first() -> None:
         ({"max_age": -1}, "max_age cannot be negative"),
         ({"retry": 3}, "retry takes a Retry"),
         ({"redact": "token"}, "redact takes a list"),
-        ({"batch": 51}, "batch is 1 to 50"),
+        ({"redact": [1]}, "redact takes a list"),
+        ({"redact": None}, "redact takes a list"),
+        ({"redact": ["nummber"]}, r"redact: .*Plain takes no argument named 'nummber' \(did you mean 'number'\?\)"),
+        ({"batch": 5}, "batch=, .* comes with the worker: leave it out until then"),
+        ({"settle_within": 0}, "settle_within=, .* comes with the worker: leave it out until then"),
+        ({"isolate": True}, "isolate=, a process for each call, comes with the worker: leave it out until then"),
         ({"encryptor": object()}, "object is no encryptor"),
     ],
 )
@@ -153,6 +158,99 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], why: s
         target(Plain, **settings)
     with pytest.raises(UnknownTarget):
         target_of(Plain)
+
+
+def test_what_the_target_redacts_stays_redacted_in_a_method_that_redacts_more() -> None:
+    class Till:
+        @staticmethod
+        @policy(redact=["code"])
+        def pay(card: str, code: str) -> None: ...
+
+        @staticmethod
+        @policy(redact=[])
+        def ask(card: str) -> None: ...
+
+    target("till", redact=["card"])(Till)
+    assert target_of(Till).method("pay").policy.redact == {"card", "code"}
+    assert target_of(Till).method("ask").policy.redact == {"card"}
+
+
+def test_a_redacted_name_may_be_one_of_an_inherited_method_or_of_any_that_takes_all() -> None:
+    class Base:
+        @staticmethod
+        def pay(card: str) -> None: ...
+
+    class Till(Base):
+        @staticmethod
+        def ask(number: int) -> None: ...
+
+    class Open(Base):
+        @staticmethod
+        def ask(**anything: int) -> None: ...
+
+    target("till", redact=["card"])(Till)
+    target("open", redact=["code"])(Open)
+    assert target_of(Till).method("ask").policy.redact == {"card"}
+
+
+def test_a_redacted_name_that_nothing_takes_is_refused_wherever_it_stands() -> None:
+    class Till:
+        @staticmethod
+        @policy(redact=["carrd"])
+        def pay(card: str) -> None: ...
+
+        @staticmethod
+        def ask(carrd: int) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"redact: till\.pay takes no argument named 'carrd'"):
+        target("till")(Till)
+    target(Till, name="till")
+    assert target_of(Till).method("ask").name == "ask"
+    with pytest.raises(ConfigurationError, match=r"redact: till\.pay takes no argument named 'carrd'"):
+        target_of(Till).method("pay")
+    for thing in (function, Mailer("localhost"), module_named("shop", function=function, __all__=["function"])):
+        with pytest.raises(ConfigurationError, match="takes no argument named 'card'"):
+            target(thing, name="thing", redact=["card"])
+
+
+def test_a_policy_that_would_mean_nothing_is_refused() -> None:
+    def work(number: int) -> None: ...
+
+    class Worker:
+        @staticmethod
+        def work(number: int) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="put @policy below @target, on the method"):
+        policy(priority=1)(Worker)
+    with pytest.raises(ConfigurationError, match="put @policy below @target, on the method"):
+        policy(priority=1)(target("work")(work))
+    target("worker")(Worker)
+    for method in (Worker.work, vars(Worker)["work"]):
+        with pytest.raises(ConfigurationError, match="work is registered already"):
+            policy(priority=1)(method)
+    assert target_of(Worker).method("work").policy.priority is None
+
+
+def test_a_policy_for_what_is_looked_at_later_is_in_time_until_then() -> None:
+    def work(number: int) -> None: ...
+
+    policy(priority=1)(target(work, name="work"))
+    assert target_named("work").method(None).policy.priority == 1
+    with pytest.raises(ConfigurationError, match="is registered already"):
+        policy(priority=2)(work)
+
+
+def test_a_wrapper_of_what_is_registered_may_have_a_policy_of_its_own() -> None:
+    def work(number: int) -> None: ...
+
+    target("work")(work)
+
+    @target("wrapped")
+    @policy(priority=1)
+    @functools.wraps(work)
+    def wrapped(*args: Any) -> None: ...
+
+    assert target_named("wrapped").method(None).policy.priority == 1
 
 
 @pytest.mark.parametrize(
@@ -291,6 +389,36 @@ def test_a_call_of_nothing_registered_is_refused() -> None:
     for stranger in (print, len, lambda: None, functools.partial(function, 1), Plain.static, "text".upper):
         with pytest.raises(UnknownTarget):
             method_of(stranger)
+
+
+@pytest.mark.parametrize(
+    ("called", "why"),
+    [
+        (None, "pass the function itself, without calling it"),
+        (7, "pass the function itself, without calling it"),
+        (lambda: None, r"give it a name, def \.\.\. with @target"),
+        (functools.partial(function, 1), r"give it a name, def \.\.\. with @target"),
+    ],
+)
+def test_what_is_no_function_of_ones_own_is_refused_with_what_to_do(called: Any, why: str) -> None:
+    with pytest.raises(UnknownTarget, match=why):
+        Attempt.call(called)
+
+
+def test_a_method_given_as_a_target_is_told_apart() -> None:
+    mailer = Mailer("localhost")
+    target(mailer, name="mailer")
+    target("plain")(Plain)
+    said = r"say target=Plain, method_name='static', or Attempt\.call\(Plain\.static, \.\.\.\)"
+    with Session() as session:
+        with pytest.raises(UnknownTarget, match=said):
+            Attempt.create(target=Plain.static, session=session)
+        with pytest.raises(UnknownTarget, match="say target=Plain, method_name='of_class'"):
+            Attempt.create(target=Plain.of_class, session=session)
+        with pytest.raises(UnknownTarget, match="say target='mailer', method_name='send'"):
+            Attempt.create(target=mailer.send, session=session)
+        with pytest.raises(UnknownTarget, match="give it a name"):
+            Attempt.create(target=lambda: None, session=session)
 
 
 def test_calls_are_written_under_the_names_of_parameters() -> None:

@@ -251,7 +251,7 @@ def test_retry_now_clears_a_deadline_that_has_passed_and_keeps_one_that_has_not(
     assert app.run_batch().succeeded == 2
 
 
-@pytest.mark.parametrize("at", [dt.datetime(2030, 1, 1), "2030-01-01", 5])
+@pytest.mark.parametrize("at", [dt.datetime(2030, 1, 1), "2030-01-01", 5, None])
 def test_reschedule_refuses_a_naive_datetime_and_what_is_none(
     engine: Engine, write: Write, sessions: Sessions, at: Any
 ) -> None:
@@ -276,6 +276,40 @@ def test_a_reason_may_hold_any_character(engine: Engine, write: Write, sessions:
     assert row_of(engine, attempt.id).last_error == "NUL \\0, half a pair \\ud800, 😀"
     (event,) = events_of(engine, attempt.id)
     assert event.message == "NUL \\0, half a pair \\ud800, 😀"
+
+
+@each_verb
+def test_a_reason_is_a_text_given_by_its_keyword(engine: Engine, write: Write, sessions: Sessions, verb: str) -> None:
+    attempt = write(Client, "ping")
+    before = row_of(engine, attempt.id)
+    with sessions.begin() as session:
+        with pytest.raises(InvalidArguments, match="reason: takes a text, not int"):
+            say(attempt, verb, session, reason=5)
+        text: Any = "the customer called"
+        with pytest.raises(ConfigurationError, match=r"reason is a keyword: cancel\(reason=\.\.\.\)"):
+            say(attempt, verb, text)
+    assert row_of(engine, attempt.id) == before
+
+
+def test_retry_now_on_a_succeeded_row_names_all_states_in_which_it_is_legal(
+    app: AsyncTask, write: Write, sessions: Sessions
+) -> None:
+    attempt = write(Client, "ping")
+    app.perform(attempt.id)
+    with sessions.begin() as session, pytest.raises(InvalidState) as refused:
+        session.get_one(Attempt, attempt.id).retry_now()
+    assert "is succeeded, and must be canceled or expired or failed or pending" in str(refused.value)
+
+
+def test_what_is_not_written_yet_is_not_due(sessions: Sessions) -> None:
+    with sessions.begin() as session:
+        attempts = [
+            Attempt.create(target=Client, method_name="ping", session=session, scheduled_at=at)
+            for at in (None, now() - HOUR)
+        ]
+        assert [one.is_due for one in attempts] == [False, False]
+        session.flush()
+        assert attempts[1].is_due
 
 
 def test_selectables_find_attempts_by_state(app: AsyncTask, engine: Engine, write: Write, sessions: Sessions) -> None:

@@ -713,6 +713,17 @@ def test_columns_of_a_model_of_ones_own_get_their_defaults_through_every_verb(
 # Secrets
 
 
+def test_a_repr_says_which_call_it_is_and_where_it_stands_and_loads_nothing(sessions: Sessions) -> None:
+    with sessions() as session:
+        attempt = Attempt.create(target=Client, method_name="fulfill", method_args=ARGS, session=session)
+        made = Attempt.options(session=session).call(book, 1)
+        assert repr(attempt) == f"<Attempt {attempt.id} {attempt.status} writing.client.fulfill>"
+        assert repr(made) == f"<Attempt {made.id} pending writing.book>"
+        session.commit()
+    assert repr(attempt) == f"<Attempt {attempt.id} not loaded>"
+    assert repr(Attempt.__new__(Attempt)).startswith("<Attempt")
+
+
 def test_arguments_show_in_no_repr_no_error_and_no_log(
     sessions: Sessions, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
