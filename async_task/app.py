@@ -53,14 +53,10 @@ class AsyncTask:
         batch_job: type[BaseAttemptBatchJob] = AttemptBatchJob,
     ) -> None:
         self._source = Source(database)
-        _check_class(model, BaseAttempt, "model")
-        if inspect_database(model, raiseerr=False) is None:
-            raise ConfigurationError(f"model: {model.__name__} is mapped to no table: give a subclass of it that is")
+        _check_model(model)
         _check_class(attempt_job, BaseAttemptJob, "attempt_job")
         _check_class(batch_job, BaseAttemptBatchJob, "batch_job")
-        names = _listed(modules, "modules takes a list of names: modules=['shop.outbox']")
-        if not all(isinstance(name, str) for name in names):
-            raise ConfigurationError("modules takes names, not the modules themselves: modules=['shop.outbox']")
+        names = _names(modules)
         for encryptor in _listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
             know(encryptor)
         self._model = model
@@ -184,6 +180,19 @@ class AsyncTask:
             raise SchemaMismatch(
                 f"the tables are of version {version}, and this library needs {SCHEMA_VERSION}: {newer}"
             )
+
+
+def _check_model(model: type[Any]) -> None:
+    _check_class(model, BaseAttempt, "model")
+    if inspect_database(model, raiseerr=False) is None:
+        raise ConfigurationError(f"model: {model.__name__} is mapped to no table: give a subclass of it that is")
+
+
+def _names(modules: Iterable[str]) -> list[str]:
+    names = _listed(modules, "modules takes a list of names: modules=['shop.outbox']")
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigurationError("modules takes names, not the modules themselves: modules=['shop.outbox']")
+    return names
 
 
 def _listed(given: Iterable[T], otherwise: str) -> list[T]:

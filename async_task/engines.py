@@ -88,6 +88,7 @@ class Source:
         """An engine with a pool of its own, made like the user's: for another event loop, or another process."""
         pool = self._plain.pool.recreate()
         engine = Engine(pool, self._plain.dialect, self._plain.url, hide_parameters=True)
+        _behave_alike(engine, self._plain)
         if locks_rows(engine.dialect):
             return _reading_committed(engine)
         event.listen(engine, "connect", _open_sqlite)
@@ -96,6 +97,15 @@ class Source:
 
 
 _OURS = ("bind", "binds", "class_", "close_resets_only", "join_transaction_mode", "twophase", "sync_session_class")
+
+
+def _behave_alike(engine: Engine, model: Engine) -> None:
+    """With the options and the listeners of `model`, which may set a tenant at each begin, or translate schemas."""
+    options = {name: value for name, value in model.get_execution_options().items() if name != "isolation_level"}
+    engine.update_execution_options(**options)
+    dispatch: Any = engine.dispatch
+    dispatch._update(model.dispatch, only_propagate=False)
+    engine._has_events = model._has_events
 
 
 def _reading_committed(engine: Engine) -> Engine:
@@ -165,8 +175,10 @@ def _missing_driver(url: URL, module: str) -> str:
         plain = url.drivername
         return f"{plain}:// means the driver mysqlclient: write {plain}+pymysql:// and install async-task[mysql]"
     wanted = "aiosqlite" if url.drivername == "sqlite+aiosqlite" else module  # its extra brings greenlet too
-    package = f"async-task[{EXTRAS[wanted]}]" if wanted in EXTRAS else wanted
-    return f"the driver {module} of {url.drivername}:// is not installed: install {package}"
+    advice = f"install async-task[{EXTRAS[wanted]}]" if wanted in EXTRAS else f"install {wanted}"
+    if wanted == "psycopg2":
+        advice += ", or write postgresql+psycopg:// and install async-task[postgres]"
+    return f"the driver {module} of {url.drivername}:// is not installed: {advice}"
 
 
 def _open_sqlite(connection: Any, record: Any) -> None:

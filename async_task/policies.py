@@ -150,8 +150,8 @@ def _names(redact: object) -> frozenset[str]:
 
 def check_queue(queue: object) -> None:
     """Raises ConfigurationError unless it is None or a name of 1 to 64 characters."""
-    if queue is not None and not (isinstance(queue, str) and 0 < len(queue) <= 64):
-        raise ConfigurationError("queue is a name of 1 to 64 characters")
+    if queue is not None and not (isinstance(queue, str) and 0 < len(queue) <= 64 and queue.isprintable()):
+        raise ConfigurationError("queue is a printable name of 1 to 64 characters")
 
 
 def check_priority(priority: object) -> None:

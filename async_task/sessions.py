@@ -34,7 +34,8 @@ def blocking_session(session: object) -> Session:
     if is_async_session(type(session)) or issubclass(type(session), asyncio_kinds("async_scoped_session")):
         raise ConfigurationError(
             "this does I/O, and an AsyncSession has to be awaited for that: "
-            "await session.run_sync(attempt.cancel, reason=...), await session.run_sync(Attempt.ensure, target=..., ...)"
+            "await session.run_sync(attempt.cancel, reason=...), "
+            "await session.run_sync(Attempt.ensure, target=..., ...)"
         )
     return sync_session(session)
 

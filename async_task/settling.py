@@ -67,7 +67,7 @@ def settle(
 
 
 def after_lost_claim(site: Site, claim: Claim, call: PreparedCall) -> "Settled":
-    """Superseded by somebody else; unless it was the target itself, whose change of its own row is rolled back by now."""
+    """Superseded by somebody else; unless it was the target itself, whose change of its row is rolled back by now."""
     row = insist(lambda: transactions.standing(site.engine, site.table, claim.id), LONG_PATIENCE)
     if row is None or row.claim_id != claim.claim_id:
         return Settled(Superseded(claim.id))

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Table, inspect, or_, select, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
-from async_task.dialects import MYSQL, compared
+from async_task.dialects import MYSQL, compared, locks_rows
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.failures import storable
 from async_task.sessions import sync_session
@@ -70,9 +70,10 @@ def _change(
     allowed = (table.c.id == attempt.id, table.c.status.in_(sorted(legal)), not_performing(table))
     # SKIP LOCKED answers "somebody has it" with no row, where NOWAIT would abort the caller's transaction.
     lock = select(table.c.id).where(*allowed).with_for_update(skip_locked=True, key_share=True)
-    if own.execute(lock).first() is None or not _hit(
-        own, update(table).ordered_values(*values.items()).where(*allowed)
-    ):
+    # By id alone where the row is locked now: by the status, MySQL would wait for other rows' locks.
+    still = allowed[:1] if locks_rows(own.connection().dialect) else allowed
+    change = update(table).ordered_values(*values.items()).where(*still)
+    if own.execute(lock).first() is None or not _hit(own, change):
         raise InvalidState(_why_not(own, table, attempt.id, verb))
     message = None if reason is None else storable(reason)
     own.add(JobEvent(job_type=table.name, job_id=str(attempt.id), kind=verb, message=message))

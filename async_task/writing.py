@@ -18,7 +18,7 @@ from async_task.identity import uuid7
 from async_task.policies import check_priority, check_queue
 from async_task.sessions import blocking_session, sync_session
 from async_task.status import Status
-from async_task.targets import Method, target_of
+from async_task.targets import Method, target_named, target_of
 
 M = TypeVar("M")
 
@@ -137,6 +137,8 @@ def _insert_unless_there(own: Session, mapper: Mapper[Any], table: Table, made: 
     token = ("target", "method_name", "idempotence_token")
     # Of any class in the table: it is the table that knows a token once.
     find: Any = select(mapper.base_mapper.class_).where(*(table.c[name] == made.values[name] for name in token))
+    if (there := _under_a_former_name(own, mapper, table, made)) is not None:
+        return there
     values = {**made.stamped(lambda after: written(after.total_seconds())), **discriminator(mapper)}
     connection = own.connection(bind_arguments={"mapper": mapper})
     if connection.dialect.name in MYSQL:
@@ -154,6 +156,15 @@ def _insert_unless_there(own: Session, mapper: Mapper[Any], table: Table, made: 
         if (there := own.scalars(find).first()) is not None:
             return there
     raise AsyncTaskError("ensure: the attempt with this token appeared and vanished three times; try again")
+
+
+def _under_a_former_name(own: Session, mapper: Mapper[Any], table: Table, made: Draft) -> Any:
+    """The attempt with this method and token from before its target was renamed; None without one."""
+    former = target_named(made.values["target"]).aliases
+    if not former:
+        return None
+    same = (table.c[name] == made.values[name] for name in ("method_name", "idempotence_token"))
+    return own.scalars(select(mapper.base_mapper.class_).where(table.c.target.in_(former), *same)).first()
 
 
 def named_draft(verb: str, arguments: Mapping[str, Any]) -> Draft:
@@ -177,6 +188,10 @@ def aware(moment: object, name: str) -> dt.datetime:
         raise InvalidArguments(
             f"{name}: a naive datetime names no instant; give it a time zone: .replace(tzinfo=...) or datetime.now(UTC)"
         )
+    try:
+        moment.astimezone(dt.UTC)
+    except OverflowError:
+        raise InvalidArguments(f"{name}: in UTC it lies outside of the years 1 to 9999") from None
     return moment
 
 

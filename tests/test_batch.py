@@ -249,7 +249,7 @@ def test_a_missing_driver_is_named_with_what_to_write_and_to_install() -> None:
     assert missing("postgresql://") == f"postgresql:// means the driver {meant}: {write_this}"
     assert missing("postgresql+psycopg://").endswith("is not installed: install async-task[postgres]")
     assert missing("postgresql+asyncpg://").endswith("is not installed: install asyncpg")
-    assert missing("postgresql+psycopg2://").endswith("is not installed: install psycopg2")
+    assert missing("postgresql+psycopg2://").endswith(f"is not installed: install psycopg2, or {write_this}")
     assert missing("sqlite+aiosqlite:///").endswith("is not installed: install async-task[sqlite-async]")
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, delete, select
+from sqlalchemy import Engine, create_engine, delete, event, select
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
 
 from async_task import (
@@ -202,3 +203,17 @@ def test_the_failure_of_a_call_that_cannot_be_stored_as_it_is_said_in_ascii(
     will(complain)
     assert isinstance(app.perform(attempt.id), Retried)
     assert row_of(engine, attempt.id).last_error == "Broken: price in \\u20ac"
+
+
+def test_what_the_users_engine_does_at_each_begin_is_done_for_targets_too(
+    engine: Engine, door: str, async_engine_url: str, write: Write
+) -> None:
+    mine = create_async_engine(async_engine_url) if door == "async" else create_engine(engine.url)
+    plain = mine.sync_engine if isinstance(mine, AsyncEngine) else mine
+    begun: list[str] = []
+    event.listen(plain, "begin", lambda connection: begun.append("begin"))
+    attempt = write(act_in_session)
+    will(lambda session: calls.append((session.scalar(select(1)), len(begun) > 0)))
+    assert AsyncTask(mine, lease=LEASE).perform(attempt.id) == Succeeded(attempt.id)
+    assert calls == [(1, True)]
+    plain.dispose(close=door == "sync")

@@ -294,7 +294,7 @@ FUTURE = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
         ({"idempotence_token": 7}, "idempotence_token: takes"),
         ({"priority": 10}, "priority is a whole number from 0"),
         ({"priority": True}, "priority is a whole number from 0"),
-        ({"queue": ""}, "queue is a name of 1 to 64"),
+        ({"queue": ""}, "queue is a printable name of 1 to 64"),
         ({"max_attempts": 0}, "max_attempts: takes a whole number from 1"),
         ({"method_args": [SECRET]}, "method_args: takes a mapping of names to values, not list"),
     ],
@@ -806,3 +806,34 @@ def test_no_encryptor_can_call_itself_null_and_thereby_be_left_out() -> None:
     nameless.name = "null"
     with pytest.raises(ConfigurationError, match="says that nothing is encrypted"):
         know(nameless)
+
+
+def charge() -> None:
+    """A target that is renamed."""
+
+
+def test_ensure_knows_a_token_from_before_its_target_was_renamed(sessions: sessionmaker[Session]) -> None:
+    target(charge, name="test.billing_charge")
+    with sessions.begin() as session:
+        before = Attempt.ensure(session, target="test.billing_charge", idempotence_token="order-1").id
+    target(charge, name="test.invoices_charge", aliases=["test.billing_charge"])
+    with sessions.begin() as session:
+        assert Attempt.ensure(session, target="test.invoices_charge", idempotence_token="order-1").id == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"queue": "a\0b"},
+        {"queue": "\ud800"},
+        {"scheduled_at": dt.datetime.max.replace(tzinfo=dt.timezone(-dt.timedelta(hours=1)))},
+    ],
+)
+def test_what_no_database_can_store_is_refused_before_anything_is_written(
+    sessions: sessionmaker[Session], options: dict[str, Any]
+) -> None:
+    target(charge, name="test.billing_charge")
+    with sessions.begin() as session:
+        with pytest.raises(InvalidArguments):
+            Attempt.create(target="test.billing_charge", session=session, **options)
+        assert not session.new
