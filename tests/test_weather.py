@@ -167,7 +167,8 @@ def test_after_an_outage_a_sweep_lets_the_living_beat_before_it_judges(
 ) -> None:
     """The living worker is one that beats half a lease after the sweep could connect."""
     attempt = write(act_leased)
-    other = AsyncTask(create_engine(database.sync_url), lease=LEASE)
+    elsewhere = create_engine(database.sync_url)
+    other = AsyncTask(elsewhere, lease=LEASE)
 
     def outlast() -> None:
         table: Any = Attempt.__table__
@@ -180,6 +181,7 @@ def test_after_an_outage_a_sweep_lets_the_living_beat_before_it_judges(
     will(outlast)
     assert app.perform(attempt.id) == Succeeded(attempt.id)
     assert calls == [0]
+    elsewhere.dispose()
 
 
 def test_the_failure_of_a_call_that_cannot_be_stored_as_it_is_said_in_ascii(
