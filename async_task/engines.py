@@ -103,9 +103,9 @@ def _behave_alike(engine: Engine, model: Engine) -> None:
     """With the options and the listeners of `model`, which may set a tenant at each begin, or translate schemas."""
     options = {name: value for name, value in model.get_execution_options().items() if name != "isolation_level"}
     engine.update_execution_options(**options)
-    dispatch: Any = engine.dispatch
-    dispatch._update(model.dispatch, only_propagate=False)
-    engine._has_events = model._has_events
+    copied: Any = engine
+    copied.dispatch._update(model.dispatch, only_propagate=False)
+    copied._has_events = getattr(model, "_has_events", True)
 
 
 def _reading_committed(engine: Engine) -> Engine:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
+from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -117,6 +118,6 @@ def _after_hook(site: Site, claim: Claim, call: PreparedCall, settled: Settled) 
 
 
 def _overrides_hook(model: type[BaseAttempt]) -> bool:
-    mapper: Any = model.__mapper__  # type: ignore[attr-defined]
+    mapper: Any = inspect(model)
     mapped = [one.class_ for one in mapper.base_mapper.self_and_descendants]
     return any(cls.handle_perform_error is not BaseAttempt.handle_perform_error for cls in mapped)

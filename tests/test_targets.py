@@ -138,7 +138,7 @@ def test_settings_are_the_targets_and_those_of_a_method_go_first() -> None:
     [
         ({"prioritty": 1}, "'prioritty' is no setting of a target"),
         ({"priority": 10}, "priority is a whole number"),
-        ({"queue": "x" * 65}, "queue is a name of 1 to 64"),
+        ({"queue": "x" * 65}, "queue is a printable name of 1 to 64"),
         ({"mode": "fast"}, "mode is 'locked' or 'leased'"),
         ({"timeout": 0}, "timeout is longer than 0"),
         ({"max_age": -1}, "max_age cannot be negative"),

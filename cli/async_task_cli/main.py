@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import async_task
+from async_task.spelling import near
 from async_task_cli.faults import USAGE, Refusal, one_line, scrubbed, verdict
 from async_task_cli.options import SETTINGS, Wanted, reaching
 from async_task_cli.signals import INTERRUPTED, Terminated, terminable
@@ -49,7 +50,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS:
-            ctx.fail(f"no command is called {args[0]!r}{_near(args[0])}")
+            ctx.fail(f"no command is called {args[0]!r}{near(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -135,10 +136,3 @@ def _print_anything() -> None:
         with contextlib.suppress(AttributeError, ValueError):
             reconfigure: Callable[..., Any] = stream.reconfigure  # type: ignore[union-attr]
             reconfigure(errors="backslashreplace")
-
-
-def _near(name: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
