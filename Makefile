@@ -24,6 +24,7 @@ check: .venv/.dev ## style, types and layers; a warning is an error
 	@.venv/bin/mypy
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --warnings
 	@.venv/bin/lint-imports
+	@echo "Style, types and layers are clean."
 
 bench: ## measure what is promised about speed
 	@echo "There are no benchmarks yet: they come with the worker." >&2; exit 2
