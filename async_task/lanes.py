@@ -42,7 +42,8 @@ class Lane:
         """What a coroutine returned, or `Raised`. Inside of `run`."""
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(_kept(work), context=contextvars.copy_context())
+        runner = self._runner
+        return _uncanceled(lambda: runner.run(_kept(work), context=contextvars.copy_context()))
 
     def call(self, function: Callable[[], Any]) -> Any:
         """What a plain function that uses no session of ours returned, or `Raised`. Inside of `run`."""
@@ -81,7 +82,7 @@ class AsyncLane(Lane):
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         # In a task of its own, as in `Lane.wait`: what the target does to its task must not befall the lane.
-        return await_only(asyncio.get_running_loop().create_task(_kept(work)))
+        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(_kept(work))))
 
     def call(self, function: Callable[[], Any]) -> Any:
         # In a thread without a running loop: a plain function may want to start one.
@@ -114,6 +115,14 @@ async def _kept(work: Coroutine[Any, Any, Any]) -> Any:
     try:
         return await work
     except BaseException as error:
+        return _raised(error)
+
+
+def _uncanceled(wait: Callable[[], Any]) -> Any:
+    """A target that cancels its task and returns at once is seen to be canceled only when the task has ended."""
+    try:
+        return wait()
+    except asyncio.CancelledError as error:
         return _raised(error)
 
 

@@ -34,17 +34,19 @@ LEASE = 1.0
 
 
 @target("test.weather.cancel_itself")
-async def cancel_itself() -> None:
+async def cancel_itself(and_wait: bool) -> None:
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
-    await asyncio.sleep(0)
+    if and_wait:
+        await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("and_wait", [False, True])
 def test_an_async_target_that_cancels_its_own_task_is_an_error_of_its_own(
-    app: AsyncTask, engine: Engine, write: Write
+    app: AsyncTask, engine: Engine, write: Write, and_wait: bool
 ) -> None:
-    attempt, other = write(cancel_itself), write(act)
+    attempt, other = write(cancel_itself, None, {"and_wait": and_wait}), write(act)
     will(lambda: None)
     assert app.run_batch(concurrency=1).succeeded == 1
     row = row_of(engine, attempt.id)
