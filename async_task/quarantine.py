@@ -134,6 +134,8 @@ class Quarantine:
 def _answer(perform: Callable[[Claim], Outcome], claim: Claim) -> Mapping[str, object]:
     try:
         return {"outcome": perform(claim)}
+    except MemoryError:
+        raise  # what the call has taken is not given back but by the end of this process
     except Exception as error:
         return {"problem": describe(error).summary, "started": True}
 
