@@ -7,10 +7,11 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, MetaData, Table, insert, select
+from sqlalchemy import Engine
 from sqlalchemy import inspect as inspect_database
 from sqlalchemy.orm import Session
 
+from async_task import schema
 from async_task.attempt import Attempt, BaseAttempt
 from async_task.encryption import Encryptor, know
 from async_task.engines import Database, Source
@@ -22,7 +23,6 @@ from async_task.outcomes import Outcome
 from async_task.retry import Duration, duration
 from async_task.shift import Shift
 from async_task.sweeps import SweepReport, sweep
-from async_task.tables import SCHEMA_VERSION, JobEvent, SchemaVersion, Worker
 from async_task.verbs import table_of
 
 T = TypeVar("T")
@@ -110,11 +110,11 @@ class AsyncTask:
     def create_schema(self) -> None:
         """Make the tables that are not there, for tests and demos; others migrate. Raises SchemaMismatch for tables of
         another version."""
-        self._run("create_schema", self._create_schema)
+        self._run("create_schema", lambda engine: schema.create(engine, self._model))
 
     def check_schema(self) -> None:
         """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
-        self._run("check_schema", self._check)
+        self._run("check_schema", lambda engine: schema.check(engine, self._model))
 
     def close(self) -> None:
         """Close the connections that wait in a pool made here, from a URL; a later verb opens others."""
@@ -140,46 +140,10 @@ class AsyncTask:
         with open_lane(self._source) as lane:
             return lane.run(lambda: work(lane.engine))
 
-    def _create_schema(self, engine: Engine) -> None:
-        if inspect_database(engine).has_table(SchemaVersion.__tablename__):
-            self._check_version(engine)
-        for metadata, tables in self._tables().items():
-            metadata.create_all(engine, tables=tables)
-        with engine.begin() as connection:
-            if connection.scalar(select(SchemaVersion.version)) is None:
-                connection.execute(insert(SchemaVersion).values(version=SCHEMA_VERSION))
-
-    def _tables(self) -> dict[MetaData, list[Table]]:
-        """The tables that this application needs, by the metadata that holds them."""
-        found: dict[MetaData, list[Table]] = {}
-        root: Any = inspect_database(self._model).base_mapper
-        mapped = {table for mapper in root.self_and_descendants for table in mapper.tables}
-        beside = [kind.__table__ for kind in (JobEvent, Worker, SchemaVersion)]
-        for table in [*mapped, *beside]:
-            found.setdefault(table.metadata, []).append(table)
-        return found
-
     def _check_once(self, engine: Engine) -> None:
         if not self._is_checked:
-            self._check(engine)
+            schema.check(engine, self._model)
             self._is_checked = True
-
-    def _check(self, engine: Engine) -> None:
-        found = inspect_database(engine)
-        needed = [table for tables in self._tables().values() for table in tables]
-        missing = sorted(table.name for table in needed if not found.has_table(table.name, schema=table.schema))
-        if missing:
-            raise SchemaMismatch(f"the database has no table {missing[0]!r}: make it with `async-task install --apply`")
-        self._check_version(engine)
-
-    def _check_version(self, engine: Engine) -> None:
-        with engine.begin() as connection:
-            version = connection.scalar(select(SchemaVersion.version))
-        if version is not None and version != SCHEMA_VERSION:
-            newer = "upgrade the library" if version > SCHEMA_VERSION else "upgrade the tables"
-            raise SchemaMismatch(
-                f"the tables are of version {version}, and this library needs {SCHEMA_VERSION}: {newer}"
-            )
 
 
 def _check_model(model: type[Any]) -> None:

@@ -13,14 +13,14 @@ from sqlalchemy.orm.attributes import set_committed_value
 from async_task import bulk, verbs, writing
 from async_task.call_options import AnySession, Call, CallByName, CallOptions, P, SyncSession, TakenSession
 from async_task.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText
-from async_task.constraints import ORDER_SLOT, furnish
+from async_task.constraints import OrderSlot, furnish
 from async_task.decoding import decode
 from async_task.dialects import compared, written
 from async_task.encryption import Encryptor, context_of, encryptor_named, unseal
 from async_task.errors import ConfigurationError, InvalidState
 from async_task.identity import uuid7
 from async_task.status import Status
-from async_task.tables import Base
+from async_task.tables import Base, beside
 
 UNKNOWN = object()
 # Select[Any], because its element is Self in SQLAlchemy 2.1 and tuple[Self] in 2.0, and both lines are served.
@@ -44,7 +44,7 @@ class BaseAttempt:
     order_key: Mapped[str | None] = mapped_column(Name(255))
     seq: Mapped[int | None] = mapped_column(RowNumber())
     released: Mapped[bool] = mapped_column(Boolean(), default=True)
-    order_slot: Mapped[str | None] = mapped_column(Name(255), Computed(ORDER_SLOT, persisted=True))
+    order_slot: Mapped[str | None] = mapped_column(Name(255), Computed(OrderSlot(), persisted=True))
     num_attempts: Mapped[int] = mapped_column(Counter(), default=0)
     num_errors: Mapped[int] = mapped_column(Counter(), default=0)
     num_crashes: Mapped[int] = mapped_column(Counter(), default=0)
@@ -240,6 +240,7 @@ def _furnish(mapper: Mapper[Any], model: type[Any]) -> None:
     # Here and not in __table_args__, which a subclass may replace: the fence rests on these.
     if isinstance(mapper.local_table, Table) and "claim_id" in mapper.local_table.c:
         furnish(mapper.local_table)
+        beside(mapper.local_table)
 
 
 @event.listens_for(BaseAttempt, "init", propagate=True)

@@ -1,57 +1,83 @@
-"""The indexes and checks of an attempts table, wherever it is mapped. Few and partial: finished rows cost nothing."""
+"""The indexes and checks of an attempts table, wherever it is mapped: the same on every database. Few, and partial where
+the database can: finished rows cost nothing."""
 
+import weakref
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Dialect, Index, Table, and_
+from sqlalchemy import DDL, CheckConstraint, ColumnElement, Index, String, Table, and_, event
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import conv
 
 from async_task.dialects import MYSQL
 from async_task.status import Status
 
-ORDER_SLOT = "CASE WHEN status = 'pending' AND released THEN order_key END"
-_FURNISHED = "async_task.furnished"
+STORAGE = {
+    "autovacuum_vacuum_scale_factor": "0.01",
+    "autovacuum_vacuum_threshold": "1000",
+    "autovacuum_analyze_scale_factor": "0.05",
+    "autovacuum_vacuum_cost_delay": "0",
+}
+"""Of the table, on PostgreSQL. Each call leaves three dead versions of its row: they are swept early, and at full speed,
+else the claim walks over them."""
+
+_furnished: "weakref.WeakSet[Table]" = weakref.WeakSet()
+
+
+class OrderSlot(ColumnElement[str]):
+    """The key of an attempt whose turn it is: unique, so that one runs at a time."""
+
+    # Spelled as each database tells it again, else Alembic warns at every comparison that it has changed.
+    type = String()
+    inherit_cache = True
+
+
+@compiles(OrderSlot)
+def _order_slot(*_: Any, **__: Any) -> str:
+    return "CASE WHEN status = 'pending' AND released THEN order_key END"
+
+
+@compiles(OrderSlot, "postgresql")
+def _order_slot_of_postgresql(*_: Any, **__: Any) -> str:
+    return "CASE WHEN (((status)::text = 'pending'::text) AND released) THEN order_key ELSE NULL::character varying END"
+
+
+@compiles(OrderSlot, *MYSQL)
+def _order_slot_of_mysql(*_: Any, **__: Any) -> str:
+    return "CASE WHEN status = 'pending' AND released <> 0 THEN order_key END"
 
 
 def furnish(table: Table) -> None:
-    """Give an attempts table its indexes and checks, once."""
-    if not table.info.get(_FURNISHED):
-        table.info[_FURNISHED] = True
+    """Give an attempts table its indexes, checks and storage parameters, once."""
+    if table not in _furnished:
+        _furnished.add(table)
         _add_indexes(table)
         _add_checks(table)
+        store = DDL(storage_of("%(fullname)s"))  # type: ignore[no-untyped-call]
+        event.listen(table, "after_create", store.execute_if(dialect="postgresql"))
+
+
+def storage_of(name: str) -> str:
+    """The statement that gives PostgreSQL's table of that (quoted) name its storage parameters."""
+    return f"ALTER TABLE {name} SET ({', '.join(f'{key} = {value}' for key, value in STORAGE.items())})"
 
 
 def _add_indexes(table: Table) -> None:
     c = table.c
     pending = c.status == Status.PENDING
     waiting = and_(pending, c.claim_id.is_(None), c.released)
-    _partial("waiting", table, [c.queue, c.priority, c.due_at, c.id], waiting, mysql=[c.status, c.released, c.claim_id])
+    # `status` and `released` say nothing in a partial index, and are the whole of it where there is none (MySQL).
+    _partial("waiting", table, [c.status, c.released, c.queue, c.priority, c.due_at, c.id], waiting)
     _partial("lease", table, [c.lease_until], and_(pending, c.claim_id.is_not(None)))
-    _partial("expiry", table, [c.expires_at], and_(pending, c.expires_at.is_not(None)), mysql=[c.status])
+    _partial("expiry", table, [c.status, c.expires_at], and_(pending, c.expires_at.is_not(None)))
     token = [c.target, c.method_name, c.idempotence_token]
     _partial("token", table, token, c.idempotence_token.is_not(None), unique=True)
     _partial("order", table, [c.order_slot], c.order_slot.is_not(None), unique=True)
 
 
-def _partial(
-    name: str, table: Table, columns: list[Any], where: Any, *, mysql: list[Any] | None = None, unique: bool = False
-) -> None:
-    """An index on the rows `where`; MySQL has no such index, there the columns of `mysql` lead a whole one."""
+def _partial(name: str, table: Table, columns: list[Any], where: Any, *, unique: bool = False) -> None:
     # conv: these names are whole. No naming convention is put around them, and too long ones are cut.
-    label = f"{'uq' if unique else 'ix'}_{table.name}_{name}"
-    options = {"postgresql_where": where, "sqlite_where": where}
-    if mysql is None:
-        Index(conv(label), *columns, unique=unique, **options)
-    else:
-        Index(conv(label), *columns, unique=unique, **options).ddl_if(callable_=_has_partial_indexes)
-        Index(conv(f"{label}_all"), *mysql, *columns, unique=unique).ddl_if(callable_=_has_no_partial_indexes)
-
-
-def _has_partial_indexes(*_: Any, dialect: Dialect, **__: Any) -> bool:
-    return dialect.name not in MYSQL
-
-
-def _has_no_partial_indexes(*_: Any, dialect: Dialect, **__: Any) -> bool:
-    return dialect.name in MYSQL
+    label = conv(f"{'uq' if unique else 'ix'}_{table.name}_{name}")
+    Index(label, *columns, unique=unique, postgresql_where=where, sqlite_where=where)
 
 
 CHECKS = {

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import postgresql
 from async_task.claims import columns
 from async_task.dialects import compared
 from async_task.status import Status
-from async_task.tables import Worker
+from async_task.tables import beside
 from async_task.transitions import Values
 
 PRIORITIES = range(10)
@@ -154,8 +154,9 @@ def orphans(
 ) -> Rows:
     """Claims whose lease is past, whose row is not locked, and whose worker has not beaten for one `lease`; locked.
     Without the ids `besides` and the claims of the workers `alive`."""
-    beating = select(Worker.name).where(
-        Worker.name == table.c.claimed_by, Worker.beat_at > compared(-lease.total_seconds())
+    workers = beside(table).workers
+    beating = select(workers.c.name).where(
+        workers.c.name == table.c.claimed_by, workers.c.beat_at > compared(-lease.total_seconds())
     )
     lapsed = (is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until <= compared(), ~beating.exists())
     return (
@@ -180,7 +181,7 @@ def overdue(table: Table, limit: int, *, besides: Sequence[uuid.UUID] = ()) -> S
 
 def holds(table: Table) -> ColumnElement[bool]:
     """Whether a worker (of the enclosing statement) has a claim; found in the index of live claims."""
-    claims = (is_pending(table), table.c.lease_until.is_not(None), table.c.claimed_by == Worker.name)
+    claims = (is_pending(table), table.c.lease_until.is_not(None), table.c.claimed_by == beside(table).workers.c.name)
     return select(table.c.id).where(*claims).exists()
 
 

@@ -94,7 +94,7 @@ class Shift:
         self._quarantine.close()
         if self.heartbeat.is_over:
             with contextlib.suppress(Exception), self.lane() as lane:
-                lane.run(lambda: transactions.leave(lane.engine, self.worker))
+                lane.run(lambda: transactions.leave(lane.engine, self.table, self.worker))
 
     def __enter__(self) -> Self:
         return self

@@ -1,14 +1,16 @@
 """The ready-made base, and the tables beside the attempts: what happened to jobs, processes, the schema's version."""
 
 import datetime as dt
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Index, MetaData
+from sqlalchemy import Connection, Index, MetaData, Table, event, insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from async_task.columns import Counter, Instant, LongText, Name, RowNumber
 from async_task.dialects import written
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Base(DeclarativeBase):
@@ -61,4 +63,35 @@ class SchemaVersion(Base):
     __tablename__ = "async_task_schema"
 
     version: Mapped[int] = mapped_column(Counter(), primary_key=True, autoincrement=False)
-    installed_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The tables that an attempts table needs beside it."""
+
+    events: Table
+    workers: Table
+    version: Table
+
+
+def beside(table: Table) -> Beside:
+    """The tables beside this attempts table: in its own schema, and in its own metadata, so that whoever creates or
+    migrates that has them too."""
+    return Beside(*(_copied(kind.__table__, table) for kind in (JobEvent, Worker, SchemaVersion)))
+
+
+def _copied(made: Any, table: Table) -> Table:
+    found = table.metadata.tables.get(made.name if table.schema is None else f"{table.schema}.{made.name}")
+    if found is not None:
+        return found
+    copy: Table = made.to_metadata(table.metadata, schema=table.schema)
+    if made.name == SchemaVersion.__tablename__:
+        event.listen(copy, "after_create", _stamp)
+    return copy
+
+
+def _stamp(version: Any, connection: Connection, **_: Any) -> None:
+    connection.execute(insert(version).values(version=SCHEMA_VERSION))
+
+
+event.listen(SchemaVersion.__table__, "after_create", _stamp)

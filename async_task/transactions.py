@@ -19,7 +19,7 @@ from async_task.failures import Failure
 from async_task.identity import process_started
 from async_task.outcomes import Busy, Decision, Expired, NotDue, NotPending, Outcome
 from async_task.status import Status
-from async_task.tables import JobEvent, Worker
+from async_task.tables import beside
 from async_task.transitions import Values, claiming, ending, extending, parking, recovering, waiting
 
 CRASH_LIMIT = 3
@@ -126,7 +126,7 @@ def recover(
         uptime = server_uptime(connection)
         if uptime is not None and uptime < lease.total_seconds():
             return 0, 0  # nobody could beat while the server was down
-        alive = () if locks_rows(engine.dialect) else _alive_here(connection)
+        alive = () if locks_rows(engine.dialect) else _alive_here(connection, table)
         found = connection.execute(queries.orphans(table, lease, limit, besides=besides, alive=alive)).all()
         with _refusing([row.id for row in found]):
             for row in found:
@@ -151,10 +151,11 @@ def unproven_orphans(engine: Engine, table: Table, lease: dt.timedelta) -> bool:
         return connection.execute(queries.orphans(table, lease, 1)).first() is not None
 
 
-def leave(engine: Engine, worker: str) -> None:
+def leave(engine: Engine, table: Table, worker: str) -> None:
     """Take the row of a process back that performs nothing any more: what it left claimed is an orphan from now on."""
     with engine.begin() as connection:
-        connection.execute(delete(Worker).where(Worker.name == worker))
+        workers = beside(table).workers
+        connection.execute(delete(workers).where(workers.c.name == worker))
 
 
 def expire(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()) -> int:
@@ -166,7 +167,7 @@ def expire(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence
             if ids:
                 connection.execute(update(table).where(table.c.id.in_(ids), queries.is_pending(table)).values(values))
                 events = [_event(table, one, "expired", "past its expires_at") for one in ids]
-                connection.execute(insert(JobEvent), events)
+                connection.execute(insert(beside(table).events), events)
         return len(ids)
 
 
@@ -197,11 +198,12 @@ def beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: S
 
 
 def _beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID]) -> None:
+    workers = beside(table).workers
     with engine.begin() as connection:
-        if not _hits(connection, update(Worker).where(Worker.name == worker).values(beat_at=written())):
+        if not _hits(connection, update(workers).where(workers.c.name == worker).values(beat_at=written())):
             started = process_started(os.getpid()) or ""
             me = {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "process_started": started}
-            connection.execute(insert(Worker).values(me))
+            connection.execute(insert(workers).values(me))
         if held:
             mine = (table.c.id.in_(held), table.c.claimed_by == worker, queries.is_pending(table))
             free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
@@ -211,9 +213,10 @@ def _beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: 
 
 def forget_workers(engine: Engine, table: Table, older_than: dt.timedelta) -> None:
     """Drop the rows of processes that have not beaten for `older_than` and hold nothing."""
-    silent = Worker.beat_at < compared(-older_than.total_seconds())
+    workers = beside(table).workers
+    silent = workers.c.beat_at < compared(-older_than.total_seconds())
     with engine.begin() as connection:
-        connection.execute(delete(Worker).where(silent, ~queries.holds(table)))
+        connection.execute(delete(workers).where(silent, ~queries.holds(table)))
 
 
 def queues(engine: Engine, table: Table) -> tuple[list[str], dt.datetime]:
@@ -281,9 +284,10 @@ def _values_of(table: Table, decision: Decision, failure: Failure | None) -> Val
     return ending(table, decision.status, last_error=text, charged=decision.charged)
 
 
-def _alive_here(connection: Connection) -> list[str]:
+def _alive_here(connection: Connection, table: Table) -> list[str]:
     """The workers that are processes of this machine and still run. SQLite cannot tell by a lock."""
-    here = select(Worker.name, Worker.pid, Worker.process_started).where(Worker.host == socket.gethostname())
+    c = beside(table).workers.c
+    here = select(c.name, c.pid, c.process_started).where(c.host == socket.gethostname())
     return [row.name for row in connection.execute(here) if process_started(row.pid) == row.process_started]
 
 
@@ -296,7 +300,9 @@ def _record(
     *, number: int | None = None, detail: str | None = None,
 ) -> None:  # fmt: skip
     connection.execute(
-        insert(JobEvent).values(_event(table, job_id, kind, message) | {"num_attempt": number, "detail": detail})
+        insert(beside(table).events).values(
+            _event(table, job_id, kind, message) | {"num_attempt": number, "detail": detail}
+        )
     )
 
 

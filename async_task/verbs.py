@@ -4,7 +4,7 @@ lock, which is never waited for."""
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, inspect, or_, select, update
+from sqlalchemy import ColumnElement, Table, insert, inspect, or_, select, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
@@ -13,7 +13,7 @@ from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.failures import storable
 from async_task.sessions import sync_session
 from async_task.status import Status
-from async_task.tables import JobEvent
+from async_task.tables import beside
 from async_task.transitions import Values, ending, moving, reviving
 
 PENDING = frozenset({Status.PENDING})
@@ -76,8 +76,8 @@ def _change(
     if own.execute(lock).first() is None or not _hit(own, change):
         raise InvalidState(_why_not(own, table, attempt.id, verb))
     message = None if reason is None else storable(reason)
-    own.add(JobEvent(job_type=table.name, job_id=str(attempt.id), kind=verb, message=message))
-    own.flush()
+    event = {"job_type": table.name, "job_id": str(attempt.id), "kind": verb, "message": message}
+    own.execute(insert(beside(table).events).values(event))
     own.refresh(attempt)
 
 

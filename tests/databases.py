@@ -97,6 +97,13 @@ def delete_rows(engine: Engine, metadata: MetaData) -> None:
             connection.execute(table.delete())
 
 
+def drop_own(engine: Engine, metadata: MetaData) -> None:
+    """Drop its tables, but for those that are async-task's in every metadata: other tests go on with them."""
+    from async_task import metadata as shared
+
+    metadata.drop_all(engine, tables=[table for name, table in metadata.tables.items() if name not in shared.tables])
+
+
 def impatient_engine(database: Database, *, seconds: int = 5) -> Engine:
     """An engine that gives up where another would wait for ever behind a transaction that a test left open."""
     patience: dict[Name, dict[str, Any]] = {

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
+import databases
 from async_task import (
     Attempt,
     BaseAttempt,
@@ -692,10 +693,10 @@ class TenantAttempt(BaseAttempt, Own):
 
 @pytest.fixture
 def own_table(engine: Engine) -> Iterator[None]:
-    Own.metadata.drop_all(engine)
+    databases.drop_own(engine, Own.metadata)
     Own.metadata.create_all(engine)
     yield
-    Own.metadata.drop_all(engine)
+    databases.drop_own(engine, Own.metadata)
 
 
 def test_columns_of_a_model_of_ones_own_get_their_defaults_through_every_verb(

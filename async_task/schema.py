@@ -1,0 +1,63 @@
+"""The tables that a model needs, and which version of them lies in a database."""
+
+from typing import Any
+
+from sqlalchemy import Engine, MetaData, Table, inspect, select
+
+from async_task.attempt import BaseAttempt
+from async_task.errors import SchemaMismatch
+from async_task.tables import SCHEMA_VERSION, beside
+from async_task.verbs import table_of
+
+
+def tables_of(model: type[BaseAttempt]) -> list[Table]:
+    """The tables of this model, with those of its inheritance, and the ones beside them."""
+    root: Any = inspect(model).base_mapper
+    mapped = {table for mapper in root.self_and_descendants for table in mapper.tables}
+    others = beside(table_of(model))
+    return [*sorted(mapped, key=lambda table: str(table.name)), others.events, others.workers, others.version]
+
+
+def create(engine: Engine, model: type[BaseAttempt]) -> None:
+    """Make the tables that are not there. Raises SchemaMismatch for tables of another version."""
+    found = version_in(engine, model)
+    if found is not None:
+        _refuse_other(found)
+    by_metadata: dict[MetaData, list[Table]] = {}
+    for table in tables_of(model):
+        by_metadata.setdefault(table.metadata, []).append(table)
+    for metadata, tables in by_metadata.items():
+        metadata.create_all(engine, tables=tables)
+
+
+def check(engine: Engine, model: type[BaseAttempt]) -> None:
+    """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
+    found = inspect(engine)
+    missing = [table.fullname for table in tables_of(model) if not found.has_table(table.name, schema=table.schema)]
+    if missing:
+        raise SchemaMismatch(
+            f"the database has no table {sorted(missing)[0]!r}: make it with `async-task install`, "
+            "or at once with `async-task install --apply`"
+        )
+    version = version_in(engine, model)
+    if version is not None:
+        _refuse_other(version)
+
+
+def version_in(engine: Engine, model: type[BaseAttempt]) -> int | None:
+    """The version of the tables in this database; None where none is, or none is said."""
+    table = beside(table_of(model)).version
+    if not inspect(engine).has_table(table.name, schema=table.schema):
+        return None
+    with engine.begin() as connection:
+        return connection.scalar(select(table.c.version))
+
+
+def _refuse_other(version: int) -> None:
+    if version > SCHEMA_VERSION:
+        words = "upgrade the library"
+    elif version < SCHEMA_VERSION:
+        words = "upgrade them with `async-task upgrade`"
+    else:
+        return
+    raise SchemaMismatch(f"the tables are of version {version}, and this library needs {SCHEMA_VERSION}: {words}")
