@@ -15,7 +15,7 @@ from async_task import schema
 from async_task.attempt import Attempt, BaseAttempt
 from async_task.encryption import Encryptor, know
 from async_task.engines import Database, Source
-from async_task.errors import ConfigurationError, SchemaMismatch
+from async_task.errors import ConfigurationError
 from async_task.interrupts import interrupts_later
 from async_task.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob, BatchReport
 from async_task.lanes import has_loop_running, open_lane
@@ -115,6 +115,10 @@ class AsyncTask:
     def check_schema(self) -> None:
         """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
         self._run("check_schema", lambda engine: schema.check(engine, self._model))
+
+    def schema_version(self) -> int | None:
+        """The version of the tables that lie in the database; None where there are none, or none is said."""
+        return self._run("schema_version", lambda engine: schema.version_in(engine, self._model))
 
     def close(self) -> None:
         """Close the connections that wait in a pool made here, from a URL; a later verb opens others."""

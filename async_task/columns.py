@@ -9,7 +9,7 @@ from sqlalchemy.types import TypeEngine
 
 from async_task.dialects import MYSQL, Instant
 
-__all__ = ["Counter", "Identifier", "Instant", "LongText", "Name", "RowNumber", "SealedText"]
+__all__ = ["Counter", "HiddenText", "Identifier", "Instant", "LongText", "Name", "RowNumber", "SealedText"]
 
 
 class _ExactText(mysql.VARCHAR):
@@ -34,7 +34,9 @@ class _Hidden(str):
         return "'(hidden)'"
 
 
-class _HiddenText(TypeDecorator[str]):
+class HiddenText(TypeDecorator[str]):
+    """A text of any length, which SQLAlchemy does not show."""
+
     impl = Text
     cache_ok = True
 
@@ -57,7 +59,7 @@ def LongText() -> Text:
 
 def SealedText() -> TypeEngine[str]:
     """The same for a call's arguments, which no error and no log of SQLAlchemy shall show."""
-    return _HiddenText()
+    return HiddenText()
 
 
 def _mysql_text() -> mysql.LONGTEXT:

@@ -1,5 +1,5 @@
-"""The indexes and checks of an attempts table, wherever it is mapped: the same on every database. Few, and partial where
-the database can: finished rows cost nothing."""
+"""The indexes and checks of an attempts table, wherever it is mapped: the same on every database. Few, and partial
+where the database can: finished rows cost nothing."""
 
 import weakref
 from typing import Any
@@ -17,8 +17,8 @@ STORAGE = {
     "autovacuum_analyze_scale_factor": "0.05",
     "autovacuum_vacuum_cost_delay": "0",
 }
-"""Of the table, on PostgreSQL. Each call leaves three dead versions of its row: they are swept early, and at full speed,
-else the claim walks over them."""
+"""Of the table, on PostgreSQL. Each call leaves dead versions of its row: they are swept early, and at full speed, else
+the claim walks over them."""
 
 _furnished: "weakref.WeakSet[Table]" = weakref.WeakSet()
 
@@ -56,8 +56,10 @@ def furnish(table: Table) -> None:
         event.listen(table, "after_create", store.execute_if(dialect="postgresql"))
 
 
-def storage_of(name: str) -> str:
-    """The statement that gives PostgreSQL's table of that (quoted) name its storage parameters."""
+def storage_of(name: str, *, is_set: bool = True) -> str:
+    """The statement that gives PostgreSQL's table of that (quoted) name its storage parameters, or takes them back."""
+    if not is_set:
+        return f"ALTER TABLE {name} RESET ({', '.join(STORAGE)})"
     return f"ALTER TABLE {name} SET ({', '.join(f'{key} = {value}' for key, value in STORAGE.items())})"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from async_task import AsyncTask, AsyncTaskError
+from async_task import AsyncTask, AsyncTaskError, Attempt, BaseAttempt
 from async_task.engines import EXTRAS
 from async_task_cli.faults import CONFIGURATION, UNREACHABLE, USAGE, Refusal, first_line
 from async_task_cli.options import Wanted
@@ -50,6 +50,13 @@ def find_app(wanted: Wanted) -> AsyncTask:
         )
     _import_all(wanted.modules)
     return AsyncTask(url)
+
+
+def find_model(wanted: Wanted) -> type[BaseAttempt]:
+    """The model of the application that was asked for; without one, the ready-made one. Connects to nothing."""
+    _see_folder(Path.cwd())
+    named = _named_app(wanted)
+    return Attempt if named is None else _load(named).model
 
 
 @contextlib.contextmanager

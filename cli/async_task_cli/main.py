@@ -22,7 +22,10 @@ COMMANDS = {
     "list": ("attempts:list_attempts", "List attempts, oldest first, and count them."),
     "show": ("attempt:show", "Show one attempt: all its fields and what happened to it."),
     "sweep": ("sweep:sweep", "Recover what lost its process, expire what is too late."),
-    "install": ("schema:install", "Make the tables that async-task needs."),
+    "install": ("install:install", "Write the tables into your Alembic tree, or make them at once."),
+    "upgrade": ("install:upgrade", "Bring tables of an earlier version to this one."),
+    "sql": ("sql:sql", "Print the SQL of install or upgrade."),
+    "check": ("check:check", "See whether tables, migrations, targets and keys fit together."),
     "version": ("version:version", "Say which versions are at work here."),
     "demo": ("demo:demo", "See an outbox at work, in a minute, in this terminal."),
 }

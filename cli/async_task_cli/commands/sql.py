@@ -1,0 +1,39 @@
+"""`async-task sql`: what `install` and `upgrade` do, as SQL."""
+
+import click
+
+from async_task.schema import tables_of
+from async_task.tables import SCHEMA_VERSION
+from async_task.verbs import table_of
+from async_task_cli.application import find_model
+from async_task_cli.migrations.body import FIRST_VERSION, installing, upgrading
+from async_task_cli.migrations.execution import DIALECTS, as_sql
+from async_task_cli.options import SETTINGS, Wanted, reaching
+
+dialect = click.option("--dialect", type=click.Choice(DIALECTS), required=True, help="For which database.")
+
+
+@click.group("sql", context_settings=SETTINGS)
+def sql() -> None:
+    """Print the SQL that makes or changes the tables, the same every time, and nothing else."""
+
+
+@sql.command("install", context_settings=SETTINGS)
+@dialect
+@reaching
+def install(wanted: Wanted, dialect: str) -> None:
+    """The tables, as this version of async-task needs them."""
+    model = find_model(wanted)
+    click.echo(as_sql(installing(tables_of(model), table_of(model)), dialect), nl=False)
+
+
+@sql.command("upgrade", context_settings=SETTINGS)
+@dialect
+@click.option(
+    "--from", "since", type=click.IntRange(FIRST_VERSION, SCHEMA_VERSION - 1), default=SCHEMA_VERSION - 1,
+    show_default=True, metavar="VERSION", help="The version of the tables that are there.",
+)  # fmt: skip
+@reaching
+def upgrade(wanted: Wanted, dialect: str, since: int) -> None:
+    """From an earlier version of the tables to the one that is needed."""
+    click.echo(as_sql(upgrading(table_of(find_model(wanted)), since), dialect), nl=False)

@@ -1,0 +1,92 @@
+"""What a revision does to a database, as the Python text of its two functions: the one source of every way to it, be it
+a file in somebody's Alembic tree, a script of SQL, or the database itself."""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from sqlalchemy import Table
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.ddl import sort_tables
+
+from async_task.constraints import storage_of
+from async_task.tables import SCHEMA_VERSION, beside
+from async_task_cli.migrations.rendering import creating, dropping, quoted, schema_of
+
+FIRST_VERSION = 1
+IMPORTS = "from sqlalchemy.dialects import mysql"
+KINDS = """\
+# What async-task's columns are made of, alike on every database. On MySQL texts are compared exactly, which MySQL
+# and MariaDB spell differently.
+dialect = op.get_context().dialect
+exact = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
+
+def name(length: int) -> sa.String:
+    text = mysql.VARCHAR(length, charset="utf8mb4", collation=exact)
+    return sa.String(length).with_variant(text, "mysql", "mariadb")
+
+identifier = sa.Uuid().with_variant(sa.Uuid(native_uuid=False), "mysql", "mariadb")
+long_text = mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
+text = sa.Text().with_variant(long_text, "mysql", "mariadb")
+instant = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The tables are of `version` after it. `upgrade` and `downgrade` are the texts of functions' bodies, without
+    indent, in which `op` and `sa` are Alembic's and SQLAlchemy's, and `imports` were made."""
+
+    version: int
+    message: str
+    upgrade: str
+    downgrade: str
+    imports: str = IMPORTS
+
+
+def installing(tables: Sequence[Table], attempts: Table) -> Body:
+    """Make all `tables`, of which `attempts` is the one with the calls, in the version that this library needs."""
+    ordered = sort_tables(tables)
+    found = [creating(table) for table in ordered]
+    made = "\n".join([_schema_made(attempts), *(text for text, _ in found), _stored(attempts), _stamped(attempts)])
+    imports = "\n".join([IMPORTS, *sorted({one for _, needed in found for one in needed})])
+    dropped = "\n".join(dropping(table) for table in reversed(ordered))
+    return Body(SCHEMA_VERSION, "async-task tables", f"{KINDS}\n{made.strip()}\n", f"{dropped}\n", imports)
+
+
+def upgrading(attempts: Table, since: int) -> Body:
+    """Bring tables of the version `since` to the one that this library needs."""
+    steps = range(since + 1, SCHEMA_VERSION + 1)
+    up = "\n".join(_step(attempts, version, "up") for version in steps)
+    down = "\n".join(_step(attempts, version, "down") for version in reversed(steps))
+    message = f"async-task tables version {SCHEMA_VERSION}"
+    return Body(SCHEMA_VERSION, message, f"{KINDS}\n{up}", f"{KINDS}\n{down}")
+
+
+def _step(attempts: Table, version: int, way: str) -> str:
+    text = resources.files(__package__).joinpath("versions", f"{version}_{way}.py.txt").read_text(encoding="utf-8")
+    others = beside(attempts)
+    return string.Template(text).substitute(
+        table=quoted(attempts.name), prefix=attempts.name, schema=quoted(attempts.schema),
+        events=quoted(others.events.name), workers=quoted(others.workers.name), version=quoted(others.version.name),
+        stored=_stored(attempts), unstored=_stored(attempts, is_set=False),
+    )  # fmt: skip
+
+
+def _schema_made(attempts: Table) -> str:
+    if attempts.schema is None:
+        return ""
+    create = f"op.execute(sa.schema.CreateSchema({quoted(attempts.schema)}, if_not_exists=True))"
+    return f'if dialect.name == "postgresql":\n    {create}'
+
+
+def _stored(attempts: Table, *, is_set: bool = True) -> str:
+    name = postgresql.dialect().identifier_preparer.format_table(attempts)  # type: ignore[no-untyped-call]
+    return f'if dialect.name == "postgresql":\n    op.execute({quoted(storage_of(name, is_set=is_set))})'
+
+
+def _stamped(attempts: Table) -> str:
+    version = beside(attempts).version
+    table = f'sa.table({quoted(version.name)}, sa.column("version", sa.Integer()){schema_of(version)})'
+    return f'op.bulk_insert({table}, [{{"version": {SCHEMA_VERSION}}}])'

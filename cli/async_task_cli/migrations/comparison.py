@@ -1,0 +1,54 @@
+"""How the tables in a database differ from those that the library needs."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from alembic.autogenerate import produce_migrations
+from alembic.operations import ops
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, MetaData, Table, inspect
+
+
+def differences(connection: Connection, tables: Sequence[Table]) -> list[str]:
+    """One sentence for each table, column or index of these that is missing, or is another."""
+    return [words for metadata in _metadata_of(tables) for words in _differences(connection, metadata, tables)]
+
+
+def _differences(connection: Connection, metadata: MetaData, tables: Sequence[Table]) -> Iterator[str]:
+    ours = {(table.schema, table.name) for table in tables}
+    default = inspect(connection).default_schema_name
+
+    def is_ours(item: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
+        return kind != "table" or (None if item.schema == default else item.schema, name) in ours
+
+    options = {"include_object": is_ours, "include_schemas": any(table.schema for table in tables)}
+    context = MigrationContext.configure(connection, opts=options)
+    found = produce_migrations(context, metadata).upgrade_ops
+    missing: set[str] = set()
+    for operation in found.ops if found else ():
+        if isinstance(operation, ops.CreateTableOp):
+            missing.add(operation.table_name)
+            yield f"the table {operation.table_name} is missing"
+        elif getattr(operation, "table_name", None) not in missing:
+            yield from _told(operation)
+
+
+def _told(operation: Any) -> Iterator[str]:
+    match operation:
+        case ops.ModifyTableOps():
+            for one in operation.ops:
+                yield from _told(one)
+        case ops.AddColumnOp():
+            yield f"{operation.table_name} lacks the column {operation.column.name}"
+        case ops.CreateIndexOp():
+            yield f"{operation.table_name} lacks the index {operation.index_name}"
+        case ops.AlterColumnOp():
+            yield f"{operation.table_name}.{operation.column_name} is of another type, default or nullability"
+        case ops.DropIndexOp() | ops.DropColumnOp():
+            return  # somebody's own, for somebody's own reason
+        case _:
+            yield f"{getattr(operation, 'table_name', 'a table')} differs: {type(operation).__name__}"
+
+
+def _metadata_of(tables: Sequence[Table]) -> list[MetaData]:
+    return list({id(table.metadata): table.metadata for table in tables}.values())

@@ -1,0 +1,35 @@
+"""A body carried out: on a connection, or as a script of SQL."""
+
+import io
+import textwrap
+from typing import Any
+
+import sqlalchemy as sa
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+
+from async_task_cli.migrations.body import Body
+
+DIALECTS = ("postgresql", "mysql", "mariadb", "sqlite")
+
+
+def carry_out(body: Body, connection: sa.Connection) -> None:
+    """Do it now, in the transaction that this connection has begun."""
+    _run(body, MigrationContext.configure(connection))
+
+
+def as_sql(body: Body, dialect: str) -> str:
+    """The statements that do it on a database of that kind, the same every time; in one transaction where it can."""
+    written = io.StringIO()
+    options = {"as_sql": True, "output_buffer": written, "literal_binds": True}
+    context = MigrationContext.configure(dialect_name=dialect, opts=options)
+    with context.begin_transaction():
+        _run(body, context)
+    return "\n".join(line.rstrip() for line in written.getvalue().strip().splitlines()) + "\n"
+
+
+def _run(body: Body, context: MigrationContext) -> None:
+    source = f"{body.imports}\n\ndef upgrade():\n{textwrap.indent(body.upgrade, '    ')}"
+    names: dict[str, Any] = {"sa": sa, "op": Operations(context)}
+    exec(compile(source, f"<{body.message}>", "exec"), names)  # noqa: S102 - it is the text of our own revision
+    names["upgrade"]()

@@ -1,0 +1,88 @@
+"""Tables as the Python text of Alembic's operations, by Alembic's own renderer."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
+from typing import Any, Literal
+
+from alembic.autogenerate import render_python_code
+from alembic.operations import ops
+from sqlalchemy import Index, Table, Uuid, text
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.sql.elements import ClauseElement
+
+from async_task.columns import HiddenText
+from async_task.dialects import Instant
+
+DIALECTS = {"postgresql_where": postgresql.dialect, "sqlite_where": sqlite.dialect}
+
+
+def creating(table: Table) -> tuple[str, set[str]]:
+    """The operations that make this table and its indexes; and the lines of import that they need."""
+    indexes = sorted(table.indexes, key=lambda index: str(index.name))
+    imports: set[str] = set()
+    return _rendered([ops.CreateTableOp.from_table(table), *map(_creating_index, indexes)], imports), imports
+
+
+def dropping(table: Table) -> str:
+    """The operation that drops this table, with its indexes."""
+    return f"op.drop_table({quoted(table.name)}{schema_of(table)})"
+
+
+def quoted(value: str | None) -> str:
+    """A text as Python writes it, in double quotes."""
+    return "None" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def schema_of(table: Table) -> str:
+    """The argument that names its schema; empty without one."""
+    return "" if table.schema is None else f", schema={quoted(table.schema)}"
+
+
+def _rendered(operations: list[Any], imports: set[str]) -> str:
+    spelled = partial(_spelled, imports)
+    shown = render_python_code(ops.UpgradeOps(operations), render_item=spelled)
+    lines = [line.removeprefix("    ") for line in shown.splitlines()]
+    return "\n".join(_in_order([line for line in lines if not line.startswith("# ###")]))
+
+
+def _in_order(lines: list[str]) -> Iterator[str]:
+    """What stands inside of a table is indented, and its constraints, which of themselves have no order, get one."""
+    for is_constraint, group in groupby(lines, key=lambda line: re.match(r"sa\.\w+Constraint\(", line) is not None):
+        for line in sorted(group) if is_constraint else group:
+            yield f"    {line.removesuffix(',')}," if line.startswith("sa.") else line
+
+
+def _creating_index(index: Index) -> ops.CreateIndexOp:
+    operation = ops.CreateIndexOp.from_index(index)
+    for option, dialect in DIALECTS.items():
+        if isinstance(condition := operation.kw.get(option), ClauseElement):
+            # Each as its database writes it: SQLite takes a query's `released = 1` for that very text only.
+            compiled = condition.compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
+            operation.kw[option] = text(str(compiled).replace(f"{operation.table_name}.", ""))
+    return operation
+
+
+def _spelled(imports: set[str], kind: str, item: Any, _context: Any) -> str | Literal[False]:
+    """How a column's type is written: ours by the names that a revision begins with, others as Alembic does."""
+    if kind != "type":
+        return False
+    if ours := _of_ours(item):
+        return ours
+    module = type(item).__module__
+    if not module.startswith("sqlalchemy."):
+        imports.add(f"import {module}")
+    return False
+
+
+def _of_ours(item: Any) -> str | None:
+    variant = item._variant_mapping.get("mysql")
+    if isinstance(item, Instant):
+        return "instant"
+    if isinstance(item, Uuid) and isinstance(variant, Uuid):
+        return "identifier"
+    if isinstance(item, HiddenText) or isinstance(variant, mysql.LONGTEXT):
+        return "text"
+    return f"name({item.length})" if isinstance(variant, mysql.VARCHAR) else None

@@ -1,0 +1,207 @@
+"""Somebody's own Alembic tree: found as Alembic finds it, read without a database, and given one more revision."""
+
+import contextlib
+import inspect
+import os
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from alembic.config import Config
+from alembic.script import Script, ScriptDirectory
+from alembic.util import CommandError, rev_id
+
+from async_task_cli.faults import CONFIGURATION, USAGE, Refusal, first_line
+from async_task_cli.migrations.body import Body
+
+MARKER = "async_task_schema"
+BRANCH = "async_task"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a revision shall stand: behind `head` (None: the only one), or as a `branch` of its own; in which of the
+    tree's folders of versions; and for which of the databases of a tree that has several."""
+
+    head: str | None = None
+    branch: bool = False
+    folder: Path | None = None
+    engine: str | None = None
+
+
+class Tree:
+    """An Alembic tree. Raises Refusal for one that cannot be read."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        with _refusing(), _keeping_path():
+            self._scripts = ScriptDirectory.from_config(config)
+            self._revisions: list[Script] = list(self._scripts.walk_revisions())
+
+    @property
+    def scripts(self) -> ScriptDirectory:
+        return self._scripts
+
+    @property
+    def env(self) -> Path:
+        """The file in which this tree says what its metadata is."""
+        return Path(self._scripts.dir) / "env.py"
+
+    def installed(self) -> tuple[str, int] | None:
+        """The newest revision that made or changed our tables, and their version after it; None without one."""
+        found: list[tuple[Any, str]] = [(getattr(one.module, MARKER, None), one.revision) for one in self._revisions]
+        newest = max((one for one in found if isinstance(one[0], int)), default=None)
+        return None if newest is None else (newest[1], newest[0])
+
+    def write(self, body: Body, place: Place) -> Path:
+        """Write the revision, through this tree's own template and under its own naming. A file that cannot be rendered
+        or does not compile is never left behind. Raises Refusal."""
+        with self._drafted(body, place) as (made, path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(made, path)
+            except FileExistsError:
+                raise Refusal(f"{path} is there already, and stays as it is", CONFIGURATION) from None
+        return path
+
+    def text_of(self, body: Body, place: Place) -> str:
+        """The text that `write` would write. Raises Refusal."""
+        with self._drafted(body, place) as (made, _):
+            return made.read_text(encoding=self._scripts.output_encoding)
+
+    @contextlib.contextmanager
+    def _drafted(self, body: Body, place: Place) -> Iterator[tuple[Path, Path]]:
+        """The finished revision in a folder of its own, and where it belongs."""
+        place = self._settled(place)
+        folder = self._folder(place)
+        # In the tree's file system, so that the file can be moved; and where Alembic looks for no revisions.
+        with _refusing(), tempfile.TemporaryDirectory(prefix=".async-task-", dir=self._scripts.dir) as draft:
+            made = self._render(body, place, Path(draft))
+            yield made, folder / made.relative_to(draft)
+
+    def _settled(self, place: Place) -> Place:
+        """The same, with the head spelled out. Raises Refusal where there are several, and none is said."""
+        heads = self._scripts.get_heads()
+        if place.head is not None or place.branch or len(heads) < 2:
+            return place
+        if self.installed() is not None and any(BRANCH in one.branch_labels for one in self._revisions):
+            return replace(place, head=f"{BRANCH}@head")
+        raise Refusal(
+            f"this tree has several heads, {', '.join(heads)}: say behind which one with --head REVISION, "
+            "or give async-task a branch of its own with --branch",
+            USAGE,
+        )
+
+    def _folder(self, place: Place) -> Path:
+        folders = [Path(one) for one in self._folders()]
+        if place.folder is not None:
+            found = next((one for one in folders if one.absolute() == place.folder.absolute()), None)
+            if found is None:
+                known = ", ".join(str(one) for one in folders)
+                raise Refusal(f"--version-path: this tree keeps its revisions in {known}, not in {place.folder}", USAGE)
+            return found
+        if len(folders) == 1:
+            return folders[0]
+        return self._folder_of_head(place, folders)
+
+    def _folder_of_head(self, place: Place, folders: list[Path]) -> Path:
+        head = None if place.branch else self._scripts.get_revision(place.head or "head")
+        for folder in folders:
+            if head is not None and Path(head.path).absolute().is_relative_to(folder.absolute()):
+                return folder
+        known = ", ".join(str(one) for one in folders)
+        raise Refusal(f"this tree keeps its revisions in {known}: say in which with --version-path PATH", USAGE)
+
+    def _folders(self) -> list[str]:
+        return list(self._scripts.version_locations) or [str(Path(self._scripts.dir) / "versions")]
+
+    def _render(self, body: Body, place: Place, draft: Path) -> Path:
+        kept = {name: getattr(self._scripts, name) for name in inspect.signature(ScriptDirectory).parameters}
+        scripts = ScriptDirectory(
+            **kept | {"version_locations": [*self._folders(), str(draft)], "messaging_opts": {"quiet": True}}
+        )
+        try:
+            script = scripts.generate_revision(
+                rev_id(), body.message, version_path=draft, head="base" if place.branch else place.head or "head",
+                splice=place.branch, branch_labels=BRANCH if place.branch else None,
+                imports=f"{body.imports}\n\n{MARKER} = {body.version}", **_templated(body, place.engine),
+            )  # fmt: skip
+        except SyntaxError as error:
+            words = f"{self._template} does not render to Python: {error.msg}: {(error.text or '').strip()}"
+            raise Refusal(words, CONFIGURATION) from error
+        assert script is not None
+        self._check_bodies(Path(script.path), place)
+        return Path(script.path)
+
+    def _check_bodies(self, path: Path, place: Place) -> None:
+        text = path.read_text(encoding=self._scripts.output_encoding)
+        if "op.get_context()" in text and f"\n{MARKER} = " in text:
+            return
+        several = "; of a tree with several databases say which with --engine NAME" if place.engine is None else ""
+        needed = "${imports}, ${upgrades} and ${downgrades}"
+        raise Refusal(
+            f"{self._template} has no place for what a revision does: it needs {needed}{several}", CONFIGURATION
+        )
+
+    @property
+    def _template(self) -> Path:
+        return Path(self._scripts.dir) / "script.py.mako"
+
+
+def find_tree(file: Path | None) -> Tree | None:
+    """The tree that Alembic's configuration `file` names, else the one that Alembic itself would find from this folder:
+    by ALEMBIC_CONFIG, alembic.ini or pyproject.toml. None where there is none. Raises Refusal."""
+    given = file or (Path(os.environ["ALEMBIC_CONFIG"]) if "ALEMBIC_CONFIG" in os.environ else None)
+    if given is not None and not given.is_file():
+        raise Refusal(f"there is no Alembic configuration {given}", USAGE if file else CONFIGURATION)
+    is_toml = given is not None and given.name == "pyproject.toml"
+    toml = given if is_toml and given else Path("pyproject.toml")
+    ini = Path("alembic.ini") if given is None or is_toml else given
+    with _refusing():
+        config = Config(str(ini), toml_file=str(toml) if toml.is_file() else None, output_buffer=sys.stderr)
+        if config.get_alembic_option("script_location") is None:
+            return None
+    return Tree(config)
+
+
+def _templated(body: Body, engine: str | None) -> dict[str, str]:
+    """The words of a template that stand for the two bodies; of a tree with several databases, those of one of them."""
+    prefix = f"{engine}_" if engine else ""
+    return {
+        f"{prefix}upgrades": textwrap.indent(body.upgrade, "    ").strip(),
+        f"{prefix}downgrades": textwrap.indent(body.downgrade, "    ").strip(),
+    }
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """What Alembic, or a file of the tree, says against it, in one sentence."""
+    try:
+        # Alembic tells its progress on standard output, which is for data.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except Refusal:
+        raise
+    except CommandError as error:
+        raise Refusal(f"Alembic: {first_line(str(error))}", CONFIGURATION) from error
+    except SyntaxError as error:
+        words = f"{error.filename}, line {error.lineno}, is no Python: {error.msg}"
+        raise Refusal(words, CONFIGURATION) from error
+    except OSError:
+        raise
+    except Exception as error:
+        words = f"the Alembic tree cannot be read: {type(error).__name__}: {first_line(str(error))}"
+        raise Refusal(words, CONFIGURATION) from error
+
+
+@contextlib.contextmanager
+def _keeping_path() -> Iterator[None]:
+    """Alembic puts prepend_sys_path in front; each time that it is asked."""
+    before = list(sys.path)
+    yield
+    added = [one for one in sys.path if one not in before]
+    sys.path[:] = added + before
