@@ -41,7 +41,7 @@ class HiddenText(TypeDecorator[str]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(_mysql_text() if dialect.name in MYSQL else Text())
+        return dialect.type_descriptor(_mysql_text()) if dialect.name in MYSQL else super().load_dialect_impl(dialect)
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         return None if value is None else _Hidden(value)

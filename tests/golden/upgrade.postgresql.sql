@@ -1,0 +1,19 @@
+BEGIN;
+
+DROP INDEX ix_async_task_attempts_waiting;
+
+DROP INDEX ix_async_task_attempts_expiry;
+
+CREATE INDEX ix_async_task_attempts_waiting ON async_task_attempts (status, released, queue, priority, due_at, id) WHERE status = 'pending' AND claim_id IS NULL AND released;
+
+CREATE INDEX ix_async_task_attempts_expiry ON async_task_attempts (status, expires_at) WHERE status = 'pending' AND expires_at IS NOT NULL;
+
+ALTER TABLE async_task_schema DROP COLUMN installed_at;
+
+UPDATE async_task_schema SET version=2;
+
+ALTER TABLE async_task_attempts ALTER COLUMN method_args TYPE TEXT;
+
+ALTER TABLE async_task_attempts SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+
+COMMIT;
