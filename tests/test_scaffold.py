@@ -168,7 +168,7 @@ def test_a_base_that_is_not_written_module_name_is_refused(project: Project, bas
     [
         "import sqlalchemy.orm as so\nclass Base(so.DeclarativeBase): ...",
         "from sqlalchemy.ext.asyncio import AsyncAttrs\nclass Base(AsyncAttrs, DeclarativeBase): ...",
-        "Base = declarative_base()",
+        "Base = declarative_base()\nDIGIT = '\\d'  # of which Python has something to say",
         "Base: Any = registry().generate_base()",
         "# coding: latin-1\nraise SystemExit('never imported')\nclass Base(DeclarativeBase): ...",
     ],
@@ -184,15 +184,18 @@ def test_a_base_is_found_however_it_is_made_and_nothing_is_imported_for_it(proje
         ("shop/data.py", "class Data(MappedAsDataclass, DeclarativeBase): ..."),
         ("shop/broken.py", "class Broken(DeclarativeBase):"),
         ("shop/null.py", "class Null(DeclarativeBase): ...\0"),
+        pytest.param("shop/deep.py", f"{BASE}DEPTH = {'-' * 5_000}1", id="deep"),
+        pytest.param("shop/deeper.py", f"{BASE}DEPTH = {'-' * 50_000}1", id="deeper"),
         ("tests/models.py", BASE),
-        (".tox/models.py", BASE),
-        ("site-packages/models.py", BASE),
+        (".tox/shop/models.py", BASE),
+        ("site-packages/shop/models.py", BASE),
         ("env/lib/models.py", BASE),
         ("scripts/try-it.py", BASE),
     ],
 )
 def test_what_attempts_cannot_be_mapped_on_is_no_base(project: Project, path: str, text: str) -> None:
     project.put("env/pyvenv.cfg")
+    project.put(str(Path(path).with_name("__init__.py")))
     project.put(path, text)
     assert "from shop.models import Base" in project.plan(model=MODEL)["shop/attempt.py"].splitlines()
 
@@ -208,6 +211,7 @@ def test_what_attempts_cannot_be_mapped_on_is_no_base(project: Project, path: st
         ([], "src/shop/attempt.py", "shop.attempt"),
         (["src/__init__.py"], "src/shop/attempt.py", "src.shop.attempt"),
         (["lib/shop/__init__.py"], "lib/shop/outbox/attempt.py", "shop.outbox.attempt"),
+        (["lib/shop/__init__.py", "lib/shop/outbox/__init__.py"], "lib/shop/outbox/attempt.py", "shop.outbox.attempt"),
         (["src/company/shop/__init__.py"], "src/company/shop/attempt.py", "shop.attempt"),
         ([], "shop/attempt/__init__.py", "shop.attempt"),
     ],
@@ -415,9 +419,9 @@ def test_existing_files_are_kept_byte_by_byte(project: Project) -> None:
 
 def test_a_second_install_writes_nothing(project: Project) -> None:
     assert set(project.install(**BOTH).values()) == {"written"}
-    before = {path: (project.folder / path).stat() for path in project.files()}
+    before = {path: path.stat().st_mtime_ns for path in project.folder.rglob("*")}  # of the folders too
     assert set(project.install(**BOTH).values()) == {"kept"}
-    assert {path: (project.folder / path).stat() for path in project.files()} == before
+    assert {path: path.stat().st_mtime_ns for path in project.folder.rglob("*")} == before
 
 
 def test_a_link_that_leads_nowhere_is_kept_too(project: Project) -> None:

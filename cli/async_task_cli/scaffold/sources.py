@@ -2,6 +2,7 @@
 
 import ast
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def _text(path: Path) -> bytes:
 def _statements(text: bytes) -> list[ast.stmt]:
     """Of a module's top level; none where it is no Python."""
     try:
-        return ast.parse(text).body
+        with warnings.catch_warnings(action="ignore"):  # of somebody's backslashes we have nothing to say
+            return ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
 
@@ -82,7 +84,5 @@ def _bases(node: ast.ClassDef) -> set[str]:
 
 
 def _name(node: ast.expr) -> str:
-    """`DeclarativeBase`, however it was imported: of `orm.DeclarativeBase`, of `Base[int]`, the name."""
-    if isinstance(node, ast.Subscript):
-        return _name(node.value)
+    """`DeclarativeBase`, also of `orm.DeclarativeBase`."""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
