@@ -13,6 +13,7 @@ from async_task_cli.scaffold.tested import tests_of
 from async_task_cli.scaffold.texts import literal, text_of
 
 TABLE = "async_task_attempts"
+OWN_BASE = "from sqlalchemy.orm import DeclarativeBase"
 NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 
 
@@ -70,9 +71,6 @@ def _model_text(wish: Wish, project: Path) -> str:
     module, _, base = found[0].partition(":")
     line = f"\nfrom {module} import {base.partition('.')[0]}"
     return text_of("model", **table, base=base, base_class="", base_import=line)
-
-
-OWN_BASE = "from sqlalchemy.orm import DeclarativeBase"
 
 
 def _own_base(found: Iterable[str]) -> str:
