@@ -1,0 +1,6 @@
+"""What `async-task install --model PATH --jobs PATH` writes into somebody's project: `write(plan(Wish(...)))`."""
+
+from async_task_cli.scaffold.files import Planned, Written, write
+from async_task_cli.scaffold.plans import Wish, plan
+
+__all__ = ["Planned", "Wish", "Written", "plan", "write"]
