@@ -23,7 +23,7 @@ COMMANDS = {
     "show": ("attempt:show", "Show one attempt: all its fields and what happened to it."),
     "sweep": ("sweep:sweep", "Recover what lost its process, expire what is too late."),
     "install": ("install:install", "Write the tables into your Alembic tree, or make them at once."),
-    "upgrade": ("install:upgrade", "Bring tables of an earlier version to this one."),
+    "upgrade": ("upgrade:upgrade", "Bring tables of an earlier version to this one."),
     "sql": ("sql:sql", "Print the SQL of install or upgrade."),
     "check": ("check:check", "See whether tables, migrations, targets and keys fit together."),
     "version": ("version:version", "Say which versions are at work here."),

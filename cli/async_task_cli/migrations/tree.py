@@ -128,11 +128,16 @@ class Tree:
             script = scripts.generate_revision(
                 rev_id(), body.message, version_path=draft, head="base" if place.branch else place.head or "head",
                 splice=place.branch, branch_labels=BRANCH if place.branch else None,
-                imports=f"{body.imports}\n\n{MARKER} = {body.version}", **_templated(body, place.engine),
+                imports=f"{body.imports}\n\n{MARKER} = {body.version}", config=self.config,
+                **_templated(body, place.engine),
             )  # fmt: skip
+        except CommandError:
+            raise
         except SyntaxError as error:
             words = f"{self._template} does not render to Python: {error.msg}: {(error.text or '').strip()}"
             raise Refusal(words, CONFIGURATION) from error
+        except Exception as error:
+            raise Refusal(f"{self._template} cannot be rendered: {first_line(str(error))}", CONFIGURATION) from error
         assert script is not None
         self._check_bodies(Path(script.path), place)
         return Path(script.path)

@@ -1,0 +1,66 @@
+"""`async-task upgrade`: tables that an earlier version made, brought to this one's."""
+
+import contextlib
+
+import click
+from sqlalchemy import make_url
+
+from async_task import AsyncTask, BaseAttempt
+from async_task.tables import SCHEMA_VERSION
+from async_task.verbs import table_of
+from async_task_cli.application import find_app, find_model, refuse_missing_file
+from async_task_cli.faults import CONFIGURATION, Refusal
+from async_task_cli.migrations.body import Body, upgrading
+from async_task_cli.migrations.execution import as_sql, carry_out
+from async_task_cli.migrations.writing import Writing, metadata_lines, writing
+from async_task_cli.options import SETTINGS, Wanted, reaching
+from async_task_cli.terminal import say
+
+
+@click.command("upgrade", context_settings=SETTINGS)
+@click.option("--apply", "is_applied", is_flag=True, help="Change the tables in the database now, without Alembic.")
+@writing
+@reaching
+def upgrade(wanted: Wanted, writing: Writing, is_applied: bool) -> None:
+    """Bring tables that an earlier version of async-task made to the version that this one needs.
+
+    Writes one more revision into your Alembic tree, or with --apply changes the database.
+    """
+    if is_applied:
+        with contextlib.closing(find_app(wanted)) as app:
+            _apply(app, is_dry=writing.is_dry)
+    else:
+        _write(writing, find_model(wanted))
+
+
+def _write(writing: Writing, model: type[BaseAttempt]) -> None:
+    tree = writing.tree()
+    installed = tree.installed()
+    if installed is None:
+        raise Refusal("this tree has no revision of async-task's: `async-task install` writes it", CONFIGURATION)
+    if installed[1] == SCHEMA_VERSION:
+        say(f"Already at version {SCHEMA_VERSION}, in revision {installed[0]}; nothing was written.")
+        return
+    writing.write(tree, _step_from(installed[1], model), model, metadata_lines(model))
+
+
+def _apply(app: AsyncTask, *, is_dry: bool) -> None:
+    refuse_missing_file(app)
+    found = app.schema_version()
+    if found is None:
+        raise Refusal("the database has no tables of async-task: `async-task install` makes them", CONFIGURATION)
+    if found == SCHEMA_VERSION:
+        say(f"Already at version {SCHEMA_VERSION}; nothing was changed.")
+    elif is_dry:
+        click.echo(as_sql(_step_from(found, app.model), make_url(app.address).get_backend_name()), nl=False)
+    else:
+        body = _step_from(found, app.model)
+        app.read(lambda session: carry_out(body, session.connection()))
+        say(f"The tables in {app.address} are of version {body.version} now.")
+
+
+def _step_from(version: int, model: type[BaseAttempt]) -> Body:
+    if version > SCHEMA_VERSION:
+        words = f"the tables are of version {version}, and this library knows {SCHEMA_VERSION}: upgrade the library"
+        raise Refusal(words, CONFIGURATION)
+    return upgrading(table_of(model), version)

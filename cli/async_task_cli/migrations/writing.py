@@ -1,0 +1,100 @@
+"""How a command writes a revision: the options that say where, the file, and what its owner does next."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from async_task import BaseAttempt, metadata
+from async_task.schema import tables_of
+from async_task.verbs import table_of
+from async_task_cli.faults import CONFIGURATION, Refusal
+from async_task_cli.migrations.body import Body
+from async_task_cli.migrations.environment import Unknown, unseen
+from async_task_cli.migrations.tree import Place, Tree, find_tree
+from async_task_cli.terminal import say
+
+NO_TREE = (
+    "there is no Alembic tree here, neither alembic.ini nor [tool.alembic] in pyproject.toml: begin one with "
+    "`alembic init migrations`, make the tables at once with --apply, or print them with `async-task sql`"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How a revision shall be written: into the tree of which configuration, where in it, or not at all."""
+
+    config: Path | None
+    place: Place
+    is_dry: bool
+
+    def tree(self) -> Tree:
+        """Raises Refusal where there is none."""
+        found = find_tree(self.config)
+        if found is None:
+            raise Refusal(NO_TREE, CONFIGURATION)
+        return found
+
+    def write(self, tree: Tree, body: Body, model: type[BaseAttempt], target_metadata: Sequence[str]) -> None:
+        """Write it, and say what is next: `target_metadata` are the lines that env.py needs."""
+        if self.is_dry:
+            click.echo(tree.text_of(body, self.place), nl=False)
+            return
+        click.echo(brief(tree.write(body, self.place)))
+        if not _is_seen(tree, model):
+            say(f"So that autogenerate leaves these tables alone, let {brief(tree.env)} say:\n")
+            say("\n".join(f"    {line}" for line in target_metadata) + "\n")
+        head = "heads" if self.place.branch else "head"
+        say(f"Then `alembic upgrade {head}` changes the database, and `async-task check` looks at it all.")
+
+
+def writing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where a revision goes; the command is called with `writing=`."""
+
+    @click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="Alembic's configuration.")
+    @click.option("--head", metavar="REVISION", help="Behind this one, of several heads.")
+    @click.option("--branch", is_flag=True, help="As a branch of its own, labelled async_task.")
+    @click.option("--version-path", type=click.Path(path_type=Path), metavar="PATH", help="Into this of its folders.")
+    @click.option("--engine", metavar="NAME", help="For this of the databases of a multidb tree.")
+    @click.option("--dry-run", "is_dry", is_flag=True, help="Print what would be written; write nothing.")
+    @functools.wraps(command)
+    def written(
+        *args: Any, config: Path | None, head: str | None, branch: bool, version_path: Path | None, engine: str | None,
+        is_dry: bool, **options: Any,
+    ) -> Any:  # fmt: skip
+        if head and branch:
+            raise click.UsageError("--branch begins at the base: leave --head out, or --branch")
+        place = Place(head, branch, version_path, engine)
+        return command(*args, writing=Writing(config, place, is_dry), **options)
+
+    return written
+
+
+def metadata_lines(model: type[BaseAttempt]) -> list[str]:
+    """The lines of env.py that show this model's tables to autogenerate."""
+    if table_of(model).metadata is metadata:
+        return [
+            "from async_task import metadata as async_task_metadata",
+            "target_metadata = [Base.metadata, async_task_metadata]",
+        ]
+    return metadata_lines_of(model.__module__, model.__name__)
+
+
+def metadata_lines_of(module: str, name: str) -> list[str]:
+    """The same, for a model that need not be there yet."""
+    return [f"from {module} import {name}", f"target_metadata = {name}.metadata"]
+
+
+def brief(path: Path) -> Path:
+    """As one would write it from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _is_seen(tree: Tree, model: type[BaseAttempt]) -> bool:
+    try:
+        return not unseen(tree, tables_of(model))
+    except Unknown:
+        return False
