@@ -22,6 +22,8 @@ COMMANDS = {
     "list": ("attempts:list_attempts", "List attempts, oldest first, and count them."),
     "show": ("attempt:show", "Show one attempt: all its fields and what happened to it."),
     "sweep": ("sweep:sweep", "Recover what lost its process, expire what is too late."),
+    "rotate-keys": ("rotation:rotate_keys", "Encrypt again, under the first key, what is under an old one."),
+    "keys": ("keys:keys", "Make a key; list which keys are there, and what is under them."),
     "install": ("schema:install", "Make the tables that async-task needs."),
     "version": ("version:version", "Say which versions are at work here."),
     "demo": ("demo:demo", "See an outbox at work, in a minute, in this terminal."),
