@@ -111,7 +111,7 @@ class Keys:
 
     @classmethod
     def of(cls, given: "Keys | KeyTexts | Callable[[], KeyTexts]") -> "Keys":
-        return given if isinstance(given, cls) else cls(given)  # type: ignore[arg-type]
+        return given if isinstance(given, Keys) else cls(given)
 
     def require(self, kind: str) -> None:
         """From now on all keys are of this kind. Raises ConfigurationError if one is not."""
