@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from async_task import Status
 from async_task.ciphers import STORED_HEAD, key_id_stored
 from async_task.dialects import written
+from async_task.verbs import table_of
 from async_task_cli.demo.play import Play
 from async_task_cli.demo.stage import Stage, check, wait_until
 
@@ -255,7 +256,7 @@ def _with_token(session: Any, stage: Stage, token: str) -> int:
 
 def _stored(session: Any, stage: Stage, attempt_id: uuid.UUID) -> dict[str, Any]:
     """The row as the database has it."""
-    table = stage.app.model.__table__
+    table = table_of(stage.app.model)
     return dict(session.execute(select(table).where(table.c.id == attempt_id)).one()._mapping)
 
 
