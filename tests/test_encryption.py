@@ -336,9 +336,13 @@ class Faulty:
         sealed = self._cipher.encrypt(plaintext, context=self._context(context))
         if self.fault == "text":
             return cast(bytes, sealed.hex())
+        if self.fault == "ignores a byte":
+            return sealed + b"\0"
         return sealed + plaintext if self.fault == "shows it" else sealed
 
     def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
+        if self.fault == "ignores a byte":
+            ciphertext = ciphertext[:-1]
         try:
             plaintext = self._cipher.decrypt(ciphertext, context=self._context(context))
         except DecryptionFailed as error:
@@ -366,6 +370,7 @@ class Faulty:
         ("shows it", "the plaintext is to be seen in the ciphertext"),
         ("text", "encrypt() answers bytes, not str"),
         ("strips", "every byte does not come back as it was"),
+        ("ignores a byte", "it decrypts a ciphertext that was changed or cut"),
         ("takes anything", "it decrypts a ciphertext that was changed or cut"),
         ("quotes", "what it raises quotes the plaintext"),
         ("quotes behind", "what it raises quotes the plaintext"),
@@ -461,8 +466,8 @@ def change(engine: Engine, attempt: Attempt, **values: Any) -> None:
 
 
 def parked(app: AsyncTask, engine: Engine, attempt: Attempt) -> str:
-    """What the row says, after it was performed, parked, and charged nothing; three times."""
-    for _ in range(3):
+    """What the row says, after it was performed, parked, and charged nothing; twice."""
+    for _ in range(2):
         outcome = app.perform(attempt.id)
         assert isinstance(outcome, Parked)
         row = row_of(engine, attempt.id)

@@ -33,6 +33,8 @@ def rotate_keys(
 
     Runs beside workers and people, waits for nobody, and may be broken off and run again. What cannot be decrypted is
     named, left as it is, and ends with 1; 75: somebody held some attempts all the time, run it again.
+
+    --json writes one object: rotated, left (still under an old key), seconds, and unreadable, a list of id and reason.
     """
     with existing(wanted) as app, Stop(STOPPING).listening() as stop:
         report = app.rotate_keys(
