@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from async_task.argument_types import argument_type as argument_type
     from async_task.attempt import Attempt as Attempt
     from async_task.attempt import BaseAttempt as BaseAttempt
+    from async_task.ciphers import AesGcmEncryptor as AesGcmEncryptor
+    from async_task.ciphers import FernetEncryptor as FernetEncryptor
+    from async_task.conformance import check_encryptor as check_encryptor
     from async_task.current import CurrentAttempt as CurrentAttempt
     from async_task.current import current_attempt as current_attempt
     from async_task.encryption import Encryptor as Encryptor
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from async_task.jobs import BaseAttemptBatchJob as BaseAttemptBatchJob
     from async_task.jobs import BaseAttemptJob as BaseAttemptJob
     from async_task.jobs import BatchReport as BatchReport
+    from async_task.keys import Key as Key
+    from async_task.keys import Keys as Keys
     from async_task.outcomes import Busy as Busy
     from async_task.outcomes import Canceled as Canceled
     from async_task.outcomes import Expired as Expired
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     from async_task.outcomes import Superseded as Superseded
     from async_task.policies import policy as policy
     from async_task.retry import Retry as Retry
+    from async_task.rotation import RotationReport as RotationReport
     from async_task.status import Status as Status
     from async_task.sweeps import SweepReport as SweepReport
     from async_task.tables import JobEvent as JobEvent
@@ -63,15 +69,19 @@ _HOMES = {
     "app": "AsyncTask",
     "argument_types": "argument_type",
     "attempt": "Attempt BaseAttempt",
+    "ciphers": "AesGcmEncryptor FernetEncryptor",
+    "conformance": "check_encryptor",
     "current": "CurrentAttempt current_attempt",
     "encryption": "Encryptor NullEncryptor",
     "errors": "AmbiguousTransaction AsyncTaskError ClaimLost ConfigurationError DecryptionFailed "
     "InvalidArguments InvalidState LostAttemptWarning NoTransaction SchemaMismatch "
     "UnknownEncryptor UnknownMethod UnknownTarget",
     "jobs": "AttemptBatchJob AttemptJob BaseAttemptBatchJob BaseAttemptJob BatchReport",
+    "keys": "Key Keys",
     "outcomes": "Busy Canceled Expired Failed NotDue NotPending Outcome Parked Retried Succeeded Superseded",
     "policies": "policy",
     "retry": "Retry",
+    "rotation": "RotationReport",
     "status": "Status",
     "sweeps": "SweepReport",
     "tables": "JobEvent metadata",

@@ -21,6 +21,7 @@ from async_task.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, Ba
 from async_task.lanes import has_loop_running, open_lane
 from async_task.outcomes import Outcome
 from async_task.retry import Duration, duration
+from async_task.rotation import KeyUse, RotationReport, Scope, count, key_uses, rotate
 from async_task.shift import Shift
 from async_task.sweeps import SweepReport, sweep
 from async_task.verbs import table_of
@@ -106,6 +107,31 @@ class AsyncTask:
     def sweep(self) -> SweepReport:
         """Give orphans back, then expire what is past its time. Raises as `run_batch`."""
         return self._run("sweep", lambda engine: sweep(engine, table_of(self._model), self._lease))
+
+    def rotate_keys(
+        self, *, page: int = 500, encryptor: str | None = None, pending_only: bool = False, to_policy: bool = False,
+        dry_run: bool = False, stop: threading.Event | None = None, tell: Callable[[int], object] | None = None,
+    ) -> RotationReport:  # fmt: skip
+        """Encrypt again, under the first key of its encryptor, what is under another one; beside all other work, and
+        as often as you like: what is done is skipped. Attempts at rest too, unless `pending_only`.
+
+        `page`: rows a transaction. `encryptor`: only what is under this one. `to_policy`: also what its target's policy
+        wants under another encryptor. `dry_run`: only count, as `left`. `stop`: once it is set, the page in hand is the
+        last. `tell`: called with how many are done. Raises as `run_batch`, and UnknownEncryptor.
+        """
+        if type(page) is not int or page < 1:
+            raise ConfigurationError(f"page is a whole number of at least 1: it was {page!r}")
+        table, scope = table_of(self._model), Scope(encryptor, pending_only, to_policy)
+        self._run("rotate_keys", self._check_once)
+        if dry_run:
+            return RotationReport(left=self._run("rotate_keys", lambda engine: count(engine, table, scope)))
+        return self._run("rotate_keys", lambda engine: rotate(engine, table, scope, page=page, stop=stop, tell=tell))
+
+    def key_uses(self) -> list[KeyUse]:
+        """How many attempts are under each key, of those that this process knows and those that rows name; one walk
+        over the table. Raises as `run_batch`."""
+        self._run("key_uses", self._check_once)
+        return self._run("key_uses", lambda engine: key_uses(engine, table_of(self._model)))
 
     def create_schema(self) -> None:
         """Make the tables that are not there, for tests and demos; others migrate. Raises SchemaMismatch for tables of

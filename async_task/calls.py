@@ -14,7 +14,7 @@ from async_task.current import CurrentAttempt, performing
 from async_task.decoding import decode
 from async_task.dialects import locks_rows
 from async_task.encryption import NullEncryptor, context_of, encryptor_named, unseal
-from async_task.errors import ConfigurationError
+from async_task.errors import ConfigurationError, DecryptionFailed
 from async_task.failures import secrets_in
 from async_task.fence import Fence
 from async_task.lanes import Lane, Raised
@@ -56,6 +56,11 @@ def prepare(site: Site, claim: Claim) -> PreparedCall:
     of them is the call's fault.
     """
     method = target_named(claim.target).method(claim.method_name)
+    if method.policy.only_encrypted and claim.encryptor == NullEncryptor.name:
+        raise DecryptionFailed(
+            f"{method.signature.label} takes encrypted arguments only, and these are plain text: if you know who wrote "
+            "them, `async-task rotate-keys --to-policy` encrypts them"
+        )
     context = context_of(claim.id, claim.target, claim.method_name)
     arguments = decode(unseal(claim.encoded_args, encryptor_named(claim.encryptor), context))
     method.signature.check(arguments)

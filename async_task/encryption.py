@@ -2,11 +2,15 @@
 
 import base64
 import binascii
+import contextlib
 import uuid
 from importlib import metadata
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from async_task.errors import AsyncTaskError, ConfigurationError, DecryptionFailed, UnknownEncryptor
+
+GROUP = "async_task.encryptors"
+"""The entry points by which an installed package brings encryptors."""
 
 
 @runtime_checkable
@@ -43,6 +47,13 @@ def know(encryptor: Encryptor) -> Encryptor:
 
     Raises ConfigurationError when it is a class, has no name, or a name longer than the 64 characters a row has for it.
     """
+    check_shape(encryptor)
+    _known[encryptor.name] = encryptor
+    return encryptor
+
+
+def check_shape(encryptor: object) -> None:
+    """Raises ConfigurationError for what cannot be an encryptor, whatever it does."""
     if isinstance(encryptor, type):
         raise ConfigurationError(f"{encryptor.__name__} is a class: give an instance: {encryptor.__name__}()")
     name = getattr(encryptor, "name", None)
@@ -52,8 +63,14 @@ def know(encryptor: Encryptor) -> Encryptor:
         )
     if name == NullEncryptor.name and not isinstance(encryptor, NullEncryptor):
         raise ConfigurationError("the name 'null' says that nothing is encrypted: give this encryptor another one")
-    _known[name] = encryptor
-    return encryptor
+
+
+def known_encryptors() -> list[Encryptor]:
+    """All that this process knows, by name, with those of installed packages that can be loaded."""
+    for entry in metadata.entry_points(group=GROUP):
+        with contextlib.suppress(AsyncTaskError):
+            encryptor_named(entry.name)
+    return [encryptor for _, encryptor in sorted(_known.items())]
 
 
 def encryptor_named(name: str) -> Encryptor:
@@ -61,9 +78,8 @@ def encryptor_named(name: str) -> Encryptor:
     `async_task.encryptors`. Raises UnknownEncryptor."""
     if name in _known:
         return _known[name]
-    for entry in metadata.entry_points(group="async_task.encryptors", name=name):
-        made = entry.load()
-        known = know(made() if isinstance(made, type) else made)
+    for entry in metadata.entry_points(group=GROUP, name=name):
+        known = know(_loaded(entry))
         if known.name != name:
             raise ConfigurationError(f"the entry point {name!r} brings an encryptor named {known.name!r}: rename one")
         return known
@@ -71,6 +87,20 @@ def encryptor_named(name: str) -> Encryptor:
         f"no encryptor is named {name!r} in this process: it knows {', '.join(sorted(_known))}; "
         "give it to AsyncTask(encryptors=[...]) or install the package that brings it"
     )
+
+
+def _loaded(entry: metadata.EntryPoint) -> Encryptor:
+    try:
+        made: Any = entry.load()
+        encryptor: Encryptor = made() if isinstance(made, type) else made
+        return encryptor
+    except AsyncTaskError:
+        raise
+    except Exception as error:
+        # What a package says while it is loaded may quote its settings.
+        raise UnknownEncryptor(
+            f"the encryptor {entry.name!r} is installed as {entry.value}, and to load it raised {type(error).__name__}"
+        ) from None
 
 
 def context_of(attempt_id: uuid.UUID, target: str, method_name: str) -> bytes:
@@ -86,9 +116,9 @@ def seal(text: str, encryptor: Encryptor, context: bytes) -> str:
         return text
     try:
         return base64.b64encode(encryptor.encrypt(text.encode(), context=context)).decode()
-    except AsyncTaskError:
+    except (AsyncTaskError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         # As below: what it says may quote what it was given.
         raise ConfigurationError(
             f"the encryptor {encryptor.name!r} could not encrypt the arguments ({type(error).__name__})"
@@ -96,16 +126,17 @@ def seal(text: str, encryptor: Encryptor, context: bytes) -> str:
 
 
 def unseal(stored: str, encryptor: Encryptor, context: bytes) -> str:
-    """The text that `seal` was given. Raises DecryptionFailed, without content."""
+    """The text that `seal` was given. Raises DecryptionFailed, without content, whatever the encryptor raises but our
+    own errors."""
     if encryptor.name == NullEncryptor.name:
         return stored
     try:
         return encryptor.decrypt(base64.b64decode(stored, validate=True), context=context).decode()
-    except DecryptionFailed:
+    except (AsyncTaskError, KeyboardInterrupt):
         raise
     except binascii.Error:
         raise DecryptionFailed(f"the stored arguments are no base64: not what {encryptor.name!r} wrote") from None
-    except Exception as error:
+    except BaseException as error:  # also the panics of libraries in Rust
         # Whatever the encryptor says may quote what it was given.
         raise DecryptionFailed(
             f"the encryptor {encryptor.name!r} could not decrypt the arguments ({type(error).__name__}): "

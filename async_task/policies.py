@@ -32,9 +32,10 @@ class Settings(TypedDict, total=False):
 
     `retry`: the retry policy. `mode`: "locked" (default of `def`) or "leased" (default of `async def`). `timeout`: how
     long a call may take (locked: 60 s unless said). `max_age`: how long after it was due it may still start.
-    `encryptor`: an encryptor or its name. `redact`: arguments never shown, the target's and the method's together.
-    `queue`, `priority`: where its attempts
-    wait, and how urgent (0 first, 9 last). `isolate`: in a process of its own, which comes with the worker.
+    `encryptor`: an encryptor or its name. `only_encrypted`: refuse what lies in a row as plain text, also what was
+    written there before. `redact`: arguments never shown, the target's and the method's together. `queue`, `priority`:
+    where its attempts wait, and how urgent (0 first, 9 last). `isolate`: in a process of its own, which comes with the
+    worker.
     """
 
     retry: Retry
@@ -42,6 +43,7 @@ class Settings(TypedDict, total=False):
     timeout: Duration
     max_age: Duration
     encryptor: Encryptor | str
+    only_encrypted: bool
     redact: Sequence[str]
     queue: str
     priority: int
@@ -57,6 +59,7 @@ class Policy:
     timeout: dt.timedelta | None = None
     max_age: dt.timedelta | None = None
     encryptor: str | None = None
+    only_encrypted: bool | None = None
     redact: frozenset[str] | None = None
     queue: str | None = None
     priority: int | None = None
@@ -134,6 +137,8 @@ def _check(values: dict[str, Any]) -> None:
         raise ConfigurationError("timeout is longer than 0 s")
     if "encryptor" in values and not isinstance(values["encryptor"], str):
         values["encryptor"] = know(values["encryptor"]).name
+    if not isinstance(values.get("only_encrypted", False), bool):
+        raise ConfigurationError("only_encrypted is True or False")
     if "redact" in values:
         values["redact"] = _names(values["redact"])
     check_queue(values.get("queue"))

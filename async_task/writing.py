@@ -82,6 +82,8 @@ def draft_call(
     method.signature.check(arguments)
     _check_options(idempotence_token, scheduled_at, expires_at, queue, priority, max_attempts)
     sealer = _encryptor(encryptor if encryptor is not None else method.policy.encryptor)
+    if method.policy.only_encrypted and sealer.name == NullEncryptor.name:
+        raise InvalidArguments(f"encryptor: {method.signature.label} takes encrypted arguments only, and none is given")
     attempt_id = uuid7()
     values = {
         "id": attempt_id,

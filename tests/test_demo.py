@@ -44,14 +44,17 @@ def check_what_it_said(out: str) -> None:
         r"kill -9 \d+\. Its row: 1 start, pending, held by the dead process\.",
         r"gave it back after \d\.\d s, a batch made it: 2 starts, succeeded\.",
         r"got 2 requests with 1 Idempotency-Key, and packed 1 parcel\.",
+        r"encryptor    aes-gcm, key \d{8}-[0-9a-f]{4}\n",
+        r"method_args  \.\.\.[A-Za-z0-9+/]{40}\.\.\. \(\d{3} characters\)\n",
+        r"The account is not in it\. The target got it: order \d{4} is refunded to 3000\.\n",
         r"both got the same attempt\. Rows: 1\. Requests: 1\.",
         r"pending +1 +0 +0\n",
-        r"succeeded +11 +14 +2\n",
+        r"succeeded +12 +15 +2\n",
         r"expired +1 +0 +0\n",
     ):
         assert re.search(part, out), part
     assert re.fullmatch(
-        r"Done in \d+\.\d s: 6 orders, 13 calls: 11 made, 1 expired, 1 left for you; 0 lost\.", out.splitlines()[-1]
+        r"Done in \d+\.\d s: 6 orders, 14 calls: 12 made, 1 expired, 1 left for you; 0 lost\.", out.splitlines()[-1]
     )
 
 
@@ -86,6 +89,7 @@ def test_on_a_file_of_its_own_it_ends_0_and_what_it_prints_can_be_typed(play: Pl
     assert sorted(one.name for one in folder.iterdir() if one.suffix not in (".sqlite-wal", ".sqlite-shm")) == [
         "pyproject.toml",
         "shop",
+        "shop.keys",
         "shop.sqlite",
     ]
 
@@ -124,6 +128,10 @@ def test_a_password_is_kept_in_a_file_for_its_user_alone(tmp_path: pathlib.Path)
         (
             "warehouse.Warehouse.received = lambda self, number: [{'answer': 201}]",
             "a call that was rolled back is never made",
+        ),
+        (
+            "import async_task; async_task.AesGcmEncryptor._encrypt = lambda self, secret, plain, bound: plain",
+            "the account is nowhere in the row",
         ),
         ("warehouse.Warehouse.will = lambda self, number, **behaviour: None", "it fails twice and then succeeds"),
     ],

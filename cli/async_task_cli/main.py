@@ -26,6 +26,8 @@ COMMANDS = {
     "upgrade": ("upgrade:upgrade", "Bring tables of an earlier version to this one."),
     "sql": ("sql:sql", "Print the SQL of install or upgrade."),
     "check": ("check:check", "See whether tables, migrations, targets and keys fit together."),
+    "rotate-keys": ("rotation:rotate_keys", "Encrypt again, under the first key, what is under an old one."),
+    "keys": ("keys:keys", "Make a key; list which keys are there, and what is under them."),
     "version": ("version:version", "Say which versions are at work here."),
     "demo": ("demo:demo", "See an outbox at work, in a minute, in this terminal."),
 }

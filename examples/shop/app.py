@@ -1,20 +1,29 @@
 """The shop's application, as the command line finds it: `async-task --app shop.app:app`.
 
 SHOP_DATABASE_URL: its database, `shop.sqlite` in the working directory unless said. SHOP_LEASE: seconds after which the
-calls of a process that has died are given back.
+calls of a process that has died are given back. SHOP_KEYS_FILE: the keys for arguments that are secret, `shop.keys`
+unless said; without it there can be no refunds: (umask 077; async-task keys generate > shop.keys)
 """
 
 import os
+from pathlib import Path
 
 from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 
-from async_task import AsyncTask
+from async_task import AesGcmEncryptor, AsyncTask, Keys
 from shop.models import Attempt, Base
 
 engine = create_engine(os.environ.get("SHOP_DATABASE_URL") or "sqlite:///shop.sqlite", hide_parameters=True)
 Session = sessionmaker(engine)
-app = AsyncTask(Session, model=Attempt, modules=["shop.outbox"], lease=float(os.environ.get("SHOP_LEASE", "5")))
+keys_file = Path(os.environ.get("SHOP_KEYS_FILE") or "shop.keys")
+app = AsyncTask(
+    Session,
+    model=Attempt,
+    modules=["shop.outbox"],
+    encryptors=[AesGcmEncryptor(Keys.from_file(keys_file))] if keys_file.exists() else [],
+    lease=float(os.environ.get("SHOP_LEASE", "5")),
+)
 
 
 def create_tables() -> None:

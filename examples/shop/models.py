@@ -11,7 +11,7 @@ class Base(DeclarativeBase):
 
 
 class Order(Base):
-    """What somebody bought. `amount` is in cents; `status` is placed, then paid."""
+    """What somebody bought. `amount` is in cents; `status` is placed, then paid; or "refunded to 3000"."""
 
     __tablename__ = "shop_orders"
 

@@ -46,6 +46,13 @@ def mark_paid(session: Session, number: int) -> None:
     order.status = "paid"
 
 
+@target("shop.refund", encryptor="aes-gcm")
+def refund(session: Session, number: int, iban: str) -> None:
+    """Pay an order back. Whoever can read the outbox cannot read the account: its arguments lie there as ciphertext."""
+    order = session.scalars(select(Order).where(Order.number == number)).one()
+    order.status = f"refunded to {iban[-4:]}"
+
+
 def _post(path: str, body: dict[str, object]) -> None:
     request = urllib.request.Request(  # noqa: S310 - the address is the operator's
         os.environ.get("SHOP_WAREHOUSE_URL", "http://127.0.0.1:8765") + path,

@@ -7,7 +7,8 @@ from rich.text import Text
 from sqlalchemy import func, select
 
 from async_task import Status
-from async_task_cli.demo.scenes import SCENES, Play
+from async_task_cli.demo.play import Play
+from async_task_cli.demo.scenes import SCENES
 from async_task_cli.demo.stage import Stage, check, command_words, entering, set_up, usable
 from async_task_cli.options import SETTINGS, Wanted, debugging
 from async_task_cli.terminal import coloured, page, table

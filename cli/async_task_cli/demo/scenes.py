@@ -1,81 +1,21 @@
 """The scenes. Each does one thing for real, looks what became of it, and only then says so."""
 
+import base64
 import contextlib
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import func, select
 
-from async_task import BaseAttempt, Status
+from async_task import Status
+from async_task.ciphers import STORED_HEAD, key_id_stored
 from async_task.dialects import written
+from async_task.verbs import table_of
+from async_task_cli.demo.play import Play
 from async_task_cli.demo.stage import Stage, check, wait_until
 
-TELL = Callable[[str], None]
-
-
-@dataclass(slots=True)
-class Play:
-    """One run of the demo: the `calls` that it committed, by the number of their order; what it `expects` to become of
-    them; and how it speaks. `number`: of the next order. `unheard`: of those that were rolled back."""
-
-    stage: Stage
-    tell: TELL
-    number: int
-    calls: dict[int, list[uuid.UUID]] = field(default_factory=dict)
-    expects: Counter[Status] = field(default_factory=Counter)
-    unheard: list[int] = field(default_factory=list)
-    retried: uuid.UUID | None = None
-
-    @classmethod
-    def on(cls, stage: Stage, tell: TELL) -> Self:
-        return cls(stage, tell, int(stage.app.read(stage.shop["orders"].next_number)))
-
-    @property
-    def attempts(self) -> list[uuid.UUID]:
-        return [one for calls in self.calls.values() for one in calls]
-
-    def next_number(self) -> int:
-        """A number that no other order of this run has, not even one that was rolled back."""
-        self.number += 1
-        return self.number - 1
-
-    def write(self, session: Any, number: int, customer: str, amount: int) -> list[uuid.UUID]:
-        """An order and its calls, in the transaction of `session`; the ids of the calls."""
-        self.stage.shop["orders"].place_order(session, customer, amount, number=number)
-        return [one.id for one in session if isinstance(one, BaseAttempt)]
-
-    def place(self, number: int, customer: str, amount: int) -> None:
-        """The same, committed."""
-        self.calls[number] = self.stage.commit(lambda session: self.write(session, number, customer, amount))
-
-    def rows(self, number: int) -> list[BaseAttempt]:
-        """The calls about this order, as they lie in the database now."""
-        return [self.row(one) for one in self.calls[number]]
-
-    def row(self, attempt_id: uuid.UUID) -> BaseAttempt:
-        model = self.stage.app.model
-        found: BaseAttempt = self.stage.app.read(lambda session: session.get_one(model, attempt_id))
-        return found
-
-    def fulfilment(self, number: int) -> BaseAttempt:
-        return next(row for row in self.rows(number) if row.method_name == "fulfill")
-
-    def run_batches(self, number: int) -> None:
-        """Until all calls about this order are made."""
-
-        def is_done() -> bool:
-            self.stage.app.run_batch()
-            return all(row.status.is_terminal for row in self.rows(number))
-
-        wait_until(is_done, f"the calls of order {number} are made")
-
-    def check_packed_once(self, number: int) -> None:
-        packed = self.stage.warehouse.parcels().count(number)
-        check(packed == 1, f"order {number} was packed once", f"{packed} parcels")
+ACCOUNT = "DE89370400440532013000"
 
 
 class TornUp(Exception):
@@ -249,6 +189,29 @@ def asked_twice(play: Play) -> None:
     play.tell(f"Both committed, and both got the same attempt. Rows: {rows}. Requests: {requests}.")
 
 
+def kept_secret(play: Play) -> None:
+    """A refund, whose account nobody can read in the row."""
+    number = min(play.calls)
+    refund, model = play.stage.shop["outbox"].refund, play.stage.app.model
+    made = play.stage.commit(
+        lambda session: model.options(session=session).call(refund, number=number, iban=ACCOUNT).id
+    )
+    play.calls[number].append(made)
+    stored = play.stage.app.read(lambda session: _stored(session, play.stage, made))
+    text = stored["method_args"]
+    check(stored["encryptor"] == "aes-gcm", "the row names its encryptor", stored["encryptor"])
+    seen = [str(value) for value in stored.values()] + [base64.b64decode(text).decode("latin-1")]
+    check(not any(ACCOUNT in one for one in seen), "the account is nowhere in the row", "it is there")
+    play.run_batches(number)
+    got = play.stage.app.read(lambda session: _status_of(session, play.stage, number))
+    check(got == f"refunded to {ACCOUNT[-4:]}", "the target got the account", got)
+    play.expects[Status.SUCCEEDED] += 1
+    play.tell(f"Order {number} is to be refunded to {ACCOUNT}. Its row:")
+    play.tell(f"encryptor    {stored['encryptor']}, key {key_id_stored(text)}")
+    play.tell(f"method_args  ...{text[STORED_HEAD : STORED_HEAD + 40]}... ({len(text)} characters)")
+    play.tell(f"The account is not in it. The target got it: order {number} is {got}.")
+
+
 def left_for_you(play: Play) -> None:
     """One call that is still to be made, by whoever tries the commands."""
     number = max(play.calls)
@@ -268,6 +231,7 @@ SCENES = (
     ("A call that comes too late", expired),
     ("A process that is killed in the middle", killed),
     ("A call that is asked for twice", asked_twice),
+    ("A call whose arguments are secret", kept_secret),
     ("And one more", left_for_you),
 )
 
@@ -288,3 +252,14 @@ def _paid(session: Any, stage: Stage, numbers: list[int]) -> int:
 def _with_token(session: Any, stage: Stage, token: str) -> int:
     model = stage.app.model
     return int(session.scalar(select(func.count()).select_from(model).where(model.idempotence_token == token)))
+
+
+def _stored(session: Any, stage: Stage, attempt_id: uuid.UUID) -> dict[str, Any]:
+    """The row as the database has it."""
+    table = table_of(stage.app.model)
+    return dict(session.execute(select(table).where(table.c.id == attempt_id)).one()._mapping)
+
+
+def _status_of(session: Any, stage: Stage, number: int) -> str:
+    order = stage.shop["models"].Order
+    return str(session.scalar(select(order.status).where(order.number == number)))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from sqlalchemy import make_url
 
 import async_task_cli
-from async_task import AsyncTask
+from async_task import AsyncTask, Key
 from async_task_cli.application import sqlite_file
 from async_task_cli.demo.warehouse import Warehouse
 from async_task_cli.faults import UNEXPECTED, USAGE, Refusal
@@ -27,6 +27,7 @@ LEASE = 1.0
 PATIENCE = 20.0
 PROJECT = '[tool.async-task]\napp = "shop.app:app"\n'
 URL_FILE = "database-url"
+KEYS_FILE = "shop.keys"
 
 
 class Untrue(Refusal):
@@ -65,7 +66,7 @@ def set_up(database_url: str | None) -> Iterator[Stage]:
     with contextlib.ExitStack() as until:
         try:
             warehouse = until.enter_context(Warehouse.started(folder))
-            until.enter_context(_environment(url, warehouse.url))
+            until.enter_context(_environment(url, warehouse.url, folder / KEYS_FILE))
             shop = _import_shop(folder)
             until.callback(shop["app"].engine.dispose)
             shop["app"].create_tables()
@@ -76,10 +77,12 @@ def set_up(database_url: str | None) -> Iterator[Stage]:
 
 
 def _new_project() -> Path:
-    """A new folder with a copy of the shop, and a pyproject.toml by which `async-task` finds its application."""
+    """A new folder with a copy of the shop, a key, and a pyproject.toml by which `async-task` finds its application."""
     folder = Path(tempfile.mkdtemp(prefix="async-task-demo-"))
     shutil.copytree(shop_folder(), folder / "shop", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
+    (folder / KEYS_FILE).touch(mode=0o600)
+    (folder / KEYS_FILE).write_text(f"{Key.generate().text}\n", encoding="utf-8")
     return folder
 
 
@@ -149,8 +152,13 @@ def usable(database_url: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def _environment(database_url: str, warehouse_url: str) -> Iterator[None]:
-    ours = {"SHOP_DATABASE_URL": database_url, "SHOP_WAREHOUSE_URL": warehouse_url, "SHOP_LEASE": str(LEASE)}
+def _environment(database_url: str, warehouse_url: str, keys_file: Path) -> Iterator[None]:
+    ours = {
+        "SHOP_DATABASE_URL": database_url,
+        "SHOP_WAREHOUSE_URL": warehouse_url,
+        "SHOP_KEYS_FILE": str(keys_file),
+        "SHOP_LEASE": str(LEASE),
+    }
     # What leads this user's own command line somewhere must not lead the demo's there.
     theirs = {name: os.environ.pop(name, None) for name in ("ASYNC_TASK_APP", "ASYNC_TASK_DATABASE_URL", *ours)}
     os.environ.update(ours)

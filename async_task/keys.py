@@ -1,0 +1,208 @@
+"""Keys of encryptors: several, each with an id; the first encrypts, all decrypt. Nothing here shows a secret."""
+
+import base64
+import binascii
+import os
+import re
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from async_task.errors import AsyncTaskError, ConfigurationError, DecryptionFailed
+
+KINDS = {"aes-gcm": 32, "fernet": 32}
+"""What a key can be for, and how many bytes it then has."""
+LONGEST_ID = 32
+REFRESH_EVERY = 30.0
+"""Seconds: a source is not asked again sooner because a row names a key that it did not bring."""
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_FORM = "id:kind:base64url, as `async-task keys generate` prints it"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: its `id` stands in every ciphertext made with it, and is no secret; `kind`: "aes-gcm" or "fernet".
+
+    Raises ConfigurationError, without the secret, for what is no key.
+    """
+
+    id: str
+    kind: str
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not is_key_id(self.id):
+            raise ConfigurationError("a key's id has 1 to 32 letters, digits, '.', '_' or '-', a letter or digit first")
+        if self.kind not in KINDS:
+            raise ConfigurationError(f"the key {self.id!r} is of no known kind: there are {', '.join(KINDS)}")
+        secret: object = self.secret
+        if not isinstance(secret, bytes) or len(secret) != KINDS[self.kind]:
+            raise ConfigurationError(f"the key {self.id!r} has another length than {KINDS[self.kind]} bytes")
+
+    @classmethod
+    def generate(cls, kind: str = "aes-gcm", *, id: str | None = None) -> "Key":
+        """A new random key; without `id`, that is the day and four random digits. Raises ConfigurationError."""
+        if kind not in KINDS:
+            raise ConfigurationError(f"kind is one of {', '.join(KINDS)}")
+        made = time.strftime("%Y%m%d", time.gmtime()) + f"-{secrets.token_hex(2)}"
+        return cls(made if id is None else id, kind, secrets.token_bytes(KINDS[kind]))
+
+    @classmethod
+    def parse(cls, text: object) -> "Key":
+        """The key of a text `id:kind:base64url`. Raises ConfigurationError, in which nothing of the text stands but an
+        id and a kind that are well-formed."""
+        parts = text.strip().split(":") if isinstance(text, str) else []
+        if len(parts) != 3 or not is_key_id(parts[0]) or parts[1] not in KINDS:
+            raise ConfigurationError(f"it is not written {_FORM}")
+        key_id, kind, encoded = parts
+        try:
+            secret = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            secret = b""
+        if len(secret) != KINDS[kind]:
+            raise ConfigurationError(f"the key {key_id!r} is not {KINDS[kind]} bytes in base64url")
+        return cls(key_id, kind, secret)
+
+    @property
+    def text(self) -> str:
+        """The whole key, secret included, in the one form that is read again."""
+        return f"{self.id}:{self.kind}:{base64.urlsafe_b64encode(self.secret).decode()}"
+
+
+KeyTexts = Iterable[str | Key]
+
+
+class Keys:
+    """Keys in order: the first encrypts, all decrypt. Ids are unique. Safe to use from several threads.
+
+    `source`: a list of texts `id:kind:base64url`, or a callable that answers one (a KMS). A callable is called when a
+    key is first needed, and again when a row names a key that it did not bring, at most every 30 s. Raises
+    ConfigurationError, without anything of a key but its id.
+    """
+
+    def __init__(self, source: "KeyTexts | Callable[[], KeyTexts]", *, name: str = "keys") -> None:
+        self._name = name
+        self._kind: str | None = None
+        self._source = source if callable(source) else None
+        self._keys: dict[str, Key] | None = None if callable(source) else self._read(source)
+        self._asked_at = 0.0
+        self._guard = threading.Lock()
+
+    @classmethod
+    def from_environment(cls, variable: str) -> "Keys":
+        """The keys in an environment variable, separated by commas or white space. It is read at once."""
+        text = os.environ.get(variable)
+        if not text or not text.strip():
+            raise ConfigurationError(f"the environment variable {variable} is not set: it holds keys, each {_FORM}")
+        return cls(text.replace(",", " ").split(), name=variable)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "Keys":
+        """The keys in a file, one a line; lines that begin with # are skipped. It is read at once, and again when a row
+        names a key that was not in it. A file that others than its owner and group can read or change is refused."""
+        file = Path(path)
+        keys = cls(lambda: _lines_of(file), name=str(file))
+        keys._load()
+        return keys
+
+    @classmethod
+    def of(cls, given: "Keys | KeyTexts | Callable[[], KeyTexts]") -> "Keys":
+        return given if isinstance(given, Keys) else cls(given)
+
+    def require(self, kind: str) -> None:
+        """From now on all keys are of this kind. Raises ConfigurationError if one is not."""
+        if self._kind not in (None, kind):
+            raise ConfigurationError(f"{self._name}: the same keys are given for {self._kind} and for {kind}")
+        self._kind = kind
+        self._check_kind((self._keys or {}).values())
+
+    @property
+    def first(self) -> Key:
+        """The key that encrypts."""
+        return next(iter(self._all().values()))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of all keys, the first one first."""
+        return tuple(self._all())
+
+    def named(self, key_id: str) -> Key:
+        """The key of that id. Raises DecryptionFailed, which names the id that is missing."""
+        if key_id not in self._all():
+            self._refresh()
+        keys = self._all()
+        if key_id not in keys:
+            raise DecryptionFailed(
+                f"the key {key_id!r} is missing: there are {', '.join(keys)}; add it to {self._name}, behind the first"
+            )
+        return keys[key_id]
+
+    def __repr__(self) -> str:
+        return f"<Keys {', '.join(self._keys)}>" if self._keys is not None else "<Keys, not asked for yet>"
+
+    def _all(self) -> dict[str, Key]:
+        return self._keys if self._keys is not None else self._load()
+
+    def _load(self) -> dict[str, Key]:
+        with self._guard:
+            return self._keys if self._keys is not None else self._ask()
+
+    def _refresh(self) -> None:
+        with self._guard:
+            if self._source is not None and time.monotonic() - self._asked_at >= REFRESH_EVERY:
+                self._ask()
+
+    def _ask(self) -> dict[str, Key]:
+        assert self._source is not None
+        self._asked_at = time.monotonic()
+        try:
+            given = self._source()
+        except AsyncTaskError:
+            raise
+        except Exception as error:
+            # What a KMS says may quote what it was sent.
+            raise ConfigurationError(f"{self._name} could not be had: {type(error).__name__}") from None
+        self._keys = self._read(given)
+        return self._keys
+
+    def _read(self, given: KeyTexts) -> dict[str, Key]:
+        if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+            raise ConfigurationError(f"{self._name}: keys are a list of texts, each {_FORM}")
+        found: dict[str, Key] = {}
+        for number, one in enumerate(given, 1):
+            try:
+                key = one if isinstance(one, Key) else Key.parse(one)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{self._name}: key {number} cannot be used: {error}") from None
+            if key.id in found:
+                raise ConfigurationError(f"{self._name}: two keys have the id {key.id!r}: give the new one another")
+            found[key.id] = key
+        if not found:
+            raise ConfigurationError(f"{self._name}: there is no key; make one with `async-task keys generate`")
+        self._check_kind(found.values())
+        return found
+
+    def _check_kind(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            if self._kind not in (None, key.kind):
+                raise ConfigurationError(f"{self._name}: the key {key.id!r} is for {key.kind}, not for {self._kind}")
+
+
+def is_key_id(text: object) -> bool:
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def _lines_of(file: Path) -> list[str]:
+    try:
+        with file.open(encoding="utf-8") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            lines = [] if mode & stat.S_IRWXO else [line.strip() for line in opened]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the key file {file} cannot be read: {type(error).__name__}") from None
+    if mode & stat.S_IRWXO:
+        raise ConfigurationError(f"the key file {file} is open to every user of this machine: chmod o= {file}")
+    return [line for line in lines if line and not line.startswith("#")]

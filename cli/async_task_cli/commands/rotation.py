@@ -1,0 +1,84 @@
+"""`async-task rotate-keys`."""
+
+import json
+import time
+from collections.abc import Callable
+
+import click
+
+from async_task import RotationReport
+from async_task_cli.application import existing
+from async_task_cli.faults import UNEXPECTED
+from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.signals import Stop
+from async_task_cli.terminal import counted, is_watched, say
+
+NO_TIME_LEFT = 75
+SHOWN = 10
+STOPPING = "async-task: stopping after the page in hand; what is done stays done"
+
+
+@click.command("rotate-keys", context_settings=SETTINGS)
+@click.option("--page", type=click.IntRange(min=1), default=500, show_default=True, metavar="N", help="Rows at a time.")
+@click.option("--from", "encryptor", metavar="NAME", help="Only attempts under this encryptor.")
+@click.option("--pending-only", is_flag=True, help="Leave attempts at rest under their old keys.")
+@click.option("--to-policy", is_flag=True, help="Also attempts whose target now names another encryptor, or its first.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
+@as_json
+@reaching
+def rotate_keys(
+    wanted: Wanted, page: int, encryptor: str | None, pending_only: bool, to_policy: bool, dry_run: bool, is_json: bool
+) -> int:
+    """Encrypt again, under the first key of its encryptor, what is under another one.
+
+    Runs beside workers and people, waits for nobody, and may be broken off and run again. What cannot be decrypted is
+    named, left as it is, and ends with 1; 75: somebody held some attempts all the time, run it again.
+
+    --json writes one object: rotated, left (still under an old key), seconds, and unreadable, a list of id and reason.
+    """
+    with existing(wanted) as app, Stop(STOPPING).listening() as stop:
+        report = app.rotate_keys(
+            page=page, encryptor=encryptor, pending_only=pending_only, to_policy=to_policy, dry_run=dry_run,
+            stop=stop.event, tell=_progress() if is_watched() and not is_json else None,
+        )  # fmt: skip
+    if is_json:
+        click.echo(json.dumps(_as_data(report)))
+    elif is_watched() or dry_run or report.left or report.unreadable:
+        _say(report, dry_run=dry_run)
+    if stop.exit_code is not None:
+        return stop.exit_code
+    if report.unreadable:
+        return UNEXPECTED
+    return NO_TIME_LEFT if report.left and not dry_run else 0
+
+
+def _as_data(report: RotationReport) -> dict[str, object]:
+    unreadable = [{"id": str(one), "reason": reason} for one, reason in report.unreadable.items()]
+    numbers = {"rotated": report.rotated, "left": report.left, "seconds": round(report.seconds, 3)}
+    return {**numbers, "unreadable": unreadable}
+
+
+def _say(report: RotationReport, *, dry_run: bool) -> None:
+    if dry_run:
+        say(f"{counted(report.left, 'attempt')} would be rotated.")
+        return
+    left = f"; {report.left:,} left: run it again" if report.left else ""
+    unreadable = f"; {len(report.unreadable):,} cannot be decrypted" if report.unreadable else ""
+    say(f"{counted(report.rotated, 'attempt')} rotated in {report.seconds:.1f} s{left}{unreadable}.")
+    for one, reason in list(report.unreadable.items())[:SHOWN]:
+        say(f"{one}: {reason}")
+    if len(report.unreadable) > SHOWN:
+        say(f"and {len(report.unreadable) - SHOWN:,} more: --json names all")
+
+
+def _progress() -> Callable[[int], None]:
+    """Words on the terminal after the first second, and then once a second."""
+    told = time.monotonic()
+
+    def tell(rotated: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > 1:
+            told = time.monotonic()
+            say(f"{rotated:,} rotated so far")
+
+    return tell
