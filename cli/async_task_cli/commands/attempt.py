@@ -17,23 +17,12 @@ from async_task.dialects import compared
 from async_task.verbs import table_of
 from async_task_cli.application import existing
 from async_task_cli.faults import Refusal
-from async_task_cli.fields import HIDDEN, Arguments, arguments_of, as_json_value, call_of, fields_of, identifier
+from async_task_cli.fields import HIDDEN, Arguments, arguments_of, as_json_value, call_of, fields_of
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.selection import identifier
 from async_task_cli.terminal import coloured, counted, moment, page, plain, print_sheet, print_whole, since
 
 TOLD = frozenset(BaseAttempt.__annotations__)
-
-
-class Identifier(click.ParamType):  # type: ignore[type-arg]
-    """An attempt's id."""
-
-    name = "id"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> uuid.UUID:
-        found = identifier(str(value))
-        if found is None:
-            self.fail(f"{value!r} is no id: it is a UUID, as `async-task list` prints it", param, ctx)
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +35,7 @@ class Found:
 
 
 @click.command("show", context_settings=SETTINGS)
-@click.argument("attempt_id", metavar="ID", type=Identifier())
+@click.argument("attempt_id", metavar="ID", callback=lambda _ctx, _param, text: identifier(text))
 @click.option("--traceback", "has_traces", is_flag=True, help="Also the stored traces of errors.")
 @as_json
 @reaching
