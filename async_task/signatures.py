@@ -239,11 +239,18 @@ def _is_session(hint: Any) -> bool:
 def _told(error: "ValidationError", arguments: Mapping[str, Any]) -> str:
     """The first field that does not fit, and why, without anything of its value."""
     first = error.errors(include_url=False, include_input=False)[0]
-    # The words of a validator, and the tag of a union, may be the value itself.
-    speaks = first["type"] not in _known_errors() or {"error", "tag"} & first.get("ctx", {}).keys()
-    why = f"refused by a validator ({first['type']})" if speaks else first["msg"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{_where(first['loc'], arguments)}: {why}{more}"
+    return f"{_where(first['loc'], arguments)}: {_why(first)}{more}"
+
+
+def _why(first: Any) -> str:
+    kind, context = first["type"], first.get("ctx", {})
+    if kind in _known_errors() and kind.endswith("_parsing") and context.get("error"):
+        return str(first["msg"].partition(str(context["error"]))[0].rstrip(", "))  # behind it, the parser quotes
+    # The words of a validator, and the tag of a union, may be the value itself.
+    if kind not in _known_errors() or {"error", "tag"} & context.keys():
+        return f"refused by a validator ({kind})"
+    return str(first["msg"])
 
 
 def _converted(given: Mapping[str, Any], made: Mapping[str, Any]) -> str | None:

@@ -22,7 +22,7 @@ COMMANDS = {
     "run-batch": ("batch:run_batch", "Make all calls that are due, once, and end."),
     "list": ("attempts:list_attempts", "List attempts, oldest first, and count them."),
     "show": ("attempt:show", "Show one attempt: all its fields and what happened to it."),
-    "retry": ("verbs:retry", "Make attempts due now, also those that had ended without success."),
+    "retry": ("verbs:retry", "Make attempts due now, also failed and expired ones."),
     "run-now": ("run_now:run_now", "The same, and make their calls here, at once."),
     "reschedule": ("verbs:reschedule", "Make pending attempts due at another time."),
     "expire": ("verbs:expire", "End pending attempts: they are too late to be of use."),

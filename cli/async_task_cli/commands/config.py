@@ -1,6 +1,7 @@
 """`async-task config`: what is configured, and where each value comes from."""
 
 import contextlib
+import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.terminal import page, plain, print_sheet
 
 DEFAULT, HERE = "default", "this process"
+CONCURRENCY = inspect.signature(AsyncTask.run_batch).parameters["concurrency"].default
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def _of(app: AsyncTask, wanted: Wanted) -> Iterator[tuple[str, Setting]]:
     yield "model", Setting(f"{model.__module__}:{model.__qualname__}", source)
     yield "table", Setting(table_of(model).fullname, source)
     yield "lease_seconds", Setting(app.lease.total_seconds(), source)
-    yield "concurrency", Setting(4, DEFAULT)
+    yield "concurrency", Setting(CONCURRENCY, DEFAULT)
     yield "encryptors", Setting(encryptor_names(), HERE)
     yield "targets", Setting([one.name for one in registered_targets()], HERE)
 

@@ -44,21 +44,21 @@ def retry(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None,
 
 @click.command("reschedule", context_settings=SETTINGS)
 @click.option("--at", "at", type=Moment(), metavar="INSTANT", help="Due then: 2026-10-25T02:30Z.")
-@click.option("--in", "after", type=Length(), metavar="DURATION", help="Due so long from now: 90s, 15min, 2h, 3d.")
+@click.option("--in", "delay", type=Length(), metavar="DURATION", help="Due so long from now: 90s, 15min, 2h, 3d.")
 @changing
 def reschedule(
     wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, is_json: bool,
-    at: dt.datetime | None, after: dt.timedelta | None,
+    at: dt.datetime | None, delay: dt.timedelta | None,
 ) -> int:  # fmt: skip
     """Make pending attempts due at another time: --at an instant, or --in a length of time by the database's clock.
 
     Exit codes, --all (the pending ones) and --json as with `retry`.
     """
-    if (at is None) is (after is None):
+    if (at is None) is (delay is None):
         raise click.UsageError("say when: --at INSTANT or --in DURATION")
 
     def verb(app: AsyncTask) -> Verb:
-        due = at if at is not None else _from_now(app, after)
+        due = at if at is not None else _from_now(app, delay)
         return Verb(
             "reschedule", "reschedule", Status.PENDING, f"pending, due {moment(due)}", {"at": due, "reason": reason}
         )
@@ -112,7 +112,7 @@ def _change(
         return report(verb.word, changes, is_dry=chosen.is_dry, is_json=is_json)
 
 
-def _from_now(app: AsyncTask, after: dt.timedelta | None) -> dt.datetime:
-    assert after is not None
+def _from_now(app: AsyncTask, delay: dt.timedelta | None) -> dt.datetime:
+    assert delay is not None
     now: dt.datetime = app.read(lambda session: session.scalar(select(compared())))
-    return now + after
+    return now + delay
