@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import threading
+import uuid
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from async_task import Attempt, ConfigurationError, acting
+from async_task import AsyncTask, Attempt, ConfigurationError, Status, acting
 from async_task.actors import current_actor
+from clockwork import row_of
 from outbox import Client, events_of
 
 
@@ -55,6 +57,41 @@ def test_it_holds_through_run_sync(engine: Engine, async_engine_url: str, write:
 
     asyncio.run(cancel())
     assert [(event.actor, event.message) for event in events_of(engine, attempt.id)] == [("anna", "moved")]
+
+
+def test_it_holds_through_an_application_over_either_engine(app: AsyncTask, engine: Engine, write: Any) -> None:
+    attempt = write(Client, "ping")
+    with acting("anna"):
+        status = app.write(lambda session: _canceled(session, attempt.id))
+    assert status is Status.CANCELED
+    assert [event.actor for event in events_of(engine, attempt.id)] == ["anna"]
+
+
+def _canceled(session: Session, attempt_id: uuid.UUID) -> Status:
+    attempt = session.get_one(Attempt, attempt_id)
+    attempt.cancel()
+    return attempt.status
+
+
+def test_what_an_application_writes_is_whole_or_not_there(app: AsyncTask, engine: Engine, write: Any) -> None:
+    attempt = write(Client, "ping")
+
+    def cancel_and_raise(session: Session) -> None:
+        _canceled(session, attempt.id)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        app.write(cancel_and_raise)
+    assert row_of(engine, attempt.id).status is Status.PENDING
+    assert events_of(engine, attempt.id) == []
+
+
+def test_an_application_writes_in_sessions_of_the_user_s_kind(engine: Engine) -> None:
+    class Own(Session):
+        """A session with more to it."""
+
+    made = AsyncTask(sessionmaker(engine, class_=Own, info={"tenant": "blue"}))
+    assert made.write(lambda session: (isinstance(session, Own), session.info["tenant"])) == (True, "blue")
 
 
 def test_it_is_of_its_context_and_of_no_other_thread() -> None:

@@ -65,6 +65,9 @@ def test_since_and_until_take_instants_and_lengths_by_the_database_s_clock(
         assert ids(run, "--since", when) == [str(new.id)]
         assert ids(run, "--until", when) == [str(old.id)]
     assert ids(run, "--since", "1w", "--until", "1d12h") == [str(old.id)]
+    instant = new.created_at.isoformat()
+    assert ids(run, "--since", instant) == [str(new.id)]
+    assert ids(run, "--until", instant) == [str(old.id)]
 
 
 def test_error_finds_a_text_in_the_last_error_whatever_its_capitals_and_signs(
@@ -141,10 +144,10 @@ def test_the_summary_counts_no_more_than_it_must(
 
 @pytest.mark.only_on("postgresql", "mysql")  # SQLAlchemy always writes OFFSET 0 for SQLite
 def test_a_page_asks_for_its_rows_by_a_limit_and_never_by_an_offset(run: Run, write: Write) -> None:
-    asked: list[str] = []
+    asked: list[tuple[str, str]] = []
 
-    def listen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        asked.append(statement.lower())
+    def listen(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement.lower(), str(parameters)))
 
     attempt = write(Client, "ping")
     event.listen(Engine, "before_cursor_execute", listen)
@@ -152,9 +155,9 @@ def test_a_page_asks_for_its_rows_by_a_limit_and_never_by_an_offset(run: Run, wr
         assert run("list", "--after", str(attempt.id), "--order", "-created").code == 0
     finally:
         event.remove(Engine, "before_cursor_execute", listen)
-    about = [one for one in asked if "from async_task_attempts" in one]
-    assert len(about) == 2
-    assert all("limit" in one and "offset" not in one for one in about)
+    rows, counts = (one for one in asked if "from async_task_attempts" in one[0])
+    assert all("limit" in statement and "offset" not in statement for statement, _ in (rows, counts))
+    assert ("51" in rows[1], "10001" in counts[1]) == (True, True)
 
 
 @pytest.mark.parametrize(
