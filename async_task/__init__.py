@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from async_task.actors import acting as acting
     from async_task.answers import Again as Again
     from async_task.answers import Discard as Discard
     from async_task.answers import RetryAfter as RetryAfter
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "actors": "acting",
     "answers": "Again Discard RetryAfter",
     "app": "AsyncTask",
     "argument_types": "argument_type",

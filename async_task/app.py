@@ -27,7 +27,7 @@ from async_task.sweeps import SweepReport, sweep
 from async_task.verbs import table_of
 
 T = TypeVar("T")
-TAKES = {"perform": ", attempt_id", "read": ", work"}
+TAKES = {"perform": ", attempt_id", "read": ", work", "write": ", work"}
 """What must be given to a verb."""
 
 
@@ -79,6 +79,11 @@ class AsyncTask:
     def address(self) -> str:
         """The database's URL, without its password."""
         return self._source.address
+
+    @property
+    def lease(self) -> dt.timedelta:
+        """For how long a claim is believed without a lock."""
+        return self._lease
 
     def run_batch(
         self, limit: int | None = None, *, concurrency: int = 4, stop: threading.Event | None = None
@@ -158,6 +163,16 @@ class AsyncTask:
                 return work(session)
 
         return self._run("read", in_session)
+
+    def write(self, work: Callable[[Any], T]) -> T:
+        """`work(session)` in a transaction of its own, which commits when it returns: for programs that use the verbs
+        of rows. The session is of the user's own kind."""
+
+        def in_session(engine: Engine) -> T:
+            with self._source.session(engine) as session, session.begin():
+                return work(session)
+
+        return self._run("write", in_session)
 
     def _shift(self, verb: str) -> Shift:
         self._run(verb, self._check_once)

@@ -164,6 +164,8 @@ def _write_zone(zone: datetime.tzinfo | None) -> object:
         offset, *name = pickled[1]
         # fromisoformat of Python 3.11 takes an offset below a second for UTC
         return [_WRITERS[type(part)](part, 0) for part in pickled[1]] if name or offset.microseconds else None
+    if type(zone).__module__ == "pydantic_core._pydantic_core":
+        return None  # the fixed offset of every instant that pydantic reads: whoever has one cannot know
     if type(zone) is not zoneinfo.ZoneInfo:
         raise Unstorable(f"its time zone is {a(type(zone))}: use zoneinfo.ZoneInfo(key) or datetime.timezone")
     if not _is_plain_text(zone.key):

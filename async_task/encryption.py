@@ -103,6 +103,11 @@ def _loaded(entry: metadata.EntryPoint) -> Encryptor:
         ) from None
 
 
+def encryptor_names() -> list[str]:
+    """Those that are known to this process, and those that an installed package would bring, which are not loaded."""
+    return sorted({*_known, *metadata.entry_points(group="async_task.encryptors").names})
+
+
 def context_of(attempt_id: uuid.UUID, target: str, method_name: str) -> bytes:
     """What a ciphertext is bound to: the row's id, target and method."""
     return b"\0".join((b"async-task", attempt_id.bytes, target.encode(), method_name.encode()))

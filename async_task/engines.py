@@ -78,6 +78,13 @@ class Source:
                     connect()
                     self._is_introduced = True
 
+    def session(self, engine: Engine) -> Session:
+        """A session over `engine` of the user's own kind, for what their overrides run in; over an AsyncEngine a plain
+        one."""
+        if issubclass(self.session_class, Session):
+            return self.session_class(engine, **self.session_options)
+        return Session(engine)
+
     def shared(self) -> Engine:
         """An engine on the user's own pool, for a synchronous database that locks rows; else one with its own pool."""
         if self.is_async or not locks_rows(self._plain.dialect):

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import Session
 
 from async_task.attempt import BaseAttempt
 from async_task.calls import PreparedCall, make, prepare
@@ -95,10 +94,8 @@ def _after_hook(site: Site, claim: Claim, call: PreparedCall, settled: Settled) 
     """Run the user's `handle_perform_error`; the outcome that it led to, None when it changed nothing."""
     if not _overrides_hook(site.model) or settled.error is None:
         return None
-    maker: Any = site.source.session_class if issubclass(site.source.session_class, Session) else Session
-    options = site.source.session_options if maker is site.source.session_class else {}
     try:
-        with maker(site.engine, **options) as session, session.begin():
+        with site.source.session(site.engine) as session, session.begin():
             attempt = session.get(site.model, claim.id)
             if attempt is None:
                 return None

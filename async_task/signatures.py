@@ -1,22 +1,26 @@
 """What a target's method takes: its parameters, checked when a call is written down and again before it is made."""
 
 import inspect
+import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
 from functools import cache, cached_property, partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typing_extensions
 from sqlalchemy.orm import Session
 
 from async_task.annotations import register_annotation
+from async_task.decoding import read_by_hand
 from async_task.errors import ConfigurationError, InvalidArguments
 from async_task.sessions import is_registry, is_session
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
 
 
 class Signature:
@@ -66,17 +70,36 @@ class Signature:
             named = {one.name for one in self.parameters}
             self._check_types(self._open_types, {name: arguments[name] for name in arguments if name not in named})
 
+    def read(self, text: str) -> dict[str, Any]:
+        """The arguments in a JSON object that a person wrote: each made what its annotation says (`"2026-10-25"` for a
+        date, a list for a tuple), or in the form in which arguments are stored. A text never becomes a number, nor a
+        number a text. For `check` to check. Raises InvalidArguments as `check` does."""
+        stored, plain = read_by_hand(text)
+        self._check_known({**stored, **plain})
+        named = {one.name for one in self.parameters if one.kind is not one.VAR_KEYWORD}
+        open_ = {name: plain.pop(name) for name in [*plain] if name not in named}
+        made = self._made(self._types_by_hand, plain)
+        return {**stored, **made, **(self._made(self._open_types, open_) if self._open_types else open_)}
+
+    def _made(self, types: "TypeAdapter[Any]", arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return self._validated(arguments, lambda: types.validate_json(json.dumps(arguments), strict=True))
+
     def _check_types(self, types: "TypeAdapter[Any]", arguments: Mapping[str, Any]) -> None:
+        def converted() -> str | None:
+            return _converted(arguments, types.validate_python(dict(arguments), strict=True))
+
+        if (told := self._validated(arguments, converted)) is not None:
+            raise InvalidArguments(f"{self.label}: {told}")
+
+    def _validated(self, arguments: Mapping[str, Any], validate: Callable[[], T]) -> T:
         from pydantic import ValidationError
 
         try:
-            told = _converted(arguments, types.validate_python(dict(arguments), strict=True))
+            return validate()
         except ValidationError as error:
             told = _told(error, arguments)
         except Exception as error:
             told = f"a validator raised {type(error).__name__}"
-        if told is None:
-            return
         # Outside of the handlers: a context would drag the values along.
         raise InvalidArguments(f"{self.label}: {told}")
 
@@ -86,14 +109,17 @@ class Signature:
 
     @cached_property
     def _types(self) -> "TypeAdapter[Any]":
+        return self._named_types({one.name for one in self.parameters if one.default is one.empty})
+
+    @cached_property
+    def _types_by_hand(self) -> "TypeAdapter[Any]":
+        return self._named_types(set())
+
+    def _named_types(self, required: Collection[str]) -> "TypeAdapter[Any]":
+        """What the named parameters take, in a mapping that must have those `required`."""
         make: Any = typing_extensions.TypedDict  # pydantic wants this one before Python 3.12
-        fields = {
-            one.name: self.hints.get(one.name, Any)
-            if one.default is one.empty
-            else typing.NotRequired[self.hints.get(one.name, Any)]
-            for one in self.parameters
-            if one.kind is not one.VAR_KEYWORD
-        }
+        hints = {one.name: self.hints.get(one.name, Any) for one in self.parameters if one.kind is not one.VAR_KEYWORD}
+        fields = {name: hint if name in required else typing.NotRequired[hint] for name, hint in hints.items()}
         shape = make("Arguments", fields)
         extra = "allow" if self._open_name else "forbid"
         shape.__pydantic_config__ = {"arbitrary_types_allowed": True, "extra": extra}
@@ -213,11 +239,18 @@ def _is_session(hint: Any) -> bool:
 def _told(error: "ValidationError", arguments: Mapping[str, Any]) -> str:
     """The first field that does not fit, and why, without anything of its value."""
     first = error.errors(include_url=False, include_input=False)[0]
-    # The words of a validator, and the tag of a union, may be the value itself.
-    speaks = first["type"] not in _known_errors() or {"error", "tag"} & first.get("ctx", {}).keys()
-    why = f"refused by a validator ({first['type']})" if speaks else first["msg"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{_where(first['loc'], arguments)}: {why}{more}"
+    return f"{_where(first['loc'], arguments)}: {_why(first)}{more}"
+
+
+def _why(first: Any) -> str:
+    kind, context = first["type"], first.get("ctx", {})
+    if kind in _known_errors() and kind.endswith("_parsing") and context.get("error"):
+        return str(first["msg"].partition(str(context["error"]))[0].rstrip(", "))  # behind it, the parser quotes
+    # The words of a validator, and the tag of a union, may be the value itself.
+    if kind not in _known_errors() or {"error", "tag"} & context.keys():
+        return f"refused by a validator ({kind})"
+    return str(first["msg"])
 
 
 def _converted(given: Mapping[str, Any], made: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Table, insert, inspect, or_, select, updat
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
+from async_task.actors import current_actor
 from async_task.dialects import MYSQL, compared, locks_rows
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.failures import storable
@@ -76,8 +77,8 @@ def _change(
     if own.execute(lock).first() is None or not _hit(own, change):
         raise InvalidState(_why_not(own, table, attempt.id, verb))
     message = None if reason is None else storable(reason)
-    event = {"job_type": table.name, "job_id": str(attempt.id), "kind": verb, "message": message}
-    own.execute(insert(beside(table).events).values(event))
+    event = {"job_type": table.name, "job_id": str(attempt.id), "kind": verb, "actor": current_actor()}
+    own.execute(insert(beside(table).events).values(event | {"message": message}))
     own.refresh(attempt)
 
 

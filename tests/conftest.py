@@ -2,6 +2,10 @@
 
 import contextlib
 import functools
+import os
+import pathlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +19,9 @@ import databases
 import outbox
 from async_task import AsyncTask, Attempt
 from async_task.dialects import server_uptime
+from async_task_cli.main import main
 from databases import Available, Database
+from said import Run, Said
 
 AVAILABLE = pytest.StashKey[Available]()
 
@@ -206,3 +212,52 @@ def write(sessions: sessionmaker[Session]) -> Callable[..., Attempt]:
         return attempt
 
     return write
+
+
+# The command line
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """In an empty folder, with nothing set, and a path that ends with the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("ASYNC_TASK_APP", "ASYNC_TASK_DATABASE_URL", "ASYNC_TASK_ACTOR", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def say(alone: None, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`say("list", "--json")`: the command line in this process."""
+
+    def say(*words: str) -> Said:
+        capsys.readouterr()
+        return Said(main(words), *capsys.readouterr())
+
+    return say
+
+
+@pytest.fixture
+def run(say: Run, engine: Engine, database: Database) -> Run:
+    """The same on this test's database."""
+    return lambda *words: say(*words, "--database-url", database.sync_url)
+
+
+@pytest.fixture
+def process(alone: None, database: Database, engine: Engine) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """`process("run-batch")`: `python -m async_task_cli` on this test's database, in a process of its own."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(*words: str, **options: Any) -> "subprocess.Popen[str]":
+        tests = str(pathlib.Path(__file__).parent)
+        environment = {**os.environ, "ASYNC_TASK_DATABASE_URL": database.sync_url, "PYTHONPATH": tests}
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        command = [sys.executable, "-m", "async_task_cli", *words]
+        begun.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+        return begun[-1]
+
+    yield start
+    for one in begun:
+        one.kill()
+        one.communicate()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,12 +22,11 @@ from async_task import Attempt, JobEvent, Status, target
 from async_task.encryption import know
 from async_task_cli.main import main
 from clockwork import forget_beats, let_pass, row_of
-from databases import Database
 from outbox import Client, calls
+from said import Run
 
 Write = Callable[..., Attempt]
-Run = Callable[..., "Said"]
-TESTS = str(pathlib.Path(__file__).parent)
+pytestmark = pytest.mark.usefixtures("alone")
 UNREACHABLE = "postgresql+psycopg://me:s3cret@127.0.0.1:1/shop?connect_timeout=2"
 
 
@@ -49,62 +48,6 @@ know(Reversing())
 @target("test.discreet", redact=["password"])
 def discreet(password: str, amount: int) -> None:
     """Has something to hide."""
-
-
-class Said:
-    """What a run of the command line ended with and printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    """In an empty folder, with nothing set, and a path that ends with the test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("ASYNC_TASK_APP", "ASYNC_TASK_DATABASE_URL", "NO_COLOR", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Run:
-    """`say("list", "--json")`: in this process."""
-
-    def say(*words: str) -> Said:
-        capsys.readouterr()
-        return Said(main(words), *capsys.readouterr())
-
-    return say
-
-
-@pytest.fixture
-def run(say: Run, engine: Engine, database: Database) -> Run:
-    """The same on this test's database."""
-    return lambda *words: say(*words, "--database-url", database.sync_url)
-
-
-@pytest.fixture
-def process(database: Database, engine: Engine) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """`process("run-batch")`: `python -m async_task_cli` on this test's database, in a process of its own."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def start(*words: str, **options: Any) -> "subprocess.Popen[str]":
-        environment = {**os.environ, "ASYNC_TASK_DATABASE_URL": database.sync_url, "PYTHONPATH": TESTS}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        command = [sys.executable, "-m", "async_task_cli", *words]
-        begun.append(subprocess.Popen(command, env=environment, text=True, stdin=subprocess.DEVNULL, **pipes))
-        return begun[-1]
-
-    yield start
-    for one in begun:
-        one.kill()
-        one.communicate()
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -36,26 +36,26 @@ class Named:
 def find_app(wanted: Wanted) -> AsyncTask:
     """The application that was asked for, with its modules imported. Connects to nothing. Raises Refusal."""
     _see_folder(Path.cwd())
-    named = _named_app(wanted)
+    named = named_app(wanted)
     if named is not None:
         app = _load(named)
         _import_all(wanted.modules)
         return app
-    url = wanted.database_url or os.environ.get(DATABASE_URL)
-    if not url:
+    url = named_database(wanted)
+    if url is None:
         raise Refusal(
             f"no database is named: give --app module:name or --database-url, or set {APP} or {DATABASE_URL}, "
             "or write app under [tool.async-task] into pyproject.toml",
             USAGE,
         )
     _import_all(wanted.modules)
-    return AsyncTask(url)
+    return AsyncTask(url.text)
 
 
 def find_model(wanted: Wanted) -> type[BaseAttempt]:
     """The model of the application that was asked for; without one, the ready-made one. Connects to nothing."""
     _see_folder(Path.cwd())
-    named = _named_app(wanted)
+    named = named_app(wanted)
     return Attempt if named is None else _load(named).model
 
 
@@ -88,30 +88,44 @@ def sqlite_file(address: str) -> Path | None:
     return Path(url.database.removeprefix("file:").partition("?")[0])
 
 
-def _named_app(wanted: Wanted) -> Named | None:
+def named_app(wanted: Wanted) -> Named | None:
+    """Which application was asked for, and where; None where a database is meant, or nothing was said."""
     if wanted.app is not None:
         return Named(wanted.app, "--app", USAGE)
     if wanted.database_url is not None:
         return None
     if from_environment := os.environ.get(APP):
         return Named(from_environment, APP)
-    return _app_of_project(Path.cwd())
+    return _app_of_project()
 
 
-def _app_of_project(folder: Path) -> Named | None:
-    """What the nearest pyproject.toml says, in this folder or above; its folder goes on the path."""
-    for file in (one / "pyproject.toml" for one in (folder, *folder.parents)):
-        if not file.is_file():
-            continue
-        try:
-            table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("async-task", {})
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise Refusal(f"{file} cannot be read: {first_line(str(error))}", CONFIGURATION) from error
-        if (app := table.get("app")) is None:
-            return None
-        _see_folder(file.parent)
-        return Named(str(app), f"[tool.async-task] app in {file}")
+def named_database(wanted: Wanted) -> Named | None:
+    """The URL that is used where no application is named, and where it was said."""
+    if wanted.database_url:
+        return Named(wanted.database_url, "--database-url", USAGE)
+    if from_environment := os.environ.get(DATABASE_URL):
+        return Named(from_environment, DATABASE_URL)
     return None
+
+
+def project_file() -> Path | None:
+    """The nearest pyproject.toml, in this folder or above."""
+    folder = Path.cwd()
+    return next((file for one in (folder, *folder.parents) if (file := one / "pyproject.toml").is_file()), None)
+
+
+def _app_of_project() -> Named | None:
+    """What the nearest pyproject.toml says; its folder goes on the path."""
+    if (file := project_file()) is None:
+        return None
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("async-task", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Refusal(f"{file} cannot be read: {first_line(str(error))}", CONFIGURATION) from error
+    if (app := table.get("app")) is None:
+        return None
+    _see_folder(file.parent)
+    return Named(str(app), f"[tool.async-task] app in {file}")
 
 
 def _load(named: Named) -> AsyncTask:

@@ -6,6 +6,7 @@ import socket
 UNEXPECTED, USAGE, SOME_FAILED, UNREACHABLE, CONFIGURATION = 1, 2, 3, 69, 78
 LONGEST = 600
 _CREDENTIALS = re.compile(r"(?<=://)([^\s/:@]*):[^\s]*@")
+_IN_QUERY = re.compile(r"([?&][\w.-]*(?:pass|pwd|secret|token|key)[\w.-]*=)[^&\s'\"]*", re.IGNORECASE)
 
 
 class Refusal(Exception):
@@ -23,7 +24,9 @@ def verdict(error: Exception) -> tuple[int, str]:
 
     from async_task import errors
 
-    if isinstance(error, (errors.UnknownTarget, errors.UnknownEncryptor, errors.DecryptionFailed)):
+    if isinstance(
+        error, (errors.UnknownTarget, errors.UnknownMethod, errors.UnknownEncryptor, errors.DecryptionFailed)
+    ):
         return CONFIGURATION, str(error)
     if isinstance(error, (errors.ConfigurationError, errors.SchemaMismatch)):
         return CONFIGURATION, str(error)
@@ -56,8 +59,8 @@ def one_line(text: str) -> str:
 
 
 def scrubbed(text: str) -> str:
-    """`text` without the passwords of the URLs in it."""
-    return _CREDENTIALS.sub(r"\1:***@", text)
+    """`text` without the passwords of the URLs in it, before the host or in the query."""
+    return _IN_QUERY.sub(r"\1***", _CREDENTIALS.sub(r"\1:***@", text))
 
 
 def _is_of_a_connection(error: Exception) -> bool:

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,10 +89,3 @@ def _hidden(attempt: BaseAttempt, names: Iterable[str]) -> tuple[frozenset[str],
 
 def _masked(values: Mapping[str, Any], hidden: frozenset[str]) -> dict[str, Any]:
     return {name: HIDDEN if name in hidden else value for name, value in values.items()}
-
-
-def identifier(text: str) -> uuid.UUID | None:
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        return None

@@ -9,18 +9,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import async_task
 from async_task.spelling import near
 from async_task_cli.faults import USAGE, Refusal, one_line, scrubbed, verdict
-from async_task_cli.options import SETTINGS, Wanted, reaching
+from async_task_cli.options import SETTINGS, WORDS, Wanted, reaching
 from async_task_cli.signals import INTERRUPTED, Terminated, terminable
 
-NAME = "async-task"
+NAME, COMPLETE = "async-task", "_ASYNC_TASK_COMPLETE"
 COMMANDS = {
     "run-batch": ("batch:run_batch", "Make all calls that are due, once, and end."),
     "list": ("attempts:list_attempts", "List attempts, oldest first, and count them."),
     "show": ("attempt:show", "Show one attempt: all its fields and what happened to it."),
+    "retry": ("verbs:retry", "Make attempts due now, also failed and expired ones."),
+    "run-now": ("run_now:run_now", "The same, and make their calls here, at once."),
+    "reschedule": ("verbs:reschedule", "Make pending attempts due at another time."),
+    "expire": ("verbs:expire", "End pending attempts: they are too late to be of use."),
+    "fail": ("verbs:fail", "End pending attempts: they failed for good."),
+    "cancel": ("verbs:cancel", "End pending attempts: they are no longer wanted."),
+    "enqueue": ("enqueue:enqueue", "Write a call down, to be made by whoever performs what is due."),
     "sweep": ("sweep:sweep", "Recover what lost its process, expire what is too late."),
     "install": ("install:install", "Write the tables into your Alembic tree, or make them at once."),
     "upgrade": ("upgrade:upgrade", "Bring tables of an earlier version to this one."),
@@ -28,6 +36,8 @@ COMMANDS = {
     "check": ("check:check", "See whether tables, migrations, targets and keys fit together."),
     "rotate-keys": ("rotation:rotate_keys", "Encrypt again, under the first key, what is under an old one."),
     "keys": ("keys:keys", "Make a key; list which keys are there, and what is under them."),
+    "config": ("config:config", "Say what is configured, and where each value comes from."),
+    "completion": ("completion:completion", "Print the script that completes commands in your shell."),
     "version": ("version:version", "Say which versions are at work here."),
     "demo": ("demo:demo", "See an outbox at work, in a minute, in this terminal."),
 }
@@ -39,6 +49,10 @@ class Closed(Exception):
 
 class Commands(click.Group):
     """A group that knows its commands by name, so that `--help` imports no library that a command may need."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = (NAME, *args)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -54,9 +68,16 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS:
+        if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
             ctx.fail(f"no command is called {args[0]!r}{near(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # Not as a group does it, which imports every command to ask for its help.
+        named = [
+            CompletionItem(name, help=words) for name, (_, words) in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -104,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
+    if COMPLETE in os.environ:
+        importlib.import_module("async_task_cli.shells")  # registers the one that click does not have
     try:
         return int(cli.main(given, prog_name=NAME, standalone_mode=False) or 0)
     except Closed:

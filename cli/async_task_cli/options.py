@@ -1,13 +1,18 @@
 """Options that several commands take: which application, and how to look at what went wrong."""
 
 import functools
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
+from async_task_cli.faults import scrubbed
+
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+WORDS = "async_task_cli.words"
+"""Where a context keeps the whole command line, as it was given."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -55,3 +60,19 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
 def as_json(command: F) -> F:
     """`--json`, for programs that read."""
     return click.option("--json", "is_json", is_flag=True, help="JSON on standard output.")(command)
+
+
+def once_more(ctx: click.Context, option: str, value: str) -> str:
+    """The command line that is being run, with this option instead of what it had: to be copied into a shell.
+
+    A password in a URL is not repeated."""
+    words = scrubbed(shlex.join(_without(option, ctx.meta[WORDS])))
+    return f"{words} {shlex.join([option, value])}"
+
+
+def _without(option: str, words: Sequence[str]) -> Iterator[str]:
+    before = ""
+    for word in words:
+        if option not in (before, word) and not word.startswith(f"{option}="):
+            yield word
+        before = word

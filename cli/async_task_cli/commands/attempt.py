@@ -12,28 +12,18 @@ from rich.text import Text
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from async_task import BaseAttempt, JobEvent, Status
+from async_task import BaseAttempt, Status
 from async_task.dialects import compared
+from async_task.tables import beside
 from async_task.verbs import table_of
 from async_task_cli.application import existing
 from async_task_cli.faults import Refusal
-from async_task_cli.fields import HIDDEN, Arguments, arguments_of, as_json_value, call_of, fields_of, identifier
+from async_task_cli.fields import HIDDEN, Arguments, arguments_of, as_json_value, call_of, fields_of
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.selection import identifier
 from async_task_cli.terminal import coloured, counted, moment, page, plain, print_sheet, print_whole, since
 
 TOLD = frozenset(BaseAttempt.__annotations__)
-
-
-class Identifier(click.ParamType):  # type: ignore[type-arg]
-    """An attempt's id."""
-
-    name = "id"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> uuid.UUID:
-        found = identifier(str(value))
-        if found is None:
-            self.fail(f"{value!r} is no id: it is a UUID, as `async-task list` prints it", param, ctx)
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +31,12 @@ class Found:
     """An attempt, everything that happened to it in order, and the database's clock."""
 
     attempt: BaseAttempt
-    events: Sequence[JobEvent]
+    events: Sequence[Any]
     now: dt.datetime
 
 
 @click.command("show", context_settings=SETTINGS)
-@click.argument("attempt_id", metavar="ID", type=Identifier())
+@click.argument("attempt_id", metavar="ID", callback=lambda _ctx, _param, text: identifier(text))
 @click.option("--traceback", "has_traces", is_flag=True, help="Also the stored traces of errors.")
 @as_json
 @reaching
@@ -69,10 +59,12 @@ def _find(session: Session, model: type[BaseAttempt], attempt_id: uuid.UUID) -> 
     attempt = session.get(model, attempt_id)
     if attempt is None:
         return None
-    mine = (JobEvent.job_type == table_of(attempt).name, JobEvent.job_id == str(attempt_id))
+    table = table_of(attempt)
+    events = beside(table).events
+    mine = (events.c.job_type == table.name, events.c.job_id == str(attempt_id))
     now = session.scalar(select(compared()))
     assert now is not None
-    return Found(attempt, session.scalars(select(JobEvent).where(*mine).order_by(JobEvent.id)).all(), now)
+    return Found(attempt, session.execute(select(events).where(*mine).order_by(events.c.id)).all(), now)
 
 
 def _as_data(found: Found, *, has_traces: bool) -> dict[str, Any]:
@@ -87,7 +79,7 @@ def _as_data(found: Found, *, has_traces: bool) -> dict[str, Any]:
     }
 
 
-def _event_as_data(event: JobEvent, *, has_trace: bool) -> dict[str, Any]:
+def _event_as_data(event: Any, *, has_trace: bool) -> dict[str, Any]:
     names = ["created_at", "kind", "num_attempt", "actor", "message", *(["detail"] if has_trace else [])]
     return {name: as_json_value(getattr(event, name)) for name in names}
 
@@ -104,7 +96,7 @@ def _print(found: Found, *, has_traces: bool) -> None:
             print_whole(console, event.detail.rstrip(), indent=6)
 
 
-def _headline(event: JobEvent) -> str:
+def _headline(event: Any) -> str:
     number = "" if event.num_attempt is None else f" of try {event.num_attempt}"
     actor = "" if event.actor is None else f", by {event.actor}"
     return f"{_precise(event.created_at)}  {event.kind}{number}{actor}"

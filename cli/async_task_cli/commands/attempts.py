@@ -1,92 +1,105 @@
-"""`async-task list`: attempts, oldest first, and how many there are in each state."""
+"""`async-task list`: attempts page by page, and how many there are in each state."""
 
+import collections
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 from rich.text import Text
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, Status
 from async_task.dialects import compared
 from async_task_cli.application import existing
 from async_task_cli.fields import LISTED, as_plain_data, call_of, column
-from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
-from async_task_cli.terminal import coloured, counted, page, plain, since, table
+from async_task_cli.options import SETTINGS, Wanted, as_json, once_more, reaching
+from async_task_cli.selection import ORDERS, Order, Selection, selecting
+from async_task_cli.terminal import coloured, counted, page, plain, say, since, table
 
 WIDE = 110
+MOST_COUNTED = 10_000
+PLACES = {"created": "the oldest", "-created": "the newest", "due": "the first due", "-due": "the last due"}
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The rows in order, how many there are of each status without the limit, and the database's clock."""
+    """A page of rows in order, and whether more come behind it; how many there are of each state on all pages, None
+    for more than MOST_COUNTED together; the database's clock."""
 
     rows: Sequence[Any]
-    counts: dict[Status, int]
+    has_more: bool
+    counts: Mapping[Status, int] | None
     now: dt.datetime
 
 
 @click.command("list", context_settings=SETTINGS)
+@selecting
+@click.option("--order", type=click.Choice(ORDERS), default="created", show_default=True, help="What comes first.")
 @click.option(
-    "--status",
-    "statuses",
-    type=click.Choice([one.value for one in Status]),
-    multiple=True,
-    help="Only these; may be repeated.",
+    "--limit", type=click.IntRange(min=0), default=50, show_default=True, metavar="N", help="At most so many."
 )
-@click.option("--target", help="Only this target, by the name that it is registered under.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="At most so many, the oldest.",
-)
+@click.option("--after", metavar="CURSOR", help="Go on behind this one: the id of the last line before.")
 @as_json
 @reaching
-def list_attempts(wanted: Wanted, statuses: tuple[str, ...], target: str | None, limit: int, is_json: bool) -> None:
-    """List attempts, oldest first, and count them. --json writes one object a line."""
+def list_attempts(
+    wanted: Wanted, selection: Selection, order: str, limit: int, after: str | None, is_json: bool
+) -> None:
+    """List attempts, oldest first, and count them.
+
+    States are those of the row, and: due (may be taken now), performing (somebody holds it), stuck (a person may have
+    to look at it). WHEN is an instant with its zone (2026-10-25T02:30Z) or a length of time before now (2h, 3d).
+
+    --json writes one object a line. Where --limit lines come there may be more: give --after the id of the last one,
+    or its due_at,id where --order is by due. New attempts do not shift the pages.
+    """
+    by = Order(order)
     with existing(wanted) as app:
-        conditions = _conditions(app.model, statuses, target)
-        find = _oldest if is_json else _listing
-        found: Any = app.read(lambda session: find(session, app.model, conditions, limit))
+        asked = Asked(app.model, selection.conditions(app.model), by, by.behind(app.model, after), limit)
+        found: Any = app.read(asked.rows if is_json else asked.listing)
     if is_json:
         for row in found:
             click.echo(json.dumps(as_plain_data(row)))
     else:
-        _print(found, is_wide=page().width >= WIDE)
+        _print(found, PLACES[order] if after is None else "the next", is_wide=page().width >= WIDE)
+        _say_how_to_go_on(found, by)
 
 
-def _conditions(model: type[BaseAttempt], statuses: tuple[str, ...], target: str | None) -> list[Any]:
-    conditions: list[Any] = []
-    if statuses:
-        conditions.append(model.status.in_([Status(one) for one in statuses]))
-    if target is not None:
-        conditions.append(model.target == target)
-    return conditions
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A page of attempts to be found: `behind` where the one before it ended."""
+
+    model: type[BaseAttempt]
+    conditions: list[ColumnElement[bool]]
+    order: Order
+    behind: list[ColumnElement[bool]]
+    limit: int
+
+    def rows(self, session: Session, *, more: int = 0) -> Sequence[Any]:
+        found = select(*(column(self.model, name) for name in LISTED)).where(*self.conditions, *self.behind)
+        return session.execute(found.order_by(*self.order.columns(self.model)).limit(self.limit + more)).all()
+
+    def listing(self, session: Session) -> Listing:
+        rows = self.rows(session, more=1)
+        has_more = len(rows) > self.limit
+        is_all = not has_more and not self.behind
+        counts = collections.Counter(row.status for row in rows) if is_all else self._counts(session)
+        now = session.scalar(select(compared()))
+        assert now is not None
+        return Listing(rows[: self.limit], has_more, counts, now)
+
+    def _counts(self, session: Session) -> dict[Status, int] | None:
+        # Never more rows than can be read in a moment: a summary must not read a table of millions.
+        some = select(self.model.status).where(*self.conditions).limit(MOST_COUNTED + 1).subquery()
+        found = session.execute(select(some.c.status, func.count()).group_by(some.c.status))
+        counts = {row[0]: row[1] for row in found}
+        return counts if sum(counts.values()) <= MOST_COUNTED else None
 
 
-def _listing(session: Session, model: type[BaseAttempt], conditions: list[Any], limit: int) -> Listing:
-    by_status = select(model.status, func.count()).where(*conditions).group_by(model.status)
-    counts = {row[0]: row[1] for row in session.execute(by_status)}
-    now = session.scalar(select(compared()))
-    assert now is not None
-    return Listing(
-        _oldest(session, model, conditions, limit), {one: counts[one] for one in Status if one in counts}, now
-    )
-
-
-def _oldest(session: Session, model: type[BaseAttempt], conditions: list[Any], limit: int) -> Sequence[Any]:
-    columns = [column(model, name) for name in LISTED]
-    return session.execute(select(*columns).where(*conditions).order_by(model.created_at, model.id).limit(limit)).all()
-
-
-def _print(found: Listing, *, is_wide: bool) -> None:
+def _print(found: Listing, place: str, *, is_wide: bool) -> None:
     console = page()
     if found.rows:
         more = ["WHEN", "LAST ERROR"] if is_wide else []
@@ -97,7 +110,12 @@ def _print(found: Listing, *, is_wide: bool) -> None:
             cells = [Text(str(row.id)), coloured(_state(row)), Text(str(row.num_attempts)), plain(call_of(row))]
             made.add_row(*cells, *([Text(_when(row, found.now)), plain(_brief(row.last_error))] if is_wide else []))
         console.print(made)
-    console.print(_summary(found), soft_wrap=True)
+    console.print(_summary(found, place), soft_wrap=True)
+
+
+def _say_how_to_go_on(found: Listing, order: Order) -> None:
+    if found.has_more and found.rows:
+        say(f"The next ones: {once_more(click.get_current_context(), '--after', order.cursor(found.rows[-1]))}")
 
 
 def _state(row: Any) -> str:
@@ -116,10 +134,12 @@ def _brief(error: str | None) -> str:
     return (error or "").partition("\n")[0]
 
 
-def _summary(found: Listing) -> str:
+def _summary(found: Listing, place: str) -> str:
+    if found.counts is None:
+        return f"More than {MOST_COUNTED:,} attempts, {place} {len(found.rows):,} of them shown."
     total = sum(found.counts.values())
     if not total:
         return "No attempts."
-    shown = "" if len(found.rows) == total else f", the oldest {len(found.rows):,} of them shown"
-    each = ", ".join(f"{number:,} {status}" for status, number in found.counts.items())
+    shown = "" if len(found.rows) == total else f", {place} {len(found.rows):,} of them shown"
+    each = ", ".join(f"{found.counts[one]:,} {one}" for one in Status if found.counts.get(one))
     return f"{counted(total, 'attempt')}{shown}: {each}."

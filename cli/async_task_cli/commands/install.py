@@ -28,9 +28,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--apply", "is_applied", is_flag=True, help="Make the tables in the database now, without Alembic.")
 @click.option("--table", metavar="NAME", help="The attempts table's name; the application's model says it unless said.")
 @click.option("--schema", metavar="NAME", help="The database schema of the tables; likewise.")
-@click.option(
-    "--model", "model_file", type=PATH, metavar="PATH", help="Also write a model of your own, to this file."
-)
+@click.option("--model", "model_file", type=PATH, metavar="PATH", help="Also write a model of your own, to this file.")
 @click.option("--base", metavar="MODULE:NAME", help="The declarative base of that model, where it cannot be found.")
 @click.option("--jobs", "jobs_file", type=PATH, metavar="PATH", help="Also write the two job classes, to this file.")
 @writing

@@ -1,0 +1,46 @@
+"""Who runs the command line, for the events that its verbs write."""
+
+import getpass
+import os
+import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
+
+from async_task.actors import check_actor
+from async_task.errors import ConfigurationError
+
+ACTOR = "ASYNC_TASK_ACTOR"
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def named_actor(option: str | None) -> tuple[str, str]:
+    """Who acts, and where that was said: by option, by environment, else user@host."""
+    if option is not None:
+        return option, "--actor"
+    if from_environment := os.environ.get(ACTOR):
+        return from_environment, ACTOR
+    return f"{_user()}@{socket.gethostname()}", "user@host"
+
+
+def as_actor(command: F) -> F:
+    """`--actor`; the command is called with `actor=`, None where it was left out."""
+    words = f"Who does it, for the attempt's events [default: {ACTOR}, else user@host]."
+    return click.option("--actor", metavar="NAME", help=words, callback=_checked)(command)
+
+
+def _checked(ctx: click.Context, param: click.Parameter, actor: str | None) -> str | None:
+    try:
+        if actor is not None:
+            check_actor(actor)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error)) from None
+    return actor
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container that gives its process a number and no name
+        return f"uid-{os.getuid()}"

@@ -1,0 +1,122 @@
+"""The attempts that a verb is for: by their ids, by ids on standard input, or all that the filters select."""
+
+import functools
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from async_task_cli.faults import USAGE, Refusal
+from async_task_cli.options import once_more
+from async_task_cli.selection import Order, Selection, identifier, selecting
+from async_task_cli.terminal import counted, say
+
+if TYPE_CHECKING:
+    from async_task import AsyncTask
+
+PAGE = 500
+BY_ID = Order()
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What was given: `ids`, or `is_all` of a `selection`, at most `limit` of it, behind the id `after`.
+
+    `is_sure`: --yes; `is_dry`: --dry-run.
+    """
+
+    ids: tuple[uuid.UUID, ...]
+    is_all: bool
+    selection: Selection
+    limit: int
+    after: str | None
+    is_sure: bool
+    is_dry: bool
+
+    def found(self, app: "AsyncTask", verb: str, states: tuple[str, ...]) -> list[uuid.UUID]:
+        """The ids; for --all those of attempts in `states`, unless --status says others, and once a person agreed."""
+        if not self.is_all:
+            return list(self.ids)
+        selection = self.selection if self.selection.statuses else replace(self.selection, statuses=states)
+        ids = list(_selected(app, selection, self.after, self.limit + 1))
+        found, has_more = ids[: self.limit], len(ids) > self.limit
+        if not found:
+            say("No attempt is selected.")
+        elif not self.is_dry and not self.is_sure:
+            _confirm(f"{verb} {counted(len(found), 'attempt')}{', the oldest of more' if has_more else ''}")
+        if has_more and found:
+            say(
+                f"More are selected. The next ones: {once_more(click.get_current_context(), '--after', str(found[-1]))}"
+            )
+        return found
+
+
+def choosing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Ids, or --all and its filters; the command is called with `chosen=`."""
+
+    @click.argument("words", metavar="[ID...]", nargs=-1)
+    @click.option("--all", "is_all", is_flag=True, help="Instead of ids: all that the filters below select.")
+    @selecting
+    @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="With --all: the N oldest [default: 1000].")
+    @click.option("--after", metavar="ID", help="With --all: go on behind this one.")
+    @click.option("--yes", "is_sure", is_flag=True, help="With --all: do not ask.")
+    @click.option("--dry-run", "is_dry", is_flag=True, help="Say what would change, and change nothing.")
+    @functools.wraps(command)
+    def chose(
+        *args: Any, words: tuple[str, ...], is_all: bool, selection: Selection, limit: int | None, after: str | None,
+        is_sure: bool, is_dry: bool, **options: Any,
+    ) -> Any:  # fmt: skip
+        is_filtered = selection != Selection() or limit is not None or after is not None
+        _check(words, is_all=is_all, is_filtered=is_filtered)
+        chosen = Chosen(_ids(words), is_all, selection, limit or 1000, after, is_sure, is_dry)
+        return command(*args, chosen=chosen, **options)
+
+    return chose
+
+
+def _check(words: tuple[str, ...], *, is_all: bool, is_filtered: bool) -> None:
+    if is_all and words:
+        raise click.UsageError("ids, or --all with filters: not both")
+    if not is_all and is_filtered:
+        raise click.UsageError("filters select attempts for --all: add it, or leave them out")
+    if not is_all and not words:
+        raise click.UsageError("no attempt is named: give ids, - to read them from standard input, or --all")
+
+
+def _ids(words: Iterable[str]) -> tuple[uuid.UUID, ...]:
+    """Each once, in order."""
+    return tuple(dict.fromkeys(identifier(word) for word in _all_words(words)))
+
+
+def _all_words(words: Iterable[str]) -> Iterator[str]:
+    for word in words:
+        if word == "-":
+            yield from sys.stdin.read().split()
+        else:
+            yield word
+
+
+def _selected(app: "AsyncTask", selection: Selection, after: str | None, limit: int) -> Iterator[uuid.UUID]:
+    """Their ids, oldest first, read in pages before anything is changed: what is changed may be selected again."""
+    from sqlalchemy import select
+
+    model = app.model
+    while limit:
+        conditions = [*selection.conditions(model), *BY_ID.behind(model, after)]
+        query = select(model.id).where(*conditions).order_by(*BY_ID.columns(model)).limit(min(PAGE, limit))
+        ids = app.read(lambda session, query=query: list(session.scalars(query)))  # type: ignore[misc]
+        yield from ids
+        limit -= len(ids)
+        if len(ids) < PAGE:
+            return
+        after = str(ids[-1])
+
+
+def _confirm(words: str) -> None:
+    if not sys.stdin.isatty():
+        raise Refusal(f"{words}? Nobody is here to be asked: --yes does it, --dry-run shows it", USAGE)
+    if not click.confirm(f"{words[0].upper()}{words[1:]}?", err=True):
+        raise Refusal("nothing was changed")

@@ -1,0 +1,86 @@
+"""`async-task config`: what is configured, and where each value comes from."""
+
+import contextlib
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich.text import Text
+
+from async_task import AsyncTask
+from async_task.encryption import encryptor_names
+from async_task.targets import registered_targets
+from async_task.verbs import table_of
+from async_task_cli.actor import named_actor
+from async_task_cli.application import find_app, named_app, named_database, project_file
+from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.terminal import page, plain, print_sheet
+
+DEFAULT, HERE = "default", "this process"
+CONCURRENCY = inspect.signature(AsyncTask.run_batch).parameters["concurrency"].default
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value and where it comes from; both None where nothing was said."""
+
+    value: Any
+    source: str | None
+
+
+@click.command("config", context_settings=SETTINGS)
+@as_json
+@reaching
+def config(wanted: Wanted, is_json: bool) -> None:
+    """Say what is configured, and where each value comes from: an option, the environment, a file, the application, or
+    a default. The database is not asked, and no password is shown.
+
+    Where the application cannot be found, what is known is printed, and the command ends as all others do.
+    --json: one object, with value and source by name.
+    """
+    settings = dict(_said(wanted))
+    try:
+        with contextlib.closing(find_app(wanted)) as app:
+            settings |= dict(_of(app, wanted))
+    finally:
+        _print(settings, is_json=is_json)
+
+
+def _said(wanted: Wanted) -> Iterator[tuple[str, Setting]]:
+    """What is known before the application is imported."""
+    file, app = project_file(), named_app(wanted)
+    yield "file", Setting(str(file) if file else None, "the nearest pyproject.toml" if file else None)
+    yield "application", Setting(app.text, app.place) if app else Setting(None, None)
+    yield "modules", Setting(list(wanted.modules), "--module") if wanted.modules else Setting([], DEFAULT)
+    yield "actor", Setting(*named_actor(None))
+
+
+def _of(app: AsyncTask, wanted: Wanted) -> Iterator[tuple[str, Setting]]:
+    """What the application brings, or the defaults of a bare database."""
+    source = DEFAULT if named_app(wanted) is None else "the application"
+    url, model = named_database(wanted), app.model
+    yield "database", Setting(app.address, source if url is None or source != DEFAULT else url.place)
+    yield "model", Setting(f"{model.__module__}:{model.__qualname__}", source)
+    yield "table", Setting(table_of(model).fullname, source)
+    yield "lease_seconds", Setting(app.lease.total_seconds(), source)
+    yield "concurrency", Setting(CONCURRENCY, DEFAULT)
+    yield "encryptors", Setting(encryptor_names(), HERE)
+    yield "targets", Setting([one.name for one in registered_targets()], HERE)
+
+
+def _print(settings: dict[str, Setting], *, is_json: bool) -> None:
+    if is_json:
+        click.echo(json.dumps({name: {"value": one.value, "source": one.source} for name, one in settings.items()}))
+    else:
+        print_sheet(page(), [(name.replace("_", " "), _shown(one)) for name, one in settings.items()], indent=0)
+
+
+def _shown(setting: Setting) -> Text:
+    value = setting.value
+    shown = ", ".join(value) if isinstance(value, list) else value
+    return plain(
+        f"{shown if shown not in (None, '') else 'none'}" + (f"  ({setting.source})" if setting.source else "")
+    )

@@ -1,0 +1,107 @@
+"""`async-task run-now`: attempts made due, and performed in this process."""
+
+import contextlib
+import sys
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import click
+
+from async_task import (
+    AsyncTask,
+    Busy,
+    Canceled,
+    Expired,
+    Failed,
+    NotDue,
+    NotPending,
+    Outcome,
+    Parked,
+    Retried,
+    Status,
+    Succeeded,
+    Superseded,
+)
+from async_task.actors import acting
+from async_task_cli.actor import as_actor, named_actor
+from async_task_cli.application import existing
+from async_task_cli.changes import Change, Verb, changed, foreseen, report, status_of
+from async_task_cli.chosen import Chosen, choosing
+from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.signals import Stop
+from async_task_cli.terminal import span
+
+STOPPING = "async-task: stopping: the call in hand is being finished; a second signal abandons it"
+NAMES = {
+    Succeeded: "succeeded", Retried: "retried", Failed: "failed", Expired: "expired", Canceled: "canceled",
+    NotDue: "not_due", NotPending: "not_pending", Busy: "busy", Superseded: "superseded", Parked: "parked",
+}  # fmt: skip
+
+
+@click.command("run-now", context_settings=SETTINGS)
+@choosing
+@click.option("--reason", metavar="TEXT", help="Why, for the attempt's events.")
+@as_actor
+@as_json
+@reaching
+def run_now(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, is_json: bool) -> int:
+    """Make attempts due now, as `retry` does, and make their calls here, one after the other.
+
+    What becomes of each is said: 0 when all succeeded or will be retried by their policy, 1 when one was refused (busy,
+    succeeded before), failed, expired or was parked. --all means the pending ones, unless --status says others.
+
+    --json as with `retry`, and outcome: succeeded, retried, failed, expired, canceled, parked, busy, not_due,
+    not_pending or superseded; null when the attempt could not be made due.
+    """
+    verb = Verb("run-now", "retry_now", Status.PENDING, "performed now", {"reason": reason})
+    who = named_actor(actor)[0]
+    with existing(wanted) as app:
+        ids = chosen.found(app, verb.word, (Status.PENDING.value,))
+        changes = (foreseen(app, verb, one) if chosen.is_dry else _run(app, verb, one, who) for one in ids)
+        with Stop(STOPPING).listening() as stop:
+            code = report(verb.word, _until(stop, changes), is_dry=chosen.is_dry, is_json=is_json)
+    return code if stop.exit_code is None else stop.exit_code
+
+
+def _until(stop: Stop, changes: Iterable[Change]) -> Iterator[Change]:
+    for change in changes:
+        yield change
+        if stop.event.is_set():
+            return
+
+
+def _run(app: AsyncTask, verb: Verb, attempt_id: uuid.UUID, actor: str) -> Change:
+    with acting(actor):
+        change = changed(app, verb, attempt_id)
+    if not change.is_done:
+        return change
+    with contextlib.redirect_stdout(sys.stderr):  # what targets print is words
+        outcome = app.perform(attempt_id)
+    is_done = isinstance(outcome, (Succeeded, Retried))
+    words = _words(outcome)
+    said = words if is_done else f"run-now: attempt {attempt_id} {words}"
+    return replace(change, is_done=is_done, status=status_of(app, attempt_id), words=said, outcome=NAMES[type(outcome)])
+
+
+def _words(outcome: Outcome) -> str:  # noqa: PLR0911
+    """What became of it, behind its id."""
+    match outcome:
+        case Retried(_, after, None):
+            return f"is not finished; it is looked at again in {span(after.total_seconds())}"
+        case Retried(_, after, error):
+            return f"will be retried in {span(after.total_seconds())}: {error}"
+        case Failed(_, reason):
+            return f"failed: {reason}"
+        case Expired(_, reason):
+            return f"expired: {reason}"
+        case Parked(_, after, reason):
+            return f"is parked for {span(after.total_seconds())}, uncharged: {reason}"
+        case Busy(_, by, _):
+            return f"is being performed by {by or 'somebody else'}"
+        case NotPending(_, status):
+            return f"was taken by somebody else, and is {status or 'gone'}"
+        case NotDue():
+            return "was moved by somebody else, and is not due"
+        case _:
+            return NAMES[type(outcome)].replace("_", " ")

@@ -1,0 +1,70 @@
+"""Instants and lengths of time, as people write them behind an option."""
+
+import datetime as dt
+import re
+from typing import Any
+
+import click
+
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+LONGEST = dt.timedelta(days=36_500)
+_LENGTH = re.compile(r"(?:\d{1,12}(?:\.\d{1,6})?(?:ms|min|[smhdw]))+", re.ASCII)
+_PART = re.compile(r"([\d.]+)(\D+)", re.ASCII)
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]
+    """An instant in ISO 8601, with its zone: `2026-10-25T02:30Z`. Without a zone it is refused, never guessed."""
+
+    name = "instant"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.datetime:
+        try:
+            return instant(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Length(click.ParamType):  # type: ignore[type-arg]
+    """A length of time: `90s`, `15min`, `2h`, `1h30m`, `3d`, `2w`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.timedelta:
+        if (found := length(str(value))) is None:
+            self.fail(
+                f"{value!r} is no length of time up to 100 years: write 90s, 15min, 2h, 1h30m, 3d or 2w", param, ctx
+            )
+        return found
+
+
+class MomentOrLength(click.ParamType):  # type: ignore[type-arg]
+    """Either: a length counts back from the database's clock."""
+
+    name = "instant|duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dt.datetime | dt.timedelta:
+        return length(str(value)) or Moment().convert(value, param, ctx)
+
+
+def instant(text: str) -> dt.datetime:
+    """The instant that `text` names, in UTC. Raises ValueError, with words for people."""
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no instant: write it like 2026-10-25T02:30Z") from None
+    if moment.utcoffset() is None:
+        raise ValueError(f"{text!r} names no instant without a zone: end it with Z, or like +02:00")
+    try:
+        return moment.astimezone(dt.UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} lies outside of the years 1 to 9999 in UTC") from None
+
+
+def length(text: str) -> dt.timedelta | None:
+    """The length of time that `text` names; None when it names none, or more than a hundred years."""
+    if not _LENGTH.fullmatch(text):
+        return None
+    seconds = sum(float(number) * UNITS[unit] for number, unit in _PART.findall(text))
+    return dt.timedelta(seconds=seconds) if seconds <= LONGEST.total_seconds() else None

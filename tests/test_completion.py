@@ -1,0 +1,114 @@
+"""`async-task completion`: in the shells that are here, and by the protocol of those that are not."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from async_task_cli.main import COMMANDS
+from async_task_cli.shells import SHELLS
+from said import Run
+
+pytestmark = pytest.mark.usefixtures("alone")
+BIN = pathlib.Path(sys.executable).parent
+
+
+def in_shell(*words: str, **environment: str) -> str:
+    """What a shell prints, with the command on its path."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    ended = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "PATH": path, **environment}, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout
+
+
+def in_bash(*line: str) -> list[str]:
+    """The completions of the last word of `line`."""
+    words = " ".join(f"'{word}'" for word in line)
+    script = (
+        'eval "$(async-task completion bash)"; complete -p async-task > /dev/null;'
+        f"COMP_WORDS=({words}); COMP_CWORD={len(line) - 1}; _async_task_completion async-task;"
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    return in_shell("bash", "--norc", "-c", script).split()
+
+
+def in_powershell(line: str, word: str) -> list[str]:
+    """The same by the protocol of the script for PowerShell: the environment in, lines out."""
+    said = in_shell("async-task", _ASYNC_TASK_COMPLETE="powershell_complete", COMP_LINE=line, COMP_WORD=word)
+    return said.splitlines()
+
+
+def test_bash_completes_commands_options_and_choices() -> None:
+    assert in_bash("async-task", "re") == ["retry", "reschedule"]
+    assert in_bash("async-task", "") == list(COMMANDS)
+    assert in_bash("async-task", "list", "--st") == ["--status"]
+    assert in_bash("async-task", "list", "--status", "p") == ["pending", "performing"]
+    assert in_bash("async-task", "completion", "") == list(SHELLS)
+    assert in_bash("async-task", "--database-url", "postgresql://127.0.0.1:1/x", "list", "--or") == ["--order"]
+
+
+def test_bash_completes_nothing_and_says_nothing_behind_a_command_that_is_none() -> None:
+    assert in_bash("async-task", "lst", "--st") == []
+    assert in_bash("async-task", "show", "0199") == []
+
+
+def test_powershell_gets_values_and_their_help() -> None:
+    assert in_powershell("async-task re", "re") == [f"{name}\t{COMMANDS[name][1]}" for name in ("retry", "reschedule")]
+    assert [line.split("\t")[0] for line in in_powershell("async-task ", "")] == list(COMMANDS)
+    assert in_powershell("async-task list --status p", "p") == ["pending", "performing"]
+    assert in_powershell("async-task list --status ", "")[0] == "pending"
+    assert in_powershell("async-task list --error 'no such order' --ord", "--ord")[0].startswith("--order\t")
+
+
+def test_the_script_for_powershell_speaks_that_protocol(say: Run) -> None:
+    script = say("completion", "powershell").out
+    for part in (
+        "Register-ArgumentCompleter -Native -CommandName async-task",
+        '$env:_ASYNC_TASK_COMPLETE = "powershell_complete"',
+        "$env:COMP_LINE",
+        "$env:COMP_WORD",
+        "CompletionResult",
+    ):
+        assert part in script
+    assert "%(" not in script
+    assert script.count("{") == script.count("}")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells_take_their_scripts(say: Run, shell: str) -> None:
+    said = say("completion", shell)
+    assert (said.code, said.err) == (0, "")
+    assert f"_ASYNC_TASK_COMPLETE={shell}_complete" in said.out
+    if shutil.which(shell):
+        pathlib.Path("script").write_text(said.out)
+        in_shell(shell, "-n", "script")
+
+
+@pytest.mark.parametrize("shell", list(SHELLS))
+def test_help_says_what_to_do_for_good(say: Run, shell: str) -> None:
+    said = say("completion", "--help").out
+    assert f"{shell:<11} {SHELLS[shell]}" in said
+    assert max(map(len, said.splitlines())) <= 100
+
+
+def test_a_shell_that_is_not_known_is_a_usage_error(say: Run) -> None:
+    for words in ((), ("tcsh",), ("bash", "zsh")):
+        said = say("completion", *words)
+        assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+
+
+def test_completing_a_command_imports_neither_sqlalchemy_nor_alembic() -> None:
+    script = (
+        "import sys, atexit; from async_task_cli.main import main;"
+        "atexit.register(lambda: print([name for name in sys.modules if name.partition('.')[0] in "
+        "('sqlalchemy', 'alembic', 'async_task_cli.commands')], file=sys.stdout)); main()"
+    )
+    said = in_shell(
+        sys.executable, "-c", script, _ASYNC_TASK_COMPLETE="bash_complete", COMP_WORDS="async-task s", COMP_CWORD="1"
+    )
+    assert said.splitlines() == ["plain,show", "plain,sweep", "[]"]

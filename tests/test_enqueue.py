@@ -1,0 +1,251 @@
+"""`async-task enqueue`: a call written down by hand, from plain JSON."""
+
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import io
+import json
+import pathlib
+import sys
+import typing
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from async_task import Attempt, target
+from clockwork import row_of
+from outbox import Client, calls
+from said import Run
+
+Write = Callable[..., Attempt]
+
+
+class Size(enum.Enum):
+    SMALL = "s"
+
+
+@dataclasses.dataclass
+class Line:
+    product: str
+    price: decimal.Decimal
+    packed: dt.datetime | None = None
+
+
+class Point(typing.NamedTuple):
+    x: int
+    y: int
+
+
+@target("test.typed")
+class Typed:
+    """Takes everything."""
+
+    @staticmethod
+    def take(
+        day: dt.date, at: dt.datetime, price: decimal.Decimal, key: uuid.UUID, size: Size, line: Line,
+        pair: tuple[int, str], tags: set[str], point: Point, wait: dt.timedelta, anything: Any = None,
+    ) -> None:  # fmt: skip
+        calls.append((day, at, price, key, size, line, pair, tags, point, wait, anything))
+
+    @staticmethod
+    def open(name: str, **days: dt.date) -> None:
+        calls.append((name, days))
+
+
+@target("test.guarded", redact=["card"])
+def guarded(card: str, amount: int) -> None:
+    """Has something to hide."""
+
+
+KEY = "0199f3a0-0000-7000-8000-000000000000"
+PLAIN = {
+    "day": "2026-10-25", "at": "2026-10-25T02:30:00+02:00", "price": "19.90", "key": KEY, "size": "s",
+    "line": {"product": "p", "price": "1.50", "packed": "2026-10-25T02:30:00Z"}, "pair": [1, "one"], "tags": ["a"],
+    "point": [1, 2], "wait": "PT5M", "anything": {"free": ["2026-10-25", 1.5, None]},
+}  # fmt: skip
+MEANT = (
+    dt.date(2026, 10, 25), dt.datetime(2026, 10, 25, 0, 30, tzinfo=dt.UTC), decimal.Decimal("19.90"), uuid.UUID(KEY),
+    Size.SMALL, Line("p", decimal.Decimal("1.50"), dt.datetime(2026, 10, 25, 2, 30, tzinfo=dt.UTC)), (1, "one"),
+    {"a"}, Point(1, 2), dt.timedelta(minutes=5), {"free": ["2026-10-25", 1.5, None]},
+)  # fmt: skip
+
+
+def count(engine: Engine) -> int:
+    with Session(engine) as session:
+        return session.scalar(select(func.count()).select_from(Attempt)) or 0
+
+
+def test_a_call_is_written_down_and_its_id_printed(run: Run, engine: Engine) -> None:
+    args = json.dumps({"customer_token": "c-81", "order_number": 7})
+    said = run("enqueue", "test.client.fulfill", "--args", args)
+    attempt_id = uuid.UUID(said.out.strip())
+    assert (said.code, said.err, row_of(engine, attempt_id).num_attempts) == (0, "", 0)
+    assert run("run-batch", "--json").json["succeeded"] == 1
+    assert calls == [("c-81", 7)]
+
+
+def test_a_function_is_its_own_name_and_needs_no_arguments(run: Run, engine: Engine) -> None:
+    line = run("enqueue", "test.effect", "--json").json
+    assert (line["created"], line["status"], line["target"], line["method_name"]) == (
+        True, "pending", "test.effect", "__call__",
+    )  # fmt: skip
+    assert set(line) == {
+        "id", "created", "status", "target", "method_name", "queue", "priority", "due_at", "expires_at", "dry_run",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["inline", "file", "stdin"])
+def test_plain_json_becomes_what_the_annotations_say(run: Run, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    text = json.dumps(PLAIN)
+    pathlib.Path("args.json").write_text(text)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    args = {"inline": text, "file": "@args.json", "stdin": "-"}[way]
+    assert run("enqueue", "test.typed.take", "--args", args).code == 0
+    assert run("run-batch", "--json").json["succeeded"] == 1
+    assert calls == [MEANT]
+
+
+def test_the_stored_form_is_taken_too_also_beside_plain_json(run: Run, write: Write) -> None:
+    args = {"name": "n", "first": {"$": "date", "v": "2026-10-25"}, "second": "2026-10-26"}
+    assert run("enqueue", "test.typed.open", "--args", json.dumps(args)).code == 0
+    run("run-batch")
+    assert calls == [("n", {"first": dt.date(2026, 10, 25), "second": dt.date(2026, 10, 26)})]
+    shown = run("show", "--json", run("enqueue", "test.typed.take", "--args", json.dumps(PLAIN)).out.strip()).json
+    calls.clear()
+    assert run("enqueue", "test.typed.take", "--args", json.dumps(shown["method_args"])).code == 0
+    run("run-batch")
+    assert calls == [MEANT, MEANT]
+
+
+def test_its_options_are_those_of_create(run: Run, engine: Engine) -> None:
+    words = "--queue mail --priority 7 --in 2h --expires-in 3h --max-attempts 4 --encryptor test.box --token order-7"
+    said = run("enqueue", "test.client.ping", *words.split())
+    row = row_of(engine, uuid.UUID(said.out.strip()))
+    assert (row.queue, row.priority, row.max_attempts, row.encryptor, row.idempotence_token) == (
+        "mail", 7, 4, "test.box", "order-7",
+    )  # fmt: skip
+    assert row.due_at == row.scheduled_at
+    assert row.expires_at - row.due_at == dt.timedelta(hours=1)
+    assert abs(row.due_at - dt.datetime.now(dt.UTC) - dt.timedelta(hours=2)) < dt.timedelta(minutes=1)
+    times = "--at 2031-10-25T02:30Z --expires-at 2031-10-25T05:30+02:00"
+    row = row_of(engine, uuid.UUID(run("enqueue", "test.client.ping", *times.split()).out.strip()))
+    assert row.due_at.isoformat() == "2031-10-25T02:30:00+00:00"
+    assert row.expires_at.isoformat() == "2031-10-25T03:30:00+00:00"
+
+
+def test_a_token_that_has_its_attempt_answers_that_one(run: Run, engine: Engine) -> None:
+    first = run("enqueue", "test.client.ping", "--token", "once")
+    run("run-batch")
+    second = run("enqueue", "test.client.ping", "--token", "once")
+    assert (second.code, second.out, second.err) == (0, first.out, "It was there before, and is succeeded.\n")
+    line = run("enqueue", "test.client.ping", "--token", "once", "--json").json
+    assert (line["created"], line["id"], count(engine)) == (False, first.out.strip(), 1)
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(run: Run, engine: Engine) -> None:
+    said = run("enqueue", "test.client.ping", "--dry-run", "--at", "2031-10-25T02:30Z")
+    words = "Would write down test.client.ping, due 2031-10-25 02:30:00 UTC, queue default, priority 0.\n"
+    assert (said.code, said.out, said.err) == (0, "", words)
+    line = run("enqueue", "test.client.ping", "--dry-run", "--json", "--token", "t").json
+    assert (line["id"], line["created"], line["dry_run"], line["target"]) == (None, False, True, "test.client")
+    assert run("enqueue", "test.client.fulfill", "--dry-run").code == 2
+    assert count(engine) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "part"),
+    [
+        ("test.clent.ping", "(did you mean 'test.client.ping'?)"),
+        ("test.efect", "(did you mean 'test.effect'?)"),
+        ("test.client.pin", "has no method 'pin' (did you mean 'ping'?)"),
+        ("test.client", "is called by one of its methods"),
+        ("test.client._hidden", "a name beginning with _ is never called"),
+        ("os.system", "no target is registered as 'os.system'"),
+        ("", "no target is registered as ''"),
+    ],
+)
+def test_a_target_that_is_not_known_ends_78_with_the_nearest(run: Run, engine: Engine, call: str, part: str) -> None:
+    said = run("enqueue", call)
+    assert (said.code, said.out, said.err.count("\n")) == (78, "", 1)
+    assert part in said.err
+    assert count(engine) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "args", "part"),
+    [
+        ("test.guarded", '{"card": "4111-hush", "amount": "4111-hush"}', "amount: Input should be a valid integer"),
+        ("test.guarded", '{"card": 4111, "amount": 3}', "card: Input should be a valid string"),
+        ("test.guarded", '{"card": "4111-hush"}', "the argument 'amount' is missing"),
+        (
+            "test.guarded",
+            '{"card": "4111-hush", "amount": 3, "b": 1}',
+            "no argument is named 'b'",
+        ),
+        ("test.guarded", '{"card": "4111-hush", "amount": 3', "no JSON: Expecting ',' delimiter, in line 1, column"),
+        ("test.guarded", '["4111-hush"]', "no JSON object: write the arguments by name"),
+        ("test.guarded", '{"card": {"$": "4111-hush", "v": 1}, "amount": 3}', "not registered in this process"),
+        ("test.guarded", '{"card": {"$": "uuid", "v": "4111-hush"}, "amount": 3}', "a broken uuid"),
+        ("test.guarded", '{"card": "4111-hush", "amount": ' + "9" * 5000 + "}", "too many digits"),
+        ("test.typed.open", '{"name": "n", "x": "4111-hush"}', "x: Input should be a valid date"),
+        (
+            "test.typed.take",
+            json.dumps({**PLAIN, "line": {"product": "p", "price": "4111-hush"}}),
+            "line.[an entry]: Input should be a valid dec",
+        ),
+        ("test.typed.take", json.dumps({**PLAIN, "key": "4111-hush"}), "key: Input should be a valid UUID"),
+        ("test.typed.take", json.dumps({**PLAIN, "at": 1700000000}), "at: Input should be a valid datetime"),
+    ],
+)
+def test_arguments_that_do_not_fit_end_2_with_the_field_and_are_not_repeated(
+    run: Run, engine: Engine, call: str, args: str, part: str
+) -> None:
+    for words in ((), ("--dry-run",), ("--debug",)):
+        said = run("enqueue", call, "--args", args, *words)
+        assert (said.code, said.out) == (2, "")
+        assert part in said.err
+        assert "4111" not in said.err
+    assert count(engine) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        ("", 2, "Missing argument"),
+        ("test.client.ping --args @missing.json", 2, "missing.json cannot be read: No such file"),
+        ("test.client.ping --args @latin.json", 2, "not UTF-8"),
+        ("test.client.ping --at 2031-10-25T02:30", 2, "names no instant without a zone"),
+        ("test.client.ping --at 2031-10-25T02:30Z --in 2h", 2, "--at or --in: not both"),
+        ("test.client.ping --expires-at 2031-10-25T02:30Z --expires-in 2h", 2, "not both"),
+        ("test.client.ping --in soon", 2, "'soon' is no length of time"),
+        ("test.client.ping --priority 10", 2, "10"),
+        ("test.client.ping --max-attempts 0", 2, "0"),
+        (f"test.client.ping --queue {'q' * 65}", 2, "queue is a printable name"),
+        (f"test.client.ping --token {'t' * 256}", 2, "idempotence_token: takes a printable text"),
+        ("test.client.ping --encryptor test.none", 78, "no encryptor is named 'test.none'"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_in_one_sentence(
+    run: Run, engine: Engine, words: str, code: int, part: str
+) -> None:
+    pathlib.Path("latin.json").write_bytes(b'{"name": "Zo\xeb"}')
+    said = run("enqueue", *words.split())
+    assert (said.code, said.out, said.err.count("\n")) == (code, "", 1)
+    assert part in said.err
+    assert count(engine) == 0
+
+
+def test_an_instant_that_pydantic_read_can_be_an_argument(write: Write) -> None:
+    from pydantic import TypeAdapter
+
+    at = TypeAdapter(dt.datetime).validate_json('"2026-10-25T02:30:00+02:00"')
+    kept = write(Client, "poll").method_args
+    assert kept == {}
+    written = write(Typed, "take", dict(zip(PLAIN, MEANT, strict=True)) | {"at": at})
+    assert written.method_args["at"] == at
+    assert type(written.method_args["at"].tzinfo) is dt.timezone  # type: ignore[attr-defined]

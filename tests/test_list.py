@@ -1,0 +1,180 @@
+"""`async-task list`: filters, and pages that hold while rows come and go."""
+
+import datetime as dt
+import shlex
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, delete, event, update
+
+from async_task import Attempt
+from async_task_cli.commands import attempts
+from clockwork import let_pass
+from outbox import Client, act
+from said import Run
+
+Write = Callable[..., Attempt]
+
+
+def set_row(engine: Engine, attempt: Attempt, **values: Any) -> None:
+    with engine.begin() as connection:
+        connection.execute(update(Attempt).where(Attempt.id == attempt.id).values(values))
+
+
+def ids(run: Run, *words: str) -> list[str]:
+    said = run("list", "--json", *words)
+    assert (said.code, said.err) == (0, "")
+    return [row["id"] for row in said.lines]
+
+
+def test_filters_select_by_target_method_queue_and_token_and_all_must_hold(run: Run, write: Write) -> None:
+    ping = write(Client, "ping", queue="mail")
+    poll = write(Client, "poll", idempotence_token="order-7")
+    other = write(act, queue="mail")
+    assert ids(run, "--target", "test.client") == [str(ping.id), str(poll.id)]
+    assert ids(run, "--method", "poll") == [str(poll.id)]
+    assert ids(run, "--queue", "mail") == [str(ping.id), str(other.id)]
+    assert ids(run, "--queue", "mail", "--target", "test.client") == [str(ping.id)]
+    assert ids(run, "--token", "order-7") == [str(poll.id)]
+    assert ids(run, "--token", "order-8") == []
+
+
+def test_states_are_those_of_the_row_and_due_performing_stuck(run: Run, engine: Engine, write: Write) -> None:
+    later = write(Client, "ping", scheduled_at=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))
+    due, held, failed = (write(Client, "ping") for _ in range(3))
+    claim = {"claim_id": uuid.uuid4(), "claimed_by": "me", "lease_until": due.due_at + dt.timedelta(hours=1)}
+    set_row(engine, held, **claim, num_attempts=1, attempted_at=held.created_at)
+    assert run("fail", str(failed.id)).code == 0
+    assert ids(run, "--status", "due") == [str(due.id)]
+    assert ids(run, "--status", "performing") == [str(held.id)]
+    assert ids(run, "--status", "stuck") == [str(due.id), str(held.id), str(failed.id)]
+    assert ids(run, "--status", "pending") == [str(later.id), str(due.id), str(held.id)]
+    assert ids(run, "--status", "failed", "--status", "due") == [str(due.id), str(failed.id)]
+
+
+def test_since_and_until_take_instants_and_lengths_by_the_database_s_clock(
+    run: Run, engine: Engine, write: Write
+) -> None:
+    old = write(Client, "ping")
+    let_pass(engine, dt.timedelta(days=2))
+    new = write(Client, "ping")
+    yesterday = (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).isoformat()
+    for when in ("1d", "24h", yesterday, yesterday.replace("+00:00", "Z")):
+        assert ids(run, "--since", when) == [str(new.id)]
+        assert ids(run, "--until", when) == [str(old.id)]
+    assert ids(run, "--since", "1w", "--until", "1d12h") == [str(old.id)]
+    instant = new.created_at.isoformat()
+    assert ids(run, "--since", instant) == [str(new.id)]
+    assert ids(run, "--until", instant) == [str(old.id)]
+
+
+def test_error_finds_a_text_in_the_last_error_whatever_its_capitals_and_signs(
+    run: Run, engine: Engine, write: Write
+) -> None:
+    first, second, _ = (write(Client, "ping") for _ in range(3))
+    set_row(engine, first, last_error="HTTPError: 503 at 100% load")
+    set_row(engine, second, last_error="Timeout: 100 of 100 tries")
+    assert ids(run, "--error", "httperror") == [str(first.id)]
+    assert ids(run, "--error", "100%") == [str(first.id)]
+    assert ids(run, "--error", "_") == []
+
+
+@pytest.mark.parametrize("order", ["created", "-created", "due", "-due"])
+def test_pages_hold_all_rows_once_while_others_come_and_go(run: Run, engine: Engine, write: Write, order: str) -> None:
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+    # Two each are due at one instant: then the id decides.
+    written = [write(Client, "ping", scheduled_at=soon + dt.timedelta(minutes=-(n // 2))) for n in range(7)]
+    expected = sorted(written, key=lambda one: (one.due_at if "due" in order else 0, one.id), reverse=order[0] == "-")
+    seen: list[str] = []
+    after: list[str] = []
+    while page := run("list", "--json", "--order", order, "--limit", "2", *after).lines:
+        seen += [row["id"] for row in page]
+        cursor = f"{page[-1]['due_at']},{page[-1]['id']}" if "due" in order else page[-1]["id"]
+        after = ["--after", cursor]
+        if len(seen) == 2:  # a row that was shown goes, also the one that the cursor names
+            with engine.begin() as connection:
+                connection.execute(delete(Attempt).where(Attempt.id.in_([uuid.UUID(one) for one in seen])))
+            if order == "-created":
+                write(Client, "ping", scheduled_at=soon)
+    assert seen == [str(one.id) for one in expected]
+
+
+def test_the_next_page_is_named_as_a_command_that_works(run: Run, say: Run, write: Write) -> None:
+    first, second, third = (write(Client, "ping") for _ in range(3))
+    said = run("list", "--limit", "1", "--target", "test.client")
+    assert said.out.splitlines()[-1] == "3 attempts, the oldest 1 of them shown: 3 pending."
+    for expected, is_last in ((second, False), (third, True)):
+        before, command = said.err.strip().split(": ", 1)
+        assert before == "The next ones"
+        name, *words = shlex.split(command)
+        assert (name, words.count("--after")) == ("async-task", 1)
+        said = run(*[word for word in words if "database-url" not in word and "://" not in word])
+        assert [line.split()[0] for line in said.out.splitlines()[1:-1]] == [str(expected.id)]
+        assert (said.err == "") is is_last
+    assert said.out.splitlines()[-1] == "3 attempts, the next 1 of them shown: 3 pending."
+    assert str(first.id) not in said.out
+
+
+def test_the_command_for_the_next_page_repeats_no_password() -> None:
+    import click
+
+    from async_task_cli.options import WORDS, once_more
+
+    context = click.Context(click.Command("list"))
+    url = "postgresql://me:s3cret@host/x?sslpassword=hush"
+    context.meta[WORDS] = ("async-task", "list", "--after", "x", "--database-url", url, "--after=y", "--error", "a b")
+    said = once_more(context, "--after", "z")
+    assert said == "async-task list --database-url 'postgresql://me:***@host/x?sslpassword=***' --error 'a b' --after z"
+
+
+def test_the_summary_counts_no_more_than_it_must(
+    run: Run, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(4):
+        write(Client, "ping")
+    monkeypatch.setattr(attempts, "MOST_COUNTED", 3)
+    assert run("list", "--limit", "2").out.splitlines()[-1] == "More than 3 attempts, the oldest 2 of them shown."
+    assert run("list", "--limit", "4").out.splitlines()[-1] == "4 attempts: 4 pending."
+    monkeypatch.setattr(attempts, "MOST_COUNTED", 4)
+    last = run("list", "--limit", "2").out.splitlines()[-1]
+    assert last == "4 attempts, the oldest 2 of them shown: 4 pending."
+
+
+@pytest.mark.only_on("postgresql", "mysql")  # SQLAlchemy always writes OFFSET 0 for SQLite
+def test_a_page_asks_for_its_rows_by_a_limit_and_never_by_an_offset(run: Run, write: Write) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def listen(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement.lower(), str(parameters)))
+
+    attempt = write(Client, "ping")
+    event.listen(Engine, "before_cursor_execute", listen)
+    try:
+        assert run("list", "--after", str(attempt.id), "--order", "-created").code == 0
+    finally:
+        event.remove(Engine, "before_cursor_execute", listen)
+    rows, counts = (one for one in asked if "from async_task_attempts" in one[0])
+    assert all("limit" in statement and "offset" not in statement for statement, _ in (rows, counts))
+    assert ("51" in rows[1], "10001" in counts[1]) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("--after 17", "'17' is not the id of the last line before"),
+        ("--order due --after 0199f3a0-0000-7000-8000-000000000000", "is not the due_at and the id"),
+        ("--order due --after 2026-10-25,0199f3a0-0000-7000-8000-000000000000", "is not the due_at and the id"),
+        ("--order name", "'name'"),
+        ("--since 2026-10-25T02:30", "names no instant without a zone"),
+        ("--since 2026-10-25", "names no instant without a zone"),
+        ("--since 0001-01-01T00:00+14:00", "outside of the years"),
+        ("--until yesterday", "is no instant"),
+        ("--until 99999999w", "is no instant"),
+    ],
+)
+def test_a_page_or_an_instant_that_cannot_be_meant_is_refused(run: Run, words: str, part: str) -> None:
+    said = run("list", *words.split())
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert part in said.err
