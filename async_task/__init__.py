@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from async_task.argument_types import argument_type as argument_type
     from async_task.attempt import Attempt as Attempt
     from async_task.attempt import BaseAttempt as BaseAttempt
+    from async_task.batches import BatchReport as BatchReport
     from async_task.current import CurrentAttempt as CurrentAttempt
     from async_task.current import current_attempt as current_attempt
     from async_task.encryption import Encryptor as Encryptor
     from async_task.encryption import NullEncryptor as NullEncryptor
+    from async_task.errors import AlreadyRunning as AlreadyRunning
     from async_task.errors import AmbiguousTransaction as AmbiguousTransaction
     from async_task.errors import AsyncTaskError as AsyncTaskError
     from async_task.errors import ClaimLost as ClaimLost
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from async_task.jobs import AttemptJob as AttemptJob
     from async_task.jobs import BaseAttemptBatchJob as BaseAttemptBatchJob
     from async_task.jobs import BaseAttemptJob as BaseAttemptJob
-    from async_task.jobs import BatchReport as BatchReport
     from async_task.outcomes import Busy as Busy
     from async_task.outcomes import Canceled as Canceled
     from async_task.outcomes import Expired as Expired
@@ -49,7 +50,10 @@ if TYPE_CHECKING:
     from async_task.outcomes import Succeeded as Succeeded
     from async_task.outcomes import Superseded as Superseded
     from async_task.policies import policy as policy
+    from async_task.previews import BatchPreview as BatchPreview
+    from async_task.previews import DueCalls as DueCalls
     from async_task.retry import Retry as Retry
+    from async_task.runs import Run as Run
     from async_task.status import Status as Status
     from async_task.sweeps import SweepReport as SweepReport
     from async_task.tables import JobEvent as JobEvent
@@ -63,15 +67,18 @@ _HOMES = {
     "app": "AsyncTask",
     "argument_types": "argument_type",
     "attempt": "Attempt BaseAttempt",
+    "batches": "BatchReport",
     "current": "CurrentAttempt current_attempt",
     "encryption": "Encryptor NullEncryptor",
-    "errors": "AmbiguousTransaction AsyncTaskError ClaimLost ConfigurationError DecryptionFailed "
+    "errors": "AlreadyRunning AmbiguousTransaction AsyncTaskError ClaimLost ConfigurationError DecryptionFailed "
     "InvalidArguments InvalidState LostAttemptWarning NoTransaction SchemaMismatch "
     "UnknownEncryptor UnknownMethod UnknownTarget",
-    "jobs": "AttemptBatchJob AttemptJob BaseAttemptBatchJob BaseAttemptJob BatchReport",
+    "jobs": "AttemptBatchJob AttemptJob BaseAttemptBatchJob BaseAttemptJob",
     "outcomes": "Busy Canceled Expired Failed NotDue NotPending Outcome Parked Retried Succeeded Superseded",
     "policies": "policy",
+    "previews": "BatchPreview DueCalls",
     "retry": "Retry",
+    "runs": "Run",
     "status": "Status",
     "sweeps": "SweepReport",
     "tables": "JobEvent metadata",
