@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Parked, Retried, Succeeded, Superseded
@@ -112,21 +111,27 @@ class Batch:
 
 
 class Rotation:
-    """Queues, of which each lane takes the next, so that a full one lets none behind it wait for ever; one that was
-    found empty is dropped."""
+    """Queues in turn, so that a full one lets none behind it wait for ever; one that was found empty has no further
+    turn. Only one lane at a time asks a queue: two would skip what the other has locked for a moment, and MariaDB locks
+    more than it takes; then a queue would look empty that is not."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = deque(names)
-        self._guard = threading.Lock()
+        self._free = deque(names)
+        self._num_taken = 0
+        self._changed = threading.Condition()
 
-    def next(self) -> str | None:
-        """Whose turn it is; None when all were dropped."""
-        with self._guard:
-            if not self._names:
+    def take(self) -> str | None:
+        """Whose turn it is; waits while other lanes ask all there are. None when all were found empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or not self._num_taken)
+            if not self._free:
                 return None
-            self._names.rotate(-1)
-            return self._names[-1]
+            self._num_taken += 1
+            return self._free.popleft()
 
-    def drop(self, name: str) -> None:
-        with self._guard, suppress(ValueError):  # another lane was first
-            self._names.remove(name)
+    def put_back(self, name: str, *, is_empty: bool) -> None:
+        with self._changed:
+            self._num_taken -= 1
+            if not is_empty:
+                self._free.append(name)
+            self._changed.notify_all()

@@ -80,15 +80,24 @@ class BaseAttemptBatchJob:
     def _work(self, batch: Batch, queues: Rotation, *, suspects: bool = False) -> None:
         """One lane: claim, perform, again, until nothing is due any more."""
         with self.shift.lane() as lane:
-            while (queue := queues.next()) is not None and batch.may_start():
-                claim = self.shift.claim_due(
-                    lane, queue, began=batch.began, suspects=suspects, targets=self.scope.targets
-                )
-                if claim is None:
-                    batch.take_back()
-                    queues.drop(queue)
-                else:
-                    batch.count(self.job.run(lane, claim))
+            while (claim := self._claim(lane, batch, queues, suspects=suspects)) is not None:
+                batch.count(self.job.run(lane, claim))
+
+    def _claim(self, lane: Lane, batch: Batch, queues: Rotation, *, suspects: bool) -> Claim | None:
+        """An attempt of the queue whose turn it is; None when nothing further is there, or may be started."""
+        within = {"began": batch.began, "suspects": suspects, "targets": self.scope.targets}
+        while (queue := queues.take()) is not None:
+            is_empty = False
+            try:
+                if not batch.may_start():
+                    return None
+                if (claim := self.shift.claim_due(lane, queue, **within)) is not None:
+                    return claim
+                batch.take_back()
+                is_empty = True
+            finally:
+                queues.put_back(queue, is_empty=is_empty)
+        return None
 
     def _work_suspects(self, batch: Batch, names: list[str]) -> None:
         with self.shift.lane() as lane:

@@ -189,7 +189,8 @@ def _preview(
         for problem in one.problems:
             hindered = f"{counted(one.unperformable, 'attempt')} of {one.target} in {one.queue} would be parked"
             print_sheet(console, [("!", plain(f"{hindered}: {problem}"))], indent=0)
-    click.echo(" ".join(_expectations(found, limit)))
+    for sentence in _expectations(found, limit):
+        console.print(plain(sentence), soft_wrap=True)
     return 0
 
 
