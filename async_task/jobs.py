@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from async_task import backlog
@@ -85,13 +86,15 @@ class BaseAttemptBatchJob:
 
     def _claim(self, lane: Lane, batch: Batch, queues: Rotation, *, suspects: bool) -> Claim | None:
         """An attempt of the queue whose turn it is; None when nothing further is there, or may be started."""
-        within = {"began": batch.began, "suspects": suspects, "targets": self.scope.targets}
+        claim_due = partial(
+            self.shift.claim_due, lane, began=batch.began, suspects=suspects, targets=self.scope.targets
+        )
         while (queue := queues.take()) is not None:
             is_empty = False
             try:
                 if not batch.may_start():
                     return None
-                if (claim := self.shift.claim_due(lane, queue, **within)) is not None:
+                if (claim := claim_due(queue)) is not None:
                     return claim
                 batch.take_back()
                 is_empty = True
