@@ -132,22 +132,27 @@ def test_a_full_queue_lets_none_behind_it_wait(app: AsyncTask, engine: Engine, w
     assert app.run_batch(concurrency=1).succeeded == 4
 
 
-def test_an_empty_queue_is_asked_once_and_by_one_lane(
+def test_one_lane_at_a_time_asks_a_queue_and_nobody_asks_again_what_was_found_empty(
     app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
+    asking: set[str] = set()
     claim_due = Shift.claim_due
 
-    def counted(self: Shift, lane: Any, queue: str, **options: Any) -> Any:
+    def noted(self: Shift, lane: Any, queue: str, **options: Any) -> Any:
+        assert queue not in asking
         asked.append(queue)
-        return claim_due(self, lane, queue, **options)
+        asking.add(queue)
+        claim = claim_due(self, lane, queue, **options)
+        asking.discard(queue)
+        return claim
 
-    monkeypatch.setattr(Shift, "claim_due", counted)
-    for number in range(20):
-        write(Client, "ping", queue=f"q{number:02}")
-    assert app.run_batch(concurrency=4).succeeded == 20
-    # Once for its attempt and once in vain; of the last ones, lanes that come at the same moment may also ask.
-    assert 40 <= len(asked) <= 40 + 4 * 3
+    monkeypatch.setattr(Shift, "claim_due", noted)
+    queues = [f"q{number:02}" for number in range(12)] + ["full"] * 12
+    for queue in queues:
+        write(Client, "ping", queue=queue)
+    assert app.run_batch(concurrency=4).succeeded == 24
+    assert sorted(asked) == sorted([*queues, *set(queues)])
 
 
 # For a time
