@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from async_task.argument_types import argument_type as argument_type
     from async_task.attempt import Attempt as Attempt
     from async_task.attempt import BaseAttempt as BaseAttempt
+    from async_task.batches import BatchReport as BatchReport
     from async_task.ciphers import AesGcmEncryptor as AesGcmEncryptor
     from async_task.ciphers import FernetEncryptor as FernetEncryptor
     from async_task.conformance import check_encryptor as check_encryptor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from async_task.current import current_attempt as current_attempt
     from async_task.encryption import Encryptor as Encryptor
     from async_task.encryption import NullEncryptor as NullEncryptor
+    from async_task.errors import AlreadyRunning as AlreadyRunning
     from async_task.errors import AmbiguousTransaction as AmbiguousTransaction
     from async_task.errors import AsyncTaskError as AsyncTaskError
     from async_task.errors import ClaimLost as ClaimLost
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from async_task.jobs import AttemptJob as AttemptJob
     from async_task.jobs import BaseAttemptBatchJob as BaseAttemptBatchJob
     from async_task.jobs import BaseAttemptJob as BaseAttemptJob
-    from async_task.jobs import BatchReport as BatchReport
     from async_task.keys import Key as Key
     from async_task.keys import Keys as Keys
     from async_task.outcomes import Busy as Busy
@@ -55,8 +56,11 @@ if TYPE_CHECKING:
     from async_task.outcomes import Succeeded as Succeeded
     from async_task.outcomes import Superseded as Superseded
     from async_task.policies import policy as policy
+    from async_task.previews import BatchPreview as BatchPreview
+    from async_task.previews import DueCalls as DueCalls
     from async_task.retry import Retry as Retry
     from async_task.rotation import RotationReport as RotationReport
+    from async_task.runs import Run as Run
     from async_task.status import Status as Status
     from async_task.sweeps import SweepReport as SweepReport
     from async_task.tables import JobEvent as JobEvent
@@ -73,17 +77,20 @@ _HOMES = {
     "attempt": "Attempt BaseAttempt",
     "ciphers": "AesGcmEncryptor FernetEncryptor",
     "conformance": "check_encryptor",
+    "batches": "BatchReport",
     "current": "CurrentAttempt current_attempt",
     "encryption": "Encryptor NullEncryptor",
-    "errors": "AmbiguousTransaction AsyncTaskError ClaimLost ConfigurationError DecryptionFailed "
+    "errors": "AlreadyRunning AmbiguousTransaction AsyncTaskError ClaimLost ConfigurationError DecryptionFailed "
     "InvalidArguments InvalidState LostAttemptWarning NoTransaction SchemaMismatch "
     "UnknownEncryptor UnknownMethod UnknownTarget",
-    "jobs": "AttemptBatchJob AttemptJob BaseAttemptBatchJob BaseAttemptJob BatchReport",
     "keys": "Key Keys",
+    "jobs": "AttemptBatchJob AttemptJob BaseAttemptBatchJob BaseAttemptJob",
     "outcomes": "Busy Canceled Expired Failed NotDue NotPending Outcome Parked Retried Succeeded Superseded",
     "policies": "policy",
+    "previews": "BatchPreview DueCalls",
     "retry": "Retry",
     "rotation": "RotationReport",
+    "runs": "Run",
     "status": "Status",
     "sweeps": "SweepReport",
     "tables": "JobEvent metadata",

@@ -3,9 +3,10 @@
 import datetime as dt
 import importlib
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from sqlalchemy import Engine
 from sqlalchemy import inspect as inspect_database
@@ -13,20 +14,26 @@ from sqlalchemy.orm import Session
 
 from async_task import schema
 from async_task.attempt import Attempt, BaseAttempt
+from async_task.backlog import Scope
+from async_task.batches import BatchReport, Progress
 from async_task.encryption import Encryptor, know
 from async_task.engines import Database, Source
-from async_task.errors import ConfigurationError
+from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.interrupts import interrupts_later
-from async_task.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob, BatchReport
+from async_task.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob
 from async_task.lanes import has_loop_running, open_lane
 from async_task.outcomes import Outcome
+from async_task.previews import BatchPreview, preview
 from async_task.retry import Duration, duration
-from async_task.rotation import KeyUse, RotationReport, Scope, count, key_uses, rotate
+from async_task.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.shift import Shift
 from async_task.sweeps import SweepReport, sweep
+from async_task.targets import target_of
 from async_task.verbs import table_of
 
 T = TypeVar("T")
+Overlap = Literal["allow", "skip", "fail"]
+"""What a batch does when another one is at work."""
 TAKES = {"perform": ", attempt_id", "read": ", work", "write": ", work"}
 """What must be given to a verb."""
 
@@ -86,22 +93,52 @@ class AsyncTask:
         return self._lease
 
     def run_batch(
-        self, limit: int | None = None, *, concurrency: int = 4, stop: threading.Event | None = None
+        self,
+        limit: int | None = None,
+        *,
+        concurrency: int = 4,
+        stop: threading.Event | None = None,
+        max_seconds: Duration | None = None,
+        queues: Iterable[str] = (),
+        targets: Iterable[object] = (),
+        overlap: Overlap = "allow",
+        progress: Progress | None = None,
     ) -> BatchReport:
         """Recover, expire, then perform everything that was due when it began, once, in `concurrency` threads.
 
         `limit`: at most so many attempts. `stop`: once it is set, nothing further is started; what is in hand is
-        finished. Raises ConfigurationError inside of an event loop, SchemaMismatch without
-        tables, and SQLAlchemy's OperationalError when the database stays away.
+        finished; `max_seconds` (or a timedelta): the same after so long, and the report says how many are `left`.
+        `queues`, `targets` (or their names): only what waits in these, and calls one of these; recovered and expired is
+        everything. Of several queues, each has one attempt started in turn.
+
+        `overlap`, when another batch is at work on these attempts, on whatever machine: "allow" that, "skip" (do
+        nothing; the report names it in `overlapped`), or "fail" (do nothing, and raise AlreadyRunning). A batch that
+        was killed counts as at work for one lease. `progress(report)`: called at the begin and after each attempt with
+        the report so far, in which `left` is what is still to be started; on a thread of the batch, one at a time.
+
+        Raises ConfigurationError for what is no such value and inside of an event loop, UnknownTarget, SchemaMismatch
+        without tables, and SQLAlchemy's OperationalError when the database stays away.
         """
-        if limit is not None and (type(limit) is not int or limit < 0):
-            raise ConfigurationError(f"limit is a whole number that is not negative: it was {limit!r}")
-        if type(concurrency) is not int or concurrency < 1:
-            raise ConfigurationError(f"concurrency is a whole number of at least 1: it was {concurrency!r}")
+        deadline = None if max_seconds is None else _from_now(duration(max_seconds, name="max_seconds"))
+        _check_numbers(limit, concurrency)
+        _check_overlap(overlap)
+        scope = _scope(queues, targets)
         with self._shift("run_batch") as shift:
+            other = shift.begin_run(alone=overlap != "allow")
+            if other is not None and overlap == "fail":
+                raise AlreadyRunning(f"another batch is at work: {other}; nothing was done")
+            if other is not None:
+                return BatchReport(overlapped=other)
             job = self._batch_job(shift, self._attempt_job(shift))
+            job.scope, job.deadline, job.progress = scope, deadline, progress
             job.stop = stop or job.stop
             return job.perform(limit, concurrency)
+
+    def preview_batch(self, *, queues: Iterable[str] = (), targets: Iterable[object] = ()) -> BatchPreview:
+        """What `run_batch` would find now, without writing anything. Raises as it does."""
+        scope = _scope(queues, targets)
+        self._run("preview_batch", self._check_once)
+        return self._run("preview_batch", lambda engine: preview(engine, table_of(self._model), self._lease, scope))
 
     def perform(self, attempt_id: uuid.UUID | str) -> Outcome:
         """Perform this attempt now if it is due, and say what became of it. Raises as `run_batch`."""
@@ -126,11 +163,11 @@ class AsyncTask:
         """
         if type(page) is not int or page < 1:
             raise ConfigurationError(f"page is a whole number of at least 1: it was {page!r}")
-        table, scope = table_of(self._model), Scope(encryptor, pending_only, to_policy)
+        table, chosen = table_of(self._model), Selection(encryptor, pending_only, to_policy)
         self._run("rotate_keys", self._check_once)
         if dry_run:
-            return RotationReport(left=self._run("rotate_keys", lambda engine: count(engine, table, scope)))
-        return self._run("rotate_keys", lambda engine: rotate(engine, table, scope, page=page, stop=stop, tell=tell))
+            return RotationReport(left=self._run("rotate_keys", lambda engine: count(engine, table, chosen)))
+        return self._run("rotate_keys", lambda engine: rotate(engine, table, chosen, page=page, stop=stop, tell=tell))
 
     def key_uses(self) -> list[KeyUse]:
         """How many attempts are under each key, of those that this process knows and those that rows name; one walk
@@ -209,6 +246,32 @@ def _listed(given: Iterable[T], otherwise: str) -> list[T]:
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         raise ConfigurationError(f"{otherwise}, not {type(given).__name__}")
     return list(given)
+
+
+def _check_numbers(limit: object, concurrency: object) -> None:
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise ConfigurationError(f"limit is a whole number that is not negative: it was {limit!r}")
+    if type(concurrency) is not int or concurrency < 1:
+        raise ConfigurationError(f"concurrency is a whole number of at least 1: it was {concurrency!r}")
+
+
+def _check_overlap(overlap: object) -> None:
+    if overlap not in get_args(Overlap):
+        raise ConfigurationError(f"overlap is one of 'allow', 'skip' and 'fail': it was {overlap!r}")
+
+
+def _scope(queues: Iterable[str], targets: Iterable[object]) -> Scope:
+    names: list[Any] = _listed(queues, "queues takes a list of names: queues=['default']")
+    if not all(isinstance(name, str) and name for name in names):
+        raise ConfigurationError("queues takes the names of queues, each with at least one character")
+    wanted = [target_of(one) for one in _listed(targets, "targets takes a list: targets=['shop.orders']")]
+    # By each of its names: rows that were written before a target was renamed hold its former one.
+    held = (name for one in wanted for name in (one.name, *one.aliases))
+    return Scope(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(held)))
+
+
+def _from_now(length: dt.timedelta) -> float:
+    return time.monotonic() + length.total_seconds()
 
 
 def _check_class(given: object, kind: type[Any], name: str) -> None:

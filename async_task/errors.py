@@ -41,6 +41,10 @@ class DecryptionFailed(AsyncTaskError):
     """The stored arguments could not be decrypted: a wrong key, a broken text, or one moved from another row."""
 
 
+class AlreadyRunning(AsyncTaskError):
+    """Another batch is at work, and `overlap="fail"` was asked for. Nothing was done."""
+
+
 class SchemaMismatch(AsyncTaskError):
     """The tables are missing, or of another version than this library needs."""
 

@@ -1,4 +1,4 @@
-"""The beat of a process that holds claims: it says that the process lives, and extends the leases of its calls."""
+"""The beat of a process that holds claims or is a run: it says that it lives, and extends the leases of its calls."""
 
 import logging
 import threading
@@ -10,14 +10,16 @@ from typing import Any
 
 from sqlalchemy import Table
 
-from async_task import transactions
+from async_task import runs, transactions
 from async_task.lanes import Lane
+from async_task.runs import Run
 
 logger = logging.getLogger("async_task")
 
 
 class Heartbeat:
-    """Beats every third of a lease while anything is held: one thread, with a lane of its own, started when needed."""
+    """Beats every third of a lease while anything is held, or a run is on: one thread, with a lane of its own, started
+    when needed."""
 
     def __init__(self, table: Table, worker: str, lease: Any, lane: Callable[[], Lane]) -> None:
         self._table = table
@@ -29,6 +31,17 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
         self._last: float | None = None
         self._stopped = False
+        self._kind: str | None = None
+
+    def begin_run(self, lane: Lane, *, alone: bool) -> Run | None:
+        """From now until `stop` this is a run, whatever it holds, and others see it. `alone`: only if no other run is
+        at work; else that one is answered, and nothing was begun."""
+        other = lane.run(lambda: runs.begin(lane.engine, self._table, self._worker, self._lease, alone=alone))
+        if other is None:
+            with self._changed:
+                self._kind, self._last = runs.KIND, time.monotonic()
+                self._start()
+        return other
 
     def before_claim(self, lane: Lane) -> None:
         """Beat now, on the claiming lane, unless this process did so lately: a claim is never older than a beat."""
@@ -43,9 +56,7 @@ class Heartbeat:
         lost with its connection."""
         with self._changed:
             self._held.add(attempt_id)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._live, name="async-task-beat", daemon=True)
-                self._thread.start()
+            self._start()
             self._changed.notify()
         try:
             yield
@@ -72,6 +83,15 @@ class Heartbeat:
     def _pause(self) -> float:
         return float(self._lease.total_seconds() / 3)
 
+    @property
+    def _is_wanted(self) -> bool:
+        return bool(self._held) or (self._kind is not None and not self._stopped)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._live, name="async-task-beat", daemon=True)
+            self._thread.start()
+
     def _live(self) -> None:
         lane: Lane | None = None
         try:
@@ -90,10 +110,11 @@ class Heartbeat:
         """Until a beat is wanted: True; or until the end: False."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped and not self._held, timeout=self._pause)
-            self._changed.wait_for(lambda: self._stopped or self._held)
-            return bool(self._held)
+            self._changed.wait_for(lambda: self._stopped or self._is_wanted)
+            return self._is_wanted
 
     def _beat(self, lane: Lane, held: list[uuid.UUID]) -> None:
-        lane.run(lambda: transactions.beat(lane.engine, self._table, self._worker, self._lease, held))
+        kind = self._kind
+        lane.run(lambda: transactions.beat(lane.engine, self._table, self._worker, self._lease, held, kind=kind))
         with self._changed:
             self._last = time.monotonic()

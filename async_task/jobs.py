@@ -1,41 +1,25 @@
 """The two jobs of the original: one performs an attempt, one performs all that is due. Subclasses may be given to
 `AsyncTask`; the mixins are for job classes that have a base of their own."""
 
-import datetime as dt
 import threading
 import time
 import uuid
-from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
-from async_task import transactions
+from async_task import backlog
+from async_task.backlog import Scope
+from async_task.batches import Batch, BatchReport, Progress, Rotation
 from async_task.claims import Claim
 from async_task.lanes import Lane
-from async_task.outcomes import Canceled, Expired, Failed, Outcome, Parked, Retried, Succeeded, Superseded
+from async_task.outcomes import Outcome
 from async_task.settling import insist
 from async_task.shift import Shift
-from async_task.sweeps import SweepReport, sweep
+from async_task.sweeps import sweep
 
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """What a batch did, in attempts: `claimed`, and what became of those; `expired` and `recovered` with its sweep's.
-
-    `crashed`: orphans that the sweep failed at the crash limit. `seconds`: how long the batch took.
-    """
-
-    claimed: int = 0
-    succeeded: int = 0
-    retried: int = 0
-    failed: int = 0
-    expired: int = 0
-    canceled: int = 0
-    parked: int = 0
-    superseded: int = 0
-    recovered: int = 0
-    crashed: int = 0
-    seconds: float = 0.0
+T = TypeVar("T")
 
 
 class BaseAttemptJob:
@@ -56,26 +40,35 @@ class BaseAttemptJob:
 
 
 class BaseAttemptBatchJob:
-    """Picks what is due and has each performed, once, in `concurrency` threads; suspects alone, at the end."""
+    """Picks what is due and has each performed, once, in `concurrency` threads; suspects alone, at the end.
+
+    What else `run_batch` was asked for is set on it before `perform`: `stop`, `scope` (which queues and targets),
+    `deadline` (by time.monotonic(): from then on nothing is started), `progress` (told the report so far).
+    """
 
     def __init__(self, shift: Shift, job: BaseAttemptJob) -> None:
         self.shift = shift
         self.job = job
         self.stop = threading.Event()
+        self.scope = Scope()
+        self.deadline: float | None = None
+        self.progress: Progress | None = None
 
     def perform(self, limit: int | None = None, concurrency: int = 1) -> BatchReport:
         """Recover, expire, then perform everything that was due when it began, at most `limit` attempts."""
-        began = time.monotonic()
+        since = time.monotonic()
         with self.shift.lane() as lane:
             swept = lane.run(lambda: sweep(lane.engine, self.shift.table, self.shift.lease))
-            names, now = insist(lambda: lane.run(lambda: transactions.queues(lane.engine, self.shift.table)))
-        batch = _Batch(names, now, limit, self.stop)
+            names, now = self._look(lane, backlog.queues, self.scope.queues)
+            batch = Batch(now, since, swept, limit=limit, stop=self.stop, deadline=self.deadline)
+            if self.progress is not None:
+                batch.watch(self.progress, self._left(lane, batch, names))
         if names:
             with ThreadPoolExecutor(concurrency, "async-task-lane") as threads:
-                lanes = [threads.submit(self._work, batch, suspects=False) for _ in range(concurrency)]
-                self._wait_for(lanes)
-            self._work(batch, suspects=True)
-        return batch.report(swept, time.monotonic() - began)
+                queues = Rotation(names)
+                self._wait_for([threads.submit(self._work, batch, queues) for _ in range(concurrency)])
+            self._work_suspects(batch, names)
+        return batch.report(left=self._left_for_want_of_time(batch, names))
 
     def _wait_for(self, lanes: "list[Future[None]]") -> None:
         try:
@@ -85,16 +78,47 @@ class BaseAttemptBatchJob:
             self.stop.set()  # what is in hand is finished, and waited for: Ctrl-C starts nothing further
             raise
 
-    def _work(self, batch: "_Batch", *, suspects: bool) -> None:
+    def _work(self, batch: Batch, queues: Rotation, *, suspects: bool = False) -> None:
         """One lane: claim, perform, again, until nothing is due any more."""
         with self.shift.lane() as lane:
-            for queue in batch.names:
-                while batch.may_start():
-                    claim = self.shift.claim_due(lane, queue, began=batch.began, suspects=suspects)
-                    if claim is None:
-                        batch.take_back()
-                        break
-                    batch.count(self.job.run(lane, claim))
+            while (claim := self._claim(lane, batch, queues, suspects=suspects)) is not None:
+                batch.count(self.job.run(lane, claim))
+
+    def _claim(self, lane: Lane, batch: Batch, queues: Rotation, *, suspects: bool) -> Claim | None:
+        """An attempt of the queue whose turn it is; None when nothing further is there, or may be started."""
+        claim_due = partial(
+            self.shift.claim_due, lane, began=batch.began, suspects=suspects, targets=self.scope.targets
+        )
+        while (queue := queues.take()) is not None:
+            is_empty = False
+            try:
+                if not batch.may_start():
+                    return None
+                if (claim := claim_due(queue)) is not None:
+                    return claim
+                batch.take_back()
+                is_empty = True
+            finally:
+                queues.put_back(queue, is_empty=is_empty)
+        return None
+
+    def _work_suspects(self, batch: Batch, names: list[str]) -> None:
+        with self.shift.lane() as lane:
+            found = self._look(lane, backlog.with_suspects, names, batch.began, self.scope.targets)
+        if found:
+            self._work(batch, Rotation(found), suspects=True)
+
+    def _left_for_want_of_time(self, batch: Batch, names: list[str]) -> int:
+        if not batch.is_out_of_time:
+            return 0
+        with self.shift.lane() as lane:
+            return self._left(lane, batch, names)
+
+    def _left(self, lane: Lane, batch: Batch, names: list[str]) -> int:
+        return self._look(lane, backlog.left, names, batch.began, self.scope.targets)
+
+    def _look(self, lane: Lane, look: Callable[..., T], *where: Any) -> T:
+        return insist(lambda: lane.run(lambda: look(lane.engine, self.shift.table, *where)))
 
 
 class AttemptJob(BaseAttemptJob):
@@ -103,41 +127,3 @@ class AttemptJob(BaseAttemptJob):
 
 class AttemptBatchJob(BaseAttemptBatchJob):
     """The ready-made batch job."""
-
-
-class _Batch:
-    """What the lanes of one batch share."""
-
-    def __init__(self, names: list[str], began: dt.datetime, limit: int | None, stop: threading.Event) -> None:
-        self.names = names
-        self.began = began
-        self._limit = limit
-        self._stop = stop
-        self._started = 0
-        self._outcomes: Counter[type[Outcome]] = Counter()
-        self._guard = threading.Lock()
-
-    def may_start(self) -> bool:
-        """Whether the limit, and `stop`, allow one more; if so it is counted."""
-        with self._guard:
-            if self._stop.is_set() or (self._limit is not None and self._started >= self._limit):
-                return False
-            self._started += 1
-            return True
-
-    def take_back(self) -> None:
-        with self._guard:
-            self._started -= 1
-
-    def count(self, outcome: Outcome) -> None:
-        with self._guard:
-            self._outcomes[type(outcome)] += 1
-
-    def report(self, swept: SweepReport, seconds: float) -> BatchReport:
-        ended = self._outcomes
-        return BatchReport(
-            claimed=self._started, succeeded=ended[Succeeded], retried=ended[Retried], failed=ended[Failed],
-            expired=ended[Expired] + swept.expired, canceled=ended[Canceled], parked=ended[Parked],
-            superseded=ended[Superseded],
-            recovered=swept.recovered, crashed=swept.crashed, seconds=seconds,
-        )  # fmt: skip

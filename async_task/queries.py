@@ -54,13 +54,16 @@ def is_mine(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID) -> tuple[C
     return table.c.id == attempt_id, table.c.claim_id == claim_id, is_pending(table)
 
 
-def due(table: Table, *, began: dt.datetime | None, suspects: bool) -> tuple[ColumnElement[bool], ...]:
-    """Waiting, due, not overdue; either suspects only, or all but suspects. With `began`: due when that run began,
-    there by then, and not started since, by whomever: so that a run starts each once, and ends."""
+def due(
+    table: Table, *, began: dt.datetime | None = None, suspects: bool | None = None, targets: Sequence[str] = ()
+) -> tuple[ColumnElement[bool], ...]:
+    """Waiting, due, not overdue; suspects only, all but suspects, or (None) both; of `targets`, or (none) of any. With
+    `began`: due when that run began, there by then, and not started since, by whomever: so that a run starts each once,
+    and ends."""
     since = compared() if began is None else literal(began, table.c.due_at.type)
     once = () if began is None else (table.c.created_at <= since, func.coalesce(table.c.attempted_at, since) <= since)
-    crashed = table.c.num_crashes > 0 if suspects else table.c.num_crashes == 0
-    return (*is_waiting(table), table.c.due_at <= since, ~is_overdue(table), crashed, *once)
+    wanted = (table.c.target.in_(targets),) if targets else ()
+    return (*is_waiting(table), table.c.due_at <= since, ~is_overdue(table), *_crashed(table, suspects), *wanted, *once)
 
 
 def due_in_priority(
@@ -154,18 +157,25 @@ def orphans(
 ) -> Rows:
     """Claims whose lease is past, whose row is not locked, and whose worker has not beaten for one `lease`; locked.
     Without the ids `besides` and the claims of the workers `alive`."""
-    workers = beside(table).workers
-    beating = select(workers.c.name).where(
-        workers.c.name == table.c.claimed_by, workers.c.beat_at > compared(-lease.total_seconds())
-    )
-    lapsed = (is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until <= compared(), ~beating.exists())
     return (
         select(table.c.id, table.c.claimed_by, table.c.num_attempts, table.c.num_crashes)
-        .where(*lapsed, *_without(table.c.id, besides), *_without(table.c.claimed_by, alive))
+        .where(*lapsed(table, lease), *_without(table.c.id, besides), *_without(table.c.claimed_by, alive))
         .order_by(table.c.lease_until, table.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     )
+
+
+def lapsed(table: Table, lease: dt.timedelta) -> tuple[ColumnElement[bool], ...]:
+    """Claimed, with a lease that is past, by a worker that has not beaten for one `lease`."""
+    workers = beside(table).workers
+    beating = select(workers.c.name).where(workers.c.name == table.c.claimed_by, has_beaten(table, lease))
+    return is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until <= compared(), ~beating.exists()
+
+
+def has_beaten(table: Table, lease: dt.timedelta) -> ColumnElement[bool]:
+    """Whether a worker has beaten within one `lease`."""
+    return beside(table).workers.c.beat_at > compared(-lease.total_seconds())
 
 
 def overdue(table: Table, limit: int, *, besides: Sequence[uuid.UUID] = ()) -> Select[Any]:
@@ -189,6 +199,23 @@ def next_queue(table: Table, after: str | None) -> Select[Any]:
     """The first queue behind `after` in which anything waits: one look into the index, however long the queues are."""
     behind = or_(literal(after is None), table.c.queue > (after or ""))
     return select(func.min(table.c.queue)).where(*is_waiting(table), behind)
+
+
+def count(table: Table, conditions: Sequence[ColumnElement[bool]], limit: int) -> Select[Any]:
+    """How many rows are so; `limit` are counted at most."""
+    return select(func.count()).select_from(select(table.c.id).where(*conditions).limit(limit).subquery())
+
+
+def calls_due(table: Table, conditions: Sequence[ColumnElement[bool]]) -> Rows:
+    """What is to be called, and by whom decrypted, in which queue, and how often."""
+    kinds = (table.c.queue, table.c.target, table.c.method_name, table.c.encryptor)
+    return select(*kinds, func.count().label("number")).where(*conditions).group_by(*kinds)
+
+
+def _crashed(table: Table, suspects: bool | None) -> tuple[ColumnElement[bool], ...]:
+    if suspects is None:
+        return ()
+    return (table.c.num_crashes > 0,) if suspects else (table.c.num_crashes == 0,)
 
 
 def _without(column: ColumnElement[Any], values: Sequence[Any]) -> tuple[ColumnElement[bool], ...]:

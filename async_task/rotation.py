@@ -41,7 +41,7 @@ class RotationReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class Selection:
     """Which attempts to rotate. `encryptor`: only those under this one. `to_policy`: also those that the policy of
     their target wants under another encryptor than they are."""
 
@@ -64,21 +64,23 @@ class KeyUse:
 
 
 def rotate(
-    engine: Engine, table: Table, scope: Scope, *, page: int,
+    engine: Engine, table: Table, selection: Selection, *, page: int,
     stop: threading.Event | None = None, tell: Callable[[int], object] | None = None,
 ) -> RotationReport:  # fmt: skip
-    """Rotate all that is in `scope`, `page` rows in a transaction, until nothing is left or `stop` is set. `tell` is
-    called with how many are done. Raises ConfigurationError without keys, UnknownEncryptor for `scope.encryptor`."""
+    """Rotate all that is selected, `page` rows in a transaction, until nothing is left or `stop` is set. `tell` is
+    called with how many are done. Raises ConfigurationError without keys, and UnknownEncryptor."""
     began = time.monotonic()
-    run = _Run(engine, table, _wanted(engine, table, scope), page, stop or threading.Event(), tell or (lambda _: None))
+    run = _Run(
+        engine, table, _wanted(engine, table, selection), page, stop or threading.Event(), tell or (lambda _: None)
+    )
     run.until_done()
     left = 0 if run.is_done else _count(engine, table, run.wanted) - len(run.unreadable)
     return RotationReport(run.rotated, max(left, 0), run.unreadable, time.monotonic() - began)
 
 
-def count(engine: Engine, table: Table, scope: Scope) -> int:
+def count(engine: Engine, table: Table, selection: Selection) -> int:
     """How many `rotate` would try."""
-    return _count(engine, table, _wanted(engine, table, scope))
+    return _count(engine, table, _wanted(engine, table, selection))
 
 
 def key_uses(engine: Engine, table: Table) -> list[KeyUse]:
@@ -171,15 +173,15 @@ class _Wanted:
         return self._by_call.get((row.target, row.method_name)) or encryptor_named(row.encryptor)
 
 
-def _wanted(engine: Engine, table: Table, scope: Scope) -> _Wanted:
-    within = [is_pending(table)] if scope.pending_only else []
-    if scope.encryptor is not None:
-        encryptor_named(scope.encryptor)
-        within.append(table.c.encryptor == scope.encryptor)
-    calls = (table.c.target, table.c.method_name) if scope.to_policy else ()
+def _wanted(engine: Engine, table: Table, selection: Selection) -> _Wanted:
+    within = [is_pending(table)] if selection.pending_only else []
+    if selection.encryptor is not None:
+        encryptor_named(selection.encryptor)
+        within.append(table.c.encryptor == selection.encryptor)
+    calls = (table.c.target, table.c.method_name) if selection.to_policy else ()
     with engine.begin() as connection:
         found = connection.execute(select(table.c.encryptor, *calls).distinct().where(*within)).all()
-    policies = {(row.target, row.method_name): _of_policy(row) for row in found} if scope.to_policy else {}
+    policies = {(row.target, row.method_name): _of_policy(row) for row in found} if selection.to_policy else {}
     by_call = {call: encryptor for call, encryptor in policies.items() if encryptor is not None}
     names = {row.encryptor for row in found}
     old = or_(false(), *(_under_an_old_key(table, name) for name in names))

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from async_task.lanes import Lane, open_lane
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.perform import held_elsewhere, perform
 from async_task.quarantine import Died, NotPerformed, Quarantine
+from async_task.runs import Run
 from async_task.settling import insist, park
 from async_task.site import Site
 from async_task.status import Status
@@ -58,13 +59,21 @@ class Shift:
     def lane(self) -> Lane:
         return open_lane(self.source)
 
+    def begin_run(self, *, alone: bool) -> Run | None:
+        """Be a run from now on, that others see; `alone`: unless another one is at work, which is then answered."""
+        with self.lane() as lane:
+            return insist(lambda: self.heartbeat.begin_run(lane, alone=alone))
+
     def claim_one(self, lane: Lane, attempt_id: uuid.UUID) -> Claim | Outcome:
         """Take this attempt, or say why not."""
         claim = partial(transactions.claim_one, lane.engine, self.table, self.worker, self.lease, attempt_id)
         return self._claimed(lane, claim, lambda found: found[0])
 
-    def claim_due(self, lane: Lane, queue: str, *, began: dt.datetime, suspects: bool) -> Claim | None:
-        """Take the most urgent due attempt of this queue: only what is started at once is claimed."""
+    def claim_due(
+        self, lane: Lane, queue: str, *, began: dt.datetime, suspects: bool, targets: Sequence[str] = ()
+    ) -> Claim | None:
+        """Take the most urgent due attempt of this queue, and of these targets where some are named: only what is
+        started at once is claimed."""
         claim = partial(
             transactions.claim_due,
             lane.engine,
@@ -75,6 +84,7 @@ class Shift:
             1,
             began=began,
             suspects=suspects,
+            targets=targets,
         )
         claims = self._claimed(lane, claim, lambda found: found)
         return claims[0] if claims else None

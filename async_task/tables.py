@@ -44,8 +44,11 @@ class JobEvent(Base):
 
 
 class Worker(Base):
-    """One process that performs attempts. `beat_at` is renewed while it holds claims: a claim whose worker has not
-    beaten for one lease is an orphan."""
+    """One process that performs attempts. `beat_at` is renewed while it holds claims, or is a run: a claim whose worker
+    has not beaten for one lease is an orphan.
+
+    `job_type`: the name of the table whose jobs it performs. `kind`: what it is, where others ask: "run-batch".
+    """
 
     __tablename__ = "async_task_workers"
 
@@ -55,6 +58,8 @@ class Worker(Base):
     process_started: Mapped[str] = mapped_column(Name(64))
     started_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
     beat_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+    kind: Mapped[str | None] = mapped_column(Name(32))
+    job_type: Mapped[str | None] = mapped_column(Name(128))
 
 
 class SchemaVersion(Base):

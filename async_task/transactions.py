@@ -29,10 +29,11 @@ PAGE = 500
 def claim_due(
     engine: Engine, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
     *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
+    targets: Sequence[str] = (),
 ) -> list[Claim]:  # fmt: skip
-    """Take up to `limit` due attempts of one queue, the most urgent first. The start of each is counted and committed
-    before anything is called."""
-    conditions = queries.due(table, began=began, suspects=suspects)
+    """Take up to `limit` due attempts of one queue, of any target or of these, the most urgent first. The start of each
+    is counted and committed before anything is called."""
+    conditions = queries.due(table, began=began, suspects=suspects, targets=targets)
     values = claiming(table, claim_id or uuid.uuid4(), worker, lease)
     with engine.begin() as connection:
         if probes_laterally(engine.dialect):
@@ -126,7 +127,7 @@ def recover(
         uptime = server_uptime(connection)
         if uptime is not None and uptime < lease.total_seconds():
             return 0, 0  # nobody could beat while the server was down
-        alive = () if locks_rows(engine.dialect) else _alive_here(connection, table)
+        alive = alive_here(connection, table)
         found = connection.execute(queries.orphans(table, lease, limit, besides=besides, alive=alive)).all()
         with _refusing([row.id for row in found]):
             for row in found:
@@ -189,21 +190,31 @@ def _refusing(ids: list[uuid.UUID]) -> Iterator[None]:
         raise Refused(ids, error) from error
 
 
-def beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID]) -> None:
+def beat(
+    engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID],
+    *, kind: str | None = None,
+) -> None:  # fmt: skip
     """Say that this process lives, and extend the leases of the claims it holds; rows locked meanwhile are skipped."""
     try:
-        _beat(engine, table, worker, lease, held)
+        _beat(engine, table, worker, lease, held, kind)
     except IntegrityError:  # the first beats of two lanes met
-        _beat(engine, table, worker, lease, held)
+        _beat(engine, table, worker, lease, held, kind)
 
 
-def _beat(engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID]) -> None:
+def enroll(connection: Connection, table: Table, worker: str, kind: str | None) -> None:
+    """Say that this process lives, and at first also what it is."""
     workers = beside(table).workers
+    if not _hits(connection, update(workers).where(workers.c.name == worker).values(beat_at=written())):
+        started = process_started(os.getpid()) or ""
+        me = {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "process_started": started}
+        connection.execute(insert(workers).values(me | {"kind": kind, "job_type": table.name}))
+
+
+def _beat(
+    engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID], kind: str | None
+) -> None:
     with engine.begin() as connection:
-        if not _hits(connection, update(workers).where(workers.c.name == worker).values(beat_at=written())):
-            started = process_started(os.getpid()) or ""
-            me = {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "process_started": started}
-            connection.execute(insert(workers).values(me))
+        enroll(connection, table, worker, kind)
         if held:
             mine = (table.c.id.in_(held), table.c.claimed_by == worker, queries.is_pending(table))
             free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
@@ -217,17 +228,6 @@ def forget_workers(engine: Engine, table: Table, older_than: dt.timedelta) -> No
     silent = workers.c.beat_at < compared(-older_than.total_seconds())
     with engine.begin() as connection:
         connection.execute(delete(workers).where(silent, ~queries.holds(table)))
-
-
-def queues(engine: Engine, table: Table) -> tuple[list[str], dt.datetime]:
-    """The queues in which anything waits, and the database's clock before it was looked."""
-    found: list[str] = []
-    with engine.begin() as connection:
-        now = connection.scalar(select(written()))
-        assert now is not None
-        while (name := connection.scalar(queries.next_queue(table, found[-1] if found else None))) is not None:
-            found.append(name)
-        return found, now
 
 
 def crashed_reason(crashes: int, how: str) -> str:
@@ -284,8 +284,10 @@ def _values_of(table: Table, decision: Decision, failure: Failure | None) -> Val
     return ending(table, decision.status, last_error=text, charged=decision.charged)
 
 
-def _alive_here(connection: Connection, table: Table) -> list[str]:
-    """The workers that are processes of this machine and still run. SQLite cannot tell by a lock."""
+def alive_here(connection: Connection, table: Table) -> list[str]:
+    """On SQLite, which cannot tell by a lock: the workers that are processes of this machine and still run."""
+    if locks_rows(connection.dialect):
+        return []
     c = beside(table).workers.c
     here = select(c.name, c.pid, c.process_started).where(c.host == socket.gethostname())
     return [row.name for row in connection.execute(here) if process_started(row.pid) == row.process_started]

@@ -83,6 +83,15 @@ def run_batch(url: str, lease: float, meet: Any = None, concurrency: int = 4) ->
     return app.run_batch(concurrency=concurrency)
 
 
+def command_line(words: list[str], meet: Any = None) -> int:
+    """What `async-task words...` ends with."""
+    from async_task_cli.main import main
+
+    if meet is not None:
+        meet.wait(PATIENCE)
+    return main(words)
+
+
 def perform(url: str, lease: float, ids: list[uuid.UUID], meet: Any = None) -> list[str]:
     """The names of the outcomes; `meet` before each."""
     app, ended = _app(url, lease), []

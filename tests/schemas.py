@@ -50,5 +50,7 @@ def _mysql(engine: Engine) -> list[str]:
 def _sqlite(engine: Engine) -> list[str]:
     with engine.connect() as connection:
         rows = connection.exec_driver_sql("SELECT tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL").all()
-    lines = [(table, line.strip().rstrip(",")) for table, sql in rows for line in sql.splitlines()]
-    return [f"{table}: {line}" for table, line in lines if line not in ("", ")")]
+    flat = [(table, re.sub(r"\s+", " ", sql)) for table, sql in rows]
+    # At the commas that stand in no parentheses but those of the table itself.
+    parts = [(table, part) for table, sql in flat for part in re.split(r",(?![^()]*\)[^()]*[^()\s])", sql)]
+    return [f"{table}: {part.strip(' )')}" for table, part in parts]

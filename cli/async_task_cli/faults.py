@@ -3,7 +3,7 @@
 import re
 import socket
 
-UNEXPECTED, USAGE, SOME_FAILED, UNREACHABLE, CONFIGURATION = 1, 2, 3, 69, 78
+UNEXPECTED, USAGE, SOME_FAILED, UNREACHABLE, NO_TIME_LEFT, CONFIGURATION = 1, 2, 3, 69, 75, 78
 LONGEST = 600
 _CREDENTIALS = re.compile(r"(?<=://)([^\s/:@]*):[^\s]*@")
 _IN_QUERY = re.compile(r"([?&][\w.-]*(?:pass|pwd|secret|token|key)[\w.-]*=)[^&\s'\"]*", re.IGNORECASE)
@@ -24,12 +24,11 @@ def verdict(error: Exception) -> tuple[int, str]:
 
     from async_task import errors
 
-    if isinstance(
-        error, (errors.UnknownTarget, errors.UnknownMethod, errors.UnknownEncryptor, errors.DecryptionFailed)
-    ):
+    missing = (errors.UnknownTarget, errors.UnknownMethod, errors.UnknownEncryptor, errors.DecryptionFailed)
+    if isinstance(error, (*missing, errors.ConfigurationError, errors.SchemaMismatch)):
         return CONFIGURATION, str(error)
-    if isinstance(error, (errors.ConfigurationError, errors.SchemaMismatch)):
-        return CONFIGURATION, str(error)
+    if isinstance(error, errors.AlreadyRunning):
+        return NO_TIME_LEFT, str(error)
     if isinstance(error, errors.AsyncTaskError):
         return UNEXPECTED, str(error)
     if isinstance(error, (OperationalError, InterfaceError)) or _is_of_a_connection(error):

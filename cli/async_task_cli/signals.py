@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+_ERASE_LINE = "\r\x1b[K"
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
@@ -48,7 +49,9 @@ class Stop:
         self.event.set()
         with contextlib.suppress(OSError):
             # Not through sys.stderr: the signal may have come while it was being written to.
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{self._words}\n".encode())
+            stderr = sys.__stderr__.fileno() if sys.__stderr__ else 2
+            begin = _ERASE_LINE if os.isatty(stderr) else ""  # of a bar that is being drawn
+            os.write(stderr, f"{begin}{self._words}\n".encode())
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

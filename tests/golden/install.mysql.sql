@@ -70,6 +70,8 @@ CREATE TABLE async_task_workers (
     process_started VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
     started_at DATETIME(6) NOT NULL,
     beat_at DATETIME(6) NOT NULL,
+    kind VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin,
+    job_type VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin,
     PRIMARY KEY (name)
 );
 

@@ -72,6 +72,8 @@ CREATE TABLE async_task_workers (
     process_started VARCHAR(64) NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE NOT NULL,
     beat_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    kind VARCHAR(32),
+    job_type VARCHAR(128),
     PRIMARY KEY (name)
 );
 

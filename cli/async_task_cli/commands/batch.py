@@ -3,18 +3,41 @@
 import contextlib
 import dataclasses
 import json
+import math
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 
-from async_task import BatchReport
+from async_task import AsyncTask, BatchPreview, BatchReport
+from async_task.backlog import MOST_COUNTED
 from async_task_cli.application import existing
-from async_task_cli.faults import SOME_FAILED
+from async_task_cli.faults import NO_TIME_LEFT, SOME_FAILED
+from async_task_cli.fields import as_json_value
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.progress import Bar
 from async_task_cli.signals import Stop
-from async_task_cli.terminal import counted, is_watched, say
+from async_task_cli.terminal import counted, is_watched, page, plain, print_sheet, say, table
 
 STOPPING = "async-task: stopping: what is in hand is being finished; a second signal abandons it"
+
+
+class Name(click.ParamType):  # type: ignore[type-arg]
+    """The name of a queue or a target. An empty one, of a variable that was not set, would mean nothing at all."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value) or self.fail("a name has at least one character", param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """A length of time."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        return seconds if math.isfinite(seconds) else self.fail(f"{value} is no length of time", param, ctx)
 
 
 @click.command("run-batch", context_settings=SETTINGS)
@@ -22,27 +45,105 @@ STOPPING = "async-task: stopping: what is in hand is being finished; a second si
     "--limit", type=click.IntRange(min=0), metavar="N", help="At most so many attempts; all that are due unless said."
 )
 @click.option(
+    "--max-seconds",
+    type=Seconds(min=0),
+    metavar="S",
+    help="Start none later than so many seconds after the begin; end with 75 if any that are due are left then.",
+)
+@click.option("--queue", "queues", type=Name(), metavar="NAME", multiple=True, help="Only this; may be repeated.")
+@click.option(
+    "--target",
+    "targets",
+    type=Name(),
+    metavar="NAME",
+    multiple=True,
+    help="Only calls of this, by a name that it is registered under; may be repeated.",
+)
+@click.option(
     "--concurrency", type=click.IntRange(min=1), default=4, show_default=True, metavar="N", help="Calls at a time."
 )
+@click.option(
+    "--overlap",
+    type=click.Choice(["allow", "skip", "fail"]),
+    default="allow",
+    show_default=True,
+    help="While another run-batch is at work on these attempts, anywhere: share the work with it, do nothing, or do "
+    "nothing and end with 75.",
+)
 @click.option("--fail-on", type=click.Choice(["failed"]), help="End with 3 if any attempt failed for good.")
+@click.option("--dry-run", "is_dry", is_flag=True, help="Say what is due, and do nothing.")
 @as_json
 @reaching
-def run_batch(wanted: Wanted, limit: int | None, concurrency: int, fail_on: str | None, is_json: bool) -> int:
+def run_batch(wanted: Wanted, is_dry: bool, is_json: bool, fail_on: str | None, **options: Any) -> int:
     """Recover, expire, then make all calls that were due when it began, once, and end.
 
     Made for cron: it says nothing when all went well and nobody watches. Calls that failed and will be tried again are
-    no failure. SIGINT or SIGTERM: nothing further is started, what is in hand is finished.
+    no failure. SIGINT or SIGTERM: nothing further is started, what is in hand is finished. What is lost is recovered,
+    and what is too late expires, in all queues and of all targets, whichever are named.
+
+    \b
+    --json writes one object:
+      claimed     attempts that were started; they ended as:
+      succeeded, retried (pending, due later), failed, expired, canceled,
+      parked      (not the call's fault, nothing charged),
+      superseded  (somebody else took or changed it)
+      expired     also those that the sweep before found too late
+      recovered   attempts whose process was lost, given back by that sweep
+      crashed     the same, failed at the crash limit
+      seconds     how long it took
+      left        due and not started for want of time; 10000: or more
+      overlapped  null, or the run for whose sake nothing was done:
+                  {worker, host, pid, started_at}
+    With --dry-run:
+      dry_run     true
+      due         attempts that are due now
+      calls       [{queue, target, due, unperformable, problems: []}]
+                  unperformable: would be parked, as problems say
+      to_recover, to_expire
+      overlapped  null, or the run that is at work now
+    Fields may be added, and are not renamed.
     """
-    # What targets print is words, and the report is data.
-    with existing(wanted) as app, Stop(STOPPING).listening() as stop, contextlib.redirect_stdout(sys.stderr):
-        report = app.run_batch(limit, concurrency=concurrency, stop=stop.event)
+    with existing(wanted) as app:
+        return _preview(app, is_json=is_json, **options) if is_dry else _run(app, is_json, fail_on, **options)
+
+
+def _run(app: AsyncTask, is_json: bool, fail_on: str | None, **options: Any) -> int:
+    with Stop(STOPPING).listening() as stop, _progress() as progress:
+        report = app.run_batch(stop=stop.event, progress=progress, **options)
     if is_json:
-        click.echo(json.dumps({**dataclasses.asdict(report), "seconds": round(report.seconds, 3)}))
-    elif is_watched() or stop.exit_code is not None:
+        click.echo(json.dumps(as_data(report)))
+    elif report.overlapped is None and (is_watched() or stop.exit_code is not None):
         say(figures(report))
+    elif is_watched():
+        say(f"Nothing was done: another batch is at work: {report.overlapped}.")
     if stop.exit_code is not None:
         return stop.exit_code
-    return SOME_FAILED if fail_on and report.failed + report.crashed else 0
+    if report.left:
+        say(f"async-task: no time left: {_so_many(report.left)} due and not started")
+    if fail_on and report.failed + report.crashed:
+        return SOME_FAILED
+    return NO_TIME_LEFT if report.left else 0
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[BatchReport], None] | None]:
+    """A bar where somebody watches, and nothing elsewhere. What targets print is words, and the report is data."""
+    with contextlib.redirect_stdout(sys.stderr):
+        if not is_watched():
+            yield None
+            return
+        with Bar() as bar:
+            yield bar
+
+
+def as_data(report: BatchReport | BatchPreview) -> dict[str, Any]:
+    """The report as JSON has it."""
+    data = dataclasses.asdict(report)
+    if report.overlapped is not None:
+        data["overlapped"]["started_at"] = as_json_value(report.overlapped.started_at)
+    if isinstance(report, BatchReport):
+        data["seconds"] = round(report.seconds, 3)
+    return data
 
 
 def figures(report: BatchReport) -> str:
@@ -55,7 +156,8 @@ def figures(report: BatchReport) -> str:
         (report.expired, "expired"), (report.recovered, "recovered"), (report.crashed, "failed at the crash limit")
     )
     if not report.claimed:
-        return "; ".join(part for part in ("Nothing was due", swept) if part) + "."
+        begun = "Nothing was started" if report.left else "Nothing was due"
+        return "; ".join(part for part in (begun, swept) if part) + "."
     made = ": ".join(
         part for part in (f"{counted(report.claimed, 'attempt')} in {report.seconds:.1f} s", ended) if part
     )
@@ -64,3 +166,44 @@ def figures(report: BatchReport) -> str:
 
 def _listed(*numbers: tuple[int, str]) -> str:
     return ", ".join(f"{number:,} {words}" for number, words in numbers if number)
+
+
+def _so_many(left: int) -> str:
+    return f"{left:,} or more attempts are" if left >= MOST_COUNTED else counted(left, "attempt is", "attempts are")
+
+
+def _preview(
+    app: AsyncTask, *, is_json: bool, limit: int | None, queues: tuple[str, ...], targets: tuple[str, ...], **_: Any
+) -> int:
+    found = app.preview_batch(queues=queues, targets=targets)
+    if is_json:
+        click.echo(json.dumps({"dry_run": True, **as_data(found)}))
+        return 0
+    console = page()
+    if found.calls:
+        made = table(["QUEUE", "TARGET", "DUE"], numbers=["DUE"], whole=["DUE"])
+        for one in found.calls:
+            made.add_row(plain(one.queue), plain(one.target), f"{one.due:,}")
+        console.print(made)
+    for one in found.calls:
+        for problem in one.problems:
+            hindered = f"{counted(one.unperformable, 'attempt')} of {one.target} in {one.queue} would be parked"
+            print_sheet(console, [("!", plain(f"{hindered}: {problem}"))], indent=0)
+    for sentence in _expectations(found, limit):
+        console.print(plain(sentence), soft_wrap=True)
+    return 0
+
+
+def _expectations(found: BatchPreview, limit: int | None) -> Iterator[str]:
+    due = f"{counted(found.due, 'attempt is', 'attempts are')} due" if found.due else "Nothing is due"
+    yield f"{due}, of which a run with this limit starts {limit:,}." if _cuts(limit, found.due) else f"{due}."
+    swept = _listed((found.to_recover, "would be recovered, and then be due"), (found.to_expire, "would expire"))
+    if swept:
+        yield f"Before that, {swept}."
+    if found.overlapped is not None:
+        yield f"Another batch is at work: {found.overlapped}."
+    yield "Nothing was done: this is a dry run."
+
+
+def _cuts(limit: int | None, due: int) -> bool:
+    return limit is not None and limit < due

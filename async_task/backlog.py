@@ -1,0 +1,52 @@
+"""The backlog: what waits and is due. It is looked at, and nothing is written; each function is one transaction."""
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, Table, select
+
+from async_task import queries
+from async_task.dialects import written
+
+MOST_COUNTED = 10_000
+"""What is left of a batch is counted so far: to count millions takes seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which attempts a batch is about: those in `queues`, and of `targets`, by every name that a row may hold; of none
+    named: of all."""
+
+    queues: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+
+
+def queues(engine: Engine, table: Table, wanted: Iterable[str] = ()) -> tuple[list[str], dt.datetime]:
+    """The queues in which anything waits, or those `wanted`; and the database's clock before it was looked."""
+    found = list(wanted)
+    with engine.begin() as connection:
+        now = connection.scalar(select(written()))
+        assert now is not None
+        if not found:
+            while (name := connection.scalar(queries.next_queue(table, found[-1] if found else None))) is not None:
+                found.append(name)
+        return found, now
+
+
+def with_suspects(
+    engine: Engine, table: Table, names: Iterable[str], began: dt.datetime, targets: Sequence[str]
+) -> list[str]:
+    """Those of these queues in which suspects are due."""
+    conditions = queries.due(table, began=began, suspects=True, targets=targets)
+    with engine.begin() as connection:
+        return [
+            name for name in names if any(connection.execute(queries.priorities_due(table, name, conditions)).one())
+        ]
+
+
+def left(engine: Engine, table: Table, names: Sequence[str], began: dt.datetime, targets: Sequence[str]) -> int:
+    """How many attempts a batch has still to start; MOST_COUNTED where it is so many or more."""
+    conditions = (table.c.queue.in_(names), *queries.due(table, began=began, targets=targets))
+    with engine.begin() as connection:
+        return connection.scalar(queries.count(table, conditions, MOST_COUNTED)) or 0
