@@ -406,13 +406,6 @@ def test_install_apply_makes_the_tables_and_may_be_repeated(say: Run) -> None:
     assert say("list", url).out == "No attempts.\n"
 
 
-def test_install_without_apply_says_that_it_is_not_built_and_makes_nothing(say: Run) -> None:
-    said = say("install", "--database-url", "sqlite:///new.sqlite")
-    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
-    assert "not built yet" in said.err
-    assert not pathlib.Path("new.sqlite").exists()
-
-
 # Finding the application
 
 

@@ -54,7 +54,7 @@ def _tests_of_jobs(
     batch = _class_in(jobs, "BaseAttemptBatchJob", "AttemptBatchJob")
     if jobs is None or one is None or batch is None:
         return
-    names = ["NotDue", "NotPending", "Status", "Succeeded", *([] if own else ["Attempt"])]
+    names = ["NotDue", "NotPending", "Retry", "Status", "Succeeded", *([] if own else ["Attempt"])]
     text = text_of(
         "test_jobs",
         library_names=", ".join(sorted(names)),
