@@ -1,6 +1,6 @@
 """The library's own tables under Alembic: `ASYNC_TASK_DATABASE_URL=... alembic upgrade head`, from the tree's root.
 
-There is no revision yet: the first is the one that `async-task install` will write, the same as into anybody's tree.
+Its revisions are those that `async-task install` and `upgrade` write, the same as into anybody's tree.
 """
 
 import os

@@ -1,6 +1,6 @@
 """${message}
 
-Revision: ${up_revision}, after ${down_revision | comma,n}, of ${create_date}.
+Revision ${up_revision}, after ${comma(down_revision) or "nothing"}, of ${create_date}.
 """
 
 import sqlalchemy as sa

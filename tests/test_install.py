@@ -3,6 +3,8 @@
 import io
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -343,6 +345,21 @@ def test_check_finds_what_waits_for_a_target_or_key_that_is_not_known(run: Run, 
     said = run("check", *DATABASE, "--json", code=1)
     assert '"about": "targets", "ok": false' in said.stdout
     assert "lonely.call" in said.stdout
+
+
+def test_the_revision_of_this_repository_is_the_one_that_install_writes(run: Run, tmp_path: pathlib.Path) -> None:
+    root = pathlib.Path(__file__).parent.parent
+    shutil.copytree(root / "alembic", tmp_path / "alembic", ignore=shutil.ignore_patterns("versions", "__pycache__"))
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    run("install")
+    (made,), (kept,) = revisions(tmp_path / "alembic"), revisions(root / "alembic")
+    assert anonymous(made) == anonymous(kept)
+
+
+def anonymous(revision: pathlib.Path) -> str:
+    """Its text, without the id and the date that each has for itself."""
+    identifier = revision.stem.partition("_")[0]
+    return re.sub(r"of \d{4}-\d\d-\d\d [\d:.]+\.", "", revision.read_text().replace(identifier, "ID"))
 
 
 def test_alembic_s_own_variable_names_the_configuration(tree: Callable[..., pathlib.Path], run: Run) -> None:
