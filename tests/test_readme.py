@@ -1,0 +1,80 @@
+"""The README's five steps, as somebody pastes them into an empty folder."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from sqlalchemy import create_engine, text
+
+import databases
+from conftest import AVAILABLE
+from databases import Database
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+URL = "postgresql+psycopg://localhost/shop"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def steps() -> list[tuple[str, str]]:
+    """The blocks of the section: (language, text), in order."""
+    section = README.read_text().partition("\n## Use it\n")[2].partition("\n## ")[0]
+    return BLOCK.findall(section)
+
+
+@pytest.mark.only_on("postgresql")
+def test_the_five_steps_work_when_they_are_pasted(
+    database: Database, pytestconfig: pytest.Config, tmp_path: pathlib.Path
+) -> None:
+    with databases.own(pytestconfig.stash[AVAILABLE].named(database.name)) as shop:
+        printed = [_paste(kind, _with_url(block, shop.sync_url), tmp_path) for kind, block in steps()]
+        engine = create_engine(shop.sync_url)
+        with engine.connect() as connection:
+            rows = connection.execute(text("SELECT status, count(*) FROM async_task_attempts GROUP BY status")).all()
+            assert [tuple(row) for row in rows] == [("succeeded", 2)]
+            assert connection.scalar(text("SELECT is_paid FROM orders WHERE number = 7355608")) is True
+        engine.dispose()
+    said = "".join(printed)
+    for words in ("async_task_tables.py", "All fits.", "packed 7355608 for c-81 under ", "2 attempts: 2 succeeded."):
+        assert words in said
+    assert "drop_table" not in "".join(one.read_text().split("def downgrade")[0] for one in _revisions(tmp_path))
+
+
+def _with_url(block: str, url: str) -> str:
+    return "\n".join(line.replace(URL, url.replace("%", "%%") if ".ini" in line else url) for line in block.split("\n"))
+
+
+def _paste(kind: str, block: str, folder: pathlib.Path) -> str:
+    """What a step prints; a block that names a file is written to it."""
+    if kind == "console":
+        return "".join(_run(line, folder) for line in block.splitlines() if line.startswith("$ "))
+    if kind == "cron":
+        return _run("$ " + block.split(maxsplit=5)[5].replace("cd /srv/shop && .venv/bin/", ""), folder)
+    name = block.partition("\n")[0].removeprefix("# ").partition(",")[0]
+    if name.endswith("env.py"):
+        lines = block.partition("\n")[2]
+        block = (folder / name).read_text().replace("target_metadata = None", lines)
+    (folder / name).write_text(block)
+    return ""
+
+
+def _run(line: str, folder: pathlib.Path) -> str:
+    words = line.removeprefix("$ ")
+    if "venv" in words or words.startswith("pip "):
+        return ""  # this environment is the one that is tried
+    programs = pathlib.Path(sys.executable).parent
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(folder), "LANG": "C.UTF-8"}
+    bash = shutil.which("bash")
+    assert bash
+    ended = subprocess.run(
+        [bash, "-c", words], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 0, f"{words}: {ended.stdout}{ended.stderr}"
+    return ended.stdout + ended.stderr
+
+
+def _revisions(folder: pathlib.Path) -> list[pathlib.Path]:
+    return list((folder / "migrations" / "versions").glob("*.py"))
