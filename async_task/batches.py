@@ -110,7 +110,7 @@ class Batch:
             self._progress(self.report(left=max(0, self._due - self._outcomes.total())))
 
 
-class Rotation:
+class Turns:
     """Queues in turn, so that a full one lets none behind it wait for ever; one that was found empty has no further
     turn. Only one lane at a time asks a queue: two would skip what the other has locked for a moment, and MariaDB locks
     more than it takes; then a queue would look empty that is not."""

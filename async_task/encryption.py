@@ -105,7 +105,7 @@ def _loaded(entry: metadata.EntryPoint) -> Encryptor:
 
 def encryptor_names() -> list[str]:
     """Those that are known to this process, and those that an installed package would bring, which are not loaded."""
-    return sorted({*_known, *metadata.entry_points(group="async_task.encryptors").names})
+    return sorted({*_known, *metadata.entry_points(group=GROUP).names})
 
 
 def context_of(attempt_id: uuid.UUID, target: str, method_name: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Table
 
-from async_task import runs, transactions
+from async_task import presence, runs
 from async_task.lanes import Lane
 from async_task.runs import Run
 
@@ -115,6 +115,6 @@ class Heartbeat:
 
     def _beat(self, lane: Lane, held: list[uuid.UUID]) -> None:
         kind = self._kind
-        lane.run(lambda: transactions.beat(lane.engine, self._table, self._worker, self._lease, held, kind=kind))
+        lane.run(lambda: presence.beat(lane.engine, self._table, self._worker, self._lease, held, kind=kind))
         with self._changed:
             self._last = time.monotonic()

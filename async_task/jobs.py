@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from async_task import backlog
 from async_task.backlog import Scope
-from async_task.batches import Batch, BatchReport, Progress, Rotation
+from async_task.batches import Batch, BatchReport, Progress, Turns
 from async_task.claims import Claim
 from async_task.lanes import Lane
 from async_task.outcomes import Outcome
@@ -65,7 +65,7 @@ class BaseAttemptBatchJob:
                 batch.watch(self.progress, self._left(lane, batch, names))
         if names:
             with ThreadPoolExecutor(concurrency, "async-task-lane") as threads:
-                queues = Rotation(names)
+                queues = Turns(names)
                 self._wait_for([threads.submit(self._work, batch, queues) for _ in range(concurrency)])
             self._work_suspects(batch, names)
         return batch.report(left=self._left_for_want_of_time(batch, names))
@@ -78,13 +78,13 @@ class BaseAttemptBatchJob:
             self.stop.set()  # what is in hand is finished, and waited for: Ctrl-C starts nothing further
             raise
 
-    def _work(self, batch: Batch, queues: Rotation, *, suspects: bool = False) -> None:
+    def _work(self, batch: Batch, queues: Turns, *, suspects: bool = False) -> None:
         """One lane: claim, perform, again, until nothing is due any more."""
         with self.shift.lane() as lane:
             while (claim := self._claim(lane, batch, queues, suspects=suspects)) is not None:
                 batch.count(self.job.run(lane, claim))
 
-    def _claim(self, lane: Lane, batch: Batch, queues: Rotation, *, suspects: bool) -> Claim | None:
+    def _claim(self, lane: Lane, batch: Batch, queues: Turns, *, suspects: bool) -> Claim | None:
         """An attempt of the queue whose turn it is; None when nothing further is there, or may be started."""
         claim_due = partial(
             self.shift.claim_due, lane, began=batch.began, suspects=suspects, targets=self.scope.targets
@@ -106,7 +106,7 @@ class BaseAttemptBatchJob:
         with self.shift.lane() as lane:
             found = self._look(lane, backlog.with_suspects, names, batch.began, self.scope.targets)
         if found:
-            self._work(batch, Rotation(found), suspects=True)
+            self._work(batch, Turns(found), suspects=True)
 
     def _left_for_want_of_time(self, batch: Batch, names: list[str]) -> int:
         if not batch.is_out_of_time:

@@ -11,9 +11,9 @@ from async_task import queries
 from async_task.backlog import Scope
 from async_task.encryption import encryptor_named
 from async_task.errors import AsyncTaskError
+from async_task.presence import alive_here
 from async_task.runs import Run, at_work
 from async_task.targets import target_named
-from async_task.transactions import alive_here
 
 
 @dataclass(frozen=True, slots=True)

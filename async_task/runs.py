@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from async_task.presence import enroll
 from async_task.queries import has_beaten
 from async_task.tables import SCHEMA_VERSION, beside
-from async_task.transactions import enroll
 
 KIND = "run-batch"
 

@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 
 from sqlalchemy import Table
 
-from async_task import transactions
+from async_task import presence, transactions
 from async_task.attempt import BaseAttempt
 from async_task.claims import Claim
 from async_task.dialects import locks_rows
@@ -104,7 +104,7 @@ class Shift:
         self._quarantine.close()
         if self.heartbeat.is_over:
             with contextlib.suppress(Exception), self.lane() as lane:
-                lane.run(lambda: transactions.leave(lane.engine, self.table, self.worker))
+                lane.run(lambda: presence.leave(lane.engine, self.table, self.worker))
 
     def __enter__(self) -> Self:
         return self

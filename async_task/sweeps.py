@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import Engine, Table
 
-from async_task import transactions
+from async_task import presence, transactions
 from async_task.settling import insist
 
 logger = logging.getLogger("async_task")
@@ -37,7 +37,7 @@ def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = tran
     for found, failed in _pages(partial(transactions.recover, engine, table, lease), lambda found: found[0], page):
         recovered, crashed = recovered + found - failed, crashed + failed
     expired = sum(_pages(partial(transactions.expire, engine, table), lambda found: found, page))
-    insist(partial(transactions.forget_workers, engine, table, FORGET_AFTER))
+    insist(partial(presence.forget_workers, engine, table, FORGET_AFTER))
     return SweepReport(recovered, crashed, expired)
 
 

@@ -1,26 +1,24 @@
 """Everything that is done to attempts outside of their calls: each function is one transaction."""
 
 import datetime as dt
-import os
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy import Connection, Engine, Table, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from async_task import queries
 from async_task.claims import Claim
-from async_task.dialects import compared, is_passing, locks_rows, probes_laterally, server_uptime, written
+from async_task.dialects import is_passing, locks_rows, probes_laterally, server_uptime
 from async_task.failures import Failure
-from async_task.identity import process_started
 from async_task.outcomes import Busy, Decision, Expired, NotDue, NotPending, Outcome
+from async_task.presence import alive_here
 from async_task.status import Status
 from async_task.tables import beside
-from async_task.transitions import Values, claiming, ending, extending, parking, recovering, waiting
+from async_task.transitions import Values, claiming, ending, parking, recovering, waiting
 
 CRASH_LIMIT = 3
 PAGE = 500
@@ -152,13 +150,6 @@ def unproven_orphans(engine: Engine, table: Table, lease: dt.timedelta) -> bool:
         return connection.execute(queries.orphans(table, lease, 1)).first() is not None
 
 
-def leave(engine: Engine, table: Table, worker: str) -> None:
-    """Take the row of a process back that performs nothing any more: what it left claimed is an orphan from now on."""
-    with engine.begin() as connection:
-        workers = beside(table).workers
-        connection.execute(delete(workers).where(workers.c.name == worker))
-
-
 def expire(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()) -> int:
     """Expire one page of what is past its `expires_at` and held by nobody. Answers how many. Raises Refused."""
     with engine.begin() as connection:
@@ -188,46 +179,6 @@ def _refusing(ids: list[uuid.UUID]) -> Iterator[None]:
         if error.connection_invalidated or is_passing(error.orig):
             raise
         raise Refused(ids, error) from error
-
-
-def beat(
-    engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID],
-    *, kind: str | None = None,
-) -> None:  # fmt: skip
-    """Say that this process lives, and extend the leases of the claims it holds; rows locked meanwhile are skipped."""
-    try:
-        _beat(engine, table, worker, lease, held, kind)
-    except IntegrityError:  # the first beats of two lanes met
-        _beat(engine, table, worker, lease, held, kind)
-
-
-def enroll(connection: Connection, table: Table, worker: str, kind: str | None) -> None:
-    """Say that this process lives, and at first also what it is."""
-    workers = beside(table).workers
-    if not _hits(connection, update(workers).where(workers.c.name == worker).values(beat_at=written())):
-        started = process_started(os.getpid()) or ""
-        me = {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "process_started": started}
-        connection.execute(insert(workers).values(me | {"kind": kind, "job_type": table.name}))
-
-
-def _beat(
-    engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID], kind: str | None
-) -> None:
-    with engine.begin() as connection:
-        enroll(connection, table, worker, kind)
-        if held:
-            mine = (table.c.id.in_(held), table.c.claimed_by == worker, queries.is_pending(table))
-            free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
-            ids = list(connection.scalars(free))
-            connection.execute(update(table).where(table.c.id.in_(ids)).values(extending(lease)))
-
-
-def forget_workers(engine: Engine, table: Table, older_than: dt.timedelta) -> None:
-    """Drop the rows of processes that have not beaten for `older_than` and hold nothing."""
-    workers = beside(table).workers
-    silent = workers.c.beat_at < compared(-older_than.total_seconds())
-    with engine.begin() as connection:
-        connection.execute(delete(workers).where(silent, ~queries.holds(table)))
 
 
 def crashed_reason(crashes: int, how: str) -> str:
@@ -282,15 +233,6 @@ def _values_of(table: Table, decision: Decision, failure: Failure | None) -> Val
         return waiting(table, decision.after, last_error=said, charged=decision.charged)
     text = ": ".join(part for part in (decision.reason, said) if part) or None
     return ending(table, decision.status, last_error=text, charged=decision.charged)
-
-
-def alive_here(connection: Connection, table: Table) -> list[str]:
-    """On SQLite, which cannot tell by a lock: the workers that are processes of this machine and still run."""
-    if locks_rows(connection.dialect):
-        return []
-    c = beside(table).workers.c
-    here = select(c.name, c.pid, c.process_started).where(c.host == socket.gethostname())
-    return [row.name for row in connection.execute(here) if process_started(row.pid) == row.process_started]
 
 
 def _hits(connection: Connection, statement: Any) -> bool:

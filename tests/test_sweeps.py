@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
 
-from async_task import AsyncTask, Attempt, JobEvent, Retried, Status, SweepReport, transactions
+from async_task import AsyncTask, Attempt, JobEvent, Retried, Status, SweepReport, presence, transactions
 from async_task.claims import Claim
 from async_task.identity import process_started
 from async_task.settling import insist
@@ -216,7 +216,7 @@ def test_the_first_beats_of_one_process_may_meet_and_are_one_row(engine: Engine,
     def beat(_: int) -> None:
         for name in names:
             meet.wait(30)
-            insist(partial(transactions.beat, engine, TABLE, name, LEASE, []))
+            insist(partial(presence.beat, engine, TABLE, name, LEASE, []))
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(beat, range(4)))

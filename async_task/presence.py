@@ -1,0 +1,73 @@
+"""Which processes are at work: each has a row, with its beat, in the table beside the attempts."""
+
+import datetime as dt
+import os
+import socket
+import uuid
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from async_task import queries
+from async_task.dialects import compared, locks_rows, written
+from async_task.identity import process_started
+from async_task.tables import beside
+from async_task.transitions import extending
+
+
+def beat(
+    engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID],
+    *, kind: str | None = None,
+) -> None:  # fmt: skip
+    """Say that this process lives, and extend the leases of the claims it holds; rows locked meanwhile are skipped."""
+    try:
+        _beat(engine, table, worker, lease, held, kind)
+    except IntegrityError:  # the first beats of two lanes met
+        _beat(engine, table, worker, lease, held, kind)
+
+
+def enroll(connection: Connection, table: Table, worker: str, kind: str | None) -> None:
+    """Say that this process lives, and at first also what it is."""
+    workers = beside(table).workers
+    beats = update(workers).where(workers.c.name == worker).values(beat_at=written())
+    if not connection.execute(beats).rowcount:
+        started = process_started(os.getpid()) or ""
+        me = {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "process_started": started}
+        connection.execute(insert(workers).values(me | {"kind": kind, "job_type": table.name}))
+
+
+def _beat(
+    engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID], kind: str | None
+) -> None:
+    with engine.begin() as connection:
+        enroll(connection, table, worker, kind)
+        if held:
+            mine = (table.c.id.in_(held), table.c.claimed_by == worker, queries.is_pending(table))
+            free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
+            ids = list(connection.scalars(free))
+            connection.execute(update(table).where(table.c.id.in_(ids)).values(extending(lease)))
+
+
+def forget_workers(engine: Engine, table: Table, older_than: dt.timedelta) -> None:
+    """Drop the rows of processes that have not beaten for `older_than` and hold nothing."""
+    workers = beside(table).workers
+    silent = workers.c.beat_at < compared(-older_than.total_seconds())
+    with engine.begin() as connection:
+        connection.execute(delete(workers).where(silent, ~queries.holds(table)))
+
+
+def leave(engine: Engine, table: Table, worker: str) -> None:
+    """Take the row of a process back that performs nothing any more: what it left claimed is an orphan from now on."""
+    with engine.begin() as connection:
+        workers = beside(table).workers
+        connection.execute(delete(workers).where(workers.c.name == worker))
+
+
+def alive_here(connection: Connection, table: Table) -> list[str]:
+    """On SQLite, which cannot tell by a lock: the workers that are processes of this machine and still run."""
+    if locks_rows(connection.dialect):
+        return []
+    c = beside(table).workers.c
+    here = select(c.name, c.pid, c.process_started).where(c.host == socket.gethostname())
+    return [row.name for row in connection.execute(here) if process_started(row.pid) == row.process_started]
