@@ -5,7 +5,8 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
-from async_task.argument_types import argument_type, is_mapped, kind_of
+from async_task.argument_kinds import is_mapped, kind_of
+from async_task.argument_types import argument_type
 from async_task.errors import ConfigurationError
 
 

@@ -21,7 +21,8 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeGuard
 
-from async_task.argument_types import MAX_DEPTH, Unstorable, a, is_mapped, kind_of, of_class
+from async_task.argument_kinds import Unstorable, a, is_mapped, kind_of
+from async_task.argument_types import MAX_DEPTH, of_class
 from async_task.errors import InvalidArguments
 
 _MAX_DIGITS = 4300  # what a Python without further settings is ready to read
