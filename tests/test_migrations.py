@@ -171,12 +171,14 @@ def test_a_model_of_ones_own_is_migrated_with_all_its_columns_beside_its_other_t
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_schema_of_ones_own_is_made_and_its_names_are_quoted(new: New) -> None:
+@pytest.mark.parametrize("place", ["metadata", "table"])
+def test_a_schema_of_ones_own_is_made_and_its_names_are_quoted(new: New, place: str) -> None:
     class Elsewhere(DeclarativeBase):
-        metadata = MetaData(schema="Acme outbox")
+        metadata = MetaData(schema="Acme outbox" if place == "metadata" else None)
 
     class There(BaseAttempt, Elsewhere):
         __tablename__ = "Attempts"
+        __table_args__ = {"schema": "Acme outbox"}  # noqa: RUF012
 
     engine = new()
     carried_out(engine, body_of(There))
@@ -276,6 +278,8 @@ class Alembic:
         self._replace("alembic.ini", "sqlalchemy.url = driver://user:pass@localhost/dbname", f"sqlalchemy.url = {url}")
         ours = "from async_task import metadata as target_metadata"
         self._replace("migrations/env.py", "target_metadata = None", ours)
+        online = "connection=connection, target_metadata=target_metadata"
+        self._replace("migrations/env.py", online, f"{online}, compare_server_default=True")
 
     def _replace(self, name: str, old: str, new: str) -> None:
         file = self.folder / name
