@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from async_task.batches import BatchReport as BatchReport
     from async_task.ciphers import AesGcmEncryptor as AesGcmEncryptor
     from async_task.ciphers import FernetEncryptor as FernetEncryptor
+    from async_task.claims import Claim as Claim
     from async_task.conformance import check_encryptor as check_encryptor
     from async_task.current import CurrentAttempt as CurrentAttempt
     from async_task.current import current_attempt as current_attempt
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from async_task.jobs import BaseAttemptJob as BaseAttemptJob
     from async_task.keys import Key as Key
     from async_task.keys import Keys as Keys
+    from async_task.lanes import Lane as Lane
     from async_task.outcomes import Busy as Busy
     from async_task.outcomes import Canceled as Canceled
     from async_task.outcomes import Expired as Expired
@@ -75,6 +77,7 @@ _HOMES = {
     "app": "AsyncTask",
     "argument_types": "argument_type",
     "attempt": "Attempt BaseAttempt",
+    "claims": "Claim",
     "ciphers": "AesGcmEncryptor FernetEncryptor",
     "conformance": "check_encryptor",
     "batches": "BatchReport",
@@ -85,6 +88,7 @@ _HOMES = {
     "UnknownEncryptor UnknownMethod UnknownTarget",
     "keys": "Key Keys",
     "jobs": "AttemptBatchJob AttemptJob BaseAttemptBatchJob BaseAttemptJob",
+    "lanes": "Lane",
     "outcomes": "Busy Canceled Expired Failed NotDue NotPending Outcome Parked Retried Succeeded Superseded",
     "policies": "policy",
     "previews": "BatchPreview DueCalls",

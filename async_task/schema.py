@@ -3,6 +3,7 @@
 from typing import Any
 
 from sqlalchemy import Engine, MetaData, Table, inspect, select
+from sqlalchemy.schema import CreateSchema
 
 from async_task.attempt import BaseAttempt
 from async_task.errors import SchemaMismatch
@@ -19,10 +20,14 @@ def tables_of(model: type[BaseAttempt]) -> list[Table]:
 
 
 def create(engine: Engine, model: type[BaseAttempt]) -> None:
-    """Make the tables that are not there. Raises SchemaMismatch for tables of another version."""
+    """Make the tables that are not there, on PostgreSQL also their schema. Raises SchemaMismatch for tables of another
+    version."""
     found = version_in(engine, model)
     if found is not None:
         _refuse_other(found)
+    if engine.dialect.name == "postgresql" and (name := table_of(model).schema) is not None:
+        with engine.begin() as connection:
+            connection.execute(CreateSchema(name, if_not_exists=True))
     by_metadata: dict[MetaData, list[Table]] = {}
     for table in tables_of(model):
         by_metadata.setdefault(table.metadata, []).append(table)
@@ -57,7 +62,7 @@ def _refuse_other(version: int) -> None:
     if version > SCHEMA_VERSION:
         words = "upgrade the library"
     elif version < SCHEMA_VERSION:
-        words = "upgrade them with `async-task upgrade`"
+        words = "`async-task upgrade` writes the revision, and `alembic upgrade head` carries it out"
     else:
         return
     raise SchemaMismatch(f"the tables are of version {version}, and this library needs {SCHEMA_VERSION}: {words}")

@@ -152,8 +152,17 @@ def test_a_name_of_a_table_is_a_text_and_never_code(empty: Project) -> None:
     ],
 )
 def test_a_base_that_is_named_is_imported_and_not_looked_for(project: Project, base: str, lines: list[str]) -> None:
+    project.put("shop/db.py")
     text = project.plan(model=MODEL, base=base)["shop/attempt.py"]
     assert set(lines) <= set(text.splitlines())
+
+
+@pytest.mark.parametrize("base", ["shop.nothing:Base", "no_such_package:Base"])
+def test_a_base_in_a_module_that_is_not_there_is_refused(project: Project, base: str) -> None:
+    project.put("shop/__init__.py")
+    with pytest.raises(Refusal, match="--base: there is no module") as refused:
+        project.plan(model=MODEL, base=base)
+    assert refused.value.exit_code == USAGE
 
 
 @pytest.mark.parametrize("base", ["shop.models", "shop/models.py:Base", "shop.models:", "shop.models:Base)\nimport os"])

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -110,6 +111,7 @@ def cli(ctx: click.Context, wanted: Wanted) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what `arguments` (those of this process) say. Answers the exit code; raises nothing that people do not."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed()
     _print_anything()
     try:
         with terminable():
@@ -156,6 +158,13 @@ def _closed() -> int:
     # Without this, the interpreter would complain when it flushes at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _open_closed() -> None:
+    """A program whose standard streams somebody has closed works all the same: it reads nothing and is not heard."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - open until the process ends
 
 
 def _print_anything() -> None:

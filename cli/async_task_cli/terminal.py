@@ -61,11 +61,11 @@ def print_sheet(console: Console, rows: Sequence[tuple[str, Text]], *, indent: i
     width = max(len(name) for name, _ in rows)
     margin = indent + width + (2 if width else 0)
     for name, value in rows:
-        beside = Text(" " * indent + name.ljust(margin - indent), style="bold")
+        beside = " " * indent + name.ljust(margin - indent)
         for line in value.wrap(console, max(20, console.width - margin), overflow="fold"):
             line.rstrip()
-            console.print(beside + line, soft_wrap=True)
-            beside = Text(" " * margin)
+            console.print(Text.assemble((beside, "bold"), line), soft_wrap=True)
+            beside = " " * margin
 
 
 def print_whole(console: Console, text: str, *, indent: int) -> None:

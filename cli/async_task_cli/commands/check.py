@@ -14,6 +14,7 @@ from async_task.encryption import encryptor_named
 from async_task.schema import tables_of
 from async_task.tables import SCHEMA_VERSION
 from async_task.targets import target_named
+from async_task.verbs import table_of
 from async_task_cli.application import find_app, refuse_missing_file
 from async_task_cli.faults import UNEXPECTED, Refusal
 from async_task_cli.migrations.comparison import differences
@@ -39,7 +40,8 @@ class Finding:
 def check(wanted: Wanted, config: Path | None, is_json: bool) -> int:
     """See whether the tables, the Alembic tree, and the targets and encryptors of waiting calls fit together.
 
-    Changes nothing. Ends with 1 if something does not fit. --json writes one object a line: about, ok, words.
+    Changes nothing; runs your env.py up to where it names its metadata. Ends with 1 if something does not fit. --json
+    writes one object a line: about, ok, words.
     """
     app = find_app(wanted)
     try:
@@ -109,7 +111,7 @@ def _tree(app: AsyncTask, config: Path | None) -> Iterator[Finding]:
     if tree is None:
         yield Finding("alembic", True, "there is no tree here")
         return
-    installed = tree.installed()
+    installed = tree.installed(table_of(app.model))
     if installed is None:
         yield Finding("alembic", False, "no revision makes the tables: `async-task install` writes it")
     elif installed[1] != SCHEMA_VERSION:
@@ -120,10 +122,10 @@ def _tree(app: AsyncTask, config: Path | None) -> Iterator[Finding]:
     try:
         missing = unseen(tree, tables_of(app.model))
     except Unknown as error:
-        yield Finding("metadata", False, f"{error}; so what autogenerate sees is not known")
+        yield Finding("metadata", tree.has_several_databases, f"{error}; so what autogenerate sees is not known")
         return
-    dropped = [f"autogenerate would drop {name}: target_metadata of {tree.env} lacks it" for name in missing]
-    yield from _listed("metadata", dropped, "autogenerate sees the tables")
+    names = f"target_metadata of {tree.env} lacks {', '.join(missing)}: autogenerate would drop what it lacks"
+    yield Finding("metadata", not missing, names if missing else "autogenerate sees the tables")
 
 
 def _listed(about: str, wrong: list[str], otherwise: str = "all known") -> Iterator[Finding]:

@@ -49,9 +49,11 @@ def install(
     elif model_file is not None:
         module = module_at(model_file, Path.cwd().resolve())
         _install(writing, _model_named(table, schema), metadata_lines_of(module.name, "Attempt"))
+    elif table or schema:
+        _install(writing, _model_named(table, schema), _model_lines(table, schema))
     else:
-        model = _model_named(table, schema) if table or schema else find_model(wanted)
-        _install(writing, model, metadata_lines(model))
+        model = find_model(wanted)
+        _install(writing, model, metadata_lines(model, writing.tree()))
     _write_files(planned, is_dry=writing.is_dry)
 
 
@@ -68,12 +70,14 @@ def _apply(wanted: Wanted, other: str | None, *, is_dry: bool) -> None:
 
 
 def _install(writing: Writing, model: type[BaseAttempt], target_metadata: Sequence[str]) -> None:
-    tree = writing.tree()
-    installed = tree.installed()
+    tree, attempts = writing.tree(), table_of(model)
+    installed = tree.installed(attempts)
     if installed is not None:
         say(f"Already installed in revision {installed[0]}; no revision was written.")
         return
-    writing.write(tree, installing(tables_of(model), table_of(model)), model, target_metadata)
+    made = tree.made()  # beside a second table of attempts, in the same schema
+    missing = [table for table in tables_of(model) if table.fullname not in made]
+    writing.write(tree, installing(missing, attempts), target_metadata)
 
 
 def _model_named(table: str | None, schema: str | None) -> type[BaseAttempt]:
@@ -83,6 +87,16 @@ def _model_named(table: str | None, schema: str | None) -> type[BaseAttempt]:
 
     names = {"__tablename__": table or Attempt.__tablename__, "__table_args__": {"schema": schema}}
     return type("Attempt", (BaseAttempt, Base), names)
+
+
+def _model_lines(table: str | None, schema: str | None) -> list[str]:
+    """The lines of env.py that show the tables of a model which its owner has yet to write, or has elsewhere."""
+    place = f", and __table_args__ = {{'schema': {schema!r}}}" if schema else ""
+    return [
+        f"# Your model, with __tablename__ = {table or Attempt.__tablename__!r}{place}; --model PATH writes it.",
+        "from shop.attempt import Attempt",
+        "target_metadata = Attempt.metadata",
+    ]
 
 
 def _write_files(planned: Sequence[Planned], *, is_dry: bool) -> None:

@@ -10,7 +10,9 @@ from async_task_cli.migrations.body import FIRST_VERSION, installing, upgrading
 from async_task_cli.migrations.execution import DIALECTS, as_sql
 from async_task_cli.options import SETTINGS, Wanted, reaching
 
-dialect = click.option("--dialect", type=click.Choice(DIALECTS), required=True, help="For which database.")
+dialect = click.option(
+    "--dialect", type=click.Choice(DIALECTS), required=True, help="For which database; MariaDB is not MySQL here."
+)
 
 
 @click.group("sql", context_settings=SETTINGS)

@@ -12,7 +12,7 @@ from async_task_cli.application import find_app, find_model, refuse_missing_file
 from async_task_cli.faults import CONFIGURATION, Refusal
 from async_task_cli.migrations.body import Body, upgrading
 from async_task_cli.migrations.execution import as_sql, carry_out
-from async_task_cli.migrations.writing import Writing, metadata_lines, writing
+from async_task_cli.migrations.writing import Writing, writing
 from async_task_cli.options import SETTINGS, Wanted, reaching
 from async_task_cli.terminal import say
 
@@ -35,13 +35,14 @@ def upgrade(wanted: Wanted, writing: Writing, is_applied: bool) -> None:
 
 def _write(writing: Writing, model: type[BaseAttempt]) -> None:
     tree = writing.tree()
-    installed = tree.installed()
+    installed = tree.installed(table_of(model))
     if installed is None:
         raise Refusal("this tree has no revision of async-task's: `async-task install` writes it", CONFIGURATION)
     if installed[1] == SCHEMA_VERSION:
-        say(f"Already at version {SCHEMA_VERSION}, in revision {installed[0]}; nothing was written.")
+        words = f"This tree is at version {SCHEMA_VERSION}, in revision {installed[0]}; nothing was written."
+        say(f"{words} `alembic upgrade head` brings the database there.")
         return
-    writing.write(tree, _step_from(installed[1], model), model, metadata_lines(model))
+    writing.write(tree, _step_from(installed[1], model), ())
 
 
 def _apply(app: AsyncTask, *, is_dry: bool) -> None:

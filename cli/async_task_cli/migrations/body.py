@@ -39,6 +39,7 @@ class Body:
     indent, in which `op` and `sa` are Alembic's and SQLAlchemy's, and `imports` were made."""
 
     version: int
+    tables: tuple[str, ...]
     message: str
     upgrade: str
     downgrade: str
@@ -46,13 +47,15 @@ class Body:
 
 
 def installing(tables: Sequence[Table], attempts: Table) -> Body:
-    """Make all `tables`, of which `attempts` is the one with the calls, in the version that this library needs."""
+    """Make `tables`, of which `attempts` is the one with the calls, in the version that this library needs."""
     ordered = sort_tables(tables)
     found = [creating(table) for table in ordered]
-    made = "\n".join([_schema_made(attempts), *(text for text, _ in found), _stored(attempts), _stamped(attempts)])
+    stamped = _stamped(attempts) if beside(attempts).version in tables else ""
+    made = "\n".join([_schema_made(attempts), *(text for text, _ in found), _stored(attempts), stamped])
     imports = "\n".join([IMPORTS, *sorted({one for _, needed in found for one in needed})])
     dropped = "\n".join(dropping(table) for table in reversed(ordered))
-    return Body(SCHEMA_VERSION, "async-task tables", f"{KINDS}\n{made.strip()}\n", f"{dropped}\n", imports)
+    names = tuple(table.fullname for table in ordered)
+    return Body(SCHEMA_VERSION, names, "async-task tables", f"{KINDS}\n{made.strip()}\n", f"{dropped}\n", imports)
 
 
 def upgrading(attempts: Table, since: int) -> Body:
@@ -61,7 +64,7 @@ def upgrading(attempts: Table, since: int) -> Body:
     up = "\n".join(_step(attempts, version, "up") for version in steps)
     down = "\n".join(_step(attempts, version, "down") for version in reversed(steps))
     message = f"async-task tables version {SCHEMA_VERSION}"
-    return Body(SCHEMA_VERSION, message, f"{KINDS}\n{up}", f"{KINDS}\n{down}")
+    return Body(SCHEMA_VERSION, (attempts.fullname,), message, f"{KINDS}\n{up}", f"{KINDS}\n{down}")
 
 
 def _step(attempts: Table, version: int, way: str) -> str:

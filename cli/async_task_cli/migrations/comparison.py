@@ -16,12 +16,17 @@ def differences(connection: Connection, tables: Sequence[Table]) -> list[str]:
 
 def _differences(connection: Connection, metadata: MetaData, tables: Sequence[Table]) -> Iterator[str]:
     ours = {(table.schema, table.name) for table in tables}
-    default = inspect(connection).default_schema_name
+    schemas = {table.schema for table in tables}
+    if inspect(connection).default_schema_name in schemas:
+        return  # said by name, the default schema is not found by Alembic's comparison
 
     def is_ours(item: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
-        return kind != "table" or (None if item.schema == default else item.schema, name) in ours
+        return kind != "table" or (item.schema, name) in ours
 
-    options = {"include_object": is_ours, "include_schemas": any(table.schema for table in tables)}
+    def is_looked_at(name: str | None, kind: str, _parents: Any) -> bool:
+        return kind != "schema" or name in schemas
+
+    options = {"include_object": is_ours, "include_name": is_looked_at, "include_schemas": schemas != {None}}
     context = MigrationContext.configure(connection, opts=options)
     found = produce_migrations(context, metadata).upgrade_ops
     missing: set[str] = set()

@@ -23,13 +23,15 @@ class _Said(BaseException):
 
 
 def unseen(tree: Tree, tables: Sequence[Table]) -> list[str]:
-    """The names of those tables that autogenerate would drop, since no target_metadata of env.py has them. Connects to
-    nothing, where env.py does not. Raises Unknown."""
+    """The names of those tables that autogenerate would drop, since no target_metadata of env.py has them. What env.py
+    does before it says so, it does: nothing as a rule, offline. Raises Unknown."""
     seen = {table for metadata in _metadata_of(tree) for table in metadata.tables}
     return [table.fullname for table in tables if table.fullname not in seen]
 
 
 def _metadata_of(tree: Tree) -> list[MetaData]:
+    if tree.has_several_databases:
+        raise Unknown("a tree of several databases writes files when its env.py is run: it was not")
     try:
         with _quietly(), EnvironmentContext(tree.config, tree.scripts, as_sql=True) as environment:
             vars(environment)["configure"] = _listen  # what env.py calls, by way of alembic.context
@@ -37,7 +39,7 @@ def _metadata_of(tree: Tree) -> list[MetaData]:
     except _Said as said:
         given = said.metadata
         return list(given) if isinstance(given, (list, tuple)) else [given] if given is not None else []
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Unknown(f"{tree.env} could not be run: {type(error).__name__}: {first_line(str(error))}") from error
     raise Unknown(f"{tree.env} configures no context when it is run offline")
 

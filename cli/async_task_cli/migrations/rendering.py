@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import groupby
 from typing import Any, Literal
@@ -36,6 +36,11 @@ def quoted(value: str | None) -> str:
     return "None" if value is None else json.dumps(value, ensure_ascii=False)
 
 
+def quoted_all(values: Iterable[str]) -> str:
+    """The same of several, as a list."""
+    return f"[{', '.join(quoted(one) for one in values)}]"
+
+
 def schema_of(table: Table) -> str:
     """The argument that names its schema; empty without one."""
     return "" if table.schema is None else f", schema={quoted(table.schema)}"
@@ -60,8 +65,10 @@ def _creating_index(index: Index) -> ops.CreateIndexOp:
     for option, dialect in DIALECTS.items():
         if isinstance(condition := operation.kw.get(option), ClauseElement):
             # Each as its database writes it: SQLite takes a query's `released = 1` for that very text only.
-            compiled = condition.compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
-            operation.kw[option] = text(str(compiled).replace(f"{operation.table_name}.", ""))
+            compiled = condition.compile(
+                dialect=dialect(), compile_kwargs={"literal_binds": True, "include_table": False}
+            )
+            operation.kw[option] = text(str(compiled))
     return operation
 
 

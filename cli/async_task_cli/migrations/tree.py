@@ -9,16 +9,20 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import sqlalchemy
+from alembic import op
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError, rev_id
+from sqlalchemy import Table
 
 from async_task_cli.faults import CONFIGURATION, USAGE, Refusal, first_line
 from async_task_cli.migrations.body import Body
+from async_task_cli.migrations.rendering import quoted_all
 
-MARKER = "async_task_schema"
+MARKER, TABLES = "async_task_schema", "async_task_tables"
+"""What a revision of ours says of itself: the version of the tables after it, and their names."""
 BRANCH = "async_task"
 
 
@@ -51,11 +55,23 @@ class Tree:
         """The file in which this tree says what its metadata is."""
         return Path(self._scripts.dir) / "env.py"
 
-    def installed(self) -> tuple[str, int] | None:
-        """The newest revision that made or changed our tables, and their version after it; None without one."""
-        found: list[tuple[Any, str]] = [(getattr(one.module, MARKER, None), one.revision) for one in self._revisions]
-        newest = max((one for one in found if isinstance(one[0], int)), default=None)
-        return None if newest is None else (newest[1], newest[0])
+    @property
+    def has_several_databases(self) -> bool:
+        """Whether it is of Alembic's template multidb."""
+        return bool(self.config.get_alembic_option("databases"))
+
+    def installed(self, attempts: Table) -> tuple[str, int] | None:
+        """The newest revision that made or changed this table, and its version after it; None without one."""
+        mine = [one for one in self._ours() if attempts.fullname in getattr(one.module, TABLES, ())]
+        newest = max(mine, key=lambda one: getattr(one.module, MARKER), default=None)
+        return None if newest is None else (newest.revision, getattr(newest.module, MARKER))
+
+    def made(self) -> set[str]:
+        """The names of all tables of ours that its revisions make."""
+        return {name for one in self._ours() for name in getattr(one.module, TABLES, ())}
+
+    def _ours(self) -> list[Script]:
+        return [one for one in self._revisions if isinstance(getattr(one.module, MARKER, None), int)]
 
     def write(self, body: Body, place: Place) -> Path:
         """Write the revision, through this tree's own template and under its own naming. A file that cannot be rendered
@@ -88,7 +104,7 @@ class Tree:
         heads = self._scripts.get_heads()
         if place.head is not None or place.branch or len(heads) < 2:
             return place
-        if self.installed() is not None and any(BRANCH in one.branch_labels for one in self._revisions):
+        if self._ours() and any(BRANCH in one.branch_labels for one in self._revisions):
             return replace(place, head=f"{BRANCH}@head")
         raise Refusal(
             f"this tree has several heads, {', '.join(heads)}: say behind which one with --head REVISION, "
@@ -128,7 +144,8 @@ class Tree:
             script = scripts.generate_revision(
                 rev_id(), body.message, version_path=draft, head="base" if place.branch else place.head or "head",
                 splice=place.branch, branch_labels=BRANCH if place.branch else None,
-                imports=f"{body.imports}\n\n{MARKER} = {body.version}", config=self.config,
+                imports=f"{body.imports}\n\n{MARKER} = {body.version}\n{TABLES} = {quoted_all(body.tables)}",
+                config=self.config,
                 **_templated(body, place.engine),
             )  # fmt: skip
         except CommandError:
@@ -139,12 +156,16 @@ class Tree:
         except Exception as error:
             raise Refusal(f"{self._template} cannot be rendered: {first_line(str(error))}", CONFIGURATION) from error
         assert script is not None
-        self._check_bodies(Path(script.path), place)
+        self._check(script, place)
         return Path(script.path)
 
-    def _check_bodies(self, path: Path, place: Place) -> None:
-        text = path.read_text(encoding=self._scripts.output_encoding)
-        if "op.get_context()" in text and f"\n{MARKER} = " in text:
+    def _check(self, script: Script, place: Place) -> None:
+        module = script.module
+        if getattr(module, "op", None) is not op or getattr(module, "sa", None) is not sqlalchemy:
+            needed = "`from alembic import op` and `import sqlalchemy as sa`"
+            raise Refusal(f"{self._template} lacks the usual {needed}: add them", CONFIGURATION)
+        text = Path(script.path).read_text(encoding=self._scripts.output_encoding)
+        if "op.get_context()" in text and hasattr(module, MARKER):
             return
         several = "; of a tree with several databases say which with --engine NAME" if place.engine is None else ""
         needed = "${imports}, ${upgrades} and ${downgrades}"

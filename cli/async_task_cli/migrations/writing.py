@@ -1,6 +1,7 @@
 """How a command writes a revision: the options that say where, the file, and what its owner does next."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,9 @@ from typing import Any
 import click
 
 from async_task import BaseAttempt, metadata
-from async_task.schema import tables_of
 from async_task.verbs import table_of
 from async_task_cli.faults import CONFIGURATION, Refusal
 from async_task_cli.migrations.body import Body
-from async_task_cli.migrations.environment import Unknown, unseen
 from async_task_cli.migrations.tree import Place, Tree, find_tree
 from async_task_cli.terminal import say
 
@@ -38,16 +37,16 @@ class Writing:
             raise Refusal(NO_TREE, CONFIGURATION)
         return found
 
-    def write(self, tree: Tree, body: Body, model: type[BaseAttempt], target_metadata: Sequence[str]) -> None:
-        """Write it, and say what is next: `target_metadata` are the lines that env.py needs."""
+    def write(self, tree: Tree, body: Body, target_metadata: Sequence[str]) -> None:
+        """Write it, and say what is next: `target_metadata` are the lines that env.py needs, if any."""
         if self.is_dry:
             click.echo(tree.text_of(body, self.place), nl=False)
             return
         click.echo(brief(tree.write(body, self.place)))
-        if not _is_seen(tree, model):
+        if target_metadata:
             say(f"So that autogenerate leaves these tables alone, let {brief(tree.env)} say:\n")
             say("\n".join(f"    {line}" for line in target_metadata) + "\n")
-        head = "heads" if self.place.branch else "head"
+        head = "heads" if self.place.branch or self.place.head else "head"
         say(f"Then `alembic upgrade {head}` changes the database, and `async-task check` looks at it all.")
 
 
@@ -73,14 +72,22 @@ def writing(command: Callable[..., Any]) -> Callable[..., Any]:
     return written
 
 
-def metadata_lines(model: type[BaseAttempt]) -> list[str]:
-    """The lines of env.py that show this model's tables to autogenerate."""
-    if table_of(model).metadata is metadata:
-        return [
-            "from async_task import metadata as async_task_metadata",
-            "target_metadata = [Base.metadata, async_task_metadata]",
-        ]
-    return metadata_lines_of(model.__module__, model.__name__)
+def metadata_lines(model: type[BaseAttempt], tree: Tree) -> list[str]:
+    """The lines of env.py that show this model's tables to autogenerate, beside what it shows already."""
+    if table_of(model).metadata is not metadata:
+        return metadata_lines_of(model.__module__, model.__name__)
+    return ["from async_task import metadata as async_task_metadata", f"target_metadata = {_with_ours(tree)}"]
+
+
+def _with_ours(tree: Tree) -> str:
+    text = tree.env.read_text(encoding="utf-8") if tree.env.is_file() else ""
+    found = re.search(r"(?m)^target_metadata *= *([^#\n]+)", text)
+    shown = found[1].strip() if found else "None"
+    if tree.has_several_databases:
+        return '{..., "NAME OF THE ENGINE": async_task_metadata}'
+    if shown == "None":
+        return "[async_task_metadata]  # and that of your own tables"
+    return f"[*{shown}, async_task_metadata]" if shown.startswith(("[", "(")) else f"[{shown}, async_task_metadata]"
 
 
 def metadata_lines_of(module: str, name: str) -> list[str]:
@@ -91,10 +98,3 @@ def metadata_lines_of(module: str, name: str) -> list[str]:
 def brief(path: Path) -> Path:
     """As one would write it from here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _is_seen(tree: Tree, model: type[BaseAttempt]) -> bool:
-    try:
-        return not unseen(tree, tables_of(model))
-    except Unknown:
-        return False

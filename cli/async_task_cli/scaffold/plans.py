@@ -8,7 +8,7 @@ from pathlib import Path
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.scaffold.files import Planned
 from async_task_cli.scaffold.modules import Module, module_at, new_packages
-from async_task_cli.scaffold.sources import declarative_bases
+from async_task_cli.scaffold.sources import declarative_bases, is_there
 from async_task_cli.scaffold.tested import tests_of
 from async_task_cli.scaffold.texts import literal, text_of
 
@@ -69,6 +69,8 @@ def _model_text(wish: Wish, project: Path) -> str:
     if not re.fullmatch(f"{NAME}:{NAME}", found[0]):
         raise Refusal(f"--base is written module:Name, like shop.models:Base, not {found[0]!r}", USAGE)
     module, _, base = found[0].partition(":")
+    if wish.base and not is_there(module, project):
+        raise Refusal(f"--base: there is no module {module} in this project, nor installed", USAGE)
     line = f"\nfrom {module} import {base.partition('.')[0]}"
     return text_of("model", **table, base=base, base_class="", base_import=line)
 

@@ -4,6 +4,7 @@ import ast
 import os
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from async_task_cli.faults import Refusal
@@ -35,6 +36,16 @@ def declarative_bases(project: Path) -> list[str]:
         except Refusal:  # a script, which nobody imports
             continue
     return sorted(found)
+
+
+def is_there(module: str, project: Path) -> bool:
+    """Whether this module lies in the project; of others, whether their package is installed. Imports nothing."""
+    top, *rest = module.split(".")
+    for root in (project, project / "src"):
+        if (root / top).is_dir() or (root / f"{top}.py").is_file():
+            whole = root.joinpath(top, *rest)
+            return whole.is_dir() or whole.with_suffix(".py").is_file()
+    return find_spec(top) is not None
 
 
 def _modules(project: Path) -> Iterator[Path]:

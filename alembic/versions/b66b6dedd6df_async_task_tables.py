@@ -1,6 +1,6 @@
 """async-task tables
 
-Revision b2ce8d4afb85, after nothing, of 2026-11-21 09:18:33.173828.
+Revision b66b6dedd6df, after nothing, of 2026-11-21 09:53:55.348360.
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,8 @@ from alembic import op
 from sqlalchemy.dialects import mysql
 
 async_task_schema = 2
-revision = 'b2ce8d4afb85'
+async_task_tables = ["async_task_attempts", "async_task_job_events", "async_task_workers", "async_task_schema"]
+revision = 'b66b6dedd6df'
 down_revision = None
 branch_labels = None
 depends_on = None
