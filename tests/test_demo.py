@@ -1,5 +1,6 @@
 """`async-task demo`: it plays on every database, what it says is so, and the commands that it leaves behind work."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from sqlalchemy import Engine, make_url
 from async_task import Attempt
 from clockwork import row_of
 from databases import Database
+from elsewhere import Program
 from outbox import Client
 
 Play = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -27,7 +29,10 @@ def play(tmp_path: pathlib.Path) -> Play:
         # What leads its user elsewhere must not lead the demo there.
         theirs = {"ASYNC_TASK_APP": "nowhere:app", "ASYNC_TASK_DATABASE_URL": "sqlite:////nowhere.sqlite"}
         environment = {**os.environ, **theirs, "TMPDIR": str(tmp_path), "COLUMNS": "80"}
-        command = [sys.executable, *(["-c", script] if script else ["-m", "async_task_cli"]), *words]
+        if script is None:
+            with contextlib.closing(Program("async_task_cli", *words, cwd=tmp_path, env=environment)) as begun:
+                return begun.completed(100)
+        command = [sys.executable, "-c", script, *words]
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=100)
 
     return play

@@ -1,15 +1,17 @@
 """`async-task install` in Alembic trees of every kind, as their owners have them."""
 
+import contextlib
 import io
 import os
 import pathlib
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 from alembic import command
 from alembic.config import Config
+
+from elsewhere import Program
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -21,10 +23,9 @@ def run(tmp_path: pathlib.Path) -> Run:
 
     def run(program: str, *words: str, code: int = 0, **variables: str) -> "subprocess.CompletedProcess[str]":
         module = ["alembic"] if program == "alembic" else ["async_task_cli", program]
-        command = [sys.executable, "-W", "error", "-m", *module, *words]
-        ended = subprocess.run(
-            command, cwd=tmp_path, env=environment | variables, capture_output=True, text=True, check=False, timeout=60
-        )
+        begun = Program(*module, *words, cwd=tmp_path, env=environment | variables, strict=True)
+        with contextlib.closing(begun):
+            ended = begun.completed()
         assert ended.returncode == code, ended.stderr
         return ended
 
