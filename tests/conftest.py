@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import pathlib
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import clockwork
 import databases
+import elsewhere
 import outbox
 from async_task import AsyncTask, Attempt
 from async_task.dialects import server_uptime
@@ -245,19 +245,15 @@ def run(say: Run, engine: Engine, database: Database) -> Run:
 
 
 @pytest.fixture
-def process(alone: None, database: Database, engine: Engine) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+def process(alone: None, database: Database, engine: Engine) -> Iterator[Callable[..., elsewhere.Program]]:
     """`process("run-batch")`: `python -m async_task_cli` on this test's database, in a process of its own."""
-    begun: list[subprocess.Popen[str]] = []
+    with contextlib.ExitStack() as until:
 
-    def start(*words: str, **options: Any) -> "subprocess.Popen[str]":
-        tests = str(pathlib.Path(__file__).parent)
-        environment = {**os.environ, "ASYNC_TASK_DATABASE_URL": database.sync_url, "PYTHONPATH": tests}
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        command = [sys.executable, "-m", "async_task_cli", *words]
-        begun.append(subprocess.Popen(command, env=environment, text=True, **pipes))
-        return begun[-1]
+        def start(*words: str, **options: Any) -> elsewhere.Program:
+            tests = str(pathlib.Path(__file__).parent)
+            env = {**os.environ, "ASYNC_TASK_DATABASE_URL": database.sync_url, "PYTHONPATH": tests}
+            begun = elsewhere.Program("async_task_cli", *words, cwd=pathlib.Path.cwd(), env=env, **options)
+            until.callback(begun.close)
+            return begun
 
-    yield start
-    for one in begun:
-        one.kill()
-        one.communicate()
+        yield start

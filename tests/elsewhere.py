@@ -4,12 +4,19 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
+import runpy
 import signal
+import subprocess
+import sys
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import IO, Any
 
 from async_task import AsyncTask, BatchReport
 
@@ -21,9 +28,17 @@ DRIVERS = (
     "sqlalchemy.ext.asyncio",
     "sqlalchemy.dialects.postgresql.psycopg",
 )
+PROGRAMS = (
+    "alembic.command",
+    "alembic.config",
+    "async_task_cli.main",
+    *(f"async_task_cli.commands.{name}" for name in ("attempt", "attempts", "batch", "check", "install", "run_now")),
+    "rich.table",
+)
 PATIENCE = 30.0
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["async_task.app", "async_task.attempt", *DRIVERS])
+_context.set_forkserver_preload(["async_task.app", "async_task.attempt", *DRIVERS, *PROGRAMS])
+_path = [one for one in sys.path if one not in ("", str(pathlib.Path(__file__).parent))]
 
 
 @dataclass
@@ -65,6 +80,102 @@ def process(work: Callable[..., Any], *args: Any) -> Iterator[Process]:
         started.join()
         started.close()
         link.close()
+
+
+class Program:
+    """`python -m module words...` in a process of its own, as `subprocess.Popen` starts it, but without the second of
+    CPU that the imports take: so it is not for a test whose subject they are, or an interpreter that is new.
+
+    `stdin` is a file descriptor, `stdout` and `stderr` too; without one, nothing is to be read, and a pipe is made.
+    """
+
+    def __init__(
+        self, *words: str, cwd: pathlib.Path | str, env: Mapping[str, str], strict: bool = False,
+        stdin: int | None = None, stdout: int | None = None, stderr: int | None = None,
+    ) -> None:  # fmt: skip
+        with contextlib.ExitStack() as until:
+            self.stdout, out = _pipe(stdout, until)
+            self.stderr, err = _pipe(stderr, until)
+            if stdin is None:
+                stdin = os.open(os.devnull, os.O_RDONLY)
+                until.callback(os.close, stdin)
+            streams = [until.enter_context(Connection(os.dup(one))) for one in (stdin, out, err)]
+            self._process = _context.Process(target=_be, args=(words, str(cwd), dict(env), strict, streams))
+            self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid or 0)
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, "it never ended"
+        return self._process.exitcode
+
+    def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
+        """All that it says, when it has ended; "" for what is no pipe."""
+        late = threading.Timer(timeout, self.kill)
+        late.start()
+        with ThreadPoolExecutor(2) as readers:
+            out, err = readers.map(_read, (self.stdout, self.stderr))
+        late.cancel()
+        self.wait(timeout)
+        return out, err
+
+    def completed(self, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+        out, err = self.communicate(timeout)
+        return subprocess.CompletedProcess("", self.wait(), out, err)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        """Whatever it is at, it ends."""
+        self.kill()
+        self._process.join()
+        for pipe in (self.stdout, self.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def _pipe(given: int | None, until: contextlib.ExitStack) -> tuple[IO[str] | None, int]:
+    if given is not None:
+        return None, given
+    ours, theirs = os.pipe()
+    until.callback(os.close, theirs)
+    return os.fdopen(ours), theirs
+
+
+def _read(pipe: IO[str] | None) -> str:
+    return "" if pipe is None or pipe.closed else pipe.read()
+
+
+def _stream(number: int, mode: str, env: Mapping[str, str]) -> IO[str]:
+    buffering = 1 if number == 2 or os.isatty(number) else -1
+    return os.fdopen(number, mode, buffering, encoding=env.get("PYTHONIOENCODING"), closefd=False)
+
+
+def _be(words: tuple[str, ...], cwd: str, env: dict[str, str], strict: bool, streams: list[Connection]) -> None:
+    for number, stream in enumerate(streams):
+        os.dup2(stream.fileno(), number)
+        stream.close()
+    sys.stdin, sys.stdout, sys.stderr = (_stream(number, mode, env) for number, mode in enumerate("rww"))
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.path[:] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *_path]
+    sys.argv = list(words)
+    if strict:
+        warnings.simplefilter("error")
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
 def barrier(parties: int) -> Any:

@@ -308,14 +308,14 @@ def test_what_cannot_work_is_refused_in_one_sentence_without_the_password(given:
     assert "cret" not in str(refused.value)
 
 
-def test_nothing_is_left_of_fifty_batches(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_nothing_is_left_of_twenty_batches(app: AsyncTask, engine: Engine, write: Write) -> None:
     threads = threading.active_count()
     for _ in range(2):  # an SQLite connection opens its log only when somebody else has begun to keep one
         write(effect)
         app.run_batch(concurrency=2)
     await_(lambda: threading.active_count() <= threads, "threads that were ending have ended")
     before = _left(engine)
-    for _ in range(50):
+    for _ in range(20):
         app.run_batch(concurrency=2)
     for _ in range(5):
         write(effect)

@@ -1,11 +1,11 @@
 """`async-task demo`: it plays on every database, what it says is so, and the commands that it leaves behind work."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +14,7 @@ from sqlalchemy import Engine, make_url
 from async_task import Attempt
 from clockwork import row_of
 from databases import Database
+from elsewhere import Program
 from outbox import Client
 
 Play = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -23,12 +24,16 @@ Play = Callable[..., "subprocess.CompletedProcess[str]"]
 def play(tmp_path: pathlib.Path) -> Play:
     """`play("demo")` in a process of its own; its folder lies in this test's."""
 
-    def play(*words: str, script: str | None = None) -> "subprocess.CompletedProcess[str]":
+    def play(*words: str, lie: str | None = None) -> "subprocess.CompletedProcess[str]":
         # What leads its user elsewhere must not lead the demo there.
         theirs = {"ASYNC_TASK_APP": "nowhere:app", "ASYNC_TASK_DATABASE_URL": "sqlite:////nowhere.sqlite"}
         environment = {**os.environ, **theirs, "TMPDIR": str(tmp_path), "COLUMNS": "80"}
-        command = [sys.executable, *(["-c", script] if script else ["-m", "async_task_cli"]), *words]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=100)
+        if lie is not None:
+            imports = "import sys; from async_task_cli.demo import warehouse; from async_task_cli.main import main"
+            (tmp_path / "lying.py").write_text(f"{imports}; {lie}; sys.exit(main())")
+        program = "async_task_cli" if lie is None else "lying"
+        with contextlib.closing(Program(program, *words, cwd=tmp_path, env=environment)) as begun:
+            return begun.completed(100)
 
     return play
 
@@ -58,6 +63,15 @@ def check_what_it_said(out: str) -> None:
     )
 
 
+def check_that_nobody_outlives_it(out: str) -> None:
+    """Neither the warehouse nor a worker."""
+    pids = [int(found) for found in re.findall(r"(?:process|kill -9) (\d+)", out)]
+    assert len(pids) == 3
+    for pid in set(pids):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
 def next_commands(out: str) -> list[str]:
     lines = out.partition("Try:\n")[2].partition("\n\n")[0].splitlines()
     return [line.strip() for line in lines]
@@ -78,9 +92,12 @@ def check_next_commands(out: str) -> None:
     assert json.loads(report)["succeeded"] >= 1
 
 
-def test_on_a_file_of_its_own_it_ends_0_and_what_it_prints_can_be_typed(play: Play, tmp_path: pathlib.Path) -> None:
+def test_on_a_file_of_its_own_it_ends_0_leaves_no_process_and_what_it_prints_can_be_typed(
+    play: Play, tmp_path: pathlib.Path
+) -> None:
     ended = play("demo")
     assert (ended.returncode, ended.stderr) == (0, "")
+    check_that_nobody_outlives_it(ended.stdout)
     check_what_it_said(ended.stdout)
     told = ended.stdout.partition("It is all still there")[0].splitlines()[2:]
     assert max(map(len, told)) <= 80
@@ -137,17 +154,7 @@ def test_a_password_is_kept_in_a_file_for_its_user_alone(tmp_path: pathlib.Path)
     ],
 )
 def test_a_claim_that_is_not_so_ends_1(play: Play, lie: str, claim: str) -> None:
-    imports = "import sys; from async_task_cli.demo import warehouse; from async_task_cli.main import main"
-    ended = play(script=f"{imports}; {lie}; sys.exit(main(['demo']))")
+    ended = play("demo", lie=lie)
     assert ended.returncode == 1
     assert f"the demo was about to say that {claim}, and that is not so" in ended.stderr
     assert "Done in" not in ended.stdout
-
-
-def test_neither_the_warehouse_nor_a_worker_outlives_the_demo(play: Play, tmp_path: pathlib.Path) -> None:
-    ended = play("demo")
-    pids = [int(found) for found in re.findall(r"(?:process|kill -9) (\d+)", ended.stdout)]
-    assert len(pids) == 3
-    for pid in set(pids):
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)

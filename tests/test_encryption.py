@@ -481,6 +481,25 @@ def parked(app: AsyncTask, engine: Engine, attempt: Attempt) -> str:
     return outcome.reason
 
 
+def all_parked(app: AsyncTask, engine: Engine, attempts: list[Attempt]) -> list[str]:
+    """The same of several, in one batch each time."""
+    for _ in range(2):
+        report = app.run_batch()
+        assert (report.parked, report.claimed) == (len(attempts), len(attempts))
+        for attempt in attempts:
+            row = row_of(engine, attempt.id)
+            charged = (row.num_attempts, row.num_errors, row.num_crashes, row.claim_id)
+            assert (row.status, charged) == (Status.PENDING, (0, 0, 0, None))
+        let_pass(engine, 41)
+    for attempt in attempts:
+        (event,) = events_of(engine, attempt.id)
+        assert (event.kind, event.detail) == ("parked", None)
+    assert calls == []
+    said = [row_of(engine, attempt.id).last_error for attempt in attempts]
+    assert all(one.startswith("parked: ") for one in said)
+    return [one.removeprefix("parked: ") for one in said]
+
+
 class Raising:
     """Decrypts nothing, and quotes what it might have decrypted."""
 
@@ -529,49 +548,53 @@ def test_a_wrong_key_of_the_same_id_parks_the_attempt(app: AsyncTask, engine: En
     assert said.startswith(f"DecryptionFailed: the key 'k' of '{kind}' does not open the arguments")
 
 
-@pytest.mark.parametrize("how", ["a bit", "cut", "another alphabet", "empty", "plain", "another version"])
-def test_a_corrupted_text_parks_the_attempt(app: AsyncTask, engine: Engine, write: Write, kind: str, how: str) -> None:
-    attempt = write(Vault, "keep", {"card": CANARY}, encryptor=made(kind, "k"))
-    text = row_of(engine, attempt.id).method_args
-    raw = base64.b64decode(text)
-    texts = {
-        "a bit": base64.b64encode(raw[:-1] + bytes([raw[-1] ^ 1])).decode(),
-        "cut": text[: STORED_HEAD + 8],
-        "another alphabet": "!" + text[1:],
-        "empty": "",
-        "plain": json.dumps({"card": "forged"}),
-        "another version": base64.b64encode(b"\x02" + raw[1:]).decode(),
+def test_a_corrupted_text_parks_the_attempt(app: AsyncTask, engine: Engine, write: Write, kind: str) -> None:
+    encryptor = made(kind, "k")
+    ways: dict[str, Callable[[str, bytes], str]] = {
+        "a bit": lambda text, raw: base64.b64encode(raw[:-1] + bytes([raw[-1] ^ 1])).decode(),
+        "cut": lambda text, raw: text[: STORED_HEAD + 8],
+        "another alphabet": lambda text, raw: "!" + text[1:],
+        "empty": lambda text, raw: "",
+        "plain": lambda text, raw: json.dumps({"card": "forged"}),
+        "another version": lambda text, raw: base64.b64encode(b"\x02" + raw[1:]).decode(),
     }
-    change(engine, attempt, method_args=texts[how])
-    assert parked(app, engine, attempt).startswith("DecryptionFailed: ")
+    attempts = []
+    for corrupted in ways.values():
+        attempts.append(attempt := write(Vault, "keep", {"card": CANARY}, encryptor=encryptor))
+        text = row_of(engine, attempt.id).method_args
+        change(engine, attempt, method_args=corrupted(text, base64.b64decode(text)))
+    for way, said in zip(ways, all_parked(app, engine, attempts), strict=True):
+        assert said.startswith("DecryptionFailed: "), way
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
-        Raising(ValueError(CANARY)),
-        Raising(KeyError(CANARY)),
-        Raising(SystemExit(CANARY)),
-        Raising(Panic(CANARY)),
-        Raising(MemoryError()),
-        Raising(answer=None),
-        Raising(answer=CANARY),
-        Raising(answer=b"\xff" + CANARY.encode()),
-        Raising(answer=f'{{"card": "{CANARY}'.encode()),
-        Raising(answer=f'{{"card": ["{CANARY}"]}}'.encode()),
-        Raising(answer=f'["{CANARY}"]'.encode()),
-        Raising(answer=b""),
-    ],
+BROKEN = (
+    Raising(ValueError(CANARY)),
+    Raising(KeyError(CANARY)),
+    Raising(SystemExit(CANARY)),
+    Raising(Panic(CANARY)),
+    Raising(MemoryError()),
+    Raising(answer=None),
+    Raising(answer=CANARY),
+    Raising(answer=b"\xff" + CANARY.encode()),
+    Raising(answer=f'{{"card": "{CANARY}'.encode()),
+    Raising(answer=f'{{"card": ["{CANARY}"]}}'.encode()),
+    Raising(answer=f'["{CANARY}"]'.encode()),
+    Raising(answer=b""),
 )
+
+
 def test_whatever_an_encryptor_raises_or_answers_is_parked_without_content(
-    app: AsyncTask, engine: Engine, write: Write, caplog: pytest.LogCaptureFixture, broken: Raising
+    app: AsyncTask, engine: Engine, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "async_task")
-    attempt = write(Vault, "keep", {"card": CANARY}, encryptor=broken)
-    said = parked(app, engine, attempt)
-    assert said.startswith(("DecryptionFailed: ", "InvalidArguments: "))
-    (event,) = events_of(engine, attempt.id)
-    assert CANARY not in f"{said} {event.message} {caplog.text}"
+    attempts = []
+    for number, broken in enumerate(BROKEN):
+        broken.name = f"test.raising_{number}"
+        attempts.append(write(Vault, "keep", {"card": CANARY}, encryptor=broken))
+    for attempt, said in zip(attempts, all_parked(app, engine, attempts), strict=True):
+        assert said.startswith(("DecryptionFailed: ", "InvalidArguments: "))
+        (event,) = events_of(engine, attempt.id)
+        assert CANARY not in f"{said} {event.message} {caplog.text}"
 
 
 # A ciphertext that is moved

@@ -8,12 +8,13 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 from alembic import command
 from alembic.config import Config
+
+from elsewhere import Program
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -25,10 +26,9 @@ def run(tmp_path: pathlib.Path) -> Run:
 
     def run(program: str, *words: str, code: int = 0, **variables: str) -> "subprocess.CompletedProcess[str]":
         module = ["alembic"] if program == "alembic" else ["async_task_cli", program]
-        command = [sys.executable, "-W", "error", "-m", *module, *words]
-        ended = subprocess.run(
-            command, cwd=tmp_path, env=environment | variables, capture_output=True, text=True, check=False, timeout=60
-        )
+        begun = Program(*module, *words, cwd=tmp_path, env=environment | variables, strict=True)
+        with contextlib.closing(begun):
+            ended = begun.completed()
         assert ended.returncode == code, ended.stderr
         return ended
 

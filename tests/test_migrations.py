@@ -1,9 +1,9 @@
 """What a revision does: rendered from the model, carried out on every database, as a file, as SQL, at once."""
 
 import contextlib
+import os
 import pathlib
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +22,7 @@ from async_task_cli.migrations.comparison import differences
 from async_task_cli.migrations.execution import DIALECTS, as_sql, carry_out
 from conftest import AVAILABLE
 from databases import Database
+from elsewhere import Program
 from outbox import Client
 from schemas import described, execute_script
 
@@ -318,8 +319,8 @@ class Alembic:
         file.write_text(before.replace(old, new.replace("%", "%%")))
 
     def __call__(self, module: str, *words: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-W", "error", "-m", module, *words]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=60)
+        with contextlib.closing(Program(module, *words, cwd=self.folder, env=os.environ, strict=True)) as begun:
+            return begun.completed()
 
 
 def test_check_schema_and_upgrade_apply_tell_old_from_new_and_mend_it(

@@ -206,7 +206,7 @@ def test_what_this_process_lacks_parks_the_attempt_uncharged_with_one_event(
     attempt = write(Client, "ping")
     with engine.begin() as connection:
         connection.execute(update(TABLE).values(UNREADY[error]))
-    for _ in range(3):
+    for _ in range(2):
         outcome = app.perform(attempt.id)
         assert isinstance(outcome, Parked)
         assert outcome.reason.startswith(f"{error}: ")

@@ -170,8 +170,8 @@ def test_from_a_coroutine_suspects_are_cleared_in_a_thread(app: AsyncTask, engin
     assert asyncio.run(run()) == 1
 
 
-def test_nothing_is_left_of_twenty_quarantines(home: AsyncTask, engine: Engine, write: Write) -> None:
-    ids = [_suspect(engine, write(Client, "ping")).id for _ in range(21)]
+def test_nothing_is_left_of_ten_quarantines(home: AsyncTask, engine: Engine, write: Write) -> None:
+    ids = [_suspect(engine, write(Client, "ping")).id for _ in range(11)]
     engine.dispose()
     assert home.perform(ids[0]) == Succeeded(ids[0])  # what is opened once is open now
     before = _descriptors(), _children(), threading.active_count()

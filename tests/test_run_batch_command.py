@@ -5,10 +5,8 @@ import json
 import os
 import pathlib
 import pty
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,22 +16,16 @@ from async_task import Attempt, Status
 from async_task_cli.main import main
 from clockwork import row_of
 from databases import Database
-from elsewhere import await_, notes
+from elsewhere import Program, await_, notes
 from outbox import Client, Elsewhere, calls, effect
 
 Write = Callable[..., Attempt]
 Run = Callable[..., tuple[int, str, str]]
-TESTS = str(pathlib.Path(__file__).parent)
 TABLE: Any = Attempt.__table__
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("ASYNC_TASK_APP", "ASYNC_TASK_DATABASE_URL", "NO_COLOR", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "80")
+def _alone(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
 
 
@@ -49,20 +41,9 @@ def run(capsys: pytest.CaptureFixture[str], engine: Engine, database: Database) 
 
 
 @pytest.fixture
-def start(database: Database, engine: Engine) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+def start(process: Callable[..., Program]) -> Callable[..., Program]:
     """The same in a process of its own."""
-    with contextlib.ExitStack() as until:
-
-        def start(*words: str, **options: Any) -> "subprocess.Popen[str]":
-            environment = {**os.environ, "ASYNC_TASK_DATABASE_URL": database.sync_url, "PYTHONPATH": TESTS}
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-            command = [sys.executable, "-m", "async_task_cli", "run-batch", "--module", "outbox", *words]
-            begun = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.DEVNULL, **pipes)
-            until.callback(begun.communicate)
-            until.callback(begun.kill)
-            return begun
-
-        yield start
+    return lambda *words, **options: process("run-batch", "--module", "outbox", *words, **options)
 
 
 class Terminal:

@@ -1,9 +1,9 @@
 """The files that `async-task install` writes into somebody's project: their texts, and that they do what they say."""
 
+import contextlib
 import os
 import re
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from textwrap import dedent
@@ -13,6 +13,7 @@ import pytest
 
 from async_task_cli.faults import CONFIGURATION, UNEXPECTED, USAGE, Refusal
 from async_task_cli.scaffold import Planned, Wish, Written, files, plan, plans, write
+from elsewhere import Program
 
 GOLDEN = Path(__file__).parent / "golden" / "scaffold"
 MODEL, JOBS = Path("shop/attempt.py"), Path("shop/jobs.py")
@@ -46,13 +47,11 @@ class Project:
     def text(self, path: str | Path) -> str:
         return (self.folder / path).read_text()
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """A module of this interpreter, as the user of the project would run it."""
         theirs = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-        return subprocess.run(
-            [sys.executable, "-m", *words],
-            cwd=self.folder, env=theirs, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        with contextlib.closing(Program(*words, cwd=self.folder, env=theirs)) as begun:
+            return begun.completed(120)
 
     def test(self, *words: str) -> str:
         """The last line of a run of its tests, in which warnings are errors and all pass."""
