@@ -63,8 +63,8 @@ def _paste(kind: str, block: str, folder: pathlib.Path) -> str:
 
 def _run(line: str, folder: pathlib.Path) -> str:
     words = line.removeprefix("$ ")
-    if "venv" in words or words.startswith("pip "):
-        return ""  # this environment is the one that is tried
+    if "venv" in words or words.startswith(("pip ", "createdb ")):
+        return ""  # this environment, and this database, are those that are tried
     programs = pathlib.Path(sys.executable).parent
     environment = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(folder), "LANG": "C.UTF-8"}
     bash = shutil.which("bash")
