@@ -91,9 +91,9 @@ def _places(value: object, place: Place = ()) -> Iterator[tuple[Place, object]]:
 
 def _refuse_numbers(made: dict[str, Any], places: Collection[Place], dump: Callable[[Any], Any]) -> None:
     # A bool is an int, and so pydantic finds the member of an IntEnum by it, also when strict.
-    dumped = dump(made) if places else None
+    dumped = dump(made) if places else {}
     for place in places:
-        found = dumped
+        found: Any = dumped
         with contextlib.suppress(KeyError, IndexError, TypeError):
             for step in place:
                 found = found[step]

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from async_task import Attempt, JobEvent, Status, target
+from async_task.dialects import is_passing
 from async_task.encryption import know
 from async_task_cli.faults import trace_of, verdict
 from async_task_cli.main import main
@@ -548,6 +549,13 @@ def test_a_statement_that_is_refused_is_no_database_that_is_away(engine: Engine,
         connection.execute(text(statement))
     code, words = verdict(refused.value)
     assert (code, words.startswith("the database refused: ")) == (1, True)
+
+
+@pytest.mark.only_on("mysql")
+def test_a_lock_that_was_not_got_in_time_passes_by_itself_also_where_the_driver_tells_a_state(engine: Engine) -> None:
+    with engine.connect() as connection, pytest.raises(DBAPIError) as refused:
+        connection.execute(text("SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1205, MESSAGE_TEXT = 'Lock wait timeout'"))
+    assert is_passing(refused.value.orig)
 
 
 @pytest.mark.only_on("postgresql", "mysql")
