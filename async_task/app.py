@@ -266,7 +266,7 @@ def _scope(queues: Iterable[str], targets: Iterable[object]) -> Scope:
         raise ConfigurationError("queues takes the names of queues, each with at least one character")
     wanted = [target_of(one) for one in _listed(targets, "targets takes a list: targets=['shop.orders']")]
     # By each of its names: rows that were written before a target was renamed hold its former one.
-    held = (name for one in wanted for name in (one.name, *one.aliases))
+    held = (name for one in wanted for name in one.names)
     return Scope(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(held)))
 
 

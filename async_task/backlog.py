@@ -10,7 +10,7 @@ from async_task import queries
 from async_task.dialects import written
 
 MOST_COUNTED = 10_000
-"""What is left of a batch is counted so far: to count millions takes seconds."""
+"""What is left of a batch, and what is listed, is counted so far: to count millions takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)

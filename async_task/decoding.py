@@ -37,31 +37,6 @@ def decode(text: str) -> dict[str, object]:
     raise InvalidArguments(message)
 
 
-def read_by_hand(text: str) -> tuple[dict[str, object], dict[str, object]]:
-    """The arguments in a JSON object that a person wrote, by name: those that are in the form of `encode` somewhere,
-    decoded; and the others, as JSON has them. Raises InvalidArguments, without anything of the text."""
-    try:
-        written = json.loads(text)
-        stored = {name: value for name, value in written.items() if _holds_tag(value)}
-        plain = {name: value for name, value in written.items() if name not in stored}
-        return decode(json.dumps(stored)), plain
-    except json.JSONDecodeError as error:
-        message = f"no JSON: {error.msg}, in line {error.lineno}, column {error.colno}"
-    except AttributeError:
-        message = "no JSON object: write the arguments by name, {...}"
-    except RecursionError:
-        message = "nested too deeply"
-    except ValueError:
-        message = "a number with too many digits"
-    raise InvalidArguments(message)  # outside of the handlers: a context would drag the text along
-
-
-def _holds_tag(value: object) -> bool:
-    if isinstance(value, dict):
-        return "$" in value or any(map(_holds_tag, value.values()))
-    return isinstance(value, list) and any(map(_holds_tag, value))
-
-
 # What does not fit may raise anything, and `_read_tagged` minds that.
 
 

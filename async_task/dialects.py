@@ -197,13 +197,33 @@ def is_passing(error: BaseException | None) -> bool:
     server) and says nothing of the call that met it. Takes the driver's own exception (`DBAPIError.orig`)."""
     if error is None:
         return False
-    state = getattr(error, "sqlstate", None)
-    if isinstance(state, str):
-        return state.startswith(PASSING_STATES)
+    # MySQL's code comes first: the state that PyMySQL tells beside it since 1.2 is HY000 for most of them.
     code = error.args[0] if error.args else None
     if isinstance(code, int):
         return code in PASSING_CODES
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return state.startswith(PASSING_STATES)
     return any(word in str(error).lower() for word in PASSING_WORDS)
+
+
+ACCESS_STATES = ("28", "3D")
+ACCESS_CODES = frozenset({0, 1044, 1045, 1049, 1129, 1130, 1203, 1226, 1698})
+
+
+def is_unusable(error: BaseException | None) -> bool:
+    """Whether a driver's OperationalError or InterfaceError says that the database cannot be used, for now or by this
+    URL: not reached, no access, not there; and not that it refused a statement. Takes `DBAPIError.orig`."""
+    if is_passing(error):
+        return True
+    code = error.args[0] if error is not None and error.args else None
+    if isinstance(code, int):
+        return code in ACCESS_CODES or 2000 <= code < 2100  # MySQL's own for its clients
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return state.startswith(ACCESS_STATES)
+    # Before it is connected, PostgreSQL's driver has no state; and SQLite's words have been looked at.
+    return not hasattr(error, "sqlite_errorcode")
 
 
 def is_statement_timeout(error: BaseException | None) -> bool:

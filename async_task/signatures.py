@@ -13,8 +13,8 @@ import typing_extensions
 from sqlalchemy.orm import Session
 
 from async_task.annotations import register_annotation
-from async_task.decoding import read_by_hand
 from async_task.errors import ConfigurationError, InvalidArguments
+from async_task.handwriting import Unreadable, made_of, read_by_hand
 from async_task.sessions import is_registry, is_session
 
 if TYPE_CHECKING:
@@ -72,17 +72,24 @@ class Signature:
 
     def read(self, text: str) -> dict[str, Any]:
         """The arguments in a JSON object that a person wrote: each made what its annotation says (`"2026-10-25"` for a
-        date, a list for a tuple), or in the form in which arguments are stored. A text never becomes a number, nor a
-        number a text. For `check` to check. Raises InvalidArguments as `check` does."""
+        date, a list for a tuple), or in the form in which arguments are stored. A Decimal, as text or number, keeps its
+        digits; no text becomes another number. For `check` to check. Raises InvalidArguments as `check` does."""
         stored, plain = read_by_hand(text)
         self._check_known({**stored, **plain})
         named = {one.name for one in self.parameters if one.kind is not one.VAR_KEYWORD}
         open_ = {name: plain.pop(name) for name in [*plain] if name not in named}
         made = self._made(self._types_by_hand, plain)
-        return {**stored, **made, **(self._made(self._open_types, open_) if self._open_types else open_)}
+        return {**stored, **made, **(self._made(self._open_types, open_) if self._open_types else {})}
 
     def _made(self, types: "TypeAdapter[Any]", arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return self._validated(arguments, lambda: types.validate_json(json.dumps(arguments), strict=True))
+        def make(plain: Mapping[str, Any]) -> dict[str, Any]:
+            return self._validated(plain, lambda: types.validate_json(json.dumps(plain), strict=True))
+
+        try:
+            return made_of(arguments, make, partial(types.dump_python, mode="json", warnings=False, fallback=repr))
+        except Unreadable as error:
+            told = str(error)
+        raise InvalidArguments(f"{self.label}: {told}")
 
     def _check_types(self, types: "TypeAdapter[Any]", arguments: Mapping[str, Any]) -> None:
         def converted() -> str | None:
@@ -119,16 +126,18 @@ class Signature:
         """What the named parameters take, in a mapping that must have those `required`."""
         make: Any = typing_extensions.TypedDict  # pydantic wants this one before Python 3.12
         hints = {one.name: self.hints.get(one.name, Any) for one in self.parameters if one.kind is not one.VAR_KEYWORD}
-        fields = {name: hint if name in required else typing.NotRequired[hint] for name, hint in hints.items()}
-        shape = make("Arguments", fields)
+        # Python's cache of NotRequired[] takes `A | B` for `B | A`, so it is used only where it must be.
+        optional = hints.keys() - required if required else ()
+        fields = {name: typing.NotRequired[hint] if name in optional else hint for name, hint in hints.items()}
+        shape = make("Arguments", fields, total=bool(required))
         extra = "allow" if self._open_name else "forbid"
         shape.__pydantic_config__ = {"arbitrary_types_allowed": True, "extra": extra}
         return self._adapter(shape)
 
     @cached_property
     def _open_types(self) -> "TypeAdapter[Any] | None":
-        """What `**name` takes, where it is annotated: each a type, or all a TypedDict."""
-        hint = self.hints.get(self._open_name) if self._open_name else None
+        """What `**name` takes: each a type, or all a TypedDict."""
+        hint = self.hints.get(self._open_name, Any) if self._open_name else None
         if hint is None:
             return None
         from pydantic import ConfigDict, with_config

@@ -47,6 +47,11 @@ class Target:
         self.aliases = tuple(aliases)
         self._methods: dict[str, Method] = {}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, and its former ones that rows may still hold."""
+        return (self.name, *self.aliases)
+
     def method(self, name: str | None) -> Method:
         """The method of that name; None for a target that is called itself.
 
@@ -194,8 +199,7 @@ def registered_targets() -> list[Target]:
 
 def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Settings, *, eager: bool) -> Any:
     made = Target(name or _default_name(thing), thing, Policy.of(settings), aliases)
-    names = (made.name, *made.aliases)
-    for one in names:
+    for one in made.names:
         if not 0 < len(one) <= 255:
             raise ConfigurationError(f"a target's name has 1 to 255 characters: {one[:40]!r}... has {len(one)}")
         taken = _registered.get(one)
@@ -208,7 +212,7 @@ def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Se
             made.method(method_name)
     if made.policy.redact:
         _refuse_unknown(made.policy, made.name, list(made.callables()))
-    _registered.update(dict.fromkeys(names, made))
+    _registered.update(dict.fromkeys(made.names, made))
     return thing
 
 

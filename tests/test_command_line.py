@@ -16,14 +16,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, insert, update
+from sqlalchemy import Engine, String, insert, make_url, text, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Mapped, mapped_column
 
 from async_task import Attempt, JobEvent, Status, target
+from async_task.dialects import is_passing
 from async_task.encryption import know
+from async_task_cli.faults import trace_of, verdict
 from async_task_cli.main import main
 from clockwork import forget_beats, let_pass, row_of
+from databases import Database
 from elsewhere import Program
-from outbox import Client, calls
+from outbox import Client, Rows, calls
 from said import Run
 
 Write = Callable[..., Attempt]
@@ -531,6 +536,63 @@ def test_debug_shows_the_traceback_without_the_password(say: Run) -> None:
     assert "Traceback" in said.err
     assert "s3cret" not in said.err
     assert say("--debug", "list", "--database-url", UNREACHABLE).err.startswith("Traceback")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT no_such_column FROM async_task_attempts",
+        "SELECT 1 FROM no_such_table",
+        "ALTER TABLE async_task_attempts DROP COLUMN no_such_column",
+    ],
+)
+def test_a_statement_that_is_refused_is_no_database_that_is_away(engine: Engine, statement: str) -> None:
+    with engine.connect() as connection, pytest.raises(DBAPIError) as refused:
+        connection.execute(text(statement))
+    code, words = verdict(refused.value)
+    assert (code, words.startswith("the database refused: ")) == (1, True)
+
+
+@pytest.mark.only_on("mysql")
+def test_a_lock_that_was_not_got_in_time_passes_by_itself_also_where_the_driver_tells_a_state(engine: Engine) -> None:
+    with engine.connect() as connection, pytest.raises(DBAPIError) as refused:
+        connection.execute(text("SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1205, MESSAGE_TEXT = 'Lock wait timeout'"))
+    assert is_passing(refused.value.orig)
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize("wrong", [{"database": "no_such_database"}, {"username": "nobody", "password": "s3cret"}])
+def test_a_database_that_is_not_there_or_lets_nobody_in_ends_69(
+    say: Run, database: Database, wrong: dict[str, str]
+) -> None:
+    url = make_url(database.sync_url).set(**wrong).render_as_string(hide_password=False)  # type: ignore[arg-type]
+    said = say("list", "--database-url", url)
+    assert (said.code, said.out, said.err.count("\n")) == (69, "", 1)
+    assert said.err.startswith("async-task: the database cannot be used: ")
+
+
+class Noted(Rows):
+    """A user's own table, whose database quotes what it refuses."""
+
+    __tablename__ = "noted"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    word: Mapped[str] = mapped_column(String(40), unique=True)
+    number: Mapped[int]
+
+
+@pytest.mark.parametrize("values", ["(1, 'hush', 1), (2, 'hush', 2)", "(1, 'a', 'hush')", "(1, 'hush', NULL)"])
+def test_what_a_database_quotes_of_a_row_is_neither_said_nor_traced(engine: Engine, values: str) -> None:
+    try:
+        with engine.begin() as connection:
+            connection.execute(text(f"INSERT INTO noted (id, word, number) VALUES {values}"))
+            connection.execute(text("DELETE FROM noted"))  # SQLite takes a text for a number
+    except DBAPIError as error:
+        said = verdict(error)[1] + trace_of(error)
+        assert "Traceback" in said
+        assert "hush" not in said
+    else:
+        assert engine.dialect.name == "sqlite"
 
 
 def test_tables_of_another_version_end_78(say: Run) -> None:

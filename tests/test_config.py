@@ -68,6 +68,15 @@ def test_who_acts_is_named(say: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(say, "--database-url", URL)["actor"] == ("anna", "ASYNC_TASK_ACTOR")
 
 
+def test_an_actor_that_no_event_can_hold_is_marked(say: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert say("config", "--json", "--database-url", URL).json["actor"]["problem"] is None
+    monkeypatch.setenv("ASYNC_TASK_ACTOR", "anna\n")
+    said = say("config", "--json", "--database-url", URL)
+    words = "an actor is a printable text of 1 to 255 characters"
+    assert (said.code, words in said.json["actor"]["problem"]) == (0, True)
+    assert f"(ASYNC_TASK_ACTOR; {words}" in " ".join(say("config", "--database-url", URL).out.split())
+
+
 def test_people_read_it_on_80_columns(say: Run) -> None:
     said = say("config", "--database-url", URL, "--module", "outbox")
     assert (said.code, said.err, "s3cret" in said.out) == (0, "", False)

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, String, func, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from async_task import Attempt, target
+from async_task import Attempt, BaseAttempt, target
 from clockwork import row_of
-from outbox import Client, calls
+from databases import Database
+from outbox import Client, Rows, calls
 from said import Run
 
 Write = Callable[..., Attempt]
@@ -60,6 +61,34 @@ class Typed:
 @target("test.guarded", redact=["card"])
 def guarded(card: str, amount: int) -> None:
     """Has something to hide."""
+
+
+class Level(enum.IntEnum):
+    LOW = 0
+    HIGH = 1
+
+
+@target("test.exact")
+class Exact:
+    """Takes amounts of money, in every place."""
+
+    @staticmethod
+    def pay(amount: decimal.Decimal, amounts: list[decimal.Decimal], line: Line, rate: float, anything: Any) -> None:
+        calls.append((amount, amounts, line.price, rate, anything))
+
+    @staticmethod
+    def take(
+        either: decimal.Decimal | str | None = None, text: str | decimal.Decimal | None = None,
+        number: decimal.Decimal | float | None = None, level: Level = Level.LOW,
+        levels: list[Level | bool] | None = None, sure: typing.Literal[True] = True, **more: decimal.Decimal,
+    ) -> None:  # fmt: skip
+        calls.append(
+            {**{name: value for name, value in locals().items() if value is not None and name != "more"}, **more}
+        )
+
+    @staticmethod
+    def untyped(**anything) -> None:  # type: ignore[no-untyped-def]
+        calls.append(anything)
 
 
 KEY = "0199f3a0-0000-7000-8000-000000000000"
@@ -120,6 +149,63 @@ def test_the_stored_form_is_taken_too_also_beside_plain_json(run: Run, write: Wr
     assert run("enqueue", "test.typed.take", "--args", json.dumps(shown["method_args"])).code == 0
     run("run-batch")
     assert calls == [MEANT, MEANT]
+
+
+GREAT = "9007199254740993.01"
+
+
+def test_a_decimal_has_the_digits_that_were_written_wherever_it_stands(run: Run) -> None:
+    line = '{"product": "p", "price": %s}'
+    args = '{"amount": %s, "amounts": [%s, "%s", 19.90, 19.9], "line": %s, "rate": 19.90, "anything": [%s]}'
+    assert run("enqueue", "test.exact.pay", "--args", args % (GREAT, GREAT, GREAT, line % "1.50", GREAT)).code == 0
+    run("run-batch")
+    ((amount, amounts, price, rate, anything),) = calls
+    assert [str(one) for one in (amount, *amounts, price)] == [GREAT, GREAT, GREAT, "19.90", "19.9", "1.50"]
+    assert (rate, anything, type(rate), type(anything[0])) == (19.9, [float(GREAT)], float, float)
+
+
+@pytest.mark.parametrize(
+    ("args", "taken"),
+    [
+        ('{"either": 19.90, "text": "19.90"}', {"either": decimal.Decimal("19.90"), "text": "19.90"}),
+        ('{"either": "19.90", "text": 19.9}', {"either": decimal.Decimal("19.90"), "text": decimal.Decimal("19.9")}),
+        ('{"either": "soon", "number": 19.90}', {"either": "soon", "number": 19.9}),
+        ('{"number": "19.90"}', {"number": decimal.Decimal("19.90")}),
+        ('{"more_of_it": 19.90}', {"more_of_it": decimal.Decimal("19.90")}),
+        ('{"number": {"$": "decimal", "v": "19.90"}, "either": 1.10}',
+         {"number": decimal.Decimal("19.90"), "either": decimal.Decimal("1.10")}),
+        ('{"level": 1, "levels": [true, 1], "sure": true}', {"level": Level.HIGH, "levels": [True, Level.HIGH]}),
+    ],
+)  # fmt: skip
+def test_of_a_union_a_number_and_a_text_are_what_the_help_says(run: Run, args: str, taken: dict[str, Any]) -> None:
+    assert run("enqueue", "test.exact.take", "--args", args).code == 0
+    run("run-batch")
+    assert repr(calls) == repr([{**calls[0], **taken}])
+
+
+def test_a_number_without_an_annotation_is_a_float(run: Run) -> None:
+    assert run("enqueue", "test.exact.untyped", "--args", '{"a": 19.90, "b": [1.5]}').code == 0
+    run("run-batch")
+    assert repr(calls) == "[{'a': 19.9, 'b': [1.5]}]"
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        ('{"level": true}', "level: true and false are no numbers"),
+        ('{"text": 19.90}', "text: a number would lose digits here"),
+        (f'{{"text": {GREAT}}}', "text: a number would lose digits here"),
+        ('{"level": 0, "level": 1}', "an object has a name twice"),
+        ('{"more": {"a": 1, "a": 2}}', "an object has a name twice"),
+        ('{"number": 1e400}', "a number out of range"),
+        ('{"number": {"$": "decimal", "v": 19.90}}', "a broken decimal"),
+    ],
+)
+def test_what_would_be_changed_silently_is_refused(run: Run, engine: Engine, args: str, part: str) -> None:
+    said = run("enqueue", "test.exact.take", "--args", args)
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert part in said.err
+    assert count(engine) == 0
 
 
 def test_its_options_are_those_of_create(run: Run, engine: Engine) -> None:
@@ -211,6 +297,34 @@ def test_arguments_that_do_not_fit_end_2_with_the_field_and_are_not_repeated(
         assert part in said.err
         assert "4111" not in said.err
     assert count(engine) == 0
+
+
+class NeedyAttempt(BaseAttempt, Rows):
+    """A user's own model, with a column that `enqueue` cannot fill."""
+
+    __tablename__ = "needy_attempts"
+
+    tenant: Mapped[str] = mapped_column(String(20))
+
+
+def test_debug_shows_where_and_no_row_also_with_an_engine_that_shows_parameters(
+    say: Run, engine: Engine, database: Database
+) -> None:
+    name = f"needy_{uuid.uuid4().hex}"
+    pathlib.Path(f"{name}.py").write_text(
+        "from sqlalchemy import create_engine\n"
+        "from async_task import AsyncTask\n"
+        "from test_enqueue import NeedyAttempt\n"
+        f"engine = create_engine({database.sync_url!r})\napp = AsyncTask(engine, model=NeedyAttempt)\n"
+    )
+    args = json.dumps({"customer_token": "canary-hush", "order_number": 7})
+    said = say("enqueue", "test.client.fulfill", "--args", args, "--debug", "--app", f"{name}:app")
+    sys.modules[name].engine.dispose()
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("Traceback")
+    assert "async-task: the database refused: " in said.err
+    assert "tenant" in said.err
+    assert "hush" not in said.err
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,16 @@ def test_who_did_it_is_the_option_else_the_environment_else_user_at_host(
     assert actors == [f"{getpass.getuser()}@{socket.gethostname()}", "runbook 7", "anna"]
 
 
+@pytest.mark.parametrize("verb", ["cancel", "run-now"])
+def test_an_actor_that_no_event_can_hold_is_refused_by_the_name_of_its_variable(
+    run: Run, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("ASYNC_TASK_ACTOR", "a" * 256)
+    said = run(verb, str(write(Client, "ping").id))
+    assert (said.code, said.out, said.err.count("\n"), calls) == (78, "", 1, [])
+    assert said.err.startswith("async-task: ASYNC_TASK_ACTOR: an actor is a printable text of 1 to 255 characters")
+
+
 def test_reschedule_takes_an_instant_or_a_length_by_the_database_s_clock(
     run: Run, engine: Engine, write: Write
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, delete, event, update
 
-from async_task import Attempt
+from async_task import Attempt, target
 from async_task_cli.commands import attempts
 from clockwork import let_pass
 from outbox import Client, act
@@ -39,6 +39,23 @@ def test_filters_select_by_target_method_queue_and_token_and_all_must_hold(run: 
     assert ids(run, "--queue", "mail", "--target", "test.client") == [str(ping.id)]
     assert ids(run, "--token", "order-7") == [str(poll.id)]
     assert ids(run, "--token", "order-8") == []
+
+
+@target("test.renamed", aliases=["test.named_before"])
+def renamed() -> None:
+    """Has rows under both of its names."""
+
+
+def test_a_target_is_found_by_each_of_its_names_and_an_unknown_one_by_what_rows_hold(
+    run: Run, engine: Engine, write: Write
+) -> None:
+    new, old, gone = (write(renamed) for _ in range(3))
+    set_row(engine, old, target="test.named_before")
+    set_row(engine, gone, target="test.gone")
+    for name in ("test.renamed", "test.named_before"):
+        assert ids(run, "--target", name) == [str(new.id), str(old.id)]
+    assert ids(run, "--target", "test.gone") == [str(gone.id)]
+    assert run("cancel", "--all", "--yes", "--target", "test.renamed", "--json").lines[1]["id"] == str(old.id)
 
 
 def test_states_are_those_of_the_row_and_due_performing_stuck(run: Run, engine: Engine, write: Write) -> None:

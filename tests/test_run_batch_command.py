@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import pty
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -250,6 +251,18 @@ def test_past_a_second_a_bar_is_drawn_on_a_terminal_and_is_gone_at_the_end(
     assert (working.returncode, json.loads(out)["succeeded"]) == (0, 2)
     assert "a word of a target" in said
     assert "\x1b[2K" in said.rpartition("/2")[2], "the bar is erased"
+
+
+def test_the_second_signal_leaves_the_terminal_its_cursor(start: Any, write: Write, tmp_path: pathlib.Path) -> None:
+    write(Elsewhere, "hold", {"folder": str(tmp_path)})
+    terminal = Terminal()
+    working = start("--concurrency", "1", stderr=terminal.theirs)
+    terminal.await_words("\x1b[?25l")
+    working.send_signal(signal.SIGINT)
+    terminal.await_words("a second signal abandons it")
+    working.send_signal(signal.SIGINT)
+    assert working.wait(60) == 130
+    assert "\x1b[?25h" in terminal.close().rpartition("\x1b[?25l")[2]
 
 
 def test_without_a_terminal_nothing_is_drawn_however_long_it_takes(

@@ -24,6 +24,23 @@ def named_actor(option: str | None) -> tuple[str, str]:
     return f"{_user()}@{socket.gethostname()}", "user@host"
 
 
+def actor_of(option: str | None) -> str:
+    """Who acts. Raises ConfigurationError, naming where it was said, for one that no event can hold."""
+    actor, source = named_actor(option)
+    if (problem := problem_of(actor)) is not None:
+        raise ConfigurationError(f"{source}: {problem}")
+    return actor
+
+
+def problem_of(actor: str) -> str | None:
+    """Why no event can hold this actor."""
+    try:
+        check_actor(actor)
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
 def as_actor(command: F) -> F:
     """`--actor`; the command is called with `actor=`, None where it was left out."""
     words = f"Who does it, for the attempt's events [default: {ACTOR}, else user@host]."
@@ -31,11 +48,9 @@ def as_actor(command: F) -> F:
 
 
 def _checked(ctx: click.Context, param: click.Parameter, actor: str | None) -> str | None:
-    try:
-        if actor is not None:
-            check_actor(actor)
-    except ConfigurationError as error:
-        raise click.BadParameter(str(error)) from None
+    problem = None if actor is None else problem_of(actor)
+    if problem is not None:
+        raise click.BadParameter(problem)
     return actor
 
 

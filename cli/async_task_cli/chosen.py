@@ -11,7 +11,7 @@ import click
 
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.options import once_more
-from async_task_cli.selection import Order, Selection, identifier, selecting
+from async_task_cli.selection import Filters, Order, identifier, selecting
 from async_task_cli.terminal import counted, say
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ BY_ID = Order()
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What was given: `ids`, or `is_all` of a `selection`, at most `limit` of it, behind the id `after`.
+    """What was given: `ids`, or `is_all` that the `filters` select, at most `limit` of them, behind the id `after`.
 
     `is_sure`: --yes; `is_dry`: --dry-run.
     """
 
     ids: tuple[uuid.UUID, ...]
     is_all: bool
-    selection: Selection
+    filters: Filters
     limit: int
     after: str | None
     is_sure: bool
@@ -40,8 +40,8 @@ class Chosen:
         """The ids; for --all those of attempts in `states`, unless --status says others, and once a person agreed."""
         if not self.is_all:
             return list(self.ids)
-        selection = self.selection if self.selection.statuses else replace(self.selection, statuses=states)
-        ids = list(_selected(app, selection, self.after, self.limit + 1))
+        filters = self.filters if self.filters.statuses else replace(self.filters, statuses=states)
+        ids = list(_selected(app, filters, self.after, self.limit + 1))
         found, has_more = ids[: self.limit], len(ids) > self.limit
         if not found:
             say("No attempt is selected.")
@@ -66,12 +66,12 @@ def choosing(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--dry-run", "is_dry", is_flag=True, help="Say what would change, and change nothing.")
     @functools.wraps(command)
     def chose(
-        *args: Any, words: tuple[str, ...], is_all: bool, selection: Selection, limit: int | None, after: str | None,
+        *args: Any, words: tuple[str, ...], is_all: bool, filters: Filters, limit: int | None, after: str | None,
         is_sure: bool, is_dry: bool, **options: Any,
     ) -> Any:  # fmt: skip
-        is_filtered = selection != Selection() or limit is not None or after is not None
+        is_filtered = filters != Filters() or limit is not None or after is not None
         _check(words, is_all=is_all, is_filtered=is_filtered)
-        chosen = Chosen(_ids(words), is_all, selection, limit or 1000, after, is_sure, is_dry)
+        chosen = Chosen(_ids(words), is_all, filters, limit or 1000, after, is_sure, is_dry)
         return command(*args, chosen=chosen, **options)
 
     return chose
@@ -99,13 +99,13 @@ def _all_words(words: Iterable[str]) -> Iterator[str]:
             yield word
 
 
-def _selected(app: "AsyncTask", selection: Selection, after: str | None, limit: int) -> Iterator[uuid.UUID]:
+def _selected(app: "AsyncTask", filters: Filters, after: str | None, limit: int) -> Iterator[uuid.UUID]:
     """Their ids, oldest first, read in pages before anything is changed: what is changed may be selected again."""
     from sqlalchemy import select
 
     model = app.model
     while limit:
-        conditions = [*selection.conditions(model), *BY_ID.behind(model, after)]
+        conditions = [*filters.conditions(model), *BY_ID.behind(model, after)]
         query = select(model.id).where(*conditions).order_by(*BY_ID.columns(model)).limit(min(PAGE, limit))
         ids = app.read(lambda session, query=query: list(session.scalars(query)))  # type: ignore[misc]
         yield from ids

@@ -2,11 +2,26 @@
 
 import re
 import socket
+import traceback
+from collections.abc import Iterator
 
 UNEXPECTED, USAGE, SOME_FAILED, UNREACHABLE, NO_TIME_LEFT, CONFIGURATION = 1, 2, 3, 69, 75, 78
 LONGEST = 600
 _CREDENTIALS = re.compile(r"(?<=://)([^\s/:@]*):[^\s]*@")
 _IN_QUERY = re.compile(r"([?&][\w.-]*(?:pass|pwd|secret|token|key)[\w.-]*=)[^&\s'\"]*", re.IGNORECASE)
+_OF_A_ROW = re.compile(r"""(?<=Duplicate entry )'.*'(?= for key)|(?<=value: )'.*'(?= for )|(?<=: )".*""", re.DOTALL)
+_DRIVERS = {
+    "psycopg",
+    "psycopg2",
+    "asyncpg",
+    "pymysql",
+    "aiomysql",
+    "asyncmy",
+    "MySQLdb",
+    "mysql",
+    "sqlite3",
+    "aiosqlite",
+}
 
 
 class Refusal(Exception):
@@ -23,6 +38,7 @@ def verdict(error: Exception) -> tuple[int, str]:
     from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
     from async_task import errors
+    from async_task.dialects import is_unusable
 
     missing = (errors.UnknownTarget, errors.UnknownMethod, errors.UnknownEncryptor, errors.DecryptionFailed)
     if isinstance(error, (*missing, errors.ConfigurationError, errors.SchemaMismatch)):
@@ -31,19 +47,24 @@ def verdict(error: Exception) -> tuple[int, str]:
         return NO_TIME_LEFT, str(error)
     if isinstance(error, errors.AsyncTaskError):
         return UNEXPECTED, str(error)
-    if isinstance(error, (OperationalError, InterfaceError)) or _is_of_a_connection(error):
-        said = driver_words(error.orig if isinstance(error, DBAPIError) else error)
-        return UNREACHABLE, f"the database cannot be used: {said}; check that it runs, and its URL"
+    refused = error.orig if isinstance(error, DBAPIError) else error
+    if (isinstance(error, (OperationalError, InterfaceError)) and is_unusable(refused)) or _is_of_a_connection(error):
+        return UNREACHABLE, f"the database cannot be used: {driver_words(refused)}; check that it runs, and its URL"
     if isinstance(error, DBAPIError):
-        return UNEXPECTED, f"the database refused: {driver_words(error.orig)} (--debug shows where)"
+        return UNEXPECTED, f"the database refused: {driver_words(refused)} (--debug shows where)"
     return UNEXPECTED, f"unexpected {type(error).__name__}: {first_line(str(error))} (--debug shows where)"
 
 
 def driver_words(error: BaseException | None) -> str:
-    """The first line of what a driver says; of MySQL's pairs of code and text, the text."""
-    if error is not None and len(error.args) > 1 and isinstance(error.args[0], int):
-        return first_line(str(error.args[1]))
-    return first_line(str(error))
+    """The first line of what a driver says, without what it quotes of a row; of MySQL's pairs of code and text, the
+    text. Behind the first line, PostgreSQL tells the whole row."""
+    words = error.args[1] if error is not None and len(error.args) > 1 and isinstance(error.args[0], int) else error
+    return first_line(_OF_A_ROW.sub("...", str(words)))
+
+
+def trace_of(error: BaseException) -> str:
+    """The traceback of `error` and of what led to it, without what is in the rows, and the passwords of URLs."""
+    return scrubbed("\nwhich led to:\n\n".join(reversed([_traced(one) for one in _chain(error)])))
 
 
 def first_line(text: str) -> str:
@@ -60,6 +81,22 @@ def one_line(text: str) -> str:
 def scrubbed(text: str) -> str:
     """`text` without the passwords of the URLs in it, before the host or in the query."""
     return _IN_QUERY.sub(r"\1***", _CREDENTIALS.sub(r"\1:***@", text))
+
+
+def _traced(error: BaseException) -> str:
+    packages = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
+    if packages & {*_DRIVERS, "sqlalchemy"}:
+        said = f"{type(error).__module__}.{type(error).__qualname__}: {driver_words(getattr(error, 'orig', error))}\n"
+    else:
+        said = "".join(traceback.format_exception_only(error))
+    return f"Traceback (most recent call last):\n{''.join(traceback.format_tb(error.__traceback__))}{said}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` and what it came of, the last one first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _is_of_a_connection(error: Exception) -> bool:

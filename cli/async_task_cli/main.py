@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 import async_task
 from async_task.spelling import near
-from async_task_cli.faults import USAGE, Refusal, one_line, scrubbed, verdict
+from async_task_cli.faults import USAGE, Refusal, one_line, trace_of, verdict
 from async_task_cli.options import SETTINGS, WORDS, Wanted, reaching
 from async_task_cli.signals import INTERRUPTED, Terminated, terminable
 
@@ -141,15 +140,20 @@ def _run(given: list[str]) -> int:
     except click.ClickException as error:
         return _say(error.format_message(), error.exit_code)
     except Refusal as refusal:
-        return _say(str(refusal), refusal.exit_code, debug=given)
+        _show_trace(refusal, given)
+        return _say(str(refusal), refusal.exit_code)
     except Exception as error:
+        _show_trace(error, given)
         code, words = verdict(error)
-        return _say(words, code, debug=given)
+        return _say(words, code)
 
 
-def _say(words: str, code: int, *, debug: Sequence[str] = ()) -> int:
-    if "--debug" in debug:
-        click.echo(scrubbed(traceback.format_exc()), err=True, nl=False)
+def _show_trace(error: Exception, given: Sequence[str]) -> None:
+    if "--debug" in given:
+        click.echo(trace_of(error), err=True, nl=False)
+
+
+def _say(words: str, code: int) -> int:
     click.echo(f"{NAME}: {one_line(words)}", err=True)
     return code
 

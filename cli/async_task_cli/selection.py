@@ -24,8 +24,8 @@ When = dt.datetime | dt.timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """What the filters say; all of them must hold, of several states any."""
+class Filters:
+    """What they say; all of them must hold, of several states any."""
 
     statuses: tuple[str, ...] = ()
     target: str | None = None
@@ -40,13 +40,13 @@ class Selection:
         from sqlalchemy import or_
 
         columns: list[tuple[Any, str | None]] = [
-            (model.target, self.target),
             (model.method_name, self.method),
             (model.queue, self.queue),
             (model.idempotence_token, self.token),
         ]
         return [
             *([or_(*(_state(model, one) for one in self.statuses))] if self.statuses else []),
+            *([model.target.in_(_names_of(self.target))] if self.target is not None else []),
             *(column == wanted for column, wanted in columns if wanted is not None),
             *([model.created_at >= _moment(self.since)] if self.since is not None else []),
             *([model.created_at < _moment(self.until)] if self.until is not None else []),
@@ -110,11 +110,13 @@ def identifier(text: str) -> uuid.UUID:
 
 
 def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The filters; the command is called with `selection=`."""
+    """The filters; the command is called with `filters=`."""
     kind = click.Choice([*STATES, *SELECTABLES])
 
     @click.option("--status", "statuses", type=kind, multiple=True, help="Only in these states; may be repeated.")
-    @click.option("--target", metavar="NAME", help="Only this target, by the name that it is registered under.")
+    @click.option(
+        "--target", metavar="NAME", help="Only this target, by a name that rows hold or that it is registered under."
+    )
     @click.option("--method", metavar="NAME", help="Only this method of a target.")
     @click.option("--queue", metavar="NAME", help="Only in this queue.")
     @click.option("--token", metavar="TOKEN", help="Only with this idempotence token.")
@@ -126,10 +128,21 @@ def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
         *args: Any, statuses: tuple[str, ...], target: str | None, method: str | None, queue: str | None,
         token: str | None, since: When | None, until: When | None, error: str | None, **options: Any,
     ) -> Any:  # fmt: skip
-        selection = Selection(statuses, target, method, queue, token, since, until, error)
-        return command(*args, selection=selection, **options)
+        filters = Filters(statuses, target, method, queue, token, since, until, error)
+        return command(*args, filters=filters, **options)
 
     return selected
+
+
+def _names_of(target: str) -> tuple[str, ...]:
+    """All its names, where it is registered here: rows that were written before it was renamed hold a former one."""
+    from async_task.errors import UnknownTarget
+    from async_task.targets import target_named
+
+    try:
+        return target_named(target).names
+    except UnknownTarget:
+        return (target,)
 
 
 def _state(model: "type[BaseAttempt]", name: str) -> Any:

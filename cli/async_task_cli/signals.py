@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-_ERASE_LINE = "\r\x1b[K"
+_ERASE_LINE, _SHOW_CURSOR = "\r\x1b[K", "\x1b[?25h"
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
@@ -43,15 +43,19 @@ class Stop:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.event.is_set():
+            _write(on_terminal=_SHOW_CURSOR)  # a bar that is being drawn has hidden it
             # Threads that are in a call cannot be ended in any other way.
             os._exit(128 + number)
         self.exit_code = 128 + number
         self.event.set()
-        with contextlib.suppress(OSError):
-            # Not through sys.stderr: the signal may have come while it was being written to.
-            stderr = sys.__stderr__.fileno() if sys.__stderr__ else 2
-            begin = _ERASE_LINE if os.isatty(stderr) else ""  # of a bar that is being drawn
-            os.write(stderr, f"{begin}{self._words}\n".encode())
+        _write(f"{self._words}\n", on_terminal=_ERASE_LINE)
+
+
+def _write(words: str = "", *, on_terminal: str) -> None:
+    """To standard error, `on_terminal` before it. Not through sys.stderr: it may be in the middle of a write."""
+    with contextlib.suppress(OSError):
+        stderr = sys.__stderr__.fileno() if sys.__stderr__ else 2
+        os.write(stderr, f"{on_terminal if os.isatty(stderr) else ''}{words}".encode())
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -13,15 +13,15 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, Status
+from async_task.backlog import MOST_COUNTED
 from async_task.dialects import compared
 from async_task_cli.application import existing
 from async_task_cli.fields import LISTED, as_plain_data, call_of, column
 from async_task_cli.options import SETTINGS, Wanted, as_json, once_more, reaching
-from async_task_cli.selection import ORDERS, Order, Selection, selecting
+from async_task_cli.selection import ORDERS, Filters, Order, selecting
 from async_task_cli.terminal import coloured, counted, page, plain, say, since, table
 
 WIDE = 110
-MOST_COUNTED = 10_000
 PLACES = {"created": "the oldest", "-created": "the newest", "due": "the first due", "-due": "the last due"}
 
 
@@ -45,9 +45,7 @@ class Listing:
 @click.option("--after", metavar="CURSOR", help="Go on behind this one: the id of the last line before.")
 @as_json
 @reaching
-def list_attempts(
-    wanted: Wanted, selection: Selection, order: str, limit: int, after: str | None, is_json: bool
-) -> None:
+def list_attempts(wanted: Wanted, filters: Filters, order: str, limit: int, after: str | None, is_json: bool) -> None:
     """List attempts, oldest first, and count them.
 
     States are those of the row, and: due (may be taken now), performing (somebody holds it), stuck (a person may have
@@ -58,7 +56,7 @@ def list_attempts(
     """
     by = Order(order)
     with existing(wanted) as app:
-        asked = Asked(app.model, selection.conditions(app.model), by, by.behind(app.model, after), limit)
+        asked = Asked(app.model, filters.conditions(app.model), by, by.behind(app.model, after), limit)
         found: Any = app.read(asked.rows if is_json else asked.listing)
     if is_json:
         for row in found:

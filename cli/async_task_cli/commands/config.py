@@ -1,10 +1,10 @@
 """`async-task config`: what is configured, and where each value comes from."""
 
 import contextlib
+import dataclasses
 import inspect
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -14,7 +14,7 @@ from async_task import AsyncTask
 from async_task.encryption import encryptor_names
 from async_task.targets import registered_targets
 from async_task.verbs import table_of
-from async_task_cli.actor import named_actor
+from async_task_cli.actor import named_actor, problem_of
 from async_task_cli.application import find_app, named_app, named_database, project_file
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.terminal import page, plain, print_sheet
@@ -23,12 +23,13 @@ DEFAULT, HERE = "default", "this process"
 CONCURRENCY = inspect.signature(AsyncTask.run_batch).parameters["concurrency"].default
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """One value and where it comes from; both None where nothing was said."""
+    """One value and where it comes from; both None where nothing was said. `problem`: why it cannot be used."""
 
     value: Any
     source: str | None
+    problem: str | None = None
 
 
 @click.command("config", context_settings=SETTINGS)
@@ -39,7 +40,7 @@ def config(wanted: Wanted, is_json: bool) -> None:
     a default. The database is not asked, and no password is shown.
 
     Where the application cannot be found, what is known is printed, and the command ends as all others do.
-    --json: one object, with value and source by name.
+    --json: one object, with value, source and problem (null, or why the value cannot be used) by name.
     """
     settings = dict(_said(wanted))
     try:
@@ -55,7 +56,8 @@ def _said(wanted: Wanted) -> Iterator[tuple[str, Setting]]:
     yield "file", Setting(str(file) if file else None, "the nearest pyproject.toml" if file else None)
     yield "application", Setting(app.text, app.place) if app else Setting(None, None)
     yield "modules", Setting(list(wanted.modules), "--module") if wanted.modules else Setting([], DEFAULT)
-    yield "actor", Setting(*named_actor(None))
+    actor, source = named_actor(None)
+    yield "actor", Setting(actor, source, problem_of(actor))
 
 
 def _of(app: AsyncTask, wanted: Wanted) -> Iterator[tuple[str, Setting]]:
@@ -73,7 +75,7 @@ def _of(app: AsyncTask, wanted: Wanted) -> Iterator[tuple[str, Setting]]:
 
 def _print(settings: dict[str, Setting], *, is_json: bool) -> None:
     if is_json:
-        click.echo(json.dumps({name: {"value": one.value, "source": one.source} for name, one in settings.items()}))
+        click.echo(json.dumps({name: dataclasses.asdict(one) for name, one in settings.items()}))
     else:
         print_sheet(page(), [(name.replace("_", " "), _shown(one)) for name, one in settings.items()], indent=0)
 
@@ -81,6 +83,5 @@ def _print(settings: dict[str, Setting], *, is_json: bool) -> None:
 def _shown(setting: Setting) -> Text:
     value = setting.value
     shown = ", ".join(value) if isinstance(value, list) else value
-    return plain(
-        f"{shown if shown not in (None, '') else 'none'}" + (f"  ({setting.source})" if setting.source else "")
-    )
+    where = "; ".join(part for part in (setting.source, setting.problem) if part)
+    return plain(f"{shown if shown not in (None, '') else 'none'}" + (f"  ({where})" if where else ""))

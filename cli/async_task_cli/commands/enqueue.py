@@ -46,9 +46,11 @@ def enqueue(
 ) -> None:  # fmt: skip
     """Write a call down, and print its id. Checked as Attempt.create checks it.
 
-    The arguments are plain JSON: each is made what its annotation says ("2026-10-25" for a date, "19.90" for a Decimal,
-    a list for a tuple, an object for a dataclass); a text never becomes a number. The form in which arguments are
-    stored, {"$": "date", "v": "2026-10-25"}, is taken too. They are never repeated in a message.
+    The arguments are plain JSON: each is made what its annotation says ("2026-10-25" for a date, a list for a tuple, an
+    object for a dataclass). A Decimal, "19.90" or 19.90, keeps its digits as they are written; no other number is made
+    of a text, and no text of a number. Of Decimal | str a text is the one that is named first; of Decimal | float a
+    number with a point is a float, and a text the Decimal. The form in which arguments are stored, {"$": "date", "v":
+    "2026-10-25"}, is taken too. A name stands once in an object. Arguments are never repeated in a message.
 
     Ends with 78 for a target that is not known here, with 2 for arguments that do not fit. --json: one object with id,
     created (false where the token had its attempt), status, target, method_name, queue, priority, due_at, expires_at,

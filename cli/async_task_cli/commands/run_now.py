@@ -24,7 +24,7 @@ from async_task import (
     Superseded,
 )
 from async_task.actors import acting
-from async_task_cli.actor import as_actor, named_actor
+from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.changes import Change, Verb, changed, foreseen, report, status_of
 from async_task_cli.chosen import Chosen, choosing
@@ -55,7 +55,7 @@ def run_now(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | Non
     not_pending or superseded; null when the attempt could not be made due.
     """
     verb = Verb("run-now", "retry_now", Status.PENDING, "performed now", {"reason": reason})
-    who = named_actor(actor)[0]
+    who = actor_of(actor)
     with existing(wanted) as app:
         ids = chosen.found(app, verb.word, (Status.PENDING.value,))
         changes = (foreseen(app, verb, one) if chosen.is_dry else _run(app, verb, one, who) for one in ids)

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from async_task import AsyncTask, Status
 from async_task.actors import acting
 from async_task.dialects import compared
-from async_task_cli.actor import as_actor, named_actor
+from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.changes import Verb, each, report
 from async_task_cli.chosen import Chosen, choosing
@@ -105,7 +105,7 @@ def _change(
     states: tuple[str, ...],
     is_json: bool,
 ) -> int:
-    with existing(wanted) as app, acting(named_actor(actor)[0]):
+    with existing(wanted) as app, acting(actor_of(actor)):
         verb = verb_for(app)
         ids = chosen.found(app, verb.word, states)
         changes = each(app, verb, ids, is_dry=chosen.is_dry)
