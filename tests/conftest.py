@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -165,6 +166,27 @@ def _rows_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
     broken = clockwork.broken_promises(request.getfixturevalue("engine"))
     delete_rows(database)
     assert not broken, "; ".join(broken)
+
+
+@pytest.fixture(autouse=True)
+def _beside_a_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As in a web server: a process with threads forks for suspects, not for each shift. This process is a big one, and
+    the forks alone were a quarter of the CPU that the tests took. Single-threaded are those that take `one_thread`, and
+    all processes of their own."""
+    if "one_thread" in request.fixturenames:
+        yield
+        return
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """This process has no threads but those that the test starts."""
 
 
 LEASE = 1.0

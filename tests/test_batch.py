@@ -308,6 +308,7 @@ def test_what_cannot_work_is_refused_in_one_sentence_without_the_password(given:
     assert "cret" not in str(refused.value)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_nothing_is_left_of_twenty_batches(app: AsyncTask, engine: Engine, write: Write) -> None:
     threads = threading.active_count()
     for _ in range(2):  # an SQLite connection opens its log only when somebody else has begun to keep one

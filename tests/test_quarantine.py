@@ -42,6 +42,7 @@ from elsewhere import await_, notes
 from outbox import Client, Elsewhere, be_greedy, effect, events_of
 
 Write = Callable[..., Attempt]
+pytestmark = pytest.mark.usefixtures("one_thread")
 NOW = dt.datetime(2026, 3, 29, 1, 59, 59, 999_999, tzinfo=dt.UTC)
 
 
