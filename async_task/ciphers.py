@@ -142,6 +142,25 @@ def key_id_in(head: bytes) -> str | None:
     return key_id if is_key_id(key_id) and head == head_of(key_id) else None
 
 
+def refuse_missing_key(encryptor: object, stored: str) -> None:
+    """Raises DecryptionFailed when this process has not the key of a row's text, of which `stored` is the beginning.
+    Nothing is decrypted; an encryptor without keys is let pass."""
+    if not isinstance(encryptor, KeyedEncryptor):
+        return
+    key_id = key_id_stored(stored)
+    if key_id is None:
+        raise DecryptionFailed(f"the stored arguments are not what {encryptor.name!r} wrote")
+    try:
+        encryptor.keys.named(key_id)
+    except DecryptionFailed:
+        known = ", ".join(encryptor.keys.ids)
+    else:
+        return
+    raise DecryptionFailed(
+        f"they lie under the key {key_id!r} of {encryptor.name!r}, which this process does not have: it has {known}"
+    )
+
+
 def key_id_stored(text: str) -> str | None:
     """The same of the beginning of a row's text."""
     try:

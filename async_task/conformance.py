@@ -1,11 +1,20 @@
 """Conformance: what must hold of whatever is plugged in, for its author's own tests."""
 
+import uuid
 from collections.abc import Iterator
 
-from async_task.encryption import Encryptor, check_shape
+from async_task.encryption import Encryptor, check_shape, context_of
 from async_task.errors import ConfigurationError
 
-CONTEXT, ELSEWHERE = b"async-task\0row one", b"async-task\0row two"
+ROW, TARGET, METHOD = uuid.UUID(int=2), "shop.orders", "charge"
+CONTEXT = context_of(ROW, TARGET, METHOD)
+ELSEWHERE = (
+    context_of(uuid.UUID(int=3), TARGET, METHOD),
+    context_of(ROW, "shop.orderz", METHOD),
+    context_of(ROW, TARGET, "refund"),
+    CONTEXT[:-1] + bytes([CONTEXT[-1] ^ 1]),
+    CONTEXT[:-1],
+)
 SECRET = b'{"card": "conformance-canary-4929"}'
 PLAINTEXTS = {
     "an empty text": b"",
@@ -19,8 +28,9 @@ PLAINTEXTS = {
 def check_encryptor(encryptor: Encryptor) -> None:
     """Raises ConfigurationError with one sentence for each rule that `encryptor` breaks:
 
-    it has a name of 1 to 64 characters; what it encrypts it decrypts (nothing, any bytes, 1 MB), each time; the
-    plaintext is not to be seen in the ciphertext; another context, and a changed or cut ciphertext, are refused; and
+    it has a name of 1 to 64 characters; what it encrypts it decrypts (nothing, any bytes, 1 MB), each time, and
+    differently each time; the plaintext is not to be seen in the ciphertext; another context (of another row, target or
+    method), and a changed or cut ciphertext, are refused; and
     what it raises then says nothing of the plaintext.
     """
     check_shape(encryptor)
@@ -32,12 +42,15 @@ def check_encryptor(encryptor: Encryptor) -> None:
 def _broken_rules(encryptor: Encryptor) -> Iterator[str]:
     yield from _broken_round_trips(encryptor)
     try:
-        sealed = encryptor.encrypt(SECRET, context=CONTEXT)
+        sealed, again = (encryptor.encrypt(SECRET, context=CONTEXT) for _ in range(2))
     except Exception:
         return
     if isinstance(sealed, bytes):
         yield from _seen(sealed)
-        yield from _accepted(encryptor, sealed, ELSEWHERE, "under another context: a moved row")
+        if sealed == again:
+            yield "it encrypts the same to the same: take a new nonce each time"
+        for context in ELSEWHERE:
+            yield from _accepted(encryptor, sealed, context, "under another context: a moved row")
         for changed in _changes(sealed):
             yield from _accepted(encryptor, changed, CONTEXT, "that was changed or cut")
 

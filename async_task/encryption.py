@@ -1,7 +1,6 @@
 """Encryptors: what one is, which are known to this process, and how a text becomes a row's sealed text."""
 
 import base64
-import binascii
 import contextlib
 import uuid
 from importlib import metadata
@@ -97,10 +96,9 @@ def _loaded(entry: metadata.EntryPoint) -> Encryptor:
     except AsyncTaskError:
         raise
     except Exception as error:
-        # What a package says while it is loaded may quote its settings.
-        raise UnknownEncryptor(
-            f"the encryptor {entry.name!r} is installed as {entry.value}, and to load it raised {type(error).__name__}"
-        ) from None
+        kind = type(error).__name__
+    # Outside of the handler: what a package says while it is loaded may quote its settings.
+    raise UnknownEncryptor(f"the encryptor {entry.name!r} is installed as {entry.value}, and to load it raised {kind}")
 
 
 def encryptor_names() -> list[str]:
@@ -121,13 +119,9 @@ def seal(text: str, encryptor: Encryptor, context: bytes) -> str:
         return text
     try:
         return base64.b64encode(encryptor.encrypt(text.encode(), context=context)).decode()
-    except (AsyncTaskError, KeyboardInterrupt):
-        raise
     except BaseException as error:
-        # As below: what it says may quote what it was given.
-        raise ConfigurationError(
-            f"the encryptor {encryptor.name!r} could not encrypt the arguments ({type(error).__name__})"
-        ) from None
+        reason = _reason_of(error)
+    raise ConfigurationError(f"the encryptor {encryptor.name!r} could not encrypt the arguments ({reason})")
 
 
 def unseal(stored: str, encryptor: Encryptor, context: bytes) -> str:
@@ -136,14 +130,32 @@ def unseal(stored: str, encryptor: Encryptor, context: bytes) -> str:
     if encryptor.name == NullEncryptor.name:
         return stored
     try:
-        return encryptor.decrypt(base64.b64decode(stored, validate=True), context=context).decode()
-    except (AsyncTaskError, KeyboardInterrupt):
-        raise
-    except binascii.Error:
-        raise DecryptionFailed(f"the stored arguments are no base64: not what {encryptor.name!r} wrote") from None
-    except BaseException as error:  # also the panics of libraries in Rust
-        # Whatever the encryptor says may quote what it was given.
-        raise DecryptionFailed(
-            f"the encryptor {encryptor.name!r} could not decrypt the arguments ({type(error).__name__}): "
-            "a wrong key, a broken text, or one moved from another row"
-        ) from None
+        return encryptor.decrypt(_ciphertext_of(stored, encryptor), context=context).decode()
+    except BaseException as error:
+        reason = _reason_of(error)
+    raise DecryptionFailed(
+        f"the encryptor {encryptor.name!r} could not decrypt the arguments ({reason}): "
+        "a wrong key, a broken text, or one moved from another row"
+    )
+
+
+def _ciphertext_of(stored: str, encryptor: Encryptor) -> bytes:
+    with contextlib.suppress(ValueError):
+        return base64.b64decode(stored, validate=True)
+    raise DecryptionFailed(f"the stored arguments are no base64: not what {encryptor.name!r} wrote")
+
+
+def _reason_of(error: BaseException) -> str:
+    """The name of its kind: what it says, or hangs behind it, may quote what the encryptor was given. Raises what is no
+    failure of an encryptor (the end of this process, thread or coroutine), and our own errors with nothing behind."""
+    if isinstance(error, AsyncTaskError):
+        error.__cause__ = error.__context__ = None
+        raise error
+    if not isinstance(error, Exception) and not _is_panic(error):
+        raise error
+    return type(error).__name__
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust broke down: pyo3 derives its error from BaseException."""
+    return (type(error).__module__, type(error).__name__) == ("pyo3_runtime", "PanicException")

@@ -2,12 +2,14 @@
 
 import base64
 import binascii
+import logging
 import os
 import re
 import secrets
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +21,13 @@ KINDS = {"aes-gcm": 32, "fernet": 32}
 LONGEST_ID = 32
 REFRESH_EVERY = 30.0
 """Seconds: a source is not asked again sooner because a row names a key that it did not bring."""
+OLD_AFTER = 60.0
+"""Seconds after which a source is asked whether there is another first key."""
+FAILED_FOR = 1.0
+"""Seconds: a source that failed is not asked again sooner, whoever needs it."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _FORM = "id:kind:base64url, as `async-task keys generate` prints it"
+_log = logging.getLogger("async_task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,9 @@ class Key:
             secret = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             secret = b""
-        if len(secret) != KINDS[kind]:
+        written = base64.urlsafe_b64encode(secret).decode()
+        # One spelling a key: the decoder also takes "+", "/", and a last character with bits that say nothing.
+        if len(secret) != KINDS[kind] or encoded not in (written, written.rstrip("=")):
             raise ConfigurationError(f"the key {key_id!r} is not {KINDS[kind]} bytes in base64url")
         return cls(key_id, kind, secret)
 
@@ -80,8 +89,14 @@ class Keys:
     """Keys in order: the first encrypts, all decrypt. Ids are unique. Safe to use from several threads.
 
     `source`: a list of texts `id:kind:base64url`, or a callable that answers one (a KMS). A callable is called when a
-    key is first needed, and again when a row names a key that it did not bring, at most every 30 s. Raises
-    ConfigurationError, without anything of a key but its id.
+    key is first needed; again when a row names a key that it did not bring, at most every 30 s; and again for the key
+    that encrypts, once its answer is 60 s old. If it fails then, the keys stay as they were, and a warning is logged.
+    Where there are none yet, its failure is raised; for one second it is not asked again.
+
+    So a process may encrypt under the old key until 60 s after the new one was put first: run `rotate-keys` once more
+    then, before the old key goes. A list never changes: restart every process.
+
+    Raises ConfigurationError, without anything of a key but its id.
     """
 
     def __init__(self, source: "KeyTexts | Callable[[], KeyTexts]", *, name: str = "keys") -> None:
@@ -90,11 +105,14 @@ class Keys:
         self._source = source if callable(source) else None
         self._keys: dict[str, Key] | None = None if callable(source) else self._read(source)
         self._asked_at = 0.0
+        self._problem: str | None = None
         self._guard = threading.Lock()
+        _made.add(self)
 
     @classmethod
     def from_environment(cls, variable: str) -> "Keys":
-        """The keys in an environment variable, separated by commas or white space. It is read at once."""
+        """The keys in an environment variable, separated by commas or white space. It is read at once, and never again:
+        when it changes, restart every process."""
         text = os.environ.get(variable)
         if not text or not text.strip():
             raise ConfigurationError(f"the environment variable {variable} is not set: it holds keys, each {_FORM}")
@@ -102,8 +120,8 @@ class Keys:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "Keys":
-        """The keys in a file, one a line; lines that begin with # are skipped. It is read at once, and again when a row
-        names a key that was not in it. A file that others than its owner and group can read or change is refused."""
+        """The keys in a file, one a line; lines that begin with # are skipped. It is read at once, and again as
+        a callable is called. A file that others than its owner and group can read or change is refused."""
         file = Path(path)
         keys = cls(lambda: _lines_of(file), name=str(file))
         keys._load()
@@ -123,23 +141,27 @@ class Keys:
     @property
     def first(self) -> Key:
         """The key that encrypts."""
-        return next(iter(self._all().values()))
+        return next(iter(self._fresh().values()))
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The ids of all keys, the first one first."""
-        return tuple(self._all())
+        return tuple(self._fresh())
 
     def named(self, key_id: str) -> Key:
         """The key of that id. Raises DecryptionFailed, which names the id that is missing."""
         if key_id not in self._all():
-            self._refresh()
+            self._seek()
         keys = self._all()
         if key_id not in keys:
             raise DecryptionFailed(
                 f"the key {key_id!r} is missing: there are {', '.join(keys)}; add it to {self._name}, behind the first"
             )
         return keys[key_id]
+
+    def unlock(self) -> None:
+        """In a child that was forked: whoever asked the source at that moment is not in it, and lets go of nothing."""
+        self._guard = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Keys {', '.join(self._keys)}>" if self._keys is not None else "<Keys, not asked for yet>"
@@ -151,23 +173,47 @@ class Keys:
         with self._guard:
             return self._keys if self._keys is not None else self._ask()
 
-    def _refresh(self) -> None:
+    def _seek(self) -> None:
+        """Ask for a key that was not there."""
         with self._guard:
-            if self._source is not None and time.monotonic() - self._asked_at >= REFRESH_EVERY:
+            if self._problem is not None or self._is_older_than(REFRESH_EVERY):
                 self._ask()
 
-    def _ask(self) -> dict[str, Key]:
-        assert self._source is not None
-        self._asked_at = time.monotonic()
+    def _fresh(self) -> dict[str, Key]:
+        """All keys. When they are old one thread asks for them again, and the others go on with those."""
+        keys, guard = self._all(), self._guard
+        if not self._is_older_than(OLD_AFTER) or not guard.acquire(blocking=False):
+            return keys
         try:
-            given = self._source()
-        except AsyncTaskError:
-            raise
+            return self._ask() if self._is_older_than(OLD_AFTER) else self._keys or keys
+        except AsyncTaskError as error:
+            _log.warning("%s; the keys from before stay in use", error)
+            return keys
+        finally:
+            guard.release()
+
+    def _is_older_than(self, seconds: float) -> bool:
+        return self._source is not None and time.monotonic() - self._asked_at >= seconds
+
+    def _ask(self) -> dict[str, Key]:
+        if self._problem is None or self._is_older_than(FAILED_FOR):
+            self._problem = self._renew()
+            self._asked_at = time.monotonic()
+        if self._problem is not None or self._keys is None:
+            raise ConfigurationError(self._problem)
+        return self._keys
+
+    def _renew(self) -> str | None:
+        """Take what the source answers; why it cannot be taken, if it cannot."""
+        assert self._source is not None
+        try:
+            self._keys = self._read(self._source())
+        except AsyncTaskError as error:
+            return str(error)
         except Exception as error:
             # What a KMS says may quote what it was sent.
-            raise ConfigurationError(f"{self._name} could not be had: {type(error).__name__}") from None
-        self._keys = self._read(given)
-        return self._keys
+            return f"{self._name} could not be had: {type(error).__name__}"
+        return None
 
     def _read(self, given: KeyTexts) -> dict[str, Key]:
         if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
@@ -190,6 +236,17 @@ class Keys:
         for key in keys:
             if self._kind not in (None, key.kind):
                 raise ConfigurationError(f"{self._name}: the key {key.id!r} is for {key.kind}, not for {self._kind}")
+
+
+_made: "weakref.WeakSet[Keys]" = weakref.WeakSet()
+
+
+def _unlock_all() -> None:
+    for keys in _made:
+        keys.unlock()
+
+
+os.register_at_fork(after_in_child=_unlock_all)
 
 
 def is_key_id(text: object) -> bool:

@@ -9,9 +9,11 @@ from sqlalchemy import Connection, Engine, Table, func, select
 
 from async_task import queries
 from async_task.backlog import Scope
+from async_task.ciphers import refuse_missing_key
 from async_task.encryption import encryptor_named
 from async_task.errors import AsyncTaskError
 from async_task.presence import alive_here
+from async_task.rotation import key_head
 from async_task.runs import Run, at_work
 from async_task.targets import target_named
 
@@ -42,8 +44,9 @@ class BatchPreview:
 
 def preview(engine: Engine, table: Table, lease: dt.timedelta, scope: Scope) -> BatchPreview:
     """What a batch would find now."""
+    due = queries.calls_due(table, _conditions(table, scope), key_head(table))
     with engine.begin() as connection:
-        rows = connection.execute(queries.calls_due(table, _conditions(table, scope))).all()
+        rows = connection.execute(due).all()
         found = tuple(_by_queue_and_target(rows))
         overdue = (queries.is_pending(table), table.c.claim_id.is_(None), queries.is_overdue(table))
         return BatchPreview(
@@ -72,10 +75,10 @@ def _by_queue_and_target(rows: Iterable[Any]) -> Iterable[DueCalls]:
 
 
 def _problem(row: Any) -> str | None:
-    """Why this process cannot perform such a row; what its arguments are is not looked at."""
+    """Why this process cannot perform such a row; of its arguments only their key is looked at."""
     try:
         target_named(row.target).method(row.method_name)
-        encryptor_named(row.encryptor)
+        refuse_missing_key(encryptor_named(row.encryptor), row.head)
     except AsyncTaskError as error:
         return f"{type(error).__name__}: {error}"
     except Exception as error:

@@ -206,9 +206,9 @@ def count(table: Table, conditions: Sequence[ColumnElement[bool]], limit: int) -
     return select(func.count()).select_from(select(table.c.id).where(*conditions).limit(limit).subquery())
 
 
-def calls_due(table: Table, conditions: Sequence[ColumnElement[bool]]) -> Rows:
-    """What is to be called, and by whom decrypted, in which queue, and how often."""
-    kinds = (table.c.queue, table.c.target, table.c.method_name, table.c.encryptor)
+def calls_due(table: Table, conditions: Sequence[ColumnElement[bool]], head: ColumnElement[str]) -> Rows:
+    """What is to be called, and by whom decrypted, in which queue, and how often; `head` tells the key."""
+    kinds = (table.c.queue, table.c.target, table.c.method_name, table.c.encryptor, head)
     return select(*kinds, func.count().label("number")).where(*conditions).group_by(*kinds)
 
 

@@ -32,7 +32,8 @@ PATIENCE = 60.0
 @dataclass(frozen=True, slots=True)
 class RotationReport:
     """What a rotation did, in attempts. `rotated`; `left`: still to be rotated (somebody held them, or it was stopped,
-    or asked only to look); `unreadable`: why each of those that could not be decrypted was left as it is, by id."""
+    or asked only to look); `unreadable`: why each of those that could not be decrypted, or encrypted
+    again, was left as it is, by id."""
 
     rotated: int = 0
     left: int = 0
@@ -83,11 +84,16 @@ def count(engine: Engine, table: Table, selection: Selection) -> int:
     return _count(engine, table, _wanted(engine, table, selection))
 
 
+def key_head(table: Table) -> ColumnElement[str]:
+    """The beginning of a row's text, labelled "head": it tells the key, of encryptors here that have keys; else ""."""
+    keyed = [one.name for one in known_encryptors() if isinstance(one, KeyedEncryptor)]
+    return case((table.c.encryptor.in_(keyed), _head(table)), else_="").label("head")
+
+
 def key_uses(engine: Engine, table: Table) -> list[KeyUse]:
     """Every key that this process knows, or that a row is under, by encryptor; one walk over the table."""
     encryptors = {one.name: one for one in known_encryptors()}
-    keyed = [name for name, one in encryptors.items() if isinstance(one, KeyedEncryptor)]
-    head = case((table.c.encryptor.in_(keyed), _head(table)), else_="").label("head")
+    head = key_head(table)
     pending = func.sum(case((is_pending(table), 1), else_=0))
     query = select(table.c.encryptor, head, pending, func.count()).group_by(table.c.encryptor, head)
     with engine.begin() as connection:
@@ -155,11 +161,11 @@ class _Run:
         context = context_of(row.id, row.target, row.method_name)
         try:
             text = unseal(row.method_args, encryptor_named(row.encryptor), context)
+            sealer = self.wanted.encryptor_of(row)
+            return row.id, {"old": row.method_args, "new": seal(text, sealer, context), "under": sealer.name}
         except AsyncTaskError as error:
             self.unreadable[row.id] = f"{type(error).__name__}: {error}"
             return row.id, None
-        sealer = self.wanted.encryptor_of(row)
-        return row.id, {"old": row.method_args, "new": seal(text, sealer, context), "under": sealer.name}
 
 
 class _Wanted:

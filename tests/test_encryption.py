@@ -1,17 +1,28 @@
 """Encryptors: keys, envelopes, what a ciphertext is bound to, and what becomes of what cannot be decrypted."""
 
+import asyncio
 import base64
 import datetime as dt
 import json
 import logging
+import os
 import pathlib
+import select
+import signal
 import sys
+import threading
+import time
 import tomllib
+import types
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from greenlet import GreenletExit
 from sqlalchemy import Engine, Table, create_engine, insert, update
 from sqlalchemy.orm import Session
 
@@ -40,6 +51,7 @@ from async_task.ciphers import STORED_HEAD, KeyedEncryptor, key_id_stored
 from async_task.conformance import SECRET
 from async_task.encryption import know
 from async_task_cli.main import main
+from async_task_cli.signals import Terminated
 from clockwork import let_pass, row_of
 from databases import Database
 from outbox import BOX, Broken, HookedAttempt, calls, events_of, hooks
@@ -121,6 +133,10 @@ SECRET_TEXT = base64.urlsafe_b64encode(b"s3cret-s3cret-s3cret-s3cret-s3cr").deco
         ([f"a:aes-gcm:{SECRET_TEXT}:"], "it is not written"),
         ([f"a:aes-gcm:{SECRET_TEXT[:20]}"], "the key 'a' is not 32 bytes in base64url"),
         ([f"a:aes-gcm:{SECRET_TEXT[:-2]}!"], "the key 'a' is not 32 bytes in base64url"),
+        ([f"a:aes-gcm:{'+' * 42}8"], "the key 'a' is not 32 bytes in base64url"),
+        ([f"a:aes-gcm:{'/' * 42}8"], "the key 'a' is not 32 bytes in base64url"),
+        ([f"a:aes-gcm:{SECRET_TEXT[:42]}J="], "the key 'a' is not 32 bytes in base64url"),
+        ([f"a:aes-gcm:{SECRET_TEXT}===="], "the key 'a' is not 32 bytes in base64url"),
         ([f"-a:aes-gcm:{SECRET_TEXT}"], "it is not written"),
         ([f"{'a' * 33}:aes-gcm:{SECRET_TEXT}"], "it is not written"),
         ([f"a:aes-gcm:{SECRET_TEXT}"] * 2, "two keys have the id 'a'"),
@@ -155,6 +171,14 @@ def test_a_repr_shows_ids_and_nothing_of_the_keys(kind: str) -> None:
     for key in given.values():
         assert key.text.rpartition(":")[2] not in said
         assert repr(key.secret)[2:-1] not in said
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the keys take for the time, in its only item."""
+    now = [1000.0]
+    monkeypatch.setattr(keys, "time", types.SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0]}))
+    return now
 
 
 def test_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,10 +239,9 @@ class Service:
 
 
 def test_a_key_service_is_asked_when_a_key_is_first_needed_and_once_in_a_while_for_a_missing_one(
-    monkeypatch: pytest.MonkeyPatch,
+    clock: list[float],
 ) -> None:
-    service, clock = Service(OLD), [1000.0]
-    monkeypatch.setattr(keys.time, "monotonic", lambda: clock[0])
+    service = Service(OLD)
     encryptor = AesGcmEncryptor(service)
     assert (service.asked, repr(encryptor)) == (0, "<AesGcmEncryptor 'aes-gcm', <Keys, not asked for yet>>")
     for _ in range(3):
@@ -236,19 +259,114 @@ def test_a_key_service_is_asked_when_a_key_is_first_needed_and_once_in_a_while_f
     assert (service.asked, encryptor.keys.first.id) == (2, "new")
 
 
-def test_what_a_key_service_says_when_it_fails_is_not_repeated_and_its_keys_stay() -> None:
+def test_what_a_key_service_says_when_it_fails_is_not_repeated_and_its_keys_stay(clock: list[float]) -> None:
     service = Service(OLD)
     service.fails = True
     encryptor = AesGcmEncryptor(service)
-    with pytest.raises(ConfigurationError) as raised:
-        encryptor.encrypt(b"x", context=CONTEXT)
-    assert str(raised.value) == "keys could not be had: RuntimeError"
+    for _ in range(3):
+        with pytest.raises(ConfigurationError) as raised:
+            encryptor.encrypt(b"x", context=CONTEXT)
+        assert str(raised.value) == "keys could not be had: RuntimeError"
+        assert (raised.value.__cause__, raised.value.__context__) == (None, None)
+        clock[0] += 0.3
+    assert service.asked == 1  # a service that is down is not asked by every attempt
     service.fails = False
+    clock[0] += 0.5
     assert encryptor.keys.ids == ("old",)
     service.keys = [Key.generate("fernet")]
     with pytest.raises(ConfigurationError, match=r"is for fernet, not for aes-gcm"):
         encryptor.keys._ask()
     assert encryptor.keys.ids == ("old",)
+
+
+def test_what_a_key_service_raises_while_it_answers_is_not_repeated() -> None:
+    def answer() -> Iterator[Key]:
+        yield OLD
+        raise RuntimeError(OLD.text)
+
+    with pytest.raises(ConfigurationError, match=r"^keys could not be had: RuntimeError$") as raised:
+        Keys(answer).first  # noqa: B018
+    assert raised.value.__context__ is None
+
+
+def test_a_new_first_key_is_learned_within_a_minute_and_the_old_ones_stay_if_it_cannot_be_asked_for(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service(OLD)
+    learned = Keys(service)
+    assert learned.first == OLD
+    service.keys, service.fails = [NEW, OLD], True
+    clock[0] += 59
+    assert (learned.first, service.asked) == (OLD, 1)
+    clock[0] += 1
+    assert [learned.first for _ in range(3)] == [OLD] * 3
+    assert (service.asked, caplog.messages) == (
+        2, ["keys could not be had: RuntimeError; the keys from before stay in use"],
+    )  # fmt: skip
+    service.fails = False
+    clock[0] += 60
+    assert (learned.first, learned.ids, service.asked) == (NEW, ("new", "old"), 3)
+
+
+def test_while_one_thread_asks_whether_there_is_a_new_key_the_others_go_on_with_the_old_one(
+    clock: list[float],
+) -> None:
+    service, asks, goes_on = Service(OLD), threading.Event(), threading.Event()
+    learned = Keys(lambda: (asks.set(), goes_on.wait(30), [NEW])[2] if service.asked else service())
+    assert learned.first == OLD
+    clock[0] += 60
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(lambda: learned.first)
+        try:
+            assert asks.wait(30)
+            assert learned.first == OLD
+        finally:
+            goes_on.set()
+        assert asking.result(30) == NEW
+
+
+def test_a_child_that_is_forked_while_a_thread_asks_for_keys_does_not_wait_for_that_thread() -> None:
+    asks, goes_on = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    def answer() -> list[Key]:
+        if os.getpid() == parent:
+            asks.set()
+            goes_on.wait(30)
+        return [OLD]
+
+    encryptor = AesGcmEncryptor(answer)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(lambda: encryptor.keys.first)
+        try:
+            assert asks.wait(30)
+            assert _exit_code_of_fork(lambda: encryptor.encrypt(b"x", context=CONTEXT)) == 0
+        finally:
+            goes_on.set()
+        assert asking.result(30) == OLD
+
+
+def _exit_code_of_fork(work: Callable[[], object]) -> int | None:
+    """Of a child that does this; None of one that has not done it after 20 s, which is killed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    ended = os.pidfd_open(pid)
+    try:
+        if not select.select([ended], [], [], 20)[0]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return None
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.close(ended)
 
 
 # Envelopes
@@ -336,6 +454,8 @@ class Faulty:
         sealed = self._cipher.encrypt(plaintext, context=self._context(context))
         if self.fault == "text":
             return cast(bytes, sealed.hex())
+        if self.fault == "one nonce":
+            return AESGCM(OLD.secret).encrypt(b"n" * 12, plaintext, context)
         if self.fault == "ignores a byte":
             return sealed + b"\0"
         return sealed + plaintext if self.fault == "shows it" else sealed
@@ -343,6 +463,8 @@ class Faulty:
     def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
         if self.fault == "ignores a byte":
             ciphertext = ciphertext[:-1]
+        if self.fault == "one nonce":
+            return AESGCM(OLD.secret).decrypt(b"n" * 12, ciphertext, context)
         try:
             plaintext = self._cipher.decrypt(ciphertext, context=self._context(context))
         except DecryptionFailed as error:
@@ -356,7 +478,12 @@ class Faulty:
         return plaintext.strip(b"\0") if self.fault == "strips" else plaintext
 
     def _context(self, context: bytes) -> bytes:
-        return b"" if self.fault == "unbound" else context
+        row, target_name, method_name = context[:27], *context[28:].split(b"\0", 1)
+        bound = {
+            "unbound": b"", "binds 22 bytes": context[:22], "binds the row": row, "binds the target": row + target_name,
+            "binds the method": row + method_name, "binds all but the last byte": context[:-1],
+        }  # fmt: skip
+        return bound.get(self.fault, context)
 
 
 @pytest.mark.parametrize(
@@ -365,6 +492,12 @@ class Faulty:
         ("no name", "it needs a name (1 to 64 characters)"),
         ("called null", "the name 'null' says that nothing is encrypted"),
         ("unbound", "it decrypts a ciphertext under another context: a moved row"),
+        ("binds 22 bytes", "it decrypts a ciphertext under another context: a moved row"),
+        ("binds the row", "it decrypts a ciphertext under another context: a moved row"),
+        ("binds the target", "it decrypts a ciphertext under another context: a moved row"),
+        ("binds the method", "it decrypts a ciphertext under another context: a moved row"),
+        ("binds all but the last byte", "it decrypts a ciphertext under another context: a moved row"),
+        ("one nonce", "it encrypts the same to the same: take a new nonce each time"),
         ("refuses nothing", "an empty text cannot be encrypted and decrypted: ValueError"),
         ("too much", "1 MB cannot be encrypted and decrypted: ValueError"),
         ("shows it", "the plaintext is to be seen in the ciphertext"),
@@ -517,8 +650,8 @@ class Raising:
         return cast(bytes, self.answer)
 
 
-class Panic(BaseException):
-    """As libraries in Rust raise it."""
+Panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+"""As libraries in Rust raise it."""
 
 
 def test_a_missing_encryptor_parks_the_attempt_and_is_named(app: AsyncTask, engine: Engine, write: Write) -> None:
@@ -570,7 +703,6 @@ def test_a_corrupted_text_parks_the_attempt(app: AsyncTask, engine: Engine, writ
 BROKEN = (
     Raising(ValueError(CANARY)),
     Raising(KeyError(CANARY)),
-    Raising(SystemExit(CANARY)),
     Raising(Panic(CANARY)),
     Raising(MemoryError()),
     Raising(answer=None),
@@ -595,6 +727,43 @@ def test_whatever_an_encryptor_raises_or_answers_is_parked_without_content(
         assert said.startswith(("DecryptionFailed: ", "InvalidArguments: "))
         (event,) = events_of(engine, attempt.id)
         assert CANARY not in f"{said} {event.message} {caplog.text}"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Raising(ValueError(CANARY)),
+        Raising(Panic(CANARY)),
+        Raising(answer=b"\xff" + CANARY.encode()),
+        Raising(DecryptionFailed("no")),
+    ],
+)
+def test_nothing_hangs_behind_the_error_of_an_encryptor(broken: Raising) -> None:
+    if broken.error is not None:
+        broken.error.__context__ = ValueError(CANARY)
+    with pytest.raises(DecryptionFailed) as raised:
+        encryption.unseal("eA==", broken, CONTEXT)
+    assert (raised.value.__cause__, raised.value.__context__) == (None, None)
+    with pytest.raises(ConfigurationError, match=r"could not encrypt the arguments \(ValueError\)") as refused:
+        encryption.seal("{}", Unsealing(ValueError(CANARY)), CONTEXT)
+    assert (refused.value.__cause__, refused.value.__context__) == (None, None)
+
+
+class Unsealing(Raising):
+    """Encrypts nothing either."""
+
+    def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
+        return self.decrypt(plaintext, context=context)
+
+
+@pytest.mark.parametrize(
+    "end", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), asyncio.CancelledError(), GreenletExit(), Terminated()]
+)
+def test_who_ends_a_process_thread_or_coroutine_is_not_held_up_by_an_encryptor(end: BaseException) -> None:
+    for work in (encryption.seal, encryption.unseal):
+        with pytest.raises(type(end)) as raised:
+            work("eA==", Unsealing(end), CONTEXT)
+        assert raised.value is end
 
 
 # A ciphertext that is moved

@@ -348,6 +348,44 @@ def test_check_finds_what_waits_for_a_target_or_key_that_is_not_known(run: Run, 
     assert "lonely.call" in said.stdout
 
 
+SAFE = """
+import sys
+from sqlalchemy.orm import Session
+from sqlalchemy import create_engine
+from async_task import AesGcmEncryptor, AsyncTask, Attempt, Key, target
+OLD, NEW = (Key(id, "aes-gcm", id.encode() * 16) for id in ("k1", "k2"))
+app = AsyncTask("sqlite:///shop.sqlite", encryptors=[AesGcmEncryptor([KEYS])])
+@target("safe.call", encryptor="aes-gcm", only_encrypted=STRICT)
+def call() -> None: ...
+def write(**options):
+    app.create_schema()
+    engine = create_engine("sqlite:///shop.sqlite")
+    with Session(engine) as session, session.begin():
+        Attempt.options(session=session, **options).call(call)
+    engine.dispose()
+"""
+
+
+def test_check_finds_calls_under_a_missing_key_and_what_lies_in_plain_text(run: Run, tmp_path: pathlib.Path) -> None:
+    def check(keys: str, strict: bool, code: int = 0) -> str:
+        (tmp_path / "safe.py").write_text(SAFE.replace("KEYS", keys).replace("STRICT", str(strict)))
+        return run("check", "--app", "safe:app", code=code).stdout
+
+    (tmp_path / "safe.py").write_text(SAFE.replace("KEYS", "OLD").replace("STRICT", "False"))
+    subprocess.run([sys.executable, "-c", "import safe; safe.write()"], cwd=tmp_path, check=True, timeout=60)
+    assert "ok   keys        all known" in check("OLD", False)
+    said = check("NEW", False, code=1)
+    assert "NOT  keys        calls wait that are parked: they lie under the key 'k1' of 'aes-gcm'" in said
+    assert "which this process does not have: it has k2" in said
+    assert "plain text" not in said
+    plain = "import safe; safe.write(encryptor='null')"
+    subprocess.run([sys.executable, "-c", plain], cwd=tmp_path, check=True, timeout=60)
+    advice = ": `async-task rotate-keys --to-policy`"
+    assert f"ok   plain text  1 attempt in plain text whose target names an encryptor{advice}" in check("OLD", False)
+    said = check("OLD", True, code=1)
+    assert "NOT  plain text  1 attempt in plain text whose target names an encryptor, 1 of them waiting and" in said
+
+
 def test_the_revision_of_this_repository_is_the_one_that_install_writes(run: Run, tmp_path: pathlib.Path) -> None:
     root = pathlib.Path(__file__).parent.parent
     shutil.copytree(root / "alembic", tmp_path / "alembic", ignore=shutil.ignore_patterns("versions", "__pycache__"))

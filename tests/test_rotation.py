@@ -167,6 +167,34 @@ def test_what_cannot_be_decrypted_is_named_and_stops_nothing(
     assert {one: row_of(engine, one).method_args for one in before} == before
 
 
+class OneWay:
+    """Decrypts, and cannot encrypt: its service is down."""
+
+    name = "aes-gcm"
+
+    def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
+        raise ConnectionError(plaintext)
+
+    def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
+        return BEFORE.decrypt(ciphertext, context=context)
+
+
+def test_what_cannot_be_encrypted_again_is_named_and_stops_nothing(
+    app: AsyncTask, engine: Engine, keep: Keep, write: Write
+) -> None:
+    ids, plain = keep(3), write(Safe, "keep", {"number": 9}, encryptor="null").id
+    know(FernetEncryptor([Key.generate("fernet", id="f")]))
+    with_fernet = write(Safe, "keep", {"number": 8}, encryptor="fernet").id
+    know(OneWay())
+    report = app.rotate_keys(to_policy=True, page=2)
+    assert (report.rotated, report.left) == (0, 0)
+    reason = "ConfigurationError: the encryptor 'aes-gcm' could not encrypt the arguments (ConnectionError)"
+    assert report.unreadable == {plain: reason, with_fernet: reason}
+    know(BEFORE)
+    assert app.rotate_keys(to_policy=True).rotated == 2
+    assert under(engine) == {"old": len(ids) + 2}
+
+
 def test_other_encryptors_and_plain_rows_are_left_alone(app: AsyncTask, engine: Engine, write: Write) -> None:
     others = [write(Safe, "keep", {"number": 1}, encryptor=name) for name in ("null", BOX)]
     texts = [row_of(engine, one.id).method_args for one in others]
@@ -405,7 +433,7 @@ def test_rotate_keys_names_what_cannot_be_decrypted_and_ends_with_1(run: Run, en
     said = run([NEW, LOST], "rotate-keys")
     assert said.code == 1
     assert "0 attempts rotated in" in said.err
-    assert "12 cannot be decrypted." in said.err
+    assert "12 cannot be rotated." in said.err
     assert f"{ids[0]}: DecryptionFailed: the key 'old' is missing: there are new, lost; add it to" in said.err
     assert "and 2 more: --json names all" in said.err
     assert "Traceback" not in said.err

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, MetaData, event, select, update
 
 import outbox
 from async_task import (
+    AesGcmEncryptor,
     AsyncTask,
     Attempt,
     AttemptBatchJob,
@@ -21,14 +22,17 @@ from async_task import (
     BatchReport,
     ConfigurationError,
     DueCalls,
+    Key,
     Status,
     UnknownTarget,
     backlog,
     batches,
+    encryption,
     metadata,
     target,
     transactions,
 )
+from async_task.encryption import know
 from async_task.shift import Shift
 from clockwork import let_pass, row_of
 from databases import Database
@@ -319,6 +323,24 @@ def test_a_preview_points_out_what_this_process_cannot_perform(app: AsyncTask, e
     assert problems["target"].startswith("UnknownTarget: no target is registered as 'nobody.knows'")
     assert problems["method_name"].startswith("UnknownMethod: test.client has no method 'pong' (did you mean 'ping'?)")
     assert problems["encryptor"].startswith("UnknownEncryptor: no encryptor is named 'test.unheard_of'")
+
+
+def test_a_preview_points_out_calls_under_a_key_that_this_process_does_not_have(
+    app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encryption, "_known", dict(encryption._known))
+    old, new = Key.generate(id="k1"), Key.generate(id="k2")
+    for key in (old, new):
+        know(AesGcmEncryptor([key]))
+        write(Client, "ping", encryptor="aes-gcm")
+    (found,) = app.preview_batch().calls
+    assert (found.due, found.unperformable) == (2, 1)
+    assert found.problems == (
+        "DecryptionFailed: they lie under the key 'k1' of 'aes-gcm', which this process does not have: it has k2",
+    )
+    know(AesGcmEncryptor([new, old]))
+    (found,) = app.preview_batch().calls
+    assert (found.due, found.unperformable, found.problems) == (2, 0, ())
 
 
 def test_a_preview_sees_a_batch_that_is_at_work(app: AsyncTask, write: Write) -> None:

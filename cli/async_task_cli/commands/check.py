@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from sqlalchemy import select
+from sqlalchemy import case, func, select
 
 from async_task import AsyncTask, AsyncTaskError, Status
-from async_task.encryption import encryptor_named
+from async_task.ciphers import refuse_missing_key
+from async_task.encryption import NullEncryptor, encryptor_named
+from async_task.rotation import key_head
 from async_task.schema import tables_of
 from async_task.tables import SCHEMA_VERSION
 from async_task.targets import target_named
@@ -80,11 +82,13 @@ def _version(version: int | None) -> Finding:
 
 
 def _waiting(app: AsyncTask) -> Iterator[Finding]:
-    """Whether this process knows all targets, methods and encryptors that waiting calls name."""
+    """Whether this process knows all targets, methods, encryptors and keys that waiting calls name."""
     model = app.model
     calls = _distinct(app, model.target, model.method_name)
     yield from _listed("targets", _unknown(calls, lambda row: target_named(row[0]).method(row[1])))
     yield from _listed("encryptors", _unknown(_distinct(app, model.encryptor), lambda row: encryptor_named(row[0])))
+    yield from _listed("keys", _unknown(_distinct(app, model.encryptor, key_head(table_of(model))), _look_for_key))
+    yield from _plain_text(app)
 
 
 def _distinct(app: AsyncTask, *columns: Any) -> Sequence[Any]:
@@ -100,6 +104,36 @@ def _unknown(rows: Sequence[Any], look: Callable[[Any], object]) -> list[str]:
         except AsyncTaskError as error:
             unknown.append(f"calls wait that are parked: {error}")
     return unknown
+
+
+def _look_for_key(row: Any) -> None:
+    try:
+        encryptor = encryptor_named(row[0])
+    except AsyncTaskError:
+        return  # which is told of already
+    refuse_missing_key(encryptor, row[1])
+
+
+def _plain_text(app: AsyncTask) -> Iterator[Finding]:
+    """What lies in plain text although the policy of its target names an encryptor; parked, if that takes no other."""
+    model = app.model
+    waiting = func.sum(case((model.status == Status.PENDING, 1), else_=0))
+    calls = select(model.target, model.method_name, func.count(), waiting).where(
+        model.encryptor == NullEncryptor.name
+    ).group_by(model.target, model.method_name)  # fmt: skip
+    found = [row for row in app.read(lambda session: session.execute(calls).all()) if _is_to_be_encrypted(row)]
+    if found:
+        parked = sum(int(row[3]) for row in found if target_named(row[0]).method(row[1]).policy.only_encrypted)
+        words = f"{counted(sum(row[2] for row in found), 'attempt')} in plain text whose target names an encryptor"
+        words += f", {parked:,} of them waiting and parked, since it takes encrypted ones only" if parked else ""
+        yield Finding("plain text", not parked, f"{words}: `async-task rotate-keys --to-policy`")
+
+
+def _is_to_be_encrypted(row: Any) -> bool:
+    try:
+        return target_named(row[0]).method(row[1]).policy.encryptor not in (None, NullEncryptor.name)
+    except AsyncTaskError:
+        return False  # of a target that is not known here
 
 
 def _tree(app: AsyncTask, config: Path | None) -> Iterator[Finding]:

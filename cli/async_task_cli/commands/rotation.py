@@ -8,12 +8,11 @@ import click
 
 from async_task import RotationReport
 from async_task_cli.application import existing
-from async_task_cli.faults import UNEXPECTED
+from async_task_cli.faults import NO_TIME_LEFT, UNEXPECTED
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.signals import Stop
 from async_task_cli.terminal import counted, is_watched, say
 
-NO_TIME_LEFT = 75
 SHOWN = 10
 STOPPING = "async-task: stopping after the page in hand; what is done stays done"
 
@@ -31,8 +30,8 @@ def rotate_keys(
 ) -> int:
     """Encrypt again, under the first key of its encryptor, what is under another one.
 
-    Runs beside workers and people, waits for nobody, and may be broken off and run again. What cannot be decrypted is
-    named, left as it is, and ends with 1; 75: somebody held some attempts all the time, run it again.
+    Runs beside workers and people, waits for nobody, and may be broken off and run again. What cannot be decrypted or
+    encrypted is named, left as it is, and ends with 1; 75: somebody held some attempts all the time, run it again.
 
     --json writes one object: rotated, left (still under an old key), seconds, and unreadable, a list of id and reason.
     """
@@ -63,7 +62,7 @@ def _say(report: RotationReport, *, dry_run: bool) -> None:
         say(f"{counted(report.left, 'attempt')} would be rotated.")
         return
     left = f"; {report.left:,} left: run it again" if report.left else ""
-    unreadable = f"; {len(report.unreadable):,} cannot be decrypted" if report.unreadable else ""
+    unreadable = f"; {len(report.unreadable):,} cannot be rotated" if report.unreadable else ""
     say(f"{counted(report.rotated, 'attempt')} rotated in {report.seconds:.1f} s{left}{unreadable}.")
     for one, reason in list(report.unreadable.items())[:SHOWN]:
         say(f"{one}: {reason}")
