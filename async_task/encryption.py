@@ -14,16 +14,19 @@ GROUP = "async_task.encryptors"
 
 @runtime_checkable
 class Encryptor(Protocol):
-    """Encrypts the arguments of attempts. `name` is what the row stores; never an import path.
-
-    `context` binds a ciphertext to its row, target and method: `decrypt` must refuse one made under another context.
-    """
+    """Encrypts the arguments of attempts, in several threads at a time. `name` (1 to 64 characters) is what the row
+    stores; never an import path. `check_encryptor` tests whether one keeps to this."""
 
     name: str
 
-    def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes: ...
+    def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
+        """The ciphertext, bound to `context`: the row, its target and its method. What it raises refuses the call."""
+        ...
 
-    def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes: ...
+    def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
+        """The plaintext. Raises DecryptionFailed, without content, for a key that is missing, a text that was changed,
+        and one made under another context; whatever it raises parks the attempt."""
+        ...
 
 
 class NullEncryptor:

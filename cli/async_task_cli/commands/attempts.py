@@ -53,6 +53,8 @@ def list_attempts(wanted: Wanted, filters: Filters, order: str, limit: int, afte
 
     --json writes one object a line. Where --limit lines come there may be more: give --after the id of the last one,
     or its due_at,id where --order is by due. New attempts do not shift the pages.
+
+    A terminal of 110 columns also shows when, and the last error.
     """
     by = Order(order)
     with existing(wanted) as app:

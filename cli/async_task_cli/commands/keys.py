@@ -28,12 +28,15 @@ def keys(ctx: click.Context) -> int:
     return 0
 
 
-@keys.command("generate", context_settings=SETTINGS)
+@keys.command("generate", short_help="Print a new random key, and nothing else.", context_settings=SETTINGS)
 @click.option("--kind", type=click.Choice(sorted(KINDS)), default="aes-gcm", show_default=True, help="What it is for.")
 @click.option("--id", "key_id", metavar="ID", help="Its name in the rows; the day and four random digits unless said.")
 @debugging
 def generate(kind: str, key_id: str | None) -> None:
-    """Print a new random key, and nothing else: `async-task keys generate >> shop.keys`.
+    """Print a new random key, and nothing else. Into a file that you alone may read:
+
+    \b
+        (umask 077; async-task keys generate >> shop.keys)
 
     The first key of an encryptor encrypts, all decrypt: put a new one first, and keep the old ones behind it until
     `async-task rotate-keys` has nothing left to do.
@@ -45,7 +48,7 @@ def generate(kind: str, key_id: str | None) -> None:
     click.echo(key.text)
 
 
-@keys.command("list", context_settings=SETTINGS)
+@keys.command("list", short_help="List keys, and how much is under each.", context_settings=SETTINGS)
 @as_json
 @reaching
 def list_keys(wanted: Wanted, is_json: bool) -> None:
