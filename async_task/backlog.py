@@ -34,11 +34,11 @@ def queues(engine: Engine, table: Table, wanted: Iterable[str] = ()) -> tuple[li
         return found, now
 
 
-def with_suspects(
-    engine: Engine, table: Table, names: Iterable[str], began: dt.datetime, targets: Sequence[str]
+def with_due(
+    engine: Engine, table: Table, names: Iterable[str], began: dt.datetime, targets: Sequence[str], *, suspects: bool
 ) -> list[str]:
-    """Those of these queues in which suspects are due."""
-    conditions = queries.due(table, began=began, suspects=True, targets=targets)
+    """Those of these queues in which anything is due: suspects, or all but suspects. Locked rows are seen too."""
+    conditions = queries.due(table, began=began, suspects=suspects, targets=targets)
     with engine.begin() as connection:
         return [
             name for name in names if any(connection.execute(queries.priorities_due(table, name, conditions)).one())

@@ -36,6 +36,8 @@ class BatchReport:
     overlapped: Run | None = None
 
 
+MOST_MISSES = 50
+"""How often a queue may seem empty while something in it is due: then somebody holds that, and not for a moment."""
 Progress = Callable[[BatchReport], object]
 """What is told of a batch while it works."""
 
@@ -118,6 +120,7 @@ class Turns:
     def __init__(self, names: Iterable[str]) -> None:
         self._free = deque(names)
         self._num_taken = 0
+        self._misses: Counter[str] = Counter()
         self._changed = threading.Condition()
 
     def take(self) -> str | None:
@@ -128,6 +131,12 @@ class Turns:
                 return None
             self._num_taken += 1
             return self._free.popleft()
+
+    def is_given_up(self, name: str) -> bool:
+        """Whether this queue was found locked too often to be asked again in this batch; each question counts."""
+        with self._changed:
+            self._misses[name] += 1
+            return self._misses[name] > MOST_MISSES
 
     def put_back(self, name: str, *, is_empty: bool) -> None:
         with self._changed:

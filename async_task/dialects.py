@@ -120,6 +120,12 @@ def checks_constraints_early(dialect: Dialect) -> bool:
     return dialect.name == "postgresql"
 
 
+def locks_neighbours(dialect: Dialect) -> bool:
+    """Whether a statement that locks some rows locks others beside them for a moment: MySQL and MariaDB. Then SKIP
+    LOCKED may find nothing although something is there."""
+    return dialect.name in MYSQL
+
+
 def copies_rows(dialect: Dialect) -> bool:
     """Whether rows can be written with COPY: PostgreSQL through psycopg 3."""
     return dialect.name == "postgresql" and dialect.driver in ("psycopg", "psycopg_async")

@@ -13,6 +13,7 @@ from async_task import backlog
 from async_task.backlog import Scope
 from async_task.batches import Batch, BatchReport, Progress, Turns
 from async_task.claims import Claim
+from async_task.dialects import locks_neighbours
 from async_task.lanes import Lane
 from async_task.outcomes import Outcome
 from async_task.settling import insist
@@ -97,14 +98,25 @@ class BaseAttemptBatchJob:
                 if (claim := claim_due(queue)) is not None:
                     return claim
                 batch.take_back()
-                is_empty = True
+                is_empty = self._is_empty(lane, batch, queues, queue, suspects=suspects)
             finally:
                 queues.put_back(queue, is_empty=is_empty)
         return None
 
+    def _is_empty(self, lane: Lane, batch: Batch, queues: Turns, queue: str, *, suspects: bool) -> bool:
+        """Whether a queue in which nothing was found is empty; and not only locked for a moment by its neighbour."""
+        if not locks_neighbours(lane.engine.dialect) or queues.is_given_up(queue):
+            return True
+        look = partial(backlog.with_due, suspects=suspects)
+        is_empty = not self._look(lane, look, [queue], batch.began, self.scope.targets)
+        if not is_empty:
+            self.stop.wait(0.02)
+        return is_empty
+
     def _work_suspects(self, batch: Batch, names: list[str]) -> None:
         with self.shift.lane() as lane:
-            found = self._look(lane, backlog.with_suspects, names, batch.began, self.scope.targets)
+            look = partial(backlog.with_due, suspects=True)
+            found = self._look(lane, look, names, batch.began, self.scope.targets)
         if found:
             self._work(batch, Turns(found), suspects=True)
 

@@ -29,6 +29,7 @@ from async_task import (
     Retried,
     Status,
     Succeeded,
+    backlog,
     transactions,
 )
 from async_task.claims import Claim
@@ -466,3 +467,23 @@ def _left(engine: Engine) -> tuple[int, int, int]:
 
 def _in(seconds: float) -> dt.datetime:
     return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+
+
+@pytest.mark.only_on("mysql")
+def test_a_queue_that_is_only_locked_for_a_moment_is_not_taken_for_empty(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt, looked = write(Client, "ping"), threading.Event()
+    look = backlog.with_due
+
+    def look_and_tell(*where: Any, **which: Any) -> list[str]:
+        looked.set()
+        return look(*where, **which)
+
+    monkeypatch.setattr(backlog, "with_due", look_and_tell)
+    with engine.connect() as neighbour, ThreadPoolExecutor(1) as threads:
+        neighbour.execute(select(Attempt.id).where(Attempt.id == attempt.id).with_for_update())
+        report = threads.submit(app.run_batch)
+        assert looked.wait(30)
+        neighbour.rollback()
+        assert report.result(30).succeeded == 1

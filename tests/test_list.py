@@ -41,7 +41,7 @@ def test_filters_select_by_target_method_queue_and_token_and_all_must_hold(run: 
     assert ids(run, "--token", "order-8") == []
 
 
-@target("test.renamed", aliases=["test.named_before"])
+@target("test.newly_named", aliases=["test.named_before"])
 def renamed() -> None:
     """Has rows under both of its names."""
 
@@ -52,10 +52,10 @@ def test_a_target_is_found_by_each_of_its_names_and_an_unknown_one_by_what_rows_
     new, old, gone = (write(renamed) for _ in range(3))
     set_row(engine, old, target="test.named_before")
     set_row(engine, gone, target="test.gone")
-    for name in ("test.renamed", "test.named_before"):
+    for name in ("test.newly_named", "test.named_before"):
         assert ids(run, "--target", name) == [str(new.id), str(old.id)]
     assert ids(run, "--target", "test.gone") == [str(gone.id)]
-    assert run("cancel", "--all", "--yes", "--target", "test.renamed", "--json").lines[1]["id"] == str(old.id)
+    assert run("cancel", "--all", "--yes", "--target", "test.newly_named", "--json").lines[1]["id"] == str(old.id)
 
 
 def test_states_are_those_of_the_row_and_due_performing_stuck(run: Run, engine: Engine, write: Write) -> None:

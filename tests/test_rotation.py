@@ -336,11 +336,13 @@ def test_a_person_meets_no_row_that_waits_for_the_whole_rotation(
     assert len(canceled) >= 3
 
 
-MANY = 10_000
+MANY = {"postgresql": 10_000}
+"""Rows, 2,000 elsewhere: how many pages there are is not what databases do differently."""
 
 
-def test_ten_thousand_are_rotated_while_they_are_performed_and_none_is_lost(engine: Engine, keep: Keep) -> None:
-    keep(MANY)
+def test_thousands_are_rotated_while_they_are_performed_and_none_is_lost(engine: Engine, keep: Keep) -> None:
+    many = MANY.get(engine.dialect.name, 2_000)
+    keep(many)
     know(AFTER)
     app, stop = AsyncTask(engine, lease=1), threading.Event()
 
@@ -362,13 +364,13 @@ def test_ten_thousand_are_rotated_while_they_are_performed_and_none_is_lost(engi
         finally:
             stop.set()
         claimed, succeeded = performing.result()
-    assert (report.rotated, report.left, report.unreadable) == (MANY, 0, {})
-    assert claimed == succeeded == len(calls) >= MANY // 100
-    assert states(engine) == {Status.SUCCEEDED: succeeded, Status.PENDING: MANY - succeeded}
+    assert (report.rotated, report.left, report.unreadable) == (many, 0, {})
+    assert claimed == succeeded == len(calls) >= many // 100
+    assert states(engine) == {Status.SUCCEEDED: succeeded, Status.PENDING: many - succeeded}
     know(ALONE)
     with Session(engine) as session:
         attempts = session.scalars(select(Attempt)).all()
-    assert sorted(one.method_args["number"] for one in attempts) == list(range(MANY))
+    assert sorted(one.method_args["number"] for one in attempts) == list(range(many))
     assert {(one.num_errors, one.num_crashes, one.last_error) for one in attempts} == {(0, 0, None)}
     assert app.run_batch(20).succeeded == 20
 

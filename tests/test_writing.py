@@ -799,7 +799,7 @@ def test_what_a_failing_encryptor_says_is_not_repeated() -> None:
     with Session() as session, pytest.raises(ConfigurationError) as failed:
         Attempt.create(target=Client, method_name="fulfill", method_args=ARGS, encryptor=Clumsy(), session=session)
     assert str(failed.value) == "the encryptor 'clumsy' could not encrypt the arguments (ValueError)"
-    assert failed.value.__suppress_context__
+    assert (failed.value.__cause__, failed.value.__context__) == (None, None)
 
 
 def test_no_encryptor_can_call_itself_null_and_thereby_be_left_out() -> None:

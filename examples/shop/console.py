@@ -10,6 +10,6 @@ create_tables()
 print(
     f"The shop ({app.address}), with app, Session, Attempt, Order, place_order",
     "Place an order:  with Session.begin() as session: place_order(session, 'Ada', 1990)",
-    "Make its calls:  app.run_batch()    (warehouse: cd examples; python -m shop.warehouse --port 8765)",
+    "Make its calls:  app.run_batch()    (first: cd examples; python -m shop.warehouse)",
     sep="\n",
 )
