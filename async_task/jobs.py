@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypeVar
 
@@ -72,9 +72,13 @@ class BaseAttemptBatchJob:
         return batch.report(left=self._left_for_want_of_time(batch, names))
 
     def _wait_for(self, lanes: "list[Future[None]]") -> None:
+        waiting = set(lanes)
         try:
-            for one in lanes:
-                one.result()
+            while waiting:
+                # Not for ever at once: a signal that comes just before a wait is seen at the next one.
+                ended, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
+                for one in ended:
+                    one.result()
         except BaseException:
             self.stop.set()  # what is in hand is finished, and waited for: Ctrl-C starts nothing further
             raise

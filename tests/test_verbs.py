@@ -171,7 +171,7 @@ def test_a_verb_never_waits_behind_a_call_and_leaves_the_callers_transaction_usa
 
     will(try_it)
     assert app.perform(attempt.id) == Succeeded(attempt.id)
-    assert took[0] < 0.5
+    assert took[0] < 4  # who waits for a lock waits longer: for 5 s on SQLite, elsewhere for much more
     assert row_of(engine, other.id).status is Status.CANCELED
 
 
