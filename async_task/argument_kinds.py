@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import functools
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ class Unstorable(Exception):
         self.path: list[str] = []
 
 
-class ArgumentType:
+class ArgumentType(ABC):
     """One registered class: the name it is stored under, and how an instance is taken apart and put together."""
 
     kind: ClassVar[str]
@@ -28,17 +29,17 @@ class ArgumentType:
         self.cls: Any = cls
 
     @classmethod
+    @abstractmethod
     def covers(cls, candidate: type) -> bool:
         """Whether the class is of this kind."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take_apart(self, value: Any) -> str | int | dict[str, object]:
         """What an instance is made of: nothing is left out that `put_together` would not bring back. Or Unstorable."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put_together(self, parts: Any) -> object:
         """The instance made of these parts, without its `__init__`. May raise anything if the parts do not fit."""
-        raise NotImplementedError
 
 
 class _FlagType(ArgumentType):
@@ -97,8 +98,9 @@ class _RecordType(ArgumentType):
         }
         return frozenset(cached | {"__orig_class__"})  # typing leaves it on what Box[int](...) makes
 
+    @abstractmethod
     def _fields(self) -> Iterator[tuple[str, _Default | None]]:
-        raise NotImplementedError
+        """Each field, and what makes its default; None where it has none."""
 
     def _only_fields(self, held: Mapping[str, object]) -> dict[str, object]:
         for name in self.fields:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -24,7 +25,7 @@ STORED_HEAD = HEAD * 4 // 3
 NONCE, DIGEST = 12, 32
 
 
-class KeyedEncryptor:
+class KeyedEncryptor(ABC):
     """What the ready-made encryptors have in common: keys with ids, and the envelope. Not to be used itself."""
 
     kind: ClassVar[str]
@@ -64,11 +65,13 @@ class KeyedEncryptor:
         name = self.name.encode()
         return head + len(name).to_bytes(2, "big") + name + context
 
+    @abstractmethod
     def _encrypt(self, secret: bytes, plaintext: bytes, bound: bytes) -> bytes:
-        raise NotImplementedError
+        """The body of an envelope to which `bound` belongs."""
 
+    @abstractmethod
     def _decrypt(self, secret: bytes, body: bytes, bound: bytes) -> bytes | None:
-        raise NotImplementedError
+        """The plaintext; None for another secret, a changed body, or another `bound`."""
 
 
 class AesGcmEncryptor(KeyedEncryptor):
