@@ -3,7 +3,7 @@
 import asyncio
 import datetime as dt
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,19 +19,27 @@ from async_task.failures import secrets_in
 from async_task.fence import Fence
 from async_task.lanes import Lane, Raised
 from async_task.policies import LOCKED_LIMIT
+from async_task.signatures import PLAIN
 from async_task.site import Site
 from async_task.targets import Method, target_named
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """A call that can be made. `secrets`: texts that nothing may show. `timeout`: what the policy says, or None."""
+    """A call that can be made. `hidden`: the arguments that nothing may show, None: all. `timeout`: what the policy
+    says, or None."""
 
     method: Method
     arguments: dict[str, Any]
-    secrets: frozenset[str]
+    hidden: Collection[str] | None
     is_locked: bool
     timeout: dt.timedelta | None
+    seen: frozenset[str] | None = None
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Texts that nothing may show."""
+        return secrets_in(self.arguments, self.hidden) if self.seen is None else self.seen
 
     @property
     def session_class(self) -> type[Any] | None:
@@ -61,14 +69,23 @@ def prepare(site: Site, claim: Claim) -> PreparedCall:
             f"{method.signature.label} takes encrypted arguments only, and these are plain text: if you know who wrote "
             "them, `async-task rotate-keys --to-policy` encrypts them"
         )
-    context = context_of(claim.id, claim.target, claim.method_name)
-    arguments = decode(unseal(claim.encoded_args, encryptor_named(claim.encryptor), context))
+    arguments = decode(_text_of(claim))
     method.signature.check(arguments)
     if method.signature.session_is_async and not site.source.is_async:
         raise ConfigurationError(f"{method.signature.label} asks for an AsyncSession: give AsyncTask an AsyncEngine")
     hidden = None if claim.encryptor != NullEncryptor.name else method.policy.redact or ()
     is_locked = method.mode == "locked" and locks_rows(site.engine.dialect)
-    return PreparedCall(method, arguments, secrets_in(arguments, hidden), is_locked, method.policy.timeout)
+    # What the target can change is looked at before it is called; the rest only when something went wrong.
+    can_change = hidden != () and not all(type(value) in PLAIN for value in arguments.values())
+    seen = secrets_in(arguments, hidden) if can_change else None
+    return PreparedCall(method, arguments, hidden, is_locked, method.policy.timeout, seen)
+
+
+def _text_of(claim: Claim) -> str:
+    if claim.encryptor == NullEncryptor.name:
+        return claim.encoded_args
+    context = context_of(claim.id, claim.target, claim.method_name)
+    return unseal(claim.encoded_args, encryptor_named(claim.encryptor), context)
 
 
 def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence) -> object:
