@@ -39,9 +39,21 @@ class Instant(TypeDecorator[dt.datetime]):
         return moment if dialect.name == "postgresql" else moment.replace(tzinfo=None)
 
     def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        if value is None:
-            return None
+        return None if value is None else self.aware(value)
+
+    @staticmethod
+    def aware(value: dt.datetime) -> dt.datetime:
+        """What a driver gave, in UTC."""
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+class UnreadInstant(Instant):
+    """The same, as the driver gives it: two of one row can be compared and subtracted, and `Instant.aware` reads it."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        return value
 
 
 class _Clock(FunctionElement[dt.datetime]):

@@ -3,14 +3,15 @@
 import datetime as dt
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from async_task import queries
+from async_task import queries, statements
 from async_task.claims import Claim
 from async_task.dialects import is_passing, locks_rows, probes_laterally, server_uptime
 from async_task.failures import Failure
@@ -25,23 +26,31 @@ PAGE = 500
 
 
 def claim_due(
-    engine: Engine, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
+    where: Engine | Connection, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
     *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
-    targets: Sequence[str] = (),
+    targets: Sequence[str] = (), besides: Sequence[str] = (),
 ) -> list[Claim]:  # fmt: skip
-    """Take up to `limit` due attempts of one queue, of any target or of these, the most urgent first. The start of each
-    is counted and committed before anything is called."""
-    conditions = queries.due(table, began=began, suspects=suspects, targets=targets)
-    values = claiming(table, claim_id or uuid.uuid4(), worker, lease)
-    with engine.begin() as connection:
-        if probes_laterally(engine.dialect):
-            return _take(connection, table, queries.nearest_due(table, queue, conditions, limit), values)
+    """Take up to `limit` due attempts of one queue, of any target, of these `targets`, or of all `besides` some; the
+    most urgent first. The start of each is counted and committed before anything is called."""
+    shape = statements.Shape(began is not None, suspects, bool(targets), bool(besides))
+    asked = {"a_queue": queue, "since": began, "some_targets": list(targets), "other_targets": list(besides)}
+    given = {"a_claim": claim_id or uuid.uuid4(), "a_worker": worker}
+    with begun(where) as connection:
+        if probes_laterally(connection.dialect):
+            found = connection.execute(
+                statements.claim(table, lease, shape), _only(shape, asked) | given | {"a_number": limit}
+            )
+            return _claims(found.all())
         ids: list[uuid.UUID] = []
-        flags = connection.execute(queries.priorities_due(table, queue, conditions)).one()
+        flags = connection.execute(statements.priorities_due(table, shape), _only(shape, asked)).one()
         for priority in (number for number, is_due in zip(queries.PRIORITIES, flags, strict=True) if is_due):
             if len(ids) < limit:
-                ids += connection.scalars(queries.due_in_priority(table, queue, priority, conditions, limit - len(ids)))
-        return _take_ids(connection, table, ids, values)
+                wanted = _only(shape, asked) | {"a_priority": priority, "a_number": limit - len(ids)}
+                ids += connection.scalars(statements.due_in_priority(table, shape), wanted)
+        if not ids:
+            return []
+        connection.execute(statements.take_ids(table, lease), given | {"ids": ids})
+        return _claims(connection.execute(statements.taken(table), {"a_claim": given["a_claim"], "ids": ids}).all())
 
 
 def claim_one(
@@ -62,7 +71,7 @@ def claim_one(
 def claims_under(engine: Engine, table: Table, claim_id: uuid.UUID) -> list[Claim]:
     """What is claimed under this id: for a claim whose COMMIT was not answered."""
     with engine.begin() as connection:
-        return [Claim.of(row) for row in connection.execute(queries.under(table, claim_id)).all()]
+        return _claims(connection.execute(queries.under(table, claim_id)).all())
 
 
 def settle(engine: Engine, table: Table, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
@@ -186,20 +195,39 @@ def crashed_reason(crashes: int, how: str) -> str:
     return f"crashed: {crashes} starts in a row were lost with their process; at the last, {how}"
 
 
+@contextmanager
+def begun(where: Engine | Connection) -> Iterator[Connection]:
+    """A transaction on a connection of its own, or on this one."""
+    if isinstance(where, Engine):
+        with where.begin() as connection:
+            yield connection
+    else:
+        with where.begin():
+            yield where
+
+
+def _only(shape: statements.Shape, asked: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a statement of this shape has."""
+    said = {"since": shape.began, "some_targets": shape.targets, "other_targets": shape.besides}
+    return {name: value for name, value in asked.items() if said.get(name, True)}
+
+
+def _claims(rows: Sequence[Any]) -> list[Claim]:
+    return sorted(map(Claim._make, rows), key=_urgency)
+
+
+_urgency = attrgetter("priority", "due_at", "id")
+
+
 def _take(connection: Connection, table: Table, found: Any, values: Values) -> list[Claim]:
-    rows = connection.execute(queries.take(table, found, values)).all()
-    return [Claim.of(row) for row in sorted(rows, key=_urgency)]
+    return _claims(connection.execute(queries.take(table, found, values)).all())
 
 
 def _take_ids(connection: Connection, table: Table, ids: list[uuid.UUID], values: Values) -> list[Claim]:
     if not ids:
         return []
     connection.execute(queries.take_ids(table, ids, values))
-    rows = connection.execute(queries.taken(table, values["claim_id"], ids)).all()
-    return [Claim.of(row) for row in sorted(rows, key=_urgency)]
-
-
-_urgency: Callable[[Any], Any] = lambda row: (row.priority, row.due_at, row.id)  # noqa: E731
+    return _claims(connection.execute(queries.taken(table, values["claim_id"], ids)).all())
 
 
 def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
