@@ -88,8 +88,9 @@ def _text_of(claim: Claim) -> str:
     return unseal(claim.encoded_args, encryptor_named(claim.encryptor), context)
 
 
-def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence) -> object:
-    """Make the call: what the target returned, or `Raised`. What is known never to have run is an error."""
+def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence | None) -> object:
+    """Make the call, with a fence where it wants a session: what the target returned, or `Raised`. What is known never
+    to have run is an error."""
     token = performing.set(CurrentAttempt(claim.id, claim.number, call.deadline(claim)))
     try:
         return _checked(site.lane, _made(site, call, fence))
@@ -97,9 +98,10 @@ def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence) -> object:
         performing.reset(token)
 
 
-def _made(site: Site, call: PreparedCall, fence: Fence) -> object:
+def _made(site: Site, call: PreparedCall, fence: Fence | None) -> object:
     function: Callable[..., Any] = partial(call.method.callable, **call.arguments)
     if call.session_class is not None:
+        assert fence is not None
         session = fence.session(call.session_class, site.source.session_class, site.source.session_options)
         function = partial(call.method.callable, session, **call.arguments)
     if call.method.signature.is_async:

@@ -181,6 +181,14 @@ def limit_transaction(connection: Connection, seconds: float) -> None:
         _set_session(connection, max(1, int(seconds)), max(1, int(seconds)))
 
 
+def limit_session(connection: Connection, seconds: float) -> None:
+    """The same for a connection that is kept, once and for all, on MariaDB and MySQL. PostgreSQL is told by the statement
+    that locks, since a pooler in between may give each transaction another session."""
+    if connection.dialect.name in MYSQL:
+        limit_transaction(connection, seconds)
+        connection.rollback()
+
+
 def unlimit_session(connection: Connection) -> None:
     """Take back what `limit_transaction` left on the session, before the connection returns to its pool."""
     if connection.dialect.name in MYSQL:

@@ -2,6 +2,7 @@
 and all that touches the database runs in a greenlet on it, so that there is one body of code for both."""
 
 import asyncio
+import contextlib
 import contextvars
 import traceback
 from collections.abc import Callable, Coroutine
@@ -9,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.util import await_only, greenlet_spawn  # wants greenlet only when used
 
+from async_task.dialects import limit_session
 from async_task.engines import Source
+from async_task.policies import LOCKED_LIMIT
 
 T = TypeVar("T")
 
@@ -33,9 +36,31 @@ class Lane:
         self.engine: Engine = source.private() if private else source.shared()
         self._owns = private or self.engine.pool is not source.pool
         self._runner: asyncio.Runner | None = None
+        self._connection: Connection | None = None
 
     def run(self, work: Callable[[], T]) -> T:
         """Do `work`, which may use the database."""
+        return work()
+
+    @property
+    def connection(self) -> Connection:
+        """One that stays open, for what is done again and again. Inside of `run`, or of `meanwhile`."""
+        if self._connection is None:
+            self._connection = self.engine.connect()
+            limit_session(self._connection, LOCKED_LIMIT.total_seconds())
+        return self._connection
+
+    def drop_connection(self) -> None:
+        """It met an error: end it, with whatever it had begun, and open another one when it is asked for."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.invalidate()
+            with contextlib.suppress(Exception):
+                connection.close()
+
+    def meanwhile(self, work: Callable[[], T]) -> T:
+        """Do `work`, which may use `connection`, on another thread while this lane makes a `call`."""
         return work()
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -57,8 +82,15 @@ class Lane:
         """End the loop, and the connections that are this lane's own."""
         if self._runner is not None:
             self._runner.close()
+        self._end_connection()
         if self._owns:
             self.engine.dispose()
+
+    def _end_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +121,12 @@ class AsyncLane(Lane):
         context = contextvars.copy_context()
         return await_only(self._loop.get_loop().run_in_executor(self._thread, lambda: context.run(_tried, function)))
 
+    def meanwhile(self, work: Callable[[], T]) -> T:
+        # The call has left the loop, which waits for it: there, and nowhere else, the connection may be used.
+        return asyncio.run_coroutine_threadsafe(_spawned(work), self._loop.get_loop()).result()
+
     def close(self) -> None:
+        self.run(self._end_connection)
         self.run(self.engine.dispose)
         self._thread.shutdown()
         self._loop.close()

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Table, insert, select, update
 from sqlalchemy.exc import DBAPIError
@@ -23,6 +23,14 @@ from async_task.transitions import Values, claiming, ending, parking, recovering
 
 CRASH_LIMIT = 3
 PAGE = 500
+
+
+class Written(NamedTuple):
+    """What is to be written of one performing."""
+
+    claim: Claim
+    decision: Decision
+    failure: Failure | None
 
 
 def claim_due(
@@ -92,6 +100,42 @@ def write_outcome(
     elif decision.status in (Status.FAILED, Status.EXPIRED):
         _record(connection, table, claim.id, decision.status.value, decision.reason, number=claim.number)
     return True
+
+
+def lock_all(connection: Connection, table: Table, claims: Sequence[Claim], limit: dt.timedelta) -> set[uuid.UUID]:
+    """Lock the rows of these claims, which were taken together, for at most `limit` each time that nothing happens.
+    Answers the ids of those that still stand."""
+    milliseconds = str(max(1, int(limit.total_seconds() * 1000)))
+    given = _of_all(claims) | ({"a_limit": milliseconds} if connection.dialect.name == "postgresql" else {})
+    return {row[0] for row in connection.execute(statements.lock(table, connection.dialect.name), given)}
+
+
+def write_all(
+    connection: Connection, table: Table, written: Sequence[Written], unstarted: Sequence[Claim] = ()
+) -> bool:
+    """Write the outcomes of claims that were taken together, and give those back that were not started. False when
+    somebody else was first with one: then nothing of this may be committed."""
+    name = connection.dialect.name
+    succeeded = [one.claim for one in written if one.decision.status is Status.SUCCEEDED]
+    if succeeded:
+        found = connection.execute(statements.succeed(table, name), _of_all(succeeded)).rowcount
+        if found != len(succeeded):
+            return False
+    if unstarted:
+        connection.execute(statements.give_back(table, name), _of_all(unstarted))
+    others = (one for one in written if one.decision.status is not Status.SUCCEEDED)
+    return all(write_outcome(connection, table, *one) for one in others)
+
+
+def give_back(where: Engine | Connection, table: Table, claims: Sequence[Claim]) -> None:
+    """Give claims that were taken together, and not started, back where they stood, uncharged."""
+    with begun(where) as connection:
+        connection.execute(statements.give_back(table, connection.dialect.name), _of_all(claims))
+
+
+def extend(connection: Connection, table: Table, claim: Claim, lease: dt.timedelta) -> None:
+    """Let a claim be believed without a lock for another lease."""
+    connection.execute(statements.extend(table, connection.dialect.name, lease), _of_all([claim]))
 
 
 def park(engine: Engine, table: Table, claim: Claim, after: dt.timedelta, reason: str, *, started: bool) -> bool:
@@ -217,6 +261,10 @@ def _claims(rows: Sequence[Any]) -> list[Claim]:
 
 
 _urgency = attrgetter("priority", "due_at", "id")
+
+
+def _of_all(claims: Sequence[Claim]) -> dict[str, Any]:
+    return {"ids": [one.id for one in claims], "a_claim": claims[0].claim_id}
 
 
 def _take(connection: Connection, table: Table, found: Any, values: Values) -> list[Claim]:
