@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Engine, MetaData, Table, inspect, select
+from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.schema import CreateSchema
 
 from async_task.attempt import BaseAttempt
@@ -37,14 +37,15 @@ def create(engine: Engine, model: type[BaseAttempt]) -> None:
 
 def check(engine: Engine, model: type[BaseAttempt]) -> None:
     """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
-    found = inspect(engine)
-    missing = [table.fullname for table in tables_of(model) if not found.has_table(table.name, schema=table.schema)]
+    with engine.begin() as connection:
+        found = inspect(connection)
+        missing = [table.fullname for table in tables_of(model) if not found.has_table(table.name, schema=table.schema)]
+        version = None if missing else _version(connection, model)
     if missing:
         raise SchemaMismatch(
             f"the database has no table {sorted(missing)[0]!r}: make it with `async-task install`, "
             "or at once with `async-task install --apply`"
         )
-    version = version_in(engine, model)
     if version is not None:
         _refuse_other(version)
 
@@ -52,10 +53,13 @@ def check(engine: Engine, model: type[BaseAttempt]) -> None:
 def version_in(engine: Engine, model: type[BaseAttempt]) -> int | None:
     """The version of the tables in this database; None where none is, or none is said."""
     table = beside(table_of(model)).version
-    if not inspect(engine).has_table(table.name, schema=table.schema):
-        return None
     with engine.begin() as connection:
-        return connection.scalar(select(table.c.version))
+        is_there = inspect(connection).has_table(table.name, schema=table.schema)
+        return _version(connection, model) if is_there else None
+
+
+def _version(connection: Connection, model: type[BaseAttempt]) -> int | None:
+    return connection.scalar(select(beside(table_of(model)).version.c.version))
 
 
 def _refuse_other(version: int) -> None:
