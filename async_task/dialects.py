@@ -245,8 +245,8 @@ def limit_transaction(connection: Connection, seconds: float) -> None:
 
 
 def limit_session(connection: Connection, seconds: float) -> None:
-    """The same for a connection that is kept, once and for all, on MariaDB and MySQL. PostgreSQL is told by the statement
-    that locks, since a pooler in between may give each transaction another session."""
+    """The same for a connection that is kept, once and for all, on MariaDB and MySQL. PostgreSQL is told by each
+    statement that locks, since a pooler in between may give each transaction another session."""
     if connection.dialect.name in MYSQL:
         limit_transaction(connection, seconds)
         connection.rollback()

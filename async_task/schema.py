@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Engine, MetaData, Table, inspect, select
+from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.schema import CreateSchema
 
 from async_task.attempt import BaseAttempt
@@ -37,11 +37,12 @@ def create(engine: Engine, model: type[BaseAttempt]) -> None:
 
 def check(engine: Engine, model: type[BaseAttempt]) -> None:
     """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
-    version = version_in(engine, model)
-    if version is not None:
-        _refuse_other(version)
-    found = inspect(engine)
-    missing = [table.fullname for table in tables_of(model) if not found.has_table(table.name, schema=table.schema)]
+    with engine.begin() as connection:
+        version = _version_in(connection, model)
+        if version is not None:
+            _refuse_other(version)
+        found = inspect(connection)
+        missing = [table.fullname for table in tables_of(model) if not found.has_table(table.name, schema=table.schema)]
     if missing:
         raise SchemaMismatch(
             f"the database has no table {sorted(missing)[0]!r}: make it with `async-task install`, "
@@ -51,11 +52,14 @@ def check(engine: Engine, model: type[BaseAttempt]) -> None:
 
 def version_in(engine: Engine, model: type[BaseAttempt]) -> int | None:
     """The version of the tables in this database; None where none is, or none is said."""
-    table = beside(table_of(model)).version
-    if not inspect(engine).has_table(table.name, schema=table.schema):
-        return None
     with engine.begin() as connection:
-        return connection.scalar(select(table.c.version))
+        return _version_in(connection, model)
+
+
+def _version_in(connection: Connection, model: type[BaseAttempt]) -> int | None:
+    table = beside(table_of(model)).version
+    is_there = inspect(connection).has_table(table.name, schema=table.schema)
+    return connection.scalar(select(table.c.version)) if is_there else None
 
 
 def _refuse_other(version: int) -> None:
