@@ -4,7 +4,20 @@ import datetime as dt
 import weakref
 from typing import Any
 
-from sqlalchemy import Float, column, event, func, literal, literal_column, select, table
+from sqlalchemy import (
+    BigInteger,
+    Float,
+    Sequence,
+    Table,
+    cast,
+    column,
+    event,
+    func,
+    literal,
+    literal_column,
+    select,
+    table,
+)
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.ext.compiler import compiles
@@ -103,6 +116,56 @@ def _sqlite_clock(element: _Clock, compiler: SQLCompiler, **kw: Any) -> str:
     shifts = [func.printf(literal_column("'%+.3f seconds'"), seconds) for seconds in element.clauses]
     clock = func.strftime(literal_column("'%Y-%m-%d %H:%M:%f000'"), literal_column("'now'"), *shifts)
     return compiler.process(clock, **kw)
+
+
+def sequence_of(attempts: Table) -> Sequence:
+    """PostgreSQL's sequence from which an attempts table numbers its keyed rows; it lies in the table's schema."""
+    return Sequence(f"sq_{attempts.name}_order", schema=attempts.schema)
+
+
+class numbered(FunctionElement[int]):
+    """The `seq` of a row of this key that is inserted now: past that of every row of the key that is committed. Nobody
+    waits for anybody for it, so that rows of transactions that are open at the same time have no order among them."""
+
+    name = "numbered"
+    inherit_cache = True
+    type = BigInteger()
+
+    def __init__(self, attempts: Table, key: str) -> None:
+        line = attempts.alias("line")
+        same = (line.c.status == literal_column("'pending'"), line.c.order_key == literal(key, line.c.order_key.type))
+        last = select(func.coalesce(func.max(line.c.seq), 0)).where(*same).correlate(None).scalar_subquery()
+        super().__init__(sequence_of(attempts).next_value(), last)
+
+
+@compiles(numbered)
+@compiles(numbered, "postgresql")
+def _numbered(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
+    following, _ = element.clauses
+    return compiler.process(following, **kw)
+
+
+@compiles(numbered, "mysql")
+@compiles(numbered, "mariadb")
+def _mysql_number(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
+    # Begins anew, higher, when the server does. Without the server's own number, with which it is too large for us.
+    return compiler.process(func.uuid_short().op("&")(literal_column(str(2**56 - 1))), **kw)
+
+
+@compiles(numbered, "sqlite")
+def _sqlite_number(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
+    # There is one writer at a time. The clock (in milliseconds) is for rows that come back: they are older than others.
+    _, last = element.clauses
+    clock = cast(func.julianday(literal_column("'now'"), type_=Float()) * literal_column("86400000"), BigInteger)
+    return compiler.process(func.max(last + literal_column("1"), clock), **kw)
+
+
+def take_numbers(connection: Connection, attempts: Table, count: int) -> list[int] | None:
+    """The `seq` of `count` rows that are inserted now; None where each row's INSERT must ask for its own."""
+    if connection.dialect.name != "postgresql":
+        return None
+    following = select(sequence_of(attempts).next_value()).select_from(func.generate_series(1, count))
+    return list(connection.scalars(following))
 
 
 def locks_rows(dialect: Dialect) -> bool:

@@ -15,8 +15,8 @@ def tables_of(model: type[BaseAttempt]) -> list[Table]:
     """The tables of this model, with those of its inheritance, and the ones beside them."""
     root: Any = inspect(model).base_mapper
     mapped = {table for mapper in root.self_and_descendants for table in mapper.tables}
-    others = beside(table_of(model))
-    return [*sorted(mapped, key=lambda table: str(table.name)), others.events, others.workers, others.version]
+    o = beside(table_of(model))
+    return [*sorted(mapped, key=lambda table: str(table.name)), o.events, o.workers, o.queues, o.version]
 
 
 def create(engine: Engine, model: type[BaseAttempt]) -> None:
@@ -37,6 +37,9 @@ def create(engine: Engine, model: type[BaseAttempt]) -> None:
 
 def check(engine: Engine, model: type[BaseAttempt]) -> None:
     """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
+    version = version_in(engine, model)
+    if version is not None:
+        _refuse_other(version)
     found = inspect(engine)
     missing = [table.fullname for table in tables_of(model) if not found.has_table(table.name, schema=table.schema)]
     if missing:
@@ -44,9 +47,6 @@ def check(engine: Engine, model: type[BaseAttempt]) -> None:
             f"the database has no table {sorted(missing)[0]!r}: make it with `async-task install`, "
             "or at once with `async-task install --apply`"
         )
-    version = version_in(engine, model)
-    if version is not None:
-        _refuse_other(version)
 
 
 def version_in(engine: Engine, model: type[BaseAttempt]) -> int | None:

@@ -43,8 +43,7 @@ def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None
         _change(attempt, own, "retry_now", GIVEN_UP, reviving(table), reason)
     else:
         _change(attempt, own, "retry_now", PENDING, moving(table, None), reason)
-    if attempt.released:
-        arrive(own, inspect(type(attempt)), {attempt.queue: 1})
+    arrive(own, inspect(type(attempt)), {attempt.queue: 1})
 
 
 def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: str | None) -> None:
