@@ -138,7 +138,7 @@ class Listener:
             logger.warning("listening again")
 
     def _pause(self) -> float:
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._num_failures, 16))
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._num_failures, 16))
         return longest * random.uniform(0.25, 1.0)  # noqa: S311 - no secret
 
 
@@ -180,6 +180,7 @@ class _Ear(Protocol):
 
     def bounded(self, seconds: float) -> contextlib.AbstractContextManager[None]:
         """What is asked of the server meanwhile fails after so long."""
+        ...
 
     def close(self) -> None: ...
 
@@ -233,12 +234,13 @@ class _AsyncpgEar:
 
     def __init__(self, lane: Lane, connection: Connection, hear: Callable[[str], None]) -> None:
         self._lane = lane
-        self._driver: Any = connection.connection.driver_connection
+        driver: Any = connection.connection.driver_connection
+        self._driver = driver
         self._hear = hear
         self._loop = asyncio.get_running_loop()
         self._called = asyncio.Event()
-        self._driver.add_termination_listener(lambda _: self._called.set())
-        self._socket = _watched(self._driver._transport.get_extra_info("socket").fileno())
+        driver.add_termination_listener(lambda _: self._called.set())
+        self._socket = _watched(driver._transport.get_extra_info("socket").fileno())
 
     def listen(self, channel: str) -> None:
         await_only(self._driver.add_listener(channel, lambda _driver, _pid, _channel, text: self._hear(text)))

@@ -1,4 +1,4 @@
-"""Notices: on PostgreSQL, a NOTIFY to whoever sleeps, in the transaction that makes attempts due. Nobody asleep, none sent.
+"""Notices: on PostgreSQL, a NOTIFY to who sleeps, in the transaction that makes attempts due. Nobody asleep, none sent.
 
 1. One statement asks whether a worker is asleep and tells it. What it answers "nobody" to is believed for 20 ms.
 2. It must never cost the caller its transaction: it runs in a SAVEPOINT at first, and again once a minute.

@@ -10,8 +10,8 @@ FIRST = 0.005
 class Pace:
     """Seconds to wait until the next look: none after something was found, then 5, 10, 20 ... ms up to `poll`.
 
-    Each is drawn a quarter shorter or longer; at `poll`, 3 % shorter or longer: processes that idle do not come to look
-    together, they look as often as they were told, and 99 of 100 rows wait no longer than `poll`. `draw()`: from 0 to 1.
+    Each is up to a quarter shorter or longer; at `poll`, up to 3 %: processes that idle do not come to look together,
+    they look as often as they were told, and 99 of 100 rows wait no longer than `poll`. `draw()`: from 0 to 1.
     """
 
     def __init__(self, poll: float, draw: Callable[[], float] = random.random) -> None:

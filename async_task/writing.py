@@ -135,7 +135,7 @@ def add(model: type[M], made: Draft, session: object | None) -> M:
     if session is None:
         hold(own)
     if made.is_due_at_once:
-        arrive(own, inspect(model), {made.values["queue"]: 1})
+        arrive(own, mapper, {made.values["queue"]: 1})
     return attempt
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, Table, event, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from async_task import Attempt, AsyncTask, target
+from async_task import AsyncTask, Attempt, target
 from async_task.bell import Bell, bell_of
 from clockwork import row_of
 from outbox import HookedAttempt, act_in_session, effects, will
