@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy import inspect as inspect_database
 from sqlalchemy.orm import Session
 
-from async_task import schema
+from async_task import notices, schema
 from async_task.attempt import Attempt, BaseAttempt
 from async_task.backlog import Scope
 from async_task.batches import BatchReport, Progress
@@ -44,7 +44,8 @@ class AsyncTask:
     `database`: a URL, Engine, AsyncEngine, sessionmaker or async_sessionmaker. `model`: the attempts' model.
     `modules`: imported here, so that the targets in them are registered. `encryptors`: known by name from now on.
     `lease`: seconds or timedelta for which a claim is believed without a lock. `attempt_job`, `batch_job`: your
-    subclasses. Raises ConfigurationError.
+    subclasses. `notify`: whether this process tells workers that sleep of new attempts, on PostgreSQL, by a NOTIFY;
+    without it, others find them by polling. Raises ConfigurationError.
 
     Its verbs are synchronous, also over an AsyncEngine; in a coroutine, `await asyncio.to_thread(app.run_batch)`.
     """
@@ -59,6 +60,7 @@ class AsyncTask:
         lease: Duration = 5,
         attempt_job: type[BaseAttemptJob] = AttemptJob,
         batch_job: type[BaseAttemptBatchJob] = AttemptBatchJob,
+        notify: bool = True,
     ) -> None:
         self._source = Source(database)
         _check_model(model)
@@ -67,6 +69,7 @@ class AsyncTask:
         names = _names(modules)
         for encryptor in _listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
             know(encryptor)
+        notices.switch(table_of(model), notify)
         self._model = model
         self._lease = duration(lease, name="lease")
         if self._lease < dt.timedelta(milliseconds=30):

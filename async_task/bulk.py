@@ -1,13 +1,16 @@
 """Many calls in one statement: the door for Core users, and for whoever writes down thousands."""
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
+from async_task.arrivals import arrive, arrive_by
 from async_task.dialects import copies_rows, numbered, take_numbers, written
 from async_task.errors import AsyncTaskError, InvalidArguments
 from async_task.sessions import blocking_session
@@ -21,6 +24,7 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
     """
     mapper, table = single_table(model, "create_many")
     drafts = [_draft(number, row) for number, row in enumerate(rows)]
+    session: Session | None = None
     if isinstance(where, Connection):
         connection = where
     else:
@@ -39,6 +43,11 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
         _copy(connection, table, values)
     else:
         _insert(connection, table, values)
+    counts = Counter(one.values["queue"] for one in drafts if one.is_due_at_once)
+    if session is None:
+        arrive_by(connection, table, counts)
+    else:
+        arrive(session, mapper, counts)
     return [one["id"] for one in values]
 
 

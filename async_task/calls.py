@@ -17,7 +17,7 @@ from async_task.encryption import NullEncryptor, context_of, encryptor_named, un
 from async_task.errors import ConfigurationError, DecryptionFailed
 from async_task.failures import secrets_in
 from async_task.fence import Fence
-from async_task.lanes import Lane, Raised
+from async_task.lanes import Lane, Raised, kept
 from async_task.policies import LOCKED_LIMIT
 from async_task.signatures import PLAIN
 from async_task.site import Site
@@ -98,6 +98,15 @@ def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence | None) -> o
         performing.reset(token)
 
 
+async def make_coroutine(claim: Claim, call: PreparedCall) -> object:
+    """The same on an event loop, for a coroutine function that wants no session of ours."""
+    performing.set(CurrentAttempt(claim.id, claim.number, call.deadline(claim)))  # of this task alone
+    answer = await kept(_timed(partial(call.method.callable, **call.arguments), call.timeout))
+    while inspect.iscoroutine(answer):
+        answer = await kept(answer)
+    return _refused(answer)
+
+
 def _made(site: Site, call: PreparedCall, fence: Fence | None) -> object:
     function: Callable[..., Any] = partial(call.method.callable, **call.arguments)
     if call.session_class is not None:
@@ -116,8 +125,13 @@ async def _timed(function: Callable[..., Any], timeout: dt.timedelta | None) -> 
 
 
 def _checked(lane: Lane, answer: object) -> object:
-    if inspect.iscoroutine(answer):
-        answer = lane.wait(answer)
+    return _refused(lane.wait(answer) if inspect.iscoroutine(answer) else answer)
+
+
+def _refused(answer: object) -> object:
+    """The answer; `Raised` where it is none that can be brought to an outcome."""
+    if answer is None:
+        return None
     if inspect.isgenerator(answer) or inspect.isasyncgen(answer) or inspect.isawaitable(answer):
         return Raised(TypeError(f"the target answered a {type(answer).__name__}, which nobody has run"))
     if isinstance(answer, BaseException) or answer is Again:

@@ -206,6 +206,11 @@ def copies_rows(dialect: Dialect) -> bool:
     return dialect.name == "postgresql" and dialect.driver in ("psycopg", "psycopg_async")
 
 
+def notifies(dialect: Dialect) -> bool:
+    """Whether a transaction can tell other processes that it committed: PostgreSQL's NOTIFY."""
+    return dialect.name == "postgresql"
+
+
 def server_uptime(connection: Connection) -> float | None:
     """Seconds since the database server started; None where there is no server, or where it does not tell."""
     name = connection.dialect.name

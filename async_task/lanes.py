@@ -4,6 +4,7 @@ and all that touches the database runs in a greenlet on it, so that there is one
 import asyncio
 import contextlib
 import contextvars
+import time
 import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,7 @@ class Lane:
         if self._runner is None:
             self._runner = asyncio.Runner()
         runner = self._runner
-        return _uncanceled(lambda: runner.run(_kept(work), context=contextvars.copy_context()))
+        return _uncanceled(lambda: runner.run(kept(work), context=contextvars.copy_context()))
 
     def call(self, function: Callable[[], Any]) -> Any:
         """What a plain function that uses no session of ours returned, or `Raised`. Inside of `run`."""
@@ -114,7 +115,7 @@ class AsyncLane(Lane):
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         # In a task of its own, as in `Lane.wait`: what the target does to its task must not befall the lane.
-        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(_kept(work))))
+        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(kept(work))))
 
     def call(self, function: Callable[[], Any]) -> Any:
         # In a thread without a running loop: a plain function may want to start one.
@@ -132,6 +133,20 @@ class AsyncLane(Lane):
         self._loop.close()
 
 
+class LoopLane(Lane):
+    """On the event loop that runs, for work in its greenlets, many at a time, with connections of this loop alone."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source, private=True)
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(kept(work))))
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        context = contextvars.copy_context()
+        return await_only(asyncio.get_running_loop().run_in_executor(None, lambda: context.run(_tried, function)))
+
+
 def open_lane(source: Source, *, private: bool = False) -> Lane:
     """A lane of the kind that `source` needs; `private`: with connections that no other lane or process shares."""
     lane = AsyncLane(source) if source.is_async else Lane(source, private=private)
@@ -147,7 +162,8 @@ async def _spawned(work: Callable[[], T]) -> T:
     return await greenlet_spawn(work)
 
 
-async def _kept(work: Coroutine[Any, Any, Any]) -> Any:
+async def kept(work: Coroutine[Any, Any, Any]) -> Any:
+    """What it returned, or `Raised`."""
     # Here, inside of the loop: SystemExit and KeyboardInterrupt would tear the loop down.
     try:
         return await work
@@ -175,6 +191,14 @@ def _raised(error: BaseException) -> Raised:
         # What the call has taken is needed to write down that it failed.
         traceback.clear_frames(error.__traceback__)
     return Raised(error)
+
+
+def rest(seconds: float) -> None:
+    """Sleep, and let others run meanwhile: a thread, or the loop of this greenlet."""
+    if has_loop_running():
+        await_only(asyncio.sleep(seconds))
+    else:
+        time.sleep(seconds)
 
 
 def has_loop_running() -> bool:

@@ -22,7 +22,7 @@ from async_task.dialects import is_statement_timeout
 from async_task.errors import ClaimLost, InvalidState
 from async_task.failures import Failure, describe
 from async_task.fence import CommittedInside, Fence, passing_error
-from async_task.lanes import Raised
+from async_task.lanes import Raised, rest
 from async_task.outcomes import (
     Decision,
     Expired,
@@ -105,7 +105,7 @@ def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
             is_passing = isinstance(error, (OperationalError, PoolTimeout)) or passing_error(error) is not None
             if not is_passing or time.monotonic() + pause > until:
                 raise
-        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
+        rest(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
         pause = min(2 * pause, 1.2)  # so that whoever comes back is met within 2 s
 
 

@@ -110,7 +110,7 @@ class Shift:
         if claim.is_suspect and self._can_quarantine():
             return self._perform_suspect(lane, claim)
         try:
-            return perform(self._site(lane), claim, self.heartbeat.holding)
+            return perform(self.site_on(lane), claim, self.heartbeat.holding)
         except BaseException:
             self._give_back(lane, claim)
             raise
@@ -137,7 +137,8 @@ class Shift:
         with contextlib.suppress(Exception):
             lane.run(give)
 
-    def _site(self, lane: Lane) -> Site:
+    def site_on(self, lane: Lane) -> Site:
+        """Where attempts are performed on this lane."""
         return Site(self.source, self.model, self.table, lane)
 
     def _claimed(
@@ -166,7 +167,7 @@ class Shift:
             except Died as death:
                 how = str(death)
             except NotPerformed as unable:
-                site, started = self._site(lane), unable.started
+                site, started = self.site_on(lane), unable.started
                 return lane.run(partial(park, site, claim, str(unable), started=started))
         logger.warning("attempt %s: %s", claim.id, how)
         status = insist(lambda: lane.run(lambda: transactions.lose(lane.engine, self.table, claim, how)))
@@ -180,7 +181,7 @@ class Shift:
     def _in_child(self) -> Iterator[Callable[[Claim], Outcome]]:
         """In a child of the quarantine: what performs a claim there, with connections of its own."""
         with open_lane(self.source, private=True) as lane:
-            yield lambda claim: perform(self._site(lane), claim, held_elsewhere)
+            yield lambda claim: perform(self.site_on(lane), claim, held_elsewhere)
 
     def _can_quarantine(self) -> bool:
         if self._quarantine.is_ready:

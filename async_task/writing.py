@@ -10,6 +10,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Mapper, Session
 
 from async_task.ambient import ambient_session, hold
+from async_task.arrivals import arrive
 from async_task.dialects import MYSQL, numbered, written
 from async_task.encoding import encode
 from async_task.encryption import Encryptor, NullEncryptor, context_of, encryptor_named, know, seal
@@ -29,6 +30,10 @@ class Draft:
 
     values: dict[str, Any]
     max_age: dt.timedelta | None
+
+    @property
+    def is_due_at_once(self) -> bool:
+        return self.values["scheduled_at"] is None
 
     @property
     def order_key(self) -> str | None:
@@ -129,6 +134,8 @@ def add(model: type[M], made: Draft, session: object | None) -> M:
     own.add(attempt)
     if session is None:
         hold(own)
+    if made.is_due_at_once:
+        arrive(own, mapper, {made.values["queue"]: 1})
     return attempt
 
 
@@ -142,8 +149,11 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
     own = ambient_session() if asked is None else blocking_session(asked)
     own.flush()
     there = _insert_unless_there(own, mapper, table, made)
-    if asked is None and there.id == made.values["id"]:
-        hold(own)
+    if there.id == made.values["id"]:
+        if asked is None:
+            hold(own)
+        if made.is_due_at_once:
+            arrive(own, mapper, {made.values["queue"]: 1})
     return there
 
 
