@@ -10,6 +10,7 @@ import datetime as dt
 import logging
 import threading
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -59,6 +60,8 @@ class Coroutines:
         self._freed = freed
         self._changed = threading.Condition()
         self._num_running = 0
+        self._running: dict[uuid.UUID, Claim] = {}
+        self._is_abandoned = False
         self._answered: list[Answered] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,6 +91,8 @@ class Coroutines:
         """Begin these calls, for which slots were reserved."""
         if calls:
             self._shift.heartbeat.hold([claim.id for claim, _ in calls])
+            with self._changed:
+                self._running.update((claim.id, claim) for claim, _ in calls)
             self._begun().call_soon_threadsafe(self._begin, calls)
 
     def wait(self, seconds: float) -> bool:
@@ -95,10 +100,14 @@ class Coroutines:
         with self._changed:
             return self._changed.wait_for(lambda: not self._num_running, timeout=seconds)
 
-    def cancel(self) -> None:
-        """Cancel what still runs. What was canceled is an error of its call, as any other."""
+    def abandon(self) -> list[Claim]:
+        """Cancel what still runs, and forget it: the claims that are to be given back."""
+        with self._changed:
+            self._is_abandoned = True
+            running = list(self._running.values())
         if self._loop is not None:
             self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tuple(self._tasks)])
+        return running
 
     def close(self) -> None:
         """End both threads. What still runs is left to whoever finds its claim."""
@@ -155,8 +164,9 @@ class Coroutines:
 
     def _note(self, answered: Answered) -> None:
         with self._changed:
-            self._answered.append(answered)
-            self._changed.notify_all()
+            if not self._is_abandoned:
+                self._answered.append(answered)
+                self._changed.notify_all()
 
     # On the thread that writes.
 
@@ -207,6 +217,8 @@ class Coroutines:
 
     def _end(self, claim: Claim, outcome: Outcome | None) -> None:
         self._shift.heartbeat.let_go((claim.id,))
+        with self._changed:
+            self._running.pop(claim.id, None)
         if outcome is not None:
             self._ended(outcome)
         self.free(1)

@@ -86,6 +86,7 @@ def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
             return Settled(
                 park(site, claim, f"its row could not be locked: {describe(problem).summary}", started=False)
             )
+        site.lane.fence_connection = fence.connection
         began = time.monotonic()
         answer = make(site, claim, call, fence)
         return settle(site, claim, call, fence, answer, dt.timedelta(seconds=time.monotonic() - began))
@@ -93,6 +94,7 @@ def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
         fence.close()
         return after_lost_claim(site, claim, call)
     finally:
+        site.lane.fence_connection = None
         fence.close()
 
 

@@ -70,7 +70,13 @@ class Shift:
         return self._claimed(lane, claim, lambda found: found[0])
 
     def claim_due(
-        self, lane: Lane, queue: str, *, began: dt.datetime, suspects: bool, targets: Sequence[str] = ()
+        self,
+        lane: Lane,
+        queue: str,
+        *,
+        began: dt.datetime | None = None,
+        suspects: bool,
+        targets: Sequence[str] = (),
     ) -> Claim | None:
         """Take the most urgent due attempt of this queue, and of these targets where some are named: only what is
         started at once is claimed."""
@@ -114,6 +120,10 @@ class Shift:
         except BaseException:
             self._give_back(lane, claim)
             raise
+
+    def abandon(self) -> None:
+        """End the calls that are made in processes of their own."""
+        self._quarantine.close()
 
     def close(self) -> None:
         self.heartbeat.stop()

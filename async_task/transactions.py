@@ -19,7 +19,7 @@ from async_task.outcomes import Busy, Decision, Expired, NotDue, NotPending, Out
 from async_task.presence import alive_here
 from async_task.status import Status
 from async_task.tables import beside
-from async_task.transitions import Values, claiming, ending, parking, recovering, waiting
+from async_task.transitions import Values, claiming, ending, parking, recovering, surrendering, waiting
 
 CRASH_LIMIT = 3
 PAGE = 500
@@ -131,6 +131,30 @@ def give_back(where: Engine | Connection, table: Table, claims: Sequence[Claim])
     """Give claims that were taken together, and not started, back where they stood, uncharged."""
     with begun(where) as connection:
         connection.execute(statements.give_back(table, connection.dialect.name), _of_all(claims))
+
+
+def strays(engine: Engine, table: Table, worker: str) -> list[Claim]:
+    """Claims of this worker whose lease is past: unless their rows are locked, it has lost sight of them."""
+    with engine.begin() as connection:
+        return _claims(connection.execute(statements.strays(table), {"a_worker": worker}).all())
+
+
+def surrender(engine: Engine, table: Table, claims: Sequence[Claim]) -> set[uuid.UUID]:
+    """Give started claims back where they stood, although their calls may still go on. Rows that somebody has locked
+    are skipped. Answers the ids of those that need no more."""
+    reason = "its worker gave it up in the middle of the call"
+    done: set[uuid.UUID] = set()
+    for claim in claims:
+        with engine.begin() as connection:
+            row = connection.execute(queries.lock(table, claim.id, claim.claim_id, waits=False)).first()
+            if row is not None:
+                values = surrendering(reason)
+                connection.execute(queries.settle(table, claim.id, claim.claim_id, values))
+                _record(connection, table, claim.id, "parked", reason, number=claim.number)
+            standing = connection.execute(queries.standing(table, claim.id)).first()
+            if standing is None or standing.claim_id != claim.claim_id:
+                done.add(claim.id)
+    return done
 
 
 def extend(connection: Connection, table: Table, claim: Claim, lease: dt.timedelta) -> None:

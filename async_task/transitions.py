@@ -73,6 +73,11 @@ def returning(table: Table) -> Values:
     return {**UNCLAIMED, "updated_at": written(), "num_attempts": table.c.num_attempts - 1}
 
 
+def surrendering(reason: str) -> Values:
+    """Given back where it stood, in the middle of its call."""
+    return {**UNCLAIMED, "updated_at": written(), "last_error": reason}
+
+
 def recovering(table: Table, crash_limit: int, reason: str) -> Values:
     """The start was lost with its process: counted, and given back where it stood in the queue; at `crash_limit` in a
     row, failed."""
