@@ -379,44 +379,44 @@ def test_a_producers_transaction_lives_on_without(
 
 
 @on_postgresql
-def test_that_it_cannot_be_is_believed_for_ten_minutes(
+def test_that_it_cannot_be_is_believed_for_a_minute(
     engine: Engine, database: Database, hearer: Hearer, sleeper: None, clock: Callable[[float], None]
 ) -> None:
     with lacking("table", engine, database), Session(engine) as session:
         produce(session)
     with Session(engine) as session:
-        clock(599)
+        clock(59.9)
         produce(session)
         assert hearer.heard() == []
-        clock(1.1)
+        clock(0.2)
         produce(session)
         assert hearer.heard() == ["1 default"]
 
 
 @on_postgresql
-def test_after_a_minute_a_table_may_have_gone(
-    engine: Engine, database: Database, sleeper: None, clock: Callable[[float], None]
+@pytest.mark.parametrize("lack", ["table", "privilege"])
+def test_that_it_could_be_asked_a_moment_ago_promises_nothing(
+    lack: str, engine: Engine, database: Database, sleeper: None, hearer: Hearer
 ) -> None:
     with Session(engine) as session:
         produce(session)
-        clock(60.1)
-        with lacking("table", engine, database):
+    with lacking(lack, engine, database) as theirs:
+        with Session(theirs) as session:
             produce(session)
-    assert count(engine) == 2
+        with theirs.begin() as connection:
+            Attempt.create_many(connection, [CALL])
+    assert count(engine) == 3
+    assert hearer.heard() == ["1 default"]
 
 
 @on_postgresql
-def test_a_table_that_goes_within_a_minute_fails_one_transaction_loudly_and_no_further_one(
-    engine: Engine, database: Database, sleeper: None
+def test_no_savepoint_stays_open_on_a_connection_that_writes_on(
+    engine: Engine, sleeper: None, asked: list[str]
 ) -> None:
-    with Session(engine) as session:
-        produce(session)
-        with lacking("table", engine, database):
-            with pytest.raises(DBAPIError):
-                produce(session)
-            session.rollback()
-            produce(session)
-    assert count(engine) == 2
+    with engine.begin() as connection:
+        for _ in range(3):
+            Attempt.create_many(connection, [CALL])
+    assert asked.count("SAVEPOINT") == asked.count("RELEASE") == 3
 
 
 @on_postgresql
