@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Engine, Table, Text, bindparam, exists, func, select
+from sqlalchemy import Connection, Engine, Table, Text, bindparam, exists, func, select
 from sqlalchemy.engine import TwoPhaseTransaction
 from sqlalchemy.exc import DBAPIError
 
@@ -23,8 +23,8 @@ from async_task.tables import beside
 
 logger = logging.getLogger("async_task")
 SAVEPOINT = "async_task_notice"
-LONGEST_NAME = 63
-"""Of a channel, in bytes."""
+LONGEST_NAME, LONGEST_PAYLOAD = 63, 7_999
+"""Of a channel, and of what is said on it, in bytes."""
 SILENT = 60.0
 """Seconds after which a sleeper that has not beaten is taken for dead."""
 NOBODY_FOR = 0.02
@@ -71,14 +71,23 @@ def forget() -> None:
     _known.clear()
 
 
-def payload(queue: str, number: int) -> str:
-    return f"{number} {queue}"
+def payload(counts: Mapping[str, int]) -> str:
+    """Numbers of new rows and their queues, a line each: as many lines as fit. Who is woken by one looks anyway."""
+    lines: list[str] = []
+    room = LONGEST_PAYLOAD + 1  # the last line has no end
+    for queue, number in counts.items():
+        line = f"{number} {queue}"
+        room -= len(line.encode()) + 1
+        if room < 0:
+            break
+        lines.append(line)
+    return "\n".join(lines)
 
 
-def read_payload(text: str) -> tuple[str, int] | None:
-    """The queue, and how many rows are new in it; None for a text that is none of ours."""
-    number, space, queue = text.partition(" ")
-    return (queue, int(number)) if space and number.isascii() and number.isdigit() else None
+def read_payload(text: str) -> dict[str, int]:
+    """How many rows are new, by queue; nothing for a text that is none of ours."""
+    lines = (line.partition(" ") for line in text.split("\n"))
+    return {queue: int(number) for number, _, queue in lines if queue and number.isascii() and number.isdigit()}
 
 
 class _Known:
@@ -99,13 +108,12 @@ def _statement(table: Table) -> Any:
     sleeper = exists().where(
         workers.asleep, workers.job_type == table.name, workers.beat_at >= compared(-SILENT)
     )  # fmt: skip
-    news = func.unnest(bindparam("payloads", type_=ARRAY(Text()))).column_valued("payload")
-    return select(func.pg_notify(bindparam("channel", type_=Text()), news)).where(sleeper)
+    return select(func.pg_notify(bindparam("channel", type_=Text()), bindparam("payload", type_=Text()))).where(sleeper)
 
 
 def _was_heard(connection: Connection, known: _Known, counts: Mapping[str, int], *, ends: bool) -> bool | None:
     """Whether anybody was asleep, and is told; None where that cannot be asked."""
-    values = {"channel": known.channel, "payloads": [payload(queue, number) for queue, number in counts.items()]}
+    values = {"channel": known.channel, "payload": payload(counts)}
     dialect = connection.dialect
     is_safe = False
     try:
