@@ -109,7 +109,8 @@ def _tell(session: Session, arrivals: _Arrivals) -> None:
         if model not in arrivals.told:
             arrivals.told.add(model)
             if notices.may_tell(session.get_bind(**_where(model)).engine, _table(model)):
-                notices.tell(session.connection(bind_arguments=_where(model)), _table(model), counts)
+                connection = session.connection(bind_arguments=_where(model))
+                notices.tell(connection, _table(model), counts, ends=True)
 
 
 def _ring(session: Session, arrivals: _Arrivals) -> None:
