@@ -232,6 +232,7 @@ class AsyncTask:
     def check_schema(self) -> None:
         """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
         self._run("check_schema", lambda engine: schema.check(engine, self._model))
+        self._is_checked = True
 
     def schema_version(self) -> int | None:
         """The version of the tables that lie in the database; None where there are none, or none is said."""
@@ -272,8 +273,7 @@ class AsyncTask:
     def _check_once(self, verb: str) -> None:
         _refuse_loop(verb)
         if not self._is_checked:
-            self._run(verb, lambda engine: schema.check(engine, self._model))
-            self._is_checked = True
+            self.check_schema()
 
 
 def _refuse_loop(verb: str) -> None:

@@ -92,9 +92,9 @@ def own(server: Database) -> Iterator[Database]:
 
 
 def _where_files_are_quick() -> str | None:
-    """Memory, where there is plenty: none of these files shall outlive a loss of power, and to wait for the disk at each
-    commit is most of what SQLite costs."""
-    memory = pathlib.Path("/dev/shm")  # noqa: S108: the folder in it is of this user alone
+    """Memory, where there is plenty: no test takes the power away, and to wait for the disk at each commit is most of
+    what SQLite costs."""
+    memory = pathlib.Path("/dev/shm")  # noqa: S108 (the folder in it is of this user alone)
     is_plenty = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
     return str(memory) if is_plenty else None
 
