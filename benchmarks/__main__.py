@@ -1,4 +1,4 @@
-"""`make bench`, `make bench QUICK=1`, `make bench ONLY=drain,latency`, `make bench PEERS=0` or `PEERS=pgqueuer,chancy`."""
+"""`make bench`, also with `QUICK=1`, `ONLY=drain,latency`, `PEERS=0` or `PEERS=pgqueuer,chancy`."""
 
 import argparse
 import datetime as dt

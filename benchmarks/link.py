@@ -1,7 +1,7 @@
 """A link that is slower than loopback: each byte is held back for a while, in either direction.
 
-As a program: `python -m benchmarks.link FOLDER SECONDS`, from a port of 127.0.0.1, which it prints, to the socket of the
-PostgreSQL in that folder, until its standard input ends.
+As a program: `python -m benchmarks.link FOLDER SECONDS`, from a port of 127.0.0.1, which it prints, to the socket
+of the PostgreSQL in that folder, until its standard input ends.
 """
 
 import collections

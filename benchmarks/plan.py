@@ -39,7 +39,7 @@ QUICK = Plan(
     recovery=15, memory=10,
 )  # fmt: skip
 TINY = Plan(
-    name="tiny", rounds=1, within=None, transactions=5, bulk=50, drain=60, warm=10, single=20, longest=10, paced=5,
-    idle=0.2, beside=20, others=50, snapshot=0.5, producers=2, produce=0.1, recovery=10, memory=0.5,
+    name="tiny", rounds=1, within=None, transactions=5, bulk=50, drain=1_000, warm=10, single=200, longest=10, paced=5,
+    idle=0.2, beside=1_000, others=500, snapshot=0.5, producers=2, produce=0.1, recovery=10, memory=0.5,
 )  # fmt: skip
 PLANS = {plan.name: plan for plan in (FULL, QUICK, TINY)}

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from benchmarks import processor
-from benchmarks.child import Worker
+from benchmarks.child import Broken, Worker
 from benchmarks.measure import Column, Measure, Sample, Subject
 from benchmarks.stage import Stage
 from benchmarks.system import BARE, OURS
@@ -16,8 +16,8 @@ COLUMNS = (
     Column("server", "server CPU s per 1,000", 3),
 )
 HOW = (
-    "The jobs are there, the table is vacuumed and analysed, a checkpoint is done; then the worker starts. The clock runs "
-    "from the job after the warm-up (a tenth) until the last one is recorded as done in the database."
+    "The jobs are there, the table is vacuumed and analysed, a checkpoint is done; then the worker starts. The clock "
+    "runs from the job after the warm-up (a tenth) until the last one is recorded as done in the database."
 )
 
 
@@ -42,7 +42,8 @@ def drain(stage: Stage, subject: Subject, database: str, total: int, warm: int, 
         if recorded and done() >= total:
             stage.await_(lambda: stage.unfinished(subject.system, database) == 0, "all jobs were recorded", workers)
         ended, after = time.monotonic(), _times(stage, workers)
-        jobs = min(done(), total) - first
+        if not (jobs := min(done(), total) - first):
+            raise Broken("all was done before it could be measured: there are too few jobs in this plan")
     worker, server = (processor.spent(*one) / jobs * 1000 for one in zip(before, after, strict=True))
     sample: Sample = {"rate": jobs / (ended - began)}
     return {**sample, "worker": worker, "server": server} if processor.is_told() else sample
@@ -94,8 +95,8 @@ TWO = Measure("two", "Drain of no-op jobs, two processes", HOW, COLUMNS, _all, t
 SINGLE = Measure(
     "single",
     "One commit a job, one process",
-    f"{HOW} Each job has a transaction of its own: its row is locked, the call made, the outcome written, committed. The "
-    "bare loop knows beforehand which rows there are, claims nothing and counts nothing durably.",
+    f"{HOW} Each job has a transaction of its own: its row is locked, the call made, the outcome written, committed. "
+    "The bare loop knows beforehand which rows there are, claims nothing and counts nothing durably.",
     COLUMNS,
     _ours_and_bare,
     take_single,

@@ -35,8 +35,8 @@ def take(stage: Stage, subject: Subject) -> Sample:
 MEASURE = Measure(
     name="link",
     title="Drain over a link with a round trip of 0.5 ms",
-    said="As the drain, through a proxy on loopback that holds each byte back for 0.25 ms in either direction. The proxy "
-    "takes processor time of the same cores.",
+    said="As the drain, through a proxy on loopback that holds each byte back for 0.25 ms in either direction. The "
+    "proxy takes processor time of the same cores.",
     columns=(*COLUMNS[:2], Column("server", "server CPU s per 1,000", 3)),
     subjects=subjects,
     take=take,

@@ -50,7 +50,8 @@ MEASURE = Measure(
     name="recovery",
     title="After kill -9 of a worker with running jobs",
     said="Two jobs run in a worker, a second worker is idle beside it; the first is killed. Seconds until the jobs run "
-    "again, with default settings (dbos: its process is started again under the same id, which is what brings jobs back). All systems wait at the same time, each in a database of its own.",
+    "again, with default settings (dbos: its process is started again under the same id, which brings them back). All "
+    "systems wait at the same time, each in a database of its own.",
     columns=(
         Column("first", "s until the first", 2),
         Column("all", "s until both", 2),

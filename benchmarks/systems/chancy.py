@@ -134,10 +134,7 @@ class Chancy:
     def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
         from chancy import Worker
 
-        # Its jobs name their functions by module: that is this file, not the program's copy of it.
-        from benchmarks.systems import chancy as here
-
-        here.boards.append(board)
+        boards.append(board)
 
         async def work() -> None:
             async with _chancy(url) as chancy, Worker(chancy) as worker:

@@ -173,7 +173,7 @@ def _supervise(url: str, board: Board, options: dict[str, Any]) -> None:
     words = ["worker", "--app", "benchmarks.app:app", "--concurrency", str(options["lanes"])]
     told = {**os.environ, "BENCH_URL": url, "BENCH_BOARD": str(board.path)}
     command = [sys.executable, "-m", "async_task_cli", *words, "--processes", str(options["processes"])]
-    os.execve(sys.executable, command, told)
+    os.execve(sys.executable, command, told)  # noqa: S606
 
 
 def _work_in_batches(app: AsyncTask, lanes: int) -> None:
