@@ -49,7 +49,7 @@ class Child:
         if "cannot" in answer:
             raise Cannot(answer["cannot"])
         if "error" in answer:
-            raise Broken(f"{do}: {answer['error']}")
+            raise Broken(f"{do}: {answer['error'].strip().splitlines()[0]}")
         return answer["answer"]
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ class Stage:
         changes = {**self.ask(name, "fresh"), **(fresh or {})}
         newest = "ctid = (SELECT max(ctid) FROM {table})"  # PostgreSQL 14 and newer
         with self.server.connect(database) as connection:
-            _copy(connection, self.ask(name, "table"), count - 1, changes, newest)
+            _copy(connection, self.ask(name, "table"), count - 1, changes, newest, self.ask(name, "also"))
 
     def fill_finished(self, name: str, database: str, count: int) -> None:
         """So many jobs that are done, and in the table still. Raises Cannot where they are not."""
@@ -65,7 +65,7 @@ class Stage:
         with self.worker(name, database) as one:
             self.await_(lambda: self.unfinished(name, database) == 0, "one job was done", [one])
         with self.server.connect(database) as connection:
-            _copy(connection, self.ask(name, "table"), count - 1, self.ask(name, "fresh"), done)
+            _copy(connection, self.ask(name, "table"), count - 1, self.ask(name, "fresh"), done, self.ask(name, "also"))
 
     def unfinished(self, name: str, database: str) -> int:
         with self.server.connect(database) as connection:
@@ -104,7 +104,9 @@ class Stage:
         return self._templates[name]
 
 
-def _copy(connection: Connection[Any], table: str, count: int, fresh: dict[str, str], which: str) -> None:
+def _copy(
+    connection: Connection[Any], table: str, count: int, fresh: dict[str, str], which: str, also: list[str]
+) -> None:
     """`count` copies of the one row, with fresh values where rows must differ."""
     if count < 1:
         return
@@ -123,6 +125,8 @@ def _copy(connection: Connection[Any], table: str, count: int, fresh: dict[str, 
     place, names = Identifier(schema or "public", name), SQL(", ").join(map(Identifier, columns))
     row = _raw(which).format(table=place)
     connection.execute(SQL(statement).format(table=place, columns=names, new=new, which=row, count=Literal(count)))
+    for more in also:
+        connection.execute(_raw(more))
 
 
 def _raw(text: Any) -> SQL:

@@ -39,6 +39,8 @@ class System(Protocol):
     """Where its jobs lie."""
     fresh: Mapping[str, str]
     """For a copy of a job's row (number `n`): SQL for each column that differs; "DEFAULT" for the column's own."""
+    also: tuple[str, ...]
+    """SQL that gives the copies what else belongs to a job."""
     unfinished: str
     """SQL: how many jobs are not recorded as done. Only asked when all have been called."""
     finished: str | None
@@ -81,7 +83,8 @@ class System(Protocol):
         ...
 
     def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
-        """Perform jobs until SIGTERM. `options`: "single" (one commit a job), "lanes", "kind", "poll", "processes"."""
+        """Perform jobs until SIGTERM. `options`: "single" (one commit a job), "lanes", "kind", "processes",
+        "defaults" (nothing that was set for speed)."""
         ...
 
 

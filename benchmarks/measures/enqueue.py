@@ -31,7 +31,8 @@ MEASURE = Measure(
     name="enqueue",
     title="A job in a transaction with one business INSERT",
     said="One connection; each transaction is one INSERT into a table of the application, with and without a job that "
-    "is enqueued in it, through the system's own door for that. The overhead is the time with it over the time without.",
+    "is enqueued in it, through the system's own door for that. The overhead is the time with it over "
+    "the time without.",
     columns=(Column("overhead", "x", 2), Column("without", "tx/s without"), Column("with", "tx/s with")),
     subjects=subjects,
     take=take,

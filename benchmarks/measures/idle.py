@@ -16,7 +16,7 @@ def subjects(stage: Stage) -> list[Subject]:
 
 
 def take(stage: Stage, subject: Subject) -> Sample:
-    with stage.database(subject.system) as database, stage.worker(subject.system, database) as worker:
+    with stage.database(subject.system) as database, stage.worker(subject.system, database, defaults=True) as worker:
         url = stage.server.url(database)
         stage.ask(subject.system, "enqueue", url=url, kind="noop", numbers=[0], delay=0.0)
         stage.await_(lambda: worker.board.count >= 1, "the worker was awake", [worker])

@@ -34,7 +34,8 @@ def _at(ordered: list[float], share: float) -> float:
 
 HOW = (
     "The worker runs and has done a job. A producer in another process commits a job at even times, each in a "
-    "transaction of its own; the wait is from when its commit returned until the call began, on the machine's one monotonic clock."
+    "transaction of its own; the wait is from when its commit returned until the call began, on the "
+    "machine's one monotonic clock."
 )
 MEASURE = Measure(
     "latency", "Commit to start at 10 jobs a second", HOW, COLUMNS, subjects, partial(take, rate=10.0)

@@ -22,7 +22,7 @@ def take(stage: Stage, subject: Subject) -> Sample:
     by_restart = stage.ask(subject.system, "by_restart")
     with (
         stage.database(subject.system) as database,
-        stage.worker(subject.system, database, lanes=RUNNING) as first,
+        stage.worker(subject.system, database, lanes=RUNNING, defaults=True) as first,
         contextlib.ExitStack() as until,
     ):
         url, numbers = stage.server.url(database), list(range(RUNNING))
@@ -31,9 +31,9 @@ def take(stage: Stage, subject: Subject) -> Sample:
         if by_restart:
             first.kill()
             killed = time.monotonic()
-            second = until.enter_context(stage.worker(subject.system, database, lanes=RUNNING))
+            second = until.enter_context(stage.worker(subject.system, database, lanes=RUNNING, defaults=True))
         else:
-            second = until.enter_context(stage.worker(subject.system, database, lanes=RUNNING))
+            second = until.enter_context(stage.worker(subject.system, database, lanes=RUNNING, defaults=True))
             time.sleep(min(3.0, stage.plan.recovery / 5))  # until it is idle
             first.kill()
             killed = time.monotonic()

@@ -48,6 +48,7 @@ class Chancy:
         "AND scheduled_at < now() + interval '1 hour'"
     )
     finished = "state = 'succeeded'"
+    also: tuple[str, ...] = ()
     by_restart = False
     doors = ("",)
 

@@ -28,11 +28,15 @@ class Node:
     unfinished: str
     finished: str | None
     told: dict[str, str]
+    also: tuple[str, ...] = ()
     by_restart: bool = False
     doors: tuple[str, ...] = ("",)
-    packages: pathlib.Path = field(default_factory=lambda: _installed())
+    packages: pathlib.Path = field(init=False)
     _process: "subprocess.Popen[str] | None" = None
     _answers: Any = None
+
+    def __post_init__(self) -> None:
+        self.packages = _installed()
 
     def version(self) -> str:
         return str(self._ask("version"))

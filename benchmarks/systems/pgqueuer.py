@@ -25,6 +25,7 @@ class PgQueuer:
     fresh: Mapping[str, str] = MappingProxyType({"id": "DEFAULT"})
     unfinished = "SELECT count(*) FROM pgqueuer WHERE execute_after < now() + interval '1 hour'"
     finished = None
+    also: tuple[str, ...] = ()
     by_restart = False
     doors = ("",)
 

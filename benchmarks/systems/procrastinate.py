@@ -31,6 +31,7 @@ class Procrastinate:
         "AND (scheduled_at IS NULL OR scheduled_at < now() + interval '1 hour')"
     )
     finished = "status = 'succeeded'"
+    also: tuple[str, ...] = ()
     by_restart = False
     doors = ("",)
 
@@ -117,7 +118,10 @@ class Procrastinate:
 def _application(url: str, **pool: Any) -> tuple[Any, dict[str, Any]]:
     import procrastinate
 
-    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=url, **pool))
+    return _with_tasks(procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=url, **pool)))
+
+
+def _with_tasks(app: Any) -> tuple[Any, dict[str, Any]]:
 
     @app.task(name="noop")
     async def noop() -> None:
@@ -140,10 +144,9 @@ def _opened(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     import procrastinate
 
     logging.getLogger("procrastinate").setLevel(logging.ERROR)
-    app, tasks = _application(url)
-    app = app.with_connector(procrastinate.SyncPsycopgConnector(conninfo=url))
+    app, tasks = _with_tasks(procrastinate.App(connector=procrastinate.SyncPsycopgConnector(conninfo=url)))
     with app.open():
-        yield app, {name: app.tasks[name] for name in tasks}
+        yield app, tasks
 
 
 def make(_name: str) -> System:
