@@ -19,7 +19,7 @@ demo: .venv/.demo ## see an outbox work, in the terminal
 	@.venv/bin/async-task demo $(ARGS)
 
 test: .venv/.dev ## run the tests, on every database that is there
-	@.venv/bin/pytest -n 4 --dist worksteal -q $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal -q $(ARGS)
 
 check: .venv/.dev ## style, types and layers; a warning is an error
 	@.venv/bin/ruff check .

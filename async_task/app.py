@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy import inspect as inspect_database
 from sqlalchemy.orm import Session
 
-from async_task import schema
+from async_task import notices, schema
 from async_task.attempt import Attempt, BaseAttempt
 from async_task.backlog import Scope
 from async_task.batches import BatchReport, Progress
@@ -44,7 +44,8 @@ class AsyncTask:
     `database`: a URL, Engine, AsyncEngine, sessionmaker or async_sessionmaker. `model`: the attempts' model.
     `modules`: imported here, so that the targets in them are registered. `encryptors`: known by name from now on.
     `lease`: seconds or timedelta for which a claim is believed without a lock. `attempt_job`, `batch_job`: your
-    subclasses. Raises ConfigurationError.
+    subclasses. `notify`: whether this process tells workers that sleep of new attempts, on PostgreSQL, by a NOTIFY;
+    without it, others find them by polling. Raises ConfigurationError.
 
     Its verbs are synchronous, also over an AsyncEngine; in a coroutine, `await asyncio.to_thread(app.run_batch)`.
     """
@@ -59,6 +60,7 @@ class AsyncTask:
         lease: Duration = 5,
         attempt_job: type[BaseAttemptJob] = AttemptJob,
         batch_job: type[BaseAttemptBatchJob] = AttemptBatchJob,
+        notify: bool = True,
     ) -> None:
         self._source = Source(database)
         _check_model(model)
@@ -67,6 +69,7 @@ class AsyncTask:
         names = _names(modules)
         for encryptor in _listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
             know(encryptor)
+        notices.switch(table_of(model), notify)
         self._model = model
         self._lease = duration(lease, name="lease")
         if self._lease < dt.timedelta(milliseconds=30):
@@ -137,7 +140,7 @@ class AsyncTask:
     def preview_batch(self, *, queues: Iterable[str] = (), targets: Iterable[object] = ()) -> BatchPreview:
         """What `run_batch` would find now, without writing anything. Raises as it does."""
         scope = _scope(queues, targets)
-        self._run("preview_batch", self._check_once)
+        self._check_once("preview_batch")
         return self._run("preview_batch", lambda engine: preview(engine, table_of(self._model), self._lease, scope))
 
     def perform(self, attempt_id: uuid.UUID | str) -> Outcome:
@@ -164,7 +167,7 @@ class AsyncTask:
         if type(page) is not int or page < 1:
             raise ConfigurationError(f"page is a whole number of at least 1: it was {page!r}")
         table, chosen = table_of(self._model), Selection(encryptor, pending_only, to_policy)
-        self._run("rotate_keys", self._check_once)
+        self._check_once("rotate_keys")
         if dry_run:
             return RotationReport(left=self._run("rotate_keys", lambda engine: count(engine, table, chosen)))
         return self._run("rotate_keys", lambda engine: rotate(engine, table, chosen, page=page, stop=stop, tell=tell))
@@ -172,7 +175,7 @@ class AsyncTask:
     def key_uses(self) -> list[KeyUse]:
         """How many attempts are under each key, of those that this process knows and those that rows name; one walk
         over the table. Raises as `run_batch`."""
-        self._run("key_uses", self._check_once)
+        self._check_once("key_uses")
         return self._run("key_uses", lambda engine: key_uses(engine, table_of(self._model)))
 
     def create_schema(self) -> None:
@@ -212,20 +215,25 @@ class AsyncTask:
         return self._run("write", in_session)
 
     def _shift(self, verb: str) -> Shift:
-        self._run(verb, self._check_once)
+        self._check_once(verb)
         return Shift(self._source, self._model, self._lease)
 
     def _run(self, verb: str, work: Callable[[Engine], T]) -> T:
-        if has_loop_running():
-            given = f"app.{verb}{TAKES.get(verb, '')}"
-            raise ConfigurationError(f"app.{verb}() would block this event loop: await asyncio.to_thread({given})")
+        _refuse_loop(verb)
         with open_lane(self._source) as lane:
             return lane.run(lambda: work(lane.engine))
 
-    def _check_once(self, engine: Engine) -> None:
+    def _check_once(self, verb: str) -> None:
+        _refuse_loop(verb)
         if not self._is_checked:
-            schema.check(engine, self._model)
+            self._run(verb, lambda engine: schema.check(engine, self._model))
             self._is_checked = True
+
+
+def _refuse_loop(verb: str) -> None:
+    if has_loop_running():
+        given = f"app.{verb}{TAKES.get(verb, '')}"
+        raise ConfigurationError(f"app.{verb}() would block this event loop: await asyncio.to_thread({given})")
 
 
 def _check_model(model: type[Any]) -> None:

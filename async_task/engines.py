@@ -107,12 +107,15 @@ _OURS = ("bind", "binds", "class_", "close_resets_only", "join_transaction_mode"
 
 
 def _behave_alike(engine: Engine, model: Engine) -> None:
-    """With the options and the listeners of `model`, which may set a tenant at each begin, or translate schemas."""
+    """With the options and the listeners of `model`, which may set a tenant at each begin, or translate schemas; and
+    with its compiled statements, as SQLAlchemy's own copies of an engine: both speak one dialect, and each lane and
+    each beat would compile every statement again."""
     options = {name: value for name, value in model.get_execution_options().items() if name != "isolation_level"}
     engine.update_execution_options(**options)
     copied: Any = engine
     copied.dispatch._update(model.dispatch, only_propagate=False)
     copied._has_events = getattr(model, "_has_events", True)
+    copied._compiled_cache = model._compiled_cache
 
 
 def _reading_committed(engine: Engine) -> Engine:

@@ -4,8 +4,9 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Table
@@ -44,7 +45,8 @@ class Heartbeat:
         return other
 
     def before_claim(self, lane: Lane) -> None:
-        """Beat now, on the claiming lane, unless this process did so lately: a claim is never older than a beat."""
+        """Beat now, on the claiming lane, unless this process did so lately: a claim is never older than a beat. Inside
+        of `lane.run`."""
         with self._changed:
             is_fresh = self._last is not None and time.monotonic() - self._last < self._pause
         if not is_fresh:
@@ -54,15 +56,25 @@ class Heartbeat:
     def holding(self, attempt_id: uuid.UUID) -> Iterator[None]:
         """While a call is made: beat, and extend its lease; also that of a locked one, which counts when the lock is
         lost with its connection."""
-        with self._changed:
-            self._held.add(attempt_id)
-            self._start()
-            self._changed.notify()
+        self.hold((attempt_id,))
         try:
             yield
         finally:
-            with self._changed:
-                self._held.discard(attempt_id)
+            self.let_go((attempt_id,))
+
+    def hold(self, attempt_ids: Collection[uuid.UUID]) -> None:
+        """From now on, the same for all of these."""
+        with self._changed:
+            was_idle = not self._held
+            self._held.update(attempt_ids)
+            self._start()
+            if was_idle:
+                self._changed.notify()
+
+    def let_go(self, attempt_ids: Collection[uuid.UUID]) -> None:
+        with self._changed:
+            self._held.difference_update(attempt_ids)
+            if not self._held:
                 self._changed.notify()
 
     def stop(self) -> None:
@@ -98,7 +110,7 @@ class Heartbeat:
             while self._wait():
                 try:
                     lane = lane or self._open_lane()
-                    self._beat(lane, list(self._held))
+                    lane.run(partial(self._beat, lane, list(self._held)))
                 except Exception as error:
                     # The lanes meet the same database and say so; what a beat can do is try again.
                     logger.warning("the beat of %s could not be written: %s", self._worker, type(error).__name__)
@@ -114,7 +126,6 @@ class Heartbeat:
             return self._is_wanted
 
     def _beat(self, lane: Lane, held: list[uuid.UUID]) -> None:
-        kind = self._kind
-        lane.run(lambda: presence.beat(lane.engine, self._table, self._worker, self._lease, held, kind=kind))
+        presence.beat(lane.engine, self._table, self._worker, self._lease, held, kind=self._kind)
         with self._changed:
             self._last = time.monotonic()

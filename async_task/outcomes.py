@@ -102,6 +102,9 @@ class Decision:
     error: BaseException | None = None
 
 
+SUCCESS = Decision(Status.SUCCEEDED)
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where an attempt stands when its call has ended, in durations: the clocks of two machines never meet.
@@ -122,7 +125,7 @@ def decide(answer: object, standing: Standing, retry: Retry, draw: Callable[[], 
         return _after_error(answer, standing, retry, draw)
     if isinstance(answer, Again):
         return _pending_after(answer.after, standing, error=None)
-    return Decision(Status.SUCCEEDED)
+    return SUCCESS
 
 
 def _after_error(error: BaseException, standing: Standing, retry: Retry, draw: Callable[[], float]) -> Decision:

@@ -49,15 +49,30 @@ def perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
 
 
 def _perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
+    call = prepared(site, claim)
+    return call if isinstance(call, Outcome) else perform_prepared(site, claim, call, holding)
+
+
+def prepared(site: Site, claim: Claim) -> PreparedCall | Outcome:
+    """The call of a claim; or, where something for it is missing, its outcome: it is parked. Inside of `lane.run`."""
     try:
-        call = prepare(site, claim)
+        return prepare(site, claim)
     except AsyncTaskError as error:
         return park(site, claim, f"{type(error).__name__}: {error}", started=False)
     except Exception as error:
         # An encryptor that cannot be loaded, a validator that breaks: what they say may quote what they were given.
         return park(site, claim, f"the call could not be prepared: {type(error).__name__}", started=False)
+
+
+def perform_prepared(site: Site, claim: Claim, call: PreparedCall, holding: Holding) -> Outcome:
+    """Make the call and bring it to its outcome. Inside of `lane.run`."""
     with holding(claim.id):
         settled = _call_and_settle(site, claim, call)
+    return told(site, claim, call, settled)
+
+
+def told(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
+    """The outcome, after the user's `handle_perform_error` was told of an error."""
     if settled.error is None:
         return settled.outcome
     logger.info("attempt %s: try %d raised %s", claim.id, claim.number, type(settled.error).__qualname__)

@@ -3,9 +3,10 @@
 import datetime as dt
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Select,
     SmallInteger,
@@ -32,6 +33,9 @@ from async_task.transitions import Values
 PRIORITIES = range(10)
 Rows = Any
 """A select of several columns, whose type SQLAlchemy 2.0 and 2.1 spell differently."""
+T = TypeVar("T")
+Given: TypeAlias = T | BindParameter[Any]
+"""A value, or the parameter through which it will come."""
 
 
 def is_pending(table: Table) -> ColumnElement[bool]:
@@ -55,19 +59,34 @@ def is_mine(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID) -> tuple[C
 
 
 def due(
-    table: Table, *, began: dt.datetime | None = None, suspects: bool | None = None, targets: Sequence[str] = ()
+    table: Table,
+    *,
+    began: Given[dt.datetime] | None = None,
+    suspects: bool | None = None,
+    targets: Given[Sequence[str]] = (),
+    besides: Given[Sequence[str]] = (),
 ) -> tuple[ColumnElement[bool], ...]:
-    """Waiting, due, not overdue; suspects only, all but suspects, or (None) both; of `targets`, or (none) of any. With
-    `began`: due when that run began, there by then, and not started since, by whomever: so that a run starts each once,
-    and ends."""
-    since = compared() if began is None else literal(began, table.c.due_at.type)
+    """Waiting, due, not overdue; suspects only, all but suspects, or (None) both; of `targets`, or (none) of any; of
+    none of `besides`. With `began`: due when that run began, there by then, and not started since, by whomever: so that
+    a run starts each once, and ends."""
+    since: Any = compared() if began is None else _as_instant(table, began)
     once = () if began is None else (table.c.created_at <= since, func.coalesce(table.c.attempted_at, since) <= since)
-    wanted = (table.c.target.in_(targets),) if targets else ()
-    return (*is_waiting(table), table.c.due_at <= since, ~is_overdue(table), *_crashed(table, suspects), *wanted, *once)
+    wanted = (table.c.target.in_(targets),) if _is_said(targets) else ()
+    unwanted = (table.c.target.not_in(besides),) if _is_said(besides) else ()
+    chosen = (*_crashed(table, suspects), *wanted, *unwanted)
+    return (*is_waiting(table), table.c.due_at <= since, ~is_overdue(table), *chosen, *once)
+
+
+def _as_instant(table: Table, began: Any) -> Any:
+    return began if isinstance(began, BindParameter) else literal(began, table.c.due_at.type)
+
+
+def _is_said(names: Any) -> bool:
+    return isinstance(names, BindParameter) or bool(names)
 
 
 def due_in_priority(
-    table: Table, queue: str, priority: Any, conditions: Sequence[ColumnElement[bool]], limit: int
+    table: Table, queue: Given[str], priority: Any, conditions: Sequence[ColumnElement[bool]], limit: Given[int]
 ) -> Select[Any]:
     """The ids of the nearest due rows of one priority, locked; rows that somebody holds are skipped."""
     return (
@@ -79,7 +98,9 @@ def due_in_priority(
     )
 
 
-def nearest_due(table: Table, queue: str, conditions: Sequence[ColumnElement[bool]], limit: int) -> Select[Any]:
+def nearest_due(
+    table: Table, queue: Given[str], conditions: Sequence[ColumnElement[bool]], limit: Given[int]
+) -> Select[Any]:
     """The same over all priorities, first ones first: one lateral probe a priority, no sort, no walk over rows that are
     not due (PostgreSQL)."""
     numbers: Any = postgresql.array[Any]([literal(number, SmallInteger) for number in PRIORITIES], type_=SmallInteger)
@@ -88,7 +109,7 @@ def nearest_due(table: Table, queue: str, conditions: Sequence[ColumnElement[boo
     return select(probe.c.id).select_from(priorities.join(probe, true())).limit(limit)
 
 
-def priorities_due(table: Table, queue: str, conditions: Sequence[ColumnElement[bool]]) -> Rows:
+def priorities_due(table: Table, queue: Given[str], conditions: Sequence[ColumnElement[bool]]) -> Rows:
     """One row, a column a priority: whether anything is due in it. One look into the index each."""
     due_in: list[Any] = [
         select(table.c.id).where(table.c.queue == queue, table.c.priority == number, *conditions).exists()
@@ -113,12 +134,12 @@ def take(table: Table, found: Select[Any], values: Values) -> Update:
     return update(table).where(table.c.id == any_(ids)).values(values).returning(*columns(table))
 
 
-def take_ids(table: Table, ids: Sequence[uuid.UUID], values: Values) -> Update:
+def take_ids(table: Table, ids: Given[Sequence[uuid.UUID]], values: Values) -> Update:
     """Claim rows that are locked already."""
     return update(table).where(table.c.id.in_(ids), *is_waiting(table)).values(values)
 
 
-def taken(table: Table, claim_id: uuid.UUID, ids: Sequence[uuid.UUID]) -> Rows:
+def taken(table: Table, claim_id: Given[uuid.UUID], ids: Given[Sequence[uuid.UUID]]) -> Rows:
     return select(*columns(table)).where(table.c.id.in_(ids), table.c.claim_id == claim_id)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Table
 
@@ -27,7 +27,7 @@ from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.perform import held_elsewhere, perform
 from async_task.quarantine import Died, NotPerformed, Quarantine
 from async_task.runs import Run
-from async_task.settling import insist, park
+from async_task.settling import PATIENCE, insist, park
 from async_task.site import Site
 from async_task.status import Status
 from async_task.verbs import table_of
@@ -89,12 +89,28 @@ class Shift:
         claims = self._claimed(lane, claim, lambda found: found)
         return claims[0] if claims else None
 
+    def claim_many(
+        self, lane: Lane, queue: str, number: int, *, besides: Sequence[str], patience: float
+    ) -> list[Claim]:
+        """Take the most urgent due attempts of this queue, suspects not among them, on the lane's own connection.
+        `besides`: targets left out. Inside of `lane.run`."""
+
+        def claim(claim_id: uuid.UUID) -> list[Claim]:
+            try:
+                given = (self.table, self.worker, self.lease, queue, number)
+                return transactions.claim_due(lane.connection, *given, claim_id=claim_id, besides=besides)
+            except BaseException:
+                lane.drop_connection()
+                raise
+
+        return self._claimed(lane, claim, list, patience, is_inside=True)
+
     def perform(self, lane: Lane, claim: Claim) -> Outcome:
         """Perform a claimed attempt on this lane; a suspect in the quarantine, one at a time."""
         if claim.is_suspect and self._can_quarantine():
             return self._perform_suspect(lane, claim)
         try:
-            return perform(self._site(lane), claim, self.heartbeat.holding)
+            return perform(self.site_on(lane), claim, self.heartbeat.holding)
         except BaseException:
             self._give_back(lane, claim)
             raise
@@ -121,10 +137,14 @@ class Shift:
         with contextlib.suppress(Exception):
             lane.run(give)
 
-    def _site(self, lane: Lane) -> Site:
+    def site_on(self, lane: Lane) -> Site:
+        """Where attempts are performed on this lane."""
         return Site(self.source, self.model, self.table, lane)
 
-    def _claimed(self, lane: Lane, claim: Callable[..., Claimed], found: Callable[[list[Claim]], Claimed]) -> Claimed:
+    def _claimed(
+        self, lane: Lane, claim: Callable[..., Claimed], found: Callable[[list[Claim]], Claimed],
+        patience: float = PATIENCE, *, is_inside: bool = False,
+    ) -> Claimed:  # fmt: skip
         """Claim under a fresh id, by which a claim is known that was committed although its connection was lost."""
         claim_id, is_first = uuid.uuid4(), True
 
@@ -135,8 +155,10 @@ class Shift:
                 return found(claims)
             return claim(claim_id=claim_id)
 
-        insist(lambda: self.heartbeat.before_claim(lane))
-        return insist(lambda: lane.run(take))
+        run: Callable[[Callable[[], Any]], Any] = (lambda work: work()) if is_inside else lane.run
+        insist(lambda: run(lambda: self.heartbeat.before_claim(lane)), patience)
+        claimed: Claimed = insist(lambda: run(take), patience)
+        return claimed
 
     def _perform_suspect(self, lane: Lane, claim: Claim) -> Outcome:
         with self.heartbeat.holding(claim.id), self._one_suspect:
@@ -145,7 +167,7 @@ class Shift:
             except Died as death:
                 how = str(death)
             except NotPerformed as unable:
-                site, started = self._site(lane), unable.started
+                site, started = self.site_on(lane), unable.started
                 return lane.run(partial(park, site, claim, str(unable), started=started))
         logger.warning("attempt %s: %s", claim.id, how)
         status = insist(lambda: lane.run(lambda: transactions.lose(lane.engine, self.table, claim, how)))
@@ -159,7 +181,7 @@ class Shift:
     def _in_child(self) -> Iterator[Callable[[Claim], Outcome]]:
         """In a child of the quarantine: what performs a claim there, with connections of its own."""
         with open_lane(self.source, private=True) as lane:
-            yield lambda claim: perform(self._site(lane), claim, held_elsewhere)
+            yield lambda claim: perform(self.site_on(lane), claim, held_elsewhere)
 
     def _can_quarantine(self) -> bool:
         if self._quarantine.is_ready:

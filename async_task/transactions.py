@@ -3,14 +3,15 @@
 import datetime as dt
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Table, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from async_task import queries
+from async_task import queries, statements
 from async_task.claims import Claim
 from async_task.dialects import is_passing, locks_rows, probes_laterally, server_uptime
 from async_task.failures import Failure
@@ -24,24 +25,40 @@ CRASH_LIMIT = 3
 PAGE = 500
 
 
+class Written(NamedTuple):
+    """What is to be written of one performing."""
+
+    claim: Claim
+    decision: Decision
+    failure: Failure | None
+
+
 def claim_due(
-    engine: Engine, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
+    where: Engine | Connection, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
     *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
-    targets: Sequence[str] = (),
+    targets: Sequence[str] = (), besides: Sequence[str] = (),
 ) -> list[Claim]:  # fmt: skip
-    """Take up to `limit` due attempts of one queue, of any target or of these, the most urgent first. The start of each
-    is counted and committed before anything is called."""
-    conditions = queries.due(table, began=began, suspects=suspects, targets=targets)
-    values = claiming(table, claim_id or uuid.uuid4(), worker, lease)
-    with engine.begin() as connection:
-        if probes_laterally(engine.dialect):
-            return _take(connection, table, queries.nearest_due(table, queue, conditions, limit), values)
+    """Take up to `limit` due attempts of one queue, of any target, of these `targets`, or of all `besides` some; the
+    most urgent first. The start of each is counted and committed before anything is called."""
+    shape = statements.Shape(began is not None, suspects, bool(targets), bool(besides))
+    asked = {"a_queue": queue, "since": began, "some_targets": list(targets), "other_targets": list(besides)}
+    given = {"a_claim": claim_id or uuid.uuid4(), "a_worker": worker}
+    with begun(where) as connection:
+        if probes_laterally(connection.dialect):
+            found = connection.execute(
+                statements.claim(table, lease, shape), _only(shape, asked) | given | {"a_number": limit}
+            )
+            return _claims(found.all())
         ids: list[uuid.UUID] = []
-        flags = connection.execute(queries.priorities_due(table, queue, conditions)).one()
+        flags = connection.execute(statements.priorities_due(table, shape), _only(shape, asked)).one()
         for priority in (number for number, is_due in zip(queries.PRIORITIES, flags, strict=True) if is_due):
             if len(ids) < limit:
-                ids += connection.scalars(queries.due_in_priority(table, queue, priority, conditions, limit - len(ids)))
-        return _take_ids(connection, table, ids, values)
+                wanted = _only(shape, asked) | {"a_priority": priority, "a_number": limit - len(ids)}
+                ids += connection.scalars(statements.due_in_priority(table, shape), wanted)
+        if not ids:
+            return []
+        connection.execute(statements.take_ids(table, lease), given | {"ids": ids})
+        return _claims(connection.execute(statements.taken(table), {"a_claim": given["a_claim"], "ids": ids}).all())
 
 
 def claim_one(
@@ -62,7 +79,7 @@ def claim_one(
 def claims_under(engine: Engine, table: Table, claim_id: uuid.UUID) -> list[Claim]:
     """What is claimed under this id: for a claim whose COMMIT was not answered."""
     with engine.begin() as connection:
-        return [Claim.of(row) for row in connection.execute(queries.under(table, claim_id)).all()]
+        return _claims(connection.execute(queries.under(table, claim_id)).all())
 
 
 def settle(engine: Engine, table: Table, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
@@ -83,6 +100,42 @@ def write_outcome(
     elif decision.status in (Status.FAILED, Status.EXPIRED):
         _record(connection, table, claim.id, decision.status.value, decision.reason, number=claim.number)
     return True
+
+
+def lock_all(connection: Connection, table: Table, claims: Sequence[Claim], limit: dt.timedelta) -> set[uuid.UUID]:
+    """Lock the rows of these claims, which were taken together, for at most `limit` each time that nothing happens.
+    Answers the ids of those that still stand."""
+    milliseconds = str(max(1, int(limit.total_seconds() * 1000)))
+    given = _of_all(claims) | ({"a_limit": milliseconds} if connection.dialect.name == "postgresql" else {})
+    return {row[0] for row in connection.execute(statements.lock(table, connection.dialect.name), given)}
+
+
+def write_all(
+    connection: Connection, table: Table, written: Sequence[Written], unstarted: Sequence[Claim] = ()
+) -> bool:
+    """Write the outcomes of claims that were taken together, and give those back that were not started. False when
+    somebody else was first with one: then nothing of this may be committed."""
+    name = connection.dialect.name
+    succeeded = [one.claim for one in written if one.decision.status is Status.SUCCEEDED]
+    if succeeded:
+        found = connection.execute(statements.succeed(table, name), _of_all(succeeded)).rowcount
+        if found != len(succeeded):
+            return False
+    if unstarted:
+        connection.execute(statements.give_back(table, name), _of_all(unstarted))
+    others = (one for one in written if one.decision.status is not Status.SUCCEEDED)
+    return all(write_outcome(connection, table, *one) for one in others)
+
+
+def give_back(where: Engine | Connection, table: Table, claims: Sequence[Claim]) -> None:
+    """Give claims that were taken together, and not started, back where they stood, uncharged."""
+    with begun(where) as connection:
+        connection.execute(statements.give_back(table, connection.dialect.name), _of_all(claims))
+
+
+def extend(connection: Connection, table: Table, claim: Claim, lease: dt.timedelta) -> None:
+    """Let a claim be believed without a lock for another lease."""
+    connection.execute(statements.extend(table, connection.dialect.name, lease), _of_all([claim]))
 
 
 def park(engine: Engine, table: Table, claim: Claim, after: dt.timedelta, reason: str, *, started: bool) -> bool:
@@ -186,20 +239,43 @@ def crashed_reason(crashes: int, how: str) -> str:
     return f"crashed: {crashes} starts in a row were lost with their process; at the last, {how}"
 
 
+@contextmanager
+def begun(where: Engine | Connection) -> Iterator[Connection]:
+    """A transaction on a connection of its own, or on this one."""
+    if isinstance(where, Engine):
+        with where.begin() as connection:
+            yield connection
+    else:
+        with where.begin():
+            yield where
+
+
+def _only(shape: statements.Shape, asked: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a statement of this shape has."""
+    said = {"since": shape.began, "some_targets": shape.targets, "other_targets": shape.besides}
+    return {name: value for name, value in asked.items() if said.get(name, True)}
+
+
+def _claims(rows: Sequence[Any]) -> list[Claim]:
+    return sorted(map(Claim._make, rows), key=_urgency)
+
+
+_urgency = attrgetter("priority", "due_at", "id")
+
+
+def _of_all(claims: Sequence[Claim]) -> dict[str, Any]:
+    return {"ids": [one.id for one in claims], "a_claim": claims[0].claim_id}
+
+
 def _take(connection: Connection, table: Table, found: Any, values: Values) -> list[Claim]:
-    rows = connection.execute(queries.take(table, found, values)).all()
-    return [Claim.of(row) for row in sorted(rows, key=_urgency)]
+    return _claims(connection.execute(queries.take(table, found, values)).all())
 
 
 def _take_ids(connection: Connection, table: Table, ids: list[uuid.UUID], values: Values) -> list[Claim]:
     if not ids:
         return []
     connection.execute(queries.take_ids(table, ids, values))
-    rows = connection.execute(queries.taken(table, values["claim_id"], ids)).all()
-    return [Claim.of(row) for row in sorted(rows, key=_urgency)]
-
-
-_urgency: Callable[[Any], Any] = lambda row: (row.priority, row.due_at, row.id)  # noqa: E731
+    return _claims(connection.execute(queries.taken(table, values["claim_id"], ids)).all())
 
 
 def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:

@@ -2,7 +2,6 @@
 illegal combination of them cannot be written; the statements that apply these values say which rows they may hit."""
 
 import datetime as dt
-import uuid
 from typing import Any
 
 from sqlalchemy import ColumnElement, Table, case, null
@@ -15,7 +14,7 @@ Values = dict[str, Any]
 UNCLAIMED: Values = {"claim_id": None, "claimed_by": None, "lease_until": None}
 
 
-def claiming(table: Table, claim_id: uuid.UUID, worker: str, lease: dt.timedelta) -> Values:
+def claiming(table: Table, claim_id: Any, worker: Any, lease: dt.timedelta) -> Values:
     """Taken by `worker`. The start is counted here, before the work: an attempt that kills its process is counted."""
     return {
         "claim_id": claim_id,
@@ -67,6 +66,11 @@ def parking(table: Table, after: dt.timedelta, *, reason: str, started: bool) ->
         "last_error": reason,
         "num_attempts": table.c.num_attempts - int(not started),
     }
+
+
+def returning(table: Table) -> Values:
+    """Given back where it stood: it was taken, and not started."""
+    return {**UNCLAIMED, "updated_at": written(), "num_attempts": table.c.num_attempts - 1}
 
 
 def recovering(table: Table, crash_limit: int, reason: str) -> Values:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
 from async_task.actors import current_actor
+from async_task.arrivals import arrive
 from async_task.dialects import MYSQL, compared, locks_rows
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.failures import storable
@@ -42,6 +43,7 @@ def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None
         _change(attempt, own, "retry_now", GIVEN_UP, reviving(table), reason)
     else:
         _change(attempt, own, "retry_now", PENDING, moving(table, None), reason)
+    arrive(own, inspect(type(attempt)), {attempt.queue: 1})
 
 
 def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: str | None) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, MetaData, create_engine
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 import clockwork
@@ -123,8 +122,7 @@ def _delete_rows(_own_database: object) -> Iterator[Callable[[Database], None]]:
             return engine
 
         def delete_rows(database: Database) -> None:
-            for metadata in (_metadata(), outbox.more_metadata):
-                databases.delete_rows(impatient_engine(database), metadata)
+            databases.delete_rows(impatient_engine(database), _metadata(), outbox.more_metadata)
             if database.name == "sqlite":  # else its file stays open in this process, which then may not fork
                 impatient_engine(database).dispose()
 
@@ -209,7 +207,7 @@ def door(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def app(engine: Engine, door: str, async_engine_url: str) -> Iterator[AsyncTask]:
     """An application on this database, through this door, with a lease of one second."""
-    made = AsyncTask(engine if door == "sync" else create_async_engine(async_engine_url), lease=LEASE)
+    made = outbox.application(engine, door, async_engine_url, lease=LEASE)
     yield made
     made.close()
 
