@@ -10,6 +10,7 @@ import datetime as dt
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
@@ -24,12 +25,16 @@ from async_task.claims import Claim
 from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.failures import describe
 from async_task.fence import Fence
+from async_task.lanes import Raised
 from async_task.outcomes import Canceled, Expired, Failed, Outcome
 from async_task.settling import Settled, after_lost_claim, park, settle
 from async_task.site import Site
 from async_task.status import Status
 
 logger = logging.getLogger("async_task")
+
+
+Settling = Callable[[Site, Claim, PreparedCall], Settled]
 
 
 class Holding(Protocol):
@@ -48,7 +53,13 @@ def perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
     return site.lane.run(partial(_perform, site, claim, holding))
 
 
-def _perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
+def perform_ended(site: Site, claim: Claim, error: BaseException, elapsed: dt.timedelta) -> Outcome:
+    """What becomes of a call that was made elsewhere, and ended from outside: as if it had raised `error`."""
+    ended = partial(_settle_ended, error, elapsed)
+    return site.lane.run(partial(_perform, site, claim, held_elsewhere, ended))
+
+
+def _perform(site: Site, claim: Claim, holding: Holding, settled_by: Settling | None = None) -> Outcome:
     try:
         call = prepare(site, claim)
     except AsyncTaskError as error:
@@ -57,7 +68,7 @@ def _perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
         # An encryptor that cannot be loaded, a validator that breaks: what they say may quote what they were given.
         return park(site, claim, f"the call could not be prepared: {type(error).__name__}", started=False)
     with holding(claim.id):
-        settled = _call_and_settle(site, claim, call)
+        settled = (settled_by or _call_and_settle)(site, claim, call)
     if settled.error is None:
         return settled.outcome
     logger.info("attempt %s: try %d raised %s", claim.id, claim.number, type(settled.error).__qualname__)
@@ -79,6 +90,14 @@ def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
         return after_lost_claim(site, claim, call)
     finally:
         fence.close()
+
+
+def _settle_ended(error: BaseException, elapsed: dt.timedelta, site: Site, claim: Claim, call: PreparedCall) -> Settled:
+    fence = Fence(site.engine, site.table, claim, call.limit, for_session=False)
+    try:
+        return settle(site, claim, call, fence, Raised(error), elapsed)
+    except ClaimLost:
+        return after_lost_claim(site, claim, call)
 
 
 def _lock(fence: Fence) -> Exception | None:
