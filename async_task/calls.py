@@ -72,15 +72,14 @@ def prepare(site: Site, claim: Claim) -> PreparedCall:
     if method.signature.session_is_async and not site.source.is_async:
         raise ConfigurationError(f"{method.signature.label} asks for an AsyncSession: give AsyncTask an AsyncEngine")
     hidden = None if claim.encryptor != NullEncryptor.name else method.policy.redact or ()
-    return PreparedCall(
-        method, arguments, secrets_in(arguments, hidden), _is_locked(site, method), method.policy.timeout
-    )
+    secrets = secrets_in(arguments, hidden)
+    return PreparedCall(method, arguments, secrets, _is_locked(site, method), method.policy.timeout)
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What must be known of a call before it is prepared. `is_isolated`: it asks for a process. `limit`: how long it may
-    take, None without an end."""
+    """What must be known of a call before it is prepared. `is_isolated`: it asks for a process. `limit`: how long it
+    may take, None without an end."""
 
     is_isolated: bool = False
     limit: dt.timedelta | None = None

@@ -84,24 +84,25 @@ class Children:
     """The zygote, as its parent sees it. All methods may be called from several threads.
 
     `opened`: entered once in each child, it yields what performs a claim there, and enters what it is given for the
-    time of the call itself.
+    time of the call itself. `may_fork`: whether this process may be forked now.
     """
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Opened, may_fork: Callable[[], bool] = lambda: True) -> None:
         self._opened = opened
+        self._may_fork = may_fork
         self._now: _Generation | None = None
         self._is_closed = False
         self._guard = threading.RLock()
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the zygote was forked."""
-        return self._now is not None
+    def can_be_had(self) -> bool:
+        """Whether the zygote is there, or may be forked."""
+        return self._now is not None or (hasattr(os, "fork") and self._may_fork())
 
     def prepare(self) -> None:
-        """Fork the zygote, unless it is there. Raises OSError when the system has no process left."""
+        """Fork the zygote, unless it is there, or must not be. Raises OSError when the system has no process left."""
         with self._guard:
-            if self._now is None and not self._is_closed:
+            if self._now is None and self.can_be_had and not self._is_closed:
                 self._now = self._begin()
 
     def start(self) -> "Child":

@@ -33,8 +33,8 @@ class Settings(TypedDict, total=False):
     long a call may take (locked: 60 s unless said). `max_age`: how long after it was due it may still start.
     `encryptor`: an encryptor or its name. `only_encrypted`: refuse what lies in a row as plain text, also what was
     written there before. `redact`: arguments never shown, the target's and the method's together. `queue`, `priority`:
-    where its attempts wait, and how urgent (0 first, 9 last). `isolate`: call a `def` in a child process, which `timeout`
-    ends with all that the call has started.
+    where its attempts wait, and how urgent (0 first, 9 last). `isolate`: call a `def` in a child process, which
+    `timeout` ends with all that the call has started.
     """
 
     retry: Retry

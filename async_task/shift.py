@@ -58,12 +58,13 @@ class Shift:
         self.lease = lease
         # On a connection of its own: the user's pool may be busy with the very calls whose leases are to be extended.
         self.heartbeat = Heartbeat(self.table, self.worker, lease, lambda: open_lane(source, private=True))
-        self._children = Children(self._in_child)
+        # SQLite must not be carried over a fork.
+        self._children = Children(self._in_child, may_fork=lambda: not self._has_database_open())
         self._quarantine = Quarantine(self._children)
         self._isolation = Isolation(self._children)
         # Best before there are threads; for SQLite it is now or never.
         is_early = threading.active_count() == 1 or not locks_rows(source.dialect)
-        if hasattr(os, "fork") and is_early and not self._has_database_open():
+        if is_early:
             with contextlib.suppress(OSError):  # no process is left: most likely none is needed
                 self._children.prepare()
 
@@ -106,11 +107,12 @@ class Shift:
         try:
             site = self._site(lane)
             bounds = bounds_of(site, claim)
-            if claim.is_suspect and self._can_fork():
+            # Where there are no children, a suspect is performed here, while nothing else is.
+            if claim.is_suspect and self._children.can_be_had:
                 return self._perform_in(self._quarantine, site, claim, bounds.limit)
             if not bounds.is_isolated:
                 return perform(site, claim, self.heartbeat.holding)
-            if not self._can_fork():
+            if not self._children.can_be_had:
                 return lane.run(partial(park, site, claim, NO_CHILDREN, started=False))
             return self._perform_in(self._isolation, site, claim, bounds.limit)
         except BaseException:
@@ -194,12 +196,6 @@ class Shift:
         with open_lane(self.source, private=True) as lane:
             site = replace(self._site(lane), calling=calling)
             yield lambda claim: perform(site, claim, held_elsewhere)
-
-    def _can_fork(self) -> bool:
-        if self._children.is_ready:
-            return True
-        # SQLite must not be carried over a fork; without one, a suspect is performed here, while nothing else is.
-        return hasattr(os, "fork") and not self._has_database_open()
 
     def _has_database_open(self) -> bool:
         """Whether this process has an SQLite database open, as far as the system tells; never for a server."""

@@ -48,8 +48,8 @@ class Method:
         is_endless = not (self.signature.is_async or self.signature.session_class or policy.isolate)
         if is_endless and self.mode == "leased" and policy.timeout is not None:
             raise ConfigurationError(
-                f"{label}: nothing can end a plain def in mode='leased' at its timeout=: with isolate=True it is called "
-                "in a process, and that can be ended"
+                f"{label}: nothing can end a plain def in mode='leased' at its timeout=: with isolate=True it is "
+                "called in a process, and that can be ended"
             )
 
 
