@@ -166,6 +166,8 @@ class Consumer:
     def _perform_alone(self, lane: Lane, claim: Claim, call: PreparedCall) -> None:
         if self._single is not None:
             self._tally.count(self._single(lane, claim))
+        elif call.method.policy.isolate:
+            self._tally.count(self._shift.perform(lane, claim))
         else:
             site = self._shift.site_on(lane)
             self._tally.count(perform_prepared(site, claim, call, self._shift.heartbeat.holding))

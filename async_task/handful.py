@@ -301,5 +301,7 @@ class SomebodyElse(Exception):
 
 
 def may_share(call: PreparedCall) -> bool:
-    """Whether a call may be settled together with others: it wants neither a session nor limits of its own."""
-    return call.session_class is None and not call.method.signature.is_async and call.timeout is None
+    """Whether a call may be settled together with others: it wants neither a session, nor a loop, nor limits of its
+    own."""
+    has_limits = call.timeout is not None or bool(call.method.policy.isolate)
+    return call.session_class is None and not call.method.signature.is_async and not has_limits

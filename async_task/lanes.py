@@ -127,6 +127,8 @@ class AsyncLane(Lane):
         self._thread = ThreadPoolExecutor(1, "async-task-call")
 
     def run(self, work: Callable[[], T]) -> T:
+        if has_loop_running():  # inside of another `run` of this lane
+            return work()
         return self._loop.run(_spawned(work), context=contextvars.copy_context())
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:

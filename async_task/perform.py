@@ -10,6 +10,7 @@ import datetime as dt
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
@@ -24,12 +25,16 @@ from async_task.claims import Claim
 from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.failures import describe
 from async_task.fence import Fence
+from async_task.lanes import Raised
 from async_task.outcomes import Canceled, Expired, Failed, Outcome
 from async_task.settling import Settled, after_lost_claim, park, settle
 from async_task.site import Site
 from async_task.status import Status
 
 logger = logging.getLogger("async_task")
+
+
+Settling = Callable[[Site, Claim, PreparedCall], Settled]
 
 
 class Holding(Protocol):
@@ -48,9 +53,15 @@ def perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
     return site.lane.run(partial(_perform, site, claim, holding))
 
 
-def _perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
+def perform_ended(site: Site, claim: Claim, error: BaseException, elapsed: dt.timedelta) -> Outcome:
+    """What becomes of a call that was made elsewhere, and ended from outside: as if it had raised `error`."""
+    ended = partial(_settle_ended, error, elapsed)
+    return site.lane.run(partial(_perform, site, claim, held_elsewhere, ended))
+
+
+def _perform(site: Site, claim: Claim, holding: Holding, settled_by: Settling | None = None) -> Outcome:
     call = prepared(site, claim)
-    return call if isinstance(call, Outcome) else perform_prepared(site, claim, call, holding)
+    return call if isinstance(call, Outcome) else perform_prepared(site, claim, call, holding, settled_by)
 
 
 def prepared(site: Site, claim: Claim) -> PreparedCall | Outcome:
@@ -64,10 +75,12 @@ def prepared(site: Site, claim: Claim) -> PreparedCall | Outcome:
         return park(site, claim, f"the call could not be prepared: {type(error).__name__}", started=False)
 
 
-def perform_prepared(site: Site, claim: Claim, call: PreparedCall, holding: Holding) -> Outcome:
+def perform_prepared(
+    site: Site, claim: Claim, call: PreparedCall, holding: Holding, settled_by: Settling | None = None
+) -> Outcome:
     """Make the call and bring it to its outcome. Inside of `lane.run`."""
     with holding(claim.id):
-        settled = _call_and_settle(site, claim, call)
+        settled = (settled_by or _call_and_settle)(site, claim, call)
     return told(site, claim, call, settled)
 
 
@@ -96,6 +109,14 @@ def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
     finally:
         site.lane.fence_connection = None
         fence.close()
+
+
+def _settle_ended(error: BaseException, elapsed: dt.timedelta, site: Site, claim: Claim, call: PreparedCall) -> Settled:
+    fence = Fence(site.engine, site.table, claim, call.limit, for_session=False)
+    try:
+        return settle(site, claim, call, fence, Raised(error), elapsed)
+    except ClaimLost:
+        return after_lost_claim(site, claim, call)
 
 
 def _lock(fence: Fence) -> Exception | None:

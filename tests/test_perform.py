@@ -691,7 +691,8 @@ def test_the_timeout_of_an_async_target_ends_it(app: AsyncTask, engine: Engine, 
     attempt = write(act_brief_later)
     assert isinstance(app.perform(attempt.id), Retried)
     row = row_of(engine, attempt.id)
-    assert (row.num_errors, row.last_error, calls) == (1, "TimeoutError", ["ended"])
+    late = "TimeoutError: the call took longer than its limit, 0.05 s, and was canceled"
+    assert (row.num_errors, row.last_error, calls) == (1, late, ["ended"])
 
 
 @pytest.mark.only_on("postgresql", "mysql")
