@@ -18,7 +18,7 @@ from async_task.coroutines import Coroutines, runs_on_loop
 from async_task.failures import describe
 from async_task.handful import Handful
 from async_task.lanes import Lane, open_lane
-from async_task.outcomes import Outcome
+from async_task.outcomes import Outcome, Succeeded
 from async_task.perform import perform_prepared, prepared, told
 from async_task.portions import Portions
 from async_task.rounds import Rounds
@@ -43,6 +43,10 @@ class Tally:
     def count(self, outcome: Outcome) -> None:
         with self._guard:
             self._outcomes[type(outcome)] += 1
+
+    def count_succeeded(self, number: int) -> None:
+        with self._guard:
+            self._outcomes[Succeeded] += number
 
     def read(self) -> Counter[type[Outcome]]:
         with self._guard:
@@ -111,6 +115,7 @@ class Consumer:
             handful = Handful(
                 self._shift.site_on(lane), calls, portions, self._shift.lease, self._settle_within,
                 alone=lambda claim, call: self._perform_alone(lane, claim, call),
+                succeeded=self._count_succeeded,
                 ended=lambda claim, call, settled: self._end(lane, claim, call, settled),
                 stop=self._is_over,
             )  # fmt: skip
@@ -174,6 +179,9 @@ class Consumer:
 
     def _end(self, lane: Lane, claim: Claim, call: PreparedCall, settled: Settled) -> None:
         self._tally.count(told(self._shift.site_on(lane), claim, call, settled))
+
+    def _count_succeeded(self, claims: list[Claim]) -> None:
+        self._tally.count_succeeded(len(claims))
 
     def _complain(self, lane: Lane, error: Exception) -> None:
         """What could not be done is tried again at the next look; what was claimed is found as stray by a sweep."""

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy.util import greenlet_spawn
@@ -22,7 +23,7 @@ from async_task.calls import PreparedCall, make_coroutine
 from async_task.claims import Claim
 from async_task.failures import describe
 from async_task.lanes import Lane, LoopLane, open_lane
-from async_task.outcomes import Decision, Outcome
+from async_task.outcomes import SUCCESS, Decision, Outcome
 from async_task.perform import perform_prepared, told
 from async_task.settling import Settled, decided, failure_of, settle_alone, settled
 from async_task.shift import Shift
@@ -198,12 +199,17 @@ class Coroutines:
             self._tell(site, one, settled(*one) if is_written else settle_alone(site, *one))
 
     def _write(self, site: Site, answered: list[Answered]) -> bool:
-        by_claim: defaultdict[object, list[Written]] = defaultdict(list)
+        by_claim: defaultdict[uuid.UUID, list[Claim]] = defaultdict(list)
+        others = []
         for claim, call, decision in answered:
-            by_claim[claim.claim_id].append(Written(claim, decision, failure_of(decision, call)))
+            if decision is SUCCESS:
+                by_claim[claim.claim_id].append(claim)
+            else:
+                others.append(Written(claim, decision, failure_of(decision, call)))
         connection = site.lane.connection
         with connection.begin() as transaction:
-            if all(transactions.write_all(connection, site.table, together) for together in by_claim.values()):
+            write = partial(transactions.write_all, connection, site.table)
+            if write([], others) and all(write(succeeded) for succeeded in by_claim.values()):
                 return True
             transaction.rollback()
             return False

@@ -47,8 +47,9 @@ class Called(NamedTuple):
 
 
 class Handful:
-    """`alone`: performs a claim that cannot share. `ended(claim, call, settled)`: told of each that was settled with
-    others, after the commit. `stop`: once it answers True, nothing further is started."""
+    """`alone`: performs a claim that cannot share. Of those that were settled with others, after the commit:
+    `succeeded(claims)` is told of most, and `ended(claim, call, settled)` of each of the rest. `stop`: once it answers
+    True, nothing further is started."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Handful:
         settle_within: float,
         *,
         alone: Alone,
+        succeeded: Callable[[list[Claim]], None],
         ended: Ended,
         stop: Callable[[], bool],
     ) -> None:
@@ -67,14 +69,18 @@ class Handful:
         self._lease = lease
         self._settle_within = settle_within
         self._alone = alone
+        self._tell_succeeded = succeeded
         self._ended = ended
         self._stop = stop
         self._waiting = deque(calls)
         self._called: list[Called] = []
+        self._succeeded: list[Claim] = []
         self._written: list[tuple[Claim, PreparedCall, Settled]] = []
         self._unstarted: list[Claim] = []
         self._running: Claim | None = None
         self._since = self._first = 0.0
+        self._in_calls = 0.0
+        """Seconds. What the database takes is not counted: if it is slow, smaller portions make it slower."""
         self._left = 0
         self._is_together = False
         self._is_locked = False
@@ -82,7 +88,7 @@ class Handful:
 
     def perform(self) -> None:
         """Until nothing of it is left: settled, or given back. Inside of `lane.run`."""
-        began, number = time.monotonic(), len(self._waiting)
+        number = len(self._waiting)
         while self._waiting and not self._stop():
             if may_share(self._waiting[0][1]):
                 self._perform_together()
@@ -91,7 +97,7 @@ class Handful:
         with self._guard:
             unstarted = self._take_all_waiting()
         self._give_back(unstarted)
-        self._portions.to_claim.note(number, time.monotonic() - began)
+        self._portions.to_claim.note(number, self._in_calls)
 
     def is_overdue(self, now: float) -> bool:
         """Whether its call takes so long that others should not wait for it. Asked from another thread."""
@@ -145,6 +151,7 @@ class Handful:
             took = time.monotonic() - began
             self._settle()
         if number:
+            self._in_calls += took
             self._portions.to_settle.note(number, took)
 
     def _open(self) -> Iterator[tuple[Claim, PreparedCall]]:
@@ -226,6 +233,9 @@ class Handful:
         for claim, call, decision in called:
             self._written.append((claim, call, settle_alone(self._site, claim, call, decision)))
         self._give_back(unstarted)
+        succeeded, self._succeeded = self._succeeded, []
+        if succeeded:
+            self._tell_succeeded(succeeded)
         written, self._written = self._written, []
         for one in written:
             self._ended(*one)
@@ -240,11 +250,14 @@ class Handful:
             return
         connection = self._site.lane.connection
         transaction = connection.get_transaction() or connection.begin()
-        written = [Written(one.claim, one.decision, failure_of(one.decision, one.call)) for one in called]
-        if not transactions.write_all(connection, self._site.table, written, unstarted):
+        succeeded = [one.claim for one in called if one.decision is SUCCESS]
+        others = [one for one in called if one.decision is not SUCCESS]
+        written = [Written(one.claim, one.decision, failure_of(one.decision, one.call)) for one in others]
+        if not transactions.write_all(connection, self._site.table, succeeded, written, unstarted):
             raise SomebodyElse
         transaction.commit()
-        self._written += ((one.claim, one.call, settled(one.claim, one.call, one.decision)) for one in called)
+        self._succeeded += succeeded
+        self._written += ((one.claim, one.call, settled(one.claim, one.call, one.decision)) for one in others)
 
     def _cut_off(self, *, locks: bool = True) -> None:
         """On this lane's connection, while its thread is in the call."""
@@ -275,6 +288,7 @@ class Handful:
         try:
             self._alone(claim, call)
         finally:
+            self._in_calls += time.monotonic() - self._since
             with self._guard:
                 self._running = None
 

@@ -111,19 +111,18 @@ def lock_all(connection: Connection, table: Table, claims: Sequence[Claim], limi
 
 
 def write_all(
-    connection: Connection, table: Table, written: Sequence[Written], unstarted: Sequence[Claim] = ()
-) -> bool:
-    """Write the outcomes of claims that were taken together, and give those back that were not started. False when
-    somebody else was first with one: then nothing of this may be committed."""
+    connection: Connection, table: Table, succeeded: Sequence[Claim], others: Sequence[Written] = (),
+    unstarted: Sequence[Claim] = (),
+) -> bool:  # fmt: skip
+    """Write that these claims, which were taken together, have `succeeded`, what became of `others`, and give back
+    those that were not started. False when somebody else was first with one: then nothing of this may be committed."""
     name = connection.dialect.name
-    succeeded = [one.claim for one in written if one.decision.status is Status.SUCCEEDED]
     if succeeded:
         found = connection.execute(statements.succeed(table, name), _of_all(succeeded)).rowcount
         if found != len(succeeded):
             return False
     if unstarted:
         connection.execute(statements.give_back(table, name), _of_all(unstarted))
-    others = (one for one in written if one.decision.status is not Status.SUCCEEDED)
     return all(write_outcome(connection, table, *one) for one in others)
 
 
