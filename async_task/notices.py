@@ -66,11 +66,6 @@ def tell(connection: Connection, table: Table, counts: Mapping[str, int], *, end
     known.quiet_until = now + _QUIET[_was_heard(connection, known, counts, ends=ends)]
 
 
-def forget() -> None:
-    """Know nothing of who is asleep, and of what can be asked."""
-    _known.clear()
-
-
 def payload(counts: Mapping[str, int]) -> str:
     """Numbers of new rows and their queues, a line each: as many lines as fit. Who is woken by one looks anyway."""
     lines: list[str] = []
