@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import importlib
 import os
@@ -14,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
-from sqlalchemy import Engine, MetaData, NullPool, create_engine, exists, make_url, select, text
+from sqlalchemy import URL, Engine, MetaData, NullPool, create_engine, exists, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
 from launch_postgres import NoServer, guarded_server
@@ -125,6 +126,20 @@ def impatient_engine(database: Database, *, seconds: int = 5) -> Engine:
     }
     # A test may kill every connection there is.
     return create_engine(database.sync_url, pool_size=1, pool_pre_ping=True, connect_args=patience[database.name])
+
+
+def warm_engine(url: URL, **options: Any) -> Engine:
+    """As `create_engine`, with a pool and connections of its own; and with what earlier ones at this URL have learnt of
+    the server, and compiled."""
+    first = _first_engine(url, tuple(options.items()))
+    engine: Any = Engine(first.pool.recreate(), first.dialect, first.url, hide_parameters=first.hide_parameters)
+    engine._compiled_cache = first._compiled_cache
+    return engine
+
+
+@functools.cache
+def _first_engine(url: URL, options: tuple[tuple[str, Any], ...]) -> Any:
+    return create_engine(url, **dict(options))
 
 
 def _postgresql(until: contextlib.ExitStack) -> Database:
