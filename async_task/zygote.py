@@ -182,7 +182,9 @@ class Zygote:
         while self._children and (left := until - time.monotonic()) > 0:
             self._bury_the_dead()
             if self._children:
-                select.select([self._wake], [], [], left)
+                watch = select.poll()
+                watch.register(self._wake, select.POLLIN)
+                watch.poll(left * 1000)
                 self._forget_wakes()
         for child in self._children.values():
             _kill_group(child.pid)
