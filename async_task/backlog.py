@@ -62,10 +62,12 @@ def with_suspects(engine: Engine, table: Table, wanted: Sequence[str] = ()) -> l
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look found: the `queues` in which something is due, and whether there are due suspects, orphans (or
-    claims of this worker that it may have lost), and attempts past their `expires_at`."""
+    """What one look found: the `queues` in which something is due, and whether there are attempts that have just
+    arrived and wait for their turn, due suspects, orphans (or claims of this worker that it may have lost), and
+    attempts past their `expires_at`."""
 
     queues: frozenset[str]
+    has_arrivals: bool
     has_suspects: bool
     has_orphans: bool
     has_overdue: bool
@@ -77,4 +79,4 @@ def look(connection: Connection, table: Table, worker: str, lease: dt.timedelta,
     for kind, name in connection.execute(statements.look(table, lease, tuple(wanted)), {"a_worker": worker}):
         found.setdefault(kind, set()).add(name)
     queues = frozenset(name for name in found.get(statements.QUEUE, ()) if name is not None)
-    return Look(queues, *(kind in found for kind in (statements.SUSPECTS, statements.ORPHANS, statements.OVERDUE)))
+    return Look(queues, *(kind in found for kind in statements.KINDS))

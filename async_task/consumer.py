@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
+from async_task import orders
 from async_task.calls import PreparedCall
 from async_task.claims import Claim
 from async_task.coroutines import Coroutines, runs_on_loop
@@ -19,7 +20,7 @@ from async_task.failures import describe
 from async_task.handful import Handful
 from async_task.lanes import Lane, open_lane
 from async_task.outcomes import Outcome, Succeeded
-from async_task.perform import perform_prepared, prepared, told
+from async_task.perform import followed, perform_prepared, prepared
 from async_task.portions import Portions
 from async_task.rounds import Rounds
 from async_task.settling import Settled, insist
@@ -115,7 +116,7 @@ class Consumer:
             handful = Handful(
                 self._shift.site_on(lane), calls, portions, self._shift.lease, self._settle_within,
                 alone=lambda claim, call: self._perform_alone(lane, claim, call),
-                succeeded=self._count_succeeded,
+                succeeded=lambda claims: self._note_succeeded(lane, claims),
                 ended=lambda claim, call, settled: self._end(lane, claim, call, settled),
                 stop=self._is_over,
             )  # fmt: skip
@@ -178,10 +179,18 @@ class Consumer:
             self._tally.count(perform_prepared(site, claim, call, self._shift.heartbeat.holding))
 
     def _end(self, lane: Lane, claim: Claim, call: PreparedCall, settled: Settled) -> None:
-        self._tally.count(told(self._shift.site_on(lane), claim, call, settled))
+        self._tally.count(followed(self._shift.site_on(lane), claim, call, settled))
+        if claim.order_key is not None:
+            self._rounds.ring(claim.queue)
 
-    def _count_succeeded(self, claims: list[Claim]) -> None:
+    def _note_succeeded(self, lane: Lane, claims: list[Claim]) -> None:
         self._tally.count_succeeded(len(claims))
+        keys = {claim.order_key: claim for claim in claims if claim.order_key is not None}
+        if keys:
+            # A process that dies here leaves keys that a sweep finds.
+            insist(lambda: orders.release(lane.engine, self._shift.table, keys))
+            for queue in {claim.queue for claim in keys.values()}:
+                self._rounds.ring(queue)
 
     def _complain(self, lane: Lane, error: Exception) -> None:
         """What could not be done is tried again at the next look; what was claimed is found as stray by a sweep."""

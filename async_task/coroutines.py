@@ -24,7 +24,7 @@ from async_task.claims import Claim
 from async_task.failures import describe
 from async_task.lanes import Lane, LoopLane, open_lane
 from async_task.outcomes import SUCCESS, Decision, Outcome
-from async_task.perform import perform_prepared, told
+from async_task.perform import followed, perform_prepared
 from async_task.settling import Settled, decided, failure_of, settle_alone, settled
 from async_task.shift import Shift
 from async_task.site import Site
@@ -216,7 +216,7 @@ class Coroutines:
 
     def _tell(self, site: Site, one: Answered, result: Settled) -> None:
         try:
-            self._end(one.claim, told(site, one.claim, one.call, result))
+            self._end(one.claim, followed(site, one.claim, one.call, result))
         except Exception as error:
             logger.error("attempt %s: %s", one.claim.id, describe(error, one.call.secrets).summary)
             self._end(one.claim, None)

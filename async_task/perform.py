@@ -4,6 +4,7 @@
 2. Call: under the row's lock, in the transaction of the outcome (locked); or with no transaction open (leased).
 3. Settle: decide what becomes of it, and write that down, fenced, together with the target's own writes.
 4. Tell the user's `handle_perform_error` of an error, in a transaction of its own.
+5. Let the next attempt of its order key go, if it is at rest.
 """
 
 import datetime as dt
@@ -27,7 +28,7 @@ from async_task.failures import describe
 from async_task.fence import Fence
 from async_task.lanes import Raised
 from async_task.outcomes import Canceled, Expired, Failed, Outcome
-from async_task.settling import Settled, after_lost_claim, park, settle
+from async_task.settling import Settled, after_lost_claim, park, release_next, settle
 from async_task.site import Site
 from async_task.status import Status
 
@@ -81,11 +82,18 @@ def perform_prepared(
     """Make the call and bring it to its outcome. Inside of `lane.run`."""
     with holding(claim.id):
         settled = (settled_by or _call_and_settle)(site, claim, call)
-    return told(site, claim, call, settled)
+    return followed(site, claim, call, settled)
 
 
-def told(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
-    """The outcome, after the user's `handle_perform_error` was told of an error."""
+def followed(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
+    """The outcome, when what follows it is done: the user's `handle_perform_error` is told of an error, and the next
+    attempt of the same key may go."""
+    outcome = _told(site, claim, call, settled)
+    release_next(site, claim, outcome)
+    return outcome
+
+
+def _told(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
     if settled.error is None:
         return settled.outcome
     logger.info("attempt %s: try %d raised %s", claim.id, claim.number, type(settled.error).__qualname__)

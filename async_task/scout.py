@@ -17,6 +17,7 @@ from async_task.bell import Bell
 from async_task.failures import describe
 from async_task.heartbeat import WORKER
 from async_task.lanes import Lane, open_lane
+from async_task.orders import PAGE, line_up
 from async_task.pacing import Pace
 from async_task.rounds import Rounds
 from async_task.shift import Shift
@@ -26,6 +27,8 @@ BUSY_FOR = 0.2
 """Seconds of work without a pause after which a process is no sleeper any more."""
 AFTER_A_RING = 0.05
 """Seconds after a ring until a look: who writes on a Core connection rings a moment before the row is there."""
+KEYS_FOR = 60.0
+"""Seconds for which attempts with order keys are expected to go on arriving: a look must come before their claim."""
 SWEEPS_EVERY = 600.0
 """Seconds after which it is swept although nothing is to be seen: rows of workers that have gone are forgotten then."""
 COMPLAINS_EVERY = 60.0
@@ -91,6 +94,7 @@ class Scout:
         self._busy_since: float | None = None
         self._num_claimed = 0
         self._sweeps_at = 0.0
+        self._keys_seen_at = -KEYS_FOR
         self._complained_at = -COMPLAINS_EVERY
 
     def live(self) -> None:
@@ -115,6 +119,8 @@ class Scout:
 
     def _look(self, lane: Lane) -> Look:
         found = look(lane.glance, self._shift.table, self._shift.worker, self._shift.lease, self._queues)
+        if found.has_arrivals:
+            found = self._look_again(lane)
         for queue in found.queues:
             self._rounds.ring(queue)
         if found.has_suspects:
@@ -125,6 +131,13 @@ class Scout:
         if self._has_progressed():
             self._pace.rung()
         return found
+
+    def _look_again(self, lane: Lane) -> Look:
+        """After those of the arrivals were released whose turn it is."""
+        self._keys_seen_at = time.monotonic()
+        while line_up(lane.engine, self._shift.table) >= PAGE:
+            pass
+        return look(lane.glance, self._shift.table, self._shift.worker, self._shift.lease, self._queues)
 
     def _fall_asleep_or_wake(self, lane: Lane, found: Look) -> None:
         now = time.monotonic()
@@ -145,7 +158,8 @@ class Scout:
             for queue in rung:
                 self._rounds.ring(queue)
             if rung:
-                until = min(until, time.monotonic() + AFTER_A_RING)
+                uses_keys = time.monotonic() - self._keys_seen_at < KEYS_FOR
+                until = min(until, time.monotonic() + (0 if uses_keys else AFTER_A_RING))
             elif not self._is_asleep and self._has_progressed():
                 return  # all lanes have come to rest: nobody else will say what is there now
 

@@ -108,13 +108,14 @@ def strays(table: Table) -> Statement:
     return select(*columns(table)).where(queries.is_pending(table), table.c.claim_id.is_not(None), *lost)
 
 
-QUEUE, SUSPECTS, ORPHANS, OVERDUE = "queue", "suspects", "orphans", "overdue"
+QUEUE = "queue"
+KINDS = ARRIVALS, SUSPECTS, ORPHANS, OVERDUE = "arrivals", "suspects", "orphans", "overdue"
 
 
 @lru_cache(maxsize=64)
 def look(table: Table, lease: dt.timedelta, wanted: tuple[str, ...]) -> Statement:
-    """Rows of a kind and a name: each queue in which anything is due, of those `wanted` or of all; and one of SUSPECTS,
-    ORPHANS and OVERDUE where there are such. Takes `a_worker`, whose lost claims count as orphans."""
+    """Rows of a kind and a name: each queue in which anything is due, of those `wanted` or of all; and one of each of
+    the KINDS of which there is something. Takes `a_worker`, whose lost claims count as orphans."""
     names = _these(wanted) if wanted else _names(table)
     conditions = queries.due(table, suspects=False)
     due = select(literal(QUEUE), names.c.queue).where(or_(*queries.looks(table, names.c.queue, conditions)))
@@ -122,6 +123,7 @@ def look(table: Table, lease: dt.timedelta, wanted: tuple[str, ...]) -> Statemen
     held = (queries.is_pending(table), table.c.claim_id.is_not(None))
     return union_all(
         due,
+        _flag(ARRIVALS, table, (queries.is_pending(table), table.c.arrived)),
         _flag(SUSPECTS, table, queries.due(table, suspects=True)),
         _flag(ORPHANS, table, queries.lapsed(table, lease)),
         _flag(ORPHANS, table, (*held, *lost)),
