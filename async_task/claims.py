@@ -10,6 +10,7 @@ from sqlalchemy import Table
 COLUMNS = (
     "id", "target", "method_name", "method_args", "encryptor", "claim_id", "num_attempts", "num_errors", "num_crashes",
     "max_attempts", "scheduled_at", "created_at", "attempted_at", "expires_at", "last_error", "priority", "due_at",
+    "order_key",
 )  # fmt: skip
 
 
@@ -35,6 +36,7 @@ class Claim:
     age: dt.timedelta
     left: dt.timedelta | None
     last_error: str | None
+    order_key: str | None = None
 
     @classmethod
     def of(cls, row: Any) -> Self:
@@ -46,6 +48,7 @@ class Claim:
             num_crashes=row.num_crashes, max_attempts=row.max_attempts, taken_at=taken,
             age=taken - (row.scheduled_at or row.created_at),
             left=None if row.expires_at is None else row.expires_at - taken, last_error=row.last_error,
+            order_key=row.order_key,
         )  # fmt: skip
 
     @property

@@ -4,6 +4,7 @@
 2. Call: under the row's lock, in the transaction of the outcome (locked); or with no transaction open (leased).
 3. Settle: decide what becomes of it, and write that down, fenced, together with the target's own writes.
 4. Tell the user's `handle_perform_error` of an error, in a transaction of its own.
+5. Let the next attempt of its order key go, if it is at rest.
 """
 
 import datetime as dt
@@ -25,7 +26,7 @@ from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.failures import describe
 from async_task.fence import Fence
 from async_task.outcomes import Canceled, Expired, Failed, Outcome
-from async_task.settling import Settled, after_lost_claim, park, settle
+from async_task.settling import Settled, after_lost_claim, park, release_next, settle
 from async_task.site import Site
 from async_task.status import Status
 
@@ -49,6 +50,12 @@ def perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
 
 
 def _perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
+    outcome = _outcome_of(site, claim, holding)
+    release_next(site, claim, outcome)
+    return outcome
+
+
+def _outcome_of(site: Site, claim: Claim, holding: Holding) -> Outcome:
     try:
         call = prepare(site, claim)
     except AsyncTaskError as error:

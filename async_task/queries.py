@@ -149,6 +149,7 @@ def standing(table: Table, attempt_id: uuid.UUID) -> Rows:
     return select(
         table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at, table.c.num_attempts,
         table.c.due_at, (table.c.due_at <= compared()).label("is_due"), is_overdue(table).label("is_overdue"),
+        table.c.order_key, table.c.released,
     ).where(table.c.id == attempt_id)  # fmt: skip
 
 
@@ -158,7 +159,7 @@ def orphans(
     """Claims whose lease is past, whose row is not locked, and whose worker has not beaten for one `lease`; locked.
     Without the ids `besides` and the claims of the workers `alive`."""
     return (
-        select(table.c.id, table.c.claimed_by, table.c.num_attempts, table.c.num_crashes)
+        select(table.c.id, table.c.claimed_by, table.c.num_attempts, table.c.num_crashes, table.c.order_key)
         .where(*lapsed(table, lease), *_without(table.c.id, besides), *_without(table.c.claimed_by, alive))
         .order_by(table.c.lease_until, table.c.id)
         .limit(limit)
@@ -187,6 +188,11 @@ def overdue(table: Table, limit: int, *, besides: Sequence[uuid.UUID] = ()) -> S
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     )
+
+
+def keys_of(table: Table, ids: Sequence[uuid.UUID]) -> Select[Any]:
+    """The order keys of these attempts."""
+    return select(table.c.order_key).where(table.c.id.in_(ids), table.c.order_key.is_not(None)).distinct()
 
 
 def holds(table: Table) -> ColumnElement[bool]:

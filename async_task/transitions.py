@@ -5,7 +5,7 @@ import datetime as dt
 import uuid
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, case, null
+from sqlalchemy import ColumnElement, Table, case, null, true
 
 from async_task.dialects import written
 from async_task.status import Status
@@ -95,6 +95,9 @@ def reviving(table: Table) -> Values:
         "num_errors": 0,
         "num_crashes": 0,
         "expires_at": case((table.c.expires_at <= written(), null()), else_=table.c.expires_at),
+        # Another of its key may have been released meanwhile: it lines up again.
+        "released": table.c.order_key.is_(None),
+        "arrived": case((table.c.order_key.is_not(None), true()), else_=null()),
     }
 
 
@@ -106,6 +109,16 @@ def moving(table: Table, at: dt.datetime | None) -> Values:
         "due_at": written() if at is None else at,
         "updated_at": written(),
     }
+
+
+def looked_at() -> Values:
+    """No longer new: it waits until the earlier ones of its key are at rest."""
+    return {"arrived": None}
+
+
+def releasing() -> Values:
+    """It is its turn among those of its key."""
+    return {"released": True, "arrived": None, "updated_at": written()}
 
 
 def _if_claimed(table: Table) -> ColumnElement[int]:
