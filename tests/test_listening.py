@@ -102,8 +102,11 @@ def test_a_connection_that_died_silently_is_noticed_and_replaced(
 
 
 @on_postgresql
-def test_it_is_closed_although_the_server_does_not_answer(database: Database, engine: Engine, wire: "Wire") -> None:
-    source = Source(wire.leading_to(with_driver(database.sync_url, "psycopg")))
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_it_is_closed_although_the_server_does_not_answer(
+    driver: str, database: Database, engine: Engine, wire: "Wire"
+) -> None:
+    source = Source(wire.leading_to(with_driver(database.sync_url, driver)))
     with listening(source, Bell()) as listener:
         wire.freeze()
     assert not listener.is_listening
