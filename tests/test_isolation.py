@@ -6,9 +6,11 @@ import itertools
 import logging
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from async_task import (
     AsyncTask,
     Attempt,
     BatchReport,
+    Failed,
     Parked,
     Retried,
     Retry,
@@ -35,12 +38,16 @@ from async_task import (
     quarantine,
     target,
 )
+from async_task.children import Calling, Died
+from async_task.claims import Claim
 from async_task.engines import Source
 from async_task.outcomes import Outcome
 from async_task.shift import Shift
 from clockwork import row_of
 from databases import Database
 from elsewhere import await_, notes
+from offspring import children as in_children
+from offspring import claim, is_there, num_descriptors, parent_of, performing
 from outbox import Broken, HookedAttempt, act_brief_later, effects, events_of, heard, note, will
 from outbox import calls as traces
 
@@ -198,7 +205,7 @@ def test_the_limit_ends_a_loop_that_holds_the_gil_and_it_is_an_error_of_the_call
     assert (event.kind, event.message, event.num_attempt) == ("error", LATE, 1)
     ((_, _, pid, _),) = notes(folder)
     assert pid != os.getpid()
-    assert not _is_there(pid)
+    assert not is_there(pid)
 
 
 @pytest.mark.parametrize("method", ["write_and_hang", "write_and_hang_leased"])
@@ -226,7 +233,7 @@ def test_what_the_call_has_started_is_ended_with_it(home: AsyncTask, engine: Eng
     attempt = _put_away(engine, write(Isolated, "start_others_and_hang", {"folder": folder}))
     assert isinstance(home.perform(attempt.id), Retried)
     pids = {pid for _, _, pid, _ in notes(folder)}
-    await_(lambda: not any(map(_is_there, pids)), "all that noted something go away")
+    await_(lambda: not any(map(is_there, pids)), "all that noted something go away")
 
 
 def test_a_process_that_ends_by_itself_is_a_crash_and_its_worker_lives_on(
@@ -282,10 +289,10 @@ def test_when_the_parent_is_killed_all_its_children_go_with_it(
     engine.dispose()
     with elsewhere.process(run_batch, url) as parent:
         pids = {pid for _, _, pid, _ in await_(lambda: notes(folder)[1:] and notes(folder), "both calls begin")}
-        (zygote,) = {_parent_of(pid) for pid in pids}
+        (zygote,) = {parent_of(pid) for pid in pids}
         assert len(pids) == 2
         parent.kill()
-    await_(lambda: not any(map(_is_there, {*pids, zygote})), "children and zygote go away")
+    await_(lambda: not any(map(is_there, {*pids, zygote})), "children and zygote go away")
 
 
 def test_the_lease_of_a_call_is_extended_while_its_process_lives(
@@ -309,22 +316,22 @@ def test_a_process_that_nobody_needs_ends_by_itself_and_another_takes_its_place(
         with _performing(shift, attempt) as performed:
             assert performed() == Succeeded(attempt.id)
         last = notes(folder)[number][2]
-        await_(lambda pid=last: not _is_there(pid), "it ends")
+        await_(lambda pid=last: not is_there(pid), "it ends")
     assert len({pid for _, _, pid, _ in notes(folder)}) == 2
 
 
 @only_sync
-def test_nothing_is_left_of_ten_shifts_with_processes(
+def test_nothing_is_left_of_four_shifts_with_processes(
     home: AsyncTask, engine: Engine, write: Write, folder: str
 ) -> None:
-    ids = [write(Isolated, "start", {"folder": folder}).id for _ in range(11)]
+    ids = [write(Isolated, "start", {"folder": folder}).id for _ in range(5)]
     engine.dispose()
     assert home.perform(ids[0]) == Succeeded(ids[0])  # what is opened once is open now
-    before = _descriptors()
+    before = num_descriptors()
     for one in ids[1:]:
         assert home.perform(one) == Succeeded(one)
-    assert _descriptors() == before
-    assert not any(_is_there(pid) for _, _, pid, _ in notes(folder))
+    assert num_descriptors() == before
+    assert not any(is_there(pid) for _, _, pid, _ in notes(folder))
 
 
 @only_sync
@@ -379,6 +386,58 @@ def test_where_nothing_can_be_forked_it_is_parked_with_a_sentence(
     assert notes(folder) == []
 
 
+def test_answers_of_many_processes_are_never_mixed_up() -> None:
+    claims = [claim(str(number)) for number in range(160)]
+    with in_children(performing(_die_or_answer)) as isolation, ThreadPoolExecutor(8) as threads:
+
+        def perform(one: Claim) -> object:
+            try:
+                return isolation.perform(one, 30)
+            except Died as death:
+                return str(death)
+
+        answers = list(threads.map(perform, claims))
+    for one, answer in zip(claims, answers, strict=True):
+        died = "its process ended with exit code 7"
+        assert answer == (died if int(one.encoded_args) % 20 == 7 else Failed(one.id, one.encoded_args))
+
+
+def _die_or_answer(one: Claim) -> Outcome:
+    if int(one.encoded_args) % 20 == 7:
+        os._exit(7)
+    return Failed(one.id, one.encoded_args)
+
+
+def test_the_limit_is_for_the_call_and_not_for_what_is_done_around_it() -> None:
+    @contextmanager
+    def opened(calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:
+        def perform(one: Claim) -> Outcome:
+            time.sleep(0.6)  # longer than the limit, which is the subject
+            with calling():
+                pass
+            time.sleep(0.6)
+            return Failed(one.id, "answered")
+
+        yield perform
+
+    with in_children(opened) as isolation:
+        one = claim()
+        assert isolation.perform(one, 0.5) == Failed(one.id, "answered")
+
+
+def test_what_a_call_left_behind_on_purpose_outlives_a_process_that_nobody_needs(short_idling: None) -> None:
+    def leave(one: Claim) -> Outcome:
+        return Failed(one.id, f"{os.getpid()} {subprocess.Popen(['sleep', '60']).pid}")
+
+    with in_children(performing(leave)) as isolation:
+        answer = isolation.perform(claim(), None)
+        assert isinstance(answer, Failed)
+        child, left = map(int, answer.reason.split())
+        await_(lambda: not is_there(child), "it ends")
+    assert is_there(left)
+    os.kill(left, signal.SIGKILL)
+
+
 # Suspects, and a worker that does not want to wait
 
 
@@ -412,7 +471,7 @@ def test_a_call_without_a_limit_is_broken_off_with_its_worker_and_given_back(
     assert outcome.reason == "its process was ended together with the worker's"
     row = row_of(engine, attempt.id)
     assert (row.claim_id, row.num_errors, row.num_crashes) == (None, 0, int(is_suspect))
-    assert not _is_there(pid)
+    assert not is_there(pid)
 
 
 # Coroutines
@@ -548,22 +607,3 @@ def _performing(shift: Shift, attempt: Attempt) -> Iterator[Callable[[], Outcome
     with ThreadPoolExecutor(1) as thread:
         performed = thread.submit(perform)
         yield lambda: performed.result(30)
-
-
-def _status_of(pid: int) -> list[str]:
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _parent_of(pid: int) -> int:
-    return int(_status_of(pid)[1])
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        return _status_of(pid)[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _descriptors() -> int:
-    return len(list(pathlib.Path("/proc/self/fd").iterdir()))
