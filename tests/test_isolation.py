@@ -1,6 +1,7 @@
 """Isolation: a call in a process of its own, which its time limit ends; and limits where there is no such process."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import itertools
 import logging
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 import elsewhere
@@ -55,7 +57,7 @@ Write = Callable[..., Attempt]
 TABLE: Any = Attempt.__table__
 pytestmark = pytest.mark.usefixtures("one_thread")
 only_sync = pytest.mark.parametrize("door", ["sync"])
-LATE = "TimeoutError: the call took longer than its limit, 0.4 s, and its process was ended"
+LATE = "TimeoutError: the call took longer than its limit, 0.15 s, and its process was ended"
 
 
 def hold_the_gil() -> None:
@@ -78,33 +80,33 @@ class Isolated:
         _write(session)
 
     @staticmethod
-    @policy(timeout=0.4)
+    @policy(timeout=0.15)
     def hang(folder: str, card: str = "") -> None:
         note(folder, "start")
         hold_the_gil()
 
     @staticmethod
-    @policy(timeout=0.4, mode="leased")
+    @policy(timeout=0.15, mode="leased")
     def hang_leased(folder: str, card: str = "") -> None:
         note(folder, "start")
         hold_the_gil()
 
     @staticmethod
-    @policy(timeout=0.4)
+    @policy(timeout=0.15)
     def write_and_hang(session: Session, folder: str) -> None:
         _write(session)
         note(folder, "start")
         hold_the_gil()
 
     @staticmethod
-    @policy(timeout=0.4, mode="leased")
+    @policy(timeout=0.15, mode="leased")
     def write_and_hang_leased(session: Session, folder: str) -> None:
         _write(session)
         note(folder, "start")
         hold_the_gil()
 
     @staticmethod
-    @policy(timeout=0.4)
+    @policy(timeout=0.15)
     def start_others_and_hang(folder: str) -> None:
         if os.fork() == 0:
             note(folder, "grandchild")
@@ -132,7 +134,7 @@ class Isolated:
 @target("test.not_isolated", retry=Retry.every(60))
 class Suspect:
     @staticmethod
-    @policy(timeout=0.4)
+    @policy(timeout=0.15)
     def hang(folder: str) -> None:
         note(folder, "start")
         hold_the_gil()
@@ -143,9 +145,36 @@ class Suspect:
         _hold(folder)
 
 
-def _write(session: Session) -> None:
+@target("test.brief_session", retry=Retry.every(60), timeout=0.3)
+class BriefSession:
+    """Swallows its cancellation, with a session in its hand."""
+
+    @staticmethod
+    async def write(session: AsyncSession, goes_on: bool) -> None:
+        await _write_and_sleep(session, goes_on=goes_on)
+
+    @staticmethod
+    @policy(mode="locked")
+    async def write_locked(session: AsyncSession, goes_on: bool) -> None:
+        await _write_and_sleep(session, goes_on=goes_on)
+
+
+async def _write_and_sleep(session: AsyncSession, *, goes_on: bool) -> None:
+    await session.execute(effects.insert().values(**_mine()))
+    for is_canceled in itertools.count():
+        if is_canceled and not goes_on:
+            return
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+
+def _mine() -> dict[str, Any]:
     current = current_attempt()
-    session.execute(effects.insert().values(attempt_id=str(current.id), number=current.number, what="done"))
+    return {"attempt_id": str(current.id), "number": current.number, "what": "done"}
+
+
+def _write(session: Session) -> None:
+    session.execute(effects.insert().values(**_mine()))
 
 
 def _hold(folder: str) -> None:
@@ -236,6 +265,7 @@ def test_what_the_call_has_started_is_ended_with_it(home: AsyncTask, engine: Eng
     await_(lambda: not any(map(is_there, pids)), "all that noted something go away")
 
 
+@only_sync
 def test_a_process_that_ends_by_itself_is_a_crash_and_its_worker_lives_on(
     home: AsyncTask, engine: Engine, write: Write, folder: str
 ) -> None:
@@ -295,6 +325,7 @@ def test_when_the_parent_is_killed_all_its_children_go_with_it(
     await_(lambda: not any(map(is_there, {*pids, zygote})), "children and zygote go away")
 
 
+@only_sync
 def test_the_lease_of_a_call_is_extended_while_its_process_lives(
     shift: Shift, engine: Engine, write: Write, folder: str
 ) -> None:
@@ -441,6 +472,7 @@ def test_what_a_call_left_behind_on_purpose_outlives_a_process_that_nobody_needs
 # Suspects, and a worker that does not want to wait
 
 
+@only_sync
 def test_a_suspect_that_never_returns_is_ended_some_time_after_its_limit(
     home: AsyncTask, engine: Engine, write: Write, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,6 +487,7 @@ def test_a_suspect_that_never_returns_is_ended_some_time_after_its_limit(
     assert row_of(engine, innocent.id).num_crashes == 0
 
 
+@only_sync
 @pytest.mark.parametrize("is_suspect", [False, True])
 def test_a_call_without_a_limit_is_broken_off_with_its_worker_and_given_back(
     shift: Shift, engine: Engine, write: Write, folder: str, is_suspect: bool
@@ -495,6 +528,7 @@ def test_a_coroutine_that_swallows_its_cancellation_took_too_long_all_the_same(
     assert (row.num_errors, row.num_crashes, row.last_error) == (1, 0, late)
 
 
+@only_sync
 def test_what_a_canceled_coroutine_raises_is_the_cause_of_the_timeout(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -554,6 +588,21 @@ def test_a_coroutine_that_goes_on_after_its_cancellation_does_not_hold_the_lane(
         assert row_of(engine, one.id).last_error.startswith("TimeoutError: the call took longer than its limit, 0.05 s")
         assert len([said for said in caplog.messages if str(one.id) in said and "is closed" in said]) == 1
     assert "swallowed" in traces
+
+
+@pytest.mark.parametrize("door", ["async"])
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("method", ["write", "write_locked"])
+def test_what_a_coroutine_wrote_is_rolled_back_although_it_swallows_its_cancellation(
+    app: AsyncTask, engine: Engine, write: Write, method: str, goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "CLEAN_UP", 0.05)
+    attempt = write(BriefSession, method, {"goes_on": goes_on})
+    assert isinstance(app.perform(attempt.id), Retried)
+    row = row_of(engine, attempt.id)
+    assert (row.num_errors, row.last_error[:12], row.claim_id) == (1, "TimeoutError", None)
+    with engine.connect() as connection:
+        assert connection.execute(select(effects)).all() == []
 
 
 @only_sync
