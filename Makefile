@@ -5,6 +5,9 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 UV ?= $(shell command -v uv 2>/dev/null)
 ARGS ?=
+QUICK ?=
+ONLY ?=
+PEERS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench console
@@ -16,7 +19,7 @@ demo: .venv/.demo ## see an outbox work, in the terminal
 	@.venv/bin/async-task demo $(ARGS)
 
 test: .venv/.dev ## run the tests, on every database that is there
-	@.venv/bin/pytest -n 4 --dist worksteal -q $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal -q $(ARGS)
 
 check: .venv/.dev ## style, types and layers; a warning is an error
 	@.venv/bin/ruff check .
@@ -26,8 +29,9 @@ check: .venv/.dev ## style, types and layers; a warning is an error
 	@.venv/bin/lint-imports
 	@echo "Style, types and layers are clean."
 
-bench: ## measure what is promised about speed
-	@echo "There are no benchmarks yet: they come with the worker." >&2; exit 2
+bench: .venv/.bench ## measure what is promised about speed, beside others (QUICK=1, ONLY=drain,latency, PEERS=0)
+	@.venv/bin/python -m benchmarks $(if $(QUICK),--plan quick) --only "$(ONLY)" --peers "$(PEERS)" \
+		$(if $(QUICK)$(ONLY)$(PEERS),,--page docs/benchmarks.md) $(ARGS)
 
 console: .venv/.demo ## a prompt in the example shop
 	@PYTHONPATH=examples .venv/bin/python -q -i -m shop.console
@@ -39,6 +43,10 @@ console: .venv/.demo ## a prompt in the example shop
 .venv/.dev: pyproject.toml | .venv/bin/python
 	@$(call install,dev)
 	@touch $@ .venv/.demo
+
+.venv/.bench: pyproject.toml | .venv/bin/python
+	@$(call install,bench)
+	@touch $@
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "async-task needs Python 3.11 or newer, and none was found: make PYTHON=/path/to/python" >&2; exit 1; }

@@ -44,6 +44,7 @@ class BaseAttempt:
     order_key: Mapped[str | None] = mapped_column(Name(255))
     seq: Mapped[int | None] = mapped_column(RowNumber())
     released: Mapped[bool] = mapped_column(Boolean(), default=True)
+    arrived: Mapped[bool | None] = mapped_column(Boolean())
     order_slot: Mapped[str | None] = mapped_column(Name(255), Computed(OrderSlot(), persisted=True))
     num_attempts: Mapped[int] = mapped_column(Counter(), default=0)
     num_errors: Mapped[int] = mapped_column(Counter(), default=0)

@@ -1,13 +1,17 @@
 """Many calls in one statement: the door for Core users, and for whoever writes down thousands."""
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
-from async_task.dialects import copies_rows, written
+from async_task.arrivals import arrive, arrive_by
+from async_task.dialects import copies_rows, numbered, take_numbers, written
 from async_task.errors import AsyncTaskError, InvalidArguments
 from async_task.sessions import blocking_session
 from async_task.writing import Draft, discriminator, named_draft, single_table
@@ -19,7 +23,8 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
     A session is flushed first. Raises IntegrityError for a used token, and what `create` raises, with the row's number.
     """
     mapper, table = single_table(model, "create_many")
-    drafts = [_numbered(number, row) for number, row in enumerate(rows)]
+    drafts = [_draft(number, row) for number, row in enumerate(rows)]
+    session: Session | None = None
     if isinstance(where, Connection):
         connection = where
     else:
@@ -30,21 +35,50 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
         return []
     now, may_copy = _clock_and_copy(connection, table)
     stamps = {**discriminator(mapper), "created_at": now, "updated_at": now}
-    values = [{"due_at": now, **one.stamped(lambda after: now + after), **stamps} for one in drafts]
+    values = [
+        {"due_at": now, **one.stamped(lambda after: now + after), **stamps}
+        for one in _numbered(connection, table, drafts)
+    ]
     if may_copy and not _has_more_defaults(table, values[0]):
         _copy(connection, table, values)
     else:
-        connection.execute(table.insert(), values)
+        _insert(connection, table, values)
+    counts = Counter(one.values["queue"] for one in drafts if one.is_due_at_once)
+    if session is None:
+        arrive_by(connection, table, counts)
+    else:
+        arrive(session, mapper, counts)
     return [one["id"] for one in values]
 
 
-def _numbered(number: int, row: Mapping[str, Any]) -> Draft:
+def _draft(number: int, row: Mapping[str, Any]) -> Draft:
     if not isinstance(row, Mapping):
         raise InvalidArguments(f"row {number}: takes a mapping of create()'s arguments, not {type(row).__name__}")
     try:
         return named_draft("create_many", row)
     except AsyncTaskError as error:
         raise type(error)(f"row {number}: {error}") from None
+
+
+def _numbered(connection: Connection, table: Table, drafts: list[Draft]) -> list[Draft]:
+    """With the places of those that have a key: as numbers, or each as what its INSERT asks the database for."""
+    keyed = [one for one in drafts if one.order_key is not None]
+    if not keyed:
+        return drafts
+    numbers: Iterable[Any] | None = take_numbers(connection, table, len(keyed))
+    following = iter(numbers or [numbered(table, one.order_key or "") for one in keyed])
+    places = [None if one.order_key is None else next(following) for one in drafts]
+    unkeyed = {"order_key": None, "arrived": None}
+    return [replace(one, values=unkeyed | one.values | {"seq": at}) for one, at in zip(drafts, places, strict=True)]
+
+
+def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    plain = [row for row in rows if not isinstance(row.get("seq"), numbered)]
+    if plain:
+        connection.execute(table.insert(), plain)
+    for row in rows:
+        if isinstance(row.get("seq"), numbered):
+            connection.execute(table.insert().values(row))
 
 
 def _clock_and_copy(connection: Connection, table: Table) -> tuple[dt.datetime, bool]:

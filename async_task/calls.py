@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 import inspect
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +18,9 @@ from async_task.encryption import NullEncryptor, context_of, encryptor_named, un
 from async_task.errors import ConfigurationError, DecryptionFailed, UnknownMethod, UnknownTarget
 from async_task.failures import secrets_in
 from async_task.fence import Fence
-from async_task.lanes import Lane, Raised
+from async_task.lanes import Lane, Raised, kept
 from async_task.policies import LOCKED_LIMIT
+from async_task.signatures import PLAIN
 from async_task.site import Site
 from async_task.targets import Method, target_named
 
@@ -30,13 +31,20 @@ CLEAN_UP = 5.0
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """A call that can be made. `secrets`: texts that nothing may show. `timeout`: what the policy says, or None."""
+    """A call that can be made. `hidden`: the arguments that nothing may show, None: all. `timeout`: what the policy
+    says, or None."""
 
     method: Method
     arguments: dict[str, Any]
-    secrets: frozenset[str]
+    hidden: Collection[str] | None
     is_locked: bool
     timeout: dt.timedelta | None
+    seen: frozenset[str] | None = None
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Texts that nothing may show."""
+        return secrets_in(self.arguments, self.hidden) if self.seen is None else self.seen
 
     @property
     def session_class(self) -> type[Any] | None:
@@ -66,14 +74,15 @@ def prepare(site: Site, claim: Claim) -> PreparedCall:
             f"{method.signature.label} takes encrypted arguments only, and these are plain text: if you know who wrote "
             "them, `async-task rotate-keys --to-policy` encrypts them"
         )
-    context = context_of(claim.id, claim.target, claim.method_name)
-    arguments = decode(unseal(claim.encoded_args, encryptor_named(claim.encryptor), context))
+    arguments = decode(_text_of(claim))
     method.signature.check(arguments)
     if method.signature.session_is_async and not site.source.is_async:
         raise ConfigurationError(f"{method.signature.label} asks for an AsyncSession: give AsyncTask an AsyncEngine")
     hidden = None if claim.encryptor != NullEncryptor.name else method.policy.redact or ()
-    secrets = secrets_in(arguments, hidden)
-    return PreparedCall(method, arguments, secrets, _is_locked(site, method), method.policy.timeout)
+    # What the target can change is looked at before it is called; the rest only when something went wrong.
+    can_change = hidden != () and not all(type(value) in PLAIN for value in arguments.values())
+    seen = secrets_in(arguments, hidden) if can_change else None
+    return PreparedCall(method, arguments, hidden, _is_locked(site, method), method.policy.timeout, seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +117,16 @@ def _time_limit(is_locked: bool, timeout: dt.timedelta | None) -> dt.timedelta |
     return timeout or (LOCKED_LIMIT if is_locked else None)
 
 
-def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence) -> object:
-    """Make the call: what the target returned, or `Raised`. What is known never to have run is an error."""
+def _text_of(claim: Claim) -> str:
+    if claim.encryptor == NullEncryptor.name:
+        return claim.encoded_args
+    context = context_of(claim.id, claim.target, claim.method_name)
+    return unseal(claim.encoded_args, encryptor_named(claim.encryptor), context)
+
+
+def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence | None) -> object:
+    """Make the call, with a fence where it wants a session: what the target returned, or `Raised`. What is known never
+    to have run is an error."""
     token = performing.set(CurrentAttempt(claim.id, claim.number, call.deadline(claim)))
     try:
         with site.calling():
@@ -118,9 +135,19 @@ def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence) -> object:
         performing.reset(token)
 
 
-def _made(site: Site, call: PreparedCall, fence: Fence) -> object:
+async def make_coroutine(claim: Claim, call: PreparedCall) -> object:
+    """The same on an event loop, for a coroutine function that wants no session of ours."""
+    performing.set(CurrentAttempt(claim.id, claim.number, call.deadline(claim)))  # of this task alone
+    answer = await kept(_timed(partial(call.method.callable, **call.arguments), call.timeout))
+    while inspect.iscoroutine(answer):
+        answer = await kept(answer)
+    return _refused(answer)
+
+
+def _made(site: Site, call: PreparedCall, fence: Fence | None) -> object:
     function: Callable[..., Any] = partial(call.method.callable, **call.arguments)
     if call.session_class is not None:
+        assert fence is not None
         session = fence.session(call.session_class, site.source.session_class, site.source.session_options)
         function = partial(call.method.callable, session, **call.arguments)
     if call.method.signature.is_async:
@@ -135,7 +162,7 @@ async def _timed(function: Callable[..., Any], timeout: dt.timedelta | None) -> 
     if timeout is None:
         return await function()
     coroutine = function()
-    task = asyncio.ensure_future(_kept(coroutine))
+    task = asyncio.ensure_future(kept(coroutine))
     try:
         if (await asyncio.wait({task}, timeout=timeout.total_seconds()))[0]:
             return _unpacked(task.result())
@@ -149,14 +176,6 @@ async def _timed(function: Callable[..., Any], timeout: dt.timedelta | None) -> 
     late = too_long(timeout, "was canceled")
     late.__cause__ = answer.error if isinstance(answer, Raised) else None
     raise late
-
-
-async def _kept(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    # A task that raises SystemExit or KeyboardInterrupt would tear the loop down.
-    try:
-        return await coroutine
-    except BaseException as error:
-        return Raised(error)
 
 
 def _unpacked(answer: object) -> object:
@@ -191,8 +210,13 @@ def _forget(task: Any) -> None:
 
 
 def _checked(lane: Lane, answer: object) -> object:
-    if inspect.iscoroutine(answer):
-        answer = lane.wait(answer)
+    return _refused(lane.wait(answer) if inspect.iscoroutine(answer) else answer)
+
+
+def _refused(answer: object) -> object:
+    """The answer; `Raised` where it is none that can be brought to an outcome."""
+    if answer is None:
+        return None
     if inspect.isgenerator(answer) or inspect.isasyncgen(answer) or inspect.isawaitable(answer):
         return Raised(TypeError(f"the target answered a {type(answer).__name__}, which nobody has run"))
     if isinstance(answer, BaseException) or answer is Again:

@@ -2,23 +2,18 @@
 
 import datetime as dt
 import uuid
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple
 
-from sqlalchemy import Table
+from sqlalchemy import Table, type_coerce
 
-COLUMNS = (
-    "id", "target", "method_name", "method_args", "encryptor", "claim_id", "num_attempts", "num_errors", "num_crashes",
-    "max_attempts", "scheduled_at", "created_at", "attempted_at", "expires_at", "last_error", "priority", "due_at",
-)  # fmt: skip
+from async_task.dialects import Instant, UnreadInstant
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One attempt, taken under `claim_id`: the fence of every write about it. `number`: which start this is, from 1.
 
-    `age` and `left` were measured by the database when it was taken: since `scheduled_at` or else `created_at`, and
-    until `expires_at` (None without one).
+    Its fields are what the row holds, in the order of `COLUMNS`. The instants are as the driver gave them: what most
+    calls never ask for is not made ready.
     """
 
     id: uuid.UUID
@@ -27,33 +22,48 @@ class Claim:
     method_name: str
     encoded_args: str
     encryptor: str
+    queue: str
+    order_key: str | None
     number: int
     num_errors: int
     num_crashes: int
     max_attempts: int | None
-    taken_at: dt.datetime
-    age: dt.timedelta
-    left: dt.timedelta | None
+    scheduled_at: dt.datetime | None
+    created_at: dt.datetime
+    attempted_at: dt.datetime
+    expires_at: dt.datetime | None
     last_error: str | None
-
-    @classmethod
-    def of(cls, row: Any) -> Self:
-        """From a row of `COLUMNS`, read after the claim."""
-        taken = row.attempted_at
-        return cls(
-            id=row.id, claim_id=row.claim_id, target=row.target, method_name=row.method_name,
-            encoded_args=row.method_args, encryptor=row.encryptor, number=row.num_attempts, num_errors=row.num_errors,
-            num_crashes=row.num_crashes, max_attempts=row.max_attempts, taken_at=taken,
-            age=taken - (row.scheduled_at or row.created_at),
-            left=None if row.expires_at is None else row.expires_at - taken, last_error=row.last_error,
-        )  # fmt: skip
+    priority: int
+    due_at: dt.datetime
 
     @property
     def is_suspect(self) -> bool:
         """Whether its last start was lost with its process."""
         return self.num_crashes > 0
 
+    @property
+    def taken_at(self) -> dt.datetime:
+        """When it was taken, by the database's clock."""
+        return Instant.aware(self.attempted_at)
+
+    @property
+    def age(self) -> dt.timedelta:
+        """How long before that it was wanted: since `scheduled_at`, or else `created_at`."""
+        return self.attempted_at - (self.scheduled_at or self.created_at)
+
+    @property
+    def left(self) -> dt.timedelta | None:
+        """How long after that it expires; None without `expires_at`."""
+        return None if self.expires_at is None else self.expires_at - self.attempted_at
+
+
+COLUMNS = tuple({"encoded_args": "method_args", "number": "num_attempts"}.get(name, name) for name in Claim._fields)
+
 
 def columns(table: Table) -> list[Any]:
-    """The columns that `Claim.of` reads."""
-    return [table.c[name] for name in COLUMNS]
+    """The columns that a claim is made of: `Claim._make(row)`."""
+    return [_unread(table.c[name]) for name in COLUMNS]
+
+
+def _unread(column: Any) -> Any:
+    return type_coerce(column, UnreadInstant()) if isinstance(column.type, Instant) else column

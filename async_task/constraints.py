@@ -5,10 +5,11 @@ import weakref
 from typing import Any
 
 from sqlalchemy import DDL, CheckConstraint, ColumnElement, Index, String, Table, and_, event
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import conv
 
-from async_task.dialects import MYSQL
+from async_task.dialects import MYSQL, sequence_of
 from async_task.status import Status
 
 STORAGE = {
@@ -54,6 +55,8 @@ def furnish(table: Table) -> None:
         _add_checks(table)
         store = DDL(storage_of("%(fullname)s"))  # type: ignore[no-untyped-call]
         event.listen(table, "after_create", store.execute_if(dialect="postgresql"))
+        count = DDL(sequence_made(table).replace("%", "%%"))  # type: ignore[no-untyped-call]
+        event.listen(table, "after_create", count.execute_if(dialect="postgresql"))
 
 
 def storage_of(name: str, *, is_set: bool = True) -> str:
@@ -61,6 +64,13 @@ def storage_of(name: str, *, is_set: bool = True) -> str:
     if not is_set:
         return f"ALTER TABLE {name} RESET ({', '.join(STORAGE)})"
     return f"ALTER TABLE {name} SET ({', '.join(f'{key} = {value}' for key, value in STORAGE.items())})"
+
+
+def sequence_made(table: Table) -> str:
+    """The statement that makes PostgreSQL's sequence of `seq`, which ends with its table."""
+    preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+    name, owner = preparer.format_sequence(sequence_of(table)), preparer.format_table(table)
+    return f"CREATE SEQUENCE IF NOT EXISTS {name} OWNED BY {owner}.{preparer.quote(table.c.seq.name)}"
 
 
 def _add_indexes(table: Table) -> None:
@@ -74,6 +84,9 @@ def _add_indexes(table: Table) -> None:
     token = [c.target, c.method_name, c.idempotence_token]
     _partial("token", table, token, c.idempotence_token.is_not(None), unique=True)
     _partial("order", table, [c.order_slot], c.order_slot.is_not(None), unique=True)
+    _partial("keyed", table, [c.status, c.order_key, c.seq], and_(pending, c.order_key.is_not(None)))
+    _partial("arrived", table, [c.status, c.arrived], and_(pending, c.arrived))
+    _partial("suspect", table, [c.status, c.num_crashes], and_(pending, c.num_crashes > 0))
 
 
 def _partial(name: str, table: Table, columns: list[Any], where: Any, *, unique: bool = False) -> None:

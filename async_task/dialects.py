@@ -1,10 +1,25 @@
 """What PostgreSQL, MySQL/MariaDB and SQLite do differently. Only exceptions stand here: all other SQL is the same."""
 
 import datetime as dt
+import os
+import socket
 import weakref
 from typing import Any
 
-from sqlalchemy import Float, column, event, func, literal, literal_column, select, table
+from sqlalchemy import (
+    BigInteger,
+    Float,
+    Sequence,
+    Table,
+    cast,
+    column,
+    event,
+    func,
+    literal,
+    literal_column,
+    select,
+    table,
+)
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.ext.compiler import compiles
@@ -39,9 +54,21 @@ class Instant(TypeDecorator[dt.datetime]):
         return moment if dialect.name == "postgresql" else moment.replace(tzinfo=None)
 
     def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        if value is None:
-            return None
+        return None if value is None else self.aware(value)
+
+    @staticmethod
+    def aware(value: dt.datetime) -> dt.datetime:
+        """What a driver gave, in UTC."""
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+class UnreadInstant(Instant):
+    """The same, as the driver gives it: two of one row can be compared and subtracted, and `Instant.aware` reads it."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        return value
 
 
 class _Clock(FunctionElement[dt.datetime]):
@@ -105,6 +132,56 @@ def _sqlite_clock(element: _Clock, compiler: SQLCompiler, **kw: Any) -> str:
     return compiler.process(clock, **kw)
 
 
+def sequence_of(attempts: Table) -> Sequence:
+    """PostgreSQL's sequence from which an attempts table numbers its keyed rows; it lies in the table's schema."""
+    return Sequence(f"sq_{attempts.name}_order", schema=attempts.schema)
+
+
+class numbered(FunctionElement[int]):
+    """The `seq` of a row of this key that is inserted now: past that of every row of the key that is committed. Nobody
+    waits for anybody for it, so that rows of transactions that are open at the same time have no order among them."""
+
+    name = "numbered"
+    inherit_cache = True
+    type = BigInteger()
+
+    def __init__(self, attempts: Table, key: str) -> None:
+        line = attempts.alias("line")
+        same = (line.c.status == literal_column("'pending'"), line.c.order_key == literal(key, line.c.order_key.type))
+        last = select(func.coalesce(func.max(line.c.seq), 0)).where(*same).correlate(None).scalar_subquery()
+        super().__init__(sequence_of(attempts).next_value(), last)
+
+
+@compiles(numbered)
+@compiles(numbered, "postgresql")
+def _numbered(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
+    following, _ = element.clauses
+    return compiler.process(following, **kw)
+
+
+@compiles(numbered, "mysql")
+@compiles(numbered, "mariadb")
+def _mysql_number(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
+    # Begins anew, higher, when the server does. Without the server's own number, with which it is too large for us.
+    return compiler.process(func.uuid_short().op("&")(literal_column(str(2**56 - 1))), **kw)
+
+
+@compiles(numbered, "sqlite")
+def _sqlite_number(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
+    # There is one writer at a time. The clock (in milliseconds) is for rows that come back: they are older than others.
+    _, last = element.clauses
+    clock = cast(func.julianday(literal_column("'now'"), type_=Float()) * literal_column("86400000"), BigInteger)
+    return compiler.process(func.max(last + literal_column("1"), clock), **kw)
+
+
+def take_numbers(connection: Connection, attempts: Table, count: int) -> list[int] | None:
+    """The `seq` of `count` rows that are inserted now; None where each row's INSERT must ask for its own."""
+    if connection.dialect.name != "postgresql":
+        return None
+    following = select(sequence_of(attempts).next_value()).select_from(func.generate_series(1, count))
+    return list(connection.scalars(following))
+
+
 def locks_rows(dialect: Dialect) -> bool:
     """Whether a single row can be locked. SQLite locks the whole database, so there every call is leased."""
     return dialect.name != "sqlite"
@@ -129,6 +206,11 @@ def locks_neighbours(dialect: Dialect) -> bool:
 def copies_rows(dialect: Dialect) -> bool:
     """Whether rows can be written with COPY: PostgreSQL through psycopg 3."""
     return dialect.name == "postgresql" and dialect.driver in ("psycopg", "psycopg_async")
+
+
+def notifies(dialect: Dialect) -> bool:
+    """Whether a transaction can tell other processes that it committed: PostgreSQL's NOTIFY."""
+    return dialect.name == "postgresql"
 
 
 def server_uptime(connection: Connection) -> float | None:
@@ -167,6 +249,25 @@ def limit_transaction(connection: Connection, seconds: float) -> None:
         )
     elif name in MYSQL:
         _set_session(connection, max(1, int(seconds)), max(1, int(seconds)))
+
+
+def limit_session(connection: Connection, seconds: float) -> None:
+    """The same for a connection that is kept, once and for all, on MariaDB and MySQL. PostgreSQL is told by each
+    statement that locks, since a pooler in between may give each transaction another session."""
+    if connection.dialect.name in MYSQL:
+        limit_transaction(connection, seconds)
+        connection.rollback()
+
+
+def sever(connection: Connection) -> None:
+    """End the conversation with the server from outside of the thread that leads it."""
+    driver: Any = connection.connection.driver_connection
+    descriptor = driver.fileno() if hasattr(driver, "fileno") else driver._sock.fileno()
+    end = socket.socket(fileno=os.dup(descriptor))
+    try:
+        end.shutdown(socket.SHUT_RDWR)
+    finally:
+        end.close()
 
 
 def unlimit_session(connection: Connection) -> None:

@@ -55,6 +55,10 @@ class Source:
         return self._plain.dialect
 
     @property
+    def url(self) -> URL:
+        return self._plain.url
+
+    @property
     def address(self) -> str:
         """The URL without its query, in which anything may stand, and with three asterisks for the password."""
         return self._plain.url.set(query={}).render_as_string(hide_password=True)
@@ -107,12 +111,16 @@ _OURS = ("bind", "binds", "class_", "close_resets_only", "join_transaction_mode"
 
 
 def _behave_alike(engine: Engine, model: Engine) -> None:
-    """With the options and the listeners of `model`, which may set a tenant at each begin, or translate schemas."""
+    """With the options and the listeners of `model`, which may set a tenant at each begin, or translate schemas; and
+    with its compiled statements, as SQLAlchemy's own copies of an engine: both speak one dialect, and each lane and
+    each beat would compile every statement again."""
     options = {name: value for name, value in model.get_execution_options().items() if name != "isolation_level"}
     engine.update_execution_options(**options)
     copied: Any = engine
-    copied.dispatch._update(model.dispatch, only_propagate=False)
-    copied._has_events = getattr(model, "_has_events", True)
+    original: Any = model
+    copied.dispatch._update(original.dispatch, only_propagate=False)
+    copied._has_events = getattr(original, "_has_events", True)
+    copied._compiled_cache = original._compiled_cache
 
 
 def _reading_committed(engine: Engine) -> Engine:
@@ -124,7 +132,14 @@ def _reading_committed(engine: Engine) -> Engine:
     return made
 
 
+def _is_automatic(connection: Connection) -> bool:
+    """Whether each of its statements is a transaction by itself."""
+    return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+
+
 def _begin_mysql(connection: Connection) -> None:
+    if _is_automatic(connection):
+        return
     connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")  # of the one that follows
     connection.exec_driver_sql("START TRANSACTION")  # also where the user's engine is set to AUTOCOMMIT
 
@@ -200,4 +215,6 @@ def _open_sqlite(connection: Any, record: Any) -> None:
 
 
 def _begin_sqlite(connection: Any) -> None:
+    if _is_automatic(connection):
+        return
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -2,17 +2,21 @@
 and all that touches the database runs in a greenlet on it, so that there is one body of code for both."""
 
 import asyncio
+import contextlib
 import contextvars
+import time
 import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.util import await_only, greenlet_spawn  # wants greenlet only when used
 
+from async_task.dialects import limit_session, sever
 from async_task.engines import Source
+from async_task.policies import LOCKED_LIMIT
 
 T = TypeVar("T")
 
@@ -33,9 +37,48 @@ class Lane:
         self.engine: Engine = source.private() if private else source.shared()
         self._owns = private or self.engine.pool is not source.pool
         self._runner: asyncio.Runner | None = None
+        self._connection: Connection | None = None
+        self.fence_connection: Connection | None = None
+        """On which a call is performed that has a transaction of its own."""
 
     def run(self, work: Callable[[], T]) -> T:
         """Do `work`, which may use the database."""
+        return work()
+
+    @property
+    def connection(self) -> Connection:
+        """One that stays open, for what is done again and again. Inside of `run`, or of `meanwhile`."""
+        if self._connection is None:
+            self._connection = self.engine.connect()
+            limit_session(self._connection, LOCKED_LIMIT.total_seconds())
+        return self._connection
+
+    @property
+    def glance(self) -> Connection:
+        """The same for single statements, each of which is a transaction by itself. A lane has one of the two."""
+        if self._connection is None:
+            # Of the connection: an option of the engine would come before the one that the engine has already.
+            self._connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        return self._connection
+
+    def drop_connection(self) -> None:
+        """It met an error: end it, with whatever it had begun, and open another one when it is asked for."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.invalidate()
+            with contextlib.suppress(Exception):
+                connection.close()
+
+    def sever(self) -> None:
+        """Cut the connection, if there is one, on which this lane is performing a call, from another thread: its locks
+        are free as soon as the server notices."""
+        if self.fence_connection is not None:
+            with contextlib.suppress(Exception):
+                sever(self.fence_connection)
+
+    def meanwhile(self, work: Callable[[], T]) -> T:
+        """Do `work`, which may use `connection`, on another thread while this lane makes a `call`."""
         return work()
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -43,7 +86,7 @@ class Lane:
         if self._runner is None:
             self._runner = asyncio.Runner()
         runner = self._runner
-        return _uncanceled(lambda: runner.run(_kept(work), context=contextvars.copy_context()))
+        return _uncanceled(lambda: runner.run(kept(work), context=contextvars.copy_context()))
 
     def call(self, function: Callable[[], Any]) -> Any:
         """What a plain function that uses no session of ours returned, or `Raised`. Inside of `run`."""
@@ -57,8 +100,15 @@ class Lane:
         """End the loop, and the connections that are this lane's own."""
         if self._runner is not None:
             self._runner.close()
+        self._end_connection()
         if self._owns:
             self.engine.dispose()
+
+    def _end_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -78,21 +128,42 @@ class AsyncLane(Lane):
         self._thread = ThreadPoolExecutor(1, "async-task-call")
 
     def run(self, work: Callable[[], T]) -> T:
+        if has_loop_running():  # inside of another `run` of this lane
+            return work()
         return self._loop.run(_spawned(work), context=contextvars.copy_context())
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         # In a task of its own, as in `Lane.wait`: what the target does to its task must not befall the lane.
-        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(_kept(work))))
+        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(kept(work))))
 
     def call(self, function: Callable[[], Any]) -> Any:
         # In a thread without a running loop: a plain function may want to start one.
         context = contextvars.copy_context()
         return await_only(self._loop.get_loop().run_in_executor(self._thread, lambda: context.run(_tried, function)))
 
+    def meanwhile(self, work: Callable[[], T]) -> T:
+        # The call has left the loop, which waits for it: there, and nowhere else, the connection may be used.
+        return asyncio.run_coroutine_threadsafe(_spawned(work), self._loop.get_loop()).result()
+
     def close(self) -> None:
+        self.run(self._end_connection)
         self.run(self.engine.dispose)
         self._thread.shutdown()
         self._loop.close()
+
+
+class LoopLane(Lane):
+    """On the event loop that runs, for work in its greenlets, many at a time, with connections of this loop alone."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source, private=True)
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(kept(work))))
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        context = contextvars.copy_context()
+        return await_only(asyncio.get_running_loop().run_in_executor(None, lambda: context.run(_tried, function)))
 
 
 def open_lane(source: Source, *, private: bool = False) -> Lane:
@@ -110,7 +181,8 @@ async def _spawned(work: Callable[[], T]) -> T:
     return await greenlet_spawn(work)
 
 
-async def _kept(work: Coroutine[Any, Any, Any]) -> Any:
+async def kept(work: Coroutine[Any, Any, Any]) -> Any:
+    """What it returned, or `Raised`."""
     # Here, inside of the loop: SystemExit and KeyboardInterrupt would tear the loop down.
     try:
         return await work
@@ -138,6 +210,14 @@ def _raised(error: BaseException) -> Raised:
         # What the call has taken is needed to write down that it failed.
         traceback.clear_frames(error.__traceback__)
     return Raised(error)
+
+
+def rest(seconds: float) -> None:
+    """Sleep, and let others run meanwhile: a thread, or the loop of this greenlet."""
+    if has_loop_running():
+        await_only(asyncio.sleep(seconds))
+    else:
+        time.sleep(seconds)
 
 
 def has_loop_running() -> bool:

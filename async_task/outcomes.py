@@ -52,9 +52,11 @@ class Canceled(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class NotDue(Outcome):
-    """Not performed: due at `due_at`. Nothing about the attempt changed."""
+    """Not performed: due at `due_at`, and not before the attempt `behind`, an earlier one of its key, is at rest (None:
+    it waits for no other). Nothing about the attempt changed."""
 
     due_at: dt.datetime
+    behind: uuid.UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,9 @@ class Decision:
     error: BaseException | None = None
 
 
+SUCCESS = Decision(Status.SUCCEEDED)
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where an attempt stands when its call has ended, in durations: the clocks of two machines never meet.
@@ -122,7 +127,7 @@ def decide(answer: object, standing: Standing, retry: Retry, draw: Callable[[], 
         return _after_error(answer, standing, retry, draw)
     if isinstance(answer, Again):
         return _pending_after(answer.after, standing, error=None)
-    return Decision(Status.SUCCEEDED)
+    return SUCCESS
 
 
 def _after_error(error: BaseException, standing: Standing, retry: Retry, draw: Callable[[], float]) -> Decision:

@@ -5,6 +5,7 @@ import os
 import socket
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -27,14 +28,39 @@ def beat(
         _beat(engine, table, worker, lease, held, kind)
 
 
-def enroll(connection: Connection, table: Table, worker: str, kind: str | None) -> None:
-    """Say that this process lives, and at first also what it is."""
+def enroll(connection: Connection, table: Table, worker: str, kind: str | None, **said: Any) -> None:
+    """Say that this process lives, what else is `said` by column, and at first also what it is."""
     workers = beside(table).workers
-    beats = update(workers).where(workers.c.name == worker).values(beat_at=written())
+    beats = update(workers).where(workers.c.name == worker).values(beat_at=written(), **said)
     if not connection.execute(beats).rowcount:
         started = process_started(os.getpid()) or ""
         me = {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "process_started": started}
-        connection.execute(insert(workers).values(me | {"kind": kind, "job_type": table.name}))
+        connection.execute(insert(workers).values(me | {"kind": kind, "job_type": table.name} | said))
+
+
+def fall_asleep(where: Engine | Connection, table: Table, worker: str, *, kind: str | None = None) -> None:
+    """From its commit on, who makes attempts due tells this process by a NOTIFY; for one minute, or until `awake`.
+
+    What was committed before was not told: look once more. Who sleeps longer says so again within the minute.
+    """
+    _say(where, table, worker, kind, asleep=True)
+
+
+def awake(where: Engine | Connection, table: Table, worker: str, *, kind: str | None = None) -> None:
+    """Nobody need tell this process anything: it looks by itself."""
+    _say(where, table, worker, kind, asleep=False)
+
+
+def _say(where: Engine | Connection, table: Table, worker: str, kind: str | None, **said: Any) -> None:
+    if isinstance(where, Connection):  # one on which each statement is a transaction by itself
+        enroll(where, table, worker, kind, **said)
+        return
+    try:
+        with where.begin() as connection:
+            enroll(connection, table, worker, kind, **said)
+    except IntegrityError:  # its first beat came between
+        with where.begin() as connection:
+            enroll(connection, table, worker, kind, **said)
 
 
 def _beat(

@@ -3,9 +3,10 @@
 import datetime as dt
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Select,
     SmallInteger,
@@ -32,6 +33,9 @@ from async_task.transitions import Values
 PRIORITIES = range(10)
 Rows = Any
 """A select of several columns, whose type SQLAlchemy 2.0 and 2.1 spell differently."""
+T = TypeVar("T")
+Given: TypeAlias = T | BindParameter[Any]
+"""A value, or the parameter through which it will come."""
 
 
 def is_pending(table: Table) -> ColumnElement[bool]:
@@ -55,19 +59,34 @@ def is_mine(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID) -> tuple[C
 
 
 def due(
-    table: Table, *, began: dt.datetime | None = None, suspects: bool | None = None, targets: Sequence[str] = ()
+    table: Table,
+    *,
+    began: Given[dt.datetime] | None = None,
+    suspects: bool | None = None,
+    targets: Given[Sequence[str]] = (),
+    besides: Given[Sequence[str]] = (),
 ) -> tuple[ColumnElement[bool], ...]:
-    """Waiting, due, not overdue; suspects only, all but suspects, or (None) both; of `targets`, or (none) of any. With
-    `began`: due when that run began, there by then, and not started since, by whomever: so that a run starts each once,
-    and ends."""
-    since = compared() if began is None else literal(began, table.c.due_at.type)
+    """Waiting, due, not overdue; suspects only, all but suspects, or (None) both; of `targets`, or (none) of any; of
+    none of `besides`. With `began`: due when that run began, there by then, and not started since, by whomever: so that
+    a run starts each once, and ends."""
+    since: Any = compared() if began is None else _as_instant(table, began)
     once = () if began is None else (table.c.created_at <= since, func.coalesce(table.c.attempted_at, since) <= since)
-    wanted = (table.c.target.in_(targets),) if targets else ()
-    return (*is_waiting(table), table.c.due_at <= since, ~is_overdue(table), *_crashed(table, suspects), *wanted, *once)
+    wanted = (table.c.target.in_(targets),) if _is_said(targets) else ()
+    unwanted = (table.c.target.not_in(besides),) if _is_said(besides) else ()
+    chosen = (*_crashed(table, suspects), *wanted, *unwanted)
+    return (*is_waiting(table), table.c.due_at <= since, ~is_overdue(table), *chosen, *once)
+
+
+def _as_instant(table: Table, began: Any) -> Any:
+    return began if isinstance(began, BindParameter) else literal(began, table.c.due_at.type)
+
+
+def _is_said(names: Any) -> bool:
+    return isinstance(names, BindParameter) or bool(names)
 
 
 def due_in_priority(
-    table: Table, queue: str, priority: Any, conditions: Sequence[ColumnElement[bool]], limit: int
+    table: Table, queue: Given[str], priority: Any, conditions: Sequence[ColumnElement[bool]], limit: Given[int]
 ) -> Select[Any]:
     """The ids of the nearest due rows of one priority, locked; rows that somebody holds are skipped."""
     return (
@@ -79,7 +98,9 @@ def due_in_priority(
     )
 
 
-def nearest_due(table: Table, queue: str, conditions: Sequence[ColumnElement[bool]], limit: int) -> Select[Any]:
+def nearest_due(
+    table: Table, queue: Given[str], conditions: Sequence[ColumnElement[bool]], limit: Given[int]
+) -> Select[Any]:
     """The same over all priorities, first ones first: one lateral probe a priority, no sort, no walk over rows that are
     not due (PostgreSQL)."""
     numbers: Any = postgresql.array[Any]([literal(number, SmallInteger) for number in PRIORITIES], type_=SmallInteger)
@@ -88,13 +109,18 @@ def nearest_due(table: Table, queue: str, conditions: Sequence[ColumnElement[boo
     return select(probe.c.id).select_from(priorities.join(probe, true())).limit(limit)
 
 
-def priorities_due(table: Table, queue: str, conditions: Sequence[ColumnElement[bool]]) -> Rows:
+def priorities_due(table: Table, queue: Given[str], conditions: Sequence[ColumnElement[bool]]) -> Rows:
     """One row, a column a priority: whether anything is due in it. One look into the index each."""
-    due_in: list[Any] = [
+    due_in = looks(table, queue, conditions)
+    return select(*(look.label(f"p{number}") for number, look in zip(PRIORITIES, due_in, strict=True)))
+
+
+def looks(table: Table, queue: Any, conditions: Sequence[ColumnElement[bool]]) -> list[Any]:
+    """For each priority of a queue: whether anything is so in it."""
+    return [
         select(table.c.id).where(table.c.queue == queue, table.c.priority == number, *conditions).exists()
         for number in PRIORITIES
     ]
-    return select(*(look.label(f"p{number}") for number, look in zip(PRIORITIES, due_in, strict=True)))
 
 
 def by_id(table: Table, attempt_id: uuid.UUID) -> Select[Any]:
@@ -113,12 +139,12 @@ def take(table: Table, found: Select[Any], values: Values) -> Update:
     return update(table).where(table.c.id == any_(ids)).values(values).returning(*columns(table))
 
 
-def take_ids(table: Table, ids: Sequence[uuid.UUID], values: Values) -> Update:
+def take_ids(table: Table, ids: Given[Sequence[uuid.UUID]], values: Values) -> Update:
     """Claim rows that are locked already."""
     return update(table).where(table.c.id.in_(ids), *is_waiting(table)).values(values)
 
 
-def taken(table: Table, claim_id: uuid.UUID, ids: Sequence[uuid.UUID]) -> Rows:
+def taken(table: Table, claim_id: Given[uuid.UUID], ids: Given[Sequence[uuid.UUID]]) -> Rows:
     return select(*columns(table)).where(table.c.id.in_(ids), table.c.claim_id == claim_id)
 
 
@@ -128,10 +154,11 @@ def under(table: Table, claim_id: uuid.UUID) -> Rows:
     return select(*columns(table)).where(*claimed)
 
 
-def lock(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID) -> Select[Any]:
+def lock(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID, *, waits: bool = True) -> Select[Any]:
     """The row lock under which a call is made, and the check that the claim still stands. Waits for a sweep or a verb
     that is about to change the row, so that what it answers is the truth."""
-    return select(table.c.id).where(*is_mine(table, attempt_id, claim_id)).with_for_update(key_share=True)
+    found = select(table.c.id).where(*is_mine(table, attempt_id, claim_id))
+    return found.with_for_update(key_share=True, skip_locked=not waits)
 
 
 def settle(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID, values: Values) -> Update:
@@ -149,6 +176,7 @@ def standing(table: Table, attempt_id: uuid.UUID) -> Rows:
     return select(
         table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at, table.c.num_attempts,
         table.c.due_at, (table.c.due_at <= compared()).label("is_due"), is_overdue(table).label("is_overdue"),
+        table.c.order_key, table.c.released,
     ).where(table.c.id == attempt_id)  # fmt: skip
 
 
@@ -158,7 +186,7 @@ def orphans(
     """Claims whose lease is past, whose row is not locked, and whose worker has not beaten for one `lease`; locked.
     Without the ids `besides` and the claims of the workers `alive`."""
     return (
-        select(table.c.id, table.c.claimed_by, table.c.num_attempts, table.c.num_crashes)
+        select(table.c.id, table.c.claimed_by, table.c.num_attempts, table.c.num_crashes, table.c.order_key)
         .where(*lapsed(table, lease), *_without(table.c.id, besides), *_without(table.c.claimed_by, alive))
         .order_by(table.c.lease_until, table.c.id)
         .limit(limit)
@@ -187,6 +215,11 @@ def overdue(table: Table, limit: int, *, besides: Sequence[uuid.UUID] = ()) -> S
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     )
+
+
+def keys_of(table: Table, ids: Sequence[uuid.UUID]) -> Select[Any]:
+    """The order keys of these attempts."""
+    return select(table.c.order_key).where(table.c.id.in_(ids), table.c.order_key.is_not(None)).distinct()
 
 
 def holds(table: Table) -> ColumnElement[bool]:

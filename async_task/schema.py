@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Engine, MetaData, Table, inspect, select
+from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.schema import CreateSchema
 
 from async_task.attempt import BaseAttempt
@@ -15,8 +15,8 @@ def tables_of(model: type[BaseAttempt]) -> list[Table]:
     """The tables of this model, with those of its inheritance, and the ones beside them."""
     root: Any = inspect(model).base_mapper
     mapped = {table for mapper in root.self_and_descendants for table in mapper.tables}
-    others = beside(table_of(model))
-    return [*sorted(mapped, key=lambda table: str(table.name)), others.events, others.workers, others.version]
+    o = beside(table_of(model))
+    return [*sorted(mapped, key=lambda table: str(table.name)), o.events, o.workers, o.queues, o.version]
 
 
 def create(engine: Engine, model: type[BaseAttempt]) -> None:
@@ -37,25 +37,29 @@ def create(engine: Engine, model: type[BaseAttempt]) -> None:
 
 def check(engine: Engine, model: type[BaseAttempt]) -> None:
     """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
-    found = inspect(engine)
-    missing = [table.fullname for table in tables_of(model) if not found.has_table(table.name, schema=table.schema)]
+    with engine.begin() as connection:
+        version = _version_in(connection, model)
+        if version is not None:
+            _refuse_other(version)
+        found = inspect(connection)
+        missing = [table.fullname for table in tables_of(model) if not found.has_table(table.name, schema=table.schema)]
     if missing:
         raise SchemaMismatch(
             f"the database has no table {sorted(missing)[0]!r}: make it with `async-task install`, "
             "or at once with `async-task install --apply`"
         )
-    version = version_in(engine, model)
-    if version is not None:
-        _refuse_other(version)
 
 
 def version_in(engine: Engine, model: type[BaseAttempt]) -> int | None:
     """The version of the tables in this database; None where none is, or none is said."""
-    table = beside(table_of(model)).version
-    if not inspect(engine).has_table(table.name, schema=table.schema):
-        return None
     with engine.begin() as connection:
-        return connection.scalar(select(table.c.version))
+        return _version_in(connection, model)
+
+
+def _version_in(connection: Connection, model: type[BaseAttempt]) -> int | None:
+    table = beside(table_of(model)).version
+    is_there = inspect(connection).has_table(table.name, schema=table.schema)
+    return connection.scalar(select(table.c.version)) if is_there else None
 
 
 def _refuse_other(version: int) -> None:

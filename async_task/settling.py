@@ -15,15 +15,16 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from async_task import transactions
+from async_task import orders, transactions
 from async_task.calls import PreparedCall
 from async_task.claims import Claim
 from async_task.dialects import is_statement_timeout
 from async_task.errors import ClaimLost, InvalidState
 from async_task.failures import Failure, describe
 from async_task.fence import CommittedInside, Fence, passing_error
-from async_task.lanes import Raised
+from async_task.lanes import Raised, rest
 from async_task.outcomes import (
+    Canceled,
     Decision,
     Expired,
     Failed,
@@ -59,11 +60,11 @@ def settle(
     elif isinstance(answer, Raised) and call.session_class and _is_a_fault(fence, answer.error):
         fence.close()
         return Settled(park(site, claim, _said_of(answer.error, call), started=True))
-    decision = _decide(claim, call, answer, elapsed)
+    decision = decided(claim, call, answer, elapsed)
     problem = _write(site, claim, call, fence, decision)
     if problem is not None:
         return _settle_anew(site, claim, call, fence, decision, elapsed, problem)
-    return _settled(claim, call, decision)
+    return settled(claim, call, decision)
 
 
 def after_lost_claim(site: Site, claim: Claim, call: PreparedCall) -> "Settled":
@@ -95,6 +96,16 @@ def park(site: Site, claim: Claim, reason: str, *, started: bool) -> Outcome:
     return Parked(claim.id, after, reason) if hit else Superseded(claim.id)
 
 
+def release_next(site: Site, claim: Claim, outcome: Outcome) -> None:
+    """If the attempt is at rest, let the next one of its key go; should that fail, a sweep does it."""
+    if claim.order_key is None or not isinstance(outcome, (Succeeded, Failed, Expired, Canceled)):
+        return
+    try:
+        insist(lambda: orders.release(site.engine, site.table, [claim.order_key or ""]))
+    except Exception as error:
+        logger.warning("the next attempt of the key of %s waits for a sweep: %s", claim.id, type(error).__name__)
+
+
 def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
     """Do `work`, again while the infrastructure fails, with jittered backoff, for `patience` seconds; then raise."""
     until, pause = time.monotonic() + patience, 0.05
@@ -105,8 +116,8 @@ def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
             is_passing = isinstance(error, (OperationalError, PoolTimeout)) or passing_error(error) is not None
             if not is_passing or time.monotonic() + pause > until:
                 raise
-        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
-        pause = min(2 * pause, 2.0)
+        rest(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
+        pause = min(2 * pause, 1.2)  # so that whoever comes back is met within 2 s
 
 
 def _kept_or_undone(fence: Fence, answer: object) -> object:
@@ -154,7 +165,8 @@ def _said_of(error: BaseException, call: PreparedCall) -> str:
     return describe(passing_error(error) or error, call.secrets).summary
 
 
-def _decide(claim: Claim, call: PreparedCall, answer: object, elapsed: dt.timedelta) -> Decision:
+def decided(claim: Claim, call: PreparedCall, answer: object, elapsed: dt.timedelta) -> Decision:
+    """What becomes of an attempt whose call has answered, after so long."""
     left = None if claim.left is None else claim.left - elapsed
     standing = Standing(claim.age + elapsed, left, claim.num_errors, claim.max_attempts)
     return decide(answer.error if isinstance(answer, Raised) else answer, standing, call.method.policy.retry_or_default)
@@ -165,7 +177,7 @@ def _write(site: Site, claim: Claim, call: PreparedCall, fence: Fence, decision:
 
     Raises ClaimLost when somebody else was first.
     """
-    failure = _failure(decision, call)
+    failure = failure_of(decision, call)
     try:
         if fence.is_open:
             hit = transactions.write_outcome(fence.open(), site.table, claim, decision, failure)
@@ -196,22 +208,34 @@ def _settle_anew(
     problem: Exception,
 ) -> Settled:
     """A failed COMMIT, or a lost connection, proves nothing: read the row again, and go on from there."""
-    row = insist(lambda: transactions.standing(site.engine, site.table, claim.id), LONG_PATIENCE)
-    if row is None or row.claim_id != claim.claim_id:
-        is_committed = row is not None and row.num_attempts == claim.number and row.status == decision.status
-        return _settled(claim, call, decision) if is_committed else Settled(Superseded(claim.id))
     if call.session_class is None or decision.error is not None:
-        return _finish(site, claim, call, decision)  # the call was made, and its transaction held nothing of its own
+        return settle_alone(site, claim, call, decision)  # it was made, and its transaction held nothing of its own
+    if (found := _found_written(site, claim, call, decision)) is not None:
+        return found
     if _is_too_long(fence, problem):
         problem = _too_long(call, problem)
     elif _is_a_fault(fence, problem):
         return Settled(park(site, claim, _said_of(problem, call), started=True))
-    return _finish(site, claim, call, _decide(claim, call, Raised(problem), elapsed))
+    return _finish(site, claim, call, decided(claim, call, Raised(problem), elapsed))
+
+
+def settle_alone(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
+    """Write an outcome that may have been written already, in a transaction of its own."""
+    return _found_written(site, claim, call, decision) or _finish(site, claim, call, decision)
+
+
+def _found_written(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled | None:
+    """What the row says when the claim is no longer ours: our outcome, or somebody else's."""
+    row = insist(lambda: transactions.standing(site.engine, site.table, claim.id), LONG_PATIENCE)
+    if row is not None and row.claim_id == claim.claim_id:
+        return None
+    is_committed = row is not None and row.num_attempts == claim.number and row.status == decision.status
+    return settled(claim, call, decision) if is_committed else Settled(Superseded(claim.id))
 
 
 def _finish(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
     """Write the outcome in a transaction of its own, until the database takes it."""
-    failure = _failure(decision, call)
+    failure = failure_of(decision, call)
     try:
         hit = _settle_at_last(site, claim, decision, failure)
     except Exception as problem:
@@ -220,18 +244,18 @@ def _finish(site: Site, claim: Claim, call: PreparedCall, decision: Decision) ->
             "attempt %s: its error is written in ASCII: %s", claim.id, describe(problem, call.secrets).summary
         )
         hit = _settle_at_last(site, claim, decision, None if failure is None else failure.in_ascii())
-    return _settled(claim, call, decision) if hit else Settled(Superseded(claim.id))
+    return settled(claim, call, decision) if hit else Settled(Superseded(claim.id))
 
 
 def _settle_at_last(site: Site, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
     return insist(lambda: transactions.settle(site.engine, site.table, claim, decision, failure), LONG_PATIENCE)
 
 
-def _failure(decision: Decision, call: PreparedCall) -> Failure | None:
+def failure_of(decision: Decision, call: PreparedCall) -> Failure | None:
     return None if decision.error is None else describe(decision.error, call.secrets)
 
 
-def _settled(claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
+def settled(claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
     said = None if decision.error is None else describe(decision.error, call.secrets).summary
     match decision.status:
         case Status.SUCCEEDED:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Table
 
@@ -32,7 +32,7 @@ from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.perform import held_elsewhere, perform, perform_ended
 from async_task.quarantine import Quarantine
 from async_task.runs import Run
-from async_task.settling import insist, park
+from async_task.settling import PATIENCE, insist, park
 from async_task.site import Site
 from async_task.status import Status
 from async_task.verbs import table_of
@@ -82,7 +82,13 @@ class Shift:
         return self._claimed(lane, claim, lambda found: found[0])
 
     def claim_due(
-        self, lane: Lane, queue: str, *, began: dt.datetime, suspects: bool, targets: Sequence[str] = ()
+        self,
+        lane: Lane,
+        queue: str,
+        *,
+        began: dt.datetime | None = None,
+        suspects: bool,
+        targets: Sequence[str] = (),
     ) -> Claim | None:
         """Take the most urgent due attempt of this queue, and of these targets where some are named: only what is
         started at once is claimed."""
@@ -101,11 +107,27 @@ class Shift:
         claims = self._claimed(lane, claim, lambda found: found)
         return claims[0] if claims else None
 
+    def claim_many(
+        self, lane: Lane, queue: str, number: int, *, besides: Sequence[str], patience: float
+    ) -> list[Claim]:
+        """Take the most urgent due attempts of this queue, suspects not among them, on the lane's own connection.
+        `besides`: targets left out. Inside of `lane.run`."""
+
+        def claim(claim_id: uuid.UUID) -> list[Claim]:
+            try:
+                given = (self.table, self.worker, self.lease, queue, number)
+                return transactions.claim_due(lane.connection, *given, claim_id=claim_id, besides=besides)
+            except BaseException:
+                lane.drop_connection()
+                raise
+
+        return self._claimed(lane, claim, list, patience, is_inside=True)
+
     def perform(self, lane: Lane, claim: Claim) -> Outcome:
         """Perform a claimed attempt on this lane; a suspect in the quarantine, one at a time; one that asks for it in a
         process of its own."""
         try:
-            site = self._site(lane)
+            site = self.site_on(lane)
             bounds = bounds_of(site, claim)
             # Where there are no children, a suspect is performed here, while nothing else is.
             if claim.is_suspect and self._children.can_be_had:
@@ -147,10 +169,14 @@ class Shift:
         with contextlib.suppress(Exception):
             lane.run(give)
 
-    def _site(self, lane: Lane) -> Site:
+    def site_on(self, lane: Lane) -> Site:
+        """Where attempts are performed on this lane."""
         return Site(self.source, self.model, self.table, lane)
 
-    def _claimed(self, lane: Lane, claim: Callable[..., Claimed], found: Callable[[list[Claim]], Claimed]) -> Claimed:
+    def _claimed(
+        self, lane: Lane, claim: Callable[..., Claimed], found: Callable[[list[Claim]], Claimed],
+        patience: float = PATIENCE, *, is_inside: bool = False,
+    ) -> Claimed:  # fmt: skip
         """Claim under a fresh id, by which a claim is known that was committed although its connection was lost."""
         claim_id, is_first = uuid.uuid4(), True
 
@@ -161,8 +187,10 @@ class Shift:
                 return found(claims)
             return claim(claim_id=claim_id)
 
-        insist(lambda: self.heartbeat.before_claim(lane))
-        return insist(lambda: lane.run(take))
+        run: Callable[[Callable[[], Any]], Any] = (lambda work: work()) if is_inside else lane.run
+        insist(lambda: run(lambda: self.heartbeat.before_claim(lane)), patience)
+        claimed: Claimed = insist(lambda: run(take), patience)
+        return claimed
 
     def _perform_in(
         self, children: Quarantine | Isolation, site: Site, claim: Claim, limit: dt.timedelta | None
@@ -194,7 +222,7 @@ class Shift:
     def _in_child(self, calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:
         """In a child: what performs a claim there, with connections of its own."""
         with open_lane(self.source, private=True) as lane:
-            site = replace(self._site(lane), calling=calling)
+            site = replace(self.site_on(lane), calling=calling)
             yield lambda claim: perform(site, claim, held_elsewhere)
 
     def _has_database_open(self) -> bool:

@@ -1,16 +1,17 @@
-"""The ready-made base, and the tables beside the attempts: what happened to jobs, processes, the schema's version."""
+"""The ready-made base, and the tables beside the attempts: what happened to jobs, processes, queues that are paused or
+limited, the schema's version."""
 
 import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Index, MetaData, Table, event, insert
+from sqlalchemy import Boolean, Connection, Double, Index, MetaData, Table, event, insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from async_task.columns import Counter, Instant, LongText, Name, RowNumber
 from async_task.dialects import written
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Base(DeclarativeBase):
@@ -48,6 +49,7 @@ class Worker(Base):
     has not beaten for one lease is an orphan.
 
     `job_type`: the name of the table whose jobs it performs. `kind`: what it is, where others ask: "run-batch".
+    `asleep`: it waits for a word that something is due. `about`: what it says of itself, as a JSON object.
     """
 
     __tablename__ = "async_task_workers"
@@ -60,6 +62,28 @@ class Worker(Base):
     beat_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
     kind: Mapped[str | None] = mapped_column(Name(32))
     job_type: Mapped[str | None] = mapped_column(Name(128))
+    asleep: Mapped[bool] = mapped_column(Boolean(), default=False, server_default="0")
+    about: Mapped[str | None] = mapped_column(LongText())
+
+
+class Queue(Base):
+    """A queue that is paused, or limited; others have no row.
+
+    `max_running`: so many of its calls run at a time, on all machines together. `rate`: so many start in a second in
+    the long run, and `burst` at once. `tokens`: how many could start at `refilled_at`.
+    """
+
+    __tablename__ = "async_task_queues"
+
+    name: Mapped[str] = mapped_column(Name(64), primary_key=True)
+    paused_at: Mapped[dt.datetime | None] = mapped_column(Instant())
+    paused_by: Mapped[str | None] = mapped_column(Name(255))
+    pause_reason: Mapped[str | None] = mapped_column(LongText())
+    max_running: Mapped[int | None] = mapped_column(Counter())
+    rate: Mapped[float | None] = mapped_column(Double())
+    burst: Mapped[int | None] = mapped_column(Counter())
+    tokens: Mapped[float | None] = mapped_column(Double())
+    refilled_at: Mapped[dt.datetime | None] = mapped_column(Instant())
 
 
 class SchemaVersion(Base):
@@ -76,13 +100,14 @@ class Beside:
 
     events: Table
     workers: Table
+    queues: Table
     version: Table
 
 
 def beside(table: Table) -> Beside:
     """The tables beside this attempts table: in its own schema, and in its own metadata, so that whoever creates or
     migrates that has them too."""
-    return Beside(*(_copied(kind.__table__, table) for kind in (JobEvent, Worker, SchemaVersion)))
+    return Beside(*(_copied(kind.__table__, table) for kind in (JobEvent, Worker, Queue, SchemaVersion)))
 
 
 def _copied(made: Any, table: Table) -> Table:

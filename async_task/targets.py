@@ -79,6 +79,11 @@ class Target:
             self._methods[name] = Method(self, name, self._callable(name))
         return self._methods[name]
 
+    @property
+    def has_coroutines(self) -> bool:
+        """Whether one of its methods, of those that were looked at, is a coroutine function."""
+        return any(method.signature.is_async for method in tuple(self._methods.values()))
+
     def own_callables(self) -> Iterator[str]:
         """The names of the methods that the target itself defines, without those it inherits or imports."""
         if inspect.isroutine(self.thing):
@@ -119,6 +124,11 @@ class Target:
 
 
 _registered: dict[str, Target] = {}
+
+
+def coroutine_targets() -> list[str]:
+    """The names, also former ones, of targets that have a coroutine function among the methods looked at so far."""
+    return [name for name, one in _registered.items() if one.has_coroutines]
 
 
 @overload

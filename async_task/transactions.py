@@ -3,45 +3,63 @@
 import datetime as dt
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Table, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from async_task import queries
+from async_task import queries, statements
 from async_task.claims import Claim
 from async_task.dialects import is_passing, locks_rows, probes_laterally, server_uptime
 from async_task.failures import Failure
+from async_task.orders import release_in, waits_behind
 from async_task.outcomes import Busy, Decision, Expired, NotDue, NotPending, Outcome
 from async_task.presence import alive_here
 from async_task.status import Status
 from async_task.tables import beside
-from async_task.transitions import Values, claiming, ending, parking, recovering, waiting
+from async_task.transitions import Values, claiming, ending, parking, recovering, surrendering, waiting
 
 CRASH_LIMIT = 3
 PAGE = 500
 
 
+class Written(NamedTuple):
+    """What is to be written of one performing."""
+
+    claim: Claim
+    decision: Decision
+    failure: Failure | None
+
+
 def claim_due(
-    engine: Engine, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
+    where: Engine | Connection, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
     *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
-    targets: Sequence[str] = (),
+    targets: Sequence[str] = (), besides: Sequence[str] = (),
 ) -> list[Claim]:  # fmt: skip
-    """Take up to `limit` due attempts of one queue, of any target or of these, the most urgent first. The start of each
-    is counted and committed before anything is called."""
-    conditions = queries.due(table, began=began, suspects=suspects, targets=targets)
-    values = claiming(table, claim_id or uuid.uuid4(), worker, lease)
-    with engine.begin() as connection:
-        if probes_laterally(engine.dialect):
-            return _take(connection, table, queries.nearest_due(table, queue, conditions, limit), values)
+    """Take up to `limit` due attempts of one queue, of any target, of these `targets`, or of all `besides` some; the
+    most urgent first. The start of each is counted and committed before anything is called."""
+    shape = statements.Shape(began is not None, suspects, bool(targets), bool(besides))
+    asked = {"a_queue": queue, "since": began, "some_targets": list(targets), "other_targets": list(besides)}
+    given = {"a_claim": claim_id or uuid.uuid4(), "a_worker": worker}
+    with begun(where) as connection:
+        if probes_laterally(connection.dialect):
+            found = connection.execute(
+                statements.claim(table, lease, shape), _only(shape, asked) | given | {"a_number": limit}
+            )
+            return _claims(found.all())
         ids: list[uuid.UUID] = []
-        flags = connection.execute(queries.priorities_due(table, queue, conditions)).one()
+        flags = connection.execute(statements.priorities_due(table, shape), _only(shape, asked)).one()
         for priority in (number for number, is_due in zip(queries.PRIORITIES, flags, strict=True) if is_due):
             if len(ids) < limit:
-                ids += connection.scalars(queries.due_in_priority(table, queue, priority, conditions, limit - len(ids)))
-        return _take_ids(connection, table, ids, values)
+                wanted = _only(shape, asked) | {"a_priority": priority, "a_number": limit - len(ids)}
+                ids += connection.scalars(statements.due_in_priority(table, shape), wanted)
+        if not ids:
+            return []
+        connection.execute(statements.take_ids(table, lease), given | {"ids": ids})
+        return _claims(connection.execute(statements.taken(table), {"a_claim": given["a_claim"], "ids": ids}).all())
 
 
 def claim_one(
@@ -51,18 +69,16 @@ def claim_one(
     """Take this attempt, or say why not. One that is past its `expires_at` is expired."""
     values = claiming(table, claim_id or uuid.uuid4(), worker, lease)
     with engine.begin() as connection:
-        found = queries.by_id(table, attempt_id)
-        if probes_laterally(engine.dialect):
-            claims = _take(connection, table, found, values)
-        else:
-            claims = _take_ids(connection, table, list(connection.scalars(found)), values)
+        claims = _take_one(connection, table, attempt_id, values)
+        if not claims and _has_lined_up(connection, table, attempt_id):
+            claims = _take_one(connection, table, attempt_id, values)
         return claims[0] if claims else _why_not(connection, table, attempt_id)
 
 
 def claims_under(engine: Engine, table: Table, claim_id: uuid.UUID) -> list[Claim]:
     """What is claimed under this id: for a claim whose COMMIT was not answered."""
     with engine.begin() as connection:
-        return [Claim.of(row) for row in connection.execute(queries.under(table, claim_id)).all()]
+        return _claims(connection.execute(queries.under(table, claim_id)).all())
 
 
 def settle(engine: Engine, table: Table, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
@@ -83,6 +99,65 @@ def write_outcome(
     elif decision.status in (Status.FAILED, Status.EXPIRED):
         _record(connection, table, claim.id, decision.status.value, decision.reason, number=claim.number)
     return True
+
+
+def lock_all(connection: Connection, table: Table, claims: Sequence[Claim], limit: dt.timedelta) -> set[uuid.UUID]:
+    """Lock the rows of these claims, which were taken together, for at most `limit` each time that nothing happens.
+    Answers the ids of those that still stand."""
+    milliseconds = str(max(1, int(limit.total_seconds() * 1000)))
+    given = _of_all(claims) | ({"a_limit": milliseconds} if connection.dialect.name == "postgresql" else {})
+    return {row[0] for row in connection.execute(statements.lock(table, connection.dialect.name), given)}
+
+
+def write_all(
+    connection: Connection, table: Table, succeeded: Sequence[Claim], others: Sequence[Written] = (),
+    unstarted: Sequence[Claim] = (),
+) -> bool:  # fmt: skip
+    """Write that these claims, which were taken together, have `succeeded`, what became of `others`, and give back
+    those that were not started. False when somebody else was first with one: then nothing of this may be committed."""
+    name = connection.dialect.name
+    if succeeded:
+        found = connection.execute(statements.succeed(table, name), _of_all(succeeded)).rowcount
+        if found != len(succeeded):
+            return False
+    if unstarted:
+        connection.execute(statements.give_back(table, name), _of_all(unstarted))
+    return all(write_outcome(connection, table, *one) for one in others)
+
+
+def give_back(where: Engine | Connection, table: Table, claims: Sequence[Claim]) -> None:
+    """Give claims that were taken together, and not started, back where they stood, uncharged."""
+    with begun(where) as connection:
+        connection.execute(statements.give_back(table, connection.dialect.name), _of_all(claims))
+
+
+def strays(engine: Engine, table: Table, worker: str) -> list[Claim]:
+    """Claims of this worker whose lease is past: unless their rows are locked, it has lost sight of them."""
+    with engine.begin() as connection:
+        return _claims(connection.execute(statements.strays(table), {"a_worker": worker}).all())
+
+
+def surrender(engine: Engine, table: Table, claims: Sequence[Claim]) -> set[uuid.UUID]:
+    """Give started claims back where they stood, although their calls may still go on. Rows that somebody has locked
+    are skipped. Answers the ids of those that need no more."""
+    reason = "its worker gave it up in the middle of the call"
+    done: set[uuid.UUID] = set()
+    for claim in claims:
+        with engine.begin() as connection:
+            row = connection.execute(queries.lock(table, claim.id, claim.claim_id, waits=False)).first()
+            if row is not None:
+                values = surrendering(reason)
+                connection.execute(queries.settle(table, claim.id, claim.claim_id, values))
+                _record(connection, table, claim.id, "parked", reason, number=claim.number)
+            standing = connection.execute(queries.standing(table, claim.id)).first()
+            if standing is None or standing.claim_id != claim.claim_id:
+                done.add(claim.id)
+    return done
+
+
+def extend(connection: Connection, table: Table, claim: Claim, lease: dt.timedelta) -> None:
+    """Let a claim be believed without a lock for another lease."""
+    connection.execute(statements.extend(table, connection.dialect.name, lease), _of_all([claim]))
 
 
 def park(engine: Engine, table: Table, claim: Claim, after: dt.timedelta, reason: str, *, started: bool) -> bool:
@@ -107,6 +182,7 @@ def lose(engine: Engine, table: Table, claim: Claim, how: str) -> Status | None:
         if not _hits(connection, queries.settle(table, claim.id, claim.claim_id, values)):
             return None
         _record(connection, table, claim.id, "crash", how, number=claim.number)
+        release_in(connection, table, [claim.order_key])
         return connection.scalar(select(table.c.status).where(table.c.id == claim.id))
 
 
@@ -135,6 +211,7 @@ def recover(
                     queries.changed(table, values).where(table.c.id == row.id, queries.is_pending(table))
                 )
                 _record(connection, table, row.id, "crash", how, number=row.num_attempts)
+        release_in(connection, table, [row.order_key for row in found])
         return len(found), sum(row.num_crashes + 1 >= CRASH_LIMIT for row in found)
 
 
@@ -160,6 +237,7 @@ def expire(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence
                 connection.execute(update(table).where(table.c.id.in_(ids), queries.is_pending(table)).values(values))
                 events = [_event(table, one, "expired", "past its expires_at") for one in ids]
                 connection.execute(insert(beside(table).events), events)
+        release_in(connection, table, connection.scalars(queries.keys_of(table, ids)) if ids else ())
         return len(ids)
 
 
@@ -186,20 +264,58 @@ def crashed_reason(crashes: int, how: str) -> str:
     return f"crashed: {crashes} starts in a row were lost with their process; at the last, {how}"
 
 
+@contextmanager
+def begun(where: Engine | Connection) -> Iterator[Connection]:
+    """A transaction on a connection of its own, or on this one."""
+    if isinstance(where, Engine):
+        with where.begin() as connection:
+            yield connection
+    else:
+        with where.begin():
+            yield where
+
+
+def _only(shape: statements.Shape, asked: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a statement of this shape has."""
+    said = {"since": shape.began, "some_targets": shape.targets, "other_targets": shape.besides}
+    return {name: value for name, value in asked.items() if said.get(name, True)}
+
+
+def _claims(rows: Sequence[Any]) -> list[Claim]:
+    return sorted(map(Claim._make, rows), key=_urgency)
+
+
+_urgency = attrgetter("priority", "due_at", "id")
+
+
+def _of_all(claims: Sequence[Claim]) -> dict[str, Any]:
+    return {"ids": [one.id for one in claims], "a_claim": claims[0].claim_id}
+
+
 def _take(connection: Connection, table: Table, found: Any, values: Values) -> list[Claim]:
-    rows = connection.execute(queries.take(table, found, values)).all()
-    return [Claim.of(row) for row in sorted(rows, key=_urgency)]
+    return _claims(connection.execute(queries.take(table, found, values)).all())
 
 
 def _take_ids(connection: Connection, table: Table, ids: list[uuid.UUID], values: Values) -> list[Claim]:
     if not ids:
         return []
     connection.execute(queries.take_ids(table, ids, values))
-    rows = connection.execute(queries.taken(table, values["claim_id"], ids)).all()
-    return [Claim.of(row) for row in sorted(rows, key=_urgency)]
+    return _claims(connection.execute(queries.taken(table, values["claim_id"], ids)).all())
 
 
-_urgency: Callable[[Any], Any] = lambda row: (row.priority, row.due_at, row.id)  # noqa: E731
+def _take_one(connection: Connection, table: Table, attempt_id: uuid.UUID, values: Values) -> list[Claim]:
+    found = queries.by_id(table, attempt_id)
+    if probes_laterally(connection.dialect):
+        return _take(connection, table, found, values)
+    return _take_ids(connection, table, list(connection.scalars(found)), values)
+
+
+def _has_lined_up(connection: Connection, table: Table, attempt_id: uuid.UUID) -> bool:
+    """Whether anything was released of the key of an attempt that nobody had looked at yet."""
+    row = connection.execute(queries.standing(table, attempt_id)).first()
+    if row is None or row.status != Status.PENDING or row.released:
+        return False
+    return release_in(connection, table, [row.order_key]) > 0
 
 
 def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
@@ -208,22 +324,24 @@ def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Out
         return NotPending(attempt_id, None)
     if row.status != Status.PENDING:
         return NotPending(attempt_id, row.status)
-    if row.claim_id is not None:
-        return Busy(attempt_id, row.claimed_by, row.attempted_at)
-    if row.is_overdue:
+    is_held = row.claim_id is not None
+    if row.is_overdue and not is_held:
         return _expire_one(connection, table, attempt_id)
-    if not row.is_due:
-        return NotDue(attempt_id, row.due_at)
-    return Busy(attempt_id, None, None)
+    if is_held or (row.is_due and row.released):
+        return Busy(attempt_id, row.claimed_by, row.attempted_at if is_held else None)
+    behind = None if row.released else waits_behind(connection, table, row.order_key)
+    return NotDue(attempt_id, row.due_at, behind)
 
 
 def _expire_one(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
-    free = select(table.c.id).where(table.c.id == attempt_id, *queries.is_waiting(table), queries.is_overdue(table))
+    unheld = (table.c.id == attempt_id, queries.is_pending(table), table.c.claim_id.is_(None))
+    free = select(table.c.id).where(*unheld, queries.is_overdue(table))
     if connection.scalar(free.with_for_update(skip_locked=True, key_share=True)) is None:
         return Busy(attempt_id, None, None)
     values = ending(table, Status.EXPIRED, last_error=table.c.last_error, crashed=True)
-    connection.execute(update(table).where(table.c.id == attempt_id, *queries.is_waiting(table)).values(values))
+    connection.execute(update(table).where(*unheld).values(values))
     _record(connection, table, attempt_id, "expired", "past its expires_at")
+    release_in(connection, table, connection.scalars(queries.keys_of(table, [attempt_id])))
     return Expired(attempt_id, "past its expires_at")
 
 

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Table, inspect, select
@@ -10,7 +10,8 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Mapper, Session
 
 from async_task.ambient import ambient_session, hold
-from async_task.dialects import MYSQL, written
+from async_task.arrivals import arrive
+from async_task.dialects import MYSQL, numbered, written
 from async_task.encoding import encode
 from async_task.encryption import Encryptor, NullEncryptor, context_of, encryptor_named, know, seal
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
@@ -29,6 +30,21 @@ class Draft:
 
     values: dict[str, Any]
     max_age: dt.timedelta | None
+
+    @property
+    def is_due_at_once(self) -> bool:
+        return self.values["scheduled_at"] is None
+
+    @property
+    def order_key(self) -> str | None:
+        key: str | None = self.values.get("order_key")
+        return key
+
+    def numbered(self, table: Table) -> "Draft":
+        """With its place in the order of its key, if it has one: that in which rows are inserted."""
+        if self.order_key is None:
+            return self
+        return replace(self, values=self.values | {"seq": numbered(table, self.order_key)})
 
     def stamped(self, clock: Callable[[dt.timedelta], Any]) -> dict[str, Any]:
         """The values with what depends on the database's clock; `clock(d)` is the instant `d` from now."""
@@ -54,15 +70,12 @@ def draft(
     max_attempts: int | None = None,
 ) -> Draft:
     """What `Attempt.create` takes, checked. Raises before anything is written."""
-    if order_key is not None:
-        raise InvalidArguments(
-            "order_key: attempts that run one at a time, in order, come with the worker; leave it out until then"
-        )
     called = target_of(target)
     method = called.method(method_name)
     return draft_call(
         method, _mapping(method_args), idempotence_token=idempotence_token, scheduled_at=scheduled_at,
-        expires_at=expires_at, queue=queue, priority=priority, encryptor=encryptor, max_attempts=max_attempts,
+        expires_at=expires_at, queue=queue, priority=priority, order_key=order_key, encryptor=encryptor,
+        max_attempts=max_attempts,
     )  # fmt: skip
 
 
@@ -75,12 +88,13 @@ def draft_call(
     expires_at: dt.datetime | None = None,
     queue: str | None = None,
     priority: int | None = None,
+    order_key: str | None = None,
     encryptor: Encryptor | str | None = None,
     max_attempts: int | None = None,
 ) -> Draft:
     """As `draft`, for a method that is known already."""
     method.signature.check(arguments)
-    _check_options(idempotence_token, scheduled_at, expires_at, queue, priority, max_attempts)
+    _check_options(idempotence_token, scheduled_at, expires_at, queue, priority, order_key, max_attempts)
     sealer = _encryptor(encryptor if encryptor is not None else method.policy.encryptor)
     if method.policy.only_encrypted and sealer.name == NullEncryptor.name:
         raise InvalidArguments(f"encryptor: {method.signature.label} takes encrypted arguments only, and none is given")
@@ -95,7 +109,7 @@ def draft_call(
         "idempotence_token": idempotence_token,
         "queue": queue if queue is not None else method.policy.queue or "default",
         "priority": priority if priority is not None else method.policy.priority or 0,
-        "released": True,
+        "released": order_key is None,
         "num_attempts": 0,
         "num_errors": 0,
         "num_crashes": 0,
@@ -105,18 +119,23 @@ def draft_call(
     }
     if scheduled_at is not None:
         values["due_at"] = scheduled_at
+    if order_key is not None:
+        values |= {"order_key": order_key, "arrived": True}
     return Draft(values, method.policy.max_age)
 
 
 def add(model: type[M], made: Draft, session: object | None) -> M:
     """A new row of `model` in the caller's session: `session`, or the one transaction that is open here."""
     own = ambient_session() if session is None else sync_session(session)
-    values = made.stamped(lambda after: written(after.total_seconds()))
+    mapper: Any = inspect(model)
+    values = made.numbered(mapper.base_mapper.local_table).stamped(lambda after: written(after.total_seconds()))
     values["encoded_args"] = values.pop("method_args")
     attempt = model(**values)
     own.add(attempt)
     if session is None:
         hold(own)
+    if made.is_due_at_once:
+        arrive(own, mapper, {made.values["queue"]: 1})
     return attempt
 
 
@@ -130,8 +149,11 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
     own = ambient_session() if asked is None else blocking_session(asked)
     own.flush()
     there = _insert_unless_there(own, mapper, table, made)
-    if asked is None and there.id == made.values["id"]:
-        hold(own)
+    if there.id == made.values["id"]:
+        if asked is None:
+            hold(own)
+        if made.is_due_at_once:
+            arrive(own, mapper, {made.values["queue"]: 1})
     return there
 
 
@@ -141,7 +163,7 @@ def _insert_unless_there(own: Session, mapper: Mapper[Any], table: Table, made: 
     find: Any = select(mapper.base_mapper.class_).where(*(table.c[name] == made.values[name] for name in token))
     if (there := _under_a_former_name(own, mapper, table, made)) is not None:
         return there
-    values = {**made.stamped(lambda after: written(after.total_seconds())), **discriminator(mapper)}
+    values = made.numbered(table).stamped(lambda after: written(after.total_seconds())) | discriminator(mapper)
     connection = own.connection(bind_arguments={"mapper": mapper})
     if connection.dialect.name in MYSQL:
         # ON DUPLICATE KEY waits for whoever performs the row; a plain look does not.
@@ -198,13 +220,15 @@ def aware(moment: object, name: str) -> dt.datetime:
 
 
 def _check_options(
-    token: object, scheduled_at: object, expires_at: object, queue: object, priority: object, max_attempts: object
-) -> None:
+    token: object, scheduled_at: object, expires_at: object, queue: object, priority: object, key: object,
+    max_attempts: object,
+) -> None:  # fmt: skip
     for name, moment in (("scheduled_at", scheduled_at), ("expires_at", expires_at)):
         if moment is not None:
             aware(moment, name)
-    if token is not None and not (isinstance(token, str) and 0 < len(token) <= 255 and token.isprintable()):
-        raise InvalidArguments("idempotence_token: takes a printable text of 1 to 255 characters")
+    for name, text in (("idempotence_token", token), ("order_key", key)):
+        if text is not None and not (isinstance(text, str) and 0 < len(text) <= 255 and text.isprintable()):
+            raise InvalidArguments(f"{name}: takes a printable text of 1 to 255 characters")
     if max_attempts is not None and (type(max_attempts) is not int or not 1 <= max_attempts <= 32767):
         raise InvalidArguments("max_attempts: takes a whole number from 1 to 32767")
     try:

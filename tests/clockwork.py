@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import DateTime, Engine, Table, select, update
+from sqlalchemy import DateTime, Engine, Table, literal, select, union_all, update
 
 from async_task import Attempt, Status
 from async_task.columns import Instant
@@ -43,25 +43,28 @@ def row_of(engine: Engine, attempt_id: Any) -> Any:
         return connection.execute(select(table).where(table.c.id == attempt_id)).one()
 
 
+a: Table = Attempt.__table__  # type: ignore[assignment]
+e = effects
+_pending = a.c.status == Status.PENDING
+_is_wrong = {
+    "completed_at is set exactly when it is at rest": _pending == a.c.completed_at.is_not(None),
+    "what is at rest is held by nobody": ~_pending & a.c.claim_id.is_not(None),
+    "errors and crashes are starts": a.c.num_errors + a.c.num_crashes > a.c.num_attempts,
+    "what succeeded was started": (a.c.status == Status.SUCCEEDED) & (a.c.num_attempts == 0),
+}
+_broken = union_all(
+    *(select(literal(promise).label("promise"), a.c.id).where(wrong) for promise, wrong in _is_wrong.items())
+)
+_done = select(e.c.attempt_id).where(e.c.what == "done")
+_succeeded = select(a.c.id).where(a.c.status == Status.SUCCEEDED)
+
+
 def broken_promises(engine: Engine) -> list[str]:
     """What does not hold of the rows that a test leaves, in sentences; empty when all is well."""
-    a: Table = Attempt.__table__  # type: ignore[assignment]
-    e = effects
-    pending = a.c.status == Status.PENDING
-    wrong = {
-        "completed_at is set exactly when it is at rest": pending == a.c.completed_at.is_not(None),
-        "what is at rest is held by nobody": ~pending & a.c.claim_id.is_not(None),
-        "errors and crashes are starts": a.c.num_errors + a.c.num_crashes > a.c.num_attempts,
-        "what succeeded was started": (a.c.status == Status.SUCCEEDED) & (a.c.num_attempts == 0),
-    }
-    found = []
     with engine.connect() as connection:
-        for promise, condition in wrong.items():
-            if rows := connection.execute(select(a.c.id).where(condition)).all():
-                found.append(f"{promise}: not so for {[str(row.id) for row in rows]}")
-        succeeded = {str(one) for one in connection.scalars(select(a.c.id).where(a.c.status == Status.SUCCEEDED))}
-        done = [row for row in connection.execute(select(e.c.attempt_id, e.c.what)).all() if row.what == "done"]
-    ids = [row.attempt_id for row in done]
+        found = [f"{row.promise}: not so for {row.id}" for row in connection.execute(_broken)]
+        ids = list(connection.scalars(_done))
+        succeeded = {str(one) for one in connection.scalars(_succeeded)} if ids else set()
     found += [f"attempt {one} has an effect, and did not succeed" for one in set(ids) - succeeded]
     found += [f"attempt {one} has its effect twice" for one in set(ids) if ids.count(one) > 1]
     return found

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, MetaData, create_engine
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 import clockwork
 import databases
 import elsewhere
 import outbox
-from async_task import AsyncTask, Attempt
+from async_task import AsyncTask, Attempt, engines
 from async_task.dialects import server_uptime
 from async_task_cli.main import main
 from databases import Available, Database
@@ -123,8 +122,7 @@ def _delete_rows(_own_database: object) -> Iterator[Callable[[Database], None]]:
             return engine
 
         def delete_rows(database: Database) -> None:
-            for metadata in (_metadata(), outbox.more_metadata):
-                databases.delete_rows(impatient_engine(database), metadata)
+            databases.delete_rows(impatient_engine(database), _metadata(), outbox.more_metadata)
             if database.name == "sqlite":  # else its file stays open in this process, which then may not fork
                 impatient_engine(database).dispose()
 
@@ -209,7 +207,7 @@ def door(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def app(engine: Engine, door: str, async_engine_url: str) -> Iterator[AsyncTask]:
     """An application on this database, through this door, with a lease of one second."""
-    made = AsyncTask(engine if door == "sync" else create_async_engine(async_engine_url), lease=LEASE)
+    made = outbox.application(engine, door, async_engine_url, lease=LEASE)
     yield made
     made.close()
 
@@ -250,8 +248,9 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.fixture
-def say(alone: None, capsys: pytest.CaptureFixture[str]) -> Run:
+def say(alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """`say("list", "--json")`: the command line in this process."""
+    monkeypatch.setattr(engines, "create_engine", databases.warm_engine)
 
     def say(*words: str) -> Said:
         capsys.readouterr()

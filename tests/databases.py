@@ -2,18 +2,20 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import importlib
 import os
 import pathlib
 import secrets
+import shutil
 import sqlite3
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
-from sqlalchemy import Engine, MetaData, NullPool, create_engine, make_url, text
+from sqlalchemy import URL, Engine, MetaData, NullPool, create_engine, exists, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
 from launch_postgres import NoServer, guarded_server
@@ -80,7 +82,7 @@ def own(server: Database) -> Iterator[Database]:
     """A database of this process alone; gone at the end, whatever is still connected to it."""
     name = f"async_task_test_{os.getpid()}_{secrets.token_hex(4)}"
     if server.name == "sqlite":
-        with tempfile.TemporaryDirectory(prefix="async-task-sqlite-") as folder:
+        with tempfile.TemporaryDirectory(prefix="async-task-sqlite-", dir=_where_files_are_quick()) as folder:
             yield _inside(server, str(pathlib.Path(folder, f"{name}.sqlite")))
         return
     _execute(server, f"CREATE DATABASE {name}" + (" CHARACTER SET utf8mb4" if server.name == "mysql" else ""))
@@ -90,11 +92,22 @@ def own(server: Database) -> Iterator[Database]:
         _drop(server, name)
 
 
-def delete_rows(engine: Engine, metadata: MetaData) -> None:
-    """Empty every table, children first."""
+def _where_files_are_quick() -> str | None:
+    """Memory, where there is plenty: no test takes the power away, and to wait for the disk at each commit is most of
+    what SQLite costs."""
+    memory = pathlib.Path("/dev/shm")  # noqa: S108 (the folder in it is of this user alone)
+    is_plenty = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
+    return str(memory) if is_plenty else None
+
+
+def delete_rows(engine: Engine, *several: MetaData) -> None:
+    """Empty every table, children first. Most are empty, and one look finds those that are not."""
+    tables = {table.name: table for metadata in several for table in reversed(metadata.sorted_tables)}
     with engine.begin() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(table.delete())
+        filled = connection.execute(select(*(exists(table.select()).label(name) for name, table in tables.items())))
+        for name, is_filled in filled.mappings().one().items():
+            if is_filled:
+                connection.execute(tables[name].delete())
 
 
 def drop_own(engine: Engine, metadata: MetaData) -> None:
@@ -113,6 +126,21 @@ def impatient_engine(database: Database, *, seconds: int = 5) -> Engine:
     }
     # A test may kill every connection there is.
     return create_engine(database.sync_url, pool_size=1, pool_pre_ping=True, connect_args=patience[database.name])
+
+
+def warm_engine(url: URL, **options: Any) -> Engine:
+    """As `create_engine`, with a pool and connections of its own; and with what earlier ones at this URL have learnt of
+    the server, and compiled."""
+    first = _first_engine(url, tuple(options.items()), pathlib.Path.cwd())
+    engine: Any = Engine(first.pool.recreate(), first.dialect, first.url, hide_parameters=first.hide_parameters)
+    engine._compiled_cache = first._compiled_cache
+    return engine
+
+
+@functools.cache
+def _first_engine(url: URL, options: tuple[tuple[str, Any], ...], folder: pathlib.Path) -> Any:
+    # By its folder too: there a relative path to an SQLite file is found once and for all.
+    return create_engine(url, **dict(options))
 
 
 def _postgresql(until: contextlib.ExitStack) -> Database:

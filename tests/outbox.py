@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import faulthandler
+import functools
 import hashlib
 import inspect
 import os
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, select
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from async_task import (
@@ -229,7 +230,14 @@ def act_boxed(card: str) -> Any:
 
 def application(engine: Engine, door: str, async_engine_url: str, **options: Any) -> AsyncTask:
     """As the fixture `app`, with options of the test's own."""
-    return AsyncTask(engine if door == "sync" else create_async_engine(async_engine_url), **{"lease": 1.0, **options})
+    return AsyncTask(engine if door == "sync" else async_engine(async_engine_url), **{"lease": 1.0, **options})
+
+
+@functools.cache
+def async_engine(url: str) -> AsyncEngine:
+    """The one of this process at this URL, with what it has learnt of the server and compiled. It is for `AsyncTask`,
+    which opens connections of its own for each loop: a test that connects makes an engine in its own loop."""
+    return create_async_engine(url)
 
 
 def events_of(engine: Engine, attempt_id: Any, kind: str | None = None) -> list[Any]:

@@ -13,6 +13,7 @@ POSTGRESQL = {
     "constraints": """
         SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace""",
+    "sequences": "SELECT 'sequence ' || schemaname || '.' || sequencename FROM pg_sequences",
     "storage": """
         SELECT oid::regclass || ' ' || reloptions::text FROM pg_class
         WHERE relkind = 'r' AND reloptions IS NOT NULL""",

@@ -27,6 +27,7 @@ from outbox import Client
 from schemas import described, execute_script
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+OLD = range(1, SCHEMA_VERSION)
 New = Callable[[], Engine]
 
 
@@ -67,8 +68,8 @@ def body_of(model: type[BaseAttempt]) -> Any:
     return installing(tables_of(model), table_of(model))
 
 
-def version_1(engine: Engine) -> str:
-    return (GOLDEN / f"version_1.{dialect_of(engine)}.sql").read_text()
+def version(number: int, engine: Engine) -> str:
+    return (GOLDEN / f"version_{number}.{dialect_of(engine)}.sql").read_text()
 
 
 def test_a_revision_makes_what_create_all_makes(new: New, created: list[str]) -> None:
@@ -82,27 +83,30 @@ def test_the_printed_sql_makes_the_same(new: New, created: list[str]) -> None:
     assert AsyncTask(engine).schema_version() == SCHEMA_VERSION
 
 
-def test_tables_of_version_1_are_upgraded_to_those_of_a_new_installation(new: New, created: list[str]) -> None:
+@pytest.mark.parametrize("since", OLD)
+def test_old_tables_are_upgraded_to_those_of_a_new_installation(new: New, created: list[str], since: int) -> None:
     engine = new()
-    execute_script(engine, version_1(engine))
-    assert carried_out(engine, upgrading(table_of(Attempt), 1)) == created
+    execute_script(engine, version(since, engine))
+    assert carried_out(engine, upgrading(table_of(Attempt), since)) == created
     assert AsyncTask(engine).schema_version() == SCHEMA_VERSION
 
 
-def test_the_printed_sql_of_an_upgrade_does_the_same(new: New, created: list[str]) -> None:
+@pytest.mark.parametrize("since", OLD)
+def test_the_printed_sql_of_an_upgrade_does_the_same(new: New, created: list[str], since: int) -> None:
     engine = new()
-    execute_script(engine, version_1(engine))
-    execute_script(engine, as_sql(upgrading(table_of(Attempt), 1), dialect_of(engine)))
+    execute_script(engine, version(since, engine))
+    execute_script(engine, as_sql(upgrading(table_of(Attempt), since), dialect_of(engine)))
     assert described(engine) == created
 
 
-def test_an_upgrade_keeps_every_call(new: New) -> None:
+@pytest.mark.parametrize("since", OLD)
+def test_an_upgrade_keeps_every_call(new: New, since: int) -> None:
     engine = new()
-    execute_script(engine, version_1(engine))
+    execute_script(engine, version(since, engine))
     app = AsyncTask(engine)
     with engine.begin() as connection:
         ids = Attempt.create_many(connection, [{"target": Client, "method_name": "ping"}] * 3)
-        carry_out(upgrading(table_of(Attempt), 1), connection)
+        carry_out(upgrading(table_of(Attempt), since), connection)
     app.check_schema()
     assert app.run_batch().succeeded == len(ids)
 
@@ -214,14 +218,14 @@ def test_the_schema_is_made_for_who_applies_at_once_too(new: New) -> None:
 
 
 @pytest.mark.only_on("mysql")
-@pytest.mark.parametrize("done", range(1, 8))
+@pytest.mark.parametrize("done", range(1, 16))
 def test_an_upgrade_that_was_broken_off_can_be_repeated_where_each_step_is_committed(
     new: New, created: list[str], done: int
 ) -> None:
     engine = new()
     if dialect_of(engine) != "mariadb":
         return  # MySQL cannot say IF NOT EXISTS
-    execute_script(engine, version_1(engine))
+    execute_script(engine, version(1, engine))
     body = upgrading(table_of(Attempt), 1)
     first = as_sql(body, "mariadb").split(";\n\n")[:done]
     execute_script(engine, ";\n\n".join(first))
@@ -273,25 +277,26 @@ def test_alembic_upgrades_checks_and_downgrades_without_a_word_of_warning(
     assert described(engine) == []
 
 
-def test_a_revision_from_version_1_goes_up_and_down_in_a_tree(
-    new: New, tmp_path: pathlib.Path, created: list[str]
+@pytest.mark.parametrize("since", OLD)
+def test_a_revision_from_an_old_version_goes_up_and_down_in_a_tree(
+    new: New, tmp_path: pathlib.Path, created: list[str], since: int
 ) -> None:
     engine = new()
-    execute_script(engine, version_1(engine))
+    execute_script(engine, version(since, engine))
     before = described(engine)
     alembic = Alembic(tmp_path, engine.url.render_as_string(hide_password=False))
     alembic("alembic", "revision", "-m", "async-task tables", "--rev-id", "one")
     (first,) = (tmp_path / "migrations" / "versions").glob("*.py")
-    first.write_text(f"{first.read_text()}\nasync_task_schema = 1\nasync_task_tables = ['async_task_attempts']\n")
+    first.write_text(f"{first.read_text()}\nasync_task_schema = {since}\nasync_task_tables = ['async_task_attempts']\n")
     assert alembic("alembic", "stamp", "one").returncode == 0
     said = alembic("async_task_cli", "upgrade")
     assert said.returncode == 0, said.stderr
     assert alembic("alembic", "upgrade", "head").returncode == 0
     assert described(engine) == created
-    assert "This tree is at version 2" in alembic("async_task_cli", "upgrade").stderr
+    assert "This tree is at version 3" in alembic("async_task_cli", "upgrade").stderr
     assert alembic("alembic", "downgrade", "-1").returncode == 0
     assert besides_version(described(engine)) == besides_version(before)
-    assert "installed_at" in str(described(engine))
+    assert ("installed_at" in str(described(engine))) == (since == 1)
 
 
 def besides_version(lines: list[str]) -> list[str]:
@@ -332,25 +337,25 @@ def test_check_schema_and_upgrade_apply_tell_old_from_new_and_mend_it(
     if engine.dialect.name != "sqlite":
         assert main(["upgrade", "--apply", *at]) == 78
         assert "no tables of async-task" in capsys.readouterr().err
-    execute_script(engine, version_1(engine))
+    execute_script(engine, version(1, engine))
     assert main(["run-batch", *at]) == 78
-    assert "the tables are of version 1, and this library needs 2: `async-task upgrade`" in capsys.readouterr().err
+    assert "the tables are of version 1, and this library needs 3: `async-task upgrade`" in capsys.readouterr().err
     assert main(["check", *at]) == 1
     assert (
-        "NOT  version     1 is old: this library needs 2, and `async-task upgrade` makes it" in capsys.readouterr().out
+        "NOT  version     1 is old: this library needs 3, and `async-task upgrade` makes it" in capsys.readouterr().out
     )
     assert main(["upgrade", "--apply", "--dry-run", *at]) == 0
     assert "DROP INDEX ix_async_task_attempts_waiting" in capsys.readouterr().out
     assert main(["upgrade", "--apply", *at]) == 0
     assert main(["upgrade", "--apply", *at]) == 0
-    assert "Already at version 2" in capsys.readouterr().err
+    assert "Already at version 3" in capsys.readouterr().err
     assert main(["check", *at]) == 0
     assert main(["run-batch", *at]) == 0
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE async_task_schema SET version = 3")
+        connection.exec_driver_sql("UPDATE async_task_schema SET version = 4")
     capsys.readouterr()
     assert main(["check", *at]) == 1
-    assert "3 is newer than this library" in capsys.readouterr().out
+    assert "4 is newer than this library" in capsys.readouterr().out
 
 
 def test_the_claim_index_is_used_after_a_migration_too(new: New) -> None:

@@ -11,6 +11,7 @@ CREATE TABLE async_task_attempts (
     order_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin,
     seq BIGINT,
     released BOOL NOT NULL,
+    arrived BOOL,
     order_slot VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin GENERATED ALWAYS AS (CASE WHEN status = 'pending' AND released THEN order_key END) STORED,
     num_attempts INTEGER NOT NULL,
     num_errors INTEGER NOT NULL,
@@ -38,9 +39,15 @@ CREATE TABLE async_task_attempts (
     CONSTRAINT ck_async_task_attempts_priority CHECK (priority BETWEEN 0 AND 9)
 );
 
+CREATE INDEX ix_async_task_attempts_arrived ON async_task_attempts (status, arrived);
+
 CREATE INDEX ix_async_task_attempts_expiry ON async_task_attempts (status, expires_at);
 
+CREATE INDEX ix_async_task_attempts_keyed ON async_task_attempts (status, order_key, seq);
+
 CREATE INDEX ix_async_task_attempts_lease ON async_task_attempts (lease_until);
+
+CREATE INDEX ix_async_task_attempts_suspect ON async_task_attempts (status, num_crashes);
 
 CREATE INDEX ix_async_task_attempts_waiting ON async_task_attempts (status, released, queue, priority, due_at, id);
 
@@ -72,6 +79,21 @@ CREATE TABLE async_task_workers (
     beat_at DATETIME(6) NOT NULL,
     kind VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin,
     job_type VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin,
+    asleep BOOL NOT NULL DEFAULT '0',
+    about LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
+    PRIMARY KEY (name)
+);
+
+CREATE TABLE async_task_queues (
+    name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+    paused_at DATETIME(6),
+    paused_by VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin,
+    pause_reason LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
+    max_running INTEGER,
+    rate DOUBLE,
+    burst INTEGER,
+    tokens DOUBLE,
+    refilled_at DATETIME(6),
     PRIMARY KEY (name)
 );
 
@@ -80,4 +102,4 @@ CREATE TABLE async_task_schema (
     PRIMARY KEY (version)
 );
 
-INSERT INTO async_task_schema (version) VALUES (2);
+INSERT INTO async_task_schema (version) VALUES (3);

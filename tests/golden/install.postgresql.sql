@@ -13,6 +13,7 @@ CREATE TABLE async_task_attempts (
     order_key VARCHAR(255),
     seq BIGINT,
     released BOOLEAN NOT NULL,
+    arrived BOOLEAN,
     order_slot VARCHAR(255) GENERATED ALWAYS AS (CASE WHEN status = 'pending' AND released THEN order_key END) STORED,
     num_attempts INTEGER NOT NULL,
     num_errors INTEGER NOT NULL,
@@ -40,9 +41,15 @@ CREATE TABLE async_task_attempts (
     CONSTRAINT ck_async_task_attempts_priority CHECK (priority BETWEEN 0 AND 9)
 );
 
+CREATE INDEX ix_async_task_attempts_arrived ON async_task_attempts (status, arrived) WHERE status = 'pending' AND arrived;
+
 CREATE INDEX ix_async_task_attempts_expiry ON async_task_attempts (status, expires_at) WHERE status = 'pending' AND expires_at IS NOT NULL;
 
+CREATE INDEX ix_async_task_attempts_keyed ON async_task_attempts (status, order_key, seq) WHERE status = 'pending' AND order_key IS NOT NULL;
+
 CREATE INDEX ix_async_task_attempts_lease ON async_task_attempts (lease_until) WHERE status = 'pending' AND claim_id IS NOT NULL;
+
+CREATE INDEX ix_async_task_attempts_suspect ON async_task_attempts (status, num_crashes) WHERE status = 'pending' AND num_crashes > 0;
 
 CREATE INDEX ix_async_task_attempts_waiting ON async_task_attempts (status, released, queue, priority, due_at, id) WHERE status = 'pending' AND claim_id IS NULL AND released;
 
@@ -74,6 +81,21 @@ CREATE TABLE async_task_workers (
     beat_at TIMESTAMP WITH TIME ZONE NOT NULL,
     kind VARCHAR(32),
     job_type VARCHAR(128),
+    asleep BOOLEAN DEFAULT '0' NOT NULL,
+    about TEXT,
+    PRIMARY KEY (name)
+);
+
+CREATE TABLE async_task_queues (
+    name VARCHAR(64) NOT NULL,
+    paused_at TIMESTAMP WITH TIME ZONE,
+    paused_by VARCHAR(255),
+    pause_reason TEXT,
+    max_running INTEGER,
+    rate DOUBLE PRECISION,
+    burst INTEGER,
+    tokens DOUBLE PRECISION,
+    refilled_at TIMESTAMP WITH TIME ZONE,
     PRIMARY KEY (name)
 );
 
@@ -84,6 +106,8 @@ CREATE TABLE async_task_schema (
 
 ALTER TABLE async_task_attempts SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 
-INSERT INTO async_task_schema (version) VALUES (2);
+CREATE SEQUENCE IF NOT EXISTS sq_async_task_attempts_order OWNED BY async_task_attempts.seq;
+
+INSERT INTO async_task_schema (version) VALUES (3);
 
 COMMIT;

@@ -11,6 +11,7 @@ CREATE TABLE async_task_attempts (
     order_key VARCHAR(255),
     seq INTEGER,
     released BOOLEAN NOT NULL,
+    arrived BOOLEAN,
     order_slot VARCHAR(255) GENERATED ALWAYS AS (CASE WHEN status = 'pending' AND released THEN order_key END) STORED,
     num_attempts INTEGER NOT NULL,
     num_errors INTEGER NOT NULL,
@@ -38,9 +39,15 @@ CREATE TABLE async_task_attempts (
     CONSTRAINT ck_async_task_attempts_priority CHECK (priority BETWEEN 0 AND 9)
 );
 
+CREATE INDEX ix_async_task_attempts_arrived ON async_task_attempts (status, arrived) WHERE status = 'pending' AND arrived = 1;
+
 CREATE INDEX ix_async_task_attempts_expiry ON async_task_attempts (status, expires_at) WHERE status = 'pending' AND expires_at IS NOT NULL;
 
+CREATE INDEX ix_async_task_attempts_keyed ON async_task_attempts (status, order_key, seq) WHERE status = 'pending' AND order_key IS NOT NULL;
+
 CREATE INDEX ix_async_task_attempts_lease ON async_task_attempts (lease_until) WHERE status = 'pending' AND claim_id IS NOT NULL;
+
+CREATE INDEX ix_async_task_attempts_suspect ON async_task_attempts (status, num_crashes) WHERE status = 'pending' AND num_crashes > 0;
 
 CREATE INDEX ix_async_task_attempts_waiting ON async_task_attempts (status, released, queue, priority, due_at, id) WHERE status = 'pending' AND claim_id IS NULL AND released = 1;
 
@@ -72,6 +79,21 @@ CREATE TABLE async_task_workers (
     beat_at DATETIME NOT NULL,
     kind VARCHAR(32),
     job_type VARCHAR(128),
+    asleep BOOLEAN DEFAULT '0' NOT NULL,
+    about TEXT,
+    PRIMARY KEY (name)
+);
+
+CREATE TABLE async_task_queues (
+    name VARCHAR(64) NOT NULL,
+    paused_at DATETIME,
+    paused_by VARCHAR(255),
+    pause_reason TEXT,
+    max_running INTEGER,
+    rate DOUBLE,
+    burst INTEGER,
+    tokens DOUBLE,
+    refilled_at DATETIME,
     PRIMARY KEY (name)
 );
 
@@ -80,4 +102,4 @@ CREATE TABLE async_task_schema (
     PRIMARY KEY (version)
 );
 
-INSERT INTO async_task_schema (version) VALUES (2);
+INSERT INTO async_task_schema (version) VALUES (3);

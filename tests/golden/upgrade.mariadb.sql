@@ -1,15 +1,26 @@
-DROP INDEX IF EXISTS ix_async_task_attempts_waiting_all ON async_task_attempts;
+ALTER TABLE async_task_attempts ADD COLUMN IF NOT EXISTS arrived BOOL;
 
-DROP INDEX IF EXISTS ix_async_task_attempts_expiry_all ON async_task_attempts;
+CREATE INDEX IF NOT EXISTS ix_async_task_attempts_keyed ON async_task_attempts (status, order_key, seq);
 
-CREATE INDEX IF NOT EXISTS ix_async_task_attempts_waiting ON async_task_attempts (status, released, queue, priority, due_at, id);
+CREATE INDEX IF NOT EXISTS ix_async_task_attempts_arrived ON async_task_attempts (status, arrived);
 
-CREATE INDEX IF NOT EXISTS ix_async_task_attempts_expiry ON async_task_attempts (status, expires_at);
+CREATE INDEX IF NOT EXISTS ix_async_task_attempts_suspect ON async_task_attempts (status, num_crashes);
 
-ALTER TABLE async_task_workers ADD COLUMN IF NOT EXISTS kind VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin;
+ALTER TABLE async_task_workers ADD COLUMN IF NOT EXISTS asleep BOOL NOT NULL DEFAULT '0';
 
-ALTER TABLE async_task_workers ADD COLUMN IF NOT EXISTS job_type VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin;
+ALTER TABLE async_task_workers ADD COLUMN IF NOT EXISTS about LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
-ALTER TABLE async_task_schema DROP COLUMN IF EXISTS installed_at;
+CREATE TABLE IF NOT EXISTS async_task_queues (
+    name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+    paused_at DATETIME(6),
+    paused_by VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin,
+    pause_reason LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
+    max_running INTEGER,
+    rate DOUBLE,
+    burst INTEGER,
+    tokens DOUBLE,
+    refilled_at DATETIME(6),
+    PRIMARY KEY (name)
+);
 
-UPDATE async_task_schema SET version=2;
+UPDATE async_task_schema SET version=3;

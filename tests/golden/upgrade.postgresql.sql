@@ -1,23 +1,32 @@
 BEGIN;
 
-DROP INDEX ix_async_task_attempts_waiting;
+ALTER TABLE async_task_attempts ADD COLUMN arrived BOOLEAN;
 
-DROP INDEX ix_async_task_attempts_expiry;
+CREATE INDEX ix_async_task_attempts_keyed ON async_task_attempts (status, order_key, seq) WHERE status = 'pending' AND order_key IS NOT NULL;
 
-CREATE INDEX ix_async_task_attempts_waiting ON async_task_attempts (status, released, queue, priority, due_at, id) WHERE status = 'pending' AND claim_id IS NULL AND released;
+CREATE INDEX ix_async_task_attempts_arrived ON async_task_attempts (status, arrived) WHERE status = 'pending' AND arrived;
 
-CREATE INDEX ix_async_task_attempts_expiry ON async_task_attempts (status, expires_at) WHERE status = 'pending' AND expires_at IS NOT NULL;
+CREATE INDEX ix_async_task_attempts_suspect ON async_task_attempts (status, num_crashes) WHERE status = 'pending' AND num_crashes > 0;
 
-ALTER TABLE async_task_workers ADD COLUMN kind VARCHAR(32);
+CREATE SEQUENCE IF NOT EXISTS sq_async_task_attempts_order OWNED BY async_task_attempts.seq;
 
-ALTER TABLE async_task_workers ADD COLUMN job_type VARCHAR(128);
+ALTER TABLE async_task_workers ADD COLUMN asleep BOOLEAN DEFAULT '0' NOT NULL;
 
-ALTER TABLE async_task_schema DROP COLUMN installed_at;
+ALTER TABLE async_task_workers ADD COLUMN about TEXT;
 
-UPDATE async_task_schema SET version=2;
+CREATE TABLE async_task_queues (
+    name VARCHAR(64) NOT NULL,
+    paused_at TIMESTAMP WITH TIME ZONE,
+    paused_by VARCHAR(255),
+    pause_reason TEXT,
+    max_running INTEGER,
+    rate DOUBLE PRECISION,
+    burst INTEGER,
+    tokens DOUBLE PRECISION,
+    refilled_at TIMESTAMP WITH TIME ZONE,
+    PRIMARY KEY (name)
+);
 
-ALTER TABLE async_task_attempts ALTER COLUMN method_args TYPE TEXT;
-
-ALTER TABLE async_task_attempts SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+UPDATE async_task_schema SET version=3;
 
 COMMIT;

@@ -1,15 +1,26 @@
-DROP INDEX ix_async_task_attempts_waiting;
+ALTER TABLE async_task_attempts ADD COLUMN arrived BOOLEAN;
 
-DROP INDEX ix_async_task_attempts_expiry;
+CREATE INDEX ix_async_task_attempts_keyed ON async_task_attempts (status, order_key, seq) WHERE status = 'pending' AND order_key IS NOT NULL;
 
-CREATE INDEX ix_async_task_attempts_waiting ON async_task_attempts (status, released, queue, priority, due_at, id) WHERE status = 'pending' AND claim_id IS NULL AND released = 1;
+CREATE INDEX ix_async_task_attempts_arrived ON async_task_attempts (status, arrived) WHERE status = 'pending' AND arrived = 1;
 
-CREATE INDEX ix_async_task_attempts_expiry ON async_task_attempts (status, expires_at) WHERE status = 'pending' AND expires_at IS NOT NULL;
+CREATE INDEX ix_async_task_attempts_suspect ON async_task_attempts (status, num_crashes) WHERE status = 'pending' AND num_crashes > 0;
 
-ALTER TABLE async_task_workers ADD COLUMN kind VARCHAR(32);
+ALTER TABLE async_task_workers ADD COLUMN asleep BOOLEAN DEFAULT '0' NOT NULL;
 
-ALTER TABLE async_task_workers ADD COLUMN job_type VARCHAR(128);
+ALTER TABLE async_task_workers ADD COLUMN about TEXT;
 
-ALTER TABLE async_task_schema DROP COLUMN installed_at;
+CREATE TABLE async_task_queues (
+    name VARCHAR(64) NOT NULL,
+    paused_at DATETIME,
+    paused_by VARCHAR(255),
+    pause_reason TEXT,
+    max_running INTEGER,
+    rate DOUBLE,
+    burst INTEGER,
+    tokens DOUBLE,
+    refilled_at DATETIME,
+    PRIMARY KEY (name)
+);
 
-UPDATE async_task_schema SET version=2;
+UPDATE async_task_schema SET version=3;

@@ -10,7 +10,8 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.ddl import sort_tables
 
-from async_task.constraints import storage_of
+from async_task.constraints import sequence_made, storage_of
+from async_task.dialects import sequence_of
 from async_task.tables import SCHEMA_VERSION, beside
 from async_task_cli.migrations.rendering import creating, dropping, quoted, schema_of
 
@@ -51,7 +52,9 @@ def installing(tables: Sequence[Table], attempts: Table) -> Body:
     ordered = sort_tables(tables)
     found = [creating(table) for table in ordered]
     stamped = _stamped(attempts) if beside(attempts).version in tables else ""
-    made = "\n".join([_schema_made(attempts), *(text for text, _ in found), _stored(attempts), stamped])
+    made = "\n".join(
+        [_schema_made(attempts), *(text for text, _ in found), _stored(attempts), _counted(attempts), stamped]
+    )
     imports = "\n".join([IMPORTS, *sorted({one for _, needed in found for one in needed})])
     dropped = "\n".join(dropping(table) for table in reversed(ordered))
     names = tuple(table.fullname for table in ordered)
@@ -73,7 +76,8 @@ def _step(attempts: Table, version: int, way: str) -> str:
     return string.Template(text).substitute(
         table=quoted(attempts.name), prefix=attempts.name, schema=quoted(attempts.schema),
         events=quoted(others.events.name), workers=quoted(others.workers.name), version=quoted(others.version.name),
-        stored=_stored(attempts), unstored=_stored(attempts, is_set=False),
+        queues=quoted(others.queues.name), stored=_stored(attempts), unstored=_stored(attempts, is_set=False),
+        counted=_counted(attempts), uncounted=_counted(attempts, is_made=False),
     )  # fmt: skip
 
 
@@ -87,6 +91,14 @@ def _schema_made(attempts: Table) -> str:
 def _stored(attempts: Table, *, is_set: bool = True) -> str:
     name = postgresql.dialect().identifier_preparer.format_table(attempts)  # type: ignore[no-untyped-call]
     return f'if dialect.name == "postgresql":\n    op.execute({quoted(storage_of(name, is_set=is_set))})'
+
+
+def _counted(attempts: Table, *, is_made: bool = True) -> str:
+    statement = sequence_made(attempts)
+    if not is_made:
+        name = postgresql.dialect().identifier_preparer.format_sequence(sequence_of(attempts))  # type: ignore[no-untyped-call]
+        statement = f"DROP SEQUENCE {name}"
+    return f'if dialect.name == "postgresql":\n    op.execute({quoted(statement)})'
 
 
 def _stamped(attempts: Table) -> str:

@@ -1,15 +1,15 @@
 """async-task tables
 
-Revision b66b6dedd6df, after nothing, of 2026-11-21 09:53:55.348360.
+Revision ee70920059ae, after nothing, of 2026-11-21 11:56:16.761874.
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-async_task_schema = 2
-async_task_tables = ["async_task_attempts", "async_task_job_events", "async_task_workers", "async_task_schema"]
-revision = 'b66b6dedd6df'
+async_task_schema = 3
+async_task_tables = ["async_task_attempts", "async_task_job_events", "async_task_workers", "async_task_queues", "async_task_schema"]
+revision = 'ee70920059ae'
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -43,6 +43,7 @@ def upgrade() -> None:
         sa.Column('order_key', name(255), nullable=True),
         sa.Column('seq', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=True),
         sa.Column('released', sa.Boolean(), nullable=False),
+        sa.Column('arrived', sa.Boolean(), nullable=True),
         sa.Column('order_slot', name(255), sa.Computed("CASE WHEN status = 'pending' AND released THEN order_key END", persisted=True), nullable=True),
         sa.Column('num_attempts', sa.Integer(), nullable=False),
         sa.Column('num_errors', sa.Integer(), nullable=False),
@@ -69,8 +70,11 @@ def upgrade() -> None:
         sa.CheckConstraint('priority BETWEEN 0 AND 9', name=op.f('ck_async_task_attempts_priority')),
         sa.PrimaryKeyConstraint('id'),
     )
+    op.create_index(op.f('ix_async_task_attempts_arrived'), 'async_task_attempts', ['status', 'arrived'], unique=False, postgresql_where=sa.text("status = 'pending' AND arrived"), sqlite_where=sa.text("status = 'pending' AND arrived = 1"))
     op.create_index(op.f('ix_async_task_attempts_expiry'), 'async_task_attempts', ['status', 'expires_at'], unique=False, postgresql_where=sa.text("status = 'pending' AND expires_at IS NOT NULL"), sqlite_where=sa.text("status = 'pending' AND expires_at IS NOT NULL"))
+    op.create_index(op.f('ix_async_task_attempts_keyed'), 'async_task_attempts', ['status', 'order_key', 'seq'], unique=False, postgresql_where=sa.text("status = 'pending' AND order_key IS NOT NULL"), sqlite_where=sa.text("status = 'pending' AND order_key IS NOT NULL"))
     op.create_index(op.f('ix_async_task_attempts_lease'), 'async_task_attempts', ['lease_until'], unique=False, postgresql_where=sa.text("status = 'pending' AND claim_id IS NOT NULL"), sqlite_where=sa.text("status = 'pending' AND claim_id IS NOT NULL"))
+    op.create_index(op.f('ix_async_task_attempts_suspect'), 'async_task_attempts', ['status', 'num_crashes'], unique=False, postgresql_where=sa.text("status = 'pending' AND num_crashes > 0"), sqlite_where=sa.text("status = 'pending' AND num_crashes > 0"))
     op.create_index(op.f('ix_async_task_attempts_waiting'), 'async_task_attempts', ['status', 'released', 'queue', 'priority', 'due_at', 'id'], unique=False, postgresql_where=sa.text("status = 'pending' AND claim_id IS NULL AND released"), sqlite_where=sa.text("status = 'pending' AND claim_id IS NULL AND released = 1"))
     op.create_index(op.f('uq_async_task_attempts_order'), 'async_task_attempts', ['order_slot'], unique=True, postgresql_where=sa.text('order_slot IS NOT NULL'), sqlite_where=sa.text('order_slot IS NOT NULL'))
     op.create_index(op.f('uq_async_task_attempts_token'), 'async_task_attempts', ['target', 'method_name', 'idempotence_token'], unique=True, postgresql_where=sa.text('idempotence_token IS NOT NULL'), sqlite_where=sa.text('idempotence_token IS NOT NULL'))
@@ -96,6 +100,20 @@ def upgrade() -> None:
         sa.Column('beat_at', instant, nullable=False),
         sa.Column('kind', name(32), nullable=True),
         sa.Column('job_type', name(128), nullable=True),
+        sa.Column('asleep', sa.Boolean(), server_default='0', nullable=False),
+        sa.Column('about', text, nullable=True),
+        sa.PrimaryKeyConstraint('name'),
+    )
+    op.create_table('async_task_queues',
+        sa.Column('name', name(64), nullable=False),
+        sa.Column('paused_at', instant, nullable=True),
+        sa.Column('paused_by', name(255), nullable=True),
+        sa.Column('pause_reason', text, nullable=True),
+        sa.Column('max_running', sa.Integer(), nullable=True),
+        sa.Column('rate', sa.Double(), nullable=True),
+        sa.Column('burst', sa.Integer(), nullable=True),
+        sa.Column('tokens', sa.Double(), nullable=True),
+        sa.Column('refilled_at', instant, nullable=True),
         sa.PrimaryKeyConstraint('name'),
     )
     op.create_table('async_task_schema',
@@ -104,11 +122,14 @@ def upgrade() -> None:
     )
     if dialect.name == "postgresql":
         op.execute("ALTER TABLE async_task_attempts SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0)")
-    op.bulk_insert(sa.table("async_task_schema", sa.column("version", sa.Integer())), [{"version": 2}])
+    if dialect.name == "postgresql":
+        op.execute("CREATE SEQUENCE IF NOT EXISTS sq_async_task_attempts_order OWNED BY async_task_attempts.seq")
+    op.bulk_insert(sa.table("async_task_schema", sa.column("version", sa.Integer())), [{"version": 3}])
 
 
 def downgrade() -> None:
     op.drop_table("async_task_schema")
+    op.drop_table("async_task_queues")
     op.drop_table("async_task_workers")
     op.drop_table("async_task_job_events")
     op.drop_table("async_task_attempts")

@@ -1,0 +1,29 @@
+"""How many attempts a lane takes at once: as many as lately fitted into the time that it may keep them. Pure."""
+
+MOST = 500
+AT_HAND = 0.02
+"""Seconds of work that a lane may have claimed and not begun."""
+
+
+class Portion:
+    """A number that learns: doubled when so many took at most half of `budget` (seconds), halved when they took more
+    than all of it. Not from how long one of them took: on a busy machine that is mostly waiting."""
+
+    def __init__(self, budget: float) -> None:
+        self._budget = budget
+        self.number = 1
+
+    def note(self, number: int, seconds: float) -> None:
+        """So many were done, together, in so long."""
+        if seconds > self._budget:
+            self.number = max(1, self.number // 2)
+        elif number >= self.number and seconds <= self._budget / 2:
+            self.number = min(2 * self.number, MOST)
+
+
+class Portions:
+    """Of one queue, on one lane: how many to claim, and how many may share a commit. `settle_within`: in seconds."""
+
+    def __init__(self, settle_within: float) -> None:
+        self.to_claim = Portion(max(settle_within, AT_HAND))
+        self.to_settle = Portion(settle_within)

@@ -1,0 +1,84 @@
+"""The watchdog of a worker: it sees that no call keeps what waits behind it on its lane."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Table
+
+from async_task import transactions
+from async_task.claims import Claim
+from async_task.handful import Handful
+from async_task.lanes import Lane
+
+logger = logging.getLogger("async_task")
+TICK = 0.005
+"""Seconds between two looks while anything is watched."""
+
+
+class Watchdog:
+    """One thread, with a lane of its own, both started when needed."""
+
+    def __init__(self, table: Table, lane: Callable[[], Lane]) -> None:
+        self._table = table
+        self._open_lane = lane
+        self._lane: Lane | None = None
+        self._watched: set[Handful] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_over = False
+
+    def watch(self, handful: Handful) -> None:
+        with self._changed:
+            self._watched.add(handful)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._live, name="async-task-watchdog", daemon=True)
+                self._thread.start()
+            elif len(self._watched) == 1:
+                self._changed.notify()
+
+    def forget(self, handful: Handful) -> None:
+        with self._changed:
+            self._watched.discard(handful)
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_over = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _live(self) -> None:
+        try:
+            while self._wait():
+                now = time.monotonic()
+                for handful in [one for one in tuple(self._watched) if one.is_overdue(now)]:
+                    handful.cut(self.give_back)
+        finally:
+            self._drop_lane()
+
+    def _wait(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._watched or self._is_over)
+            self._changed.wait_for(lambda: self._is_over, timeout=TICK)
+            return not self._is_over
+
+    def give_back(self, claims: list[Claim]) -> None:
+        """Give claims back that were not begun, on the connection of the watchdog."""
+        try:
+            lane = self._lane = self._lane or self._open_lane()
+            lane.run(lambda: transactions.give_back(lane.connection, self._table, claims))
+        except Exception as error:
+            # Their lane no longer knows them: they are strays, which the worker's next sweep finds.
+            logger.warning("%d claims were not given back at once: %s", len(claims), type(error).__name__)
+            self._drop_lane()
+
+    def _drop_lane(self) -> None:
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            with contextlib.suppress(Exception):
+                lane.run(lane.drop_connection)
+                lane.close()

@@ -1,0 +1,11 @@
+"""The application of `async-task worker`, where a supervisor is measured: BENCH_URL and BENCH_BOARD say on what."""
+
+import os
+import pathlib
+
+from async_task import AsyncTask
+from benchmarks.board import Board
+from benchmarks.systems import ours
+
+ours.boards.append(Board(pathlib.Path(os.environ["BENCH_BOARD"])))
+app = AsyncTask(os.environ["BENCH_URL"].replace("postgresql://", "postgresql+psycopg://"))

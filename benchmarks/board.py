@@ -1,0 +1,57 @@
+"""Where workers note what they have done, in memory that they share with the run: it costs the database nothing."""
+
+import mmap
+import pathlib
+import struct
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+SLOTS = 65_536
+_SIZE = 8 * (SLOTS + 1)
+
+
+class Board:
+    """A count of calls, and the instant (seconds, monotonic, of the whole machine) at which call `n` began last.
+
+    Little-endian in a file: an int64, then `SLOTS` doubles. One process writes, from any of its threads.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        if not path.exists():
+            path.write_bytes(bytes(_SIZE))
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), _SIZE)
+        self._ints = memoryview(self._memory).cast("q")
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ints.release()
+        self._memory.close()
+
+    @property
+    def count(self) -> int:
+        return self._ints[0]
+
+    def add(self) -> None:
+        with self._lock:
+            self._ints[0] += 1
+
+    def mark(self, number: int) -> None:
+        """Call `number` begins now."""
+        struct.pack_into("<d", self._memory, 8 * (number + 1), time.monotonic())
+        self.add()
+
+    def start(self, number: int) -> float | None:
+        """When call `number` began last; None before."""
+        return struct.unpack_from("<d", self._memory, 8 * (number + 1))[0] or None
+
+    def forget(self, number: int) -> None:
+        struct.pack_into("<d", self._memory, 8 * (number + 1), 0.0)

@@ -1,0 +1,97 @@
+"""A link that is slower than loopback: each byte is held back for a while, in either direction.
+
+As a program: `python -m benchmarks.link FOLDER SECONDS`, from a port of 127.0.0.1, which it prints, to the socket
+of the PostgreSQL in that folder, until its standard input ends.
+"""
+
+import collections
+import contextlib
+import ctypes
+import pathlib
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+HOME = pathlib.Path(__file__).parent.parent
+
+
+@contextlib.contextmanager
+def delayed(folder: str, seconds: float) -> Iterator[int]:
+    """A port that leads to the server whose socket is in `folder`, `seconds` away."""
+    command = [sys.executable, "-m", "benchmarks.link", folder, str(seconds)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HOME) as process:
+        assert process.stdin
+        assert process.stdout
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+class Link:
+    """One thread and `select`, whose patience counts microseconds where that of `epoll` counts milliseconds."""
+
+    def __init__(self, folder: str, seconds: float) -> None:
+        self.seconds = seconds
+        self._folder = folder
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self._listener.getsockname()[1]
+        self._other: dict[socket.socket, socket.socket] = {}
+        self._held: collections.deque[tuple[float, socket.socket, bytes]] = collections.deque()
+
+    def carry(self, until: int) -> None:
+        """Until the file descriptor `until` has ended."""
+        while True:
+            patience = max(0.0, self._held[0][0] - time.monotonic()) if self._held else 1.0
+            ready, _, _ = select.select([until, self._listener, *self._other], [], [], patience)
+            for one in ready:
+                if one == until:
+                    return
+                if one is self._listener:
+                    self._join()
+                else:
+                    self._take(one)
+            self._deliver()
+
+    def _join(self) -> None:
+        near, _ = self._listener.accept()
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        far = socket.socket(socket.AF_UNIX)
+        far.connect(f"{self._folder}/.s.PGSQL.5432")
+        self._other[near], self._other[far] = far, near
+
+    def _take(self, one: socket.socket) -> None:
+        if one not in self._other:  # closed a moment ago, by the other side's end
+            return
+        try:
+            data = one.recv(1 << 18)
+        except OSError:
+            data = b""
+        self._held.append((time.monotonic() + self.seconds, self._other[one], data))
+        if not data:
+            del self._other[one]
+
+    def _deliver(self) -> None:
+        while self._held and self._held[0][0] <= time.monotonic():
+            _, to, data = self._held.popleft()
+            with contextlib.suppress(OSError):  # that side has hung up
+                if data:
+                    to.sendall(data)
+                else:
+                    to.shutdown(socket.SHUT_WR)
+
+
+def main(folder: str, seconds: str) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(29, 1000, 0, 0, 0)  # PR_SET_TIMERSLACK: sleep no longer than asked for
+    link = Link(folder, float(seconds))
+    print(link.port, flush=True)
+    link.carry(sys.stdin.fileno())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,46 @@
+"""Draining beside many rows that are not due."""
+
+from functools import partial
+
+from benchmarks.measure import Column, Measure, Sample, Subject
+from benchmarks.measures.drain import drain
+from benchmarks.stage import DAY, Stage
+from benchmarks.system import BARE, OURS
+
+TEN = {"priority": "(n % 10)"}
+"""Each copy of a row of ours in another priority."""
+
+
+def subjects(stage: Stage) -> list[Subject]:
+    found = [Subject(f"{name}, batch of 100" if name == BARE else name, name) for name in stage.names]
+    return [
+        *found,
+        *(Subject("async-task, ten priorities", OURS, {"fresh": TEN}) for name in stage.names if name == OURS),
+    ]
+
+
+def take(stage: Stage, subject: Subject, others: str) -> Sample:
+    count, fresh = stage.plan.beside, subject.options.get("fresh")
+    with stage.database(subject.system) as database:
+        if others == "future":
+            stage.fill(subject.system, database, stage.plan.others, delay=DAY, fresh=fresh)
+        elif others == "finished":
+            stage.fill_finished(subject.system, database, stage.plan.others)
+        stage.fill(subject.system, database, count, fresh=fresh)
+        return {"rate": drain(stage, subject, database, count, count // 10, recorded=False)["rate"]}
+
+
+HOW = "As in the drain, {}; from the job after the warm-up until the last one was called."
+COLUMNS = (Column("rate", "jobs/s"),)
+EMPTY = Measure(
+    "empty", "Drain of 5,000 in an empty table", HOW.format("with nothing else in the table"), COLUMNS, subjects,
+    partial(take, others=""),
+)  # fmt: skip
+FUTURE = Measure(
+    "future", "Drain of 5,000 beside 1,000,000 future rows", HOW.format("beside rows that are due in a day"), COLUMNS,
+    subjects, partial(take, others="future"), rounds=2,
+)  # fmt: skip
+FINISHED = Measure(
+    "finished", "Drain of 5,000 beside 1,000,000 finished rows", HOW.format("beside rows that are done"), COLUMNS,
+    subjects, partial(take, others="finished"), rounds=2,
+)  # fmt: skip

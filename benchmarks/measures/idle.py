@@ -1,0 +1,42 @@
+"""What a worker costs that has nothing to do."""
+
+import time
+
+from benchmarks import processor
+from benchmarks.measure import Column, Measure, Sample, Subject
+from benchmarks.stage import Stage
+from benchmarks.system import BARE
+
+SETTLING = 0.2
+"""Of the time that is measured, first: what a worker sends while it starts is not idleness."""
+
+
+def subjects(stage: Stage) -> list[Subject]:
+    return [Subject(name, name) for name in stage.names if name != BARE]
+
+
+def take(stage: Stage, subject: Subject) -> Sample:
+    with stage.database(subject.system) as database, stage.worker(subject.system, database, defaults=True) as worker:
+        url = stage.server.url(database)
+        stage.ask(subject.system, "enqueue", url=url, kind="noop", numbers=[0], delay=0.0)
+        stage.await_(lambda: worker.board.count >= 1, "the worker was awake", [worker])
+        time.sleep(stage.plan.idle * SETTLING)
+        sent, used, begun = stage.server.statements(database), processor.times([worker.pid]), time.monotonic()
+        time.sleep(stage.plan.idle)
+        worker.check()
+        minutes = (time.monotonic() - begun) / 60
+        share = processor.spent(used, processor.times([worker.pid])) / minutes / 60
+        return {"statements": (stage.server.statements(database) - sent) / minutes, "core": share * 100}
+
+
+MEASURE = Measure(
+    name="idle",
+    title="Idle",
+    said="Statements (pg_stat_statements) that one worker process sends to its database while nothing is due, by the "
+    "minute, and its share of a core; all systems wait at the same time, each in a database of its own.",
+    columns=(Column("statements", "statements a minute"), Column("core", "% of a core", 2)),
+    subjects=subjects,
+    take=take,
+    rounds=1,
+    at_once=True,
+)

@@ -1,0 +1,103 @@
+"""From the death of a worker until its jobs run again."""
+
+import contextlib
+import os
+import signal
+import time
+
+from benchmarks import processor
+from benchmarks.measure import Column, Measure, Sample, Subject
+from benchmarks.stage import Stage
+from benchmarks.system import BARE, OURS
+
+RUNNING = 2
+
+
+def subjects(stage: Stage) -> list[Subject]:
+    return [Subject(name, name) for name in stage.names if name != BARE]
+
+
+def take(stage: Stage, subject: Subject) -> Sample:
+    """A second worker is there when the first is killed; or is started then, where only that brings jobs back."""
+    by_restart = stage.ask(subject.system, "by_restart")
+    with (
+        stage.database(subject.system) as database,
+        stage.worker(subject.system, database, lanes=RUNNING, defaults=True) as first,
+        contextlib.ExitStack() as until,
+    ):
+        url, numbers = stage.server.url(database), list(range(RUNNING))
+        stage.ask(subject.system, "enqueue", url=url, kind="hold", numbers=numbers, delay=0.0)
+        stage.await_(lambda: all(map(first.board.start, numbers)), "the jobs ran", [first])
+        if by_restart:
+            first.kill()
+            killed = time.monotonic()
+            second = until.enter_context(stage.worker(subject.system, database, lanes=RUNNING, defaults=True))
+        else:
+            second = until.enter_context(stage.worker(subject.system, database, lanes=RUNNING, defaults=True))
+            time.sleep(min(3.0, stage.plan.recovery / 5))  # until it is idle
+            first.kill()
+            killed = time.monotonic()
+        while not all(map(second.board.start, numbers)):
+            second.check()
+            if time.monotonic() > killed + stage.plan.recovery:
+                return {"more": stage.plan.recovery}
+            time.sleep(0.005)
+        starts = [second.board.start(number) or killed for number in numbers]
+    return {"first": min(starts) - killed, "all": max(starts) - killed}
+
+
+MEASURE = Measure(
+    name="recovery",
+    title="After kill -9 of a worker with running jobs",
+    said="Two jobs run in a worker, a second worker is idle beside it; the first is killed. Seconds until the jobs run "
+    "again, with default settings (dbos: its process is started again under the same id, which brings them back). All "
+    "systems wait at the same time, each in a database of its own.",
+    columns=(
+        Column("first", "s until the first", 2),
+        Column("all", "s until both", 2),
+        Column("more", "s: not by then"),
+    ),
+    subjects=subjects,
+    take=take,
+    rounds=1,
+    at_once=True,
+)
+
+
+def _ours(stage: Stage) -> list[Subject]:
+    return [
+        Subject("async-task worker --processes 2", name, {"supervised": True}) for name in stage.names if name == OURS
+    ]
+
+
+def take_supervised(stage: Stage, subject: Subject) -> Sample:
+    """The process that holds the jobs is killed; its supervisor sees it and starts another."""
+    with (
+        stage.database(subject.system) as database,
+        stage.worker(subject.system, database, lanes=1, processes=2) as worker,
+    ):
+        url, numbers = stage.server.url(database), list(range(RUNNING))
+        stage.ask(subject.system, "enqueue", url=url, kind="hold", numbers=numbers, delay=0.0)
+        stage.await_(lambda: all(map(worker.board.start, numbers)), "the jobs ran", [worker])
+        before = [worker.board.start(number) or 0.0 for number in numbers]
+        killed = time.monotonic()
+        for pid in processor.tree([worker.pid])[1:]:
+            os.kill(pid, signal.SIGKILL)
+        late = killed + stage.plan.recovery
+        while [worker.board.start(number) for number in numbers if (worker.board.start(number) or 0) <= before[number]]:
+            worker.check()
+            if time.monotonic() > late:
+                return {"more": stage.plan.recovery}
+            time.sleep(0.002)
+        starts = [worker.board.start(number) or killed for number in numbers]
+    return {"first": min(starts) - killed, "all": max(starts) - killed}
+
+
+SUPERVISED = Measure(
+    name="supervised",
+    title="After kill -9 of a child that a supervisor watches",
+    said="Both children of `async-task worker --processes 2` are killed with a job running in each.",
+    columns=MEASURE.columns,
+    subjects=_ours,
+    take=take_supervised,
+)

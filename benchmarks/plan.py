@@ -1,0 +1,45 @@
+"""How much is measured: all of it, what fits into three minutes, or as little as shows that the run itself works."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Sizes are numbers of jobs or transactions, times are seconds. `within`: after so long, what has not begun is left
+    out, and said. `longest`: when a drain that has not ended is broken off, and its rate taken until then."""
+
+    name: str
+    rounds: int
+    within: float | None
+    transactions: int
+    bulk: int
+    drain: int
+    warm: int
+    single: int
+    longest: float
+    paced: int
+    idle: float
+    beside: int
+    others: int
+    snapshot: float
+    producers: int
+    produce: float
+    recovery: float
+    memory: float
+
+
+FULL = Plan(
+    name="full", rounds=3, within=None, transactions=2000, bulk=10_000, drain=20_000, warm=2_000, single=5_000,
+    longest=30, paced=200, idle=60, beside=5_000, others=1_000_000, snapshot=600, producers=32, produce=5,
+    recovery=150, memory=600,
+)  # fmt: skip
+QUICK = Plan(
+    name="quick", rounds=1, within=165, transactions=300, bulk=10_000, drain=10_000, warm=1_000, single=1_500,
+    longest=2.5, paced=30, idle=15, beside=3_000, others=100_000, snapshot=12, producers=32, produce=1,
+    recovery=15, memory=10,
+)  # fmt: skip
+TINY = Plan(
+    name="tiny", rounds=1, within=None, transactions=5, bulk=50, drain=1_000, warm=10, single=200, longest=10, paced=5,
+    idle=0.2, beside=1_000, others=500, snapshot=0.5, producers=2, produce=0.1, recovery=10, memory=0.5,
+)  # fmt: skip
+PLANS = {plan.name: plan for plan in (FULL, QUICK, TINY)}

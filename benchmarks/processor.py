@@ -1,0 +1,61 @@
+"""Processor time of processes and of what they started, and their memory, as Linux tells it in /proc."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterable
+
+TICKS = os.sysconf("SC_CLK_TCK")
+_PROC = pathlib.Path("/proc")
+Times = dict[int, float]
+"""Seconds on a processor so far, by process."""
+
+
+def is_told() -> bool:
+    """Whether this machine tells it."""
+    return (_PROC / "self" / "schedstat").exists()
+
+
+def times(roots: Iterable[int]) -> Times:
+    """Of these processes and all below them that live; {} where the machine does not tell."""
+    return {pid: _seconds(pid) for pid in tree(roots)} if is_told() else {}
+
+
+def spent(before: Times, after: Times) -> float:
+    """Seconds between two readings. What ended in between is not in it."""
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
+
+
+def tree(roots: Iterable[int]) -> list[int]:
+    """These processes and all below them that live."""
+    below: dict[int, list[int]] = {}
+    for folder in _PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            below.setdefault(parent, []).append(int(folder.name))
+    found, open_ends = [], list(roots)
+    while open_ends:
+        found.append(pid := open_ends.pop())
+        open_ends += below.get(pid, [])
+    return found
+
+
+def resident(roots: Iterable[int]) -> int:
+    """Bytes of memory in use by these processes and all below them, shared pages counted once a process."""
+    found = 0
+    for pid in tree(roots):
+        with contextlib.suppress(OSError, IndexError):
+            found += int((_PROC / str(pid) / "statm").read_text().split()[1]) * 4096
+    return found
+
+
+def _seconds(pid: int) -> float:
+    """To the nanosecond where there is one thread; else to the clock's tick, which also counts threads that ended."""
+    folder = _PROC / str(pid)
+    try:
+        if len(list((folder / "task").iterdir())) == 1:
+            return int((folder / "schedstat").read_text().split()[0]) / 1e9
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+    except (OSError, IndexError):  # it ended meanwhile
+        return 0.0

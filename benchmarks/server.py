@@ -1,0 +1,100 @@
+"""The PostgreSQL that all are measured on: a private one, started for the run, gone with it."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+
+SETTINGS = ("shared_buffers=512MB", "fsync=on", "max_connections=300")
+STATEMENTS = "shared_preload_libraries=pg_stat_statements"
+SHOWN = (
+    "server_version", "shared_buffers", "fsync", "synchronous_commit", "full_page_writes", "max_wal_size",
+    "max_connections", "autovacuum", "wal_level", "shared_preload_libraries",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A server that runs. `pid`: its postmaster's, whose children are the backends. `folder`: where its socket is."""
+
+    folder: str
+    pid: int
+    tells_statements: bool
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self.folder}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url(database), autocommit=True, prepare_threshold=None)
+
+    def settings(self) -> dict[str, str]:
+        """Those that matter to speed, as the server tells them."""
+        with self.connect() as connection:
+            rows = connection.execute("SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)", [
+                [*SHOWN]
+            ]).fetchall()  # fmt: skip
+        told = dict(rows)
+        return {name: told[name] for name in SHOWN if name in told}
+
+    def create(self, database: str, template: str = "template0") -> None:
+        with self.connect() as connection:
+            connection.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(database), Identifier(template)))
+
+    def drop(self, database: str) -> None:
+        with self.connect() as connection:
+            connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(database)))
+
+    def settle(self, database: str) -> None:
+        """Fresh statistics and nothing left to write: every measure begins alike."""
+        with self.connect(database) as connection:
+            connection.execute("VACUUM ANALYZE")
+            connection.execute("CHECKPOINT")
+
+    def statements(self, database: str) -> int:
+        """How many statements were sent to this database so far; transactions, where only those are counted."""
+        with self.connect() as connection:
+            if self.tells_statements:
+                query = (
+                    "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements(false) s "
+                    "JOIN pg_database d ON d.oid = s.dbid WHERE datname = %s"
+                )
+            else:
+                query = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s"
+            row = connection.execute(query, [database]).fetchone()
+        assert row
+        return int(row[0])
+
+
+@contextlib.contextmanager
+def private_server() -> Iterator[Server]:
+    """From the binaries of this machine. Raises RuntimeError where there are none."""
+    launcher = _launcher()
+    with contextlib.ExitStack() as until:
+        try:
+            running, told = until.enter_context(launcher.guarded_server((*SETTINGS, STATEMENTS))), True
+        except launcher.NoServer as error:
+            if not re.search("pg_stat_statements", str(error)):
+                raise RuntimeError(str(error)) from error
+            running, told = until.enter_context(launcher.guarded_server(SETTINGS)), False
+        server = Server(running.home, running.pid, told)
+        if told:
+            with server.connect() as connection:
+                connection.execute("CREATE EXTENSION pg_stat_statements")
+        yield server
+
+
+def _launcher() -> Any:
+    """The one that the tests have: it needs no rights and leaves nothing behind."""
+    path = pathlib.Path(__file__).parent.parent / "tests" / "launch_postgres.py"
+    spec = importlib.util.spec_from_file_location("launch_postgres", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

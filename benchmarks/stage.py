@@ -1,0 +1,134 @@
+"""What a measure stands on: the server, fresh databases, jobs in them, and workers."""
+
+import contextlib
+import itertools
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from psycopg import Connection
+from psycopg.sql import SQL, Identifier, Literal
+
+from benchmarks.child import Broken, Child, Worker, worker
+from benchmarks.plan import Plan
+from benchmarks.server import Server
+from benchmarks.system import Cannot
+
+PATIENCE = 60.0
+DAY = 86_400.0
+
+
+class Stage:
+    """`names`: the systems that are measured."""
+
+    def __init__(self, server: Server, folder: pathlib.Path, plan: Plan, names: list[str]) -> None:
+        self.server, self.folder, self.plan, self.names = server, folder, plan, names
+        self._children = {name: Child(name, folder / f"{name.replace('/', '-')}.log") for name in names}
+        self._templates: dict[str, str] = {}
+        self._numbers = itertools.count()
+
+    def close(self) -> None:
+        for child in self._children.values():
+            child.close()
+
+    def ask(self, name: str, do: str, **words: Any) -> Any:
+        """The system's own answer. Raises Cannot, Broken."""
+        return self._children[name].ask(do, **words)
+
+    @contextlib.contextmanager
+    def database(self, name: str) -> Iterator[str]:
+        """A new database with this system's tables, dropped at the end."""
+        template = self._template(name)
+        database = f"bench_{next(self._numbers)}"
+        self.server.create(database, template)
+        try:
+            yield database
+        finally:
+            self.server.drop(database)
+
+    def fill(self, name: str, database: str, count: int, kind: str = "noop", *, delay: float = 0.0,
+             fresh: dict[str, str] | None = None) -> None:  # fmt: skip
+        """So many jobs of a kind: one by the system's own door, the others copies of its row."""
+        self.ask(name, "enqueue", url=self.server.url(database), kind=kind, numbers=[0], delay=delay)
+        changes = {**self.ask(name, "fresh"), **(fresh or {})}
+        newest = "ctid = (SELECT max(ctid) FROM {table})"  # PostgreSQL 14 and newer
+        with self.server.connect(database) as connection:
+            _copy(connection, self.ask(name, "table"), count - 1, changes, newest, self.ask(name, "also"))
+
+    def fill_finished(self, name: str, database: str, count: int) -> None:
+        """So many jobs that are done, and in the table still. Raises Cannot where they are not."""
+        done = self.ask(name, "finished")
+        if done is None:
+            raise Cannot("finished jobs leave its table")
+        self.ask(name, "enqueue", url=self.server.url(database), kind="noop", numbers=[0], delay=0.0)
+        with self.worker(name, database) as one:
+            self.await_(lambda: self.unfinished(name, database) == 0, "one job was done", [one])
+        with self.server.connect(database) as connection:
+            _copy(connection, self.ask(name, "table"), count - 1, self.ask(name, "fresh"), done, self.ask(name, "also"))
+
+    def unfinished(self, name: str, database: str) -> int:
+        with self.server.connect(database) as connection:
+            row = connection.execute(self.ask(name, "unfinished")).fetchone()
+        assert row
+        return int(row[0])
+
+    @contextlib.contextmanager
+    def worker(self, name: str, database: str, *, url: str | None = None, **options: Any) -> Iterator[Worker]:
+        """A worker process of this system."""
+        with worker(name, url or self.server.url(database), self.folder, options) as one:
+            yield one
+
+    def await_(
+        self, condition: Callable[[], bool], what: str, workers: list[Worker], patience: float = PATIENCE,
+        every: float = 0.002,
+    ) -> float:  # fmt: skip
+        """Until the condition holds; when that was (monotonic). Raises Broken when it does not, or a worker ends."""
+        until, look = time.monotonic() + patience, 0
+        while not condition():
+            look += 1
+            if look % 50 == 0:
+                for one in workers:
+                    one.check()
+            if time.monotonic() > until:
+                raise Broken(f"after {patience:.0f} s it was still not so that {what}")
+            time.sleep(every)
+        return time.monotonic()
+
+    def _template(self, name: str) -> str:
+        if name not in self._templates:
+            database = f"template_{next(self._numbers)}"
+            self.server.create(database)
+            self.ask(name, "prepare", url=self.server.url(database))
+            self._templates[name] = database
+        return self._templates[name]
+
+
+def _copy(
+    connection: Connection[Any], table: str, count: int, fresh: dict[str, str], which: str, also: list[str]
+) -> None:
+    """`count` copies of the one row, with fresh values where rows must differ."""
+    if count < 1:
+        return
+    schema, _, name = table.rpartition(".")
+    known = connection.execute(
+        "SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = coalesce(%s, 'public') "
+        "AND table_name = %s AND is_generated = 'NEVER' AND is_identity = 'NO'",
+        [schema or None, name],
+    ).fetchall()
+    columns = [column for column, _ in known if fresh.get(column) != "DEFAULT"]
+    new = SQL(", ").join(_raw(fresh[one]) if one in fresh else SQL("one.") + Identifier(one) for one in columns)
+    statement = (
+        "INSERT INTO {table} ({columns}) SELECT {new} FROM (SELECT * FROM {table} WHERE {which} LIMIT 1) one, "
+        "generate_series(1, {count}) n"
+    )
+    place, names = Identifier(schema or "public", name), SQL(", ").join(map(Identifier, columns))
+    row = _raw(which).format(table=place)
+    connection.execute(SQL(statement).format(table=place, columns=names, new=new, which=row, count=Literal(count)))
+    for more in also:
+        connection.execute(_raw(more))
+
+
+def _raw(text: Any) -> SQL:
+    """SQL that a system of ours brought, as it is."""
+    return SQL(text)

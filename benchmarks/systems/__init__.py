@@ -1,0 +1,1 @@
+"""One file a system: ourselves, bare psycopg, and the peers."""

@@ -1,0 +1,144 @@
+"""Bare psycopg on the same tables: what the statements alone cost, with nothing promised around them."""
+
+import importlib.metadata
+import queue
+import signal
+import threading
+import time
+import uuid
+from typing import Any
+
+import psycopg
+
+from benchmarks.board import Board
+from benchmarks.system import INSERT, Cannot, System
+from benchmarks.systems.ours import AsyncTaskSystem
+
+BATCH = 100
+JOB = (
+    "INSERT INTO async_task_attempts (id, status, target, method_name, method_args, encryptor, queue, priority, "
+    "released, num_attempts, num_errors, num_crashes, due_at, created_at, updated_at) VALUES (%s, 'pending', "
+    "'bench.noop', '__call__', '{}', 'null', 'default', 0, true, 0, 0, 0, now(), now(), now())"
+)
+TAKE = (
+    "SELECT id FROM async_task_attempts WHERE status = 'pending' AND released AND claim_id IS NULL "
+    "AND queue = 'default' AND priority = 0 AND due_at <= now() ORDER BY due_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED"
+)
+LOCK = "SELECT id FROM async_task_attempts WHERE id = %s AND status = 'pending' FOR NO KEY UPDATE SKIP LOCKED"
+END = (
+    "UPDATE async_task_attempts SET status = 'succeeded', num_attempts = num_attempts + 1, attempted_at = now(), "
+    "completed_at = clock_timestamp(), updated_at = clock_timestamp() WHERE id = "
+)
+WRITE = "INSERT INTO business (note) VALUES ('written by the attempt')"
+
+
+class Psycopg(AsyncTaskSystem):
+    """Row locks on a batch, one UPDATE, one commit; or one transaction a job under its row lock, in threads."""
+
+    name = "psycopg"
+    doors = ("psycopg",)
+
+    def version(self) -> str:
+        return importlib.metadata.version("psycopg")
+
+    def settings(self) -> dict[str, str]:
+        return {"batch": f"{BATCH} rows under row locks; one commit per job: 8 threads, a connection each"}
+
+    def transactions(self, url: str, count: int, door: str, enqueue: bool) -> float:
+        with psycopg.connect(url) as connection:
+            for step in (20, count):
+                begun = time.perf_counter()
+                for _ in range(step):
+                    connection.execute(INSERT)
+                    if enqueue:
+                        connection.execute(JOB, [uuid.uuid4()])
+                    connection.commit()
+            return time.perf_counter() - begun
+
+    def enqueue_many(self, url: str, count: int) -> float:
+        columns = JOB[JOB.index("(") : JOB.index(")") + 1]
+        with psycopg.connect(url) as connection:
+            begun = time.perf_counter()
+            now = connection.execute("SELECT now()").fetchall()[0][0]
+            same = ("pending", "bench.noop", "__call__", "{}", "null", "default", 0, True, 0, 0, 0, now, now, now)
+            with connection.cursor() as cursor, cursor.copy(f"COPY async_task_attempts {columns} FROM STDIN") as copy:
+                for _ in range(count):
+                    copy.write_row((uuid.uuid4(), *same))
+            connection.commit()
+            return time.perf_counter() - begun
+
+    def pace(self, url: str, count: int, rate: float) -> list[float]:
+        raise Cannot("a bare loop has no waking up")
+
+    def produce(self, url: str, producers: int, seconds: float) -> int:
+        counts, ready = [0] * producers, threading.Barrier(producers)
+
+        def produce(mine: int) -> None:
+            with psycopg.connect(url) as connection:
+                ready.wait()
+                until = time.monotonic() + seconds
+                while time.monotonic() < until:
+                    connection.execute(JOB, [uuid.uuid4()])
+                    connection.commit()
+                    counts[mine] += 1
+
+        _run([lambda mine=mine: produce(mine) for mine in range(producers)])
+        return sum(counts)
+
+    def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
+        over = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: over.set())
+        if options.get("single"):
+            _one_by_one(url, board, over, options.get("lanes") or 8, writes=options.get("kind") == "write")
+        else:
+            _in_batches(url, board, over)
+
+
+def _in_batches(url: str, board: Board, over: threading.Event) -> None:
+    with psycopg.connect(url) as connection:
+        while not over.is_set():
+            taken = [row[0] for row in connection.execute(TAKE, [BATCH])]
+            for _ in taken:
+                board.add()
+            if taken:
+                connection.execute(END + "ANY(%s)", [taken])
+            connection.commit()
+            if not taken:
+                over.wait(0.05)
+
+
+def _one_by_one(url: str, board: Board, over: threading.Event, threads: int, *, writes: bool) -> None:
+    """Which jobs there are is asked once, so that nothing but the job's own transaction is measured."""
+    with psycopg.connect(url) as connection:
+        known: queue.SimpleQueue[uuid.UUID] = queue.SimpleQueue()
+        for row in connection.execute("SELECT id FROM async_task_attempts WHERE status = 'pending' ORDER BY due_at"):
+            known.put(row[0])
+
+    def lane() -> None:
+        with psycopg.connect(url) as connection:
+            while not over.is_set():
+                try:
+                    job = known.get_nowait()
+                except queue.Empty:
+                    break
+                if connection.execute(LOCK, [job]).fetchone():
+                    board.add()
+                    if writes:
+                        connection.execute(WRITE)
+                    connection.execute(END + "%s", [job])
+                connection.commit()
+
+    _run([lane] * threads)
+    over.wait()
+
+
+def _run(works: list[Any]) -> None:
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def make(_name: str) -> System:
+    return Psycopg()

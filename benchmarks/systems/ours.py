@@ -1,0 +1,232 @@
+"""async-task itself."""
+
+import datetime as dt
+import importlib.metadata
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import Engine, MetaData, Table, create_engine
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from async_task import AsyncTask, Attempt, Retry, target
+from benchmarks.board import Board
+from benchmarks.system import BUSINESS, HOLD, System
+
+LANES = 2
+"""Threads of a worker: as many as there are cores here. One commit per attempt waits for the disk: that has 8."""
+
+boards: list[Board] = []
+"""That of this worker."""
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData()
+
+
+class Business(Base):
+    """What an application writes."""
+
+    __tablename__ = "business"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    note: Mapped[str]
+
+
+@target("bench.noop")
+def noop() -> None:
+    boards[0].add()
+
+
+@target("bench.mark")
+def mark(number: int) -> None:
+    boards[0].mark(number)
+
+
+@target("bench.hold", timeout=HOLD, retry=Retry.every(1))
+def hold(number: int) -> None:
+    boards[0].mark(number)
+    time.sleep(HOLD)
+
+
+@target("bench.write")
+def write(session: Session) -> None:
+    session.add(Business(note="written by the attempt"))
+    session.flush()
+    boards[0].add()
+
+
+TARGETS = {"noop": noop, "mark": mark, "hold": hold, "write": write}
+
+
+class AsyncTaskSystem:
+    """As its documentation has it, with its defaults."""
+
+    name = "async-task"
+    table = "async_task_attempts"
+    fresh: Mapping[str, str] = MappingProxyType({"id": "gen_random_uuid()"})
+    unfinished = "SELECT count(*) FROM async_task_attempts WHERE status = 'pending' AND scheduled_at IS NULL"
+    finished = "status = 'succeeded'"
+    also: tuple[str, ...] = ()
+    by_restart = False
+    doors: tuple[str, ...] = ("ORM", "Core")
+
+    def version(self) -> str:
+        return importlib.metadata.version("async-task")
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "driver": f"psycopg {importlib.metadata.version('psycopg')}",
+            "SQLAlchemy": importlib.metadata.version("sqlalchemy"),
+            "lanes": f"{LANES}; one commit per attempt: 8",
+            "worker": "app.worker(), defaults" if hasattr(AsyncTask, "worker") else "app.run_batch() in a loop",
+        }
+
+    def prepare(self, url: str) -> None:
+        engine = _engine(url)
+        AsyncTask(engine).create_schema()
+        with engine.begin() as connection:
+            connection.exec_driver_sql(BUSINESS)
+        engine.dispose()
+
+    def transactions(self, url: str, count: int, door: str, enqueue: bool) -> float:
+        engine = _engine(url)
+        make = {"ORM": _orm, "Core": _core}[door]
+        taken = make(engine, count, enqueue)
+        engine.dispose()
+        return taken
+
+    def enqueue_many(self, url: str, count: int) -> float:
+        engine = _engine(url)
+        with engine.connect() as warm:
+            warm.exec_driver_sql("SELECT 1")
+        begun = time.perf_counter()
+        with engine.begin() as connection:
+            Attempt.create_many(connection, ({"target": noop} for _ in range(count)))
+        taken = time.perf_counter() - begun
+        engine.dispose()
+        return taken
+
+    def enqueue(self, url: str, kind: str, numbers: list[int], delay: float) -> None:
+        engine = _engine(url)
+        at = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=delay) if delay else None
+        rows = [{"target": TARGETS[kind], "method_args": _arguments(kind, one), "scheduled_at": at} for one in numbers]
+        with engine.begin() as connection:
+            Attempt.create_many(connection, rows)
+        engine.dispose()
+
+    def pace(self, url: str, count: int, rate: float) -> list[float]:
+        engine = _engine(url)
+        make = sessionmaker(engine)
+        commits, begun = [], time.monotonic() + 0.01
+        for number in range(count):
+            time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+            with make.begin() as session:
+                Attempt.create(target=mark, method_args={"number": number}, session=session)
+            commits.append(time.monotonic())
+        engine.dispose()
+        return commits
+
+    def produce(self, url: str, producers: int, seconds: float) -> int:
+        engine = _engine(url, pool_size=producers)
+        make, counts = sessionmaker(engine), [0] * producers
+        ready = threading.Barrier(producers)
+
+        def produce(mine: int) -> None:
+            with engine.connect():
+                ready.wait()
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                with make.begin() as session:
+                    Attempt.create(target=noop, session=session)
+                counts[mine] += 1
+
+        threads = [threading.Thread(target=produce, args=(mine,)) for mine in range(producers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        engine.dispose()
+        return sum(counts)
+
+    def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
+        if options.get("processes"):
+            _supervise(url, board, options)
+        boards.append(board)
+        single = options.get("single", False)
+        lanes = options.get("lanes") or (8 if single else LANES)
+        app = AsyncTask(url.replace("postgresql://", "postgresql+psycopg://"))
+        if not hasattr(app, "worker"):
+            _work_in_batches(app, lanes)
+            return
+        settle: dict[str, Any] = {"settle_within": 0} if single else {}
+        app.worker(concurrency=lanes, **settle).run()
+
+
+def _supervise(url: str, board: Board, options: dict[str, Any]) -> None:
+    """Become the command line, which imports `benchmarks.app`."""
+    words = ["worker", "--app", "benchmarks.app:app", "--concurrency", str(options["lanes"])]
+    told = {**os.environ, "BENCH_URL": url, "BENCH_BOARD": str(board.path)}
+    command = [sys.executable, "-m", "async_task_cli", *words, "--processes", str(options["processes"])]
+    os.execve(sys.executable, command, told)  # noqa: S606
+
+
+def _work_in_batches(app: AsyncTask, lanes: int) -> None:
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    while not over.is_set():
+        app.run_batch(concurrency=lanes, stop=over)
+        over.wait(0.01)
+
+
+def _orm(engine: Engine, count: int, enqueue: bool) -> float:
+    make = sessionmaker(engine)
+
+    def once() -> None:
+        with make.begin() as session:
+            session.add(Business(note="an order"))
+            if enqueue:
+                Attempt.create(target=noop, session=session)
+
+    return _timed(once, count)
+
+
+def _core(engine: Engine, count: int, enqueue: bool) -> float:
+    table = Business.__table__
+    assert isinstance(table, Table)
+    insert = postgresql.insert(table).values(note="an order")
+
+    def once() -> None:
+        with engine.begin() as connection:
+            connection.execute(insert)
+            if enqueue:
+                Attempt.create_many(connection, [{"target": noop}])
+
+    return _timed(once, count)
+
+
+def _timed(once: Any, count: int) -> float:
+    for _ in range(20):
+        once()
+    begun = time.perf_counter()
+    for _ in range(count):
+        once()
+    return time.perf_counter() - begun
+
+
+def _arguments(kind: str, number: int) -> dict[str, int]:
+    return {"number": number} if kind in ("mark", "hold") else {}
+
+
+def _engine(url: str, **options: Any) -> Engine:
+    return create_engine(url.replace("postgresql://", "postgresql+psycopg://"), **options)
+
+
+def make(_name: str) -> System:
+    return AsyncTaskSystem()
