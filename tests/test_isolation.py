@@ -45,6 +45,7 @@ from async_task.claims import Claim
 from async_task.engines import Source
 from async_task.outcomes import Outcome
 from async_task.shift import Shift
+from async_task.worker import AttemptWorker
 from clockwork import row_of
 from databases import Database
 from elsewhere import await_, notes
@@ -505,6 +506,46 @@ def test_a_call_without_a_limit_is_broken_off_with_its_worker_and_given_back(
     row = row_of(engine, attempt.id)
     assert (row.claim_id, row.num_errors, row.num_crashes) == (None, 0, int(is_suspect))
     assert not is_there(pid)
+
+
+def test_a_worker_performs_each_in_its_process_and_ends_what_takes_too_long(
+    home: AsyncTask, engine: Engine, write: Write, folder: str
+) -> None:
+    hanging = write(Isolated, "write_and_hang", {"folder": folder})
+    others = [write(Isolated, "start", {"folder": folder}) for _ in range(5)]
+    engine.dispose()
+    with _working(home, concurrency=2) as worker:
+        await_(lambda: worker.tally.total() == 6, "all were performed")
+    assert worker.tally == {Retried: 1, Succeeded: 5}
+    assert row_of(engine, hanging.id).last_error == LATE
+    assert {row_of(engine, one.id).num_errors for one in others} == {0}
+    assert os.getpid() not in {pid for _, _, pid, _ in notes(folder)}
+
+
+def test_a_worker_that_is_told_twice_to_stop_ends_the_processes_of_its_calls(
+    home: AsyncTask, engine: Engine, write: Write, folder: str
+) -> None:
+    attempt = write(Isolated, "hold", {"folder": folder})
+    engine.dispose()
+    with _working(home, concurrency=1) as worker:
+        ((_, _, pid, _),) = await_(lambda: notes(folder), "the call begins")
+        worker.stop()
+    row = row_of(engine, attempt.id)
+    assert (row.claim_id, row.num_errors, row.num_crashes) == (None, 0, 0)
+    await_(lambda: not is_there(pid), "its process goes away")
+
+
+@contextmanager
+def _working(app: AsyncTask, *, concurrency: int) -> Iterator[AttemptWorker]:
+    """A worker at work in a thread; at the end it is told to stop, and waited for."""
+    worker = app.worker(concurrency=concurrency)
+    with ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(worker.run)
+        try:
+            yield worker
+        finally:
+            worker.stop()
+            ended.result(30)
 
 
 # Coroutines
