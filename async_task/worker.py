@@ -26,6 +26,7 @@ from async_task.outcomes import Outcome
 from async_task.pacing import Pace
 from async_task.rounds import Rounds
 from async_task.scout import Errand, Scout
+from async_task.settling import insist
 from async_task.shift import Shift
 from async_task.sweeps import sweep
 from async_task.watchdog import Watchdog
@@ -232,7 +233,9 @@ class _Crew:
         until = time.monotonic() + LONGEST_FAREWELL
         with self._on_errand() as lane:
             while claims and time.monotonic() < until:
-                given = lane.run(lambda: transactions.surrender(lane.engine, self._shift.table, claims))  # noqa: B023
+                # On MariaDB it may meet a deadlock with the lane whose call has just been ended.
+                surrender = partial(transactions.surrender, lane.engine, self._shift.table, claims)
+                given = insist(partial(lane.run, surrender), LONGEST_FAREWELL)
                 claims = [claim for claim in claims if claim.id not in given]
                 time.sleep(0.02 if claims else 0)
 
