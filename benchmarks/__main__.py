@@ -42,10 +42,10 @@ RESULTS = HOME / "benchmarks" / "results"
 
 def main(words: list[str]) -> int:
     said = _parser().parse_args(words)
-    plan, chosen = PLANS[said.plan], _chosen(said.only)
+    plan, chosen, names = PLANS[said.plan], _chosen(said.only), [OURS, BARE, *_peers(said.peers)]
     begun, started = dt.datetime.now(dt.UTC), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="async-task-bench-") as folder, private_server() as server:
-        stage = Stage(server, pathlib.Path(folder), plan, [OURS, BARE, *_peers(said.peers)])
+        stage = Stage(server, pathlib.Path(folder), plan, names)
         try:
             systems, missing = _introduced(stage)
             found = _measured(stage, plan, chosen, started)

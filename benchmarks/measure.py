@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.child import Broken
 from benchmarks.stage import Stage
-from benchmarks.system import Cannot
+from benchmarks.system import PEERS, Cannot
 
 Sample = dict[str, Any]
 """Figures by column; a curve is a list."""
@@ -61,12 +61,17 @@ class Result:
 
 def run(stage: Stage, measure: Measure, until: float | None, tell: Callable[[str], None]) -> list[Result]:
     """All rounds of a measure. `until` (monotonic): what has not begun by then is left out."""
-    results = [Result(subject) for subject in measure.subjects(stage)]
+    results = [Result(subject) for subject in measure.subjects(stage) if _takes_part(stage, measure, subject)]
     for number in range(min(measure.rounds or stage.plan.rounds, stage.plan.rounds)):
         open_ones = [one for one in _turned(results, number) if one.reason is None or one.samples]
         with concurrent.futures.ThreadPoolExecutor(max(1, len(open_ones)) if measure.at_once else 1) as pool:
             list(pool.map(lambda one: _take(stage, measure, one, until, tell), open_ones))
     return results
+
+
+def _takes_part(stage: Stage, measure: Measure, subject: Subject) -> bool:
+    wanted = stage.plan.peers_in
+    return wanted is None or measure.name in wanted or subject.system not in PEERS
 
 
 def _take(stage: Stage, measure: Measure, result: Result, until: float | None, tell: Callable[[str], None]) -> None:

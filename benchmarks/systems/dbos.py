@@ -17,8 +17,9 @@ from benchmarks.system import BUSINESS, HOLD, INSERT, Cannot, System
 QUEUE = "bench"
 POLL = 0.01
 BESIDE = (
-    "INSERT INTO dbos.{table} SELECT jobs.workflow_uuid, one.{columns}, one.retention_timestamp FROM dbos.workflow_status "
-    "jobs, (SELECT * FROM dbos.{table} ORDER BY retention_timestamp DESC LIMIT 1) one WHERE {where} ON CONFLICT DO NOTHING"
+    "INSERT INTO dbos.{table} SELECT jobs.workflow_uuid, one.{columns}, one.retention_timestamp "
+    "FROM dbos.workflow_status jobs, (SELECT * FROM dbos.{table} ORDER BY retention_timestamp DESC LIMIT 1) one "
+    "WHERE {where} ON CONFLICT DO NOTHING"
 )
 """Arguments and results lie in tables of their own."""
 boards: list[Board] = []
