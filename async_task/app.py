@@ -5,7 +5,7 @@ import importlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 from sqlalchemy import Engine
@@ -16,13 +16,15 @@ from async_task import notices, schema
 from async_task.attempt import Attempt, BaseAttempt
 from async_task.backlog import Scope
 from async_task.batches import BatchReport, Progress
+from async_task.claims import Claim
 from async_task.encryption import Encryptor, know
 from async_task.engines import Database, Source
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.interrupts import interrupts_later
 from async_task.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob
-from async_task.lanes import has_loop_running, open_lane
+from async_task.lanes import Lane, has_loop_running, open_lane
 from async_task.outcomes import Outcome
+from async_task.policies import check_queue
 from async_task.previews import BatchPreview, preview
 from async_task.retry import Duration, duration
 from async_task.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
@@ -30,6 +32,7 @@ from async_task.shift import Shift
 from async_task.sweeps import SweepReport, sweep
 from async_task.targets import target_of
 from async_task.verbs import table_of
+from async_task.worker import AttemptWorker, WorkerSettings
 
 T = TypeVar("T")
 Overlap = Literal["allow", "skip", "fail"]
@@ -149,6 +152,49 @@ class AsyncTask:
         with interrupts_later(), self._shift("perform") as shift:
             return self._attempt_job(shift).perform(wanted)
 
+    def worker(
+        self,
+        *,
+        concurrency: int = 4,
+        queues: Iterable[str] | Mapping[str, int | None] = (),
+        async_concurrency: int = 100,
+        settle_within: Duration = 0.005,
+        poll: Duration = 1.0,
+        grace: Duration = 30.0,
+        listen: bool = True,
+    ) -> AttemptWorker:
+        """What performs all that becomes due, until it is stopped: `app.worker().run()`.
+
+        `concurrency`: lanes, each a thread with a connection of its own. `queues`: only these; a mapping says how many
+        lanes at most serve each (None: all). `async_concurrency`: coroutines at once. `settle_within`: for how long (in
+        seconds) the outcome of a call may wait to be committed with others; 0: each has a commit of its own. `poll`:
+        seconds between two looks of an idle worker. `grace`: seconds that calls may still take after `stop`. `listen`:
+        whether to hear PostgreSQL's notices on a connection of its own; not through a pooler in transaction mode.
+
+        Raises ConfigurationError for what is no such value. `run` raises as `run_batch` does.
+        """
+        settings = WorkerSettings(
+            concurrency=_at_least(1, concurrency, "concurrency"),
+            queues=_lanes_of(queues),
+            async_concurrency=_at_least(1, async_concurrency, "async_concurrency"),
+            settle_within=duration(settle_within, name="settle_within").total_seconds(),
+            poll=duration(poll, name="poll").total_seconds(),
+            grace=duration(grace, name="grace").total_seconds(),
+            listen=listen,
+        )
+        longest = self._lease.total_seconds() / 2
+        if not 0.01 <= settings.poll <= 3600:
+            raise ConfigurationError(f"poll is from 0.01 s to an hour: it was {settings.poll:g} s")
+        if settings.settle_within > longest:
+            raise ConfigurationError(f"settle_within is at most half of the lease, {longest:g} s")
+        return AttemptWorker(lambda: self._shift("worker"), settings, single=self._single)
+
+    def _single(self, shift: Shift) -> Callable[[Lane, Claim], Outcome] | None:
+        """The user's own way to perform a claim; None where there is none."""
+        job = self._attempt_job
+        is_own = job.run is not BaseAttemptJob.run or job.perform is not BaseAttemptJob.perform
+        return job(shift).run if is_own else None
+
     def sweep(self) -> SweepReport:
         """Give orphans back, then expire what is past its time. Raises as `run_batch`."""
         return self._run("sweep", lambda engine: sweep(engine, table_of(self._model), self._lease))
@@ -186,6 +232,7 @@ class AsyncTask:
     def check_schema(self) -> None:
         """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
         self._run("check_schema", lambda engine: schema.check(engine, self._model))
+        self._is_checked = True
 
     def schema_version(self) -> int | None:
         """The version of the tables that lie in the database; None where there are none, or none is said."""
@@ -226,8 +273,7 @@ class AsyncTask:
     def _check_once(self, verb: str) -> None:
         _refuse_loop(verb)
         if not self._is_checked:
-            self._run(verb, lambda engine: schema.check(engine, self._model))
-            self._is_checked = True
+            self.check_schema()
 
 
 def _refuse_loop(verb: str) -> None:
@@ -261,6 +307,22 @@ def _check_numbers(limit: object, concurrency: object) -> None:
         raise ConfigurationError(f"limit is a whole number that is not negative: it was {limit!r}")
     if type(concurrency) is not int or concurrency < 1:
         raise ConfigurationError(f"concurrency is a whole number of at least 1: it was {concurrency!r}")
+
+
+def _at_least(least: int, given: object, name: str) -> int:
+    if type(given) is not int or given < least:
+        raise ConfigurationError(f"{name} is a whole number of at least {least}: it was {given!r}")
+    return given
+
+
+def _lanes_of(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:
+    if not isinstance(queues, Mapping):
+        queues = dict.fromkeys(_scope(queues, ()).queues)
+    for name, number in queues.items():
+        check_queue(name)
+        if number is not None:
+            _at_least(1, number, f"the number of lanes for queue {name!r}")
+    return dict(queues)
 
 
 def _check_overlap(overlap: object) -> None:

@@ -108,8 +108,11 @@ def _tell(session: Session, arrivals: _Arrivals) -> None:
     for model, counts in _root(session, arrivals).items():
         if model not in arrivals.told:
             arrivals.told.add(model)
-            if notices.may_tell(session.get_bind(**_where(model)).engine, _table(model)):
-                notices.tell(session.connection(bind_arguments=_where(model)), _table(model), counts)
+            bind = session.get_bind(**_where(model))
+            if notices.may_tell(bind.engine, _table(model)):
+                connection = session.connection(bind_arguments=_where(model))
+                # On somebody else's connection it is somebody else's transaction, and goes on.
+                notices.tell(connection, _table(model), counts, ends=isinstance(bind, Engine))
 
 
 def _ring(session: Session, arrivals: _Arrivals) -> None:

@@ -4,9 +4,9 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, Table, select
+from sqlalchemy import Connection, Engine, Table, select
 
-from async_task import queries
+from async_task import queries, statements
 from async_task.dialects import written
 
 MOST_COUNTED = 10_000
@@ -50,3 +50,33 @@ def left(engine: Engine, table: Table, names: Sequence[str], began: dt.datetime,
     conditions = (table.c.queue.in_(names), *queries.due(table, began=began, targets=targets))
     with engine.begin() as connection:
         return connection.scalar(queries.count(table, conditions, MOST_COUNTED)) or 0
+
+
+def with_suspects(engine: Engine, table: Table, wanted: Sequence[str] = ()) -> list[str]:
+    """The queues in which suspects are due, of those `wanted` or of all."""
+    conditions = queries.due(table, suspects=True)
+    with engine.begin() as connection:
+        found = connection.scalars(select(table.c.queue).where(*conditions).distinct()).all()
+        return [name for name in found if not wanted or name in wanted]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look found: the `queues` in which something is due, and whether there are attempts that have just
+    arrived and wait for their turn, due suspects, orphans (or claims of this worker that it may have lost), and
+    attempts past their `expires_at`."""
+
+    queues: frozenset[str]
+    has_arrivals: bool
+    has_suspects: bool
+    has_orphans: bool
+    has_overdue: bool
+
+
+def look(connection: Connection, table: Table, worker: str, lease: dt.timedelta, wanted: Sequence[str] = ()) -> Look:
+    """Look at everything that `worker` might have to do, in the queues `wanted` or in all, by one statement."""
+    found: dict[str, set[str | None]] = {}
+    for kind, name in connection.execute(statements.look(table, lease, tuple(wanted)), {"a_worker": worker}):
+        found.setdefault(kind, set()).add(name)
+    queues = frozenset(name for name in found.get(statements.QUEUE, ()) if name is not None)
+    return Look(queues, *(kind in found for kind in statements.KINDS))

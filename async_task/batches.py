@@ -119,18 +119,29 @@ class Turns:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._free = deque(names)
-        self._num_taken = 0
+        self._taken: set[str] = set()
+        self._reopened: set[str] = set()
         self._misses: Counter[str] = Counter()
         self._changed = threading.Condition()
 
     def take(self) -> str | None:
         """Whose turn it is; waits while other lanes ask all there are. None when all were found empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._free or not self._num_taken)
+            self._changed.wait_for(lambda: self._free or not self._taken)
             if not self._free:
                 return None
-            self._num_taken += 1
-            return self._free.popleft()
+            name = self._free.popleft()
+            self._taken.add(name)
+            return name
+
+    def reopen(self, name: str) -> None:
+        """Something may have come into this queue: it has another turn, be it asked just now, or found empty before."""
+        with self._changed:
+            if name in self._taken:
+                self._reopened.add(name)
+            elif name not in self._free:
+                self._free.append(name)
+            self._changed.notify_all()
 
     def is_given_up(self, name: str) -> bool:
         """Whether this queue was found locked too often to be asked again in this batch; each question counts."""
@@ -140,7 +151,8 @@ class Turns:
 
     def put_back(self, name: str, *, is_empty: bool) -> None:
         with self._changed:
-            self._num_taken -= 1
-            if not is_empty:
+            self._taken.remove(name)
+            if not is_empty or name in self._reopened:
                 self._free.append(name)
+            self._reopened.discard(name)
             self._changed.notify_all()

@@ -3,18 +3,19 @@
 import asyncio
 import datetime as dt
 import inspect
-from collections.abc import Callable, Collection
+import logging
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from async_task.answers import Again
+from async_task.answers import Again, Discard, RetryAfter
 from async_task.claims import Claim
-from async_task.current import CurrentAttempt, performing
+from async_task.current import CurrentAttempt, current_attempt, performing
 from async_task.decoding import decode
 from async_task.dialects import locks_rows
 from async_task.encryption import NullEncryptor, context_of, encryptor_named, unseal
-from async_task.errors import ConfigurationError, DecryptionFailed
+from async_task.errors import ConfigurationError, DecryptionFailed, UnknownMethod, UnknownTarget
 from async_task.failures import secrets_in
 from async_task.fence import Fence
 from async_task.lanes import Lane, Raised, kept
@@ -22,6 +23,10 @@ from async_task.policies import LOCKED_LIMIT
 from async_task.signatures import PLAIN
 from async_task.site import Site
 from async_task.targets import Method, target_named
+
+logger = logging.getLogger("async_task")
+CLEAN_UP = 5.0
+"""Seconds that a canceled coroutine has for its own end, before it is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class PreparedCall:
 
     def deadline(self, claim: Claim) -> dt.datetime | None:
         """By the database's clock; None without a limit."""
-        limit = self.limit if self.is_locked else self.timeout
+        limit = _time_limit(self.is_locked, self.timeout)
         return None if limit is None else claim.taken_at + limit
 
 
@@ -74,11 +79,42 @@ def prepare(site: Site, claim: Claim) -> PreparedCall:
     if method.signature.session_is_async and not site.source.is_async:
         raise ConfigurationError(f"{method.signature.label} asks for an AsyncSession: give AsyncTask an AsyncEngine")
     hidden = None if claim.encryptor != NullEncryptor.name else method.policy.redact or ()
-    is_locked = method.mode == "locked" and locks_rows(site.engine.dialect)
     # What the target can change is looked at before it is called; the rest only when something went wrong.
     can_change = hidden != () and not all(type(value) in PLAIN for value in arguments.values())
     seen = secrets_in(arguments, hidden) if can_change else None
-    return PreparedCall(method, arguments, hidden, is_locked, method.policy.timeout, seen)
+    return PreparedCall(method, arguments, hidden, _is_locked(site, method), method.policy.timeout, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What must be known of a call before it is prepared. `is_isolated`: it asks for a process. `limit`: how long it
+    may take, None without an end."""
+
+    is_isolated: bool = False
+    limit: dt.timedelta | None = None
+
+
+def bounds_of(site: Site, claim: Claim) -> Bounds:
+    """Nothing is decrypted or decoded for it. What this process does not know is parked wherever it is prepared."""
+    try:
+        method = target_named(claim.target).method(claim.method_name)
+    except (UnknownTarget, UnknownMethod, ConfigurationError):
+        return Bounds()
+    limit = _time_limit(_is_locked(site, method), method.policy.timeout)
+    return Bounds(bool(method.policy.isolate), limit)
+
+
+def too_long(limit: dt.timedelta, how: str) -> TimeoutError:
+    """What is recorded of a call that was past its limit; `how` it was ended."""
+    return TimeoutError(f"the call took longer than its limit, {limit.total_seconds():g} s, and {how}")
+
+
+def _is_locked(site: Site, method: Method) -> bool:
+    return method.mode == "locked" and locks_rows(site.engine.dialect)
+
+
+def _time_limit(is_locked: bool, timeout: dt.timedelta | None) -> dt.timedelta | None:
+    return timeout or (LOCKED_LIMIT if is_locked else None)
 
 
 def _text_of(claim: Claim) -> str:
@@ -93,7 +129,8 @@ def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence | None) -> o
     to have run is an error."""
     token = performing.set(CurrentAttempt(claim.id, claim.number, call.deadline(claim)))
     try:
-        return _checked(site.lane, _made(site, call, fence))
+        with site.calling():
+            return _checked(site.lane, _made(site, call, fence))
     finally:
         performing.reset(token)
 
@@ -120,8 +157,56 @@ def _made(site: Site, call: PreparedCall, fence: Fence | None) -> object:
 
 
 async def _timed(function: Callable[..., Any], timeout: dt.timedelta | None) -> Any:
-    async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
+    """What it returns. Past the limit it is canceled: then whatever it makes of that is a TimeoutError, unless it says
+    itself when to come again, or never."""
+    if timeout is None:
         return await function()
+    coroutine = function()
+    task = asyncio.ensure_future(kept(coroutine))
+    try:
+        if (await asyncio.wait({task}, timeout=timeout.total_seconds()))[0]:
+            return _unpacked(task.result())
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    await _canceled(task, coroutine)
+    answer = task.result() if task.done() and not task.cancelled() else None
+    if isinstance(answer, Again) or (isinstance(answer, Raised) and isinstance(answer.error, Discard | RetryAfter)):
+        return _unpacked(answer)
+    late = too_long(timeout, "was canceled")
+    late.__cause__ = answer.error if isinstance(answer, Raised) else None
+    raise late
+
+
+def _unpacked(answer: object) -> object:
+    if isinstance(answer, Raised):
+        raise answer.error
+    return answer
+
+
+async def _canceled(task: "asyncio.Future[Any]", coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Until it has ended; or, if it does not mind being canceled, until it is closed, which it cannot but mind unless
+    it swallows everything. Then it is left to itself: the lane has other things to do."""
+    task.cancel()
+    if (await asyncio.wait({task}, timeout=CLEAN_UP))[0]:
+        return
+    logger.warning(
+        "attempt %s: its coroutine did not end within %g s of being canceled, and is closed",
+        current_attempt().id, CLEAN_UP,
+    )  # fmt: skip
+    try:
+        coroutine.close()
+    except BaseException:
+        _forget(task)
+        return
+    task.cancel()
+    await asyncio.wait({task}, timeout=CLEAN_UP)
+
+
+def _forget(task: Any) -> None:
+    """Else whoever closes its loop would wait for it."""
+    task._log_destroy_pending = False
+    asyncio.tasks._unregister_task(task)
 
 
 def _checked(lane: Lane, answer: object) -> object:

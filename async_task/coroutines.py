@@ -10,8 +10,10 @@ import datetime as dt
 import logging
 import threading
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy.util import greenlet_spawn
@@ -21,8 +23,8 @@ from async_task.calls import PreparedCall, make_coroutine
 from async_task.claims import Claim
 from async_task.failures import describe
 from async_task.lanes import Lane, LoopLane, open_lane
-from async_task.outcomes import Decision, Outcome
-from async_task.perform import perform_prepared, told
+from async_task.outcomes import SUCCESS, Decision, Outcome
+from async_task.perform import followed, perform_prepared
 from async_task.settling import Settled, decided, failure_of, settle_alone, settled
 from async_task.shift import Shift
 from async_task.site import Site
@@ -59,6 +61,8 @@ class Coroutines:
         self._freed = freed
         self._changed = threading.Condition()
         self._num_running = 0
+        self._running: dict[uuid.UUID, Claim] = {}
+        self._is_abandoned = False
         self._answered: list[Answered] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,6 +92,8 @@ class Coroutines:
         """Begin these calls, for which slots were reserved."""
         if calls:
             self._shift.heartbeat.hold([claim.id for claim, _ in calls])
+            with self._changed:
+                self._running.update((claim.id, claim) for claim, _ in calls)
             self._begun().call_soon_threadsafe(self._begin, calls)
 
     def wait(self, seconds: float) -> bool:
@@ -95,10 +101,14 @@ class Coroutines:
         with self._changed:
             return self._changed.wait_for(lambda: not self._num_running, timeout=seconds)
 
-    def cancel(self) -> None:
-        """Cancel what still runs. What was canceled is an error of its call, as any other."""
+    def abandon(self) -> list[Claim]:
+        """Cancel what still runs, and forget it: the claims that are to be given back."""
+        with self._changed:
+            self._is_abandoned = True
+            running = list(self._running.values())
         if self._loop is not None:
             self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tuple(self._tasks)])
+        return running
 
     def close(self) -> None:
         """End both threads. What still runs is left to whoever finds its claim."""
@@ -155,8 +165,9 @@ class Coroutines:
 
     def _note(self, answered: Answered) -> None:
         with self._changed:
-            self._answered.append(answered)
-            self._changed.notify_all()
+            if not self._is_abandoned:
+                self._answered.append(answered)
+                self._changed.notify_all()
 
     # On the thread that writes.
 
@@ -188,25 +199,32 @@ class Coroutines:
             self._tell(site, one, settled(*one) if is_written else settle_alone(site, *one))
 
     def _write(self, site: Site, answered: list[Answered]) -> bool:
-        by_claim: defaultdict[object, list[Written]] = defaultdict(list)
+        by_claim: defaultdict[uuid.UUID, list[Claim]] = defaultdict(list)
+        others = []
         for claim, call, decision in answered:
-            by_claim[claim.claim_id].append(Written(claim, decision, failure_of(decision, call)))
+            if decision is SUCCESS:
+                by_claim[claim.claim_id].append(claim)
+            else:
+                others.append(Written(claim, decision, failure_of(decision, call)))
         connection = site.lane.connection
         with connection.begin() as transaction:
-            if all(transactions.write_all(connection, site.table, together) for together in by_claim.values()):
+            write = partial(transactions.write_all, connection, site.table)
+            if write([], others) and all(write(succeeded) for succeeded in by_claim.values()):
                 return True
             transaction.rollback()
             return False
 
     def _tell(self, site: Site, one: Answered, result: Settled) -> None:
         try:
-            self._end(one.claim, told(site, one.claim, one.call, result))
+            self._end(one.claim, followed(site, one.claim, one.call, result))
         except Exception as error:
             logger.error("attempt %s: %s", one.claim.id, describe(error, one.call.secrets).summary)
             self._end(one.claim, None)
 
     def _end(self, claim: Claim, outcome: Outcome | None) -> None:
         self._shift.heartbeat.let_go((claim.id,))
+        with self._changed:
+            self._running.pop(claim.id, None)
         if outcome is not None:
             self._ended(outcome)
         self.free(1)

@@ -1,6 +1,8 @@
 """What PostgreSQL, MySQL/MariaDB and SQLite do differently. Only exceptions stand here: all other SQL is the same."""
 
 import datetime as dt
+import os
+import socket
 import weakref
 from typing import Any
 
@@ -255,6 +257,17 @@ def limit_session(connection: Connection, seconds: float) -> None:
     if connection.dialect.name in MYSQL:
         limit_transaction(connection, seconds)
         connection.rollback()
+
+
+def sever(connection: Connection) -> None:
+    """End the conversation with the server from outside of the thread that leads it."""
+    driver: Any = connection.connection.driver_connection
+    descriptor = driver.fileno() if hasattr(driver, "fileno") else driver._sock.fileno()
+    end = socket.socket(fileno=os.dup(descriptor))
+    try:
+        end.shutdown(socket.SHUT_RDWR)
+    finally:
+        end.close()
 
 
 def unlimit_session(connection: Connection) -> None:

@@ -55,6 +55,10 @@ class Source:
         return self._plain.dialect
 
     @property
+    def url(self) -> URL:
+        return self._plain.url
+
+    @property
     def address(self) -> str:
         """The URL without its query, in which anything may stand, and with three asterisks for the password."""
         return self._plain.url.set(query={}).render_as_string(hide_password=True)
@@ -127,7 +131,14 @@ def _reading_committed(engine: Engine) -> Engine:
     return made
 
 
+def _is_automatic(connection: Connection) -> bool:
+    """Whether each of its statements is a transaction by itself."""
+    return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+
+
 def _begin_mysql(connection: Connection) -> None:
+    if _is_automatic(connection):
+        return
     connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")  # of the one that follows
     connection.exec_driver_sql("START TRANSACTION")  # also where the user's engine is set to AUTOCOMMIT
 
@@ -203,4 +214,6 @@ def _open_sqlite(connection: Any, record: Any) -> None:
 
 
 def _begin_sqlite(connection: Any) -> None:
+    if _is_automatic(connection):
+        return
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -53,6 +53,11 @@ class Fence:
         self.is_lost = False
 
     @property
+    def connection(self) -> Connection | None:
+        """The one of its transaction, while that is open."""
+        return self._connection
+
+    @property
     def is_open(self) -> bool:
         return self._connection is not None
 

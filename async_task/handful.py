@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError
@@ -25,7 +26,7 @@ from async_task.failures import describe
 from async_task.fence import passing_error
 from async_task.outcomes import SUCCESS, Decision, Outcome, Superseded
 from async_task.policies import LOCKED_LIMIT
-from async_task.portions import Portion
+from async_task.portions import Portions
 from async_task.settling import Settled, decided, failure_of, insist, park, settle_alone, settled
 from async_task.site import Site
 from async_task.transactions import Written
@@ -46,34 +47,40 @@ class Called(NamedTuple):
 
 
 class Handful:
-    """`alone`: performs a claim that cannot share. `ended(claim, call, settled)`: told of each that was settled with
-    others, after the commit. `stop`: once it answers True, nothing further is started."""
+    """`alone`: performs a claim that cannot share. Of those that were settled with others, after the commit:
+    `succeeded(claims)` is told of most, and `ended(claim, call, settled)` of each of the rest. `stop`: once it answers
+    True, nothing further is started."""
 
     def __init__(
         self,
         site: Site,
         calls: Iterable[tuple[Claim, PreparedCall]],
-        portion: Portion,
+        portions: Portions,
         lease: dt.timedelta,
         settle_within: float,
         *,
         alone: Alone,
+        succeeded: Callable[[list[Claim]], None],
         ended: Ended,
         stop: Callable[[], bool],
     ) -> None:
         self._site = site
-        self._portion = portion
+        self._portions = portions
         self._lease = lease
         self._settle_within = settle_within
         self._alone = alone
+        self._tell_succeeded = succeeded
         self._ended = ended
         self._stop = stop
         self._waiting = deque(calls)
         self._called: list[Called] = []
+        self._succeeded: list[Claim] = []
         self._written: list[tuple[Claim, PreparedCall, Settled]] = []
         self._unstarted: list[Claim] = []
         self._running: Claim | None = None
         self._since = self._first = 0.0
+        self._in_calls = 0.0
+        """Seconds. What the database takes is not counted: if it is slow, smaller portions make it slower."""
         self._left = 0
         self._is_together = False
         self._is_locked = False
@@ -81,6 +88,7 @@ class Handful:
 
     def perform(self) -> None:
         """Until nothing of it is left: settled, or given back. Inside of `lane.run`."""
+        number = len(self._waiting)
         while self._waiting and not self._stop():
             if may_share(self._waiting[0][1]):
                 self._perform_together()
@@ -89,6 +97,7 @@ class Handful:
         with self._guard:
             unstarted = self._take_all_waiting()
         self._give_back(unstarted)
+        self._portions.to_claim.note(number, self._in_calls)
 
     def is_overdue(self, now: float) -> bool:
         """Whether its call takes so long that others should not wait for it. Asked from another thread."""
@@ -111,6 +120,23 @@ class Handful:
             self._guard.release()
         aside(unstarted)
 
+    def abandon(self, aside: Callable[[list[Claim]], None]) -> Claim | None:
+        """Let go of the running call, from another thread: its outcome will not be written, and its claim, which is
+        answered, is to be given back. `aside` as for `cut`."""
+        if not self._guard.acquire(timeout=1.0):
+            return None  # its lane is at the database, and gives back itself what was not begun
+        try:
+            if self._is_together and (self._is_locked or self._called):
+                self._site.lane.meanwhile(partial(self._cut_off, locks=False))
+            elif self._running is not None:
+                self._site.lane.sever()
+            unstarted = self._take_all_waiting()
+        finally:
+            self._guard.release()
+        if unstarted:
+            aside(unstarted)
+        return self._running
+
     # Together.
 
     def _perform_together(self) -> None:
@@ -122,9 +148,11 @@ class Handful:
                 number += 1
                 self._note(claim, call, answer)
         finally:
+            took = time.monotonic() - began
             self._settle()
         if number:
-            self._portion.note(number, time.monotonic() - began)
+            self._in_calls += took
+            self._portions.to_settle.note(number, took)
 
     def _open(self) -> Iterator[tuple[Claim, PreparedCall]]:
         """Lock the next few, if they want to be locked; then each of them whose turn it is."""
@@ -138,7 +166,7 @@ class Handful:
         return iter(self._next, None)
 
     def _choose(self) -> list[tuple[Claim, PreparedCall]]:
-        most = self._portion.to_settle if self._settle_within else 1
+        most = self._portions.to_settle.number
         is_locked = self._waiting[0][1].is_locked
         chosen: list[tuple[Claim, PreparedCall]] = []
         while self._waiting and len(chosen) < most:
@@ -205,13 +233,16 @@ class Handful:
         for claim, call, decision in called:
             self._written.append((claim, call, settle_alone(self._site, claim, call, decision)))
         self._give_back(unstarted)
+        succeeded, self._succeeded = self._succeeded, []
+        if succeeded:
+            self._tell_succeeded(succeeded)
         written, self._written = self._written, []
         for one in written:
             self._ended(*one)
 
     def _is_short(self) -> bool:
         """Whether what waits will have its turn so soon that nobody else need be asked."""
-        return len(self._waiting) <= self._portion.to_claim and not self._stop()
+        return len(self._waiting) <= self._portions.to_claim.number and not self._stop()
 
     def _write(self, called: list[Called], unstarted: list[Claim]) -> None:
         """Write and commit, in the transaction that locks, or in one for this. Raises what the database says."""
@@ -219,21 +250,26 @@ class Handful:
             return
         connection = self._site.lane.connection
         transaction = connection.get_transaction() or connection.begin()
-        written = [Written(one.claim, one.decision, failure_of(one.decision, one.call)) for one in called]
-        if not transactions.write_all(connection, self._site.table, written, unstarted):
+        succeeded = [one.claim for one in called if one.decision is SUCCESS]
+        others = [one for one in called if one.decision is not SUCCESS]
+        written = [Written(one.claim, one.decision, failure_of(one.decision, one.call)) for one in others]
+        if not transactions.write_all(connection, self._site.table, succeeded, written, unstarted):
             raise SomebodyElse
         transaction.commit()
-        self._written += ((one.claim, one.call, settled(one.claim, one.call, one.decision)) for one in called)
+        self._succeeded += succeeded
+        self._written += ((one.claim, one.call, settled(one.claim, one.call, one.decision)) for one in others)
 
-    def _cut_off(self) -> None:
+    def _cut_off(self, *, locks: bool = True) -> None:
         """On this lane's connection, while its thread is in the call."""
         running, lane = self._running, self._site.lane
-        assert running is not None
+        if running is None:
+            return
         self._unstarted += self._take_all_waiting()
         try:
             transactions.extend(lane.connection, self._site.table, running, self._lease)
             self._write(self._called, self._unstarted)
             self._called, self._unstarted = [], []
+            self._is_locked = self._is_locked and locks
             if self._is_locked:
                 lane.connection.begin()
                 transactions.lock_all(lane.connection, self._site.table, [running], LOCKED_LIMIT)
@@ -249,13 +285,12 @@ class Handful:
         with self._guard:
             claim, call = self._waiting.popleft()
             self._running, self._since = claim, time.monotonic()
-        began = time.monotonic()
         try:
             self._alone(claim, call)
         finally:
+            self._in_calls += time.monotonic() - self._since
             with self._guard:
                 self._running = None
-        self._portion.note(1, time.monotonic() - began)
 
     def _take_all_waiting(self) -> list[Claim]:
         unstarted = [claim for claim, _ in self._waiting]
@@ -280,5 +315,7 @@ class SomebodyElse(Exception):
 
 
 def may_share(call: PreparedCall) -> bool:
-    """Whether a call may be settled together with others: it wants neither a session nor limits of its own."""
-    return call.session_class is None and not call.method.signature.is_async and call.timeout is None
+    """Whether a call may be settled together with others: it wants neither a session, nor a loop, nor limits of its
+    own."""
+    has_limits = call.timeout is not None or bool(call.method.policy.isolate)
+    return call.session_class is None and not call.method.signature.is_async and not has_limits

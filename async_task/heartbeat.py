@@ -15,12 +15,18 @@ from async_task import presence, runs
 from async_task.lanes import Lane
 from async_task.runs import Run
 
+WORKER = "worker"
+"""The kind of a process that performs what is due for as long as it lives."""
 logger = logging.getLogger("async_task")
 
 
+IDLE_PAUSE = 15.0
+"""Seconds between two beats of a worker that holds nothing."""
+
+
 class Heartbeat:
-    """Beats every third of a lease while anything is held, or a run is on: one thread, with a lane of its own, started
-    when needed."""
+    """Beats every third of a lease while anything is held, or a run is on, and now and then while an idle worker lives:
+    one thread, with a lane of its own, started when needed."""
 
     def __init__(self, table: Table, worker: str, lease: Any, lane: Callable[[], Lane]) -> None:
         self._table = table
@@ -44,11 +50,19 @@ class Heartbeat:
                 self._start()
         return other
 
+    def begin_work(self, lane: Lane, about: str) -> None:
+        """From now until `stop` this is a worker, and what it says `about` itself can be read. Inside of `lane.run`."""
+        with lane.engine.begin() as connection:
+            presence.enroll(connection, self._table, self._worker, WORKER, about=about)
+        with self._changed:
+            self._kind, self._last = WORKER, time.monotonic()
+            self._start()
+
     def before_claim(self, lane: Lane) -> None:
         """Beat now, on the claiming lane, unless this process did so lately: a claim is never older than a beat. Inside
         of `lane.run`."""
         with self._changed:
-            is_fresh = self._last is not None and time.monotonic() - self._last < self._pause
+            is_fresh = self._last is not None and time.monotonic() - self._last < self._lease.total_seconds() / 3
         if not is_fresh:
             self._beat(lane, [])
 
@@ -91,9 +105,16 @@ class Heartbeat:
         """Whether it has beaten, and will not again."""
         return self._last is not None and self._stopped and not self._held
 
+    def holds(self, attempt_id: uuid.UUID) -> bool:
+        """Whether this process knows of its claim."""
+        with self._changed:
+            return attempt_id in self._held
+
     @property
     def _pause(self) -> float:
-        return float(self._lease.total_seconds() / 3)
+        """Seconds between two beats, as things are."""
+        often = float(self._lease.total_seconds() / 3)
+        return often if self._held or self._kind != WORKER else max(often, IDLE_PAUSE)
 
     @property
     def _is_wanted(self) -> bool:
@@ -120,10 +141,14 @@ class Heartbeat:
 
     def _wait(self) -> bool:
         """Until a beat is wanted: True; or until the end: False."""
+        began = time.monotonic()
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped and not self._held, timeout=self._pause)
-            self._changed.wait_for(lambda: self._stopped or self._is_wanted)
-            return self._is_wanted
+            while not (self._stopped and not self._held):
+                left = max(self._last or 0.0, began) + self._pause - time.monotonic()
+                if left <= 0 and self._is_wanted:
+                    return True
+                self._changed.wait(left if self._is_wanted else None)
+            return False
 
     def _beat(self, lane: Lane, held: list[uuid.UUID]) -> None:
         presence.beat(lane.engine, self._table, self._worker, self._lease, held, kind=self._kind)

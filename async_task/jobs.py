@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypeVar
 
-from async_task import backlog
+from async_task import backlog, orders
 from async_task.backlog import Scope
 from async_task.batches import Batch, BatchReport, Progress, Turns
 from async_task.claims import Claim
@@ -60,18 +60,25 @@ class BaseAttemptBatchJob:
         since = time.monotonic()
         with self.shift.lane() as lane:
             swept = lane.run(lambda: sweep(lane.engine, self.shift.table, self.shift.lease))
+            self._line_up(lane)
             names, now = self._look(lane, backlog.queues, self.scope.queues)
             batch = Batch(now, since, swept, limit=limit, stop=self.stop, deadline=self.deadline)
             if self.progress is not None:
                 batch.watch(self.progress, self._left(lane, batch, names))
-        if names:
+        following = names
+        while following:
             with ThreadPoolExecutor(concurrency, "async-task-lane") as threads:
-                queues = Turns(names)
+                queues = Turns(following)
                 self._wait_for([threads.submit(self._work, batch, queues) for _ in range(concurrency)])
-            self._work_suspects(batch, names)
+            following = self._work_suspects(batch, names)
         return batch.report(left=self._left_for_want_of_time(batch, names))
 
-    def _wait_for(self, lanes: "list[Future[None]]") -> None:
+    def _line_up(self, lane: Lane) -> None:
+        """Let the first of each key go that has just arrived."""
+        while self._look(lane, orders.line_up) >= orders.PAGE:
+            pass
+
+    def _wait_for(self, lanes: "list[Future[set[str]]]") -> None:
         waiting = set(lanes)
         try:
             while waiting:
@@ -83,11 +90,26 @@ class BaseAttemptBatchJob:
             self.stop.set()  # what is in hand is finished, and waited for: Ctrl-C starts nothing further
             raise
 
-    def _work(self, batch: Batch, queues: Turns, *, suspects: bool = False) -> None:
-        """One lane: claim, perform, again, until nothing is due any more."""
+    def _work(self, batch: Batch, queues: Turns, *, suspects: bool = False) -> set[str]:
+        """One lane: claim, perform, again, until nothing is due any more. Answers the queues of what was let go."""
+        released: set[str] = set()
         with self.shift.lane() as lane:
             while (claim := self._claim(lane, batch, queues, suspects=suspects)) is not None:
                 batch.count(self.job.run(lane, claim))
+                if (queue := self._queue_of_next(lane, claim)) is not None:
+                    released.add(queue)
+                    queues.reopen(queue)
+        return released
+
+    def _queue_of_next(self, lane: Lane, claim: Claim) -> str | None:
+        """The queue of the attempt whose turn it now is in the order of a key; None for one that this batch leaves."""
+        if claim.order_key is None:
+            return None
+        found = self._look(lane, orders.next_of, claim.order_key)
+        if found is None or found.id == claim.id or found.queue not in (self.scope.queues or (found.queue,)):
+            return None
+        queue: str = found.queue
+        return queue
 
     def _claim(self, lane: Lane, batch: Batch, queues: Turns, *, suspects: bool) -> Claim | None:
         """An attempt of the queue whose turn it is; None when nothing further is there, or may be started."""
@@ -117,12 +139,12 @@ class BaseAttemptBatchJob:
             self.stop.wait(0.02)
         return is_empty
 
-    def _work_suspects(self, batch: Batch, names: list[str]) -> None:
+    def _work_suspects(self, batch: Batch, names: list[str]) -> list[str]:
+        """The suspects, alone. Answers the queues in which there is more now, because a suspect was before it."""
         with self.shift.lane() as lane:
             look = partial(backlog.with_due, suspects=True)
             found = self._look(lane, look, names, batch.began, self.scope.targets)
-        if found:
-            self._work(batch, Turns(found), suspects=True)
+        return sorted(self._work(batch, Turns(found), suspects=True)) if found else []
 
     def _left_for_want_of_time(self, batch: Batch, names: list[str]) -> int:
         if not batch.is_out_of_time:

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.util import await_only, greenlet_spawn  # wants greenlet only when used
 
-from async_task.dialects import limit_session
+from async_task.dialects import limit_session, sever
 from async_task.engines import Source
 from async_task.policies import LOCKED_LIMIT
 
@@ -38,6 +38,8 @@ class Lane:
         self._owns = private or self.engine.pool is not source.pool
         self._runner: asyncio.Runner | None = None
         self._connection: Connection | None = None
+        self.fence_connection: Connection | None = None
+        """On which a call is performed that has a transaction of its own."""
 
     def run(self, work: Callable[[], T]) -> T:
         """Do `work`, which may use the database."""
@@ -51,6 +53,13 @@ class Lane:
             limit_session(self._connection, LOCKED_LIMIT.total_seconds())
         return self._connection
 
+    @property
+    def glance(self) -> Connection:
+        """The same for single statements, each of which is a transaction by itself. A lane has one of the two."""
+        if self._connection is None:
+            self._connection = self.engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+        return self._connection
+
     def drop_connection(self) -> None:
         """It met an error: end it, with whatever it had begun, and open another one when it is asked for."""
         connection, self._connection = self._connection, None
@@ -59,6 +68,13 @@ class Lane:
                 connection.invalidate()
             with contextlib.suppress(Exception):
                 connection.close()
+
+    def sever(self) -> None:
+        """Cut the connection, if there is one, on which this lane is performing a call, from another thread: its locks
+        are free as soon as the server notices."""
+        if self.fence_connection is not None:
+            with contextlib.suppress(Exception):
+                sever(self.fence_connection)
 
     def meanwhile(self, work: Callable[[], T]) -> T:
         """Do `work`, which may use `connection`, on another thread while this lane makes a `call`."""
@@ -111,6 +127,8 @@ class AsyncLane(Lane):
         self._thread = ThreadPoolExecutor(1, "async-task-call")
 
     def run(self, work: Callable[[], T]) -> T:
+        if has_loop_running():  # inside of another `run` of this lane
+            return work()
         return self._loop.run(_spawned(work), context=contextvars.copy_context())
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -121,9 +121,8 @@ class Listener:
             raise NotKept
 
     def _hear(self, text: str) -> None:
-        news = read_payload(text)
-        if news is not None:
-            self._bell.ring(*news)
+        for queue, number in read_payload(text).items():
+            self._bell.ring(queue, number)
 
     def _lose(self, error: Exception) -> None:
         self._num_failures += 1

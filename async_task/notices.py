@@ -1,8 +1,9 @@
 """Notices: on PostgreSQL, a NOTIFY to who sleeps, in the transaction that makes attempts due. Nobody asleep, none sent.
 
 1. One statement asks whether a worker is asleep and tells it. What it answers "nobody" to is believed for 20 ms.
-2. It must never cost the caller its transaction: it runs in a SAVEPOINT at first, and again once a minute.
-3. If it cannot be (no such table, no such column, no right to read it), that is believed for ten minutes.
+2. It must never cost the caller its transaction: it runs in a SAVEPOINT, always, because the next transaction may have
+   another role or another search path. The COMMIT that follows releases it.
+3. If it cannot be (no such table, no such column, no right to read it), that is believed for a minute.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Engine, Table, Text, bindparam, exists, func, select
+from sqlalchemy import Connection, Engine, Table, Text, bindparam, exists, func, select
 from sqlalchemy.engine import TwoPhaseTransaction
 from sqlalchemy.exc import DBAPIError
 
@@ -21,13 +22,13 @@ from async_task.dialects import compared, notifies
 from async_task.tables import beside
 
 logger = logging.getLogger("async_task")
-LONGEST_NAME = 63
-"""Of a channel, in bytes."""
+SAVEPOINT = "async_task_notice"
+LONGEST_NAME, LONGEST_PAYLOAD = 63, 7_999
+"""Of a channel, and of what is said on it, in bytes."""
 SILENT = 60.0
 """Seconds after which a sleeper that has not beaten is taken for dead."""
 NOBODY_FOR = 0.02
-TRUSTED_FOR = 60.0
-UNABLE_FOR = 600.0
+UNABLE_FOR = 60.0
 _QUIET = {True: 0.0, False: NOBODY_FOR, None: UNABLE_FOR}
 
 
@@ -52,32 +53,36 @@ def may_tell(engine: Engine, table: Table) -> bool:
     return known is None or time.monotonic() >= known.quiet_until
 
 
-def tell(connection: Connection, table: Table, counts: Mapping[str, int]) -> None:
+def tell(connection: Connection, table: Table, counts: Mapping[str, int], *, ends: bool = False) -> None:
     """Tell whoever sleeps, at the commit of this connection's transaction, how many rows are new by queue.
 
-    The transaction lives on, whatever is missing; but for a right or a table that is lost within a minute of its use.
+    The transaction lives on, whatever is missing. `ends`: it is about to end, and little is still written in it.
     """
     if not may_tell(connection.engine, table) or not counts or _is_twophase(connection):
         return
     place = place_of(table, connection.engine.url)
     known = _known.get(place) or _known.setdefault(place, _Known(table))
     now = time.monotonic()
-    known.quiet_until = now + _QUIET[_was_heard(connection, known, counts, now)]
+    known.quiet_until = now + _QUIET[_was_heard(connection, known, counts, ends=ends)]
 
 
-def forget() -> None:
-    """Know nothing of who is asleep, and of what can be asked."""
-    _known.clear()
+def payload(counts: Mapping[str, int]) -> str:
+    """Numbers of new rows and their queues, a line each: as many lines as fit. Who is woken by one looks anyway."""
+    lines: list[str] = []
+    room = LONGEST_PAYLOAD + 1  # the last line has no end
+    for queue, number in counts.items():
+        line = f"{number} {queue}"
+        room -= len(line.encode()) + 1
+        if room < 0:
+            break
+        lines.append(line)
+    return "\n".join(lines)
 
 
-def payload(queue: str, number: int) -> str:
-    return f"{number} {queue}"
-
-
-def read_payload(text: str) -> tuple[str, int] | None:
-    """The queue, and how many rows are new in it; None for a text that is none of ours."""
-    number, space, queue = text.partition(" ")
-    return (queue, int(number)) if space and number.isascii() and number.isdigit() else None
+def read_payload(text: str) -> dict[str, int]:
+    """How many rows are new, by queue; nothing for a text that is none of ours."""
+    lines = (line.partition(" ") for line in text.split("\n"))
+    return {queue: int(number) for number, _, queue in lines if queue and number.isascii() and number.isdigit()}
 
 
 class _Known:
@@ -87,7 +92,6 @@ class _Known:
         self.channel = channel_of(table)
         self.statement = _statement(table)
         self.quiet_until = 0.0
-        self.trusted_until = 0.0
 
 
 _off: "weakref.WeakSet[Table]" = weakref.WeakSet()
@@ -99,28 +103,27 @@ def _statement(table: Table) -> Any:
     sleeper = exists().where(
         workers.asleep, workers.job_type == table.name, workers.beat_at >= compared(-SILENT)
     )  # fmt: skip
-    news = func.unnest(bindparam("payloads", type_=ARRAY(Text()))).column_valued("payload")
-    return select(func.pg_notify(bindparam("channel", type_=Text()), news)).where(sleeper)
+    return select(func.pg_notify(bindparam("channel", type_=Text()), bindparam("payload", type_=Text()))).where(sleeper)
 
 
-def _was_heard(connection: Connection, known: _Known, counts: Mapping[str, int], now: float) -> bool | None:
+def _was_heard(connection: Connection, known: _Known, counts: Mapping[str, int], *, ends: bool) -> bool | None:
     """Whether anybody was asleep, and is told; None where that cannot be asked."""
-    values = {"channel": known.channel, "payloads": [payload(queue, number) for queue, number in counts.items()]}
-    if now < known.trusted_until:
-        try:
-            return bool(connection.execute(known.statement, values).all())
-        except DBAPIError:
-            known.trusted_until = 0.0
-            raise  # the transaction is aborted: silence would lose it
+    values = {"channel": known.channel, "payload": payload(counts)}
+    dialect = connection.dialect
+    is_safe = False
     try:
-        with connection.begin_nested():
-            is_heard = bool(connection.execute(known.statement, values).all())
+        dialect.do_savepoint(connection, SAVEPOINT)
+        is_safe = True
+        is_heard = bool(connection.execute(known.statement, values).all())
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
+        if is_safe:
+            dialect.do_rollback_to_savepoint(connection, SAVEPOINT)
         logger.info("workers that sleep are not told of new attempts: %s", type(error.orig).__name__)
         return None
-    known.trusted_until = now + TRUSTED_FOR
+    if not ends:
+        dialect.do_release_savepoint(connection, SAVEPOINT)
     return is_heard
 
 

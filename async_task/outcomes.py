@@ -52,9 +52,11 @@ class Canceled(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class NotDue(Outcome):
-    """Not performed: due at `due_at`. Nothing about the attempt changed."""
+    """Not performed: due at `due_at`, and not before the attempt `behind`, an earlier one of its key, is at rest (None:
+    it waits for no other). Nothing about the attempt changed."""
 
     due_at: dt.datetime
+    behind: uuid.UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

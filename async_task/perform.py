@@ -4,12 +4,14 @@
 2. Call: under the row's lock, in the transaction of the outcome (locked); or with no transaction open (leased).
 3. Settle: decide what becomes of it, and write that down, fenced, together with the target's own writes.
 4. Tell the user's `handle_perform_error` of an error, in a transaction of its own.
+5. Let the next attempt of its order key go, if it is at rest.
 """
 
 import datetime as dt
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
@@ -24,12 +26,16 @@ from async_task.claims import Claim
 from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.failures import describe
 from async_task.fence import Fence
+from async_task.lanes import Raised
 from async_task.outcomes import Canceled, Expired, Failed, Outcome
-from async_task.settling import Settled, after_lost_claim, park, settle
+from async_task.settling import Settled, after_lost_claim, park, release_next, settle
 from async_task.site import Site
 from async_task.status import Status
 
 logger = logging.getLogger("async_task")
+
+
+Settling = Callable[[Site, Claim, PreparedCall], Settled]
 
 
 class Holding(Protocol):
@@ -48,9 +54,15 @@ def perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
     return site.lane.run(partial(_perform, site, claim, holding))
 
 
-def _perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
+def perform_ended(site: Site, claim: Claim, error: BaseException, elapsed: dt.timedelta) -> Outcome:
+    """What becomes of a call that was made elsewhere, and ended from outside: as if it had raised `error`."""
+    ended = partial(_settle_ended, error, elapsed)
+    return site.lane.run(partial(_perform, site, claim, held_elsewhere, ended))
+
+
+def _perform(site: Site, claim: Claim, holding: Holding, settled_by: Settling | None = None) -> Outcome:
     call = prepared(site, claim)
-    return call if isinstance(call, Outcome) else perform_prepared(site, claim, call, holding)
+    return call if isinstance(call, Outcome) else perform_prepared(site, claim, call, holding, settled_by)
 
 
 def prepared(site: Site, claim: Claim) -> PreparedCall | Outcome:
@@ -64,15 +76,24 @@ def prepared(site: Site, claim: Claim) -> PreparedCall | Outcome:
         return park(site, claim, f"the call could not be prepared: {type(error).__name__}", started=False)
 
 
-def perform_prepared(site: Site, claim: Claim, call: PreparedCall, holding: Holding) -> Outcome:
+def perform_prepared(
+    site: Site, claim: Claim, call: PreparedCall, holding: Holding, settled_by: Settling | None = None
+) -> Outcome:
     """Make the call and bring it to its outcome. Inside of `lane.run`."""
     with holding(claim.id):
-        settled = _call_and_settle(site, claim, call)
-    return told(site, claim, call, settled)
+        settled = (settled_by or _call_and_settle)(site, claim, call)
+    return followed(site, claim, call, settled)
 
 
-def told(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
-    """The outcome, after the user's `handle_perform_error` was told of an error."""
+def followed(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
+    """The outcome, when what follows it is done: the user's `handle_perform_error` is told of an error, and the next
+    attempt of the same key may go."""
+    outcome = _told(site, claim, call, settled)
+    release_next(site, claim, outcome)
+    return outcome
+
+
+def _told(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
     if settled.error is None:
         return settled.outcome
     logger.info("attempt %s: try %d raised %s", claim.id, claim.number, type(settled.error).__qualname__)
@@ -86,6 +107,7 @@ def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
             return Settled(
                 park(site, claim, f"its row could not be locked: {describe(problem).summary}", started=False)
             )
+        site.lane.fence_connection = fence.connection
         began = time.monotonic()
         answer = make(site, claim, call, fence)
         return settle(site, claim, call, fence, answer, dt.timedelta(seconds=time.monotonic() - began))
@@ -93,7 +115,16 @@ def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
         fence.close()
         return after_lost_claim(site, claim, call)
     finally:
+        site.lane.fence_connection = None
         fence.close()
+
+
+def _settle_ended(error: BaseException, elapsed: dt.timedelta, site: Site, claim: Claim, call: PreparedCall) -> Settled:
+    fence = Fence(site.engine, site.table, claim, call.limit, for_session=False)
+    try:
+        return settle(site, claim, call, fence, Raised(error), elapsed)
+    except ClaimLost:
+        return after_lost_claim(site, claim, call)
 
 
 def _lock(fence: Fence) -> Exception | None:

@@ -17,7 +17,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__async_task_policy__"
 LOCKED_LIMIT = dt.timedelta(seconds=60)
 COMING = {
-    "isolate": "a process for each call",
     "settle_within": "how late outcomes may be written",
     "batch": "how many outcomes are written together",
 }
@@ -34,8 +33,8 @@ class Settings(TypedDict, total=False):
     long a call may take (locked: 60 s unless said). `max_age`: how long after it was due it may still start.
     `encryptor`: an encryptor or its name. `only_encrypted`: refuse what lies in a row as plain text, also what was
     written there before. `redact`: arguments never shown, the target's and the method's together. `queue`, `priority`:
-    where its attempts wait, and how urgent (0 first, 9 last). `isolate`: in a process of its own, which comes with the
-    worker.
+    where its attempts wait, and how urgent (0 first, 9 last). `isolate`: call a `def` in a child process, which
+    `timeout` ends with all that the call has started.
     """
 
     retry: Retry
@@ -63,14 +62,13 @@ class Policy:
     redact: frozenset[str] | None = None
     queue: str | None = None
     priority: int | None = None
+    isolate: bool | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "Policy":
         """Raises ConfigurationError for a setting that is unknown, of a wrong kind or out of range."""
         known = [field.name for field in fields(cls)]
-        values: dict[str, Any] = {
-            name: value for name, value in settings.items() if (name, value) != ("isolate", False)
-        }
+        values: dict[str, Any] = dict(settings)
         for name in values:
             if name in COMING:
                 raise ConfigurationError(f"{name}=, {COMING[name]}, comes with the worker: leave it out until then")
@@ -137,8 +135,9 @@ def _check(values: dict[str, Any]) -> None:
         raise ConfigurationError("timeout is longer than 0 s")
     if "encryptor" in values and not isinstance(values["encryptor"], str):
         values["encryptor"] = know(values["encryptor"]).name
-    if not isinstance(values.get("only_encrypted", False), bool):
-        raise ConfigurationError("only_encrypted is True or False")
+    for name in ("only_encrypted", "isolate"):
+        if not isinstance(values.get(name, False), bool):
+            raise ConfigurationError(f"{name} is True or False")
     if "redact" in values:
         values["redact"] = _names(values["redact"])
     check_queue(values.get("queue"))

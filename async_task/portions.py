@@ -6,25 +6,24 @@ AT_HAND = 0.02
 
 
 class Portion:
-    """Learns from each round of calls. Grows by doubling at most, shrinks at once. `settle_within`: in seconds."""
+    """A number that learns: doubled when so many took at most half of `budget` (seconds), halved when they took more
+    than all of it. Not from how long one of them took: on a busy machine that is mostly waiting."""
 
-    def __init__(self, settle_within: float) -> None:
-        self._settle_within = settle_within
-        self._seconds = AT_HAND
-        """What one call took, lately; at first it is taken for a slow one."""
+    def __init__(self, budget: float) -> None:
+        self._budget = budget
+        self.number = 1
 
     def note(self, number: int, seconds: float) -> None:
-        """So many calls took so long, together."""
-        self._seconds = max(seconds / number, self._seconds / 2, 1e-6)
+        """So many were done, together, in so long."""
+        if seconds > self._budget:
+            self.number = max(1, self.number // 2)
+        elif number >= self.number and seconds <= self._budget / 2:
+            self.number = min(2 * self.number, MOST)
 
-    @property
-    def to_claim(self) -> int:
-        return self._fitting(max(self._settle_within, AT_HAND))
 
-    @property
-    def to_settle(self) -> int:
-        """How many calls may share a commit, if nothing unusual happens."""
-        return self._fitting(self._settle_within)
+class Portions:
+    """Of one queue, on one lane: how many to claim, and how many may share a commit. `settle_within`: in seconds."""
 
-    def _fitting(self, seconds: float) -> int:
-        return max(1, min(MOST, int(seconds / self._seconds)))
+    def __init__(self, settle_within: float) -> None:
+        self.to_claim = Portion(max(settle_within, AT_HAND))
+        self.to_settle = Portion(settle_within)

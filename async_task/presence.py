@@ -38,25 +38,28 @@ def enroll(connection: Connection, table: Table, worker: str, kind: str | None, 
         connection.execute(insert(workers).values(me | {"kind": kind, "job_type": table.name} | said))
 
 
-def fall_asleep(engine: Engine, table: Table, worker: str, *, kind: str | None = None) -> None:
+def fall_asleep(where: Engine | Connection, table: Table, worker: str, *, kind: str | None = None) -> None:
     """From its commit on, who makes attempts due tells this process by a NOTIFY; for one minute, or until `awake`.
 
     What was committed before was not told: look once more. Who sleeps longer says so again within the minute.
     """
-    _say(engine, table, worker, kind, asleep=True)
+    _say(where, table, worker, kind, asleep=True)
 
 
-def awake(engine: Engine, table: Table, worker: str, *, kind: str | None = None) -> None:
+def awake(where: Engine | Connection, table: Table, worker: str, *, kind: str | None = None) -> None:
     """Nobody need tell this process anything: it looks by itself."""
-    _say(engine, table, worker, kind, asleep=False)
+    _say(where, table, worker, kind, asleep=False)
 
 
-def _say(engine: Engine, table: Table, worker: str, kind: str | None, **said: Any) -> None:
+def _say(where: Engine | Connection, table: Table, worker: str, kind: str | None, **said: Any) -> None:
+    if isinstance(where, Connection):  # one on which each statement is a transaction by itself
+        enroll(where, table, worker, kind, **said)
+        return
     try:
-        with engine.begin() as connection:
+        with where.begin() as connection:
             enroll(connection, table, worker, kind, **said)
     except IntegrityError:  # its first beat came between
-        with engine.begin() as connection:
+        with where.begin() as connection:
             enroll(connection, table, worker, kind, **said)
 
 

@@ -111,11 +111,16 @@ def nearest_due(
 
 def priorities_due(table: Table, queue: Given[str], conditions: Sequence[ColumnElement[bool]]) -> Rows:
     """One row, a column a priority: whether anything is due in it. One look into the index each."""
-    due_in: list[Any] = [
+    due_in = looks(table, queue, conditions)
+    return select(*(look.label(f"p{number}") for number, look in zip(PRIORITIES, due_in, strict=True)))
+
+
+def looks(table: Table, queue: Any, conditions: Sequence[ColumnElement[bool]]) -> list[Any]:
+    """For each priority of a queue: whether anything is so in it."""
+    return [
         select(table.c.id).where(table.c.queue == queue, table.c.priority == number, *conditions).exists()
         for number in PRIORITIES
     ]
-    return select(*(look.label(f"p{number}") for number, look in zip(PRIORITIES, due_in, strict=True)))
 
 
 def by_id(table: Table, attempt_id: uuid.UUID) -> Select[Any]:
@@ -149,10 +154,11 @@ def under(table: Table, claim_id: uuid.UUID) -> Rows:
     return select(*columns(table)).where(*claimed)
 
 
-def lock(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID) -> Select[Any]:
+def lock(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID, *, waits: bool = True) -> Select[Any]:
     """The row lock under which a call is made, and the check that the claim still stands. Waits for a sweep or a verb
     that is about to change the row, so that what it answers is the truth."""
-    return select(table.c.id).where(*is_mine(table, attempt_id, claim_id)).with_for_update(key_share=True)
+    found = select(table.c.id).where(*is_mine(table, attempt_id, claim_id))
+    return found.with_for_update(key_share=True, skip_locked=not waits)
 
 
 def settle(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID, values: Values) -> Update:
@@ -170,6 +176,7 @@ def standing(table: Table, attempt_id: uuid.UUID) -> Rows:
     return select(
         table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at, table.c.num_attempts,
         table.c.due_at, (table.c.due_at <= compared()).label("is_due"), is_overdue(table).label("is_overdue"),
+        table.c.order_key, table.c.released,
     ).where(table.c.id == attempt_id)  # fmt: skip
 
 
@@ -179,7 +186,7 @@ def orphans(
     """Claims whose lease is past, whose row is not locked, and whose worker has not beaten for one `lease`; locked.
     Without the ids `besides` and the claims of the workers `alive`."""
     return (
-        select(table.c.id, table.c.claimed_by, table.c.num_attempts, table.c.num_crashes)
+        select(table.c.id, table.c.claimed_by, table.c.num_attempts, table.c.num_crashes, table.c.order_key)
         .where(*lapsed(table, lease), *_without(table.c.id, besides), *_without(table.c.claimed_by, alive))
         .order_by(table.c.lease_until, table.c.id)
         .limit(limit)
@@ -208,6 +215,11 @@ def overdue(table: Table, limit: int, *, besides: Sequence[uuid.UUID] = ()) -> S
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     )
+
+
+def keys_of(table: Table, ids: Sequence[uuid.UUID]) -> Select[Any]:
+    """The order keys of these attempts."""
+    return select(table.c.order_key).where(table.c.id.in_(ids), table.c.order_key.is_not(None)).distinct()
 
 
 def holds(table: Table) -> ColumnElement[bool]:

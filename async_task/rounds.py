@@ -2,23 +2,27 @@
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 
 class Rounds:
     """What the lanes of one worker share. Thread-safe.
 
-    `lanes`: how many there are. `limits`: how many of them may serve a queue at once, where that is limited.
+    `lanes`: how many there are. `limits`: how many of them may serve a queue at once, where that is limited. `rested`:
+    called when the last lane has come to rest.
     """
 
-    def __init__(self, lanes: int, limits: Mapping[str, int]) -> None:
+    def __init__(self, lanes: int, limits: Mapping[str, int], rested: Callable[[], None]) -> None:
         self._lanes = lanes
         self._limits = dict(limits)
+        self._rested = rested
         self._calls: dict[str, int] = {}
         """How many lanes each queue calls for, in the order of their turns."""
         self._serving: Counter[str] = Counter()
         self._changed = threading.Condition()
         self._is_over = False
+        self.num_claimed = 0
+        """How many attempts the lanes have claimed so far."""
 
     def ring(self, queue: str, number: int = 1) -> None:
         """Something is due there: worth a look by so many lanes."""
@@ -35,12 +39,16 @@ class Rounds:
                 self._changed.wait()
             return None
 
-    def put_back(self, queue: str) -> None:
-        """This lane no longer serves it."""
+    def put_back(self, queue: str, num_claimed: int) -> None:
+        """This lane no longer serves it, and has claimed so many attempts of it."""
         with self._changed:
+            self.num_claimed += num_claimed
             self._serving[queue] -= 1
             if queue in self._limits and queue in self._calls:
                 self._changed.notify()
+            is_quiet = not self._calls and not self._serving.total()
+        if is_quiet:
+            self._rested()
 
     @property
     def num_serving(self) -> int:
@@ -56,13 +64,9 @@ class Rounds:
 
     def end(self) -> None:
         """No lane is sent anywhere any more."""
-        # Without the lock: a signal's handler may run in a thread that holds it.
-        self._is_over = True
-        if self._changed.acquire(blocking=False):
-            try:
-                self._changed.notify_all()
-            finally:
-                self._changed.release()
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
 
     def _next(self) -> str | None:
         for queue, number in self._calls.items():

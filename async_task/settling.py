@@ -15,7 +15,7 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from async_task import transactions
+from async_task import orders, transactions
 from async_task.calls import PreparedCall
 from async_task.claims import Claim
 from async_task.dialects import is_statement_timeout
@@ -24,6 +24,7 @@ from async_task.failures import Failure, describe
 from async_task.fence import CommittedInside, Fence, passing_error
 from async_task.lanes import Raised, rest
 from async_task.outcomes import (
+    Canceled,
     Decision,
     Expired,
     Failed,
@@ -93,6 +94,16 @@ def park(site: Site, claim: Claim, reason: str, *, started: bool) -> Outcome:
     patience = LONG_PATIENCE if started else PATIENCE
     hit = insist(lambda: transactions.park(site.engine, site.table, claim, after, reason, started=started), patience)
     return Parked(claim.id, after, reason) if hit else Superseded(claim.id)
+
+
+def release_next(site: Site, claim: Claim, outcome: Outcome) -> None:
+    """If the attempt is at rest, let the next one of its key go; should that fail, a sweep does it."""
+    if claim.order_key is None or not isinstance(outcome, (Succeeded, Failed, Expired, Canceled)):
+        return
+    try:
+        insist(lambda: orders.release(site.engine, site.table, [claim.order_key or ""]))
+    except Exception as error:
+        logger.warning("the next attempt of the key of %s waits for a sweep: %s", claim.id, type(error).__name__)
 
 
 def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:

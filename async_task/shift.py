@@ -5,9 +5,11 @@ import datetime as dt
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -17,15 +19,18 @@ from sqlalchemy import Table
 
 from async_task import presence, transactions
 from async_task.attempt import BaseAttempt
+from async_task.calls import bounds_of, too_long
+from async_task.children import Calling, Children, Died, NotPerformed, TookTooLong
 from async_task.claims import Claim
 from async_task.dialects import locks_rows
 from async_task.engines import Source
 from async_task.heartbeat import Heartbeat
 from async_task.identity import worker_name
+from async_task.isolation import Isolation
 from async_task.lanes import Lane, open_lane
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
-from async_task.perform import held_elsewhere, perform
-from async_task.quarantine import Died, NotPerformed, Quarantine
+from async_task.perform import held_elsewhere, perform, perform_ended
+from async_task.quarantine import Quarantine
 from async_task.runs import Run
 from async_task.settling import PATIENCE, insist, park
 from async_task.site import Site
@@ -34,10 +39,15 @@ from async_task.verbs import table_of
 
 logger = logging.getLogger("async_task")
 Claimed = TypeVar("Claimed")
+NO_CHILDREN = (
+    "isolate=True needs a process of its own, and here none can be forked: the system has no fork, or this process has "
+    "the SQLite database open already; `async-task run-batch` and `async-task worker` can"
+)
 
 
 class Shift:
-    """What claims and performs attempts of one model. Close it, to end its beat and its quarantine."""
+    """What claims and performs attempts of one model. Close it, to end its beat and its children; a call that is in one
+    is broken off and given back."""
 
     def __init__(self, source: Source, model: type[BaseAttempt], lease: dt.timedelta) -> None:
         self.source = source
@@ -48,13 +58,15 @@ class Shift:
         self.lease = lease
         # On a connection of its own: the user's pool may be busy with the very calls whose leases are to be extended.
         self.heartbeat = Heartbeat(self.table, self.worker, lease, lambda: open_lane(source, private=True))
-        self._quarantine = Quarantine(self._in_child)
-        self._one_suspect = threading.Lock()
+        # SQLite must not be carried over a fork.
+        self._children = Children(self._in_child, may_fork=lambda: not self._has_database_open())
+        self._quarantine = Quarantine(self._children)
+        self._isolation = Isolation(self._children)
         # Best before there are threads; for SQLite it is now or never.
         is_early = threading.active_count() == 1 or not locks_rows(source.dialect)
-        if hasattr(os, "fork") and is_early and not self._has_database_open():
+        if is_early:
             with contextlib.suppress(OSError):  # no process is left: most likely none is needed
-                self._quarantine.prepare()
+                self._children.prepare()
 
     def lane(self) -> Lane:
         return open_lane(self.source)
@@ -70,7 +82,13 @@ class Shift:
         return self._claimed(lane, claim, lambda found: found[0])
 
     def claim_due(
-        self, lane: Lane, queue: str, *, began: dt.datetime, suspects: bool, targets: Sequence[str] = ()
+        self,
+        lane: Lane,
+        queue: str,
+        *,
+        began: dt.datetime | None = None,
+        suspects: bool,
+        targets: Sequence[str] = (),
     ) -> Claim | None:
         """Take the most urgent due attempt of this queue, and of these targets where some are named: only what is
         started at once is claimed."""
@@ -106,18 +124,32 @@ class Shift:
         return self._claimed(lane, claim, list, patience, is_inside=True)
 
     def perform(self, lane: Lane, claim: Claim) -> Outcome:
-        """Perform a claimed attempt on this lane; a suspect in the quarantine, one at a time."""
-        if claim.is_suspect and self._can_quarantine():
-            return self._perform_suspect(lane, claim)
+        """Perform a claimed attempt on this lane; a suspect in the quarantine, one at a time; one that asks for it in a
+        process of its own."""
         try:
-            return perform(self.site_on(lane), claim, self.heartbeat.holding)
+            site = self.site_on(lane)
+            bounds = bounds_of(site, claim)
+            # Where there are no children, a suspect is performed here, while nothing else is.
+            if claim.is_suspect and self._children.can_be_had:
+                return self._perform_in(self._quarantine, site, claim, bounds.limit)
+            if not bounds.is_isolated:
+                return perform(site, claim, self.heartbeat.holding)
+            if not self._children.can_be_had:
+                return lane.run(partial(park, site, claim, NO_CHILDREN, started=False))
+            return self._perform_in(self._isolation, site, claim, bounds.limit)
         except BaseException:
             self._give_back(lane, claim)
             raise
 
+    def abandon(self) -> None:
+        """End the calls that are made in children, at once: their attempts are given back, by the lanes that wait for
+        them. May be called from any thread."""
+        for children in (self._quarantine, self._isolation, self._children):
+            children.close()
+
     def close(self) -> None:
         self.heartbeat.stop()
-        self._quarantine.close()
+        self.abandon()
         if self.heartbeat.is_over:
             with contextlib.suppress(Exception), self.lane() as lane:
                 lane.run(lambda: presence.leave(lane.engine, self.table, self.worker))
@@ -160,17 +192,26 @@ class Shift:
         claimed: Claimed = insist(lambda: run(take), patience)
         return claimed
 
-    def _perform_suspect(self, lane: Lane, claim: Claim) -> Outcome:
-        with self.heartbeat.holding(claim.id), self._one_suspect:
+    def _perform_in(
+        self, children: Quarantine | Isolation, site: Site, claim: Claim, limit: dt.timedelta | None
+    ) -> Outcome:
+        """Perform it in a child, and bring it to its outcome where the child could not."""
+        with self.heartbeat.holding(claim.id):
+            began = time.monotonic()
             try:
-                return self._quarantine.perform(claim)
+                return children.perform(claim, None if limit is None else limit.total_seconds())
             except Died as death:
-                how = str(death)
+                return self._lose(site, claim, str(death))
+            except TookTooLong:
+                assert limit is not None
+                late = too_long(limit, "its process was ended")
+                return perform_ended(site, claim, late, dt.timedelta(seconds=time.monotonic() - began))
             except NotPerformed as unable:
-                site, started = self.site_on(lane), unable.started
-                return lane.run(partial(park, site, claim, str(unable), started=started))
+                return site.lane.run(partial(park, site, claim, str(unable), started=unable.started))
+
+    def _lose(self, site: Site, claim: Claim, how: str) -> Outcome:
         logger.warning("attempt %s: %s", claim.id, how)
-        status = insist(lambda: lane.run(lambda: transactions.lose(lane.engine, self.table, claim, how)))
+        status = insist(lambda: site.lane.run(lambda: transactions.lose(site.engine, self.table, claim, how)))
         if status is None:
             return Superseded(claim.id)
         if status is Status.FAILED:
@@ -178,16 +219,11 @@ class Shift:
         return Parked(claim.id, dt.timedelta(0), how)
 
     @contextmanager
-    def _in_child(self) -> Iterator[Callable[[Claim], Outcome]]:
-        """In a child of the quarantine: what performs a claim there, with connections of its own."""
+    def _in_child(self, calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:
+        """In a child: what performs a claim there, with connections of its own."""
         with open_lane(self.source, private=True) as lane:
-            yield lambda claim: perform(self.site_on(lane), claim, held_elsewhere)
-
-    def _can_quarantine(self) -> bool:
-        if self._quarantine.is_ready:
-            return True
-        # SQLite must not be carried over a fork; without one, a suspect is performed here, while nothing else is.
-        return hasattr(os, "fork") and not self._has_database_open()
+            site = replace(self.site_on(lane), calling=calling)
+            yield lambda claim: perform(site, claim, held_elsewhere)
 
     def _has_database_open(self) -> bool:
         """Whether this process has an SQLite database open, as far as the system tells; never for a server."""

@@ -1,5 +1,7 @@
 """Where an attempt is performed: whose sessions, which model and table, on which lane."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, Table
@@ -11,12 +13,13 @@ from async_task.lanes import Lane
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What all steps of one performing have in common."""
+    """What all steps of one performing have in common. `calling`: entered for the time of the call itself."""
 
     source: Source
     model: type[BaseAttempt]
     table: Table
     lane: Lane
+    calling: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def engine(self) -> Engine:

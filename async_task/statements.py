@@ -4,10 +4,27 @@ import datetime as dt
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, Select, Table, Update, Uuid, any_, bindparam, func, literal_column, select
+from sqlalchemy import (
+    Integer,
+    Select,
+    Table,
+    Update,
+    Uuid,
+    any_,
+    bindparam,
+    func,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from async_task import queries
+from async_task.claims import columns
+from async_task.dialects import compared
 from async_task.status import Status
 from async_task.transitions import claiming, ending, extending, returning
 
@@ -82,6 +99,54 @@ def give_back(table: Table, dialect: str) -> Update:
 def extend(table: Table, dialect: str, lease: dt.timedelta) -> Update:
     """Believe in the claim of those of `ids` that are still ours under `a_claim` for another lease."""
     return _change(table, dialect, extending(lease))
+
+
+@lru_cache(maxsize=64)
+def strays(table: Table) -> Statement:
+    """Claims of `a_worker` whose lease is past."""
+    lost = (table.c.claimed_by == bindparam("a_worker"), table.c.lease_until <= compared())
+    return select(*columns(table)).where(queries.is_pending(table), table.c.claim_id.is_not(None), *lost)
+
+
+QUEUE = "queue"
+KINDS = ARRIVALS, SUSPECTS, ORPHANS, OVERDUE = "arrivals", "suspects", "orphans", "overdue"
+
+
+@lru_cache(maxsize=64)
+def look(table: Table, lease: dt.timedelta, wanted: tuple[str, ...]) -> Statement:
+    """Rows of a kind and a name: each queue in which anything is due, of those `wanted` or of all; and one of each of
+    the KINDS of which there is something. Takes `a_worker`, whose lost claims count as orphans."""
+    names = _these(wanted) if wanted else _names(table)
+    conditions = queries.due(table, suspects=False)
+    due = select(literal(QUEUE), names.c.queue).where(or_(*queries.looks(table, names.c.queue, conditions)))
+    lost = (table.c.claimed_by == bindparam("a_worker"), table.c.lease_until <= compared())
+    held = (queries.is_pending(table), table.c.claim_id.is_not(None))
+    return union_all(
+        due,
+        _flag(ARRIVALS, table, (queries.is_pending(table), table.c.arrived)),
+        _flag(SUSPECTS, table, queries.due(table, suspects=True)),
+        _flag(ORPHANS, table, queries.lapsed(table, lease)),
+        _flag(ORPHANS, table, (*held, *lost)),
+        _flag(OVERDUE, table, (queries.is_pending(table), table.c.claim_id.is_(None), queries.is_overdue(table))),
+    )
+
+
+def _flag(kind: str, table: Table, conditions: tuple[Any, ...]) -> Statement:
+    return select(literal(kind), null()).where(select(table.c.id).where(*conditions).exists())
+
+
+def _these(wanted: tuple[str, ...]) -> Any:
+    first, *others = (select(literal(name).label("queue")) for name in wanted)
+    return first.union_all(*others).subquery("names") if others else first.subquery("names")
+
+
+def _names(table: Table) -> Any:
+    """All queues in which anything waits: one look into the index for each, however long they are."""
+    waiting = queries.is_waiting(table)
+    found = select(func.min(table.c.queue).label("queue")).where(*waiting).cte("names", recursive=True)
+    behind = select(func.min(table.c.queue)).where(*waiting, table.c.queue > found.c.queue)
+    following = select(behind.correlate(found).scalar_subquery()).where(found.c.queue.is_not(None))
+    return found.union_all(following)
 
 
 def _change(table: Table, dialect: str, values: Any) -> Update:

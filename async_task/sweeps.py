@@ -1,4 +1,5 @@
-"""Sweeps: give orphans back, then expire what is past its time. In this order, in bounded pages; any number may run."""
+"""Sweeps: give orphans back, expire what is past its time, let go what waits for nothing any more. In this order, in
+bounded pages; any number may run."""
 
 import datetime as dt
 import logging
@@ -11,7 +12,7 @@ from typing import TypeVar
 
 from sqlalchemy import Engine, Table
 
-from async_task import presence, transactions
+from async_task import orders, presence, transactions
 from async_task.settling import insist
 
 logger = logging.getLogger("async_task")
@@ -29,7 +30,7 @@ class SweepReport:
 
 
 def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = transactions.PAGE) -> SweepReport:
-    """Recover, then expire, `page` rows at most in each transaction."""
+    """Recover, expire, then mend the order of keys, `page` rows at most in each transaction."""
     if insist(partial(transactions.unproven_orphans, engine, table, lease)):
         # After an outage the workers come back when we do: let each beat once before its claims are judged.
         time.sleep(lease.total_seconds())
@@ -37,8 +38,20 @@ def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = tran
     for found, failed in _pages(partial(transactions.recover, engine, table, lease), lambda found: found[0], page):
         recovered, crashed = recovered + found - failed, crashed + failed
     expired = sum(_pages(partial(transactions.expire, engine, table), lambda found: found, page))
+    _mend(engine, table, page)
     insist(partial(presence.forget_workers, engine, table, FORGET_AFTER))
     return SweepReport(recovered, crashed, expired)
+
+
+def _mend(engine: Engine, table: Table, page: int) -> None:
+    """Let go what waits although nothing of its key is before it."""
+    after: str | None = None
+    while True:
+        released, after = insist(partial(orders.mend, engine, table, page, after))
+        if released:
+            logger.warning("%d attempts waited for others of their key that were at rest; they are released", released)
+        if after is None:
+            return
 
 
 def _pages(change: Callable[..., T], size: Callable[[T], int], page: int) -> Iterator[T]:

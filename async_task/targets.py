@@ -30,11 +30,27 @@ class Method:
         own = policy_of(callable_)
         _refuse_unknown(own, self.signature.label, [callable_])
         self.policy = own.over(target.policy)
+        self._refuse_what_nothing_ends()
 
     @property
     def mode(self) -> str:
         """ "locked" unless it says otherwise or is an `async def`."""
         return self.policy.mode or ("leased" if self.signature.is_async else "locked")
+
+    def _refuse_what_nothing_ends(self) -> None:
+        """Raises ConfigurationError for a limit that nothing would keep, and for a process where none is needed."""
+        label, policy = self.signature.label, self.policy
+        if self.signature.is_async and policy.isolate:
+            raise ConfigurationError(
+                f"{label}: isolate=True is for a plain def. An async def is canceled at its timeout=; "
+                "@policy(isolate=False) exempts a method"
+            )
+        is_endless = not (self.signature.is_async or self.signature.session_class or policy.isolate)
+        if is_endless and self.mode == "leased" and policy.timeout is not None:
+            raise ConfigurationError(
+                f"{label}: nothing can end a plain def in mode='leased' at its timeout=: with isolate=True it is "
+                "called in a process, and that can be ended"
+            )
 
 
 class Target:
@@ -62,6 +78,11 @@ class Target:
         if name not in self._methods:
             self._methods[name] = Method(self, name, self._callable(name))
         return self._methods[name]
+
+    @property
+    def has_coroutines(self) -> bool:
+        """Whether one of its methods, of those that were looked at, is a coroutine function."""
+        return any(method.signature.is_async for method in tuple(self._methods.values()))
 
     def own_callables(self) -> Iterator[str]:
         """The names of the methods that the target itself defines, without those it inherits or imports."""
@@ -103,6 +124,11 @@ class Target:
 
 
 _registered: dict[str, Target] = {}
+
+
+def coroutine_targets() -> list[str]:
+    """The names, also former ones, of targets that have a coroutine function among the methods looked at so far."""
+    return [name for name, one in _registered.items() if one.has_coroutines]
 
 
 @overload

@@ -15,11 +15,12 @@ from async_task import queries, statements
 from async_task.claims import Claim
 from async_task.dialects import is_passing, locks_rows, probes_laterally, server_uptime
 from async_task.failures import Failure
+from async_task.orders import release_in, waits_behind
 from async_task.outcomes import Busy, Decision, Expired, NotDue, NotPending, Outcome
 from async_task.presence import alive_here
 from async_task.status import Status
 from async_task.tables import beside
-from async_task.transitions import Values, claiming, ending, parking, recovering, waiting
+from async_task.transitions import Values, claiming, ending, parking, recovering, surrendering, waiting
 
 CRASH_LIMIT = 3
 PAGE = 500
@@ -68,11 +69,9 @@ def claim_one(
     """Take this attempt, or say why not. One that is past its `expires_at` is expired."""
     values = claiming(table, claim_id or uuid.uuid4(), worker, lease)
     with engine.begin() as connection:
-        found = queries.by_id(table, attempt_id)
-        if probes_laterally(engine.dialect):
-            claims = _take(connection, table, found, values)
-        else:
-            claims = _take_ids(connection, table, list(connection.scalars(found)), values)
+        claims = _take_one(connection, table, attempt_id, values)
+        if not claims and _has_lined_up(connection, table, attempt_id):
+            claims = _take_one(connection, table, attempt_id, values)
         return claims[0] if claims else _why_not(connection, table, attempt_id)
 
 
@@ -111,19 +110,18 @@ def lock_all(connection: Connection, table: Table, claims: Sequence[Claim], limi
 
 
 def write_all(
-    connection: Connection, table: Table, written: Sequence[Written], unstarted: Sequence[Claim] = ()
-) -> bool:
-    """Write the outcomes of claims that were taken together, and give those back that were not started. False when
-    somebody else was first with one: then nothing of this may be committed."""
+    connection: Connection, table: Table, succeeded: Sequence[Claim], others: Sequence[Written] = (),
+    unstarted: Sequence[Claim] = (),
+) -> bool:  # fmt: skip
+    """Write that these claims, which were taken together, have `succeeded`, what became of `others`, and give back
+    those that were not started. False when somebody else was first with one: then nothing of this may be committed."""
     name = connection.dialect.name
-    succeeded = [one.claim for one in written if one.decision.status is Status.SUCCEEDED]
     if succeeded:
         found = connection.execute(statements.succeed(table, name), _of_all(succeeded)).rowcount
         if found != len(succeeded):
             return False
     if unstarted:
         connection.execute(statements.give_back(table, name), _of_all(unstarted))
-    others = (one for one in written if one.decision.status is not Status.SUCCEEDED)
     return all(write_outcome(connection, table, *one) for one in others)
 
 
@@ -131,6 +129,30 @@ def give_back(where: Engine | Connection, table: Table, claims: Sequence[Claim])
     """Give claims that were taken together, and not started, back where they stood, uncharged."""
     with begun(where) as connection:
         connection.execute(statements.give_back(table, connection.dialect.name), _of_all(claims))
+
+
+def strays(engine: Engine, table: Table, worker: str) -> list[Claim]:
+    """Claims of this worker whose lease is past: unless their rows are locked, it has lost sight of them."""
+    with engine.begin() as connection:
+        return _claims(connection.execute(statements.strays(table), {"a_worker": worker}).all())
+
+
+def surrender(engine: Engine, table: Table, claims: Sequence[Claim]) -> set[uuid.UUID]:
+    """Give started claims back where they stood, although their calls may still go on. Rows that somebody has locked
+    are skipped. Answers the ids of those that need no more."""
+    reason = "its worker gave it up in the middle of the call"
+    done: set[uuid.UUID] = set()
+    for claim in claims:
+        with engine.begin() as connection:
+            row = connection.execute(queries.lock(table, claim.id, claim.claim_id, waits=False)).first()
+            if row is not None:
+                values = surrendering(reason)
+                connection.execute(queries.settle(table, claim.id, claim.claim_id, values))
+                _record(connection, table, claim.id, "parked", reason, number=claim.number)
+            standing = connection.execute(queries.standing(table, claim.id)).first()
+            if standing is None or standing.claim_id != claim.claim_id:
+                done.add(claim.id)
+    return done
 
 
 def extend(connection: Connection, table: Table, claim: Claim, lease: dt.timedelta) -> None:
@@ -160,6 +182,7 @@ def lose(engine: Engine, table: Table, claim: Claim, how: str) -> Status | None:
         if not _hits(connection, queries.settle(table, claim.id, claim.claim_id, values)):
             return None
         _record(connection, table, claim.id, "crash", how, number=claim.number)
+        release_in(connection, table, [claim.order_key])
         return connection.scalar(select(table.c.status).where(table.c.id == claim.id))
 
 
@@ -188,6 +211,7 @@ def recover(
                     queries.changed(table, values).where(table.c.id == row.id, queries.is_pending(table))
                 )
                 _record(connection, table, row.id, "crash", how, number=row.num_attempts)
+        release_in(connection, table, [row.order_key for row in found])
         return len(found), sum(row.num_crashes + 1 >= CRASH_LIMIT for row in found)
 
 
@@ -213,6 +237,7 @@ def expire(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence
                 connection.execute(update(table).where(table.c.id.in_(ids), queries.is_pending(table)).values(values))
                 events = [_event(table, one, "expired", "past its expires_at") for one in ids]
                 connection.execute(insert(beside(table).events), events)
+        release_in(connection, table, connection.scalars(queries.keys_of(table, ids)) if ids else ())
         return len(ids)
 
 
@@ -278,28 +303,45 @@ def _take_ids(connection: Connection, table: Table, ids: list[uuid.UUID], values
     return _claims(connection.execute(queries.taken(table, values["claim_id"], ids)).all())
 
 
+def _take_one(connection: Connection, table: Table, attempt_id: uuid.UUID, values: Values) -> list[Claim]:
+    found = queries.by_id(table, attempt_id)
+    if probes_laterally(connection.dialect):
+        return _take(connection, table, found, values)
+    return _take_ids(connection, table, list(connection.scalars(found)), values)
+
+
+def _has_lined_up(connection: Connection, table: Table, attempt_id: uuid.UUID) -> bool:
+    """Whether anything was released of the key of an attempt that nobody had looked at yet."""
+    row = connection.execute(queries.standing(table, attempt_id)).first()
+    if row is None or row.status != Status.PENDING or row.released:
+        return False
+    return release_in(connection, table, [row.order_key]) > 0
+
+
 def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
     row = connection.execute(queries.standing(table, attempt_id)).first()
     if row is None:
         return NotPending(attempt_id, None)
     if row.status != Status.PENDING:
         return NotPending(attempt_id, row.status)
-    if row.claim_id is not None:
-        return Busy(attempt_id, row.claimed_by, row.attempted_at)
-    if row.is_overdue:
+    is_held = row.claim_id is not None
+    if row.is_overdue and not is_held:
         return _expire_one(connection, table, attempt_id)
-    if not row.is_due:
-        return NotDue(attempt_id, row.due_at)
-    return Busy(attempt_id, None, None)
+    if is_held or (row.is_due and row.released):
+        return Busy(attempt_id, row.claimed_by, row.attempted_at if is_held else None)
+    behind = None if row.released else waits_behind(connection, table, row.order_key)
+    return NotDue(attempt_id, row.due_at, behind)
 
 
 def _expire_one(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
-    free = select(table.c.id).where(table.c.id == attempt_id, *queries.is_waiting(table), queries.is_overdue(table))
+    unheld = (table.c.id == attempt_id, queries.is_pending(table), table.c.claim_id.is_(None))
+    free = select(table.c.id).where(*unheld, queries.is_overdue(table))
     if connection.scalar(free.with_for_update(skip_locked=True, key_share=True)) is None:
         return Busy(attempt_id, None, None)
     values = ending(table, Status.EXPIRED, last_error=table.c.last_error, crashed=True)
-    connection.execute(update(table).where(table.c.id == attempt_id, *queries.is_waiting(table)).values(values))
+    connection.execute(update(table).where(*unheld).values(values))
     _record(connection, table, attempt_id, "expired", "past its expires_at")
+    release_in(connection, table, connection.scalars(queries.keys_of(table, [attempt_id])))
     return Expired(attempt_id, "past its expires_at")
 
 

@@ -4,7 +4,7 @@ illegal combination of them cannot be written; the statements that apply these v
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, case, null
+from sqlalchemy import ColumnElement, Table, case, null, true
 
 from async_task.dialects import written
 from async_task.status import Status
@@ -73,6 +73,11 @@ def returning(table: Table) -> Values:
     return {**UNCLAIMED, "updated_at": written(), "num_attempts": table.c.num_attempts - 1}
 
 
+def surrendering(reason: str) -> Values:
+    """Given back where it stood, in the middle of its call."""
+    return {**UNCLAIMED, "updated_at": written(), "last_error": reason}
+
+
 def recovering(table: Table, crash_limit: int, reason: str) -> Values:
     """The start was lost with its process: counted, and given back where it stood in the queue; at `crash_limit` in a
     row, failed."""
@@ -99,6 +104,9 @@ def reviving(table: Table) -> Values:
         "num_errors": 0,
         "num_crashes": 0,
         "expires_at": case((table.c.expires_at <= written(), null()), else_=table.c.expires_at),
+        # Another of its key may have been released meanwhile: it lines up again.
+        "released": table.c.order_key.is_(None),
+        "arrived": case((table.c.order_key.is_not(None), true()), else_=null()),
     }
 
 
@@ -110,6 +118,16 @@ def moving(table: Table, at: dt.datetime | None) -> Values:
         "due_at": written() if at is None else at,
         "updated_at": written(),
     }
+
+
+def looked_at() -> Values:
+    """No longer new: it waits until the earlier ones of its key are at rest."""
+    return {"arrived": None}
+
+
+def releasing() -> Values:
+    """It is its turn among those of its key."""
+    return {"released": True, "arrived": None, "updated_at": written()}
 
 
 def _if_claimed(table: Table) -> ColumnElement[int]:

@@ -13,6 +13,7 @@ from async_task.arrivals import arrive
 from async_task.dialects import MYSQL, compared, locks_rows
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.failures import storable
+from async_task.orders import release_in
 from async_task.sessions import sync_session
 from async_task.status import Status
 from async_task.tables import beside
@@ -82,6 +83,9 @@ def _change(
     event = {"job_type": table.name, "job_id": str(attempt.id), "kind": verb, "actor": current_actor()}
     own.execute(insert(beside(table).events).values(event | {"message": message}))
     own.refresh(attempt)
+    if attempt.order_key is not None:  # who went out of the line, or came back into it, may let another one go
+        release_in(own.connection(bind_arguments={"clause": table}), table, [attempt.order_key])
+        own.refresh(attempt)
 
 
 def _check_reason(reason: object) -> None:

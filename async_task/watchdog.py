@@ -56,7 +56,7 @@ class Watchdog:
             while self._wait():
                 now = time.monotonic()
                 for handful in [one for one in tuple(self._watched) if one.is_overdue(now)]:
-                    handful.cut(self._give_back)
+                    handful.cut(self.give_back)
         finally:
             self._drop_lane()
 
@@ -66,7 +66,8 @@ class Watchdog:
             self._changed.wait_for(lambda: self._is_over, timeout=TICK)
             return not self._is_over
 
-    def _give_back(self, claims: list[Claim]) -> None:
+    def give_back(self, claims: list[Claim]) -> None:
+        """Give claims back that were not begun, on the connection of the watchdog."""
         try:
             lane = self._lane = self._lane or self._open_lane()
             lane.run(lambda: transactions.give_back(lane.connection, self._table, claims))

@@ -1,5 +1,5 @@
-"""The process between a worker and the child in which its suspects are performed: it forks the child, hands requests
-on, and tells how a child died."""
+"""The process between a worker and the children in which calls are performed: it forks them, ends them with all that
+they have started, and tells how they died."""
 
 import contextlib
 import ctypes
@@ -10,13 +10,52 @@ import select
 import signal
 import socket
 import stat
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
-TRIES, GRACE, TICK_MS = 3, 2.0, 1000
+GRACE, TICK_MS, PLACES = 2.0, 1000, 1024
 PR_SET_PDEATHSIG = 1
+
+
+class Stage(IntEnum):
+    """How far a child has come: it waits, has read what it shall perform, is in the call, has returned from it."""
+
+    IDLE, TAKEN, CALLING, CALLED = range(4)
+
+
+class Board:
+    """Where each child writes how far it is, in memory that it shares with its parent, so that it is known also when it
+    can answer no more."""
+
+    _stamp = struct.Struct("d")
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, PLACES * (1 + self._stamp.size))
+
+    def write(self, place: int, stage: Stage) -> None:
+        """From now on it is there."""
+        self._stamp.pack_into(self._shared, PLACES + place * self._stamp.size, time.monotonic())
+        self._shared[place] = stage  # last: who reads it finds the time of this stage, or of a later one
+
+    def read(self, place: int) -> tuple[Stage, float]:
+        """How far it is, and since when by time.monotonic(), which is one clock for all processes."""
+        stage = Stage(self._shared[place])
+        (since,) = self._stamp.unpack_from(self._shared, PLACES + place * self._stamp.size)
+        return stage, since
+
+    @contextmanager
+    def calling(self, place: int) -> Iterator[None]:
+        """Entered by a child for the time of the call itself."""
+        self.write(place, Stage.CALLING)
+        try:
+            yield
+        finally:
+            self.write(place, Stage.CALLED)
 
 
 @dataclass(slots=True)
@@ -26,132 +65,140 @@ class _Child:
 
 
 class Zygote:
-    """Lives until its parent closes `link`, or dies. `busy`: whether the child is in a call, in shared memory."""
+    """Lives until its parent closes `link`, or dies. `live_as_child`: what a child does with its socket and place."""
 
     def __init__(
-        self, link: socket.socket, busy: mmap.mmap, parent: int, live_as_child: Callable[[socket.socket], None]
+        self, link: socket.socket, board: Board, parent: int, live_as_child: Callable[[socket.socket, int], None]
     ) -> None:
         self._link = link
-        self._busy = busy
+        self._board = board
         self._parent = parent
         self._live_as_child = live_as_child
-        self._child: _Child | None = None
-        self._wake = 0
+        self._children: dict[int, _Child] = {}
+        self._deaths: dict[int, str] = {}
+        self._wake = self._awake = -1
 
     def live(self) -> None:
-        """Hand requests on, and answers back, one at a time."""
+        """Do what the parent asks for, one thing after the other; none of them takes long."""
         _forget_inherited(self._link.fileno())
         self._listen_to_signals()
         try:
-            while (request := receive(self._link)) is not None:
-                if (answer := self._answer(request)) is None:
-                    break
-                self._link.sendall(answer)
+            while (asked := self._next()) is not None:
+                self._link.sendall(json.dumps(self._answer(*asked)).encode() + b"\n")
         finally:
-            self._end_child()
+            self._end_children()
 
     def _listen_to_signals(self) -> None:
-        self._wake, awake = os.pipe()
+        self._wake, self._awake = os.pipe()
         os.set_blocking(self._wake, False)
-        os.set_blocking(awake, False)
+        os.set_blocking(self._awake, False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.set_wakeup_fd(awake, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._awake, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # the end comes from the parent, by the socket
 
-    def _answer(self, request: bytes) -> bytes | None:
-        """The child's answer, or how the call killed it; None when the parent has gone."""
-        how = ""
-        for _ in range(TRIES):
-            child = self._child = self._child or self._fork()
-            self._busy[0] = 0  # a child that has answered may not have come to it
-            with contextlib.suppress(OSError):  # it has just died, which is seen at once
-                child.link.sendall(request)
-            if not self._wait_for(child):
+    def _next(self) -> tuple[dict[str, int], list[int]] | None:
+        """What the parent asks for next, with what it gives along; None when it has gone. Buries who dies meanwhile."""
+        watch = select.poll()
+        watch.register(self._wake, select.POLLIN)
+        watch.register(self._link.fileno(), select.POLLIN)
+        while True:
+            seen = {descriptor for descriptor, _ in watch.poll(TICK_MS)}
+            self._forget_wakes()
+            self._bury_the_dead()
+            if self._link.fileno() in seen:
+                with contextlib.suppress(OSError):
+                    request, given, *_ = socket.recv_fds(self._link, 4096, 1)
+                    return (json.loads(request), given) if request else None
                 return None
-            if (answer := receive(child.link)) is not None:
-                return answer
-            how = self._bury(child)
-            if self._busy[0]:
-                return _line({"died": how})
-        return _line({"problem": f"no child of the quarantine stays alive: {how}", "started": False})
+            # The parent's end may be open in a process that it forked: then only its death can be seen.
+            if os.getppid() != self._parent:
+                return None
 
-    def _fork(self) -> _Child:
-        ours, theirs = socket.socketpair()
-        pid = os.fork()
+    def _answer(self, request: dict[str, int], given: list[int]) -> dict[str, object]:
+        if "fork" in request:
+            return self._fork(request["fork"], socket.socket(fileno=given[0]))
+        if "end" in request and (child := self._children.get(request["end"])) is not None:
+            _kill_group(child.pid)
+        return {"how": self._deaths.pop(request["forget"], None)} if "forget" in request else {}
+
+    def _fork(self, place: int, link: socket.socket) -> dict[str, object]:
+        link.settimeout(None)
+        link.set_inheritable(False)
+        zygote = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            link.close()
+            return {"problem": str(error.strerror)}
         if pid == 0:
-            ours.close()
-            self._link.close()
-            self._become_child(theirs)
-        theirs.close()
+            self._become_child(zygote, link, place)
         # A group of its own, with whatever its calls start: a process they leave behind may hold the row's lock.
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
-        return _Child(pid, ours)
+        # Its end of the socket is kept open here, and shut when it has died: only then does the parent see the end.
+        self._children[place] = _Child(pid, link)
+        return {}
 
-    def _become_child(self, link: socket.socket) -> None:
+    def _become_child(self, zygote: int, link: socket.socket, place: int) -> None:
         try:
             with contextlib.suppress(OSError):
                 os.setpgid(0, 0)
-            _die_with_parent()
+            _die_with_parent(zygote)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
-            self._live_as_child(link)
+            for inherited in (self._link, *(one.link for one in self._children.values())):
+                inherited.close()
+            for descriptor in (self._wake, self._awake):
+                os.close(descriptor)
+            self._live_as_child(link, place)
             os._exit(0)
         finally:
             os._exit(1)
 
-    def _wait_for(self, child: _Child) -> bool:
-        """Until the child has answered or died: True; or until the parent has gone: False."""
-        watch = select.poll()
-        watch.register(self._wake, select.POLLIN)
-        watch.register(child.link.fileno(), select.POLLIN)
-        watch.register(self._link.fileno(), select.POLLHUP | getattr(select, "POLLRDHUP", 0))
-        while True:
-            seen = {descriptor for descriptor, _ in watch.poll(TICK_MS)}
-            self._forget_wakes()
-            if child.link.fileno() in seen:
-                return True
+    def _bury_the_dead(self) -> None:
+        for place, child in list(self._children.items()):
+            # It is looked at without being reaped: until then no other process can get its number.
             if _has_ended(child.pid):
-                child.link.setblocking(False)  # what the call started may hold the other end open
-                return True
-            # The parent's end may be open in a process that it forked: then only its death can be seen.
-            if self._link.fileno() in seen or os.getppid() != self._parent:
-                return False
+                self._bury(place, child)
 
-    def _end_child(self) -> None:
-        """Let it close its connections if it is idle; else end it, with what its call started, at once."""
-        child = self._child
-        if child is None:
-            return
-        child.link.close()
-        until = time.monotonic() + (0 if self._busy[0] else GRACE)
-        while not _has_ended(child.pid) and (left := until - time.monotonic()) > 0:
-            select.select([self._wake], [], [], left)
-            self._forget_wakes()
-        if not _has_ended(child.pid):
+    def _bury(self, place: int, child: _Child) -> None:
+        """Keep how it died. What its call has started ends too: it may hold the connection, and with it the row's lock;
+        but what earlier calls have left behind on purpose outlives a child that was no longer wanted."""
+        del self._children[place]
+        if self._board.read(place)[0] is not Stage.IDLE:
             _kill_group(child.pid)
-        os.waitpid(child.pid, 0)
+        self._deaths[place] = _how(os.waitpid(child.pid, 0)[1])
+        _shut(child.link)
+
+    def _end_children(self) -> None:
+        """Let those that are idle close their connections; end the others, with what their calls started, at once."""
+        for place, child in self._children.items():
+            if self._board.read(place)[0] is not Stage.IDLE:
+                _kill_group(child.pid)
+            _shut(child.link)
+        until = time.monotonic() + GRACE
+        while self._children and (left := until - time.monotonic()) > 0:
+            self._bury_the_dead()
+            if self._children:
+                watch = select.poll()
+                watch.register(self._wake, select.POLLIN)
+                watch.poll(left * 1000)
+                self._forget_wakes()
+        for child in self._children.values():
+            _kill_group(child.pid)
+            os.waitpid(child.pid, 0)
 
     def _forget_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake, 512)
 
-    def _bury(self, child: _Child) -> str:
-        """How it died. What its call has started ends too: it may hold the connection, and with it the row's lock."""
-        self._child = None
-        child.link.close()
-        # It is waited for without being reaped: until then no other process can get its number.
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        _kill_group(child.pid)
-        return _how(os.waitpid(child.pid, 0)[1])
-
 
 def receive(link: socket.socket) -> bytes | None:
-    """The next line; None when the other side has gone."""
+    """The next line; None when the other side has gone, or the socket's timeout has passed."""
     received = bytearray()
-    with contextlib.suppress(BlockingIOError, ConnectionResetError):
+    with contextlib.suppress(BlockingIOError, ConnectionResetError, TimeoutError):
         while part := link.recv(65536):
             received += part
             if part.endswith(b"\n"):
@@ -159,10 +206,19 @@ def receive(link: socket.socket) -> bytes | None:
     return None
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Where the system can (Linux): be killed when the process that forked this one dies, however it dies."""
     with contextlib.suppress(Exception):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(1)  # it died before it was asked to be told
+
+
+def _shut(link: socket.socket) -> None:
+    """Also for whoever else holds this end open."""
+    with contextlib.suppress(OSError):
+        link.shutdown(socket.SHUT_RDWR)
+    link.close()
 
 
 def _has_ended(pid: int) -> bool:
@@ -196,7 +252,3 @@ def _forget_inherited(but: int) -> None:
             with contextlib.suppress(OSError):
                 if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                     os.dup2(nowhere, descriptor)
-
-
-def _line(message: dict[str, object]) -> bytes:
-    return json.dumps(message).encode() + b"\n"

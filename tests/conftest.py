@@ -17,7 +17,7 @@ import clockwork
 import databases
 import elsewhere
 import outbox
-from async_task import AsyncTask, Attempt
+from async_task import AsyncTask, Attempt, engines
 from async_task.dialects import server_uptime
 from async_task_cli.main import main
 from databases import Available, Database
@@ -248,8 +248,9 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.fixture
-def say(alone: None, capsys: pytest.CaptureFixture[str]) -> Run:
+def say(alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """`say("list", "--json")`: the command line in this process."""
+    monkeypatch.setattr(engines, "create_engine", databases.warm_engine)
 
     def say(*words: str) -> Said:
         capsys.readouterr()

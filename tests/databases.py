@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import importlib
 import os
@@ -14,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
-from sqlalchemy import Engine, MetaData, NullPool, create_engine, exists, make_url, select, text
+from sqlalchemy import URL, Engine, MetaData, NullPool, create_engine, exists, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
 from launch_postgres import NoServer, guarded_server
@@ -92,9 +93,9 @@ def own(server: Database) -> Iterator[Database]:
 
 
 def _where_files_are_quick() -> str | None:
-    """Memory, where there is plenty: none of these files shall outlive a loss of power, and to wait for the disk at each
-    commit is most of what SQLite costs."""
-    memory = pathlib.Path("/dev/shm")  # noqa: S108: the folder in it is of this user alone
+    """Memory, where there is plenty: no test takes the power away, and to wait for the disk at each commit is most of
+    what SQLite costs."""
+    memory = pathlib.Path("/dev/shm")  # noqa: S108 (the folder in it is of this user alone)
     is_plenty = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
     return str(memory) if is_plenty else None
 
@@ -125,6 +126,20 @@ def impatient_engine(database: Database, *, seconds: int = 5) -> Engine:
     }
     # A test may kill every connection there is.
     return create_engine(database.sync_url, pool_size=1, pool_pre_ping=True, connect_args=patience[database.name])
+
+
+def warm_engine(url: URL, **options: Any) -> Engine:
+    """As `create_engine`, with a pool and connections of its own; and with what earlier ones at this URL have learnt of
+    the server, and compiled."""
+    first = _first_engine(url, tuple(options.items()))
+    engine: Any = Engine(first.pool.recreate(), first.dialect, first.url, hide_parameters=first.hide_parameters)
+    engine._compiled_cache = first._compiled_cache
+    return engine
+
+
+@functools.cache
+def _first_engine(url: URL, options: tuple[tuple[str, Any], ...]) -> Any:
+    return create_engine(url, **dict(options))
 
 
 def _postgresql(until: contextlib.ExitStack) -> Database:

@@ -3,9 +3,6 @@
 import contextlib
 import datetime as dt
 import os
-import pathlib
-import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -16,6 +13,7 @@ from sqlalchemy import Engine, Table, func, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+import elsewhere
 from async_task import (
     Again,
     AsyncTask,
@@ -237,25 +235,13 @@ def test_the_status_is_written_and_committed_together_with_the_targets_own_rows(
     assert row_of(engine, attempt.id).status is Status.SUCCEEDED  # clockwork: an effect is there, and once
 
 
-DIE = """
-import os, sys
-import outbox
-from async_task import AsyncTask
-from sqlalchemy.ext.asyncio import create_async_engine
-url = os.environ["DATABASE_URL"]
-AsyncTask(create_async_engine(url) if sys.argv[2] == "async" else url, lease=1).perform(sys.argv[1])
-"""
-
-
 def test_a_crash_during_the_call_leaves_the_row_pending_and_the_attempt_counted(
     app: AsyncTask, engine: Engine, write: Write, door: str, database: Database
 ) -> None:
     attempt = write(Client, "die")
     url = database.sync_url if door == "sync" else database.async_url
-    environment = {**os.environ, "DATABASE_URL": url, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", DIE, str(attempt.id), door]
-    ended = subprocess.run(command, env=environment, cwd=pathlib.Path(__file__).parent, check=False)
-    assert ended.returncode == 70
+    with elsewhere.process(elsewhere.perform, url, 1.0, [attempt.id]) as process:
+        assert process.exit_code() == 70
     row = row_of(engine, attempt.id)
     assert (row.status, row.num_attempts, row.completed_at) == (Status.PENDING, 1, None)
     let_pass(engine, 10)

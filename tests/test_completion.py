@@ -1,5 +1,6 @@
 """`async-task completion`: in the shells that are here, and by the protocol of those that are not."""
 
+import functools
 import os
 import pathlib
 import shutil
@@ -26,11 +27,17 @@ def in_shell(*words: str, **environment: str) -> str:
     return ended.stdout
 
 
+@functools.cache
+def bash_script() -> str:
+    """What a user of bash evaluates."""
+    return in_shell("async-task", "completion", "bash")
+
+
 def in_bash(*line: str) -> list[str]:
     """The completions of the last word of `line`."""
     words = " ".join(f"'{word}'" for word in line)
     script = (
-        'eval "$(async-task completion bash)"; complete -p async-task > /dev/null;'
+        f"{bash_script()}\ncomplete -p async-task > /dev/null;"
         f"COMP_WORDS=({words}); COMP_CWORD={len(line) - 1}; _async_task_completion async-task;"
         'printf "%s\\n" "${COMPREPLY[@]}"'
     )

@@ -225,7 +225,15 @@ def silently(secret: str) -> str:
 WAYS = [plainly, chained, grouped, patiently, giving_up, by_a_key, silently]
 
 
-@pytest.mark.parametrize("how", ["encrypted by the target", "encrypted by the call", "redacted"])
+@pytest.mark.parametrize(
+    ("door", "how"),
+    [
+        ("sync", "encrypted by the target"),
+        ("sync", "encrypted by the call"),
+        ("async", "encrypted by the call"),
+        ("sync", "redacted"),
+    ],
+)
 def test_a_canary_of_an_encrypted_or_redacted_attempt_appears_nowhere(
     app: AsyncTask,
     engine: Engine,

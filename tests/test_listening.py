@@ -31,9 +31,9 @@ def note() -> None: ...
 
 @pytest.fixture(autouse=True)
 def _nothing_is_known() -> Iterator[None]:
-    notices.forget()
+    notices._known.clear()
     yield
-    notices.forget()
+    notices._known.clear()
 
 
 def with_driver(url: str, driver: str) -> URL:

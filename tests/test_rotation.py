@@ -336,7 +336,7 @@ def test_a_person_meets_no_row_that_waits_for_the_whole_rotation(
     assert len(canceled) >= 3
 
 
-MANY = {"postgresql": 10_000}
+MANY = {"postgresql": 5_000}
 """Rows, 2,000 elsewhere: how many pages there are is not what databases do differently."""
 
 

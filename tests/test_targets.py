@@ -149,7 +149,11 @@ def test_settings_are_the_targets_and_those_of_a_method_go_first() -> None:
         ({"redact": ["nummber"]}, r"redact: .*Plain takes no argument named 'nummber' \(did you mean 'number'\?\)"),
         ({"batch": 5}, "batch=, .* comes with the worker: leave it out until then"),
         ({"settle_within": 0}, "settle_within=, .* comes with the worker: leave it out until then"),
-        ({"isolate": True}, "isolate=, a process for each call, comes with the worker: leave it out until then"),
+        ({"isolate": 1}, "isolate is True or False"),
+        (
+            {"mode": "leased", "timeout": 5},
+            "nothing can end a plain def in mode='leased' at its timeout=: .*isolate=True",
+        ),
         ({"encryptor": object()}, "object is no encryptor"),
     ],
 )
@@ -158,6 +162,25 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], why: s
         target(Plain, **settings)
     with pytest.raises(UnknownTarget):
         target_of(Plain)
+
+
+def test_a_process_for_a_coroutine_is_refused_unless_its_method_says_that_it_wants_none() -> None:
+    class Waiting:
+        @staticmethod
+        async def wait() -> None: ...
+
+    class Mixed:
+        @staticmethod
+        @policy(isolate=False)
+        async def wait() -> None: ...
+
+        @staticmethod
+        def work() -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"waiting.wait: isolate=True is for a plain def.*isolate=False"):
+        target("waiting", isolate=True)(Waiting)
+    target("mixed", isolate=True, timeout=5, mode="leased")(Mixed)
+    assert [target_named("mixed").method(name).policy.isolate for name in ("wait", "work")] == [False, True]
 
 
 def test_what_the_target_redacts_stays_redacted_in_a_method_that_redacts_more() -> None:

@@ -153,7 +153,7 @@ def test_an_attempt_that_is_gone_is_refused(engine: Engine, write: Write, sessio
 
 
 @each_verb
-@pytest.mark.parametrize("target", [act, act_in_session])
+@pytest.mark.parametrize(("door", "target"), [("sync", act), ("async", act_in_session)])
 def test_a_verb_never_waits_behind_a_call_and_leaves_the_callers_transaction_usable(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str, target: object
 ) -> None:

@@ -1,0 +1,198 @@
+"""A consumer: one lane of a worker, which claims, performs and settles by itself.
+
+1. It takes the queue whose turn it is, and claims as many attempts of it as it will have begun in a moment.
+2. Coroutines go to the event loop, as many as it has slots for; all else is a handful for this lane.
+3. When it got all that it asked for, there is more: another lane is called, and it comes back itself.
+"""
+
+import logging
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from async_task import orders
+from async_task.calls import PreparedCall
+from async_task.claims import Claim
+from async_task.coroutines import Coroutines, runs_on_loop
+from async_task.failures import describe
+from async_task.handful import Handful
+from async_task.lanes import Lane, open_lane
+from async_task.outcomes import Outcome, Succeeded
+from async_task.perform import followed, perform_prepared, prepared
+from async_task.portions import Portions
+from async_task.rounds import Rounds
+from async_task.settling import Settled, insist
+from async_task.shift import Shift
+from async_task.targets import coroutine_targets
+from async_task.transactions import give_back
+from async_task.watchdog import Watchdog
+
+logger = logging.getLogger("async_task")
+PATIENCE = 5.0
+"""Seconds for which a claim is tried for before it is looked whether this is the end."""
+
+
+class Tally:
+    """What became of the attempts that a worker performed, by the kind of the outcome. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._outcomes: Counter[type[Outcome]] = Counter()
+
+    def count(self, outcome: Outcome) -> None:
+        with self._guard:
+            self._outcomes[type(outcome)] += 1
+
+    def count_succeeded(self, number: int) -> None:
+        with self._guard:
+            self._outcomes[Succeeded] += number
+
+    def read(self) -> Counter[type[Outcome]]:
+        with self._guard:
+            return self._outcomes.copy()
+
+
+class Consumer:
+    """`single`: performs one claim from its row on, where all are to go through a job of the user's own; else None.
+    `is_over`: once it answers True, nothing further is started."""
+
+    def __init__(
+        self,
+        shift: Shift,
+        rounds: Rounds,
+        coroutines: Coroutines,
+        watchdog: Watchdog,
+        tally: Tally,
+        settle_within: float,
+        *,
+        single: Callable[[Lane, Claim], Outcome] | None,
+        is_over: Callable[[], bool],
+    ) -> None:
+        self._shift = shift
+        self._rounds = rounds
+        self._coroutines = coroutines
+        self._watchdog = watchdog
+        self._tally = tally
+        self._settle_within = settle_within
+        self._single = single
+        self._is_over = is_over
+        self._portions: dict[str, Portions] = {}
+        self._held: set[uuid.UUID] = set()
+        self._handful: Handful | None = None
+        self.queues_of_coroutines: set[str] = set()
+        """Where coroutines were found, and may be found when there are slots for them."""
+
+    def live(self) -> None:
+        """Until the rounds are over."""
+        with open_lane(self._shift.source, private=True) as lane:
+            while (queue := self._rounds.take()) is not None:
+                number = 0
+                try:
+                    number = lane.run(partial(self._serve, lane, queue))
+                except Exception as error:
+                    self._complain(lane, error)
+                finally:
+                    self._rounds.put_back(queue, number)
+
+    def _serve(self, lane: Lane, queue: str) -> int:
+        """Claim and perform some attempts of this queue. Answers how many."""
+        portions = self._portions.setdefault(queue, Portions(self._settle_within))
+        number = portions.to_claim.number
+        besides = coroutine_targets() if self._coroutines.is_full else ()
+        claims = self._shift.claim_many(lane, queue, number, besides=besides, patience=PATIENCE)
+        if len(claims) >= number:
+            self._rounds.ring(queue, 2)  # for another lane, and for this one
+        if claims:
+            self._perform(lane, claims, portions)
+        return len(claims)
+
+    def _perform(self, lane: Lane, claims: list[Claim], portions: Portions) -> None:
+        self._held = {claim.id for claim in claims}
+        self._shift.heartbeat.hold(self._held)
+        try:
+            calls = self._handed_over(lane, self._prepared(lane, claims))
+            handful = Handful(
+                self._shift.site_on(lane), calls, portions, self._shift.lease, self._settle_within,
+                alone=lambda claim, call: self._perform_alone(lane, claim, call),
+                succeeded=lambda claims: self._note_succeeded(lane, claims),
+                ended=lambda claim, call, settled: self._end(lane, claim, call, settled),
+                stop=self._is_over,
+            )  # fmt: skip
+            self._watch(handful, len(calls))
+        finally:
+            self._shift.heartbeat.let_go(self._held)
+
+    def _prepared(self, lane: Lane, claims: list[Claim]) -> list[tuple[Claim, PreparedCall]]:
+        """Those that can be called. What something is missing for is parked."""
+        site = self._shift.site_on(lane)
+        calls: list[tuple[Claim, PreparedCall]] = []
+        for claim in claims:
+            call = prepared(site, claim)
+            if isinstance(call, Outcome):
+                self._tally.count(call)
+            else:
+                calls.append((claim, call))
+        return calls
+
+    def _handed_over(self, lane: Lane, calls: list[tuple[Claim, PreparedCall]]) -> list[tuple[Claim, PreparedCall]]:
+        """The calls of this lane. Coroutines are begun, as many as there are slots for; the others are given back."""
+        if self._single is not None:
+            return calls
+        is_async = self._shift.source.is_async
+        mine = [one for one in calls if not runs_on_loop(one[1], is_async=is_async)]
+        if len(mine) == len(calls):
+            return calls
+        others = [one for one in calls if runs_on_loop(one[1], is_async=is_async)]
+        slots = self._coroutines.reserve(len(others))
+        self._coroutines.start(others[:slots])
+        self._held.difference_update(claim.id for claim, _ in others[:slots])
+        self.queues_of_coroutines.add(others[0][0].queue)
+        if unstarted := [claim for claim, _ in others[slots:]]:
+            insist(lambda: give_back(lane.connection, self._shift.table, unstarted))
+        return mine
+
+    def abandon(self, aside: Callable[[list[Claim]], None]) -> list[Claim]:
+        """Leave the call that is being made to itself, from another thread: the claims that are to be given back."""
+        running = None if self._handful is None else self._handful.abandon(aside)
+        return [] if running is None else [running]
+
+    def _watch(self, handful: Handful, number: int) -> None:
+        self._handful = handful
+        if number < 2:
+            handful.perform()
+            return
+        self._watchdog.watch(handful)
+        try:
+            handful.perform()
+        finally:
+            self._watchdog.forget(handful)
+
+    def _perform_alone(self, lane: Lane, claim: Claim, call: PreparedCall) -> None:
+        if self._single is not None:
+            self._tally.count(self._single(lane, claim))
+        elif call.method.policy.isolate:
+            self._tally.count(self._shift.perform(lane, claim))
+        else:
+            site = self._shift.site_on(lane)
+            self._tally.count(perform_prepared(site, claim, call, self._shift.heartbeat.holding))
+
+    def _end(self, lane: Lane, claim: Claim, call: PreparedCall, settled: Settled) -> None:
+        self._tally.count(followed(self._shift.site_on(lane), claim, call, settled))
+        if claim.order_key is not None:
+            self._rounds.ring(claim.queue)
+
+    def _note_succeeded(self, lane: Lane, claims: list[Claim]) -> None:
+        self._tally.count_succeeded(len(claims))
+        keys = {claim.order_key: claim for claim in claims if claim.order_key is not None}
+        if keys:
+            # A process that dies here leaves keys that a sweep finds.
+            insist(lambda: orders.release(lane.engine, self._shift.table, keys))
+            for queue in {claim.queue for claim in keys.values()}:
+                self._rounds.ring(queue)
+
+    def _complain(self, lane: Lane, error: Exception) -> None:
+        """What could not be done is tried again at the next look; what was claimed is found as stray by a sweep."""
+        logger.error("a lane of %s was stopped short: %s", self._shift.worker, describe(error).summary)
+        lane.run(lane.drop_connection)

@@ -1,0 +1,180 @@
+"""The scout of a worker: it looks for what is due, and sends lanes there.
+
+1. It waits for the bell, which says where; and looks by itself at a pace that slows down while nothing is found.
+2. A look is one statement. What else it finds (suspects, orphans, what is past its time) is left to errands.
+3. When all is quiet it says that this process is asleep: who makes attempts due then sends a notice; and looks again.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from async_task import presence
+from async_task.backlog import Look, look
+from async_task.bell import Bell
+from async_task.failures import describe
+from async_task.heartbeat import WORKER
+from async_task.lanes import Lane, open_lane
+from async_task.orders import PAGE, line_up
+from async_task.pacing import Pace
+from async_task.rounds import Rounds
+from async_task.shift import Shift
+
+logger = logging.getLogger("async_task")
+BUSY_FOR = 0.2
+"""Seconds of work without a pause after which a process is no sleeper any more."""
+AFTER_A_RING = 0.05
+"""Seconds after a ring until a look: who writes on a Core connection rings a moment before the row is there."""
+KEYS_FOR = 60.0
+"""Seconds for which attempts with order keys are expected to go on arriving: a look must come before their claim."""
+SWEEPS_EVERY = 600.0
+"""Seconds after which it is swept although nothing is to be seen: rows of workers that have gone are forgotten then."""
+COMPLAINS_EVERY = 60.0
+
+
+class Errand:
+    """Something that is done now and then, on a thread of its own, once for all who ask for it meanwhile."""
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        self._work = work
+        self._asked = threading.Event()
+        self._is_over = False
+        self._thread = threading.Thread(target=self._live, name=f"async-task-{name}", daemon=True)
+
+    def ask(self) -> None:
+        if not self._thread.is_alive() and not self._is_over:
+            self._thread.start()
+        self._asked.set()
+
+    def close(self, seconds: float) -> None:
+        """End it, when what is in hand is done, but wait no longer than that."""
+        self._is_over = True
+        self._asked.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=seconds)
+
+    def _live(self) -> None:
+        while self._asked.wait() and not self._is_over:
+            self._asked.clear()
+            try:
+                self._work()
+            except Exception as error:
+                logger.warning("%s: %s", self._thread.name, describe(error).summary)
+
+
+class Scout:
+    """`queues`: those to be served; none: all. `suspects`, `sweep`: asked when there is something for them.
+    `may_sleep`: whether notices can reach this process now."""
+
+    def __init__(
+        self,
+        shift: Shift,
+        rounds: Rounds,
+        bell: Bell,
+        pace: Pace,
+        queues: Sequence[str],
+        *,
+        suspects: Errand,
+        sweep: Errand,
+        may_sleep: Callable[[], bool],
+        is_over: Callable[[], bool],
+    ) -> None:
+        self._shift = shift
+        self._rounds = rounds
+        self._bell = bell
+        self._pace = pace
+        self._queues = queues
+        self._suspects = suspects
+        self._sweep = sweep
+        self._may_sleep = may_sleep
+        self._is_over = is_over
+        self._is_asleep = False
+        self._busy_since: float | None = None
+        self._num_claimed = 0
+        self._sweeps_at = 0.0
+        self._keys_seen_at = -KEYS_FOR
+        self._complained_at = -COMPLAINS_EVERY
+
+    def live(self) -> None:
+        """Until it is over."""
+        with open_lane(self._shift.source, private=True) as lane:
+            while not self._is_over():
+                self._look_round(lane)
+                self._wait()
+            if self._is_asleep:
+                with contextlib.suppress(Exception):
+                    lane.run(lambda: self._say(lane, asleep=False))
+
+    def _look_round(self, lane: Lane) -> None:
+        """Look, and tell who has to know; a database that does not answer is asked again at the pace of an idle one."""
+        try:
+            found = lane.run(lambda: self._look(lane))
+            lane.run(lambda: self._fall_asleep_or_wake(lane, found))
+        except Exception as error:
+            lane.run(lane.drop_connection)
+            self._is_asleep = False
+            self._complain(error)
+
+    def _look(self, lane: Lane) -> Look:
+        found = look(lane.glance, self._shift.table, self._shift.worker, self._shift.lease, self._queues)
+        if found.has_arrivals:
+            found = self._look_again(lane)
+        for queue in found.queues:
+            self._rounds.ring(queue)
+        if found.has_suspects:
+            self._suspects.ask()
+        if found.has_orphans or found.has_overdue or time.monotonic() >= self._sweeps_at:
+            self._sweeps_at = time.monotonic() + SWEEPS_EVERY
+            self._sweep.ask()
+        if self._has_progressed():
+            self._pace.rung()
+        return found
+
+    def _look_again(self, lane: Lane) -> Look:
+        """After those of the arrivals were released whose turn it is."""
+        self._keys_seen_at = time.monotonic()
+        while line_up(lane.engine, self._shift.table) >= PAGE:
+            pass
+        return look(lane.glance, self._shift.table, self._shift.worker, self._shift.lease, self._queues)
+
+    def _fall_asleep_or_wake(self, lane: Lane, found: Look) -> None:
+        now = time.monotonic()
+        is_quiet = not found.queues and self._rounds.is_quiet
+        self._busy_since = None if is_quiet else self._busy_since or now
+        may_sleep = self._may_sleep()
+        if is_quiet and may_sleep and not self._is_asleep:
+            self._say(lane, asleep=True)
+            self._pace.found()  # look again at once: what was committed before that was not told
+        elif self._is_asleep and (not may_sleep or now - (self._busy_since or now) > BUSY_FOR):
+            self._say(lane, asleep=False)
+
+    def _wait(self) -> None:
+        """Until it is time to look. What the bell says meanwhile is passed on at once."""
+        until = time.monotonic() + self._pace.next()
+        while not self._is_over() and (left := until - time.monotonic()) > 0:
+            rung = self._bell.wait(left, self._queues or None)
+            for queue in rung:
+                self._rounds.ring(queue)
+            if rung:
+                uses_keys = time.monotonic() - self._keys_seen_at < KEYS_FOR
+                until = min(until, time.monotonic() + (0 if uses_keys else AFTER_A_RING))
+            elif not self._is_asleep and self._has_progressed():
+                return  # all lanes have come to rest: nobody else will say what is there now
+
+    def _say(self, lane: Lane, *, asleep: bool) -> None:
+        say = presence.fall_asleep if asleep else presence.awake
+        say(lane.glance, self._shift.table, self._shift.worker, kind=WORKER)
+        self._is_asleep = asleep
+
+    def _has_progressed(self) -> bool:
+        """Whether anything was claimed since this was last asked."""
+        before, self._num_claimed = self._num_claimed, self._rounds.num_claimed
+        return self._num_claimed != before
+
+    def _complain(self, error: Exception) -> None:
+        now = time.monotonic()
+        if now - self._complained_at >= COMPLAINS_EVERY:
+            self._complained_at = now
+            logger.warning("worker %s cannot look for work: %s", self._shift.worker, describe(error).summary)
