@@ -117,9 +117,10 @@ def _behave_alike(engine: Engine, model: Engine) -> None:
     options = {name: value for name, value in model.get_execution_options().items() if name != "isolation_level"}
     engine.update_execution_options(**options)
     copied: Any = engine
-    copied.dispatch._update(model.dispatch, only_propagate=False)
-    copied._has_events = getattr(model, "_has_events", True)
-    copied._compiled_cache = model._compiled_cache
+    original: Any = model
+    copied.dispatch._update(original.dispatch, only_propagate=False)
+    copied._has_events = getattr(original, "_has_events", True)
+    copied._compiled_cache = original._compiled_cache
 
 
 def _reading_committed(engine: Engine) -> Engine:

@@ -57,7 +57,8 @@ class Lane:
     def glance(self) -> Connection:
         """The same for single statements, each of which is a transaction by itself. A lane has one of the two."""
         if self._connection is None:
-            self._connection = self.engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+            # Of the connection: an option of the engine would come before the one that the engine has already.
+            self._connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         return self._connection
 
     def drop_connection(self) -> None:

@@ -131,14 +131,15 @@ def impatient_engine(database: Database, *, seconds: int = 5) -> Engine:
 def warm_engine(url: URL, **options: Any) -> Engine:
     """As `create_engine`, with a pool and connections of its own; and with what earlier ones at this URL have learnt of
     the server, and compiled."""
-    first = _first_engine(url, tuple(options.items()))
+    first = _first_engine(url, tuple(options.items()), pathlib.Path.cwd())
     engine: Any = Engine(first.pool.recreate(), first.dialect, first.url, hide_parameters=first.hide_parameters)
     engine._compiled_cache = first._compiled_cache
     return engine
 
 
 @functools.cache
-def _first_engine(url: URL, options: tuple[tuple[str, Any], ...]) -> Any:
+def _first_engine(url: URL, options: tuple[tuple[str, Any], ...], folder: pathlib.Path) -> Any:
+    # By its folder too: there a relative path to an SQLite file is found once and for all.
     return create_engine(url, **dict(options))
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import Column, Engine, ForeignKey, Integer, MetaData, Table, cre
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from async_task import (
     Again,
@@ -103,6 +104,23 @@ def test_writes_of_a_raising_target_are_rolled_back_and_its_error_is_kept(
     assert (row.status, row.num_attempts, row.num_errors, row.completed_at) == (Status.PENDING, 1, 1, None)
     assert row.last_error == "Broken: after the write"
     assert written(engine) == []
+
+
+def test_a_statement_is_compiled_once_for_all_lanes(
+    app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = write(Client, "ping"), write(Client, "ping")
+    assert app.perform(first.id) == Succeeded(first.id)
+    compiled: list[Any] = []
+    compile_it: Any = SQLCompiler.__init__
+
+    def noted(self: SQLCompiler, dialect: Any, statement: Any, *args: Any, **options: Any) -> None:
+        compiled.append(statement)
+        compile_it(self, dialect, statement, *args, **options)
+
+    monkeypatch.setattr(SQLCompiler, "__init__", noted)
+    assert app.perform(second.id) == Succeeded(second.id)
+    assert compiled == []
 
 
 def test_retried_says_after_how_long_and_why(app: AsyncTask, write: Write) -> None:
