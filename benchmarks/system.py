@@ -84,7 +84,7 @@ class System(Protocol):
 
     def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
         """Perform jobs until SIGTERM. `options`: "single" (one commit a job), "lanes", "kind", "processes",
-        "defaults" (nothing that was set for speed)."""
+        "defaults" (nothing that was set for speed), "hold" (seconds that such a job lasts here, if not for ever)."""
         ...
 
 

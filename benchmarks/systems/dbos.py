@@ -22,6 +22,7 @@ BESIDE = (
     "WHERE {where} ON CONFLICT DO NOTHING"
 )
 """Arguments and results lie in tables of their own."""
+lasting = [HOLD]
 boards: list[Board] = []
 """That of this worker."""
 
@@ -123,6 +124,7 @@ class Dbos:
 
     def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
         boards.append(board)
+        lasting.append(options.get("hold", HOLD))
         over = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: over.set())
         with _launched(url, 1.0 if options.get("defaults") else POLL, options.get("executor")):
@@ -153,7 +155,7 @@ class _launched:
         @DBOS.workflow(name="hold")
         def hold(number: int) -> None:
             boards[0].mark(number)
-            DBOS.sleep(HOLD)
+            DBOS.sleep(lasting[-1])
 
     def __enter__(self) -> None:
         self._dbos.launch()
