@@ -77,6 +77,7 @@ def _takes_part(stage: Stage, measure: Measure, subject: Subject) -> bool:
 def _take(stage: Stage, measure: Measure, result: Result, until: float | None, tell: Callable[[str], None]) -> None:
     if until is not None and time.monotonic() > until:
         result.reason = result.reason or "no time was left in this run"
+        tell(f"{measure.name:12} {result.subject.label:34} {result.reason}")
         return
     begun = time.monotonic()
     try:

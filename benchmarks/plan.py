@@ -39,7 +39,7 @@ FULL = Plan(
     recovery=150, memory=600,
 )  # fmt: skip
 QUICK = Plan(
-    name="quick", rounds=1, within=155, transactions=300, bulk=10_000, drain=10_000, warm=1_000, single=1_500,
+    name="quick", rounds=1, within=155, transactions=300, bulk=10_000, drain=10_000, warm=300, single=1_500,
     longest=2.5, paced=30, idle=10, beside=3_000, others=100_000, snapshot=12, producers=32, produce=1,
     recovery=10, memory=10, peers_in=frozenset({"drain", "enqueue", "bulk", "latency100", "idle"}),
 )  # fmt: skip

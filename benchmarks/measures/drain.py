@@ -21,6 +21,10 @@ HOW = (
 )
 
 
+GATHER = 3.0
+"""Seconds in which several workers start, before the table is theirs."""
+
+
 def drain(stage: Stage, subject: Subject, database: str, total: int, warm: int, *, processes: int = 1,
           url: str | None = None, recorded: bool = True, **options: Any) -> Sample:  # fmt: skip
     """Rate and processor time of workers that empty a database that is filled. `recorded`: until the database says that
@@ -29,8 +33,11 @@ def drain(stage: Stage, subject: Subject, database: str, total: int, warm: int, 
     with contextlib.ExitStack() as until:
         workers: list[Worker] = []
         spawned = time.monotonic()
-        for _ in range(processes):
-            workers.append(until.enter_context(stage.worker(subject.system, database, url=url, **options)))
+        with stage.held(subject.system, database) if processes > 1 else contextlib.nullcontext():
+            for _ in range(processes):
+                workers.append(until.enter_context(stage.worker(subject.system, database, url=url, **options)))
+            if processes > 1:
+                time.sleep(GATHER)  # so that the first one is not done before the second has begun
 
         def done() -> int:
             return sum(one.board.count for one in workers)
@@ -93,7 +100,14 @@ def take_writes(stage: Stage, subject: Subject) -> Sample:
 
 
 MEASURE = Measure("drain", "Drain of no-op jobs, one process", HOW, COLUMNS, _all, take)
-TWO = Measure("two", "Drain of no-op jobs, two processes", HOW, COLUMNS, _all, take_two)
+TWO = Measure(
+    "two",
+    "Drain of no-op jobs, two processes",
+    f"{HOW} The table is locked until both processes have started, so that they begin together.",
+    COLUMNS,
+    _all,
+    take_two,
+)
 SINGLE = Measure(
     "single",
     "One commit a job, one process",
