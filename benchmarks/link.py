@@ -50,12 +50,12 @@ class Link:
         while True:
             patience = max(0.0, self._held[0][0] - time.monotonic()) if self._held else 1.0
             ready, free, _ = select.select([until, self._listener, *self._other], [*self._owed], [], patience)
+            if until in ready:
+                return
             for one in ready:
-                if one == until:
-                    return
                 if one is self._listener:
                     self._join()
-                else:
+                elif isinstance(one, socket.socket):
                     self._take(one)
             self._release()
             for one in free:

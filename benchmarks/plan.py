@@ -41,7 +41,7 @@ FULL = Plan(
 QUICK = Plan(
     name="quick", rounds=1, within=155, transactions=300, bulk=10_000, drain=10_000, warm=300, single=1_500,
     longest=2.5, paced=30, idle=10, beside=3_000, others=100_000, snapshot=12, producers=32, produce=1,
-    recovery=10, memory=10, peers_in=frozenset({"drain", "enqueue", "bulk", "latency100", "idle"}),
+    recovery=15, memory=10, peers_in=frozenset({"drain", "enqueue", "bulk", "latency100", "idle"}),
 )  # fmt: skip
 TINY = Plan(
     name="tiny", rounds=1, within=None, transactions=5, bulk=50, drain=100, warm=10, single=50, longest=10, paced=5,

@@ -73,7 +73,7 @@ class AsyncTaskSystem:
     table = "async_task_attempts"
     fresh: Mapping[str, str] = MappingProxyType({"id": "gen_random_uuid()"})
     unfinished = "SELECT count(*) FROM async_task_attempts WHERE status = 'pending' AND scheduled_at IS NULL"
-    finished = "status = 'succeeded'"
+    finished: str | None = "status = 'succeeded'"
     also: tuple[str, ...] = ()
     by_restart = False
     doors: tuple[str, ...] = ("ORM", "Core")
