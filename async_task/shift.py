@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 
 from sqlalchemy import Table
 
-from async_task import presence, transactions
+from async_task import limits, presence, transactions
 from async_task.attempt import BaseAttempt
 from async_task.claims import Claim
 from async_task.dialects import locks_rows
@@ -30,6 +30,7 @@ from async_task.runs import Run
 from async_task.settling import insist, park
 from async_task.site import Site
 from async_task.status import Status
+from async_task.targets import limits as target_limits
 from async_task.verbs import table_of
 
 logger = logging.getLogger("async_task")
@@ -88,6 +89,16 @@ class Shift:
         )
         claims = self._claimed(lane, claim, lambda found: found)
         return claims[0] if claims else None
+
+    def claim_limited(
+        self, lane: Lane, queue: str, *, began: dt.datetime, suspects: bool, targets: Sequence[str] = ()
+    ) -> tuple[Claim | None, dt.timedelta | None]:
+        """The same of a queue with a limit; and where that holds something back, when to come again."""
+        own = target_limits().get(queue)
+        where = (lane.engine, self.table, self.worker, self.lease, queue, 1, own)
+        claim = partial(limits.claim_limited, *where, began=began, suspects=suspects, targets=targets)
+        claims, after = self._claimed(lane, claim, lambda found: (found, None))
+        return (claims[0] if claims else None), after
 
     def perform(self, lane: Lane, claim: Claim) -> Outcome:
         """Perform a claimed attempt on this lane; a suspect in the quarantine, one at a time."""

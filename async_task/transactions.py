@@ -32,17 +32,28 @@ def claim_due(
 ) -> list[Claim]:  # fmt: skip
     """Take up to `limit` due attempts of one queue, of any target or of these, the most urgent first. The start of each
     is counted and committed before anything is called."""
+    with engine.begin() as connection:
+        return claim_in(
+            connection, table, worker, lease, queue, limit,
+            claim_id=claim_id, began=began, suspects=suspects, targets=targets,
+        )  # fmt: skip
+
+
+def claim_in(
+    connection: Connection, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
+    *, claim_id: uuid.UUID | None, began: dt.datetime | None, suspects: bool, targets: Sequence[str],
+) -> list[Claim]:  # fmt: skip
+    """The same in the transaction of `connection`."""
     conditions = queries.due(table, began=began, suspects=suspects, targets=targets)
     values = claiming(table, claim_id or uuid.uuid4(), worker, lease)
-    with engine.begin() as connection:
-        if probes_laterally(engine.dialect):
-            return _take(connection, table, queries.nearest_due(table, queue, conditions, limit), values)
-        ids: list[uuid.UUID] = []
-        flags = connection.execute(queries.priorities_due(table, queue, conditions)).one()
-        for priority in (number for number, is_due in zip(queries.PRIORITIES, flags, strict=True) if is_due):
-            if len(ids) < limit:
-                ids += connection.scalars(queries.due_in_priority(table, queue, priority, conditions, limit - len(ids)))
-        return _take_ids(connection, table, ids, values)
+    if probes_laterally(connection.dialect):
+        return _take(connection, table, queries.nearest_due(table, queue, conditions, limit), values)
+    ids: list[uuid.UUID] = []
+    flags = connection.execute(queries.priorities_due(table, queue, conditions)).one()
+    for priority in (number for number, is_due in zip(queries.PRIORITIES, flags, strict=True) if is_due):
+        if len(ids) < limit:
+            ids += connection.scalars(queries.due_in_priority(table, queue, priority, conditions, limit - len(ids)))
+    return _take_ids(connection, table, ids, values)
 
 
 def claim_one(

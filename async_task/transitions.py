@@ -69,6 +69,11 @@ def parking(table: Table, after: dt.timedelta, *, reason: str, started: bool) ->
     }
 
 
+def setting_aside(table: Table, queue: str) -> Values:
+    """Given back unstarted and uncharged, into another queue, where it waits until that is served."""
+    return {**UNCLAIMED, "queue": queue, "updated_at": written(), "num_attempts": table.c.num_attempts - 1}
+
+
 def recovering(table: Table, crash_limit: int, reason: str) -> Values:
     """The start was lost with its process: counted, and given back where it stood in the queue; at `crash_limit` in a
     row, failed."""
