@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from async_task.outcomes import Retried as Retried
     from async_task.outcomes import Succeeded as Succeeded
     from async_task.outcomes import Superseded as Superseded
+    from async_task.pauses import QueueState as QueueState
     from async_task.policies import policy as policy
     from async_task.previews import BatchPreview as BatchPreview
     from async_task.previews import DueCalls as DueCalls
@@ -90,6 +91,7 @@ _HOMES = {
     "jobs": "AttemptBatchJob AttemptJob BaseAttemptBatchJob BaseAttemptJob",
     "lanes": "Lane",
     "outcomes": "Busy Canceled Expired Failed NotDue NotPending Outcome Parked Retried Succeeded Superseded",
+    "pauses": "QueueState",
     "policies": "policy",
     "previews": "BatchPreview DueCalls",
     "retry": "Retry",

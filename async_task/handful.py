@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
@@ -96,10 +97,14 @@ class Handful:
                 self._perform_together()
             else:
                 self._perform_first_alone()
-        with self._guard:
+        with self._guarded():
             unstarted = self._take_all_waiting()
         self._give_back(unstarted)
         self._portions.to_claim.note(number, self._in_calls)
+
+    def _guarded(self) -> AbstractContextManager[object]:
+        lane = self._site.lane
+        return lane.guarded(self._guard) if lane.is_async else self._guard
 
     def is_overdue(self, now: float) -> bool:
         """Whether its call takes so long that others should not wait for it. Asked from another thread."""
@@ -158,7 +163,7 @@ class Handful:
 
     def _open(self) -> Iterator[tuple[Claim, PreparedCall]]:
         """Lock the next few, if they want to be locked; then each of them whose turn it is."""
-        with self._guard:
+        with self._guarded():
             chosen = self._choose()
             self._is_together, self._is_locked = True, chosen[0][1].is_locked
             if self._is_locked:
@@ -196,7 +201,7 @@ class Handful:
         return [one for one in chosen if one[0].id in locked]
 
     def _next(self) -> tuple[Claim, PreparedCall] | None:
-        with self._guard:
+        with self._guarded():
             now = time.monotonic()
             is_late = self._called and now - self._first >= self._settle_within
             if not self._left or not self._waiting or is_late or self._stop():
@@ -210,7 +215,7 @@ class Handful:
     def _note(self, claim: Claim, call: PreparedCall, answer: object) -> None:
         elapsed = time.monotonic() - self._since
         decision = SUCCESS if answer is None else decided(claim, call, answer, dt.timedelta(seconds=elapsed))
-        with self._guard:
+        with self._guarded():
             self._running = None
             if not self._called:
                 self._first = time.monotonic()
@@ -218,7 +223,7 @@ class Handful:
 
     def _settle(self) -> None:
         """Write what was called, and commit; then tell of it."""
-        with self._guard:
+        with self._guarded():
             self._running, self._is_together = None, False
             unstarted = [] if self._is_short() else self._take_all_waiting()
             unstarted, self._unstarted = self._unstarted + unstarted, []
@@ -284,14 +289,14 @@ class Handful:
     # Alone.
 
     def _perform_first_alone(self) -> None:
-        with self._guard:
+        with self._guarded():
             claim, call = self._waiting.popleft()
             self._running, self._since = claim, time.monotonic()
         try:
             self._alone(claim, call)
         finally:
             self._in_calls += time.monotonic() - self._since
-            with self._guard:
+            with self._guarded():
                 self._running = None
 
     def _take_all_waiting(self) -> list[Claim]:

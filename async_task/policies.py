@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from async_task.encryption import Encryptor, know
 from async_task.errors import ConfigurationError
+from async_task.rates import Limit, rate_of
 from async_task.retry import DEFAULT_RETRY, Duration, Retry, duration
 
 Mode = Literal["locked", "leased"]
@@ -34,7 +35,9 @@ class Settings(TypedDict, total=False):
     `encryptor`: an encryptor or its name. `only_encrypted`: refuse what lies in a row as plain text, also what was
     written there before. `redact`: arguments never shown, the target's and the method's together. `queue`, `priority`:
     where its attempts wait, and how urgent (0 first, 9 last). `isolate`: call a `def` in a child process, which
-    `timeout` ends with all that the call has started.
+    `timeout` ends with all that the call has started. `max_running`: calls at a time, on all machines
+    together; `rate`: starts in a time, "10/s", "100/m", or a number of them in a second. Both are of a whole target,
+    which then waits in a queue of its own unless `queue` names one, and are that queue's.
     """
 
     retry: Retry
@@ -47,6 +50,8 @@ class Settings(TypedDict, total=False):
     queue: str
     priority: int
     isolate: bool
+    max_running: int
+    rate: str | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class Policy:
     queue: str | None = None
     priority: int | None = None
     isolate: bool | None = None
+    max_running: int | None = None
+    rate: float | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "Policy":
@@ -89,6 +96,10 @@ class Policy:
         return Policy(**both)
 
     @property
+    def limit(self) -> Limit:
+        return Limit(self.max_running, self.rate)
+
+    @property
     def retry_or_default(self) -> Retry:
         return self.retry or DEFAULT_RETRY
 
@@ -99,6 +110,8 @@ def policy(**settings: Unpack[Settings]) -> Callable[[F], F]:
     Raises ConfigurationError for a bad setting, and where it would mean nothing: on a class, above `@target`.
     """
     checked = Policy.of(settings)
+    if checked.limit:
+        raise ConfigurationError("max_running and rate are for a whole target: say them in @target(...)")
 
     def mark(method: F) -> F:
         function = getattr(method, "__func__", method)
@@ -140,6 +153,11 @@ def _check(values: dict[str, Any]) -> None:
             raise ConfigurationError(f"{name} is True or False")
     if "redact" in values:
         values["redact"] = _names(values["redact"])
+    if "rate" in values:
+        values["rate"] = rate_of(values["rate"])
+    most = values.get("max_running", 1)
+    if type(most) is not int or not 1 <= most <= 2**31 - 1:
+        raise ConfigurationError(f"max_running is a whole number of at least 1, not {most!r}")
     check_queue(values.get("queue"))
     check_priority(values.get("priority"))
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql
@@ -64,15 +65,16 @@ def due(
     began: Given[dt.datetime] | None = None,
     suspects: bool | None = None,
     targets: Given[Sequence[str]] = (),
-    besides: Given[Sequence[str]] = (),
+    besides: Given[Sequence[tuple[str, str]]] = (),
 ) -> tuple[ColumnElement[bool], ...]:
-    """Waiting, due, not overdue; suspects only, all but suspects, or (None) both; of `targets`, or (none) of any; of
-    none of `besides`. With `began`: due when that run began, there by then, and not started since, by whomever: so that
-    a run starts each once, and ends."""
+    """Waiting, due, not overdue; suspects only, all but suspects, or (None) both; of `targets`, or (none) of any; of none
+    of the calls `besides`, a target and a method each. With `began`: due when that run began, there by then, and not
+    started since, by whomever: so that a run starts each once, and ends."""
     since: Any = compared() if began is None else _as_instant(table, began)
     once = () if began is None else (table.c.created_at <= since, func.coalesce(table.c.attempted_at, since) <= since)
     wanted = (table.c.target.in_(targets),) if _is_said(targets) else ()
-    unwanted = (table.c.target.not_in(besides),) if _is_said(besides) else ()
+    call = tuple_(table.c.target, table.c.method_name)
+    unwanted = (call.not_in(besides),) if _is_said(besides) else ()
     chosen = (*_crashed(table, suspects), *wanted, *unwanted)
     return (*is_waiting(table), table.c.due_at <= since, ~is_overdue(table), *chosen, *once)
 

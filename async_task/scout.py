@@ -121,6 +121,7 @@ class Scout:
         found = look(lane.glance, self._shift.table, self._shift.worker, self._shift.lease, self._queues)
         if found.has_arrivals:
             found = self._look_again(lane)
+        self._rounds.paused, self._rounds.limited = found.paused, found.limited
         for queue in found.queues:
             self._rounds.ring(queue)
         if found.has_suspects:
@@ -153,8 +154,12 @@ class Scout:
     def _wait(self) -> None:
         """Until it is time to look. What the bell says meanwhile is passed on at once."""
         until = time.monotonic() + self._pace.next()
-        while not self._is_over() and (left := until - time.monotonic()) > 0:
-            rung = self._bell.wait(left, self._queues or None)
+        while not self._is_over():
+            later = self._rounds.ring_what_is_late()
+            now = time.monotonic()
+            if now >= until:
+                return
+            rung = self._bell.wait(max(0.0, min(until, later or until) - now), self._queues or None)
             for queue in rung:
                 self._rounds.ring(queue)
             if rung:

@@ -26,6 +26,7 @@ from async_task import queries
 from async_task.claims import columns
 from async_task.dialects import compared
 from async_task.status import Status
+from async_task.tables import beside
 from async_task.transitions import claiming, ending, extending, returning
 
 Statement = Any
@@ -34,7 +35,7 @@ Statement = Any
 
 class Shape(NamedTuple):
     """What a claim asks for, beside its queue and number: only what was due when a run `began`; suspects, or all but
-    these; of some `targets`; of all `besides` some."""
+    these; of some `targets`; of all calls `besides` some."""
 
     began: bool = False
     suspects: bool = False
@@ -45,7 +46,7 @@ class Shape(NamedTuple):
 @lru_cache(maxsize=256)
 def claim(table: Table, lease: dt.timedelta, shape: Shape) -> Statement:
     """Take the nearest due attempts, in one statement (PostgreSQL). Takes `a_queue`, `a_number`, `a_claim`, `a_worker`,
-    and what `shape` says: `since`, `some_targets`, `other_targets`."""
+    and what `shape` says: `since`, `some_targets`, `other_calls`."""
     found = queries.nearest_due(table, bindparam("a_queue"), _due(table, shape), _a_number())
     return queries.take(table, found, _claiming(table, lease))
 
@@ -108,14 +109,17 @@ def strays(table: Table) -> Statement:
     return select(*columns(table)).where(queries.is_pending(table), table.c.claim_id.is_not(None), *lost)
 
 
-QUEUE = "queue"
+QUEUE, PAUSED, LIMITED = "queue", "paused", "limited"
 KINDS = ARRIVALS, SUSPECTS, ORPHANS, OVERDUE = "arrivals", "suspects", "orphans", "overdue"
 
 
 @lru_cache(maxsize=64)
 def look(table: Table, lease: dt.timedelta, wanted: tuple[str, ...]) -> Statement:
-    """Rows of a kind and a name: each queue in which anything is due, of those `wanted` or of all; and one of each of
-    the KINDS of which there is something. Takes `a_worker`, whose lost claims count as orphans."""
+    """Rows of a kind and a name: each queue in which anything is due, of those `wanted` or of all; each queue that is
+    PAUSED, or LIMITED; and one of each of the KINDS of which there is something. Takes `a_worker`, whose lost claims
+    count as orphans."""
+    states = beside(table).queues
+    is_limited = or_(states.c.max_running.is_not(None), states.c.rate.is_not(None))
     names = _these(wanted) if wanted else _names(table)
     conditions = queries.due(table, suspects=False)
     due = select(literal(QUEUE), names.c.queue).where(or_(*queries.looks(table, names.c.queue, conditions)))
@@ -123,6 +127,10 @@ def look(table: Table, lease: dt.timedelta, wanted: tuple[str, ...]) -> Statemen
     held = (queries.is_pending(table), table.c.claim_id.is_not(None))
     return union_all(
         due,
+        select(literal(PAUSED), states.c.name).where(states.c.paused_at.is_not(None)),
+        select(literal(LIMITED), states.c.name).where(
+            or_(states.c.max_running.is_not(None), states.c.rate.is_not(None))
+        ),
         _flag(ARRIVALS, table, (queries.is_pending(table), table.c.arrived)),
         _flag(SUSPECTS, table, queries.due(table, suspects=True)),
         _flag(ORPHANS, table, queries.lapsed(table, lease)),
@@ -169,7 +177,7 @@ def _due(table: Table, shape: Shape) -> tuple[Any, ...]:
         began=bindparam("since", type_=table.c.due_at.type) if shape.began else None,
         suspects=shape.suspects,
         targets=bindparam("some_targets", expanding=True) if shape.targets else (),
-        besides=bindparam("other_targets", expanding=True) if shape.besides else (),
+        besides=bindparam("other_calls", expanding=True) if shape.besides else (),
     )
 
 

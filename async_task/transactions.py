@@ -37,29 +37,41 @@ class Written(NamedTuple):
 def claim_due(
     where: Engine | Connection, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
     *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
-    targets: Sequence[str] = (), besides: Sequence[str] = (),
+    targets: Sequence[str] = (), besides: Sequence[tuple[str, str]] = (),
 ) -> list[Claim]:  # fmt: skip
-    """Take up to `limit` due attempts of one queue, of any target, of these `targets`, or of all `besides` some; the
-    most urgent first. The start of each is counted and committed before anything is called."""
-    shape = statements.Shape(began is not None, suspects, bool(targets), bool(besides))
-    asked = {"a_queue": queue, "since": began, "some_targets": list(targets), "other_targets": list(besides)}
-    given = {"a_claim": claim_id or uuid.uuid4(), "a_worker": worker}
+    """Take up to `limit` due attempts of one queue, the most urgent first: of any target, of these `targets`, or of all
+    calls `besides` some, each a target and its method. The start of each is counted and committed before any call."""
     with begun(where) as connection:
-        if probes_laterally(connection.dialect):
-            found = connection.execute(
-                statements.claim(table, lease, shape), _only(shape, asked) | given | {"a_number": limit}
-            )
-            return _claims(found.all())
-        ids: list[uuid.UUID] = []
-        flags = connection.execute(statements.priorities_due(table, shape), _only(shape, asked)).one()
-        for priority in (number for number, is_due in zip(queries.PRIORITIES, flags, strict=True) if is_due):
-            if len(ids) < limit:
-                wanted = _only(shape, asked) | {"a_priority": priority, "a_number": limit - len(ids)}
-                ids += connection.scalars(statements.due_in_priority(table, shape), wanted)
-        if not ids:
-            return []
-        connection.execute(statements.take_ids(table, lease), given | {"ids": ids})
-        return _claims(connection.execute(statements.taken(table), {"a_claim": given["a_claim"], "ids": ids}).all())
+        return claim_in(
+            connection, table, worker, lease, queue, limit,
+            claim_id=claim_id, began=began, suspects=suspects, targets=targets, besides=besides,
+        )  # fmt: skip
+
+
+def claim_in(
+    connection: Connection, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
+    *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
+    targets: Sequence[str] = (), besides: Sequence[tuple[str, str]] = (),
+) -> list[Claim]:  # fmt: skip
+    """The same in the transaction of `connection`."""
+    shape = statements.Shape(began is not None, suspects, bool(targets), bool(besides))
+    asked = {"a_queue": queue, "since": began, "some_targets": list(targets), "other_calls": list(besides)}
+    given = {"a_claim": claim_id or uuid.uuid4(), "a_worker": worker}
+    if probes_laterally(connection.dialect):
+        found = connection.execute(
+            statements.claim(table, lease, shape), _only(shape, asked) | given | {"a_number": limit}
+        )
+        return _claims(found.all())
+    ids: list[uuid.UUID] = []
+    flags = connection.execute(statements.priorities_due(table, shape), _only(shape, asked)).one()
+    for priority in (number for number, is_due in zip(queries.PRIORITIES, flags, strict=True) if is_due):
+        if len(ids) < limit:
+            wanted = _only(shape, asked) | {"a_priority": priority, "a_number": limit - len(ids)}
+            ids += connection.scalars(statements.due_in_priority(table, shape), wanted)
+    if not ids:
+        return []
+    connection.execute(statements.take_ids(table, lease), given | {"ids": ids})
+    return _claims(connection.execute(statements.taken(table), {"a_claim": given["a_claim"], "ids": ids}).all())
 
 
 def claim_one(
@@ -277,7 +289,7 @@ def begun(where: Engine | Connection) -> Iterator[Connection]:
 
 def _only(shape: statements.Shape, asked: dict[str, Any]) -> dict[str, Any]:
     """The parameters that a statement of this shape has."""
-    said = {"since": shape.began, "some_targets": shape.targets, "other_targets": shape.besides}
+    said = {"since": shape.began, "some_targets": shape.targets, "other_calls": shape.besides}
     return {name: value for name, value in asked.items() if said.get(name, True)}
 
 

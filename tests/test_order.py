@@ -174,12 +174,16 @@ def test_a_call_that_gives_up_lets_the_next_one_go(outbox_app: AsyncTask, write:
 
 
 def test_list_and_show_say_behind_what_an_attempt_waits(
-    run: Run, line: Any, own: Engine, outbox_app: AsyncTask, monkeypatch: pytest.MonkeyPatch
+    run: Run, line: Any, own: Engine, sessions: Sessions, outbox_app: AsyncTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "180")
     first, second = line("shop 1", 2)
     assert "waits for its turn" in run("list").out
     orders.line_up(own, TABLE)
+    with sessions() as session:
+        found = {one.id: one.is_due for one in session.scalars(select(Attempt))}
+        assert found == {first: True, second: False}
+        assert [one.id for one in session.scalars(Attempt.due())] == [first]
     listed = run("list").out
     assert listed.count("waiting") == 1
     assert f"waits behind {first}" in listed

@@ -92,6 +92,7 @@ def run_batch(wanted: Wanted, is_dry: bool, is_json: bool, fail_on: str | None, 
       crashed     the same, failed at the crash limit
       seconds     how long it took
       left        due and not started for want of time; 10000: or more
+      paused      queues in which something waits, left out because paused
       overlapped  null, or the run for whose sake nothing was done:
                   {worker, host, pid, started_at}
     With --dry-run:
@@ -155,13 +156,18 @@ def figures(report: BatchReport) -> str:
     swept = _listed(
         (report.expired, "expired"), (report.recovered, "recovered"), (report.crashed, "failed at the crash limit")
     )
+    swept = "; ".join(part for part in (swept, _left_out(report.paused)) if part)
     if not report.claimed:
-        begun = "Nothing was started" if report.left else "Nothing was due"
+        begun = "Nothing was started" if report.left or report.paused else "Nothing was due"
         return "; ".join(part for part in (begun, swept) if part) + "."
     made = ": ".join(
         part for part in (f"{counted(report.claimed, 'attempt')} in {report.seconds:.1f} s", ended) if part
     )
     return "; ".join(part for part in (made, swept) if part) + "."
+
+
+def _left_out(paused: int) -> str:
+    return f"{counted(paused, 'queue is', 'queues are')} paused, and left out" if paused else ""
 
 
 def _listed(*numbers: tuple[int, str]) -> str:
