@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, event, update
 
+import elsewhere
 import outbox
 from async_task import AsyncTask, Attempt, ConfigurationError, Status, policy, target, targets, transactions
 from async_task.claims import Claim
@@ -17,6 +18,7 @@ from async_task.outcomes import Decision
 from async_task.rates import PAUSE, Allowance, Limit, allowance, rate_of
 from async_task.tables import Queue
 from clockwork import row_of
+from databases import somebody_waits
 from outbox import Client
 
 Write = Callable[..., Attempt]
@@ -166,6 +168,28 @@ def test_a_limit_that_only_the_database_knows_is_kept_and_a_new_one_of_the_targe
     assert len(_claim(own, 10, Limit(1))[0]) == 1
     assert _claim(own, 10, None) == ([], PAUSE)
     assert len(_claim(own, 10, Limit(3))[0]) == 2
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_who_claims_while_another_one_does_waits_and_counts_what_that_one_took(
+    own: Engine, engine: Engine, write: Write
+) -> None:
+    _claim(own, 1, Limit(2))
+    for _ in range(5):
+        write(Client, "ping", queue="few")
+    other = Source(engine).private()
+    found: list[Any] = []
+
+    def meanwhile(_: Any) -> None:
+        if not found:
+            found.append(threads.submit(_claim, other, 10, Limit(2)))
+            elsewhere.await_(lambda: somebody_waits(engine), "the second one waits at the turnstile")
+
+    with ThreadPoolExecutor(1) as threads:
+        event.listen(own, "commit", meanwhile)
+        assert len(_claim(own, 10, Limit(2))[0]) == 2
+        assert found[0].result(30) == ([], PAUSE)
+    other.dispose()
 
 
 def test_many_lanes_together_never_hold_more_than_the_limit(own: Engine, engine: Engine, write: Write) -> None:

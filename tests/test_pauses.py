@@ -91,6 +91,8 @@ def test_the_command_line_pauses_lists_and_resumes(run: Run, outbox_app: AsyncTa
     assert "by anna: their server is down" in " ".join(listed.split())
     told = run("queues", "--json").json
     assert (told["name"], told["paused_by"], told["max_running"]) == ("mail", "anna", None)
+    assert run("run-batch", "--dry-run", "--json").json["paused"] == ["mail"]
+    assert "Nothing is due.\nLeft out, because paused: mail." in run("run-batch", "--dry-run").out
     report = run("run-batch", "--json", "--module", "outbox").json
     assert (report["claimed"], report["paused"]) == (0, 1)
     assert run("resume", "--queue", "mail").err == "The queue mail goes on.\n"

@@ -101,6 +101,7 @@ def run_batch(wanted: Wanted, is_dry: bool, is_json: bool, fail_on: str | None, 
       calls       [{queue, target, due, unperformable, problems: []}]
                   unperformable: would be parked, as problems say
       to_recover, to_expire
+      paused      the names of the queues that are paused
       overlapped  null, or the run that is at work now
     Fields may be added, and are not renamed.
     """
@@ -206,6 +207,8 @@ def _expectations(found: BatchPreview, limit: int | None) -> Iterator[str]:
     swept = _listed((found.to_recover, "would be recovered, and then be due"), (found.to_expire, "would expire"))
     if swept:
         yield f"Before that, {swept}."
+    if found.paused:
+        yield f"Left out, because paused: {', '.join(found.paused)}."
     if found.overlapped is not None:
         yield f"Another batch is at work: {found.overlapped}."
     yield "Nothing was done: this is a dry run."
