@@ -128,9 +128,7 @@ def look(table: Table, lease: dt.timedelta, wanted: tuple[str, ...]) -> Statemen
     return union_all(
         due,
         select(literal(PAUSED), states.c.name).where(states.c.paused_at.is_not(None)),
-        select(literal(LIMITED), states.c.name).where(
-            or_(states.c.max_running.is_not(None), states.c.rate.is_not(None))
-        ),
+        select(literal(LIMITED), states.c.name).where(is_limited),
         _flag(ARRIVALS, table, (queries.is_pending(table), table.c.arrived)),
         _flag(SUSPECTS, table, queries.due(table, suspects=True)),
         _flag(ORPHANS, table, queries.lapsed(table, lease)),
