@@ -67,9 +67,9 @@ def due(
     targets: Given[Sequence[str]] = (),
     besides: Given[Sequence[tuple[str, str]]] = (),
 ) -> tuple[ColumnElement[bool], ...]:
-    """Waiting, due, not overdue; suspects only, all but suspects, or (None) both; of `targets`, or (none) of any; of none
-    of the calls `besides`, a target and a method each. With `began`: due when that run began, there by then, and not
-    started since, by whomever: so that a run starts each once, and ends."""
+    """Waiting, due, not overdue; suspects only, all but suspects, or (None) both; of `targets`, or (none) of any; of
+    none of the calls `besides`, a target and a method each. With `began`: due when that run began, there by then, and
+    not started since, by whomever: so that a run starts each once, and ends."""
     since: Any = compared() if began is None else _as_instant(table, began)
     once = () if began is None else (table.c.created_at <= since, func.coalesce(table.c.attempted_at, since) <= since)
     wanted = (table.c.target.in_(targets),) if _is_said(targets) else ()
@@ -119,8 +119,14 @@ def priorities_due(table: Table, queue: Given[str], conditions: Sequence[ColumnE
 
 def looks(table: Table, queue: Any, conditions: Sequence[ColumnElement[bool]]) -> list[Any]:
     """For each priority of a queue: whether anything is so in it."""
+    # The nearest, as a claim looks for it: where any one would do, PostgreSQL walks the table instead of the index.
     return [
-        select(table.c.id).where(table.c.queue == queue, table.c.priority == number, *conditions).exists()
+        select(table.c.id)
+        .where(table.c.queue == queue, table.c.priority == number, *conditions)
+        .order_by(table.c.due_at, table.c.id)
+        .limit(1)
+        .scalar_subquery()
+        .is_not(None)
         for number in PRIORITIES
     ]
 
