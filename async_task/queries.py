@@ -40,8 +40,10 @@ Given: TypeAlias = T | BindParameter[Any]
 
 
 def is_pending(table: Table) -> ColumnElement[bool]:
-    # A literal, not a parameter: else a prepared statement's generic plan cannot use the partial indexes.
-    return table.c.status == literal(Status.PENDING, table.c.status.type, literal_execute=True)
+    # A literal, not a parameter: else a prepared statement's generic plan cannot use the partial indexes. Some of these
+    # speak of the state, and some of the time since which it is at rest.
+    is_said = table.c.status == literal(Status.PENDING, table.c.status.type, literal_execute=True)
+    return and_(is_said, table.c.completed_at.is_(None))
 
 
 def is_waiting(table: Table) -> tuple[ColumnElement[bool], ...]:

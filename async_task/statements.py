@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     Integer,
     Select,
+    String,
     Table,
     Update,
     Uuid,
     any_,
     bindparam,
+    cast,
     func,
     literal,
     literal_column,
@@ -78,10 +80,20 @@ def taken(table: Table) -> Statement:
 
 @lru_cache(maxsize=64)
 def lock(table: Table, dialect: str) -> Statement:
-    """Those of `ids` that are still ours under `a_claim`, locked. On PostgreSQL the server ends the transaction when it
-    idles, or one of its statements runs, for `a_limit` milliseconds."""
-    limits = ("idle_in_transaction_session_timeout", "statement_timeout") if dialect == "postgresql" else ()
-    return select(table.c.id, *map(_limit, limits)).where(*_ours(table, dialect)).with_for_update(key_share=True)
+    """Lock those of `ids` that are still ours under `a_claim`. PostgreSQL answers one row, which begins with how many;
+    and ends the transaction when it idles, or one of its statements runs, for `a_limit` milliseconds. Others answer the
+    ids."""
+    found = select(table.c.id).where(*_ours(table, dialect)).with_for_update(key_share=True)
+    if dialect != "postgresql":
+        return found
+    limits = ("idle_in_transaction_session_timeout", "statement_timeout")
+    return select(func.count(), *map(_limit, limits)).select_from(found.subquery("locked"))
+
+
+@lru_cache(maxsize=64)
+def ours(table: Table, dialect: str) -> Statement:
+    """Those of `ids` that are still ours under `a_claim`."""
+    return select(table.c.id).where(*_ours(table, dialect))
 
 
 @lru_cache(maxsize=64)
@@ -160,12 +172,14 @@ def _change(table: Table, dialect: str, values: Any) -> Update:
 
 
 def _ours(table: Table, dialect: str) -> tuple[Any, ...]:
-    return _among(table, dialect), table.c.claim_id == _a_claim(table), queries.is_pending(table)
+    # Nothing about the state: only what is pending is claimed, which a constraint keeps; and by what the partial indexes
+    # are about, the planner would be tempted to walk one of them instead of going by id.
+    return _among(table, dialect), table.c.claim_id == _a_claim(table)
 
 
 def _among(table: Table, dialect: str) -> Any:
     if dialect == "postgresql":  # one parameter, however many they are: the statement's text stays the same
-        return table.c.id == any_(bindparam("ids", type_=ARRAY(Uuid())))
+        return table.c.id == any_(cast(bindparam("ids", type_=String()), ARRAY(Uuid())))
     return table.c.id.in_(bindparam("ids", expanding=True))
 
 

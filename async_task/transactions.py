@@ -116,9 +116,14 @@ def write_outcome(
 def lock_all(connection: Connection, table: Table, claims: Sequence[Claim], limit: dt.timedelta) -> set[uuid.UUID]:
     """Lock the rows of these claims, which were taken together, for at most `limit` each time that nothing happens.
     Answers the ids of those that still stand."""
+    name, given = connection.dialect.name, _of_all(connection, claims)
+    if name != "postgresql":
+        return set(connection.scalars(statements.lock(table, name), given))
     milliseconds = str(max(1, int(limit.total_seconds() * 1000)))
-    given = _of_all(claims) | ({"a_limit": milliseconds} if connection.dialect.name == "postgresql" else {})
-    return {row[0] for row in connection.execute(statements.lock(table, connection.dialect.name), given)}
+    number = connection.scalar(statements.lock(table, name), given | {"a_limit": milliseconds})
+    if number == len(claims):
+        return {claim.id for claim in claims}
+    return set(connection.scalars(statements.ours(table, name), given))
 
 
 def write_all(
@@ -129,18 +134,18 @@ def write_all(
     those that were not started. False when somebody else was first with one: then nothing of this may be committed."""
     name = connection.dialect.name
     if succeeded:
-        found = connection.execute(statements.succeed(table, name), _of_all(succeeded)).rowcount
+        found = connection.execute(statements.succeed(table, name), _of_all(connection, succeeded)).rowcount
         if found != len(succeeded):
             return False
     if unstarted:
-        connection.execute(statements.give_back(table, name), _of_all(unstarted))
+        connection.execute(statements.give_back(table, name), _of_all(connection, unstarted))
     return all(write_outcome(connection, table, *one) for one in others)
 
 
 def give_back(where: Engine | Connection, table: Table, claims: Sequence[Claim]) -> None:
     """Give claims that were taken together, and not started, back where they stood, uncharged."""
     with begun(where) as connection:
-        connection.execute(statements.give_back(table, connection.dialect.name), _of_all(claims))
+        connection.execute(statements.give_back(table, connection.dialect.name), _of_all(connection, claims))
 
 
 def strays(engine: Engine, table: Table, worker: str) -> list[Claim]:
@@ -169,7 +174,7 @@ def surrender(engine: Engine, table: Table, claims: Sequence[Claim]) -> set[uuid
 
 def extend(connection: Connection, table: Table, claim: Claim, lease: dt.timedelta) -> None:
     """Let a claim be believed without a lock for another lease."""
-    connection.execute(statements.extend(table, connection.dialect.name, lease), _of_all([claim]))
+    connection.execute(statements.extend(table, connection.dialect.name, lease), _of_all(connection, [claim]))
 
 
 def park(engine: Engine, table: Table, claim: Claim, after: dt.timedelta, reason: str, *, started: bool) -> bool:
@@ -300,8 +305,12 @@ def _claims(rows: Sequence[Any]) -> list[Claim]:
 _urgency = attrgetter("priority", "due_at", "id")
 
 
-def _of_all(claims: Sequence[Claim]) -> dict[str, Any]:
-    return {"ids": [one.id for one in claims], "a_claim": claims[0].claim_id}
+def _of_all(connection: Connection, claims: Sequence[Claim]) -> dict[str, Any]:
+    """The parameters of a statement about claims that were taken together."""
+    ids: Any = [one.id for one in claims]
+    if connection.dialect.name == "postgresql":  # an array as a text: written by us, it takes a quarter of the time
+        ids = f"{{{','.join([one.hex for one in ids])}}}"
+    return {"ids": ids, "a_claim": claims[0].claim_id}
 
 
 def _take(connection: Connection, table: Table, found: Any, values: Values) -> list[Claim]:
