@@ -55,6 +55,7 @@ class Lane:
         if self._connection is None:
             self._connection = self.engine.connect()
             limit_session(self._connection, LOCKED_LIMIT.total_seconds())
+            self._connection.rollback()  # what it began with that
         return self._connection
 
     @property

@@ -172,8 +172,8 @@ def _change(table: Table, dialect: str, values: Any) -> Update:
 
 
 def _ours(table: Table, dialect: str) -> tuple[Any, ...]:
-    # Nothing about the state: only what is pending is claimed, which a constraint keeps; and by what the partial indexes
-    # are about, the planner would be tempted to walk one of them instead of going by id.
+    # Nothing about the state: only what is pending is claimed, which a constraint keeps. By what partial indexes are
+    # about, the planner would be tempted to walk one of them instead of going by id.
     return _among(table, dialect), table.c.claim_id == _a_claim(table)
 
 

@@ -103,6 +103,9 @@ def write_outcome(
     connection: Connection, table: Table, claim: Claim, decision: Decision, failure: Failure | None
 ) -> bool:
     """The same in the transaction of `connection`, and the event of what was raised."""
+    if decision.status is Status.SUCCEEDED:
+        succeed = statements.succeed(table, connection.dialect.name)
+        return connection.execute(succeed, _of_all(connection, [claim])).rowcount == 1
     if not _hits(connection, queries.settle(table, claim.id, claim.claim_id, _values_of(table, decision, failure))):
         return False
     if failure is not None:
@@ -114,8 +117,8 @@ def write_outcome(
 
 
 def lock_all(connection: Connection, table: Table, claims: Sequence[Claim], limit: dt.timedelta) -> set[uuid.UUID]:
-    """Lock the rows of these claims, which were taken together, for at most `limit` each time that nothing happens.
-    Answers the ids of those that still stand."""
+    """Lock the rows of these claims, which were taken together. PostgreSQL ends the transaction when it idles, or
+    one of its statements runs, longer than `limit`. Answers the ids of those that still stand."""
     name, given = connection.dialect.name, _of_all(connection, claims)
     if name != "postgresql":
         return set(connection.scalars(statements.lock(table, name), given))
