@@ -100,7 +100,7 @@ class Consumer:
 
     def _serve(self, lane: Lane, queue: str) -> int:
         """Claim and perform some attempts of this queue. Answers how many."""
-        portions = self._portions.setdefault(queue, Portions(self._settle_within))
+        portions = self._portions.setdefault(queue, Portions())
         number = portions.to_claim.number
         claims = self._claim(lane, queue, number)
         if len(claims) >= number:

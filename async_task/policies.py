@@ -18,7 +18,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__async_task_policy__"
 LOCKED_LIMIT = dt.timedelta(seconds=60)
 COMING = {
-    "settle_within": "how late outcomes may be written",
     "batch": "how many outcomes are written together",
 }
 """Settings that have a name, and no meaning yet: what was asked for and not done would be worse than a refusal."""
@@ -35,9 +34,10 @@ class Settings(TypedDict, total=False):
     `encryptor`: an encryptor or its name. `only_encrypted`: refuse what lies in a row as plain text, also what was
     written there before. `redact`: arguments never shown, the target's and the method's together. `queue`, `priority`:
     where its attempts wait, and how urgent (0 first, 9 last). `isolate`: call a `def` in a child process, which
-    `timeout` ends with all that the call has started. `max_running`: calls at a time, on all machines
-    together; `rate`: starts in a time, "10/s", "100/m", or a number of them in a second. Both are of a whole target,
-    which then waits in a queue of its own unless `queue` names one, and are that queue's.
+    `timeout` ends with all that the call has started. `settle_within`: how long a worker may keep an outcome to write
+    it with others, at most 1 s; 0: each by itself. `max_running`: calls at a time, on all machines together; `rate`:
+    starts in a time, "10/s", "100/m", or a number of them in a second. Both are of a whole target, which then waits in
+    a queue of its own unless `queue` names one, and are that queue's.
     """
 
     retry: Retry
@@ -50,6 +50,7 @@ class Settings(TypedDict, total=False):
     queue: str
     priority: int
     isolate: bool
+    settle_within: Duration
     max_running: int
     rate: str | float
 
@@ -68,6 +69,7 @@ class Policy:
     queue: str | None = None
     priority: int | None = None
     isolate: bool | None = None
+    settle_within: dt.timedelta | None = None
     max_running: int | None = None
     rate: float | None = None
 
@@ -81,7 +83,7 @@ class Policy:
                 raise ConfigurationError(f"{name}=, {COMING[name]}, comes with the worker: leave it out until then")
             if name not in known:
                 raise ConfigurationError(f"{name!r} is no setting of a target: there are {', '.join(sorted(known))}")
-        for name in ("timeout", "max_age"):
+        for name in ("timeout", "max_age", "settle_within"):
             if name in values:
                 values[name] = duration(values[name], name=name)
         _check(values)
@@ -146,6 +148,8 @@ def _check(values: dict[str, Any]) -> None:
         raise ConfigurationError(f"mode is 'locked' or 'leased', not {values['mode']!r}")
     if "timeout" in values and not values["timeout"]:
         raise ConfigurationError("timeout is longer than 0 s")
+    if "settle_within" in values and values["settle_within"] > dt.timedelta(seconds=1):
+        raise ConfigurationError("settle_within is at most 1 s: what is not written yet is called again after a crash")
     if "encryptor" in values and not isinstance(values["encryptor"], str):
         values["encryptor"] = know(values["encryptor"]).name
     for name in ("only_encrypted", "isolate"):

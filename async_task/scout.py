@@ -35,10 +35,15 @@ COMPLAINS_EVERY = 60.0
 
 
 class Errand:
-    """Something that is done now and then, on a thread of its own, once for all who ask for it meanwhile."""
+    """Something that is done now and then, on a thread and a lane of its own, once for all who ask for it meanwhile.
 
-    def __init__(self, name: str, work: Callable[[], None]) -> None:
+    The lane is kept: a sweep waits for a lease before it trusts a connection that is younger than that.
+    """
+
+    def __init__(self, name: str, open_lane: Callable[[], Lane], work: Callable[[Lane], None]) -> None:
+        self._open_lane = open_lane
         self._work = work
+        self._lane: Lane | None = None
         self._asked = threading.Event()
         self._is_over = False
         self._thread = threading.Thread(target=self._live, name=f"async-task-{name}", daemon=True)
@@ -59,9 +64,18 @@ class Errand:
         while self._asked.wait() and not self._is_over:
             self._asked.clear()
             try:
-                self._work()
+                self._lane = self._lane or self._open_lane()
+                self._work(self._lane)
             except Exception as error:
                 logger.warning("%s: %s", self._thread.name, describe(error).summary)
+                self._leave_lane()
+        self._leave_lane()
+
+    def _leave_lane(self) -> None:
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            with contextlib.suppress(Exception):
+                lane.close()
 
 
 class Scout:

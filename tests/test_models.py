@@ -334,7 +334,8 @@ def test_the_claim_walks_a_partial_index(sessions: Sessions, engine: Engine) -> 
         Attempt.create_many(session, [{"target": charge, "method_args": {"amount": 1}}] * 20)
     probe = text(
         "EXPLAIN SELECT id FROM async_task_attempts WHERE status = 'pending' AND completed_at IS NULL "
-        "AND claim_id IS NULL AND released AND queue = 'default' AND priority = 0 AND due_at <= statement_timestamp() ORDER BY due_at, id LIMIT 10"
+        "AND claim_id IS NULL AND released AND queue = 'default' AND priority = 0 "
+        "AND due_at <= statement_timestamp() ORDER BY due_at, id LIMIT 10"
     )
     with engine.connect() as connection:
         connection.execute(text("ANALYZE async_task_attempts"))
