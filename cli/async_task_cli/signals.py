@@ -53,7 +53,7 @@ class Stop:
 
 class Leave:
     """For a command that performs until it is stopped. Each of the first two signals calls `stop()`, which finishes
-    what is in hand, and then abandons it; the third ends the process at once. `spell(words)`: the line that tells of it.
+    what is in hand, and then abandons it; the third ends the process at once. `spell(words)`: the line that tells it.
 
     `exit_code`: 130 or 143 after a signal, None without one.
     """

@@ -147,10 +147,8 @@ class Supervisor:
 
     def _wait(self) -> None:
         """Until something has happened, or is to be done."""
-        times = [
-            *(self._due.values() if self._exit_code is None else ()),
-            *([self._kills_at] if self._kills_at else ()),
-        ]
+        restarts = self._due.values() if self._exit_code is None else ()
+        times = [*restarts, *([self._kills_at] if self._kills_at else ())]
         left = max(0.0, min(times) - time.monotonic()) if times else None
         select.select([self._woken, *(one.link for one in self._children)], [], [], left)
         with contextlib.suppress(BlockingIOError):
@@ -166,7 +164,7 @@ class Supervisor:
             child.tally = Counter(said.get("tally", child.tally))
 
     def _lose(self, child: Child) -> None:
-        """It is dead: what it had in hand is given back, and its place is to be filled again, unless this is the end."""
+        """It is dead: what it had in hand is given back, and its place is to be filled again unless this is the end."""
         self._children.remove(child)
         self._hear(child)  # its last words
         child.link.close()

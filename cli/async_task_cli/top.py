@@ -1,6 +1,5 @@
 """The live view of `async-task worker --top`: drawn again each second, from a few bounded statements."""
 
-import datetime as dt
 import sys
 import threading
 import time
@@ -13,8 +12,9 @@ from rich.live import Live
 from rich.text import Text
 from sqlalchemy import select
 
-from async_task import AsyncTask, Depth, JobEvent, Presence
+from async_task import AsyncTask, Depth, Presence
 from async_task.backlog import MOST_COUNTED
+from async_task.tables import beside
 from async_task_cli.commands.workers import sheet
 from async_task_cli.faults import verdict
 from async_task_cli.terminal import plain, span, table
@@ -57,7 +57,7 @@ class Top:
 
     def _of_the_database(self) -> list[RenderableType]:
         depths = self._depths()
-        errors = self._app.read(_last_errors)
+        errors = self._app.read(lambda session: _last_errors(session, self._app.model.__table__))
         workers: list[Presence] = self._app.workers()
         parts: list[RenderableType] = [queue_table(depths), Text(), sheet(workers)]
         return parts if not errors else [*parts, Text(), error_table(errors)]
@@ -106,7 +106,8 @@ def queue_table(depths: list[Depth]) -> Any:
     return made
 
 
-def error_table(errors: list[tuple[dt.datetime, str, str | None]]) -> Any:
+def error_table(errors: list[Any]) -> Any:
+    """Of rows: when, which attempt, what was said."""
     made = table(["WHEN", "ATTEMPT", "LAST ERRORS"], whole=["WHEN"])
     for when, attempt, message in errors:
         made.add_row(Text(f"{when:%H:%M:%S}"), plain(attempt), plain((message or "").partition("\n")[0]))
@@ -117,9 +118,11 @@ def _counted(number: int) -> str:
     return f"{number:,}{' or more' if number >= MOST_COUNTED else ''}"
 
 
-def _last_errors(session: Any) -> list[tuple[dt.datetime, str, str | None]]:
-    last = select(JobEvent.id, JobEvent.kind, JobEvent.created_at, JobEvent.job_id, JobEvent.message)
+def _last_errors(session: Any, attempts: Any) -> list[Any]:
+    c = beside(attempts).events.c
     # Only among the newest: a table of events that tells of no errors must not be read to its beginning.
-    some = last.order_by(JobEvent.id.desc()).limit(1000).subquery()
-    wanted = select(some.c.created_at, some.c.job_id, some.c.message).where(some.c.kind.in_(("error", "crash")))
-    return [tuple(row) for row in session.execute(wanted.order_by(some.c.id.desc()).limit(NUM_ERRORS))]
+    newest = select(c.id, c.kind, c.job_type, c.created_at, c.job_id, c.message).order_by(c.id.desc()).limit(1000)
+    some = newest.subquery().c
+    wanted = select(some.created_at, some.job_id, some.message)
+    mine = (some.kind.in_(("error", "crash")), some.job_type == attempts.name)
+    return list(session.execute(wanted.where(*mine).order_by(some.id.desc()).limit(NUM_ERRORS)).all())
