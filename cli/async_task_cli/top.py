@@ -15,6 +15,7 @@ from sqlalchemy import select
 from async_task import AsyncTask, Depth, Presence
 from async_task.backlog import MOST_COUNTED
 from async_task.tables import beside
+from async_task.verbs import table_of
 from async_task_cli.commands.workers import sheet
 from async_task_cli.faults import verdict
 from async_task_cli.terminal import plain, span, table
@@ -57,7 +58,7 @@ class Top:
 
     def _of_the_database(self) -> list[RenderableType]:
         depths = self._depths()
-        errors = self._app.read(lambda session: _last_errors(session, self._app.model.__table__))
+        errors = self._app.read(lambda session: _last_errors(session, table_of(self._app.model)))
         workers: list[Presence] = self._app.workers()
         parts: list[RenderableType] = [queue_table(depths), Text(), sheet(workers)]
         return parts if not errors else [*parts, Text(), error_table(errors)]
