@@ -17,7 +17,7 @@ from async_task.calls import PreparedCall
 from async_task.claims import Claim
 from async_task.coroutines import Coroutines, runs_on_loop
 from async_task.failures import describe
-from async_task.handful import Handful
+from async_task.handful import Handful, may_share
 from async_task.lanes import Lane, open_lane
 from async_task.outcomes import Outcome, Succeeded
 from async_task.perform import followed, perform_prepared, prepared
@@ -115,6 +115,7 @@ class Consumer:
             calls = self._handed_over(lane, self._prepared(lane, claims))
             handful = Handful(
                 self._shift.site_on(lane), calls, portions, self._shift.lease, self._settle_within,
+                may_share=may_share if self._single is None else lambda call: False,
                 alone=lambda claim, call: self._perform_alone(lane, claim, call),
                 succeeded=lambda claims: self._note_succeeded(lane, claims),
                 ended=lambda claim, call, settled: self._end(lane, claim, call, settled),

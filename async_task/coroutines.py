@@ -19,7 +19,7 @@ from typing import NamedTuple
 from sqlalchemy.util import greenlet_spawn
 
 from async_task import transactions
-from async_task.calls import PreparedCall, make_coroutine
+from async_task.calls import CLEAN_UP, PreparedCall, make_coroutine
 from async_task.claims import Claim
 from async_task.failures import describe
 from async_task.lanes import Lane, LoopLane, open_lane
@@ -119,7 +119,7 @@ class Coroutines:
             self._writer.join()
         if self._loop is not None and self._runner is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._runner.join(timeout=1)
+            self._runner.join(timeout=2 * CLEAN_UP)
 
     # On the loop.
 
@@ -136,7 +136,24 @@ class Coroutines:
     def _run_loop(self) -> None:
         assert self._loop is not None
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._leave())
+        finally:
+            self._loop.close()
+
+    async def _leave(self) -> None:
+        """Cancel what still runs, but do not wait for ever for what does not mind; then end the connections."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLEAN_UP)
+        if self._lane is not None:
+            await greenlet_spawn(self._lane.close)
+        loop = asyncio.get_running_loop()
+        await loop.shutdown_asyncgens()
+        await loop.shutdown_default_executor()
 
     def _begin(self, calls: Sequence[tuple[Claim, PreparedCall]]) -> None:
         assert self._loop is not None

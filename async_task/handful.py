@@ -47,9 +47,9 @@ class Called(NamedTuple):
 
 
 class Handful:
-    """`alone`: performs a claim that cannot share. Of those that were settled with others, after the commit:
-    `succeeded(claims)` is told of most, and `ended(claim, call, settled)` of each of the rest. `stop`: once it answers
-    True, nothing further is started."""
+    """`may_share`: whether a call may be settled with others; `alone` performs a claim that may not. Of those that were
+    settled with others, after the commit: `succeeded(claims)` is told of most, and `ended(claim, call, settled)` of the
+    rest, one by one. `stop`: once it answers True, nothing further is started."""
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Handful:
         lease: dt.timedelta,
         settle_within: float,
         *,
+        may_share: Callable[[PreparedCall], bool],
         alone: Alone,
         succeeded: Callable[[list[Claim]], None],
         ended: Ended,
@@ -68,6 +69,7 @@ class Handful:
         self._portions = portions
         self._lease = lease
         self._settle_within = settle_within
+        self._may_share = may_share
         self._alone = alone
         self._tell_succeeded = succeeded
         self._ended = ended
@@ -90,7 +92,7 @@ class Handful:
         """Until nothing of it is left: settled, or given back. Inside of `lane.run`."""
         number = len(self._waiting)
         while self._waiting and not self._stop():
-            if may_share(self._waiting[0][1]):
+            if self._may_share(self._waiting[0][1]):
                 self._perform_together()
             else:
                 self._perform_first_alone()
@@ -171,7 +173,7 @@ class Handful:
         chosen: list[tuple[Claim, PreparedCall]] = []
         while self._waiting and len(chosen) < most:
             call = self._waiting[0][1]
-            if not may_share(call) or call.is_locked is not is_locked:
+            if not self._may_share(call) or call.is_locked is not is_locked:
                 break
             chosen.append(self._waiting.popleft())
         return chosen

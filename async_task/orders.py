@@ -87,6 +87,14 @@ def next_of(engine: Engine, table: Table, key: str) -> Any:
         return connection.execute(_released(table, key)).first()
 
 
+def ahead(table: Table) -> Any:
+    """Of each row of the enclosing statement: the id of the attempt for which it waits, else null."""
+    other = table.alias("other")
+    waits = (_pending(table), ~table.c.released)
+    found: Any = select(other.c.id).where(other.c.order_slot == table.c.order_key, *waits)
+    return found.correlate(table).scalar_subquery()
+
+
 def waits_behind(connection: Connection, table: Table, key: str) -> Any:
     """The id of the attempt for which the others of this key wait; None when there is none."""
     return connection.scalar(_released(table, key))

@@ -298,9 +298,30 @@ class Gated:
         _wait_at(gate)
 
     @staticmethod
+    async def later(gate: str) -> None:
+        await asyncio.to_thread(_wait_at, gate)
+        calls.append(("later", gate))
+
+    @staticmethod
     @policy(mode="leased")
     def meet(name: str) -> None:
         barriers[name].wait(30)
+
+
+class Meeting:
+    """Coroutines that wait for its end; `number` of them are there now."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._is_over = False
+
+    async def join(self) -> None:
+        self.number += 1
+        while not self._is_over:
+            await asyncio.sleep(0.005)
+
+    def end(self) -> None:
+        self._is_over = True
 
 
 barriers: dict[str, threading.Barrier] = {}

@@ -228,9 +228,24 @@ def test_a_released_savepoint_says_nothing_and_a_rolled_back_one_is_left_out(
         with contextlib.suppress(ZeroDivisionError), session.begin_nested():
             Attempt.create(**CALL, session=session, queue="lost")
             raise ZeroDivisionError
+        Attempt.create(**CALL, session=session, queue="kept")
+        session.flush()
         assert "ask" not in asked
     assert asked.count("ask") == 1
-    assert hearer.heard() == ["1 kept"]
+    assert hearer.heard() == ["2 kept"]
+
+
+@on_postgresql
+def test_a_commit_that_flushes_twice_asks_once(engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]) -> None:
+    with Session(engine) as session:
+
+        @event.listens_for(session, "after_flush", once=True)
+        def _(own: Session, _context: Any) -> None:
+            HookedAttempt.create(**CALL, session=own, scheduled_at=own.scalar(select(func.now())))
+
+        produce(session)
+    assert asked.count("INSERT") == 2
+    assert asked.count("ask") == 1
 
 
 @on_postgresql

@@ -15,7 +15,7 @@ from async_task.targets import CALL, target_named
 LISTED = (
     "id", "status", "target", "method_name", "queue", "priority", "idempotence_token", "num_attempts", "num_errors",
     "num_crashes", "max_attempts", "scheduled_at", "due_at", "expires_at", "claimed_by", "lease_until", "attempted_at",
-    "completed_at", "last_error", "created_at", "updated_at",
+    "completed_at", "last_error", "created_at", "updated_at", "order_key", "released",
 )  # fmt: skip
 UNSHOWN = frozenset({"encoded_args", "order_slot"})
 HIDDEN = "[hidden]"

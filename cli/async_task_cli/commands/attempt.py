@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, Status
 from async_task.dialects import compared
+from async_task.orders import ahead
 from async_task.tables import beside
 from async_task.verbs import table_of
 from async_task_cli.application import existing
@@ -28,11 +29,12 @@ TOLD = frozenset(BaseAttempt.__annotations__)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An attempt, everything that happened to it in order, and the database's clock."""
+    """An attempt, everything that happened to it in order, the database's clock, and the attempt for which it waits."""
 
     attempt: BaseAttempt
     events: Sequence[Any]
     now: dt.datetime
+    ahead: uuid.UUID | None
 
 
 @click.command("show", context_settings=SETTINGS)
@@ -64,7 +66,8 @@ def _find(session: Session, model: type[BaseAttempt], attempt_id: uuid.UUID) -> 
     mine = (events.c.job_type == table.name, events.c.job_id == str(attempt_id))
     now = session.scalar(select(compared()))
     assert now is not None
-    return Found(attempt, session.execute(select(events).where(*mine).order_by(events.c.id)).all(), now)
+    happened = session.execute(select(events).where(*mine).order_by(events.c.id)).all()
+    return Found(attempt, happened, now, session.scalar(select(ahead(table)).where(table.c.id == attempt_id)))
 
 
 def _as_data(found: Found, *, has_traces: bool) -> dict[str, Any]:
@@ -74,6 +77,7 @@ def _as_data(found: Found, *, has_traces: bool) -> dict[str, Any]:
     return {
         **fields,
         "method_args": arguments.stored,
+        "waits_behind": as_json_value(found.ahead),
         **({"encrypted_length": length} if arguments.stored is None else {}),
         "events": [_event_as_data(event, has_trace=has_traces) for event in found.events],
     }
@@ -87,7 +91,7 @@ def _event_as_data(event: Any, *, has_trace: bool) -> dict[str, Any]:
 def _print(found: Found, *, has_traces: bool) -> None:
     console = page()
     console.print(Text(f"Attempt {found.attempt.id}", style="bold"))
-    print_sheet(console, list(_lines(found.attempt, found.now)))
+    print_sheet(console, list(_lines(found.attempt, found.now, found.ahead)))
     console.print(Text("Events" if found.events else "Events: none", style="bold"))
     for event in found.events:
         print_sheet(console, [("", plain(_headline(event)))])
@@ -102,10 +106,10 @@ def _headline(event: Any) -> str:
     return f"{_precise(event.created_at)}  {event.kind}{number}{actor}"
 
 
-def _lines(attempt: Any, now: dt.datetime) -> Iterator[tuple[str, Text]]:
+def _lines(attempt: Any, now: dt.datetime, behind: uuid.UUID | None) -> Iterator[tuple[str, Text]]:
     """The fields in the order in which one would ask for them."""
     yield "call", plain(call_of(attempt))
-    yield "status", _status(attempt, now)
+    yield "status", _status(attempt, now, behind)
     yield from _arguments(attempt, arguments_of(attempt))
     yield "starts", plain(_starts(attempt))
     yield "last error", plain(attempt.last_error or "none")
@@ -119,18 +123,20 @@ def _lines(attempt: Any, now: dt.datetime) -> Iterator[tuple[str, Text]]:
     yield "queue", plain(f"{attempt.queue}, priority {attempt.priority} (0 first, 9 last)")
     yield "held by", plain(_holder(attempt, now))
     yield "token", plain(attempt.idempotence_token or "none")
-    yield "order", plain(_order(attempt))
+    yield "order", plain(_order(attempt, behind))
     yield "trace", plain(attempt.trace_context or "none")
     for name, value in fields_of(attempt).items():
         if name not in TOLD:
             yield name, plain(repr(value))
 
 
-def _status(attempt: Any, now: dt.datetime) -> Text:
+def _status(attempt: Any, now: dt.datetime, behind: uuid.UUID | None) -> Text:
     if attempt.status is not Status.PENDING:
         return coloured(attempt.status.value)
     if attempt.claim_id is not None:
         return coloured("pending") + Text(", being performed")
+    if behind is not None:
+        return coloured("pending") + Text(f", waits behind {behind}")
     return coloured("pending") + Text(", due" if attempt.due_at <= now else f", due {since(attempt.due_at, now)}")
 
 
@@ -160,10 +166,10 @@ def _holder(attempt: Any, now: dt.datetime) -> str:
     return f"{attempt.claimed_by}, lease until {_at(attempt.lease_until, now)}, claim {attempt.claim_id}"
 
 
-def _order(attempt: Any) -> str:
+def _order(attempt: Any, behind: uuid.UUID | None) -> str:
     if attempt.order_key is None:
         return "none: it waits for no other attempt"
-    turn = "released" if attempt.released else "waits for an earlier one"
+    turn = "released" if attempt.released else "waits for its turn" if behind is None else f"waits behind {behind}"
     return f"key {attempt.order_key}, number {attempt.seq}, {turn}"
 
 

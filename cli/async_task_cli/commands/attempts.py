@@ -15,6 +15,8 @@ from sqlalchemy.orm import Session
 from async_task import BaseAttempt, Status
 from async_task.backlog import MOST_COUNTED
 from async_task.dialects import compared
+from async_task.orders import ahead
+from async_task.verbs import table_of
 from async_task_cli.application import existing
 from async_task_cli.fields import LISTED, as_plain_data, call_of, column
 from async_task_cli.options import SETTINGS, Wanted, as_json, once_more, reaching
@@ -49,7 +51,8 @@ def list_attempts(wanted: Wanted, filters: Filters, order: str, limit: int, afte
     """List attempts, oldest first, and count them.
 
     States are those of the row, and: due (may be taken now), performing (somebody holds it), stuck (a person may have
-    to look at it). WHEN is an instant with its zone (2026-10-25T02:30Z) or a length of time before now (2h, 3d).
+    to look at it). Shown as waiting is what has an order key and is not the first of it. WHEN is an instant with its
+    zone (2026-10-25T02:30Z) or a length of time before now (2h, 3d).
 
     --json writes one object a line. Where --limit lines come there may be more: give --after the id of the last one,
     or its due_at,id where --order is by due. New attempts do not shift the pages.
@@ -79,7 +82,8 @@ class Asked:
     limit: int
 
     def rows(self, session: Session, *, more: int = 0) -> Sequence[Any]:
-        found = select(*(column(self.model, name) for name in LISTED)).where(*self.conditions, *self.behind)
+        behind = ahead(table_of(self.model)).label("waits_behind")
+        found = select(*(column(self.model, name) for name in LISTED), behind).where(*self.conditions, *self.behind)
         return session.execute(found.order_by(*self.order.columns(self.model)).limit(self.limit + more)).all()
 
     def listing(self, session: Session) -> Listing:
@@ -119,7 +123,11 @@ def _say_how_to_go_on(found: Listing, order: Order) -> None:
 
 
 def _state(row: Any) -> str:
-    return "performing" if row.status is Status.PENDING and row.claimed_by is not None else str(row.status)
+    if row.status is not Status.PENDING:
+        return str(row.status)
+    if not row.released:
+        return "waiting"
+    return "performing" if row.claimed_by is not None else "pending"
 
 
 def _when(row: Any, now: dt.datetime) -> str:
@@ -127,6 +135,8 @@ def _when(row: Any, now: dt.datetime) -> str:
         return since(row.completed_at, now)
     if row.claimed_by is not None:
         return f"began {since(row.attempted_at, now)}"
+    if not row.released:
+        return "waits for its turn" if row.waits_behind is None else f"waits behind {row.waits_behind}"
     return f"due {since(row.due_at, now)}"
 
 

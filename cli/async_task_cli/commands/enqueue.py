@@ -31,6 +31,7 @@ from async_task_cli.terminal import moment, say
 )
 @click.option("--queue", metavar="NAME", help="Where it waits [default: the target's].")
 @click.option("--priority", type=click.IntRange(0, 9), metavar="N", help="0 first, 9 last [default: the target's].")
+@click.option("--order-key", metavar="KEY", help="Performed after all earlier ones with this key, one at a time.")
 @click.option("--at", "at", type=Moment(), metavar="INSTANT", help="Due then: 2026-10-25T02:30Z.")
 @click.option("--in", "after", type=Length(), metavar="DURATION", help="Due so long from now: 90s, 15min, 2h, 3d.")
 @click.option("--expires-at", type=Moment(), metavar="INSTANT", help="Not to be started after that.")

@@ -101,6 +101,8 @@ def _words(outcome: Outcome) -> str:  # noqa: PLR0911
             return f"is being performed by {by or 'somebody else'}"
         case NotPending(_, status):
             return f"was taken by somebody else, and is {status or 'gone'}"
+        case NotDue(behind=behind) if behind is not None:
+            return f"waits behind {behind}, an earlier one of its order key"
         case NotDue():
             return "was moved by somebody else, and is not due"
         case _:
