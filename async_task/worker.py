@@ -246,6 +246,7 @@ class _Crew:
         self._shift.abandon()
         aside = self._watchdog.give_back
         claims = [claim for one in self._consumers for claim in one.abandon(aside)] + self._coroutines.abandon()
+        self._shift.heartbeat.let_go([claim.id for claim in claims])
         until = time.monotonic() + LONGEST_FAREWELL
         with self._on_errand() as lane:
             while claims and time.monotonic() < until:

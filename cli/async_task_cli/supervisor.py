@@ -240,7 +240,7 @@ class Undertaker:
             while (report := self._tried(*dead)) is None and not self._is_over.wait(AGAIN_AFTER):
                 pass
             if report is not None and report.recovered + report.crashed:
-                logger.info("process %d had %d attempts in hand: they are given back", dead[0], report.recovered)
+                logger.info("what process %d had in hand is given back: %d", dead[0], report.recovered)
                 self._buried()
 
     def _tried(self, pid: int, started: str) -> SweepReport | None:
