@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from async_task.argument_types import argument_type as argument_type
     from async_task.attempt import Attempt as Attempt
     from async_task.attempt import BaseAttempt as BaseAttempt
+    from async_task.backlog import Depth as Depth
     from async_task.batches import BatchReport as BatchReport
     from async_task.ciphers import AesGcmEncryptor as AesGcmEncryptor
     from async_task.ciphers import FernetEncryptor as FernetEncryptor
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from async_task.errors import UnknownEncryptor as UnknownEncryptor
     from async_task.errors import UnknownMethod as UnknownMethod
     from async_task.errors import UnknownTarget as UnknownTarget
+    from async_task.identity import process_started as process_started
     from async_task.jobs import AttemptBatchJob as AttemptBatchJob
     from async_task.jobs import AttemptJob as AttemptJob
     from async_task.jobs import BaseAttemptBatchJob as BaseAttemptBatchJob
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from async_task.outcomes import Superseded as Superseded
     from async_task.pauses import QueueState as QueueState
     from async_task.policies import policy as policy
+    from async_task.presence import Presence as Presence
     from async_task.previews import BatchPreview as BatchPreview
     from async_task.previews import DueCalls as DueCalls
     from async_task.retry import Retry as Retry
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from async_task.tables import JobEvent as JobEvent
     from async_task.tables import metadata as metadata
     from async_task.targets import target as target
+    from async_task.worker import AttemptWorker as AttemptWorker
 
 __version__ = "0.1.0"
 
@@ -81,18 +85,21 @@ _HOMES = {
     "claims": "Claim",
     "ciphers": "AesGcmEncryptor FernetEncryptor",
     "conformance": "check_encryptor",
+    "backlog": "Depth",
     "batches": "BatchReport",
     "current": "CurrentAttempt current_attempt",
     "encryption": "Encryptor NullEncryptor",
     "errors": "AlreadyRunning AmbiguousTransaction AsyncTaskError ClaimLost ConfigurationError DecryptionFailed "
     "InvalidArguments InvalidState LostAttemptWarning NoTransaction SchemaMismatch "
     "UnknownEncryptor UnknownMethod UnknownTarget",
+    "identity": "process_started",
     "keys": "Key Keys",
     "jobs": "AttemptBatchJob AttemptJob BaseAttemptBatchJob BaseAttemptJob",
     "lanes": "Lane",
     "outcomes": "Busy Canceled Expired Failed NotDue NotPending Outcome Parked Retried Succeeded Superseded",
     "pauses": "QueueState",
     "policies": "policy",
+    "presence": "Presence",
     "previews": "BatchPreview DueCalls",
     "retry": "Retry",
     "rotation": "RotationReport",
@@ -101,6 +108,7 @@ _HOMES = {
     "sweeps": "SweepReport",
     "tables": "JobEvent metadata",
     "targets": "target",
+    "worker": "AttemptWorker",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import importlib
+import socket
 import threading
 import time
 import uuid
@@ -16,23 +17,25 @@ from sqlalchemy.orm import Session
 from async_task import notices, pauses, schema
 from async_task.actors import current_actor
 from async_task.attempt import Attempt, BaseAttempt
-from async_task.backlog import Scope
+from async_task.backlog import Depth, Scope, depths
 from async_task.batches import BatchReport, Progress
 from async_task.claims import Claim
 from async_task.encryption import Encryptor, know
 from async_task.engines import Database, Source
 from async_task.errors import AlreadyRunning, ConfigurationError
+from async_task.identity import Process, process_started
 from async_task.interrupts import interrupts_later
 from async_task.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob
 from async_task.lanes import Lane, has_loop_running, open_lane
 from async_task.outcomes import Outcome
 from async_task.pauses import QueueState
 from async_task.policies import check_queue
+from async_task.presence import Presence, present
 from async_task.previews import BatchPreview, preview
 from async_task.retry import Duration, duration
 from async_task.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.shift import Shift
-from async_task.sweeps import SweepReport, sweep
+from async_task.sweeps import SweepReport, bury, sweep
 from async_task.targets import lane_of, registered_targets, target_of
 from async_task.targets import limits as target_limits
 from async_task.verbs import table_of
@@ -41,7 +44,7 @@ from async_task.worker import AttemptWorker, WorkerSettings
 T = TypeVar("T")
 Overlap = Literal["allow", "skip", "fail"]
 """What a batch does when another one is at work."""
-TAKES = {"perform": ", attempt_id", "read": ", work", "write": ", work"}
+TAKES = {"perform": ", attempt_id", "bury": ", pid, started", "read": ", work", "write": ", work"}
 """What must be given to a verb."""
 
 
@@ -238,6 +241,31 @@ class AsyncTask:
             one = known.get(name, QueueState(name, None, None, None, None, None))
             known[name] = replace(one, max_running=limit.max_running, rate=limit.rate)
         return [known[name] for name in sorted(known)]
+
+    def bury(self, pid: int, started: str) -> SweepReport:
+        """Give back, at once, what a process of this machine had in hand that has died: each start is counted as lost,
+        as a sweep does it when the lease is past. For who knows that it died: who started it, and has waited for it.
+
+        `started`: what `process_started(pid)` said while it lived. Raises ConfigurationError for a process that still
+        runs, and as `run_batch`.
+        """
+        if process_started(pid) == started:
+            raise ConfigurationError(f"process {pid} still runs: what it has in hand is its own")
+        dead = Process(socket.gethostname(), pid, started)
+        return self._run("bury", lambda engine: bury(engine, table_of(self._model), dead))
+
+    def backlog(self, queues: Iterable[str] = ()) -> list[Depth]:
+        """How much is due, waits, and is claimed, by queue: in these, and where anything is claimed; of none named, in
+        all. Raises as `run_batch`."""
+        wanted = _scope(queues, ()).queues
+        self._check_once("backlog")
+        return self._run("backlog", lambda engine: depths(engine, table_of(self._model), wanted))
+
+    def workers(self) -> list[Presence]:
+        """Who performs these attempts, on whatever machine, or did within the last day without taking leave. Raises as
+        `run_batch`."""
+        self._check_once("workers")
+        return self._run("workers", lambda engine: present(engine, table_of(self._model)))
 
     def rotate_keys(
         self, *, page: int = 500, encryptor: str | None = None, pending_only: bool = False, to_policy: bool = False,

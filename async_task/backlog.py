@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, Table, select
+from sqlalchemy import Connection, Engine, Table, select, union_all
 
 from async_task import queries, statements
 from async_task.dialects import written
@@ -84,3 +84,33 @@ def look(connection: Connection, table: Table, worker: str, lease: dt.timedelta,
     named = (statements.QUEUE, statements.PAUSED, statements.LIMITED)
     due, paused, limited = (frozenset(name for name in found.get(kind, ()) if name is not None) for kind in named)
     return Look(due - paused, paused, limited, *(kind in found for kind in statements.KINDS))
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Of one queue: how many attempts are `due`, how many wait to be due `later`, and how many are `claimed`. So far as
+    MOST_COUNTED. What waits for an earlier one of its key is in none of these."""
+
+    queue: str
+    due: int
+    later: int
+    claimed: int
+
+
+def depths(engine: Engine, table: Table, wanted: Sequence[str] = ()) -> list[Depth]:
+    """How deep these queues are, and those in which anything is claimed, by two statements; of none named, all queues:
+    one statement more for each."""
+    names = list(wanted) or queues(engine, table)[0]
+    with engine.begin() as connection:
+        claimed: dict[str, int] = dict(connection.execute(queries.in_hand(table, table.c.queue, MOST_COUNTED)).all())
+        known = [*names, *(name for name in claimed if name not in names)]
+        if not known:
+            return []
+        rows = connection.execute(union_all(*(queries.depth(table, name, MOST_COUNTED) for name in known))).all()
+    return sorted(
+        (
+            Depth(name, min(due, MOST_COUNTED), max(0, waiting - due), claimed.get(name, 0))
+            for name, due, waiting in rows
+        ),
+        key=lambda depth: depth.queue,
+    )

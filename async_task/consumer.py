@@ -181,6 +181,8 @@ class Consumer:
     def abandon(self, aside: Callable[[list[Claim]], None]) -> list[Claim]:
         """Leave the call that is being made to itself, from another thread: the claims that are to be given back."""
         running = None if self._handful is None else self._handful.abandon(aside)
+        # Nobody beats for them any more, however long the call goes on: this process holds nothing.
+        self._shift.heartbeat.let_go(self._held)
         return [] if running is None else [running]
 
     def _watch(self, handful: Handful, number: int) -> None:

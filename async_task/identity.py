@@ -6,6 +6,7 @@ import socket
 import time
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 
 def uuid7() -> uuid.UUID:
@@ -19,6 +20,14 @@ def uuid7() -> uuid.UUID:
 def worker_name() -> str:
     """A readable name for this process that no other has: host, process id, and eight random hexadecimal digits."""
     return f"{socket.gethostname()[:64]}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+class Process(NamedTuple):
+    """A process of some machine; `started` tells it from a later one with the same id."""
+
+    host: str
+    pid: int
+    started: str
 
 
 def process_started(pid: int) -> str | None:

@@ -1,18 +1,20 @@
 """Which processes are at work: each has a row, with its beat, in the table beside the attempts."""
 
 import datetime as dt
+import json
 import os
 import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from async_task import queries
 from async_task.dialects import compared, locks_rows, written
-from async_task.identity import process_started
+from async_task.identity import Process, process_started
 from async_task.tables import beside
 from async_task.transitions import extending
 
@@ -88,6 +90,67 @@ def leave(engine: Engine, table: Table, worker: str) -> None:
     with engine.begin() as connection:
         workers = beside(table).workers
         connection.execute(delete(workers).where(workers.c.name == worker))
+
+
+def names_of(connection: Connection, table: Table, process: Process) -> list[str]:
+    """Under which names this process has performed what is in this table."""
+    workers = beside(table).workers
+    return list(connection.scalars(select(workers.c.name).where(*_is_of(workers, table, process))))
+
+
+def take_away(engine: Engine, table: Table, process: Process) -> bool:
+    """Take the rows of a process back that has died and holds nothing any more. Whether none is left."""
+    workers = beside(table).workers
+    with engine.begin() as connection:
+        connection.execute(delete(workers).where(*_is_of(workers, table, process), ~queries.holds(table)))
+        return not names_of(connection, table, process)
+
+
+def _is_of(workers: Table, table: Table, process: Process) -> tuple[ColumnElement[bool], ...]:
+    c = workers.c
+    named = (c.host == process.host, c.pid == process.pid, c.process_started == process.started)
+    return (*named, or_(c.job_type.is_(None), c.job_type == table.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A process that performs attempts, as its row has it.
+
+    `kind`: "worker", "run-batch", or None for a single verb. `silent_for`: since its last beat, by the database's
+    clock; `is_asleep`: it waits to be told of something due. `about`: what it says of itself: queues, lanes, version.
+    `claims`: how many attempts it has in hand; of all processes together 10,000 are counted at most.
+    """
+
+    name: str
+    host: str
+    pid: int
+    kind: str | None
+    started_at: dt.datetime
+    beat_at: dt.datetime
+    silent_for: dt.timedelta
+    is_asleep: bool
+    about: Mapping[str, Any]
+    claims: int
+
+
+def present(engine: Engine, table: Table) -> list[Presence]:
+    """Who performs what is in this table, or did lately: the longest at work first."""
+    c = beside(table).workers.c
+    asked: Any = select(c.name, c.host, c.pid, c.kind, c.started_at, c.beat_at, c.asleep, c.about, compared())
+    mine = or_(c.job_type.is_(None), c.job_type == table.name)
+    with engine.begin() as connection:
+        claims: dict[str, int] = dict(connection.execute(queries.in_hand(table, table.c.claimed_by, 10_000)).all())
+        rows = connection.execute(asked.where(mine).order_by(c.started_at, c.name)).all()
+    return [_as_presence(claims, *row) for row in rows]
+
+
+def _as_presence(
+    claims: Mapping[str, int], name: str, host: str, pid: int, kind: str | None, started_at: dt.datetime,
+    beat_at: dt.datetime, asleep: bool, about: str | None, now: dt.datetime,
+) -> Presence:  # fmt: skip
+    silent = max(now - beat_at, dt.timedelta(0))
+    said = json.loads(about) if about else {}
+    return Presence(name, host, pid, kind, started_at, beat_at, silent, bool(asleep), said, claims.get(name, 0))
 
 
 def alive_here(connection: Connection, table: Table) -> list[str]:

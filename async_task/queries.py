@@ -1,6 +1,8 @@
 """The statements of the hot path and of the sweeps, as SQLAlchemy expressions over one attempts table."""
 
 import datetime as dt
+import functools
+import operator
 import uuid
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -204,6 +206,20 @@ def orphans(
     )
 
 
+def claims_of(table: Table, workers: Sequence[str], limit: int, *, besides: Sequence[uuid.UUID] = ()) -> Rows:
+    """What these workers hold, whether the lease is past or not, without the ids `besides`; locked. Rows that somebody
+    has locked are skipped."""
+    c = table.c
+    held = (is_pending(table), c.lease_until.is_not(None), c.claimed_by.in_(workers), *_without(c.id, besides))
+    return (
+        select(c.id, c.claimed_by, c.num_attempts, c.num_crashes, c.order_key, c.queue)
+        .where(*held)
+        .order_by(c.lease_until, c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+
+
 def lapsed(table: Table, lease: dt.timedelta) -> tuple[ColumnElement[bool], ...]:
     """Claimed, with a lease that is past, by a worker that has not beaten for one `lease`."""
     workers = beside(table).workers
@@ -247,6 +263,25 @@ def next_queue(table: Table, after: str | None) -> Select[Any]:
 def count(table: Table, conditions: Sequence[ColumnElement[bool]], limit: int) -> Select[Any]:
     """How many rows are so; `limit` are counted at most."""
     return select(func.count()).select_from(select(table.c.id).where(*conditions).limit(limit).subquery())
+
+
+def in_hand(table: Table, by: ColumnElement[Any], limit: int) -> Rows:
+    """How many claims there are of each `by`; of all together, `limit` are counted at most."""
+    some = select(by.label("by")).where(is_pending(table), table.c.lease_until.is_not(None)).limit(limit).subquery()
+    return select(some.c.by, func.count().label("number")).group_by(some.c.by)
+
+
+def depth(table: Table, queue: str, limit: int) -> Rows:
+    """How many of a queue are due, and how many wait in all; `limit` of each (the due ones: of each priority) are
+    counted at most, from the index, however long the queue is."""
+    waits = (*is_waiting(table), table.c.queue == queue)
+    due_in = [
+        count(table, (*waits, table.c.priority == number, table.c.due_at <= compared()), limit).scalar_subquery()
+        for number in PRIORITIES
+    ]
+    due: Any = functools.reduce(operator.add, due_in)
+    waiting = count(table, waits, limit).scalar_subquery()
+    return select(literal(queue).label("queue"), due.label("due"), waiting.label("waiting"))
 
 
 def calls_due(table: Table, conditions: Sequence[ColumnElement[bool]], head: ColumnElement[str]) -> Rows:

@@ -80,7 +80,8 @@ class Errand:
 
 class Scout:
     """`queues`: those to be served; none: all. `suspects`, `sweep`: asked when there is something for them.
-    `may_sleep`: whether notices can reach this process now."""
+    `may_sleep`: whether notices can reach this process now. `is_called`: whether somebody has asked for a look, since
+    it was last asked."""
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class Scout:
         sweep: Errand,
         may_sleep: Callable[[], bool],
         is_over: Callable[[], bool],
+        is_called: Callable[[], bool],
     ) -> None:
         self._shift = shift
         self._rounds = rounds
@@ -104,6 +106,7 @@ class Scout:
         self._sweep = sweep
         self._may_sleep = may_sleep
         self._is_over = is_over
+        self._is_called = is_called
         self._is_asleep = False
         self._busy_since: float | None = None
         self._num_claimed = 0
@@ -179,8 +182,8 @@ class Scout:
             if rung:
                 uses_keys = time.monotonic() - self._keys_seen_at < KEYS_FOR
                 until = min(until, time.monotonic() + (0 if uses_keys else AFTER_A_RING))
-            elif not self._is_asleep and self._has_progressed():
-                return  # all lanes have come to rest: nobody else will say what is there now
+            elif self._is_called() or (not self._is_asleep and self._has_progressed()):
+                return  # or all lanes have come to rest: nobody else will say what is there now
 
     def _say(self, lane: Lane, *, asleep: bool) -> None:
         say = presence.fall_asleep if asleep else presence.awake

@@ -2,6 +2,7 @@
 bounded pages; any number may run."""
 
 import datetime as dt
+import itertools
 import logging
 import time
 import uuid
@@ -13,11 +14,14 @@ from typing import TypeVar
 from sqlalchemy import Engine, Table
 
 from async_task import orders, presence, transactions
+from async_task.identity import Process
 from async_task.settling import insist
 
 logger = logging.getLogger("async_task")
 T = TypeVar("T")
 FORGET_AFTER = dt.timedelta(days=1)
+LONGEST_MOURNING = 10.0
+"""Seconds; a server that runs a statement for a process that was killed may see only at its end that it has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,24 @@ def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = tran
     _mend(engine, table, page)
     insist(partial(presence.forget_workers, engine, table, FORGET_AFTER))
     return SweepReport(recovered, crashed, expired)
+
+
+def bury(engine: Engine, table: Table, process: Process, *, page: int = transactions.PAGE) -> SweepReport:
+    """Give back, at once, what a process held that has died, as a sweep would when its leases are past; and take its
+    rows away. What the server still keeps locked for it is waited for, for LONGEST_MOURNING at most."""
+    recovered = crashed = 0
+    until = time.monotonic() + LONGEST_MOURNING
+    for is_first in itertools.chain((True,), itertools.repeat(False)):
+        for found, failed in _pages(partial(transactions.bury, engine, table, process), lambda found: found[0], page):
+            recovered, crashed = recovered + found - failed, crashed + failed
+        # Not at the first look: its last claim may be in the middle of its commit, and is found by its name.
+        if not is_first and insist(partial(presence.take_away, engine, table, process)):
+            break
+        if time.monotonic() >= until:
+            logger.warning("what process %d held is not free yet: the rest is left to a sweep", process.pid)
+            break
+        time.sleep(0.02)
+    return SweepReport(recovered, crashed)
 
 
 def _mend(engine: Engine, table: Table, page: int) -> None:

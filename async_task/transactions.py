@@ -3,6 +3,7 @@
 import datetime as dt
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
@@ -11,13 +12,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Table, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from async_task import queries, statements
+from async_task import notices, presence, queries, statements
 from async_task.claims import Claim
 from async_task.dialects import is_passing, locks_rows, probes_laterally, server_uptime
 from async_task.failures import Failure
+from async_task.identity import Process
 from async_task.orders import release_in, waits_behind
 from async_task.outcomes import Busy, Decision, Expired, NotDue, NotPending, Outcome
-from async_task.presence import alive_here
 from async_task.status import Status
 from async_task.tables import beside
 from async_task.transitions import Values, claiming, ending, parking, recovering, surrendering, waiting
@@ -221,18 +222,34 @@ def recover(
         uptime = server_uptime(connection)
         if uptime is not None and uptime < lease.total_seconds():
             return 0, 0  # nobody could beat while the server was down
-        alive = alive_here(connection, table)
+        alive = presence.alive_here(connection, table)
         found = connection.execute(queries.orphans(table, lease, limit, besides=besides, alive=alive)).all()
-        with _refusing([row.id for row in found]):
-            for row in found:
-                how = f"the process {row.claimed_by} was lost"
-                values = recovering(table, CRASH_LIMIT, crashed_reason(row.num_crashes + 1, how))
-                connection.execute(
-                    queries.changed(table, values).where(table.c.id == row.id, queries.is_pending(table))
-                )
-                _record(connection, table, row.id, "crash", how, number=row.num_attempts)
-        release_in(connection, table, [row.order_key for row in found])
-        return len(found), sum(row.num_crashes + 1 >= CRASH_LIMIT for row in found)
+        return _count_as_lost(connection, table, found, "was lost")
+
+
+def bury(
+    engine: Engine, table: Table, process: Process, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
+) -> tuple[int, int]:
+    """The same for one page of what a process holds that is known to have died, also before its leases are past; who
+    sleeps is told. Rows whose locks the server has not taken back yet are left out. Raises Refused."""
+    with engine.begin() as connection:
+        names = presence.names_of(connection, table, process)
+        found = connection.execute(queries.claims_of(table, names, limit, besides=besides)).all() if names else []
+        counted = _count_as_lost(connection, table, found, "has died")
+        notices.tell(connection, table, Counter(row.queue for row in found))
+        return counted
+
+
+def _count_as_lost(connection: Connection, table: Table, found: Sequence[Any], happened: str) -> tuple[int, int]:
+    """Give these back, which are locked, and count their crashes. Answers as `recover` does."""
+    with _refusing([row.id for row in found]):
+        for row in found:
+            how = f"the process {row.claimed_by} {happened}"
+            values = recovering(table, CRASH_LIMIT, crashed_reason(row.num_crashes + 1, how))
+            connection.execute(queries.changed(table, values).where(table.c.id == row.id, queries.is_pending(table)))
+            _record(connection, table, row.id, "crash", how, number=row.num_attempts)
+    release_in(connection, table, [row.order_key for row in found])
+    return len(found), sum(row.num_crashes + 1 >= CRASH_LIMIT for row in found)
 
 
 def unproven_orphans(engine: Engine, table: Table, lease: dt.timedelta) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import async_task
 from async_task import backlog, transactions
 from async_task.bell import Bell, bell_of
 from async_task.claims import Claim
@@ -29,6 +30,7 @@ from async_task.scout import Errand, Scout
 from async_task.settling import insist
 from async_task.shift import Shift
 from async_task.sweeps import sweep
+from async_task.targets import registered_targets
 from async_task.watchdog import Watchdog
 
 logger = logging.getLogger("async_task")
@@ -75,9 +77,11 @@ class AttemptWorker:
         self._bell: Bell | None = None
         self._is_stopping = False
         self._is_abandoning = False
+        self._wants_look = False
 
-    def run(self) -> Counter[type[Outcome]]:
-        """Perform what is due until `stop`; answers how many attempts ended how.
+    def run(self, *, began: Callable[[str], object] = lambda name: None) -> Counter[type[Outcome]]:
+        """Perform what is due until `stop`; answers how many attempts ended how. `began`: told the name of this worker,
+        once the database knows it, and before anything is claimed.
 
         Raises SchemaMismatch without tables, and SQLAlchemy's OperationalError when the database is away at the start.
         """
@@ -85,6 +89,7 @@ class AttemptWorker:
             self._bell = bell_of(shift.table, shift.source.url)
             with shift.lane() as lane:
                 lane.run(lambda: shift.heartbeat.begin_work(lane, self._about()))
+            began(shift.worker)
             _Crew(self, shift, self._bell, self._tally).work()
         return self._tally.read()
 
@@ -95,6 +100,17 @@ class AttemptWorker:
         self._is_stopping = True
         if self._bell is not None:
             self._bell.wake()
+
+    def look(self) -> None:
+        """Look at once for what is due, as somebody knows of something that no bell and no notice tells."""
+        self._wants_look = True
+        if self._bell is not None:
+            self._bell.wake()
+
+    def is_called(self) -> bool:
+        """Whether `look` was called since this was last asked."""
+        called, self._wants_look = self._wants_look, False
+        return called
 
     @property
     def is_stopping(self) -> bool:
@@ -112,7 +128,8 @@ class AttemptWorker:
     def _about(self) -> str:
         s = self.settings
         lanes = {name: number or s.concurrency for name, number in s.queues.items()}
-        return json.dumps({"queues": lanes, "concurrency": s.concurrency, "async_concurrency": s.async_concurrency})
+        said = {"queues": lanes, "concurrency": s.concurrency, "async_concurrency": s.async_concurrency}
+        return json.dumps(said | {"targets": len(registered_targets()), "version": async_task.__version__})
 
 
 class _Crew:
@@ -135,7 +152,7 @@ class _Crew:
         self._listener = Listener(shift.source, shift.table, bell) if can_listen else None
         self._scout = Scout(
             shift, self._rounds, bell, Pace(s.poll), tuple(s.queues), suspects=self._suspects, sweep=self._sweep,
-            may_sleep=self._may_sleep, is_over=lambda: worker.is_stopping,
+            may_sleep=self._may_sleep, is_over=lambda: worker.is_stopping, is_called=worker.is_called,
         )  # fmt: skip
         self._consumers = [self._consumer() for _ in range(s.concurrency)]
         self._lanes = [
@@ -227,6 +244,7 @@ class _Crew:
         self._shift.abandon()
         aside = self._watchdog.give_back
         claims = [claim for one in self._consumers for claim in one.abandon(aside)] + self._coroutines.abandon()
+        self._shift.heartbeat.let_go([claim.id for claim in claims])
         until = time.monotonic() + LONGEST_FAREWELL
         with self._private_lane() as lane:
             while claims and time.monotonic() < until:

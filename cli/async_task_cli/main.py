@@ -20,6 +20,8 @@ from async_task_cli.signals import INTERRUPTED, Terminated, terminable
 NAME, COMPLETE = "async-task", "_ASYNC_TASK_COMPLETE"
 COMMANDS = {
     "run-batch": ("batch:run_batch", "Make all calls that are due, once, and end."),
+    "worker": ("worker:worker", "Make all calls that become due, until it is stopped."),
+    "workers": ("workers:workers", "List the processes that perform attempts."),
     "list": ("attempts:list_attempts", "List attempts, oldest first, and count them."),
     "show": ("attempt:show", "Show one attempt: all its fields and what happened to it."),
     "retry": ("verbs:retry", "Make attempts due now, also failed and expired ones."),

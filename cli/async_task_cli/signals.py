@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 _ERASE_LINE, _SHOW_CURSOR = "\r\x1b[K", "\x1b[?25h"
@@ -49,6 +49,36 @@ class Stop:
         self.exit_code = 128 + number
         self.event.set()
         _write(f"{self._words}\n", on_terminal=_ERASE_LINE)
+
+
+class Leave:
+    """For a command that performs until it is stopped. Each of the first two signals calls `stop()`, which finishes
+    what is in hand, and then abandons it; the third ends the process at once. `spell(words)`: the line that tells it.
+
+    `exit_code`: 130 or 143 after a signal, None without one.
+    """
+
+    WORDS = "stopping: what is in hand is being finished; a second signal abandons it", "abandoning what is in hand"
+
+    def __init__(self, stop: Callable[[], object], spell: Callable[[str], str]) -> None:
+        self.exit_code: int | None = None
+        self._stop = stop
+        self._spell = spell
+        self._times = 0
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["Leave"]:
+        with _handling({signal.SIGINT: self._take, signal.SIGTERM: self._take}):
+            yield self
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self.exit_code = self.exit_code or 128 + number
+        self._times += 1
+        if self._times > len(self.WORDS):
+            _write(on_terminal=_SHOW_CURSOR)
+            os._exit(self.exit_code)
+        self._stop()
+        _write(self._spell(self.WORDS[self._times - 1]), on_terminal=_ERASE_LINE)
 
 
 def _write(words: str = "", *, on_terminal: str) -> None:

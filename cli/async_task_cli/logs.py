@@ -1,0 +1,64 @@
+"""Logs of what lives long: on standard error, a line each, as text or as JSON. Never arguments, never passwords."""
+
+import datetime as dt
+import json
+import logging
+import os
+import socket
+import sys
+from typing import TextIO
+
+from async_task_cli.faults import scrubbed, trace_of
+
+TEXT, JSON = "text", "json"
+
+
+class Lines(logging.Formatter):
+    """A line a record: text, or one JSON object with `time` (ISO 8601, UTC), `level`, `message`, `worker`, `logger`.
+
+    `worker` may be set as soon as its name is known; before that it is the process.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self._kind = kind
+        self.worker = f"{socket.gethostname()}:{os.getpid()}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds")
+        message = scrubbed(record.getMessage())
+        error = record.exc_info[1] if record.exc_info else None
+        if self._kind == TEXT:
+            line = f"{when} {record.levelname} {message}"
+            return line if error is None else f"{line}\n{trace_of(error).rstrip()}"
+        fields = {"time": when, "level": record.levelname, "message": message, "worker": self.worker}
+        trace = {} if error is None else {"trace": trace_of(error)}
+        return json.dumps(fields | {"logger": record.name} | trace)
+
+    def said(self, words: str, level: int = logging.INFO) -> str:
+        """The line for `words`, for who may not use a logger now: the handler of a signal."""
+        return self.format(logging.LogRecord("async_task", level, "", 0, words, None, None)) + "\n"
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """To what is standard error now: a view on a terminal takes it over for a time."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+def log_lines(kind: str | None) -> Lines:
+    """Log everything from INFO on in this way. Where the application has set up logging itself, that stays as it is,
+    unless a `kind` was asked for."""
+    lines, root = Lines(kind or TEXT), logging.getLogger()
+    if kind is None and root.handlers:
+        return lines
+    handler = _Handler()
+    handler.setFormatter(lines)
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    return lines
