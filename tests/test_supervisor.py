@@ -1,4 +1,4 @@
-"""Several processes under a supervisor: none is missed for long, and what a dead one had in hand is given back at once."""
+"""Several processes under a supervisor: none is missed for long, and what a dead one had in hand is given back."""
 
 import contextlib
 import json
