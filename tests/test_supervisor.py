@@ -86,6 +86,7 @@ def test_the_supervisor_alone_hears_signals_twice_and_then_all_is_abandoned(
     heard = working.stderr
     assert heard is not None
     working.send_signal(signal.SIGINT)
+    await_(lambda: "stopping: " in heard.readline(), "the supervisor has heard")
     for _ in range(2):
         os.kill(child, signal.SIGTERM)
         await_(lambda: "stopping: " in heard.readline(), "the child has heard")
