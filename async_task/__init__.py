@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from async_task.outcomes import Retried as Retried
     from async_task.outcomes import Succeeded as Succeeded
     from async_task.outcomes import Superseded as Superseded
+    from async_task.pauses import QueueState as QueueState
     from async_task.policies import policy as policy
     from async_task.presence import Presence as Presence
     from async_task.previews import BatchPreview as BatchPreview
@@ -96,6 +97,7 @@ _HOMES = {
     "jobs": "AttemptBatchJob AttemptJob BaseAttemptBatchJob BaseAttemptJob",
     "lanes": "Lane",
     "outcomes": "Busy Canceled Expired Failed NotDue NotPending Outcome Parked Retried Succeeded Superseded",
+    "pauses": "QueueState",
     "policies": "policy",
     "presence": "Presence",
     "previews": "BatchPreview DueCalls",

@@ -7,13 +7,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, get_args
 
 from sqlalchemy import Engine
 from sqlalchemy import inspect as inspect_database
 from sqlalchemy.orm import Session
 
-from async_task import notices, schema
+from async_task import notices, pauses, schema
+from async_task.actors import current_actor
 from async_task.attempt import Attempt, BaseAttempt
 from async_task.backlog import Depth, Scope, depths
 from async_task.batches import BatchReport, Progress
@@ -26,6 +28,7 @@ from async_task.interrupts import interrupts_later
 from async_task.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob
 from async_task.lanes import Lane, has_loop_running, open_lane
 from async_task.outcomes import Outcome
+from async_task.pauses import QueueState
 from async_task.policies import check_queue
 from async_task.presence import Presence, present
 from async_task.previews import BatchPreview, preview
@@ -33,7 +36,8 @@ from async_task.retry import Duration, duration
 from async_task.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.shift import Shift
 from async_task.sweeps import SweepReport, bury, sweep
-from async_task.targets import target_of
+from async_task.targets import lane_of, registered_targets, target_of
+from async_task.targets import limits as target_limits
 from async_task.verbs import table_of
 from async_task.worker import AttemptWorker, WorkerSettings
 
@@ -178,7 +182,7 @@ class AsyncTask:
         """
         settings = WorkerSettings(
             concurrency=_at_least(1, concurrency, "concurrency"),
-            queues=_lanes_of(queues),
+            queues=_with_lanes_of_targets(_lanes_of(queues)),
             async_concurrency=_at_least(1, async_concurrency, "async_concurrency"),
             settle_within=duration(settle_within, name="settle_within").total_seconds(),
             poll=duration(poll, name="poll").total_seconds(),
@@ -201,6 +205,42 @@ class AsyncTask:
     def sweep(self) -> SweepReport:
         """Give orphans back, then expire what is past its time. Raises as `run_batch`."""
         return self._run("sweep", lambda engine: sweep(engine, table_of(self._model), self._lease))
+
+    def pause(self, queue: str | None = None, *, target: object = None, reason: str | None = None) -> bool:
+        """Start nothing more from this queue, or of this target (or its name), until `resume`; calls in hand go on. Of
+        a target that shares its queue, what is claimed is set aside into a queue named after it. False when it was
+        paused before. `acting(...)` says by whom. `perform` of one attempt heeds no pause.
+
+        Raises ConfigurationError unless one of the two is given, and UnknownTarget; else as `run_batch`.
+        """
+        name = _queue(queue, target)
+        if reason is not None and not isinstance(reason, str):
+            raise ConfigurationError(f"reason is a text, not {type(reason).__name__}")
+        by, table = current_actor(), table_of(self._model)
+        self._check_once("pause")
+        return self._run("pause", lambda engine: pauses.pause(engine, table, name, by=by, reason=reason))
+
+    def resume(self, queue: str | None = None, *, target: object = None) -> bool:
+        """Go on with what was paused; what was set aside waits in the queue named after the target, for whoever serves
+        that (`run_batch` serves all). False when it was not paused. Raises as `pause`."""
+        name, table = _queue(queue, target), table_of(self._model)
+        self._check_once("resume")
+        return self._run("resume", lambda engine: pauses.resume(engine, table, name))
+
+    def paused(self) -> list[QueueState]:
+        """What is paused, by whom, since when and why. Raises as `run_batch`."""
+        return [one for one in self.queues() if one.paused_at is not None]
+
+    def queues(self) -> list[QueueState]:
+        """The queues that are paused or limited, by name; of the limits those that this database has seen at work, and
+        those that the targets of this process say. Raises as `run_batch`."""
+        self._check_once("queues")
+        found = self._run("queues", lambda engine: pauses.states(engine, table_of(self._model)))
+        known = {one.name: one for one in found}
+        for name, limit in target_limits().items():
+            one = known.get(name, QueueState(name, None, None, None, None, None))
+            known[name] = replace(one, max_running=limit.max_running, rate=limit.rate)
+        return [known[name] for name in sorted(known)]
 
     def bury(self, pid: int, started: str) -> SweepReport:
         """Give back, at once, what a process of this machine had in hand that has died: each start is counted as lost,
@@ -353,6 +393,14 @@ def _lanes_of(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int
     return dict(queues)
 
 
+def _with_lanes_of_targets(queues: dict[str, int | None]) -> dict[str, int | None]:
+    """Whoever serves a queue also serves the lanes into which calls of its targets are set aside."""
+    if not queues:
+        return queues
+    served = (one for one in registered_targets() if (one.policy.queue or "default") in queues)
+    return {**{lane_of(one.name): None for one in served}, **queues}
+
+
 def _check_overlap(overlap: object) -> None:
     if overlap not in get_args(Overlap):
         raise ConfigurationError(f"overlap is one of 'allow', 'skip' and 'fail': it was {overlap!r}")
@@ -366,6 +414,16 @@ def _scope(queues: Iterable[str], targets: Iterable[object]) -> Scope:
     # By each of its names: rows that were written before a target was renamed hold its former one.
     held = (name for one in wanted for name in one.names)
     return Scope(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(held)))
+
+
+def _queue(queue: str | None, target: object) -> str:
+    """The queue that is meant by its name, or by a target that has one of its own, or gets one."""
+    if (queue is None) is (target is None):
+        raise ConfigurationError("say what: a queue, or target=")
+    if queue is not None:
+        check_queue(queue)
+        return queue
+    return lane_of(target_of(target).name)
 
 
 def _from_now(length: dt.timedelta) -> float:

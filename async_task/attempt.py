@@ -89,7 +89,8 @@ class BaseAttempt:
 
         `target`: a registered class, module, function, instance, or its name. `session`: left out, the one transaction
         that this thread and asyncio task has begun. Instants are aware datetimes. Left out, `queue` and `priority` are
-        the target's, else "default" and 0 (first; 9 last).
+        the target's, else "default" and 0 (first; 9 last). Attempts with the same `order_key`, a printable text of 1 to
+        255 characters, are performed one at a time, in the order in which they were inserted.
 
         Raises, before anything is written: UnknownTarget, UnknownMethod, InvalidArguments, UnknownEncryptor,
         NoTransaction, AmbiguousTransaction. A used `idempotence_token` fails at the flush with IntegrityError.
@@ -148,7 +149,8 @@ class BaseAttempt:
         """Whether it may be taken now, by this process's clock and the row as read; `due()` asks the database."""
         if not inspect(self).has_identity:  # only the database's clock says when it will be due
             return False
-        return self.status is Status.PENDING and self.claim_id is None and self.due_at <= dt.datetime.now(dt.UTC)
+        is_free = self.status is Status.PENDING and self.claim_id is None and self.released
+        return is_free and self.due_at <= dt.datetime.now(dt.UTC)
 
     @property
     def is_performing(self) -> bool:

@@ -62,11 +62,14 @@ def with_suspects(engine: Engine, table: Table, wanted: Sequence[str] = ()) -> l
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look found: the `queues` in which something is due, and whether there are attempts that have just
+    """What one look found: the `queues` in which something is due, without those that are `paused`; those that are
+    `limited`, by what the database knows; and whether there are attempts that have just
     arrived and wait for their turn, due suspects, orphans (or claims of this worker that it may have lost), and
     attempts past their `expires_at`."""
 
     queues: frozenset[str]
+    paused: frozenset[str]
+    limited: frozenset[str]
     has_arrivals: bool
     has_suspects: bool
     has_orphans: bool
@@ -78,8 +81,9 @@ def look(connection: Connection, table: Table, worker: str, lease: dt.timedelta,
     found: dict[str, set[str | None]] = {}
     for kind, name in connection.execute(statements.look(table, lease, tuple(wanted)), {"a_worker": worker}):
         found.setdefault(kind, set()).add(name)
-    queues = frozenset(name for name in found.get(statements.QUEUE, ()) if name is not None)
-    return Look(queues, *(kind in found for kind in statements.KINDS))
+    named = (statements.QUEUE, statements.PAUSED, statements.LIMITED)
+    due, paused, limited = (frozenset(name for name in found.get(kind, ()) if name is not None) for kind in named)
+    return Look(due - paused, paused, limited, *(kind in found for kind in statements.KINDS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ class BatchReport:
     """What a batch did, in attempts: `claimed`, and what became of those; `expired` and `recovered` with its sweep's.
 
     `crashed`: orphans that the sweep failed at the crash limit. `seconds`: how long the batch took. `left`: what was
-    due and not started because `max_seconds` had passed; 10,000 are counted at most. `overlapped`: the other batch for
-    whose sake nothing was done at all (`overlap="skip"`).
+    due and not started because `max_seconds` had passed; 10,000 are counted at most. `paused`: queues in which
+    something waits, and from which nothing was taken because they are paused. `overlapped`: the other batch for whose
+    sake nothing was done at all (`overlap="skip"`).
     """
 
     claimed: int = 0
@@ -33,6 +34,7 @@ class BatchReport:
     crashed: int = 0
     seconds: float = 0.0
     left: int = 0
+    paused: int = 0
     overlapped: Run | None = None
 
 
@@ -57,6 +59,7 @@ class Batch:
         limit: int | None,
         stop: threading.Event,
         deadline: float | None,
+        paused: int = 0,
     ) -> None:
         self.began = began
         self.is_out_of_time = False
@@ -65,6 +68,7 @@ class Batch:
         self._limit = limit
         self._stop = stop
         self._deadline = deadline
+        self._paused = paused
         self._started = 0
         self._outcomes: Counter[type[Outcome]] = Counter()
         self._guard = threading.Lock()
@@ -104,7 +108,7 @@ class Batch:
             claimed=ended.total(), succeeded=ended[Succeeded], retried=ended[Retried], failed=ended[Failed],
             expired=ended[Expired] + swept.expired, canceled=ended[Canceled], parked=ended[Parked],
             superseded=ended[Superseded], recovered=swept.recovered, crashed=swept.crashed,
-            seconds=time.monotonic() - self._since, left=left,
+            seconds=time.monotonic() - self._since, left=left, paused=self._paused,
         )  # fmt: skip
 
     def _tell(self) -> None:
@@ -133,6 +137,12 @@ class Turns:
             name = self._free.popleft()
             self._taken.add(name)
             return name
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there is a queue to be asked besides the one that was taken last."""
+        with self._changed:
+            return bool(self._free)
 
     def reopen(self, name: str) -> None:
         """Something may have come into this queue: it has another turn, be it asked just now, or found empty before."""

@@ -197,16 +197,9 @@ async def _canceled(task: "asyncio.Future[Any]", coroutine: Coroutine[Any, Any, 
     try:
         coroutine.close()
     except BaseException:
-        _forget(task)
-        return
+        return  # nothing refers to it any more, so that Python throws it away
     task.cancel()
     await asyncio.wait({task}, timeout=CLEAN_UP)
-
-
-def _forget(task: Any) -> None:
-    """Else whoever closes its loop would wait for it."""
-    task._log_destroy_pending = False
-    asyncio.tasks._unregister_task(task)
 
 
 def _checked(lane: Lane, answer: object) -> object:

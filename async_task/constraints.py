@@ -76,15 +76,17 @@ def sequence_made(table: Table) -> str:
 def _add_indexes(table: Table) -> None:
     c = table.c
     pending = c.status == Status.PENDING
-    waiting = and_(pending, c.claim_id.is_(None), c.released)
-    # `status` and `released` say nothing in a partial index, and are the whole of it where there is none (MySQL).
+    live = c.completed_at.is_(None)
+    # MySQL has no partial index: there the state comes first. PostgreSQL searches by no column that a condition of the
+    # index has settled, and would walk all of it: so these conditions speak of `completed_at`, not of the state.
+    waiting = and_(live, c.claim_id.is_(None))
     _partial("waiting", table, [c.status, c.released, c.queue, c.priority, c.due_at, c.id], waiting)
     _partial("lease", table, [c.lease_until], and_(pending, c.claim_id.is_not(None)))
-    _partial("expiry", table, [c.status, c.expires_at], and_(pending, c.expires_at.is_not(None)))
+    _partial("expiry", table, [c.status, c.expires_at], and_(live, c.expires_at.is_not(None)))
     token = [c.target, c.method_name, c.idempotence_token]
     _partial("token", table, token, c.idempotence_token.is_not(None), unique=True)
     _partial("order", table, [c.order_slot], c.order_slot.is_not(None), unique=True)
-    _partial("keyed", table, [c.status, c.order_key, c.seq], and_(pending, c.order_key.is_not(None)))
+    _partial("keyed", table, [c.status, c.order_key, c.seq], and_(live, c.order_key.is_not(None)))
     _partial("arrived", table, [c.status, c.arrived], and_(pending, c.arrived))
     _partial("suspect", table, [c.status, c.num_crashes], and_(pending, c.num_crashes > 0))
 

@@ -8,9 +8,10 @@
 import logging
 import threading
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from async_task import orders
 from async_task.calls import PreparedCall
@@ -20,12 +21,13 @@ from async_task.failures import describe
 from async_task.handful import Handful, may_share
 from async_task.lanes import Lane, open_lane
 from async_task.outcomes import Outcome, Succeeded
+from async_task.pauses import set_aside
 from async_task.perform import followed, perform_prepared, prepared
 from async_task.portions import Portions
 from async_task.rounds import Rounds
 from async_task.settling import Settled, insist
 from async_task.shift import Shift
-from async_task.targets import coroutine_targets
+from async_task.targets import coroutine_calls, lane_of, limits
 from async_task.transactions import give_back
 from async_task.watchdog import Watchdog
 
@@ -98,15 +100,37 @@ class Consumer:
 
     def _serve(self, lane: Lane, queue: str) -> int:
         """Claim and perform some attempts of this queue. Answers how many."""
-        portions = self._portions.setdefault(queue, Portions(self._settle_within))
+        portions = self._portions.setdefault(queue, Portions())
         number = portions.to_claim.number
-        besides = coroutine_targets() if self._coroutines.is_full else ()
-        claims = self._shift.claim_many(lane, queue, number, besides=besides, patience=PATIENCE)
+        claims = self._claim(lane, queue, number)
         if len(claims) >= number:
             self._rounds.ring(queue, 2)  # for another lane, and for this one
-        if claims:
-            self._perform(lane, claims, portions)
+        mine = self._without_paused(lane, queue, claims)
+        if mine:
+            self._perform(lane, mine, portions)
         return len(claims)
+
+    def _claim(self, lane: Lane, queue: str, number: int) -> list[Claim]:
+        besides = coroutine_calls() if self._coroutines.is_full else ()
+        options: Any = {"besides": besides, "patience": PATIENCE}
+        if queue not in self._rounds.limited and queue not in limits():
+            return self._shift.claim_many(lane, queue, number, **options)
+        claims, after = self._shift.claim_many_limited(lane, queue, number, **options)
+        if after is not None:
+            self._rounds.ring_later(queue, after.total_seconds())
+        return claims
+
+    def _without_paused(self, lane: Lane, queue: str, claims: list[Claim]) -> list[Claim]:
+        """Those that may be called. Calls of paused targets are given back, into the lanes of these."""
+        if not self._rounds.paused:
+            return claims
+        aside: defaultdict[str, list[Claim]] = defaultdict(list)
+        for claim in claims:
+            aside[lane_of(claim.target)].append(claim)
+        paused = [name for name in aside if name in self._rounds.paused and name != queue]
+        for name in paused:
+            insist(partial(set_aside, lane.engine, self._shift.table, aside.pop(name), name))
+        return [claim for kept in aside.values() for claim in kept] if paused else claims
 
     def _perform(self, lane: Lane, claims: list[Claim], portions: Portions) -> None:
         self._held = {claim.id for claim in claims}

@@ -232,31 +232,15 @@ def _status_schema(connection: Connection) -> str:
     return "information_schema" if getattr(connection.dialect, "is_mariadb", False) else "performance_schema"
 
 
-def limit_transaction(connection: Connection, seconds: float) -> None:
-    """Let the server end this transaction when it idles, or one of its statements runs, longer than `seconds`.
-
-    A frozen process would otherwise hold the row, and vacuum, for ever. PostgreSQL: for this transaction only. MariaDB
-    and MySQL: for this session, until `unlimit_session`, in whole seconds; MySQL has the limit for idling only.
-    """
-    name = connection.dialect.name
-    if name == "postgresql":
-        milliseconds = str(max(1, int(seconds * 1000)))
-        connection.execute(
-            select(
-                func.set_config("idle_in_transaction_session_timeout", milliseconds, literal_column("true")),
-                func.set_config("statement_timeout", milliseconds, literal_column("true")),
-            )
-        )
-    elif name in MYSQL:
-        _set_session(connection, max(1, int(seconds)), max(1, int(seconds)))
-
-
 def limit_session(connection: Connection, seconds: float) -> None:
-    """The same for a connection that is kept, once and for all, on MariaDB and MySQL. PostgreSQL is told by each
-    statement that locks, since a pooler in between may give each transaction another session."""
+    """On MySQL and MariaDB, let the server end a transaction of this session when it idles, or one of its statements
+    runs, longer than so many whole seconds; until `unlimit_session`. MySQL has the limit for idling only.
+
+    A frozen process would otherwise hold the row, and what is to be swept, for ever. PostgreSQL is told by what locks,
+    for its transaction only: a pooler in between may give the next one another session.
+    """
     if connection.dialect.name in MYSQL:
-        limit_transaction(connection, seconds)
-        connection.rollback()
+        _set_session(connection, max(1, int(seconds)), max(1, int(seconds)))
 
 
 def sever(connection: Connection) -> None:
@@ -271,7 +255,7 @@ def sever(connection: Connection) -> None:
 
 
 def unlimit_session(connection: Connection) -> None:
-    """Take back what `limit_transaction` left on the session, before the connection returns to its pool."""
+    """Take back what `limit_session` left on the session, before the connection returns to its pool."""
     if connection.dialect.name in MYSQL:
         _set_session(connection, "DEFAULT", "DEFAULT")
 

@@ -6,24 +6,23 @@ import datetime as dt
 import time
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, text
+from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.engine import RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from async_task import queries
 from async_task.claims import Claim
 from async_task.dialects import (
     FAULTS,
     checks_constraints_early,
     is_passing,
-    limit_transaction,
-    locks_rows,
+    limit_session,
     takes_savepoints_along,
     unlimit_session,
 )
 from async_task.errors import ClaimLost
 from async_task.sessions import is_async_session
+from async_task.transactions import lock_all
 
 SAVEPOINT = "async_task_call"
 
@@ -90,14 +89,13 @@ class Fence:
             connection = self._connection = self._connect()
             self._root = connection.begin()
             self._opened_at = time.monotonic()
-            if locks_rows(connection.dialect):
-                limit_transaction(connection, self._limit)
-            if connection.execute(queries.lock(self._table, self._claim.id, self._claim.claim_id)).first() is None:
+            limit_session(connection, self._limit)
+            if not lock_all(connection, self._table, [self._claim], dt.timedelta(seconds=self._limit)):
                 self.is_lost = True
                 self.close()
                 raise ClaimLost("this attempt was taken or changed by somebody else")
             if self._for_session:
-                connection.dialect.do_savepoint(connection, SAVEPOINT)
+                connection.exec_driver_sql(f"SAVEPOINT {SAVEPOINT}")
         return self._connection
 
     def _connect(self) -> Connection:
@@ -129,8 +127,8 @@ class Fence:
             self._check_root()
             connection = self._connection
             if checks_constraints_early(connection.dialect):
-                connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
-            connection.dialect.do_release_savepoint(connection, SAVEPOINT)
+                connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+            connection.exec_driver_sql(f"RELEASE SAVEPOINT {SAVEPOINT}")
 
     def undo(self) -> None:
         """Roll the target's writes back, and keep the lock; or find that the server has rolled back everything, and is
@@ -146,7 +144,7 @@ class Fence:
         if self.has_lost_connection():
             return
         try:
-            self._connection.dialect.do_rollback_to_savepoint(self._connection, SAVEPOINT)
+            self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {SAVEPOINT}")
         except DBAPIError as error:
             self._root = None
             if not (self.has_lost_connection() or is_passing(error.orig) or self._has_lost_savepoints()):

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ class Handful:
         self._site = site
         self._portions = portions
         self._lease = lease
-        self._settle_within = settle_within
+        self._settle_within = self._within = settle_within
         self._may_share = may_share
         self._alone = alone
         self._tell_succeeded = succeeded
@@ -96,14 +97,18 @@ class Handful:
                 self._perform_together()
             else:
                 self._perform_first_alone()
-        with self._guard:
+        with self._guarded():
             unstarted = self._take_all_waiting()
         self._give_back(unstarted)
         self._portions.to_claim.note(number, self._in_calls)
 
+    def _guarded(self) -> AbstractContextManager[object]:
+        lane = self._site.lane
+        return lane.guarded(self._guard) if lane.is_async else self._guard
+
     def is_overdue(self, now: float) -> bool:
         """Whether its call takes so long that others should not wait for it. Asked from another thread."""
-        longest = max(self._settle_within, 0.001) if self._is_together else LONGEST_ALONE
+        longest = max(self._within, 0.001) if self._is_together else LONGEST_ALONE
         return self._running is not None and now - self._since > longest and bool(self._called or self._waiting)
 
     def cut(self, aside: Callable[[list[Claim]], None]) -> None:
@@ -154,11 +159,11 @@ class Handful:
             self._settle()
         if number:
             self._in_calls += took
-            self._portions.to_settle.note(number, took)
+            self._portions.to_settle(self._within).note(number, took)
 
     def _open(self) -> Iterator[tuple[Claim, PreparedCall]]:
         """Lock the next few, if they want to be locked; then each of them whose turn it is."""
-        with self._guard:
+        with self._guarded():
             chosen = self._choose()
             self._is_together, self._is_locked = True, chosen[0][1].is_locked
             if self._is_locked:
@@ -168,15 +173,22 @@ class Handful:
         return iter(self._next, None)
 
     def _choose(self) -> list[tuple[Claim, PreparedCall]]:
-        most = self._portions.to_settle.number
-        is_locked = self._waiting[0][1].is_locked
+        """Calls that are to be locked alike, and written equally soon."""
+        first = self._waiting[0][1]
+        self._within = self._settle_within_of(first)
+        most = self._portions.to_settle(self._within).number
         chosen: list[tuple[Claim, PreparedCall]] = []
         while self._waiting and len(chosen) < most:
             call = self._waiting[0][1]
-            if not self._may_share(call) or call.is_locked is not is_locked:
+            is_alike = call.is_locked is first.is_locked and self._settle_within_of(call) == self._within
+            if not is_alike or not self._may_share(call):
                 break
             chosen.append(self._waiting.popleft())
         return chosen
+
+    def _settle_within_of(self, call: PreparedCall) -> float:
+        said = call.method.policy.settle_within
+        return self._settle_within if said is None else said.total_seconds()
 
     def _lock(self, chosen: list[tuple[Claim, PreparedCall]]) -> list[tuple[Claim, PreparedCall]]:
         """Begin, and lock; what was taken from us meanwhile is dropped, and all of it when the database fails us."""
@@ -196,9 +208,9 @@ class Handful:
         return [one for one in chosen if one[0].id in locked]
 
     def _next(self) -> tuple[Claim, PreparedCall] | None:
-        with self._guard:
+        with self._guarded():
             now = time.monotonic()
-            is_late = self._called and now - self._first >= self._settle_within
+            is_late = self._called and now - self._first >= self._within
             if not self._left or not self._waiting or is_late or self._stop():
                 self._running = None
                 return None
@@ -210,7 +222,7 @@ class Handful:
     def _note(self, claim: Claim, call: PreparedCall, answer: object) -> None:
         elapsed = time.monotonic() - self._since
         decision = SUCCESS if answer is None else decided(claim, call, answer, dt.timedelta(seconds=elapsed))
-        with self._guard:
+        with self._guarded():
             self._running = None
             if not self._called:
                 self._first = time.monotonic()
@@ -218,7 +230,7 @@ class Handful:
 
     def _settle(self) -> None:
         """Write what was called, and commit; then tell of it."""
-        with self._guard:
+        with self._guarded():
             self._running, self._is_together = None, False
             unstarted = [] if self._is_short() else self._take_all_waiting()
             unstarted, self._unstarted = self._unstarted + unstarted, []
@@ -284,14 +296,14 @@ class Handful:
     # Alone.
 
     def _perform_first_alone(self) -> None:
-        with self._guard:
+        with self._guarded():
             claim, call = self._waiting.popleft()
             self._running, self._since = claim, time.monotonic()
         try:
             self._alone(claim, call)
         finally:
             self._in_calls += time.monotonic() - self._since
-            with self._guard:
+            with self._guarded():
                 self._running = None
 
     def _take_all_waiting(self) -> list[Claim]:

@@ -1,6 +1,7 @@
 """The two jobs of the original: one performs an attempt, one performs all that is due. Subclasses may be given to
 `AsyncTask`; the mixins are for job classes that have a base of their own."""
 
+import datetime as dt
 import threading
 import time
 import uuid
@@ -9,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypeVar
 
-from async_task import backlog, orders
+from async_task import backlog, limits, orders, pauses
 from async_task.backlog import Scope
 from async_task.batches import Batch, BatchReport, Progress, Turns
 from async_task.claims import Claim
@@ -19,8 +20,12 @@ from async_task.outcomes import Outcome
 from async_task.settling import insist
 from async_task.shift import Shift
 from async_task.sweeps import sweep
+from async_task.targets import lane_of
+from async_task.targets import limits as target_limits
 
 T = TypeVar("T")
+PATIENCE = 10.0
+"""Seconds for which a batch waits for a limit that lets nothing start."""
 
 
 class BaseAttemptJob:
@@ -54,6 +59,9 @@ class BaseAttemptBatchJob:
         self.scope = Scope()
         self.deadline: float | None = None
         self.progress: Progress | None = None
+        self._paused: frozenset[str] = frozenset()
+        self._limited: set[str] = set()
+        self._last_start: dict[str, float] = {}
 
     def perform(self, limit: int | None = None, concurrency: int = 1) -> BatchReport:
         """Recover, expire, then perform everything that was due when it began, at most `limit` attempts."""
@@ -61,8 +69,12 @@ class BaseAttemptBatchJob:
         with self.shift.lane() as lane:
             swept = lane.run(lambda: sweep(lane.engine, self.shift.table, self.shift.lease))
             self._line_up(lane)
-            names, now = self._look(lane, backlog.queues, self.scope.queues)
-            batch = Batch(now, since, swept, limit=limit, stop=self.stop, deadline=self.deadline)
+            found, now = self._look(lane, backlog.queues, self.scope.queues)
+            self._paused = self._look(lane, pauses.paused)
+            self._limited = {*self._look(lane, limits.limited), *target_limits()}
+            names = [name for name in found if name not in self._paused]
+            paused = len(found) - len(names)
+            batch = Batch(now, since, swept, limit=limit, stop=self.stop, deadline=self.deadline, paused=paused)
             if self.progress is not None:
                 batch.watch(self.progress, self._left(lane, batch, names))
         following = names
@@ -113,21 +125,52 @@ class BaseAttemptBatchJob:
 
     def _claim(self, lane: Lane, batch: Batch, queues: Turns, *, suspects: bool) -> Claim | None:
         """An attempt of the queue whose turn it is; None when nothing further is there, or may be started."""
-        claim_due = partial(
-            self.shift.claim_due, lane, began=batch.began, suspects=suspects, targets=self.scope.targets
-        )
         while (queue := queues.take()) is not None:
             is_empty = False
             try:
                 if not batch.may_start():
                     return None
-                if (claim := claim_due(queue)) is not None:
+                claim, after = self._take(lane, batch, queue, suspects=suspects)
+                if claim is not None and not self._is_set_aside(lane, claim, queue):
                     return claim
                 batch.take_back()
-                is_empty = self._is_empty(lane, batch, queues, queue, suspects=suspects)
+                if after is not None:
+                    is_empty = self._is_held_back(lane, batch, queues, queue, after, suspects=suspects)
+                elif claim is None:
+                    is_empty = self._is_empty(lane, batch, queues, queue, suspects=suspects)
             finally:
                 queues.put_back(queue, is_empty=is_empty)
         return None
+
+    def _take(
+        self, lane: Lane, batch: Batch, queue: str, *, suspects: bool
+    ) -> tuple[Claim | None, dt.timedelta | None]:
+        options: Any = {"began": batch.began, "suspects": suspects, "targets": self.scope.targets}
+        if queue not in self._limited:
+            return self.shift.claim_due(lane, queue, **options), None
+        claim, after = self.shift.claim_limited(lane, queue, **options)
+        if claim is not None:
+            self._last_start[queue] = time.monotonic()
+        return claim, after
+
+    def _is_set_aside(self, lane: Lane, claim: Claim, queue: str) -> bool:
+        """Whether it is a call of a paused target: it is given back, into the lane of that."""
+        if (aside := lane_of(claim.target)) == queue or aside not in self._paused:
+            return False
+        self._look(lane, pauses.set_aside, [claim], aside)
+        return True
+
+    def _is_held_back(
+        self, lane: Lane, batch: Batch, queues: Turns, queue: str, after: dt.timedelta, *, suspects: bool
+    ) -> bool:
+        """Whether a limited queue is to be left to the next batch: nothing is due in it, or its limit has let nothing
+        start for a while. Else its next turn is waited for, unless there are others to be asked meanwhile."""
+        since = time.monotonic() - self._last_start.setdefault(queue, time.monotonic())
+        look = partial(backlog.with_due, suspects=suspects)
+        if since > PATIENCE or not self._look(lane, look, [queue], batch.began, self.scope.targets):
+            return True
+        self.stop.wait(0.02 if queues.has_others else min(after.total_seconds(), 0.2))
+        return False
 
     def _is_empty(self, lane: Lane, batch: Batch, queues: Turns, queue: str, *, suspects: bool) -> bool:
         """Whether a queue in which nothing was found is empty; and not only locked for a moment by its neighbour."""

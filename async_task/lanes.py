@@ -4,9 +4,10 @@ and all that touches the database runs in a greenlet on it, so that there is one
 import asyncio
 import contextlib
 import contextvars
+import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -33,6 +34,9 @@ class Raised:
 class Lane:
     """On a synchronous engine. `engine` may be used inside of `run` only."""
 
+    is_async = False
+    """Whether its thread runs a loop while it works."""
+
     def __init__(self, source: Source, *, private: bool = False) -> None:
         self.engine: Engine = source.private() if private else source.shared()
         self._owns = private or self.engine.pool is not source.pool
@@ -51,6 +55,7 @@ class Lane:
         if self._connection is None:
             self._connection = self.engine.connect()
             limit_session(self._connection, LOCKED_LIMIT.total_seconds())
+            self._connection.rollback()  # what it began with that
         return self._connection
 
     @property
@@ -88,6 +93,17 @@ class Lane:
         runner = self._runner
         return _uncanceled(lambda: runner.run(kept(work), context=contextvars.copy_context()))
 
+    @contextlib.contextmanager
+    def guarded(self, guard: threading.Lock) -> Iterator[None]:
+        """Hold a lock that whoever does something `meanwhile` holds too. Inside of `run`."""
+        # On a loop it would block what the other waits for.
+        while not guard.acquire(blocking=not self.is_async):
+            rest(0.001)
+        try:
+            yield
+        finally:
+            guard.release()
+
     def call(self, function: Callable[[], Any]) -> Any:
         """What a plain function that uses no session of ours returned, or `Raised`. Inside of `run`."""
         return _tried(function)
@@ -121,6 +137,8 @@ class Lane:
 
 class AsyncLane(Lane):
     """On an AsyncEngine: with a loop, and connections of its own, which no other loop may touch."""
+
+    is_async = True
 
     def __init__(self, source: Source) -> None:
         super().__init__(source, private=True)

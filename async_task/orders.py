@@ -18,6 +18,7 @@ from sqlalchemy import (
     Select,
     String,
     Table,
+    and_,
     any_,
     bindparam,
     column,
@@ -173,7 +174,7 @@ def _keys(table: Table, limit: int, after: str | None) -> Any:
 
 def _pending(table: Any) -> ColumnElement[bool]:
     # A literal, as in `queries`: behind a parameter no plan is sure of the partial indexes.
-    is_pending: ColumnElement[bool] = table.c.status == literal(
-        Status.PENDING, table.c.status.type, literal_execute=True
+    return and_(
+        table.c.status == literal(Status.PENDING, table.c.status.type, literal_execute=True),
+        table.c.completed_at.is_(None),
     )
-    return is_pending

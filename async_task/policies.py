@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from async_task.encryption import Encryptor, know
 from async_task.errors import ConfigurationError
+from async_task.rates import Limit, rate_of
 from async_task.retry import DEFAULT_RETRY, Duration, Retry, duration
 
 Mode = Literal["locked", "leased"]
@@ -17,7 +18,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__async_task_policy__"
 LOCKED_LIMIT = dt.timedelta(seconds=60)
 COMING = {
-    "settle_within": "how late outcomes may be written",
     "batch": "how many outcomes are written together",
 }
 """Settings that have a name, and no meaning yet: what was asked for and not done would be worse than a refusal."""
@@ -34,7 +34,10 @@ class Settings(TypedDict, total=False):
     `encryptor`: an encryptor or its name. `only_encrypted`: refuse what lies in a row as plain text, also what was
     written there before. `redact`: arguments never shown, the target's and the method's together. `queue`, `priority`:
     where its attempts wait, and how urgent (0 first, 9 last). `isolate`: call a `def` in a child process, which
-    `timeout` ends with all that the call has started.
+    `timeout` ends with all that the call has started. `settle_within`: how long a worker may keep an outcome to write
+    it with others, at most 1 s; 0: each by itself. `max_running`: calls at a time, on all machines together; `rate`:
+    starts in a time, "10/s", "100/m", or a number of them in a second. Both are of a whole target, which then waits in
+    a queue of its own unless `queue` names one, and are that queue's.
     """
 
     retry: Retry
@@ -47,6 +50,9 @@ class Settings(TypedDict, total=False):
     queue: str
     priority: int
     isolate: bool
+    settle_within: Duration
+    max_running: int
+    rate: str | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,9 @@ class Policy:
     queue: str | None = None
     priority: int | None = None
     isolate: bool | None = None
+    settle_within: dt.timedelta | None = None
+    max_running: int | None = None
+    rate: float | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "Policy":
@@ -74,7 +83,7 @@ class Policy:
                 raise ConfigurationError(f"{name}=, {COMING[name]}, comes with the worker: leave it out until then")
             if name not in known:
                 raise ConfigurationError(f"{name!r} is no setting of a target: there are {', '.join(sorted(known))}")
-        for name in ("timeout", "max_age"):
+        for name in ("timeout", "max_age", "settle_within"):
             if name in values:
                 values[name] = duration(values[name], name=name)
         _check(values)
@@ -89,6 +98,10 @@ class Policy:
         return Policy(**both)
 
     @property
+    def limit(self) -> Limit:
+        return Limit(self.max_running, self.rate)
+
+    @property
     def retry_or_default(self) -> Retry:
         return self.retry or DEFAULT_RETRY
 
@@ -99,6 +112,8 @@ def policy(**settings: Unpack[Settings]) -> Callable[[F], F]:
     Raises ConfigurationError for a bad setting, and where it would mean nothing: on a class, above `@target`.
     """
     checked = Policy.of(settings)
+    if checked.limit:
+        raise ConfigurationError("max_running and rate are for a whole target: say them in @target(...)")
 
     def mark(method: F) -> F:
         function = getattr(method, "__func__", method)
@@ -133,6 +148,8 @@ def _check(values: dict[str, Any]) -> None:
         raise ConfigurationError(f"mode is 'locked' or 'leased', not {values['mode']!r}")
     if "timeout" in values and not values["timeout"]:
         raise ConfigurationError("timeout is longer than 0 s")
+    if "settle_within" in values and values["settle_within"] > dt.timedelta(seconds=1):
+        raise ConfigurationError("settle_within is at most 1 s: what is not written yet is called again after a crash")
     if "encryptor" in values and not isinstance(values["encryptor"], str):
         values["encryptor"] = know(values["encryptor"]).name
     for name in ("only_encrypted", "isolate"):
@@ -140,6 +157,11 @@ def _check(values: dict[str, Any]) -> None:
             raise ConfigurationError(f"{name} is True or False")
     if "redact" in values:
         values["redact"] = _names(values["redact"])
+    if "rate" in values:
+        values["rate"] = rate_of(values["rate"])
+    most = values.get("max_running", 1)
+    if type(most) is not int or not 1 <= most <= 2**31 - 1:
+        raise ConfigurationError(f"max_running is a whole number of at least 1, not {most!r}")
     check_queue(values.get("queue"))
     check_priority(values.get("priority"))
 

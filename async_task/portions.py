@@ -22,8 +22,14 @@ class Portion:
 
 
 class Portions:
-    """Of one queue, on one lane: how many to claim, and how many may share a commit. `settle_within`: in seconds."""
+    """Of one queue, on one lane: how many to claim, and how many may share a commit."""
 
-    def __init__(self, settle_within: float) -> None:
-        self.to_claim = Portion(max(settle_within, AT_HAND))
-        self.to_settle = Portion(settle_within)
+    def __init__(self) -> None:
+        self.to_claim = Portion(AT_HAND)
+        self._to_settle: dict[float, Portion] = {}
+
+    def to_settle(self, within: float) -> Portion:
+        """Of those that are to be written within so many seconds."""
+        if within not in self._to_settle:
+            self._to_settle[within] = Portion(within)
+        return self._to_settle[within]

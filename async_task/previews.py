@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, func, select
 
-from async_task import queries
+from async_task import pauses, queries
 from async_task.backlog import Scope
 from async_task.ciphers import refuse_missing_key
 from async_task.encryption import encryptor_named
@@ -33,18 +33,22 @@ class DueCalls:
 @dataclass(frozen=True, slots=True)
 class BatchPreview:
     """What a batch would find: `due` attempts, by queue and target in `calls`; orphans to recover (which then are due
-    as well) and what is to expire, in all queues and of all targets. `overlapped`: a batch that is at work now."""
+    as well) and what is to expire, in all queues and of all targets. `overlapped`: a batch that is at work now.
+    `paused`: the queues that are left out.
+    """
 
     due: int
     calls: tuple[DueCalls, ...]
     to_recover: int
     to_expire: int
     overlapped: Run | None
+    paused: tuple[str, ...] = ()
 
 
 def preview(engine: Engine, table: Table, lease: dt.timedelta, scope: Scope) -> BatchPreview:
     """What a batch would find now."""
-    due = queries.calls_due(table, _conditions(table, scope), key_head(table))
+    paused = sorted(pauses.paused(engine, table))
+    due = queries.calls_due(table, (*_conditions(table, scope), table.c.queue.not_in(paused)), key_head(table))
     with engine.begin() as connection:
         rows = connection.execute(due).all()
         found = tuple(_by_queue_and_target(rows))
@@ -55,6 +59,7 @@ def preview(engine: Engine, table: Table, lease: dt.timedelta, scope: Scope) -> 
             to_recover=_orphans(connection, table, lease),
             to_expire=_count(connection, table, overdue),
             overlapped=at_work(connection, table, lease),
+            paused=tuple(paused),
         )
 
 

@@ -22,6 +22,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql
@@ -41,8 +42,10 @@ Given: TypeAlias = T | BindParameter[Any]
 
 
 def is_pending(table: Table) -> ColumnElement[bool]:
-    # A literal, not a parameter: else a prepared statement's generic plan cannot use the partial indexes.
-    return table.c.status == literal(Status.PENDING, table.c.status.type, literal_execute=True)
+    # A literal, not a parameter: else a prepared statement's generic plan cannot use the partial indexes. Some of these
+    # speak of the state, and some of the time since which it is at rest.
+    is_said = table.c.status == literal(Status.PENDING, table.c.status.type, literal_execute=True)
+    return and_(is_said, table.c.completed_at.is_(None))
 
 
 def is_waiting(table: Table) -> tuple[ColumnElement[bool], ...]:
@@ -66,15 +69,16 @@ def due(
     began: Given[dt.datetime] | None = None,
     suspects: bool | None = None,
     targets: Given[Sequence[str]] = (),
-    besides: Given[Sequence[str]] = (),
+    besides: Given[Sequence[tuple[str, str]]] = (),
 ) -> tuple[ColumnElement[bool], ...]:
     """Waiting, due, not overdue; suspects only, all but suspects, or (None) both; of `targets`, or (none) of any; of
-    none of `besides`. With `began`: due when that run began, there by then, and not started since, by whomever: so that
-    a run starts each once, and ends."""
+    none of the calls `besides`, a target and a method each. With `began`: due when that run began, there by then, and
+    not started since, by whomever: so that a run starts each once, and ends."""
     since: Any = compared() if began is None else _as_instant(table, began)
     once = () if began is None else (table.c.created_at <= since, func.coalesce(table.c.attempted_at, since) <= since)
     wanted = (table.c.target.in_(targets),) if _is_said(targets) else ()
-    unwanted = (table.c.target.not_in(besides),) if _is_said(besides) else ()
+    call = tuple_(table.c.target, table.c.method_name)
+    unwanted = (call.not_in(besides),) if _is_said(besides) else ()
     chosen = (*_crashed(table, suspects), *wanted, *unwanted)
     return (*is_waiting(table), table.c.due_at <= since, ~is_overdue(table), *chosen, *once)
 
@@ -119,8 +123,14 @@ def priorities_due(table: Table, queue: Given[str], conditions: Sequence[ColumnE
 
 def looks(table: Table, queue: Any, conditions: Sequence[ColumnElement[bool]]) -> list[Any]:
     """For each priority of a queue: whether anything is so in it."""
+    # The nearest, as a claim looks for it: where any one would do, PostgreSQL walks the table instead of the index.
     return [
-        select(table.c.id).where(table.c.queue == queue, table.c.priority == number, *conditions).exists()
+        select(table.c.id)
+        .where(table.c.queue == queue, table.c.priority == number, *conditions)
+        .order_by(table.c.due_at, table.c.id)
+        .limit(1)
+        .scalar_subquery()
+        .is_not(None)
         for number in PRIORITIES
     ]
 

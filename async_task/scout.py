@@ -35,10 +35,15 @@ COMPLAINS_EVERY = 60.0
 
 
 class Errand:
-    """Something that is done now and then, on a thread of its own, once for all who ask for it meanwhile."""
+    """Something that is done now and then, on a thread and a lane of its own, once for all who ask for it meanwhile.
 
-    def __init__(self, name: str, work: Callable[[], None]) -> None:
+    The lane is kept: a sweep waits for a lease before it trusts a connection that is younger than that.
+    """
+
+    def __init__(self, name: str, open_lane: Callable[[], Lane], work: Callable[[Lane], None]) -> None:
+        self._open_lane = open_lane
         self._work = work
+        self._lane: Lane | None = None
         self._asked = threading.Event()
         self._is_over = False
         self._thread = threading.Thread(target=self._live, name=f"async-task-{name}", daemon=True)
@@ -59,9 +64,18 @@ class Errand:
         while self._asked.wait() and not self._is_over:
             self._asked.clear()
             try:
-                self._work()
+                self._lane = self._lane or self._open_lane()
+                self._work(self._lane)
             except Exception as error:
                 logger.warning("%s: %s", self._thread.name, describe(error).summary)
+                self._leave_lane()
+        self._leave_lane()
+
+    def _leave_lane(self) -> None:
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            with contextlib.suppress(Exception):
+                lane.close()
 
 
 class Scout:
@@ -124,6 +138,7 @@ class Scout:
         found = look(lane.glance, self._shift.table, self._shift.worker, self._shift.lease, self._queues)
         if found.has_arrivals:
             found = self._look_again(lane)
+        self._rounds.paused, self._rounds.limited = found.paused, found.limited
         for queue in found.queues:
             self._rounds.ring(queue)
         if found.has_suspects:
@@ -156,8 +171,12 @@ class Scout:
     def _wait(self) -> None:
         """Until it is time to look. What the bell says meanwhile is passed on at once."""
         until = time.monotonic() + self._pace.next()
-        while not self._is_over() and (left := until - time.monotonic()) > 0:
-            rung = self._bell.wait(left, self._queues or None)
+        while not self._is_over():
+            later = self._rounds.ring_what_is_late()
+            now = time.monotonic()
+            if now >= until:
+                return
+            rung = self._bell.wait(max(0.0, min(until, later or until) - now), self._queues or None)
             for queue in rung:
                 self._rounds.ring(queue)
             if rung:

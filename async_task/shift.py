@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import Table
 
-from async_task import presence, transactions
+from async_task import limits, presence, transactions
 from async_task.attempt import BaseAttempt
 from async_task.calls import bounds_of, too_long
 from async_task.children import Calling, Children, Died, NotPerformed, TookTooLong
@@ -35,6 +35,7 @@ from async_task.runs import Run
 from async_task.settling import PATIENCE, insist, park
 from async_task.site import Site
 from async_task.status import Status
+from async_task.targets import limits as target_limits
 from async_task.verbs import table_of
 
 logger = logging.getLogger("async_task")
@@ -108,10 +109,10 @@ class Shift:
         return claims[0] if claims else None
 
     def claim_many(
-        self, lane: Lane, queue: str, number: int, *, besides: Sequence[str], patience: float
+        self, lane: Lane, queue: str, number: int, *, besides: Sequence[tuple[str, str]], patience: float
     ) -> list[Claim]:
         """Take the most urgent due attempts of this queue, suspects not among them, on the lane's own connection.
-        `besides`: targets left out. Inside of `lane.run`."""
+        `besides`: calls left out, each a target and its method. Inside of `lane.run`."""
 
         def claim(claim_id: uuid.UUID) -> list[Claim]:
             try:
@@ -122,6 +123,24 @@ class Shift:
                 raise
 
         return self._claimed(lane, claim, list, patience, is_inside=True)
+
+    def claim_limited(
+        self, lane: Lane, queue: str, *, began: dt.datetime, suspects: bool, targets: Sequence[str] = ()
+    ) -> tuple[Claim | None, dt.timedelta | None]:
+        """The same of a queue with a limit; and where that holds something back, when to come again."""
+        own = target_limits().get(queue)
+        where = (lane.engine, self.table, self.worker, self.lease, queue, 1, own)
+        claim = partial(limits.claim_limited, *where, began=began, suspects=suspects, targets=targets)
+        claims, after = self._claimed(lane, claim, lambda found: (found, None))
+        return (claims[0] if claims else None), after
+
+    def claim_many_limited(
+        self, lane: Lane, queue: str, number: int, *, besides: Sequence[tuple[str, str]], patience: float
+    ) -> tuple[list[Claim], dt.timedelta | None]:
+        """As `claim_many`, of a queue with a limit; and where that holds something back, when to come again."""
+        where = (lane.engine, self.table, self.worker, self.lease, queue, number, target_limits().get(queue))
+        claim = partial(limits.claim_limited, *where, besides=besides)
+        return self._claimed(lane, claim, lambda found: (found, None), patience, is_inside=True)
 
     def perform(self, lane: Lane, claim: Claim) -> Outcome:
         """Perform a claimed attempt on this lane; a suspect in the quarantine, one at a time; one that asks for it in a

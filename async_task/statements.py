@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     Integer,
     Select,
+    String,
     Table,
     Update,
     Uuid,
     any_,
     bindparam,
+    cast,
     func,
     literal,
     literal_column,
@@ -26,6 +28,7 @@ from async_task import queries
 from async_task.claims import columns
 from async_task.dialects import compared
 from async_task.status import Status
+from async_task.tables import beside
 from async_task.transitions import claiming, ending, extending, returning
 
 Statement = Any
@@ -34,7 +37,7 @@ Statement = Any
 
 class Shape(NamedTuple):
     """What a claim asks for, beside its queue and number: only what was due when a run `began`; suspects, or all but
-    these; of some `targets`; of all `besides` some."""
+    these; of some `targets`; of all calls `besides` some."""
 
     began: bool = False
     suspects: bool = False
@@ -45,7 +48,7 @@ class Shape(NamedTuple):
 @lru_cache(maxsize=256)
 def claim(table: Table, lease: dt.timedelta, shape: Shape) -> Statement:
     """Take the nearest due attempts, in one statement (PostgreSQL). Takes `a_queue`, `a_number`, `a_claim`, `a_worker`,
-    and what `shape` says: `since`, `some_targets`, `other_targets`."""
+    and what `shape` says: `since`, `some_targets`, `other_calls`."""
     found = queries.nearest_due(table, bindparam("a_queue"), _due(table, shape), _a_number())
     return queries.take(table, found, _claiming(table, lease))
 
@@ -77,10 +80,20 @@ def taken(table: Table) -> Statement:
 
 @lru_cache(maxsize=64)
 def lock(table: Table, dialect: str) -> Statement:
-    """Those of `ids` that are still ours under `a_claim`, locked. On PostgreSQL the server ends the transaction when it
-    idles, or one of its statements runs, for `a_limit` milliseconds."""
-    limits = ("idle_in_transaction_session_timeout", "statement_timeout") if dialect == "postgresql" else ()
-    return select(table.c.id, *map(_limit, limits)).where(*_ours(table, dialect)).with_for_update(key_share=True)
+    """Lock those of `ids` that are still ours under `a_claim`. PostgreSQL answers one row, which begins with how many;
+    and ends the transaction when it idles, or one of its statements runs, for `a_limit` milliseconds. Others answer the
+    ids."""
+    found = select(table.c.id).where(*_ours(table, dialect)).with_for_update(key_share=True)
+    if dialect != "postgresql":
+        return found
+    limits = ("idle_in_transaction_session_timeout", "statement_timeout")
+    return select(func.count(), *map(_limit, limits)).select_from(found.subquery("locked"))
+
+
+@lru_cache(maxsize=64)
+def ours(table: Table, dialect: str) -> Statement:
+    """Those of `ids` that are still ours under `a_claim`."""
+    return select(table.c.id).where(*_ours(table, dialect))
 
 
 @lru_cache(maxsize=64)
@@ -108,14 +121,17 @@ def strays(table: Table) -> Statement:
     return select(*columns(table)).where(queries.is_pending(table), table.c.claim_id.is_not(None), *lost)
 
 
-QUEUE = "queue"
+QUEUE, PAUSED, LIMITED = "queue", "paused", "limited"
 KINDS = ARRIVALS, SUSPECTS, ORPHANS, OVERDUE = "arrivals", "suspects", "orphans", "overdue"
 
 
 @lru_cache(maxsize=64)
 def look(table: Table, lease: dt.timedelta, wanted: tuple[str, ...]) -> Statement:
-    """Rows of a kind and a name: each queue in which anything is due, of those `wanted` or of all; and one of each of
-    the KINDS of which there is something. Takes `a_worker`, whose lost claims count as orphans."""
+    """Rows of a kind and a name: each queue in which anything is due, of those `wanted` or of all; each queue that is
+    PAUSED, or LIMITED; and one of each of the KINDS of which there is something. Takes `a_worker`, whose lost claims
+    count as orphans."""
+    states = beside(table).queues
+    is_limited = or_(states.c.max_running.is_not(None), states.c.rate.is_not(None))
     names = _these(wanted) if wanted else _names(table)
     conditions = queries.due(table, suspects=False)
     due = select(literal(QUEUE), names.c.queue).where(or_(*queries.looks(table, names.c.queue, conditions)))
@@ -123,6 +139,8 @@ def look(table: Table, lease: dt.timedelta, wanted: tuple[str, ...]) -> Statemen
     held = (queries.is_pending(table), table.c.claim_id.is_not(None))
     return union_all(
         due,
+        select(literal(PAUSED), states.c.name).where(states.c.paused_at.is_not(None)),
+        select(literal(LIMITED), states.c.name).where(is_limited),
         _flag(ARRIVALS, table, (queries.is_pending(table), table.c.arrived)),
         _flag(SUSPECTS, table, queries.due(table, suspects=True)),
         _flag(ORPHANS, table, queries.lapsed(table, lease)),
@@ -154,12 +172,14 @@ def _change(table: Table, dialect: str, values: Any) -> Update:
 
 
 def _ours(table: Table, dialect: str) -> tuple[Any, ...]:
-    return _among(table, dialect), table.c.claim_id == _a_claim(table), queries.is_pending(table)
+    # Nothing about the state: only what is pending is claimed, which a constraint keeps. By what partial indexes are
+    # about, the planner would be tempted to walk one of them instead of going by id.
+    return _among(table, dialect), table.c.claim_id == _a_claim(table)
 
 
 def _among(table: Table, dialect: str) -> Any:
     if dialect == "postgresql":  # one parameter, however many they are: the statement's text stays the same
-        return table.c.id == any_(bindparam("ids", type_=ARRAY(Uuid())))
+        return table.c.id == any_(cast(bindparam("ids", type_=String()), ARRAY(Uuid())))
     return table.c.id.in_(bindparam("ids", expanding=True))
 
 
@@ -169,7 +189,7 @@ def _due(table: Table, shape: Shape) -> tuple[Any, ...]:
         began=bindparam("since", type_=table.c.due_at.type) if shape.began else None,
         suspects=shape.suspects,
         targets=bindparam("some_targets", expanding=True) if shape.targets else (),
-        besides=bindparam("other_targets", expanding=True) if shape.besides else (),
+        besides=bindparam("other_calls", expanding=True) if shape.besides else (),
     )
 
 

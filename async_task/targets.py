@@ -1,14 +1,17 @@
 """The allow-list: what may be called because a row says so, by name. Nothing is ever imported for a row."""
 
 import contextlib
+import hashlib
 import inspect
 import types
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeVar, Unpack, overload
 
 from async_task.errors import ConfigurationError, UnknownMethod, UnknownTarget
 from async_task.policies import Policy, Settings, policy_of
+from async_task.rates import Limit
 from async_task.signatures import Signature
 from async_task.spelling import near
 
@@ -80,9 +83,9 @@ class Target:
         return self._methods[name]
 
     @property
-    def has_coroutines(self) -> bool:
-        """Whether one of its methods, of those that were looked at, is a coroutine function."""
-        return any(method.signature.is_async for method in tuple(self._methods.values()))
+    def coroutine_methods(self) -> list[str]:
+        """Those of its methods that were looked at, and are coroutine functions."""
+        return [name for name, method in tuple(self._methods.items()) if method.signature.is_async]
 
     def own_callables(self) -> Iterator[str]:
         """The names of the methods that the target itself defines, without those it inherits or imports."""
@@ -126,9 +129,9 @@ class Target:
 _registered: dict[str, Target] = {}
 
 
-def coroutine_targets() -> list[str]:
-    """The names, also former ones, of targets that have a coroutine function among the methods looked at so far."""
-    return [name for name, one in _registered.items() if one.has_coroutines]
+def coroutine_calls() -> list[tuple[str, str]]:
+    """Target and method, by all names of the target, of the coroutine functions among what was looked at so far."""
+    return [(name, method) for name, one in tuple(_registered.items()) for method in one.coroutine_methods]
 
 
 @overload
@@ -224,7 +227,8 @@ def registered_targets() -> list[Target]:
 
 
 def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Settings, *, eager: bool) -> Any:
-    made = Target(name or _default_name(thing), thing, Policy.of(settings), aliases)
+    label = name or _default_name(thing)
+    made = Target(label, thing, _in_its_queue(label, Policy.of(settings)), aliases)
     for one in made.names:
         if not 0 < len(one) <= 255:
             raise ConfigurationError(f"a target's name has 1 to 255 characters: {one[:40]!r}... has {len(one)}")
@@ -238,8 +242,37 @@ def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Se
             made.method(method_name)
     if made.policy.redact:
         _refuse_unknown(made.policy, made.name, list(made.callables()))
+    _refuse_contradiction(made)
     _registered.update(dict.fromkeys(made.names, made))
     return thing
+
+
+def lane_of(name: str) -> str:
+    """The queue that is a target's own: its name, or the begin of a long one with what tells it from others."""
+    known = _registered.get(name)
+    full = name if known is None else known.name
+    return full if len(full) <= 64 else f"{full[:51]}-{hashlib.sha256(full.encode()).hexdigest()[:12]}"
+
+
+def limits() -> dict[str, Limit]:
+    """The limits of queues, as the targets of this process say them."""
+    return {one.policy.queue: one.policy.limit for one in registered_targets() if one.policy.limit and one.policy.queue}
+
+
+def _in_its_queue(name: str, policy: Policy) -> Policy:
+    """What is limited waits in a queue of its own, unless it says in which."""
+    return replace(policy, queue=lane_of(name)) if policy.limit and policy.queue is None else policy
+
+
+def _refuse_contradiction(made: Target) -> None:
+    """Raises ConfigurationError where another target says another limit for the same queue."""
+    for other in registered_targets():
+        is_same_queue = other.policy.queue == made.policy.queue and other.name not in made.names
+        if made.policy.limit and other.policy.limit and is_same_queue and made.policy.limit != other.policy.limit:
+            raise ConfigurationError(
+                f"the queue {made.policy.queue!r} has one limit, and {made.name} says another than {other.name}: "
+                "give both the same max_running= and rate=, or one of them a queue= of its own"
+            )
 
 
 def _default_name(thing: Any) -> str:

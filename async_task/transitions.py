@@ -78,6 +78,11 @@ def surrendering(reason: str) -> Values:
     return {**UNCLAIMED, "updated_at": written(), "last_error": reason}
 
 
+def setting_aside(table: Table, queue: str) -> Values:
+    """Given back unstarted and uncharged, into another queue, where it waits until that is served."""
+    return {**UNCLAIMED, "queue": queue, "updated_at": written(), "num_attempts": table.c.num_attempts - 1}
+
+
 def recovering(table: Table, crash_limit: int, reason: str) -> Values:
     """The start was lost with its process: counted, and given back where it stood in the queue; at `crash_limit` in a
     row, failed."""

@@ -27,6 +27,7 @@ from async_task.outcomes import Outcome
 from async_task.pacing import Pace
 from async_task.rounds import Rounds
 from async_task.scout import Errand, Scout
+from async_task.settling import insist
 from async_task.shift import Shift
 from async_task.sweeps import sweep
 from async_task.targets import registered_targets
@@ -141,12 +142,12 @@ class _Crew:
         self._tally = tally
         limits = {name: number for name, number in s.queues.items() if number is not None}
         self._rounds = Rounds(s.concurrency, limits, rested=bell.wake)
-        self._watchdog = Watchdog(shift.table, partial(open_lane, shift.source, private=True))
+        self._watchdog = Watchdog(shift.table, self._private_lane)
         self._coroutines = Coroutines(
             shift, s.async_concurrency, s.settle_within, ended=tally.count, freed=self._ring_for_coroutines
         )
-        self._suspects = Errand("suspects", self._perform_suspects)
-        self._sweep = Errand("sweep", self._sweep_up)
+        self._suspects = Errand("suspects", self._private_lane, self._perform_suspects)
+        self._sweep = Errand("sweep", self._private_lane, self._sweep_up)
         can_listen = s.listen and Listener.is_possible(shift.source)
         self._listener = Listener(shift.source, shift.table, bell) if can_listen else None
         self._scout = Scout(
@@ -185,29 +186,26 @@ class _Crew:
 
     # Errands.
 
-    def _sweep_up(self) -> None:
+    def _sweep_up(self, lane: Lane) -> None:
         shift = self._shift
-        with self._on_errand() as lane:
-            swept = lane.run(lambda: sweep(lane.engine, shift.table, shift.lease))
-            strays = lane.run(lambda: transactions.strays(lane.engine, shift.table, shift.worker))
-            lost = [one for one in strays if not shift.heartbeat.holds(one.id)]
-            if lost:
-                logger.warning("%d claims of %s were lost sight of: they are given back", len(lost), shift.worker)
-                lane.run(lambda: transactions.surrender(lane.engine, shift.table, lost))
+        swept = lane.run(lambda: sweep(lane.engine, shift.table, shift.lease))
+        strays = lane.run(lambda: transactions.strays(lane.engine, shift.table, shift.worker))
+        lost = [one for one in strays if not shift.heartbeat.holds(one.id)]
+        if lost:
+            logger.warning("%d claims of %s were lost sight of: they are given back", len(lost), shift.worker)
+            lane.run(lambda: transactions.surrender(lane.engine, shift.table, lost))
         if swept.recovered:
             self._suspects.ask()
 
-    def _perform_suspects(self) -> None:
-        shift = self._shift
-        with self._on_errand() as lane:
-            wanted = tuple(self._worker.settings.queues)
-            names = lane.run(lambda: backlog.with_suspects(lane.engine, shift.table, wanted))
-            for name in names:
-                while not self._worker.is_stopping:
-                    claim = shift.claim_due(lane, name, suspects=True)
-                    if claim is None:
-                        break
-                    self._tally.count(shift.perform(lane, claim))
+    def _perform_suspects(self, lane: Lane) -> None:
+        shift, wanted = self._shift, tuple(self._worker.settings.queues)
+        names = lane.run(lambda: backlog.with_suspects(lane.engine, shift.table, wanted))
+        for name in names:
+            while not self._worker.is_stopping:
+                claim = shift.claim_due(lane, name, suspects=True)
+                if claim is None:
+                    break
+                self._tally.count(shift.perform(lane, claim))
 
     # The end.
 
@@ -248,11 +246,13 @@ class _Crew:
         claims = [claim for one in self._consumers for claim in one.abandon(aside)] + self._coroutines.abandon()
         self._shift.heartbeat.let_go([claim.id for claim in claims])
         until = time.monotonic() + LONGEST_FAREWELL
-        with self._on_errand() as lane:
+        with self._private_lane() as lane:
             while claims and time.monotonic() < until:
-                given = lane.run(lambda: transactions.surrender(lane.engine, self._shift.table, claims))  # noqa: B023
+                # On MariaDB it may meet a deadlock with the lane whose call has just been ended.
+                surrender = partial(transactions.surrender, lane.engine, self._shift.table, claims)
+                given = insist(partial(lane.run, surrender), LONGEST_FAREWELL)
                 claims = [claim for claim in claims if claim.id not in given]
                 time.sleep(0.02 if claims else 0)
 
-    def _on_errand(self) -> Lane:
+    def _private_lane(self) -> Lane:
         return open_lane(self._shift.source, private=True)

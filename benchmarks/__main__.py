@@ -1,6 +1,7 @@
 """`make bench`, also with `QUICK=1`, `ONLY=drain,latency`, `PEERS=0` or `PEERS=pgqueuer,chancy`."""
 
 import argparse
+import dataclasses
 import datetime as dt
 import os
 import pathlib
@@ -42,10 +43,11 @@ RESULTS = HOME / "benchmarks" / "results"
 
 def main(words: list[str]) -> int:
     said = _parser().parse_args(words)
-    plan, chosen = PLANS[said.plan], _chosen(said.only)
+    plan, chosen, names = PLANS[said.plan], _chosen(said.only), [OURS, BARE, *_peers(said.peers)]
+    plan = dataclasses.replace(plan, within=plan.within if said.within is None else said.within)
     begun, started = dt.datetime.now(dt.UTC), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="async-task-bench-") as folder, private_server() as server:
-        stage = Stage(server, pathlib.Path(folder), plan, [OURS, BARE, *_peers(said.peers)])
+        stage = Stage(server, pathlib.Path(folder), plan, names)
         try:
             systems, missing = _introduced(stage)
             found = _measured(stage, plan, chosen, started)
@@ -66,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", choices=PLANS, default="full")
     parser.add_argument("--only", default="", help=f"of: {', '.join(one.name for one in MEASURES)}")
     parser.add_argument("--peers", default="", help=f"0, or of: {', '.join(PEERS)}")
+    parser.add_argument("--within", type=float, help="seconds after which nothing further is begun")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="the folder for the JSON")
     parser.add_argument("--page", type=pathlib.Path, default=None, help="the page whose tables are replaced")
     return parser

@@ -32,6 +32,8 @@ class Child:
 
     def ask(self, do: str, patience: float = 300.0, **words: Any) -> Any:
         """Its answer. Raises Cannot, Broken, and Broken after `patience` seconds."""
+        if self._process and self._process.poll() is not None:  # it ended with the thread that had started it
+            self.close()
         process = self._process = self._process or self._start()
         assert process.stdin
         assert process.stdout

@@ -42,31 +42,35 @@ class Link:
         self.port = self._listener.getsockname()[1]
         self._other: dict[socket.socket, socket.socket] = {}
         self._held: collections.deque[tuple[float, socket.socket, bytes]] = collections.deque()
+        self._owed: dict[socket.socket, bytearray] = {}
+        self._ended: set[socket.socket] = set()
 
     def carry(self, until: int) -> None:
         """Until the file descriptor `until` has ended."""
         while True:
             patience = max(0.0, self._held[0][0] - time.monotonic()) if self._held else 1.0
-            ready, _, _ = select.select([until, self._listener, *self._other], [], [], patience)
+            ready, free, _ = select.select([until, self._listener, *self._other], [*self._owed], [], patience)
+            if until in ready:
+                return
             for one in ready:
-                if one == until:
-                    return
                 if one is self._listener:
                     self._join()
-                else:
+                elif isinstance(one, socket.socket):
                     self._take(one)
-            self._deliver()
+            self._release()
+            for one in free:
+                self._give(one)
 
     def _join(self) -> None:
         near, _ = self._listener.accept()
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         far = socket.socket(socket.AF_UNIX)
         far.connect(f"{self._folder}/.s.PGSQL.5432")
+        for one in (near, far):
+            one.setblocking(False)
         self._other[near], self._other[far] = far, near
 
     def _take(self, one: socket.socket) -> None:
-        if one not in self._other:  # closed a moment ago, by the other side's end
-            return
         try:
             data = one.recv(1 << 18)
         except OSError:
@@ -75,14 +79,31 @@ class Link:
         if not data:
             del self._other[one]
 
-    def _deliver(self) -> None:
+    def _release(self) -> None:
+        """What was held for long enough is owed to the other side, and given at once as far as it takes it."""
         while self._held and self._held[0][0] <= time.monotonic():
             _, to, data = self._held.popleft()
-            with contextlib.suppress(OSError):  # that side has hung up
-                if data:
-                    to.sendall(data)
-                else:
-                    to.shutdown(socket.SHUT_WR)
+            self._owed.setdefault(to, bytearray()).extend(data)
+            if not data:
+                self._ended.add(to)
+            self._give(to)
+
+    def _give(self, to: socket.socket) -> None:
+        owed = self._owed.get(to)
+        if owed is None:
+            return
+        try:
+            while owed:
+                del owed[: to.send(owed)]
+        except BlockingIOError:
+            return
+        except OSError:  # that side has hung up
+            owed.clear()
+        del self._owed[to]
+        if to in self._ended:
+            self._ended.discard(to)
+            with contextlib.suppress(OSError):
+                to.shutdown(socket.SHUT_WR)
 
 
 def main(folder: str, seconds: str) -> None:

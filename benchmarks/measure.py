@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.child import Broken
 from benchmarks.stage import Stage
-from benchmarks.system import Cannot
+from benchmarks.system import PEERS, Cannot
 
 Sample = dict[str, Any]
 """Figures by column; a curve is a list."""
@@ -61,7 +61,7 @@ class Result:
 
 def run(stage: Stage, measure: Measure, until: float | None, tell: Callable[[str], None]) -> list[Result]:
     """All rounds of a measure. `until` (monotonic): what has not begun by then is left out."""
-    results = [Result(subject) for subject in measure.subjects(stage)]
+    results = [Result(subject) for subject in measure.subjects(stage) if _takes_part(stage, measure, subject)]
     for number in range(min(measure.rounds or stage.plan.rounds, stage.plan.rounds)):
         open_ones = [one for one in _turned(results, number) if one.reason is None or one.samples]
         with concurrent.futures.ThreadPoolExecutor(max(1, len(open_ones)) if measure.at_once else 1) as pool:
@@ -69,9 +69,15 @@ def run(stage: Stage, measure: Measure, until: float | None, tell: Callable[[str
     return results
 
 
+def _takes_part(stage: Stage, measure: Measure, subject: Subject) -> bool:
+    wanted = stage.plan.peers_in
+    return wanted is None or measure.name in wanted or subject.system not in PEERS
+
+
 def _take(stage: Stage, measure: Measure, result: Result, until: float | None, tell: Callable[[str], None]) -> None:
     if until is not None and time.monotonic() > until:
         result.reason = result.reason or "no time was left in this run"
+        tell(f"{measure.name:12} {result.subject.label:34} {result.reason}")
         return
     begun = time.monotonic()
     try:

@@ -5,8 +5,12 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Sizes are numbers of jobs or transactions, times are seconds. `within`: after so long, what has not begun is left
-    out, and said. `longest`: when a drain that has not ended is broken off, and its rate taken until then."""
+    """Sizes are numbers of jobs or transactions, times are seconds.
+
+    `within`: after so long, what has not begun is left out, and said. `longest`: when a drain that has not ended is
+    broken off, and its rate taken until then. `peers_in`: the measures that peers take part in; None: all that are for
+    them.
+    """
 
     name: str
     rounds: int
@@ -26,6 +30,7 @@ class Plan:
     produce: float
     recovery: float
     memory: float
+    peers_in: frozenset[str] | None = None
 
 
 FULL = Plan(
@@ -34,12 +39,12 @@ FULL = Plan(
     recovery=150, memory=600,
 )  # fmt: skip
 QUICK = Plan(
-    name="quick", rounds=1, within=165, transactions=300, bulk=10_000, drain=10_000, warm=1_000, single=1_500,
-    longest=2.5, paced=30, idle=15, beside=3_000, others=100_000, snapshot=12, producers=32, produce=1,
-    recovery=15, memory=10,
+    name="quick", rounds=1, within=155, transactions=300, bulk=10_000, drain=10_000, warm=300, single=1_500,
+    longest=2.5, paced=30, idle=10, beside=3_000, others=100_000, snapshot=12, producers=32, produce=1,
+    recovery=15, memory=10, peers_in=frozenset({"drain", "enqueue", "bulk", "latency100", "idle"}),
 )  # fmt: skip
 TINY = Plan(
-    name="tiny", rounds=1, within=None, transactions=5, bulk=50, drain=1_000, warm=10, single=200, longest=10, paced=5,
-    idle=0.2, beside=1_000, others=500, snapshot=0.5, producers=2, produce=0.1, recovery=10, memory=0.5,
+    name="tiny", rounds=1, within=None, transactions=5, bulk=50, drain=100, warm=10, single=50, longest=10, paced=5,
+    idle=0.2, beside=100, others=500, snapshot=0.5, producers=2, produce=0.1, recovery=10, memory=0.5,
 )  # fmt: skip
 PLANS = {plan.name: plan for plan in (FULL, QUICK, TINY)}

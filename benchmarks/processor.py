@@ -8,7 +8,7 @@ from collections.abc import Iterable
 TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = pathlib.Path("/proc")
 Times = dict[int, float]
-"""Seconds on a processor so far, by process."""
+"""Seconds on a processor so far, by process; with those of children that it has buried."""
 
 
 def is_told() -> bool:
@@ -22,8 +22,8 @@ def times(roots: Iterable[int]) -> Times:
 
 
 def spent(before: Times, after: Times) -> float:
-    """Seconds between two readings. What ended in between is not in it."""
-    return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
+    """Seconds between two readings. What ended in between is in its parent's."""
+    return max(0.0, sum(after.values()) - sum(before.values()))
 
 
 def tree(roots: Iterable[int]) -> list[int]:
@@ -50,12 +50,15 @@ def resident(roots: Iterable[int]) -> int:
 
 
 def _seconds(pid: int) -> float:
-    """To the nanosecond where there is one thread; else to the clock's tick, which also counts threads that ended."""
+    """Of a backend of PostgreSQL, which has one thread, to the nanosecond; of others to the clock's tick."""
     folder = _PROC / str(pid)
     try:
-        if len(list((folder / "task").iterdir())) == 1:
-            return int((folder / "schedstat").read_text().split()[0]) / 1e9
-        fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
-    except (OSError, IndexError):  # it ended meanwhile
+        name, _, rest = (folder / "stat").read_text().rpartition(")")
+        own, system, buried, buried_system = map(int, rest.split()[11:15])
+        if name.endswith("(postgres"):
+            seconds = int((folder / "schedstat").read_text().split()[0]) / 1e9
+        else:
+            seconds = (own + system) / TICKS
+    except (OSError, IndexError, ValueError):  # it ended meanwhile
         return 0.0
+    return seconds + (buried + buried_system) / TICKS

@@ -67,6 +67,14 @@ class Stage:
         with self.server.connect(database) as connection:
             _copy(connection, self.ask(name, "table"), count - 1, self.ask(name, "fresh"), done, self.ask(name, "also"))
 
+    @contextlib.contextmanager
+    def held(self, name: str, database: str) -> Iterator[None]:
+        """Nobody reads or writes its jobs meanwhile."""
+        with self.server.connect(database) as connection, connection.transaction():
+            table = SQL(".").join(map(Identifier, self.ask(name, "table").split(".")))
+            connection.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
+            yield
+
     def unfinished(self, name: str, database: str) -> int:
         with self.server.connect(database) as connection:
             row = connection.execute(self.ask(name, "unfinished")).fetchone()

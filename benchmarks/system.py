@@ -5,11 +5,14 @@ As a program (`python -m benchmarks.system NAME`) it answers requests: a line of
 `python -m benchmarks.system NAME work URL BOARD OPTIONS` it is a worker, until SIGTERM.
 """
 
+import contextlib
+import ctypes
 import importlib
 import json
 import logging
 import os
 import pathlib
+import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -84,7 +87,7 @@ class System(Protocol):
 
     def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
         """Perform jobs until SIGTERM. `options`: "single" (one commit a job), "lanes", "kind", "processes",
-        "defaults" (nothing that was set for speed)."""
+        "defaults" (nothing that was set for speed), "hold" (seconds that such a job lasts here, if not for ever)."""
         ...
 
 
@@ -112,6 +115,7 @@ def load(name: str) -> System:
 
 
 def main(words: list[str]) -> None:
+    _end_with_the_run()
     logging.basicConfig(level=logging.ERROR)
     name = words[0]
     if words[1:]:
@@ -119,6 +123,12 @@ def main(words: list[str]) -> None:
         load(name).work(url, Board(pathlib.Path(board)), json.loads(options))
     else:
         _answer(name)
+
+
+def _end_with_the_run() -> None:
+    """Where the system can: a run that is killed leaves no worker behind."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def _answer(name: str) -> None:

@@ -51,7 +51,7 @@ def in_powershell(line: str, word: str) -> list[str]:
 
 
 def test_bash_completes_commands_options_and_choices() -> None:
-    assert in_bash("async-task", "re") == ["retry", "reschedule"]
+    assert in_bash("async-task", "re") == ["retry", "reschedule", "resume"]
     assert in_bash("async-task", "") == list(COMMANDS)
     assert in_bash("async-task", "list", "--st") == ["--status"]
     assert in_bash("async-task", "list", "--status", "p") == ["pending", "performing"]
@@ -65,7 +65,9 @@ def test_bash_completes_nothing_and_says_nothing_behind_a_command_that_is_none()
 
 
 def test_powershell_gets_values_and_their_help() -> None:
-    assert in_powershell("async-task re", "re") == [f"{name}\t{COMMANDS[name][1]}" for name in ("retry", "reschedule")]
+    assert in_powershell("async-task re", "re") == [
+        f"{name}\t{COMMANDS[name][1]}" for name in ("retry", "reschedule", "resume")
+    ]
     assert [line.split("\t")[0] for line in in_powershell("async-task ", "")] == list(COMMANDS)
     assert in_powershell("async-task list --status p", "p") == ["pending", "performing"]
     assert in_powershell("async-task list --status ", "")[0] == "pending"

@@ -1,14 +1,17 @@
 """Isolation: a call in a process of its own, which its time limit ends; and limits where there is no such process."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import itertools
 import logging
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 import elsewhere
@@ -24,6 +28,7 @@ from async_task import (
     AsyncTask,
     Attempt,
     BatchReport,
+    Failed,
     Parked,
     Retried,
     Retry,
@@ -35,12 +40,17 @@ from async_task import (
     quarantine,
     target,
 )
+from async_task.children import Calling, Died
+from async_task.claims import Claim
 from async_task.engines import Source
 from async_task.outcomes import Outcome
 from async_task.shift import Shift
+from async_task.worker import AttemptWorker
 from clockwork import row_of
 from databases import Database
 from elsewhere import await_, notes
+from offspring import children as in_children
+from offspring import claim, is_there, num_descriptors, parent_of, performing
 from outbox import Broken, HookedAttempt, act_brief_later, effects, events_of, heard, note, will
 from outbox import calls as traces
 
@@ -48,7 +58,7 @@ Write = Callable[..., Attempt]
 TABLE: Any = Attempt.__table__
 pytestmark = pytest.mark.usefixtures("one_thread")
 only_sync = pytest.mark.parametrize("door", ["sync"])
-LATE = "TimeoutError: the call took longer than its limit, 0.4 s, and its process was ended"
+LATE = "TimeoutError: the call took longer than its limit, 0.15 s, and its process was ended"
 
 
 def hold_the_gil() -> None:
@@ -71,33 +81,33 @@ class Isolated:
         _write(session)
 
     @staticmethod
-    @policy(timeout=0.4)
+    @policy(timeout=0.15)
     def hang(folder: str, card: str = "") -> None:
         note(folder, "start")
         hold_the_gil()
 
     @staticmethod
-    @policy(timeout=0.4, mode="leased")
+    @policy(timeout=0.15, mode="leased")
     def hang_leased(folder: str, card: str = "") -> None:
         note(folder, "start")
         hold_the_gil()
 
     @staticmethod
-    @policy(timeout=0.4)
+    @policy(timeout=0.15)
     def write_and_hang(session: Session, folder: str) -> None:
         _write(session)
         note(folder, "start")
         hold_the_gil()
 
     @staticmethod
-    @policy(timeout=0.4, mode="leased")
+    @policy(timeout=0.15, mode="leased")
     def write_and_hang_leased(session: Session, folder: str) -> None:
         _write(session)
         note(folder, "start")
         hold_the_gil()
 
     @staticmethod
-    @policy(timeout=0.4)
+    @policy(timeout=0.15)
     def start_others_and_hang(folder: str) -> None:
         if os.fork() == 0:
             note(folder, "grandchild")
@@ -125,7 +135,7 @@ class Isolated:
 @target("test.not_isolated", retry=Retry.every(60))
 class Suspect:
     @staticmethod
-    @policy(timeout=0.4)
+    @policy(timeout=0.15)
     def hang(folder: str) -> None:
         note(folder, "start")
         hold_the_gil()
@@ -136,9 +146,36 @@ class Suspect:
         _hold(folder)
 
 
-def _write(session: Session) -> None:
+@target("test.brief_session", retry=Retry.every(60), timeout=0.3)
+class BriefSession:
+    """Swallows its cancellation, with a session in its hand."""
+
+    @staticmethod
+    async def write(session: AsyncSession, goes_on: bool) -> None:
+        await _write_and_sleep(session, goes_on=goes_on)
+
+    @staticmethod
+    @policy(mode="locked")
+    async def write_locked(session: AsyncSession, goes_on: bool) -> None:
+        await _write_and_sleep(session, goes_on=goes_on)
+
+
+async def _write_and_sleep(session: AsyncSession, *, goes_on: bool) -> None:
+    await session.execute(effects.insert().values(**_mine()))
+    for is_canceled in itertools.count():
+        if is_canceled and not goes_on:
+            return
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+
+def _mine() -> dict[str, Any]:
     current = current_attempt()
-    session.execute(effects.insert().values(attempt_id=str(current.id), number=current.number, what="done"))
+    return {"attempt_id": str(current.id), "number": current.number, "what": "done"}
+
+
+def _write(session: Session) -> None:
+    session.execute(effects.insert().values(**_mine()))
 
 
 def _hold(folder: str) -> None:
@@ -198,7 +235,7 @@ def test_the_limit_ends_a_loop_that_holds_the_gil_and_it_is_an_error_of_the_call
     assert (event.kind, event.message, event.num_attempt) == ("error", LATE, 1)
     ((_, _, pid, _),) = notes(folder)
     assert pid != os.getpid()
-    assert not _is_there(pid)
+    assert not is_there(pid)
 
 
 @pytest.mark.parametrize("method", ["write_and_hang", "write_and_hang_leased"])
@@ -226,9 +263,10 @@ def test_what_the_call_has_started_is_ended_with_it(home: AsyncTask, engine: Eng
     attempt = _put_away(engine, write(Isolated, "start_others_and_hang", {"folder": folder}))
     assert isinstance(home.perform(attempt.id), Retried)
     pids = {pid for _, _, pid, _ in notes(folder)}
-    await_(lambda: not any(map(_is_there, pids)), "all that noted something go away")
+    await_(lambda: not any(map(is_there, pids)), "all that noted something go away")
 
 
+@only_sync
 def test_a_process_that_ends_by_itself_is_a_crash_and_its_worker_lives_on(
     home: AsyncTask, engine: Engine, write: Write, folder: str
 ) -> None:
@@ -282,12 +320,13 @@ def test_when_the_parent_is_killed_all_its_children_go_with_it(
     engine.dispose()
     with elsewhere.process(run_batch, url) as parent:
         pids = {pid for _, _, pid, _ in await_(lambda: notes(folder)[1:] and notes(folder), "both calls begin")}
-        (zygote,) = {_parent_of(pid) for pid in pids}
+        (zygote,) = {parent_of(pid) for pid in pids}
         assert len(pids) == 2
         parent.kill()
-    await_(lambda: not any(map(_is_there, {*pids, zygote})), "children and zygote go away")
+    await_(lambda: not any(map(is_there, {*pids, zygote})), "children and zygote go away")
 
 
+@only_sync
 def test_the_lease_of_a_call_is_extended_while_its_process_lives(
     shift: Shift, engine: Engine, write: Write, folder: str
 ) -> None:
@@ -309,22 +348,22 @@ def test_a_process_that_nobody_needs_ends_by_itself_and_another_takes_its_place(
         with _performing(shift, attempt) as performed:
             assert performed() == Succeeded(attempt.id)
         last = notes(folder)[number][2]
-        await_(lambda pid=last: not _is_there(pid), "it ends")
+        await_(lambda pid=last: not is_there(pid), "it ends")
     assert len({pid for _, _, pid, _ in notes(folder)}) == 2
 
 
 @only_sync
-def test_nothing_is_left_of_ten_shifts_with_processes(
+def test_nothing_is_left_of_four_shifts_with_processes(
     home: AsyncTask, engine: Engine, write: Write, folder: str
 ) -> None:
-    ids = [write(Isolated, "start", {"folder": folder}).id for _ in range(11)]
+    ids = [write(Isolated, "start", {"folder": folder}).id for _ in range(5)]
     engine.dispose()
     assert home.perform(ids[0]) == Succeeded(ids[0])  # what is opened once is open now
-    before = _descriptors()
+    before = num_descriptors()
     for one in ids[1:]:
         assert home.perform(one) == Succeeded(one)
-    assert _descriptors() == before
-    assert not any(_is_there(pid) for _, _, pid, _ in notes(folder))
+    assert num_descriptors() == before
+    assert not any(is_there(pid) for _, _, pid, _ in notes(folder))
 
 
 @only_sync
@@ -379,9 +418,62 @@ def test_where_nothing_can_be_forked_it_is_parked_with_a_sentence(
     assert notes(folder) == []
 
 
+def test_answers_of_many_processes_are_never_mixed_up() -> None:
+    claims = [claim(str(number)) for number in range(160)]
+    with in_children(performing(_die_or_answer)) as isolation, ThreadPoolExecutor(8) as threads:
+
+        def perform(one: Claim) -> object:
+            try:
+                return isolation.perform(one, 30)
+            except Died as death:
+                return str(death)
+
+        answers = list(threads.map(perform, claims))
+    for one, answer in zip(claims, answers, strict=True):
+        died = "its process ended with exit code 7"
+        assert answer == (died if int(one.encoded_args) % 20 == 7 else Failed(one.id, one.encoded_args))
+
+
+def _die_or_answer(one: Claim) -> Outcome:
+    if int(one.encoded_args) % 20 == 7:
+        os._exit(7)
+    return Failed(one.id, one.encoded_args)
+
+
+def test_the_limit_is_for_the_call_and_not_for_what_is_done_around_it() -> None:
+    @contextmanager
+    def opened(calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:
+        def perform(one: Claim) -> Outcome:
+            time.sleep(0.6)  # longer than the limit, which is the subject
+            with calling():
+                pass
+            time.sleep(0.6)
+            return Failed(one.id, "answered")
+
+        yield perform
+
+    with in_children(opened) as isolation:
+        one = claim()
+        assert isolation.perform(one, 0.5) == Failed(one.id, "answered")
+
+
+def test_what_a_call_left_behind_on_purpose_outlives_a_process_that_nobody_needs(short_idling: None) -> None:
+    def leave(one: Claim) -> Outcome:
+        return Failed(one.id, f"{os.getpid()} {subprocess.Popen(['sleep', '60']).pid}")
+
+    with in_children(performing(leave)) as isolation:
+        answer = isolation.perform(claim(), None)
+        assert isinstance(answer, Failed)
+        child, left = map(int, answer.reason.split())
+        await_(lambda: not is_there(child), "it ends")
+    assert is_there(left)
+    os.kill(left, signal.SIGKILL)
+
+
 # Suspects, and a worker that does not want to wait
 
 
+@only_sync
 def test_a_suspect_that_never_returns_is_ended_some_time_after_its_limit(
     home: AsyncTask, engine: Engine, write: Write, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,6 +488,7 @@ def test_a_suspect_that_never_returns_is_ended_some_time_after_its_limit(
     assert row_of(engine, innocent.id).num_crashes == 0
 
 
+@only_sync
 @pytest.mark.parametrize("is_suspect", [False, True])
 def test_a_call_without_a_limit_is_broken_off_with_its_worker_and_given_back(
     shift: Shift, engine: Engine, write: Write, folder: str, is_suspect: bool
@@ -412,7 +505,47 @@ def test_a_call_without_a_limit_is_broken_off_with_its_worker_and_given_back(
     assert outcome.reason == "its process was ended together with the worker's"
     row = row_of(engine, attempt.id)
     assert (row.claim_id, row.num_errors, row.num_crashes) == (None, 0, int(is_suspect))
-    assert not _is_there(pid)
+    assert not is_there(pid)
+
+
+def test_a_worker_performs_each_in_its_process_and_ends_what_takes_too_long(
+    home: AsyncTask, engine: Engine, write: Write, folder: str
+) -> None:
+    hanging = write(Isolated, "write_and_hang", {"folder": folder})
+    others = [write(Isolated, "start", {"folder": folder}) for _ in range(5)]
+    engine.dispose()
+    with _working(home, concurrency=2) as worker:
+        await_(lambda: worker.tally.total() == 6, "all were performed")
+    assert worker.tally == {Retried: 1, Succeeded: 5}
+    assert row_of(engine, hanging.id).last_error == LATE
+    assert {row_of(engine, one.id).num_errors for one in others} == {0}
+    assert os.getpid() not in {pid for _, _, pid, _ in notes(folder)}
+
+
+def test_a_worker_that_is_told_twice_to_stop_ends_the_processes_of_its_calls(
+    home: AsyncTask, engine: Engine, write: Write, folder: str
+) -> None:
+    attempt = write(Isolated, "hold", {"folder": folder})
+    engine.dispose()
+    with _working(home, concurrency=1) as worker:
+        ((_, _, pid, _),) = await_(lambda: notes(folder), "the call begins")
+        worker.stop()
+    row = row_of(engine, attempt.id)
+    assert (row.claim_id, row.num_errors, row.num_crashes) == (None, 0, 0)
+    await_(lambda: not is_there(pid), "its process goes away")
+
+
+@contextmanager
+def _working(app: AsyncTask, *, concurrency: int) -> Iterator[AttemptWorker]:
+    """A worker at work in a thread; at the end it is told to stop, and waited for."""
+    worker = app.worker(concurrency=concurrency)
+    with ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(worker.run)
+        try:
+            yield worker
+        finally:
+            worker.stop()
+            ended.result(30)
 
 
 # Coroutines
@@ -436,6 +569,7 @@ def test_a_coroutine_that_swallows_its_cancellation_took_too_long_all_the_same(
     assert (row.num_errors, row.num_crashes, row.last_error) == (1, 0, late)
 
 
+@only_sync
 def test_what_a_canceled_coroutine_raises_is_the_cause_of_the_timeout(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -497,6 +631,21 @@ def test_a_coroutine_that_goes_on_after_its_cancellation_does_not_hold_the_lane(
     assert "swallowed" in traces
 
 
+@pytest.mark.parametrize("door", ["async"])
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("method", ["write", "write_locked"])
+def test_what_a_coroutine_wrote_is_rolled_back_although_it_swallows_its_cancellation(
+    app: AsyncTask, engine: Engine, write: Write, method: str, goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "CLEAN_UP", 0.05)
+    attempt = write(BriefSession, method, {"goes_on": goes_on})
+    assert isinstance(app.perform(attempt.id), Retried)
+    row = row_of(engine, attempt.id)
+    assert (row.num_errors, row.last_error[:12], row.claim_id) == (1, "TimeoutError", None)
+    with engine.connect() as connection:
+        assert connection.execute(select(effects)).all() == []
+
+
 @only_sync
 def test_a_coroutine_that_ends_itself_in_time_is_no_timeout(app: AsyncTask, engine: Engine, write: Write) -> None:
     async def cancel() -> None:
@@ -548,22 +697,3 @@ def _performing(shift: Shift, attempt: Attempt) -> Iterator[Callable[[], Outcome
     with ThreadPoolExecutor(1) as thread:
         performed = thread.submit(perform)
         yield lambda: performed.result(30)
-
-
-def _status_of(pid: int) -> list[str]:
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _parent_of(pid: int) -> int:
-    return int(_status_of(pid)[1])
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        return _status_of(pid)[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _descriptors() -> int:
-    return len(list(pathlib.Path("/proc/self/fd").iterdir()))

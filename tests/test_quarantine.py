@@ -8,7 +8,7 @@ import pathlib
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import Engine, text, update
@@ -31,19 +31,18 @@ from async_task import (
     Superseded,
     outcomes,
 )
-from async_task.children import Calling, Children, Died, NotPerformed
+from async_task.children import Calling, Died, NotPerformed
 from async_task.claims import Claim
 from async_task.decoding import decode
 from async_task.encoding import encode
-from async_task.isolation import Isolation
 from clockwork import let_pass, row_of
 from databases import Database
 from elsewhere import await_, notes
+from offspring import NOW, children, claim, is_there, num_children, num_descriptors, parent_of, performing
 from outbox import Client, Elsewhere, be_greedy, effect, events_of
 
 Write = Callable[..., Attempt]
 pytestmark = pytest.mark.usefixtures("one_thread")
-NOW = dt.datetime(2026, 3, 29, 1, 59, 59, 999_999, tzinfo=dt.UTC)
 
 
 @pytest.fixture
@@ -146,10 +145,10 @@ def test_when_the_parent_is_killed_the_child_and_the_row_lock_go_with_it(
     engine.dispose()
     with elsewhere.process(elsewhere.run_batch, url, 1.0) as parent:
         ((_, _, child, _),) = await_(lambda: notes(tmp_path), "the call begins")
-        zygote = _parent_of(child)
-        assert _parent_of(zygote) == parent.pid
+        zygote = parent_of(child)
+        assert parent_of(zygote) == parent.pid
         parent.kill()
-    await_(lambda: not _is_there(child) and not _is_there(zygote), "the child and the zygote go away")
+    await_(lambda: not is_there(child) and not is_there(zygote), "the child and the zygote go away")
     let_pass(engine, 5)
     await_(lambda: home.sweep().recovered, "the row's lock goes too")
     assert row_of(engine, suspect.id).num_crashes == 2
@@ -184,12 +183,12 @@ def test_nothing_is_left_of_ten_quarantines(home: AsyncTask, engine: Engine, wri
     ids = [_suspect(engine, write(Client, "ping")).id for _ in range(11)]
     engine.dispose()
     assert home.perform(ids[0]) == Succeeded(ids[0])  # what is opened once is open now
-    before = _descriptors(), _children()
+    before = num_descriptors(), num_children()
     threads = threading.active_count()  # of which one may just be ending
     for one in ids[1:]:
         assert home.perform(one) == Succeeded(one)
     await_(lambda: threading.active_count() <= threads, "threads that were ending have ended")
-    assert (_descriptors(), _children()) == before
+    assert (num_descriptors(), num_children()) == before
 
 
 def test_what_a_suspect_prints_is_printed_once(url: str, engine: Engine, write: Write, tmp_path: pathlib.Path) -> None:
@@ -206,7 +205,7 @@ def test_what_a_suspect_prints_is_printed_once(url: str, engine: Engine, write: 
 
 
 def test_claims_and_outcomes_survive_the_socket_with_every_field() -> None:
-    one, claim = uuid.uuid4(), _claim("x" * 5_000_000)
+    one, big = uuid.uuid4(), claim("x" * 5_000_000)
     ended: list[Outcome] = [
         Succeeded(one), Retried(one, dt.timedelta(microseconds=1), None), Retried(one, dt.timedelta(days=3), "ß\0\n"),
         Failed(one, "why"), Expired(one, "late"), Canceled(one), NotDue(one, NOW), NotPending(one, None),
@@ -214,10 +213,10 @@ def test_claims_and_outcomes_survive_the_socket_with_every_field() -> None:
         Parked(one, dt.timedelta(0), "\N{SNOWMAN}"),
     ]  # fmt: skip
     assert {type(outcome) for outcome in ended} == set(outcomes.KINDS)
-    sent = {"claim": claim, "ended": ended}
+    sent = {"claim": big, "ended": ended}
     assert decode(encode(sent)) == sent
-    with _quarantine(lambda claim: Failed(claim.id, claim.encoded_args)) as quarantine:
-        assert quarantine.perform(claim, None) == Failed(claim.id, claim.encoded_args)
+    with children(performing(lambda one: Failed(one.id, one.encoded_args))) as quarantine:
+        assert quarantine.perform(big, None) == Failed(big.id, big.encoded_args)
 
 
 def test_a_big_argument_arrives_in_the_quarantine(
@@ -230,41 +229,51 @@ def test_a_big_argument_arrives_in_the_quarantine(
 
 
 def test_a_child_that_dies_between_two_calls_is_nobodys_fault(tmp_path: pathlib.Path) -> None:
-    with _quarantine(_say_who) as quarantine:
+    with children(performing(_say_who)) as quarantine:
         for _ in range(20):
-            before = quarantine.perform(_claim(), None)
+            before = quarantine.perform(claim(), None)
             assert isinstance(before, Failed)
             os.kill(int(before.reason), 9)
-            after = quarantine.perform(_claim(), None)
+            after = quarantine.perform(claim(), None)
             assert isinstance(after, Failed)
             assert after.reason != before.reason
 
 
 def test_a_zygote_that_dies_is_nobodys_fault_and_another_takes_its_place() -> None:
-    with _quarantine(_say_who) as quarantine:
-        before = quarantine.perform(_claim(), None)
+    with children(performing(_say_who)) as quarantine:
+        before = quarantine.perform(claim(), None)
         assert isinstance(before, Failed)
-        zygote = _parent_of(int(before.reason))
+        zygote = parent_of(int(before.reason))
         os.kill(zygote, 9)
         os.waitid(os.P_PID, zygote, os.WEXITED | os.WNOWAIT)
-        after = quarantine.perform(_claim(), None)
+        after = quarantine.perform(claim(), None)
         assert isinstance(after, Failed)
-        assert _parent_of(int(after.reason)) not in (zygote, os.getpid())
+        assert parent_of(int(after.reason)) not in (zygote, os.getpid())
+        await_(lambda: not is_there(int(before.reason)), "its child goes with it")
 
 
-def test_a_death_is_told_at_once_with_its_cause_although_what_the_call_started_lives_on(tmp_path: pathlib.Path) -> None:
-    def leave_a_child_and_die(claim: Claim) -> Outcome:
+@pytest.mark.parametrize("is_daemon", [False, True])
+def test_a_death_is_told_at_once_with_its_cause_although_what_the_call_started_lives_on(
+    tmp_path: pathlib.Path, is_daemon: bool
+) -> None:
+    def leave_a_child_and_die(one: Claim) -> Outcome:
         pid = os.fork()
         if pid == 0:
+            if is_daemon:
+                os.setsid()
+            (tmp_path / "left").write_text(str(os.getpid()))
+            (tmp_path / "left").rename(tmp_path / "there")
             threading.Event().wait(60)
-        (tmp_path / "left").write_text(str(pid))
+        await_((tmp_path / "there").exists, "it lives")
         os._exit(3)
 
-    with _quarantine(leave_a_child_and_die) as quarantine:
+    with children(performing(leave_a_child_and_die)) as quarantine:
         with pytest.raises(Died, match="exit code 3"):
-            quarantine.perform(_claim(), None)
-        left = int((tmp_path / "left").read_text())
-        await_(lambda: not _is_there(left), "what it left behind is ended too: it may hold the row's lock")
+            quarantine.perform(claim(), None)
+        left = int((tmp_path / "there").read_text())
+        if is_daemon:
+            os.kill(left, 9)  # nobody else does
+        await_(lambda: not is_there(left), "what it left behind is ended too: it may hold the row's lock")
 
 
 def test_a_child_that_cannot_be_had_is_nobodys_fault() -> None:
@@ -273,8 +282,8 @@ def test_a_child_that_cannot_be_had_is_nobodys_fault() -> None:
         os._exit(1)
         yield _say_who
 
-    with _opened(Children(fail)) as quarantine, pytest.raises(NotPerformed, match="stays alive") as raised:
-        quarantine.perform(_claim(), None)
+    with children(fail) as quarantine, pytest.raises(NotPerformed, match="stays alive") as raised:
+        quarantine.perform(claim(), None)
     assert not raised.value.started
 
 
@@ -297,55 +306,5 @@ def _suspect(engine: Engine, attempt: Attempt) -> Attempt:
     return attempt
 
 
-def _claim(arguments: str = "{}") -> Claim:
-    return Claim(
-        id=uuid.uuid4(), claim_id=uuid.uuid4(), target="t", method_name="m", encoded_args=arguments, encryptor="null",
-        queue="default", order_key=None, number=2, num_errors=3, num_crashes=1, max_attempts=None, scheduled_at=None,
-        created_at=NOW - dt.timedelta(days=1, microseconds=1), attempted_at=NOW,
-        expires_at=NOW - dt.timedelta(seconds=1), last_error="said ß", priority=0, due_at=NOW,
-    )  # fmt: skip
-
-
-def _say_who(claim: Claim) -> Outcome:
-    return Failed(claim.id, str(os.getpid()))
-
-
-def _quarantine(perform: Callable[[Claim], Outcome]) -> AbstractContextManager[Isolation]:
-    @contextmanager
-    def opened(calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:
-        yield perform
-
-    return _opened(Children(opened))
-
-
-@contextmanager
-def _opened(children: Children) -> Iterator[Isolation]:
-    isolation = Isolation(children)
-    try:
-        yield isolation
-    finally:
-        isolation.close()
-        children.close()
-
-
-def _status_of(pid: int) -> list[str]:
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _parent_of(pid: int) -> int:
-    return int(_status_of(pid)[1])
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        return _status_of(pid)[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _descriptors() -> int:
-    return len(list(pathlib.Path("/proc/self/fd").iterdir()))
-
-
-def _children() -> int:
-    return len(pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+def _say_who(one: Claim) -> Outcome:
+    return Failed(one.id, str(os.getpid()))

@@ -26,6 +26,7 @@ from async_task import (
     Succeeded,
     Superseded,
     queries,
+    statements,
 )
 from async_task.claims import Claim
 from async_task.shift import Shift
@@ -189,10 +190,14 @@ def test_no_zombie_of_two_hundred_has_an_effect(engine: Engine, sessions: sessio
 
 
 def test_the_races_here_catch_a_library_without_a_fence(
-    engine: Engine, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     table: Any = Attempt.__table__
     monkeypatch.setattr(queries, "is_mine", lambda table, attempt_id, claim_id: (table.c.id == attempt_id,))
+    for statement in (statements.lock, statements.ours, statements.succeed):
+        statement.cache_clear()  # what is made now has no fence
+        request.addfinalizer(statement.cache_clear)
+    monkeypatch.setattr(statements, "_ours", lambda table, dialect: (statements._among(table, dialect),))
     found = _double_effects_of_zombies(engine, sessions, effect, 10)
     with engine.begin() as connection:  # else the promises of every test would be found broken too
         connection.execute(delete(effects))

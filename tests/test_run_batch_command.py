@@ -215,6 +215,7 @@ def test_a_dry_run_says_what_is_due_for_people_and_programs_and_does_nothing(
         ],
         "to_recover": 0,
         "to_expire": 0,
+        "paused": [],
         "overlapped": None,
     }
     assert [row_of(engine, one.id) for one in (ping, strange)] == before

@@ -148,7 +148,8 @@ def test_settings_are_the_targets_and_those_of_a_method_go_first() -> None:
         ({"redact": None}, "redact takes a list"),
         ({"redact": ["nummber"]}, r"redact: .*Plain takes no argument named 'nummber' \(did you mean 'number'\?\)"),
         ({"batch": 5}, "batch=, .* comes with the worker: leave it out until then"),
-        ({"settle_within": 0}, "settle_within=, .* comes with the worker: leave it out until then"),
+        ({"settle_within": -1}, "settle_within"),
+        ({"settle_within": 2}, "settle_within is at most 1 s"),
         ({"isolate": 1}, "isolate is True or False"),
         (
             {"mode": "leased", "timeout": 5},

@@ -51,7 +51,7 @@ def _sustain(stage: Stage, subject: Subject, database: str, seconds: float) -> I
         for number in range(1, POINTS + 1):
             while time.monotonic() < begun + seconds * number / POINTS:
                 if filled - worker.board.count < heap:
-                    stage.fill(subject.system, database, heap)
+                    stage.ask(subject.system, "enqueue_many", url=stage.server.url(database), count=heap)
                     filled += heap
                 worker.check()
                 time.sleep(0.01)

@@ -71,7 +71,7 @@ await serve({
       return made;
     }),
 
-  work: async (url, board) => {
+  work: async (url, board, options) => {
     const pgPool = new pg.Pool({ ...connection(url), max: CONCURRENCY + 1 });
     const runner = await run({
       pgPool,
@@ -91,7 +91,7 @@ await serve({
         mark: ({ number }) => board.mark(number),
         hold: async ({ number }) => {
           board.mark(number);
-          await sleep(HOLD);
+          await sleep(options.hold ?? HOLD);
         },
       },
     });

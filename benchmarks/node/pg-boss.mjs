@@ -25,10 +25,10 @@ const producing = async (url, max, work) => {
   }
 };
 
-const perform = async (board, { kind, number }) => {
+const perform = async (board, lasting, { kind, number }) => {
   if (kind === "noop") return board.add();
   board.mark(number);
-  if (kind === "hold") await sleep(HOLD);
+  if (kind === "hold") await sleep(lasting);
 };
 
 await serve({
@@ -83,11 +83,11 @@ await serve({
       return made_;
     }),
 
-  work: async (url, board) => {
+  work: async (url, board, options) => {
     const made = boss(url, {});
     await made.start();
     await made.work(QUEUE, { batchSize: BATCH, burstWhenBatchFull: true }, (jobs) =>
-      Promise.all(jobs.map((job) => perform(board, job.data))));
+      Promise.all(jobs.map((job) => perform(board, options.hold ?? HOLD, job.data))));
     await new Promise(() => setInterval(() => {}, 1000));
   },
 });

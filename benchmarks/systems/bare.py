@@ -36,7 +36,7 @@ class Psycopg(AsyncTaskSystem):
     """Row locks on a batch, one UPDATE, one commit; or one transaction a job under its row lock, in threads."""
 
     name = "psycopg"
-    doors = ("psycopg",)
+    doors: tuple[str, ...] = ("psycopg",)
 
     def version(self) -> str:
         return importlib.metadata.version("psycopg")

@@ -17,6 +17,7 @@ from benchmarks.board import Board
 from benchmarks.system import BUSINESS, HOLD, INSERT, Cannot, System
 
 CONCURRENCY = 1000
+lasting = [HOLD]
 boards: list[Board] = []
 """That of this worker."""
 
@@ -31,7 +32,7 @@ async def mark(*, number: int) -> None:
 
 async def hold(*, number: int) -> None:
     boards[0].mark(number)
-    await asyncio.sleep(HOLD)
+    await asyncio.sleep(lasting[-1])
 
 
 TARGETS = {"noop": noop, "mark": mark, "hold": hold}
@@ -136,6 +137,7 @@ class Chancy:
         from chancy import Worker
 
         boards.append(board)
+        lasting.append(options.get("hold", HOLD))
 
         async def work() -> None:
             async with _chancy(url) as chancy, Worker(chancy) as worker:

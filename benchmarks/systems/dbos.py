@@ -17,10 +17,12 @@ from benchmarks.system import BUSINESS, HOLD, INSERT, Cannot, System
 QUEUE = "bench"
 POLL = 0.01
 BESIDE = (
-    "INSERT INTO dbos.{table} SELECT jobs.workflow_uuid, one.{columns}, one.retention_timestamp FROM dbos.workflow_status "
-    "jobs, (SELECT * FROM dbos.{table} ORDER BY retention_timestamp DESC LIMIT 1) one WHERE {where} ON CONFLICT DO NOTHING"
+    "INSERT INTO dbos.{table} SELECT jobs.workflow_uuid, one.{columns}, one.retention_timestamp "
+    "FROM dbos.workflow_status jobs, (SELECT * FROM dbos.{table} ORDER BY retention_timestamp DESC LIMIT 1) one "
+    "WHERE {where} ON CONFLICT DO NOTHING"
 )
 """Arguments and results lie in tables of their own."""
+lasting = [HOLD]
 boards: list[Board] = []
 """That of this worker."""
 
@@ -122,6 +124,7 @@ class Dbos:
 
     def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
         boards.append(board)
+        lasting.append(options.get("hold", HOLD))
         over = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: over.set())
         with _launched(url, 1.0 if options.get("defaults") else POLL, options.get("executor")):
@@ -152,7 +155,7 @@ class _launched:
         @DBOS.workflow(name="hold")
         def hold(number: int) -> None:
             boards[0].mark(number)
-            DBOS.sleep(HOLD)
+            DBOS.sleep(lasting[-1])
 
     def __enter__(self) -> None:
         self._dbos.launch()

@@ -22,6 +22,7 @@ from benchmarks.system import BUSINESS, HOLD, System
 LANES = 2
 """Threads of a worker: as many as there are cores here. One commit per attempt waits for the disk: that has 8."""
 
+lasting = [HOLD]
 boards: list[Board] = []
 """That of this worker."""
 
@@ -52,7 +53,7 @@ def mark(number: int) -> None:
 @target("bench.hold", timeout=HOLD, retry=Retry.every(1))
 def hold(number: int) -> None:
     boards[0].mark(number)
-    time.sleep(HOLD)
+    time.sleep(lasting[-1])
 
 
 @target("bench.write")
@@ -72,7 +73,7 @@ class AsyncTaskSystem:
     table = "async_task_attempts"
     fresh: Mapping[str, str] = MappingProxyType({"id": "gen_random_uuid()"})
     unfinished = "SELECT count(*) FROM async_task_attempts WHERE status = 'pending' AND scheduled_at IS NULL"
-    finished = "status = 'succeeded'"
+    finished: str | None = "status = 'succeeded'"
     also: tuple[str, ...] = ()
     by_restart = False
     doors: tuple[str, ...] = ("ORM", "Core")
@@ -159,6 +160,7 @@ class AsyncTaskSystem:
         if options.get("processes"):
             _supervise(url, board, options)
         boards.append(board)
+        lasting.append(options.get("hold", HOLD))
         single = options.get("single", False)
         lanes = options.get("lanes") or (8 if single else LANES)
         app = AsyncTask(url.replace("postgresql://", "postgresql+psycopg://"))

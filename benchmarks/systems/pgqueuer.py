@@ -143,7 +143,7 @@ class PgQueuer:
                 @application.entrypoint("hold")
                 async def hold(job: Job) -> None:
                     board.mark(int(job.payload or b"0"))
-                    await asyncio.sleep(HOLD)
+                    await asyncio.sleep(options.get("hold", HOLD))
 
                 asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, application.shutdown.set)
                 await application.run(batch_size=BATCH)

@@ -16,6 +16,7 @@ from benchmarks.board import Board
 from benchmarks.system import BUSINESS, HOLD, INSERT, Cannot, System
 
 CONCURRENCY = 30
+lasting = [HOLD]
 boards: list[Board] = []
 """That of this worker."""
 
@@ -106,6 +107,7 @@ class Procrastinate:
 
     def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
         boards.append(board)
+        lasting.append(options.get("hold", HOLD))
 
         async def work() -> None:
             app, _ = _application(url)
@@ -134,7 +136,7 @@ def _with_tasks(app: Any) -> tuple[Any, dict[str, Any]]:
     @app.task(name="hold")
     async def hold(number: int) -> None:
         boards[0].mark(number)
-        await asyncio.sleep(HOLD)
+        await asyncio.sleep(lasting[-1])
 
     return app, {"noop": noop, "mark": mark, "hold": hold}
 

@@ -41,15 +41,15 @@ CREATE TABLE async_task_attempts (
 
 CREATE INDEX ix_async_task_attempts_arrived ON async_task_attempts (status, arrived) WHERE status = 'pending' AND arrived = 1;
 
-CREATE INDEX ix_async_task_attempts_expiry ON async_task_attempts (status, expires_at) WHERE status = 'pending' AND expires_at IS NOT NULL;
+CREATE INDEX ix_async_task_attempts_expiry ON async_task_attempts (status, expires_at) WHERE completed_at IS NULL AND expires_at IS NOT NULL;
 
-CREATE INDEX ix_async_task_attempts_keyed ON async_task_attempts (status, order_key, seq) WHERE status = 'pending' AND order_key IS NOT NULL;
+CREATE INDEX ix_async_task_attempts_keyed ON async_task_attempts (status, order_key, seq) WHERE completed_at IS NULL AND order_key IS NOT NULL;
 
 CREATE INDEX ix_async_task_attempts_lease ON async_task_attempts (lease_until) WHERE status = 'pending' AND claim_id IS NOT NULL;
 
 CREATE INDEX ix_async_task_attempts_suspect ON async_task_attempts (status, num_crashes) WHERE status = 'pending' AND num_crashes > 0;
 
-CREATE INDEX ix_async_task_attempts_waiting ON async_task_attempts (status, released, queue, priority, due_at, id) WHERE status = 'pending' AND claim_id IS NULL AND released = 1;
+CREATE INDEX ix_async_task_attempts_waiting ON async_task_attempts (status, released, queue, priority, due_at, id) WHERE completed_at IS NULL AND claim_id IS NULL;
 
 CREATE UNIQUE INDEX uq_async_task_attempts_order ON async_task_attempts (order_slot) WHERE order_slot IS NOT NULL;
 

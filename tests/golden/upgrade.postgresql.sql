@@ -2,7 +2,15 @@ BEGIN;
 
 ALTER TABLE async_task_attempts ADD COLUMN arrived BOOLEAN;
 
-CREATE INDEX ix_async_task_attempts_keyed ON async_task_attempts (status, order_key, seq) WHERE status = 'pending' AND order_key IS NOT NULL;
+DROP INDEX ix_async_task_attempts_waiting;
+
+CREATE INDEX ix_async_task_attempts_waiting ON async_task_attempts (status, released, queue, priority, due_at, id) WHERE completed_at IS NULL AND claim_id IS NULL;
+
+DROP INDEX ix_async_task_attempts_expiry;
+
+CREATE INDEX ix_async_task_attempts_expiry ON async_task_attempts (status, expires_at) WHERE completed_at IS NULL AND expires_at IS NOT NULL;
+
+CREATE INDEX ix_async_task_attempts_keyed ON async_task_attempts (status, order_key, seq) WHERE completed_at IS NULL AND order_key IS NOT NULL;
 
 CREATE INDEX ix_async_task_attempts_arrived ON async_task_attempts (status, arrived) WHERE status = 'pending' AND arrived;
 

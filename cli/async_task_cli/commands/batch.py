@@ -92,6 +92,7 @@ def run_batch(wanted: Wanted, is_dry: bool, is_json: bool, fail_on: str | None, 
       crashed     the same, failed at the crash limit
       seconds     how long it took
       left        due and not started for want of time; 10000: or more
+      paused      queues in which something waits, left out because paused
       overlapped  null, or the run for whose sake nothing was done:
                   {worker, host, pid, started_at}
     With --dry-run:
@@ -100,6 +101,7 @@ def run_batch(wanted: Wanted, is_dry: bool, is_json: bool, fail_on: str | None, 
       calls       [{queue, target, due, unperformable, problems: []}]
                   unperformable: would be parked, as problems say
       to_recover, to_expire
+      paused      the names of the queues that are paused
       overlapped  null, or the run that is at work now
     Fields may be added, and are not renamed.
     """
@@ -155,13 +157,18 @@ def figures(report: BatchReport) -> str:
     swept = _listed(
         (report.expired, "expired"), (report.recovered, "recovered"), (report.crashed, "failed at the crash limit")
     )
+    swept = "; ".join(part for part in (swept, _left_out(report.paused)) if part)
     if not report.claimed:
-        begun = "Nothing was started" if report.left else "Nothing was due"
+        begun = "Nothing was started" if report.left or report.paused else "Nothing was due"
         return "; ".join(part for part in (begun, swept) if part) + "."
     made = ": ".join(
         part for part in (f"{counted(report.claimed, 'attempt')} in {report.seconds:.1f} s", ended) if part
     )
     return "; ".join(part for part in (made, swept) if part) + "."
+
+
+def _left_out(paused: int) -> str:
+    return f"{counted(paused, 'queue is', 'queues are')} paused, and left out" if paused else ""
 
 
 def _listed(*numbers: tuple[int, str]) -> str:
@@ -200,6 +207,8 @@ def _expectations(found: BatchPreview, limit: int | None) -> Iterator[str]:
     swept = _listed((found.to_recover, "would be recovered, and then be due"), (found.to_expire, "would expire"))
     if swept:
         yield f"Before that, {swept}."
+    if found.paused:
+        yield f"Left out, because paused: {', '.join(found.paused)}."
     if found.overlapped is not None:
         yield f"Another batch is at work: {found.overlapped}."
     yield "Nothing was done: this is a dry run."

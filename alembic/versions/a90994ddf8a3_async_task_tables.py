@@ -1,6 +1,6 @@
 """async-task tables
 
-Revision ee70920059ae, after nothing, of 2026-11-21 11:56:16.761874.
+Revision a90994ddf8a3, after nothing, of 2026-11-21 13:14:18.888935.
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ from sqlalchemy.dialects import mysql
 
 async_task_schema = 3
 async_task_tables = ["async_task_attempts", "async_task_job_events", "async_task_workers", "async_task_queues", "async_task_schema"]
-revision = 'ee70920059ae'
+revision = 'a90994ddf8a3'
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -71,11 +71,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint('id'),
     )
     op.create_index(op.f('ix_async_task_attempts_arrived'), 'async_task_attempts', ['status', 'arrived'], unique=False, postgresql_where=sa.text("status = 'pending' AND arrived"), sqlite_where=sa.text("status = 'pending' AND arrived = 1"))
-    op.create_index(op.f('ix_async_task_attempts_expiry'), 'async_task_attempts', ['status', 'expires_at'], unique=False, postgresql_where=sa.text("status = 'pending' AND expires_at IS NOT NULL"), sqlite_where=sa.text("status = 'pending' AND expires_at IS NOT NULL"))
-    op.create_index(op.f('ix_async_task_attempts_keyed'), 'async_task_attempts', ['status', 'order_key', 'seq'], unique=False, postgresql_where=sa.text("status = 'pending' AND order_key IS NOT NULL"), sqlite_where=sa.text("status = 'pending' AND order_key IS NOT NULL"))
+    op.create_index(op.f('ix_async_task_attempts_expiry'), 'async_task_attempts', ['status', 'expires_at'], unique=False, postgresql_where=sa.text('completed_at IS NULL AND expires_at IS NOT NULL'), sqlite_where=sa.text('completed_at IS NULL AND expires_at IS NOT NULL'))
+    op.create_index(op.f('ix_async_task_attempts_keyed'), 'async_task_attempts', ['status', 'order_key', 'seq'], unique=False, postgresql_where=sa.text('completed_at IS NULL AND order_key IS NOT NULL'), sqlite_where=sa.text('completed_at IS NULL AND order_key IS NOT NULL'))
     op.create_index(op.f('ix_async_task_attempts_lease'), 'async_task_attempts', ['lease_until'], unique=False, postgresql_where=sa.text("status = 'pending' AND claim_id IS NOT NULL"), sqlite_where=sa.text("status = 'pending' AND claim_id IS NOT NULL"))
     op.create_index(op.f('ix_async_task_attempts_suspect'), 'async_task_attempts', ['status', 'num_crashes'], unique=False, postgresql_where=sa.text("status = 'pending' AND num_crashes > 0"), sqlite_where=sa.text("status = 'pending' AND num_crashes > 0"))
-    op.create_index(op.f('ix_async_task_attempts_waiting'), 'async_task_attempts', ['status', 'released', 'queue', 'priority', 'due_at', 'id'], unique=False, postgresql_where=sa.text("status = 'pending' AND claim_id IS NULL AND released"), sqlite_where=sa.text("status = 'pending' AND claim_id IS NULL AND released = 1"))
+    op.create_index(op.f('ix_async_task_attempts_waiting'), 'async_task_attempts', ['status', 'released', 'queue', 'priority', 'due_at', 'id'], unique=False, postgresql_where=sa.text('completed_at IS NULL AND claim_id IS NULL'), sqlite_where=sa.text('completed_at IS NULL AND claim_id IS NULL'))
     op.create_index(op.f('uq_async_task_attempts_order'), 'async_task_attempts', ['order_slot'], unique=True, postgresql_where=sa.text('order_slot IS NOT NULL'), sqlite_where=sa.text('order_slot IS NOT NULL'))
     op.create_index(op.f('uq_async_task_attempts_token'), 'async_task_attempts', ['target', 'method_name', 'idempotence_token'], unique=True, postgresql_where=sa.text('idempotence_token IS NOT NULL'), sqlite_where=sa.text('idempotence_token IS NOT NULL'))
     op.create_table('async_task_job_events',
