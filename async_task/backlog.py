@@ -80,7 +80,8 @@ class Look:
 def look(connection: Connection, table: Table, worker: str, lease: dt.timedelta, wanted: Sequence[str] = ()) -> Look:
     """Look at everything that `worker` might have to do, in the queues `wanted` or in all, by one statement."""
     found: dict[str, set[str | None]] = {}
-    for kind, name in connection.execute(statements.look(table, lease, tuple(wanted)), {"a_worker": worker}):
+    rows: Any = connection.execute(statements.look(table, lease, tuple(wanted)), {"a_worker": worker})
+    for kind, name in rows:
         found.setdefault(kind, set()).add(name)
     named = (statements.QUEUE, statements.PAUSED, statements.LIMITED)
     due, paused, limited = (frozenset(name for name in found.get(kind, ()) if name is not None) for kind in named)
