@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, select, union_all
 
@@ -79,7 +80,8 @@ class Look:
 def look(connection: Connection, table: Table, worker: str, lease: dt.timedelta, wanted: Sequence[str] = ()) -> Look:
     """Look at everything that `worker` might have to do, in the queues `wanted` or in all, by one statement."""
     found: dict[str, set[str | None]] = {}
-    for kind, name in connection.execute(statements.look(table, lease, tuple(wanted)), {"a_worker": worker}):
+    rows: Any = connection.execute(statements.look(table, lease, tuple(wanted)), {"a_worker": worker})
+    for kind, name in rows:
         found.setdefault(kind, set()).add(name)
     named = (statements.QUEUE, statements.PAUSED, statements.LIMITED)
     due, paused, limited = (frozenset(name for name in found.get(kind, ()) if name is not None) for kind in named)
@@ -102,11 +104,12 @@ def depths(engine: Engine, table: Table, wanted: Sequence[str] = ()) -> list[Dep
     one statement more for each."""
     names = list(wanted) or queues(engine, table)[0]
     with engine.begin() as connection:
-        claimed: dict[str, int] = dict(connection.execute(queries.in_hand(table, table.c.queue, MOST_COUNTED)).all())
+        found: Any = connection.execute(queries.in_hand(table, table.c.queue, MOST_COUNTED)).all()
+        claimed: dict[str, int] = dict(found)
         known = [*names, *(name for name in claimed if name not in names)]
         if not known:
             return []
-        rows = connection.execute(union_all(*(queries.depth(table, name, MOST_COUNTED) for name in known))).all()
+        rows: Any = connection.execute(union_all(*(queries.depth(table, name, MOST_COUNTED) for name in known))).all()
     return sorted(
         (
             Depth(name, min(due, MOST_COUNTED), max(0, waiting - due), claimed.get(name, 0))

@@ -139,7 +139,8 @@ def present(engine: Engine, table: Table) -> list[Presence]:
     asked: Any = select(c.name, c.host, c.pid, c.kind, c.started_at, c.beat_at, c.asleep, c.about, compared())
     mine = or_(c.job_type.is_(None), c.job_type == table.name)
     with engine.begin() as connection:
-        claims: dict[str, int] = dict(connection.execute(queries.in_hand(table, table.c.claimed_by, 10_000)).all())
+        found: Any = connection.execute(queries.in_hand(table, table.c.claimed_by, 10_000)).all()
+        claims: dict[str, int] = dict(found)
         rows = connection.execute(asked.where(mine).order_by(c.started_at, c.name)).all()
     return [_as_presence(claims, *row) for row in rows]
 

@@ -1,8 +1,6 @@
 """The statements of the hot path and of the sweeps, as SQLAlchemy expressions over one attempts table."""
 
 import datetime as dt
-import functools
-import operator
 import uuid
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -275,11 +273,11 @@ def depth(table: Table, queue: str, limit: int) -> Rows:
     """How many of a queue are due, and how many wait in all; `limit` of each (the due ones: of each priority) are
     counted at most, from the index, however long the queue is."""
     waits = (*is_waiting(table), table.c.queue == queue)
-    due_in = [
+    due_in: list[Any] = [
         count(table, (*waits, table.c.priority == number, table.c.due_at <= compared()), limit).scalar_subquery()
         for number in PRIORITIES
     ]
-    due: Any = functools.reduce(operator.add, due_in)
+    due: Any = sum(due_in[1:], start=due_in[0])
     waiting = count(table, waits, limit).scalar_subquery()
     return select(literal(queue).label("queue"), due.label("due"), waiting.label("waiting"))
 

@@ -221,7 +221,7 @@ class _Crew:
         self._watchdog.close()
         self._coroutines.close()
         for errand in (self._suspects, self._sweep):
-            errand.close(max(0.0, until - time.monotonic()))
+            errand.close(0.0 if not is_over else max(0.0, until - time.monotonic()))
 
     def _wait_for_lanes(self, until: float) -> bool:
         for lane in self._lanes:

@@ -1,5 +1,6 @@
 """The examples of a crontab and of systemd units: what stands in them works as it stands, but for the place."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt, Status, target
+from async_task_cli.supervisor import MARGIN
+from elsewhere import await_
 
 DEPLOY = Path(__file__).parent.parent / "examples" / "deploy"
 HOME = "/srv/shop"
@@ -86,14 +89,33 @@ def test_the_command_of_the_service_makes_what_is_due_and_says_nothing(shop: Pat
     assert status_of(shop) is Status.SUCCEEDED
 
 
+def test_the_command_of_the_worker_works_until_its_signal_and_has_time_for_its_grace(shop: Path) -> None:
+    settings = dict(line.split("=", 1) for line in lines("async-task-worker.service") if "=" in line)
+    words = settings["ExecStart"].replace(HOME, str(shop)).split()
+    grace = int(words[words.index("--grace") + 1].removesuffix("s"))
+    assert int(settings["TimeoutStopSec"]) >= grace + MARGIN
+    assert (settings["KillSignal"], settings["KillMode"]) == ("SIGTERM", "mixed")
+    number = words.index("--processes")
+    words[number + 1] = "1"  # one is enough to see it work
+    working = subprocess.Popen(words, cwd=shop, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={})
+    await_(lambda: status_of(shop) is Status.SUCCEEDED, "the call that is due is made")
+    working.terminate()
+    out, err = working.communicate(timeout=60)
+    assert (working.returncode, out) == (int(settings["SuccessExitStatus"]), "")
+    assert all(json.loads(line)["message"] for line in err.splitlines())
+
+
 if ANALYZE is not None:  # systemd's own word, where there is one to ask
 
     def test_systemd_finds_no_fault_with_the_units(shop: Path) -> None:
-        for name in ("async-task-batch.service", "async-task-batch.timer"):
+        for name in ("async-task-batch.service", "async-task-batch.timer", "async-task-worker.service"):
             (shop / name).write_text((DEPLOY / name).read_text().replace(HOME, str(shop)))
         assert ANALYZE is not None
         ended = subprocess.run(
-            [ANALYZE, "verify", "--man=no", str(shop / "async-task-batch.timer")],
+            [
+                ANALYZE, "verify", "--man=no",
+                str(shop / "async-task-batch.timer"), str(shop / "async-task-worker.service"),
+            ],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -4,8 +4,10 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -13,15 +15,17 @@ from sqlalchemy import create_engine, text
 import databases
 from conftest import AVAILABLE
 from databases import Database
+from elsewhere import Program, await_
+from said import Run
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 URL = "postgresql+psycopg://localhost/shop"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-def steps() -> list[tuple[str, str]]:
-    """The blocks of the section: (language, text), in order."""
-    section = README.read_text().partition("\n## Use it\n")[2].partition("\n## ")[0]
+def steps(section: str = "Use it") -> list[tuple[str, str]]:
+    """The blocks of a section: (language, text), in order."""
+    section = README.read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     return BLOCK.findall(section)
 
 
@@ -78,3 +82,16 @@ def _run(line: str, folder: pathlib.Path) -> str:
 
 def _revisions(folder: pathlib.Path) -> list[pathlib.Path]:
     return list((folder / "migrations" / "versions").glob("*.py"))
+
+
+@pytest.mark.only_on("sqlite")
+def test_the_lines_of_the_worker_work_as_they_are_typed(process: Callable[..., Program], run: Run) -> None:
+    """Each until it is stopped, while the others run."""
+    lines = [line.split()[2:] for _, block in steps("Run a worker") for line in block.splitlines()]
+    assert [words[0] for words in lines] == ["worker", "worker", "workers"]
+    working = [process(*words) for words in lines[:2]]
+    await_(lambda: len(run(*lines[2], "--json").lines) == 3, "one worker, and two under a supervisor, are at work")
+    for one in working:
+        one.send_signal(signal.SIGTERM)
+    assert [one.wait() for one in working] == [143, 143]
+    assert run(*lines[2]).out == "0 processes.\n"

@@ -262,7 +262,7 @@ def test_the_backlog_counts_what_is_due_waits_and_is_claimed_by_queue(app: Async
     for priority in (0, 5, 9):
         write(Client, "ping", priority=priority)
     write(Client, "ping", scheduled_at=dt.datetime(2099, 1, 1, tzinfo=dt.UTC))
-    write(Client, "ping", queue="mail")
+    write(Client, "ping", queue="mail", priority=9)
     seen: list[Any] = []
     will(lambda: seen.extend([*app.backlog(["default"]), *app.workers()]))
     write(act_leased, queue="mail", priority=0)

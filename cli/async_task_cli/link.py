@@ -18,6 +18,8 @@ from async_task import AttemptWorker
 STOP, ABANDON, LOOK = b"s", b"a", b"l"
 REPORTS_EVERY = 1.0
 PR_SET_PDEATHSIG = 1
+_turns = threading.RLock()
+"""Reentrant: the handler of a signal may interrupt itself."""
 
 
 class Link:
@@ -68,7 +70,9 @@ def obey(worker: AttemptWorker, asked: bytes) -> None:
     """Whatever else was asked before: a signal may have come to all processes of a group, and by the link."""
     if asked == LOOK:
         worker.look()
-    elif not worker.is_stopping:
-        worker.stop()
-    if asked == ABANDON and not worker.is_abandoning:
-        worker.stop()
+        return
+    with _turns:  # else both might call a first time, and the second of them would abandon
+        if not worker.is_stopping:
+            worker.stop()
+        if asked == ABANDON and not worker.is_abandoning:
+            worker.stop()

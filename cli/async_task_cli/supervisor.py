@@ -25,6 +25,7 @@ from types import FrameType
 from async_task import SweepReport, process_started
 from async_task_cli.faults import CONFIGURATION, UNREACHABLE, USAGE, verdict
 from async_task_cli.link import ABANDON, LOOK, STOP
+from async_task_cli.signals import Leave
 
 logger = logging.getLogger("async_task")
 LASTING = 10.0
@@ -192,6 +193,7 @@ class Supervisor:
         asked = None if self._exit_code is None else ABANDON if self._signals > 1 else STOP
         if asked != self._asked and asked is not None:
             self._asked = asked
+            logger.info(Leave.WORDS[asked == ABANDON])
             self._kills_at = time.monotonic() + MARGIN + (self._grace if asked == STOP else 0)
             self._tell(asked)
         if self._kills_at is not None and time.monotonic() >= self._kills_at:

@@ -159,7 +159,8 @@ def _work(app: AsyncTask, made: AttemptWorker, manner: Manner, lines: Lines) -> 
             logger.info("worker %s is at work", name)
             link.serve(made, lambda: _in_words(made.tally))
 
-    leave = Leave(made.stop if link is None else lambda: obey(made, STOP), lines.said)
+    stop = made.stop if link is None else lambda: obey(made, STOP)
+    leave = Leave(stop, lines.said, is_patient=link is not None)
     with leave.listening(), contextlib.redirect_stdout(sys.stderr), _watched(app, made, manner, lines) as watch:
         tally = _in_words(made.run(began=begin))
     if link is not None:
