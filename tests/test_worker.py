@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 import outbox
 from async_task import AsyncTask, Attempt, AttemptJob, ConfigurationError, JobEvent, Status
 from async_task.handful import Handful
+from async_task.portions import Portion
 from async_task.tables import Worker
 from async_task.worker import AttemptWorker
 from clockwork import forget_beats, row_of
@@ -413,3 +414,35 @@ def test_errors_of_many_calls_at_once_are_each_written(app: AsyncTask, engine: E
 def _errors(engine: Engine) -> int:
     with engine.connect() as connection:
         return connection.scalar(select(func.count()).select_from(JobEvent).where(JobEvent.kind == "error")) or 0
+
+
+@sync_only
+def test_what_one_lane_gives_back_is_kept_alive_by_the_lane_that_took_it(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two calls were claimed together; the second, given back behind a slow first, outlasts that one on another lane:
+    its lease is extended as before, and nobody makes it again."""
+    monkeypatch.setattr(Portion, "note", lambda self, number, seconds: None)
+    monkeypatch.setattr(Portion, "number", 10, raising=False)
+    monkeypatch.setattr(Portion, "__init__", lambda self, budget: None)
+    first, second = outbox.gates["first"], outbox.gates["second"] = Gate(), Gate()
+    outbox.acts[:] = [lambda: calls.append("act")]
+    wanted = [{"target": Gated, "method_name": "leased", "method_args": {"gate": name}} for name in ("first", "second")]
+    with Session(engine) as session, session.begin():
+        made = Attempt.create_many(session, wanted)
+    with working(app):
+        first.await_call()
+        second.await_call()
+        held = row_of(engine, made[1])
+        first.opened.set()
+        await_(lambda: row_of(engine, made[0]).status is Status.SUCCEEDED, "the first has ended")
+        make(engine, act)
+        await_(lambda: counted(engine) == {"succeeded": 2, "pending": 1}, "its lane has gone on")
+        for _ in range(2):  # one beat may have been on its way
+            was = row_of(engine, made[1])
+            assert was.claim_id == held.claim_id
+            await_(lambda was=was: row_of(engine, made[1]).lease_until > was.lease_until, "it is believed in")
+        assert row_of(engine, made[1]).claim_id == held.claim_id
+        second.opened.set()
+        await_(lambda: at_rest(engine), "all are done")
+    assert row_of(engine, made[1]).num_attempts == 1
