@@ -168,7 +168,7 @@ class Consumer:
         if len(mine) == len(calls):
             return calls
         others = [one for one in calls if runs_on_loop(one[1], is_async=is_async)]
-        slots = self._coroutines.reserve(len(others))
+        slots = 0 if self._is_over() else self._coroutines.reserve(len(others))
         self._coroutines.start(others[:slots])
         self.queues_of_coroutines.add(others[0][0].queue)
         if unstarted := [claim for claim, _ in others[slots:]]:

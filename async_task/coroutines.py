@@ -72,9 +72,10 @@ class Coroutines:
         self._is_over = False
 
     def reserve(self, number: int) -> int:
-        """Take up to so many slots: how many were free. For `start`, or `free`."""
+        """Take up to so many slots: how many were free; at the end none is. For `start`, or `free`."""
         with self._changed:
-            granted = min(number, self._number - self._num_running)
+            is_open = not (self._is_over or self._is_abandoned)
+            granted = min(number, self._number - self._num_running) if is_open else 0
             self._num_running += granted
             return granted
 
@@ -116,7 +117,8 @@ class Coroutines:
             self._is_over = True
             self._changed.notify_all()
         if self._writer is not None:
-            self._writer.join()
+            # When it is at work still, the database is away, and it would insist for long.
+            self._writer.join(timeout=CLEAN_UP)
         if self._loop is not None and self._runner is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._runner.join(timeout=2 * CLEAN_UP)

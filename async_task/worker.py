@@ -20,6 +20,7 @@ from async_task.bell import Bell, bell_of
 from async_task.claims import Claim
 from async_task.consumer import Consumer, Tally
 from async_task.coroutines import Coroutines
+from async_task.failures import describe
 from async_task.lanes import Lane, open_lane
 from async_task.listening import Listener
 from async_task.outcomes import Outcome
@@ -230,6 +231,12 @@ class _Crew:
         self._shift.abandon()
         aside = self._watchdog.give_back
         claims = [claim for one in self._consumers for claim in one.abandon(aside)] + self._coroutines.abandon()
+        try:
+            self._surrender(claims)
+        except Exception as error:
+            logger.warning("%d claims wait for their lease: %s", len(claims), describe(error).summary)
+
+    def _surrender(self, claims: list[Claim]) -> None:
         until = time.monotonic() + LONGEST_FAREWELL
         with self._on_errand() as lane:
             while claims and time.monotonic() < until:

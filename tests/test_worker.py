@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.orm import Session
 
 import outbox
@@ -446,3 +446,26 @@ def test_what_one_lane_gives_back_is_kept_alive_by_the_lane_that_took_it(
         second.opened.set()
         await_(lambda: at_rest(engine), "all are done")
     assert row_of(engine, made[1]).num_attempts == 1
+
+
+@sync_only
+def test_it_ends_in_order_also_when_nothing_can_be_given_back(
+    app: AsyncTask, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its threads and its beat end too; the claim waits for its lease."""
+    gate = outbox.gates["slow"] = Gate()
+    [slow] = make(engine, Gated, method_name="leased", method_args={"gate": "slow"})
+    events, away = JobEvent.__tablename__, "events_away"
+    with working(app, concurrency=1) as worker:
+        gate.await_call()
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {events} RENAME TO {away}"))
+        worker.stop()
+        worker.stop()
+    with engine.begin() as connection:
+        connection.execute(text(f"ALTER TABLE {away} RENAME TO {events}"))
+    assert row_of(engine, slow).claim_id is not None
+    assert "wait for their lease" in caplog.text
+    gate.opened.set()
+    await_(lambda: at_rest(engine), "the call that was left to itself is over")
+    await_(lambda: not any(one.name.startswith("async-task-") for one in threading.enumerate()), "nothing is left")
