@@ -215,7 +215,7 @@ class Coroutines:
         if not is_written:
             lane.drop_connection()
         for one in answered:
-            self._tell(site, one, settled(*one) if is_written else settle_alone(site, *one))
+            self._tell(site, one, is_written=is_written)
 
     def _write(self, site: Site, answered: list[Answered]) -> bool:
         by_claim: defaultdict[uuid.UUID, list[Claim]] = defaultdict(list)
@@ -233,12 +233,15 @@ class Coroutines:
             transaction.rollback()
             return False
 
-    def _tell(self, site: Site, one: Answered, result: Settled) -> None:
+    def _tell(self, site: Site, one: Answered, *, is_written: bool) -> None:
+        outcome = None
         try:
-            self._end(one.claim, followed(site, one.claim, one.call, result))
+            result = settled(*one) if is_written else settle_alone(site, *one)
+            outcome = followed(site, one.claim, one.call, result)
         except Exception as error:
+            # This thread writes for all: it goes on. What is not written is a stray, as one without an answer is.
             logger.error("attempt %s: %s", one.claim.id, describe(error, one.call.secrets).summary)
-            self._end(one.claim, None)
+        self._end(one.claim, outcome)
 
     def _end(self, claim: Claim, outcome: Outcome | None) -> None:
         self._shift.heartbeat.let_go((claim.id,))

@@ -165,7 +165,8 @@ class _Crew:
         return self._listener is not None and self._listener.is_listening
 
     def _ring_for_coroutines(self) -> None:
-        for queue in {queue for one in self._consumers for queue in one.queues_of_coroutines}:
+        # Copied at one go: the lanes add to them meanwhile.
+        for queue in {queue for one in self._consumers for queue in tuple(one.queues_of_coroutines)}:
             self._rounds.ring(queue)
 
     # Errands.

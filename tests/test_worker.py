@@ -469,3 +469,32 @@ def test_it_ends_in_order_also_when_nothing_can_be_given_back(
     gate.opened.set()
     await_(lambda: at_rest(engine), "the call that was left to itself is over")
     await_(lambda: not any(one.name.startswith("async-task-") for one in threading.enumerate()), "nothing is left")
+
+
+@sync_only
+@pytest.mark.only_on("postgresql", "mysql")
+def test_an_outcome_of_a_coroutine_that_cannot_be_written_holds_up_no_other(
+    app: AsyncTask, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread that writes for all coroutines goes on; the one whose outcome was refused is made again."""
+    events, away = JobEvent.__tablename__, "events_away"
+
+    def fail() -> None:
+        raise Broken("its event cannot be written")
+
+    outbox.acts[:] = [lambda: calls.append("act")]
+    make(engine, act_later)
+    with working(app, concurrency=1):
+        await_(lambda: at_rest(engine), "it is at work")
+        outbox.acts[:] = [fail]
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {events} RENAME TO {away}"))
+        [refused] = make(engine, act_later)
+        refusal = f"attempt {refused}: "
+        await_(lambda: any(one.levelname == "ERROR" and refusal in one.getMessage() for one in caplog.records), refusal)
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {away} RENAME TO {events}"))
+        outbox.acts[:] = [lambda: calls.append("act")]
+        make(engine, act_later, 3)
+        await_(lambda: counted(engine).get("succeeded", 0) >= 4, "the others are written")
+        await_(lambda: at_rest(engine), "it was made again")
