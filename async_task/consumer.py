@@ -7,7 +7,6 @@
 
 import logging
 import threading
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -81,7 +80,6 @@ class Consumer:
         self._single = single
         self._is_over = is_over
         self._portions: dict[str, Portions] = {}
-        self._held: set[uuid.UUID] = set()
         self._handful: Handful | None = None
         self.queues_of_coroutines: set[str] = set()
         """Where coroutines were found, and may be found when there are slots for them."""
@@ -133,8 +131,8 @@ class Consumer:
         return [claim for kept in aside.values() for claim in kept] if paused else claims
 
     def _perform(self, lane: Lane, claims: list[Claim], portions: Portions) -> None:
-        self._held = {claim.id for claim in claims}
-        self._shift.heartbeat.hold(self._held)
+        held = [claim.id for claim in claims]
+        self._shift.heartbeat.hold(held)
         try:
             calls = self._handed_over(lane, self._prepared(lane, claims))
             handful = Handful(
@@ -147,7 +145,7 @@ class Consumer:
             )  # fmt: skip
             self._watch(handful, len(calls))
         finally:
-            self._shift.heartbeat.let_go(self._held)
+            self._shift.heartbeat.let_go(held)
 
     def _prepared(self, lane: Lane, claims: list[Claim]) -> list[tuple[Claim, PreparedCall]]:
         """Those that can be called. What something is missing for is parked."""
@@ -170,9 +168,8 @@ class Consumer:
         if len(mine) == len(calls):
             return calls
         others = [one for one in calls if runs_on_loop(one[1], is_async=is_async)]
-        slots = self._coroutines.reserve(len(others))
+        slots = 0 if self._is_over() else self._coroutines.reserve(len(others))
         self._coroutines.start(others[:slots])
-        self._held.difference_update(claim.id for claim, _ in others[:slots])
         self.queues_of_coroutines.add(others[0][0].queue)
         if unstarted := [claim for claim, _ in others[slots:]]:
             insist(lambda: give_back(lane.connection, self._shift.table, unstarted))

@@ -25,7 +25,7 @@ from async_task.failures import describe
 from async_task.lanes import Lane, LoopLane, open_lane
 from async_task.outcomes import SUCCESS, Decision, Outcome
 from async_task.perform import followed, perform_prepared
-from async_task.settling import Settled, decided, failure_of, settle_alone, settled
+from async_task.settling import decided, failure_of, settle_alone, settled
 from async_task.shift import Shift
 from async_task.site import Site
 from async_task.transactions import Written
@@ -72,9 +72,10 @@ class Coroutines:
         self._is_over = False
 
     def reserve(self, number: int) -> int:
-        """Take up to so many slots: how many were free. For `start`, or `free`."""
+        """Take up to so many slots: how many were free; at the end none is. For `start`, or `free`."""
         with self._changed:
-            granted = min(number, self._number - self._num_running)
+            is_open = not (self._is_over or self._is_abandoned)
+            granted = min(number, self._number - self._num_running) if is_open else 0
             self._num_running += granted
             return granted
 
@@ -116,7 +117,8 @@ class Coroutines:
             self._is_over = True
             self._changed.notify_all()
         if self._writer is not None:
-            self._writer.join()
+            # When it is at work still, the database is away, and it would insist for long.
+            self._writer.join(timeout=CLEAN_UP)
         if self._loop is not None and self._runner is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._runner.join(timeout=2 * CLEAN_UP)
@@ -213,7 +215,7 @@ class Coroutines:
         if not is_written:
             lane.drop_connection()
         for one in answered:
-            self._tell(site, one, settled(*one) if is_written else settle_alone(site, *one))
+            self._tell(site, one, is_written=is_written)
 
     def _write(self, site: Site, answered: list[Answered]) -> bool:
         by_claim: defaultdict[uuid.UUID, list[Claim]] = defaultdict(list)
@@ -231,12 +233,15 @@ class Coroutines:
             transaction.rollback()
             return False
 
-    def _tell(self, site: Site, one: Answered, result: Settled) -> None:
+    def _tell(self, site: Site, one: Answered, *, is_written: bool) -> None:
+        outcome = None
         try:
-            self._end(one.claim, followed(site, one.claim, one.call, result))
+            result = settled(*one) if is_written else settle_alone(site, *one)
+            outcome = followed(site, one.claim, one.call, result)
         except Exception as error:
+            # This thread writes for all: it goes on. What is not written is a stray, as one without an answer is.
             logger.error("attempt %s: %s", one.claim.id, describe(error, one.call.secrets).summary)
-            self._end(one.claim, None)
+        self._end(one.claim, outcome)
 
     def _end(self, claim: Claim, outcome: Outcome | None) -> None:
         self._shift.heartbeat.let_go((claim.id,))

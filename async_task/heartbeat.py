@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -34,7 +35,8 @@ class Heartbeat:
         self._lease = lease
         self._open_lane = lane
         self._changed = threading.Condition()
-        self._held: set[uuid.UUID] = set()
+        # Counted: what one lane gives back, another one claims before the first has let go of it.
+        self._held: Counter[uuid.UUID] = Counter()
         self._thread: threading.Thread | None = None
         self._last: float | None = None
         self._stopped = False
@@ -77,7 +79,7 @@ class Heartbeat:
             self.let_go((attempt_id,))
 
     def hold(self, attempt_ids: Collection[uuid.UUID]) -> None:
-        """From now on, the same for all of these."""
+        """From now on, the same for all of these; until each was let go of as often as it was held."""
         with self._changed:
             was_idle = not self._held
             self._held.update(attempt_ids)
@@ -87,7 +89,10 @@ class Heartbeat:
 
     def let_go(self, attempt_ids: Collection[uuid.UUID]) -> None:
         with self._changed:
-            self._held.difference_update(attempt_ids)
+            self._held.subtract(attempt_ids)
+            for attempt_id in attempt_ids:
+                if self._held[attempt_id] <= 0:
+                    del self._held[attempt_id]
             if not self._held:
                 self._changed.notify()
 

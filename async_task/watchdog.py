@@ -16,6 +16,8 @@ from async_task.lanes import Lane
 logger = logging.getLogger("async_task")
 TICK = 0.005
 """Seconds between two looks while anything is watched."""
+LONGEST_FAREWELL = 5.0
+"""Seconds for which its end is waited for: a database that does not answer holds up nobody's end."""
 
 
 class Watchdog:
@@ -49,7 +51,7 @@ class Watchdog:
             self._changed.notify()
             thread = self._thread
         if thread is not None:
-            thread.join()
+            thread.join(timeout=LONGEST_FAREWELL)
 
     def _live(self) -> None:
         try:

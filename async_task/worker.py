@@ -21,6 +21,7 @@ from async_task.bell import Bell, bell_of
 from async_task.claims import Claim
 from async_task.consumer import Consumer, Tally
 from async_task.coroutines import Coroutines
+from async_task.failures import describe
 from async_task.lanes import Lane, open_lane
 from async_task.listening import Listener
 from async_task.outcomes import Outcome
@@ -181,7 +182,8 @@ class _Crew:
         return self._listener is not None and self._listener.is_listening
 
     def _ring_for_coroutines(self) -> None:
-        for queue in {queue for one in self._consumers for queue in one.queues_of_coroutines}:
+        # Copied at one go: the lanes add to them meanwhile.
+        for queue in {queue for one in self._consumers for queue in tuple(one.queues_of_coroutines)}:
             self._rounds.ring(queue)
 
     # Errands.
@@ -244,7 +246,16 @@ class _Crew:
         self._shift.abandon()
         aside = self._watchdog.give_back
         claims = [claim for one in self._consumers for claim in one.abandon(aside)] + self._coroutines.abandon()
+<<<<<<< HEAD
         self._shift.heartbeat.let_go([claim.id for claim in claims])
+=======
+        try:
+            self._surrender(claims)
+        except Exception as error:
+            logger.warning("%d claims wait for their lease: %s", len(claims), describe(error).summary)
+
+    def _surrender(self, claims: list[Claim]) -> None:
+>>>>>>> review
         until = time.monotonic() + LONGEST_FAREWELL
         with self._private_lane() as lane:
             while claims and time.monotonic() < until:

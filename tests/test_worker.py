@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.orm import Session
 
 import outbox
 from async_task import AsyncTask, Attempt, AttemptJob, ConfigurationError, JobEvent, Status
 from async_task.handful import Handful
+from async_task.portions import Portion
 from async_task.tables import Worker
 from async_task.worker import AttemptWorker
 from clockwork import forget_beats, row_of
@@ -429,3 +430,87 @@ def test_errors_of_many_calls_at_once_are_each_written(app: AsyncTask, engine: E
 def _errors(engine: Engine) -> int:
     with engine.connect() as connection:
         return connection.scalar(select(func.count()).select_from(JobEvent).where(JobEvent.kind == "error")) or 0
+
+
+@sync_only
+def test_what_one_lane_gives_back_is_kept_alive_by_the_lane_that_took_it(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two calls were claimed together; the second, given back behind a slow first, outlasts that one on another lane:
+    its lease is extended as before, and nobody makes it again."""
+    monkeypatch.setattr(Portion, "note", lambda self, number, seconds: None)
+    monkeypatch.setattr(Portion, "number", 10, raising=False)
+    monkeypatch.setattr(Portion, "__init__", lambda self, budget: None)
+    first, second = outbox.gates["first"], outbox.gates["second"] = Gate(), Gate()
+    outbox.acts[:] = [lambda: calls.append("act")]
+    wanted = [{"target": Gated, "method_name": "leased", "method_args": {"gate": name}} for name in ("first", "second")]
+    with Session(engine) as session, session.begin():
+        made = Attempt.create_many(session, wanted)
+    with working(app):
+        first.await_call()
+        second.await_call()
+        held = row_of(engine, made[1])
+        first.opened.set()
+        await_(lambda: row_of(engine, made[0]).status is Status.SUCCEEDED, "the first has ended")
+        make(engine, act)
+        await_(lambda: counted(engine) == {"succeeded": 2, "pending": 1}, "its lane has gone on")
+        for _ in range(2):  # one beat may have been on its way
+            was = row_of(engine, made[1])
+            assert was.claim_id == held.claim_id
+            await_(lambda was=was: row_of(engine, made[1]).lease_until > was.lease_until, "it is believed in")
+        assert row_of(engine, made[1]).claim_id == held.claim_id
+        second.opened.set()
+        await_(lambda: at_rest(engine), "all are done")
+    assert row_of(engine, made[1]).num_attempts == 1
+
+
+@sync_only
+def test_it_ends_in_order_also_when_nothing_can_be_given_back(
+    app: AsyncTask, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its threads and its beat end too; the claim waits for its lease."""
+    gate = outbox.gates["slow"] = Gate()
+    [slow] = make(engine, Gated, method_name="leased", method_args={"gate": "slow"})
+    events, away = JobEvent.__tablename__, "events_away"
+    with working(app, concurrency=1) as worker:
+        gate.await_call()
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {events} RENAME TO {away}"))
+        worker.stop()
+        worker.stop()
+    with engine.begin() as connection:
+        connection.execute(text(f"ALTER TABLE {away} RENAME TO {events}"))
+    assert row_of(engine, slow).claim_id is not None
+    assert "wait for their lease" in caplog.text
+    gate.opened.set()
+    await_(lambda: at_rest(engine), "the call that was left to itself is over")
+    await_(lambda: not any(one.name.startswith("async-task-") for one in threading.enumerate()), "nothing is left")
+
+
+@sync_only
+@pytest.mark.only_on("postgresql", "mysql")
+def test_an_outcome_of_a_coroutine_that_cannot_be_written_holds_up_no_other(
+    app: AsyncTask, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread that writes for all coroutines goes on; the one whose outcome was refused is made again."""
+    events, away = JobEvent.__tablename__, "events_away"
+
+    def fail() -> None:
+        raise Broken("its event cannot be written")
+
+    outbox.acts[:] = [lambda: calls.append("act")]
+    make(engine, act_later)
+    with working(app, concurrency=1):
+        await_(lambda: at_rest(engine), "it is at work")
+        outbox.acts[:] = [fail]
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {events} RENAME TO {away}"))
+        [refused] = make(engine, act_later)
+        refusal = f"attempt {refused}: "
+        await_(lambda: any(one.levelname == "ERROR" and refusal in one.getMessage() for one in caplog.records), refusal)
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {away} RENAME TO {events}"))
+        outbox.acts[:] = [lambda: calls.append("act")]
+        make(engine, act_later, 3)
+        await_(lambda: counted(engine).get("succeeded", 0) >= 4, "the others are written")
+        await_(lambda: at_rest(engine), "it was made again")
