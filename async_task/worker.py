@@ -246,16 +246,13 @@ class _Crew:
         self._shift.abandon()
         aside = self._watchdog.give_back
         claims = [claim for one in self._consumers for claim in one.abandon(aside)] + self._coroutines.abandon()
-<<<<<<< HEAD
         self._shift.heartbeat.let_go([claim.id for claim in claims])
-=======
         try:
             self._surrender(claims)
         except Exception as error:
             logger.warning("%d claims wait for their lease: %s", len(claims), describe(error).summary)
 
     def _surrender(self, claims: list[Claim]) -> None:
->>>>>>> review
         until = time.monotonic() + LONGEST_FAREWELL
         with self._private_lane() as lane:
             while claims and time.monotonic() < until:
