@@ -246,12 +246,24 @@ def limit_session(connection: Connection, seconds: float) -> None:
 def sever(connection: Connection) -> None:
     """End the conversation with the server from outside of the thread that leads it."""
     driver: Any = connection.connection.driver_connection
-    descriptor = driver.fileno() if hasattr(driver, "fileno") else driver._sock.fileno()
-    end = socket.socket(fileno=os.dup(descriptor))
+    if connection.dialect.name == "sqlite":
+        driver.close()
+        return
+    end = socket.socket(fileno=os.dup(_descriptor_of(driver)))
     try:
         end.shutdown(socket.SHUT_RDWR)
     finally:
         end.close()
+
+
+def _descriptor_of(driver: Any) -> int:
+    """Of the socket of a driver's connection: each has it in another place."""
+    if hasattr(driver, "fileno"):  # psycopg
+        return int(driver.fileno())
+    if hasattr(driver, "_sock"):  # PyMySQL
+        return int(driver._sock.fileno())
+    transport = driver._writer.transport if hasattr(driver, "_writer") else driver._transport  # aiomysql, asyncpg
+    return int(transport.get_extra_info("socket").fileno())
 
 
 def unlimit_session(connection: Connection) -> None:

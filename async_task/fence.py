@@ -17,6 +17,7 @@ from async_task.dialects import (
     checks_constraints_early,
     is_passing,
     limit_session,
+    sever,
     takes_savepoints_along,
     unlimit_session,
 )
@@ -50,11 +51,15 @@ class Fence:
         self._was_lost = False
         self._met_fault = False
         self.is_lost = False
+        self.is_severed = False
 
-    @property
-    def connection(self) -> Connection | None:
-        """The one of its transaction, while that is open."""
-        return self._connection
+    def sever(self) -> None:
+        """End its conversation with the server, from outside of its thread: what the call answers is not written."""
+        self.is_severed = True
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                sever(connection)
 
     @property
     def is_open(self) -> bool:

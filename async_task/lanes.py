@@ -10,12 +10,12 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.util import await_only, greenlet_spawn  # wants greenlet only when used
 
-from async_task.dialects import limit_session, sever
+from async_task.dialects import limit_session
 from async_task.engines import Source
 from async_task.policies import LOCKED_LIMIT
 
@@ -31,6 +31,12 @@ class Raised:
         self.error = error
 
 
+class Severable(Protocol):
+    """What can be ended from outside of its thread."""
+
+    def sever(self) -> None: ...
+
+
 class Lane:
     """On a synchronous engine. `engine` may be used inside of `run` only."""
 
@@ -42,8 +48,8 @@ class Lane:
         self._owns = private or self.engine.pool is not source.pool
         self._runner: asyncio.Runner | None = None
         self._connection: Connection | None = None
-        self.fence_connection: Connection | None = None
-        """On which a call is performed that has a transaction of its own."""
+        self.fence: Severable | None = None
+        """The transaction of the call that is being performed alone."""
 
     def run(self, work: Callable[[], T]) -> T:
         """Do `work`, which may use the database."""
@@ -76,11 +82,11 @@ class Lane:
                 connection.close()
 
     def sever(self) -> None:
-        """Cut the connection, if there is one, on which this lane is performing a call, from another thread: its locks
-        are free as soon as the server notices."""
-        if self.fence_connection is not None:
-            with contextlib.suppress(Exception):
-                sever(self.fence_connection)
+        """Cut off the transaction of the call that this lane performs alone, from another thread: its locks are free as
+        soon as the server notices, and nothing about the call is written."""
+        fence = self.fence
+        if fence is not None:
+            fence.sever()
 
     def meanwhile(self, work: Callable[[], T]) -> T:
         """Do `work`, which may use `connection`, on another thread while this lane makes a `call`."""

@@ -27,7 +27,7 @@ from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.failures import describe
 from async_task.fence import Fence
 from async_task.lanes import Raised
-from async_task.outcomes import Canceled, Expired, Failed, Outcome
+from async_task.outcomes import Canceled, Expired, Failed, Outcome, Superseded
 from async_task.settling import Settled, after_lost_claim, park, release_next, settle
 from async_task.site import Site
 from async_task.status import Status
@@ -107,15 +107,17 @@ def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
             return Settled(
                 park(site, claim, f"its row could not be locked: {describe(problem).summary}", started=False)
             )
-        site.lane.fence_connection = fence.connection
+        site.lane.fence = fence
         began = time.monotonic()
         answer = make(site, claim, call, fence)
+        if fence.is_severed:
+            return Settled(Superseded(claim.id))
         return settle(site, claim, call, fence, answer, dt.timedelta(seconds=time.monotonic() - began))
     except ClaimLost:
         fence.close()
         return after_lost_claim(site, claim, call)
     finally:
-        site.lane.fence_connection = None
+        site.lane.fence = None
         fence.close()
 
 

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     Integer,
@@ -26,11 +26,12 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from async_task import queries
 from async_task.claims import columns
-from async_task.dialects import compared
+from async_task.dialects import MYSQL, compared
 from async_task.status import Status
 from async_task.tables import beside
 from async_task.transitions import claiming, ending, extending, returning
 
+S = TypeVar("S", Select[Any], Update)
 Statement = Any
 """A select of several columns, whose type SQLAlchemy 2.0 and 2.1 spell differently."""
 
@@ -69,7 +70,7 @@ def due_in_priority(table: Table, shape: Shape) -> Select[Any]:
 @lru_cache(maxsize=64)
 def take_ids(table: Table, lease: dt.timedelta) -> Update:
     """Then: claim these `ids`, which are locked, under `a_claim` for `a_worker`."""
-    return queries.take_ids(table, bindparam("ids", expanding=True), _claiming(table, lease))
+    return _by_key(table, queries.take_ids(table, bindparam("ids", expanding=True), _claiming(table, lease)))
 
 
 @lru_cache(maxsize=64)
@@ -83,7 +84,7 @@ def lock(table: Table, dialect: str) -> Statement:
     """Lock those of `ids` that are still ours under `a_claim`. PostgreSQL answers one row, which begins with how many;
     and ends the transaction when it idles, or one of its statements runs, for `a_limit` milliseconds. Others answer the
     ids."""
-    found = select(table.c.id).where(*_ours(table, dialect)).with_for_update(key_share=True)
+    found = _by_key(table, select(table.c.id).where(*_ours(table, dialect)).with_for_update(key_share=True))
     if dialect != "postgresql":
         return found
     limits = ("idle_in_transaction_session_timeout", "statement_timeout")
@@ -168,7 +169,16 @@ def _names(table: Table) -> Any:
 
 
 def _change(table: Table, dialect: str, values: Any) -> Update:
-    return queries.changed(table, values).where(*_ours(table, dialect))
+    return _by_key(table, queries.changed(table, values).where(*_ours(table, dialect)))
+
+
+def _by_key(table: Table, statement: S) -> S:
+    """Told to MySQL and MariaDB: in a small table they would rather walk over all rows, and wait for whatever is locked
+    on the way."""
+    for name in MYSQL:
+        hinted: Any = statement.with_hint(text="FORCE INDEX (PRIMARY)", selectable=table, dialect_name=name)
+        statement = hinted
+    return statement
 
 
 def _ours(table: Table, dialect: str) -> tuple[Any, ...]:

@@ -147,7 +147,7 @@ def test_what_is_finished_behind_a_slow_call_is_committed_meanwhile(app: AsyncTa
         with Session(engine) as session, session.begin():
             first = Attempt.create_many(session, [{"target": act} for _ in range(3)])
             slow = Attempt.create_many(
-                session, [{"target": Gated, "method_name": "wait", "method_args": {"gate": "slow"}}]
+                session, [{"target": Gated, "method_name": "locked", "method_args": {"gate": "slow"}}]
             )
             last = Attempt.create_many(session, [{"target": act} for _ in range(3)])
         gate.await_call()
@@ -215,9 +215,25 @@ def test_it_stops_when_what_is_in_hand_is_done_and_gives_back_what_was_not_begun
         assert connection.scalars(select(Worker.name)).all() == []
 
 
-@pytest.mark.parametrize("method", ["locked", "leased", "later", "write_locked", "write_leased"])
+@pytest.mark.parametrize("method", ["locked", "leased", "later", "write_leased"])
 def test_asked_again_it_abandons_what_is_in_hand_and_gives_it_back(app: AsyncTask, engine: Engine, method: str) -> None:
     """No row waits for a lease; nothing is charged; what the call comes to afterwards is not written."""
+    _abandon(app, engine, method)
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_so_it_does_with_a_call_that_has_written_already(app: AsyncTask, engine: Engine) -> None:
+    _abandon(app, engine, "write_locked")
+
+
+@sync_only
+@pytest.mark.only_on("sqlite")
+def test_so_it_does_where_that_holds_the_whole_database(app: AsyncTask, engine: Engine) -> None:
+    """On an AsyncEngine the connection belongs to a thread of its driver: there the end of the process frees it."""
+    _abandon(app, engine, "write_locked")
+
+
+def _abandon(app: AsyncTask, engine: Engine, method: str) -> None:
     gate = outbox.gates["slow"] = Gate()
     [slow] = make(engine, Gated, method_name=method, method_args={"gate": "slow"})
     worker = app.worker(concurrency=1, poll=0.05)
