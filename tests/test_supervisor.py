@@ -14,12 +14,11 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 import elsewhere
-import outbox
-from async_task import AsyncTask, Attempt, ConfigurationError, Status, process_started
-from async_task.dialects import locks_rows
+from async_task import AsyncTask, Attempt, ConfigurationError, Status, process_started, transactions
 from async_task.identity import Process
 from async_task.presence import names_of
 from async_task.sweeps import SweepReport
+from async_task_cli.link import ABANDON, STOP, obey
 from async_task_cli.supervisor import pause_before, program
 from clockwork import row_of
 from elsewhere import Program, await_, notes
@@ -96,6 +95,15 @@ def test_the_supervisor_alone_hears_signals_twice_and_then_all_is_abandoned(
     assert working.wait() == 130
     row = row_of(engine, attempt.id)
     assert (row.status, row.claim_id, row.num_crashes, lives(child)) == (Status.PENDING, None, 0, False)
+
+
+def test_only_the_word_to_abandon_abandons_however_often_a_child_is_told_to_stop() -> None:
+    worker = AsyncTask("sqlite:///nowhere.sqlite").worker()
+    for _ in range(3):
+        obey(worker, STOP)
+    assert (worker.is_stopping, worker.is_abandoning) == (True, False)
+    obey(worker, ABANDON)
+    assert worker.is_abandoning
 
 
 @pytest.mark.only_on("postgresql")
@@ -189,17 +197,24 @@ def test_at_the_crash_limit_it_is_failed(app: AsyncTask, engine: Engine, write: 
 
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_row_that_the_server_still_keeps_locked_is_waited_for(
-    app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
+    app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert locks_rows(engine.dialect)
     found: list[SweepReport] = []
+    bury, has_looked = transactions.bury, threading.Event()
+
+    def look(*args: Any, **options: Any) -> Any:
+        answer = bury(*args, **options)
+        has_looked.set()
+        return answer
+
+    monkeypatch.setattr(transactions, "bury", look)
     with dying(engine, write, tmp_path) as (process, started):
         process.kill()
         with engine.connect() as connection, connection.begin() as lock:
             await_(lambda: connection.execute(select(TABLE.c.id).with_for_update(skip_locked=True)).all(), "it is free")
             burying = threading.Thread(target=lambda: found.append(app.bury(process.pid, started)))
             burying.start()
-            await_(lambda: outbox.calls or burying.is_alive(), "it is at it")
+            assert has_looked.wait(30)
             assert not found
             lock.rollback()
             burying.join(30)
