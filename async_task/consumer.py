@@ -7,6 +7,7 @@
 
 import logging
 import threading
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -81,6 +82,7 @@ class Consumer:
         self._is_over = is_over
         self._portions: dict[str, Portions] = {}
         self._handful: Handful | None = None
+        self._held: list[uuid.UUID] = []
         self.queues_of_coroutines: set[str] = set()
         """Where coroutines were found, and may be found when there are slots for them."""
 
@@ -131,7 +133,7 @@ class Consumer:
         return [claim for kept in aside.values() for claim in kept] if paused else claims
 
     def _perform(self, lane: Lane, claims: list[Claim], portions: Portions) -> None:
-        held = [claim.id for claim in claims]
+        held = self._held = [claim.id for claim in claims]
         self._shift.heartbeat.hold(held)
         try:
             calls = self._handed_over(lane, self._prepared(lane, claims))
