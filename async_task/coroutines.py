@@ -25,7 +25,7 @@ from async_task.failures import describe
 from async_task.lanes import Lane, LoopLane, open_lane
 from async_task.outcomes import SUCCESS, Decision, Outcome
 from async_task.perform import followed, perform_prepared
-from async_task.settling import Settled, decided, failure_of, settle_alone, settled
+from async_task.settling import decided, failure_of, settle_alone, settled
 from async_task.shift import Shift
 from async_task.site import Site
 from async_task.transactions import Written
@@ -184,9 +184,12 @@ class Coroutines:
 
     def _note(self, answered: Answered) -> None:
         with self._changed:
-            if not self._is_abandoned:
+            is_wanted = not self._is_abandoned
+            if is_wanted:
                 self._answered.append(answered)
                 self._changed.notify_all()
+        if not is_wanted:
+            self._end(answered.claim, None)
 
     # On the thread that writes.
 
