@@ -222,7 +222,7 @@ class Consumer:
             for queue in {claim.queue for claim in keys.values()}:
                 self._rounds.ring(queue)
 
-    def _complain(self, lane: Lane, error: Exception) -> None:
+    def _complain(self, lane: Lane, error: BaseException) -> None:
         """What could not be done is tried again at the next look; what was claimed is found as stray by a sweep."""
         logger.error("a lane of %s was stopped short: %s", self._shift.worker, describe(error).summary)
         lane.run(lane.drop_connection)

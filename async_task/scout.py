@@ -60,7 +60,7 @@ class Errand:
             self._asked.clear()
             try:
                 self._work()
-            except Exception as error:
+            except BaseException as error:  # a thread is started once: this one has to last
                 logger.warning("%s: %s", self._thread.name, describe(error).summary)
 
 
