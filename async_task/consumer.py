@@ -93,7 +93,9 @@ class Consumer:
                 number = 0
                 try:
                     number = lane.run(partial(self._serve, lane, queue))
-                except Exception as error:
+                except (
+                    BaseException
+                ) as error:  # what ends a thread silently, SystemExit, would leave its queues to nobody
                     self._complain(lane, error)
                 finally:
                     self._rounds.put_back(queue, number)
@@ -136,7 +138,7 @@ class Consumer:
         held = self._held = [claim.id for claim in claims]
         self._shift.heartbeat.hold(held)
         try:
-            calls = self._handed_over(lane, self._prepared(lane, claims))
+            calls = self._handed_over(lane, self._prepared(lane, claims), portions)
             handful = Handful(
                 self._shift.site_on(lane), calls, portions, self._shift.lease, self._settle_within,
                 may_share=may_share if self._single is None else lambda call: False,
@@ -161,7 +163,9 @@ class Consumer:
                 calls.append((claim, call))
         return calls
 
-    def _handed_over(self, lane: Lane, calls: list[tuple[Claim, PreparedCall]]) -> list[tuple[Claim, PreparedCall]]:
+    def _handed_over(
+        self, lane: Lane, calls: list[tuple[Claim, PreparedCall]], portions: Portions
+    ) -> list[tuple[Claim, PreparedCall]]:
         """The calls of this lane. Coroutines are begun, as many as there are slots for; the others are given back."""
         if self._single is not None:
             return calls
@@ -174,7 +178,11 @@ class Consumer:
         self._coroutines.start(others[:slots])
         self.queues_of_coroutines.add(others[0][0].queue)
         if unstarted := [claim for claim, _ in others[slots:]]:
+            # As many as quick calls fill a handful with would be claimed, and given back, for each slot that gets free.
+            portions.to_claim.number = max(1, len(calls) - len(unstarted))
             insist(lambda: give_back(lane.connection, self._shift.table, unstarted))
+        elif not mine:
+            portions.to_claim.note(len(calls), 0.0)  # they take no time of this lane's
         return mine
 
     def abandon(self, aside: Callable[[list[Claim]], None]) -> list[Claim]:
@@ -218,7 +226,7 @@ class Consumer:
             for queue in {claim.queue for claim in keys.values()}:
                 self._rounds.ring(queue)
 
-    def _complain(self, lane: Lane, error: Exception) -> None:
+    def _complain(self, lane: Lane, error: BaseException) -> None:
         """What could not be done is tried again at the next look; what was claimed is found as stray by a sweep."""
         logger.error("a lane of %s was stopped short: %s", self._shift.worker, describe(error).summary)
         lane.run(lane.drop_connection)

@@ -184,9 +184,12 @@ class Coroutines:
 
     def _note(self, answered: Answered) -> None:
         with self._changed:
-            if not self._is_abandoned:
+            is_wanted = not self._is_abandoned
+            if is_wanted:
                 self._answered.append(answered)
                 self._changed.notify_all()
+        if not is_wanted:
+            self._end(answered.claim, None)
 
     # On the thread that writes.
 

@@ -35,6 +35,8 @@ from async_task.transactions import Written
 logger = logging.getLogger("async_task")
 LONGEST_ALONE = 0.05
 """Seconds after which a call that is performed alone no longer keeps what waits behind it on its lane."""
+AFTER_A_FAILED_CUT = 1.0
+"""Seconds until a call is tried to be cut off again: a database that is away is not asked at each tick."""
 Ended = Callable[[Claim, PreparedCall, Settled], None]
 Alone = Callable[[Claim, PreparedCall], Outcome | None]
 
@@ -85,6 +87,7 @@ class Handful:
         self._in_calls = 0.0
         """Seconds. What the database takes is not counted: if it is slow, smaller portions make it slower."""
         self._left = 0
+        self._cut_failed_at = -AFTER_A_FAILED_CUT
         self._is_together = False
         self._is_locked = False
         self._guard = threading.Lock()
@@ -108,6 +111,8 @@ class Handful:
 
     def is_overdue(self, now: float) -> bool:
         """Whether its call takes so long that others should not wait for it. Asked from another thread."""
+        if now - self._cut_failed_at < AFTER_A_FAILED_CUT:
+            return False
         longest = max(self._within, 0.001) if self._is_together else LONGEST_ALONE
         return self._running is not None and now - self._since > longest and bool(self._called or self._waiting)
 
@@ -290,6 +295,7 @@ class Handful:
         except Exception as problem:
             # What was called is written by the lane, as soon as this call is over.
             logger.warning("a long call was not cut off: %s", describe(problem).summary)
+            self._cut_failed_at = time.monotonic()
             lane.drop_connection()
             self._is_locked = False
 

@@ -66,7 +66,7 @@ class Errand:
             try:
                 self._lane = self._lane or self._open_lane()
                 self._work(self._lane)
-            except Exception as error:
+            except BaseException as error:  # a thread is started once: this one has to last
                 logger.warning("%s: %s", self._thread.name, describe(error).summary)
                 self._leave_lane()
         self._leave_lane()

@@ -514,3 +514,21 @@ def test_an_outcome_of_a_coroutine_that_cannot_be_written_holds_up_no_other(
         make(engine, act_later, 3)
         await_(lambda: counted(engine).get("succeeded", 0) >= 4, "the others are written")
         await_(lambda: at_rest(engine), "it was made again")
+
+
+def test_what_would_end_a_thread_ends_no_lane(engine: Engine, door: str, async_engine_url: str) -> None:
+    """A job of the user's own that raises SystemExit: its only lane performs what comes next, and that call too."""
+    raised: list[Any] = []
+
+    class LeavingJob(AttemptJob):
+        def run(self, lane: Any, claim: Any) -> Any:
+            if not raised:
+                raised.append(claim.id)
+                raise SystemExit(3)
+            return super().run(lane, claim)
+
+    app = outbox.application(engine, door, async_engine_url, attempt_job=LeavingJob)
+    make(engine, Client, 5, method_name="ping")
+    with working(app, concurrency=1):
+        await_(lambda: counted(engine).get("succeeded", 0) >= 4, "the others are performed")
+    assert raised
