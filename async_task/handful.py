@@ -116,21 +116,23 @@ class Handful:
         longest = max(self._within, 0.001) if self._is_together else LONGEST_ALONE
         return self._running is not None and now - self._since > longest and bool(self._called or self._waiting)
 
-    def cut(self, aside: Callable[[list[Claim]], None]) -> None:
+    def cut(self, aside: Callable[[list[Claim]], None]) -> list[Claim]:
         """Cut the running call off from the rest, from another thread. `aside` gives claims back on a connection that
-        is not this lane's."""
+        is not this lane's. Answers what was given back."""
         if not self._guard.acquire(blocking=False):
-            return  # its lane is at the database, and not in a call
+            return []  # its lane is at the database, and not in a call
         try:
             if not self.is_overdue(time.monotonic()):
-                return
+                return []
+            unstarted = [claim for claim, _ in self._waiting]
             if self._is_together:
                 self._site.lane.meanwhile(self._cut_off)
-                return
-            unstarted = self._take_all_waiting()
+                return unstarted
+            self._waiting.clear()
         finally:
             self._guard.release()
         aside(unstarted)
+        return unstarted
 
     def abandon(self, aside: Callable[[list[Claim]], None]) -> Claim | None:
         """Let go of the running call, from another thread: its outcome will not be written, and its claim, which is
@@ -249,8 +251,8 @@ class Handful:
             else:
                 called = []
             self._is_locked = False
-        for claim, call, decision in called:
-            self._written.append((claim, call, settle_alone(self._site, claim, call, decision)))
+        for one in called:
+            self._settle_alone(one)
         self._give_back(unstarted)
         succeeded, self._succeeded = self._succeeded, []
         if succeeded:
@@ -258,6 +260,13 @@ class Handful:
         written, self._written = self._written, []
         for one in written:
             self._ended(*one)
+
+    def _settle_alone(self, one: Called) -> None:
+        """What cannot be written holds up no other: its claim is a stray from now on."""
+        try:
+            self._written.append((one.claim, one.call, settle_alone(self._site, *one)))
+        except Exception as problem:
+            logger.error("attempt %s: %s", one.claim.id, describe(problem, one.call.secrets).summary)
 
     def _is_short(self) -> bool:
         """Whether what waits will have its turn so soon that nobody else need be asked."""

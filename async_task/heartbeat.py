@@ -16,6 +16,8 @@ from async_task import presence, runs
 from async_task.lanes import Lane
 from async_task.runs import Run
 
+COMPLAINS_EVERY = 60.0
+"""Seconds after which it is said again that the database is away."""
 WORKER = "worker"
 """The kind of a process that performs what is due for as long as it lives."""
 logger = logging.getLogger("async_task")
@@ -39,6 +41,7 @@ class Heartbeat:
         self._held: Counter[uuid.UUID] = Counter()
         self._thread: threading.Thread | None = None
         self._last: float | None = None
+        self._complained_at = -COMPLAINS_EVERY
         self._stopped = False
         self._kind: str | None = None
 
@@ -139,10 +142,16 @@ class Heartbeat:
                     lane.run(partial(self._beat, lane, list(self._held)))
                 except Exception as error:
                     # The lanes meet the same database and say so; what a beat can do is try again.
-                    logger.warning("the beat of %s could not be written: %s", self._worker, type(error).__name__)
+                    self._complain(error)
         finally:
             if lane is not None:
                 lane.close()
+
+    def _complain(self, error: Exception) -> None:
+        now = time.monotonic()
+        if now - self._complained_at >= COMPLAINS_EVERY:
+            self._complained_at = now
+            logger.warning("the beat of %s could not be written: %s", self._worker, type(error).__name__)
 
     def _wait(self) -> bool:
         """Until a beat is wanted: True; or until the end: False."""

@@ -32,6 +32,8 @@ class Rounds:
 
     def ring(self, queue: str, number: int = 1) -> None:
         """Something is due there: worth a look by so many lanes."""
+        if queue in self.paused:
+            return  # a look finds it when it is resumed
         with self._changed:
             self._calls[queue] = min(self._calls.get(queue, 0) + number, self._lanes)
             self._changed.notify(number)

@@ -45,12 +45,14 @@ class Errand:
         self._work = work
         self._lane: Lane | None = None
         self._asked = threading.Event()
+        self._starting = threading.Lock()
         self._is_over = False
         self._thread = threading.Thread(target=self._live, name=f"async-task-{name}", daemon=True)
 
     def ask(self) -> None:
-        if not self._thread.is_alive() and not self._is_over:
-            self._thread.start()
+        with self._starting:
+            if self._thread.ident is None and not self._is_over:
+                self._thread.start()
         self._asked.set()
 
     def close(self, seconds: float) -> None:

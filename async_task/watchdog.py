@@ -21,10 +21,11 @@ LONGEST_FAREWELL = 5.0
 
 
 class Watchdog:
-    """One thread, with a lane of its own, both started when needed."""
+    """One thread, with a lane of its own, both started when needed. `ring`: told of the queue of what was given back."""
 
-    def __init__(self, table: Table, lane: Callable[[], Lane]) -> None:
+    def __init__(self, table: Table, lane: Callable[[], Lane], ring: Callable[[str], None]) -> None:
         self._table = table
+        self._ring = ring
         self._open_lane = lane
         self._lane: Lane | None = None
         self._watched: set[Handful] = set()
@@ -58,7 +59,8 @@ class Watchdog:
             while self._wait():
                 now = time.monotonic()
                 for handful in [one for one in tuple(self._watched) if one.is_overdue(now)]:
-                    handful.cut(self.give_back)
+                    for queue in {claim.queue for claim in handful.cut(self.give_back)}:
+                        self._ring(queue)
         finally:
             self._drop_lane()
 

@@ -143,7 +143,7 @@ class _Crew:
         self._tally = tally
         limits = {name: number for name, number in s.queues.items() if number is not None}
         self._rounds = Rounds(s.concurrency, limits, rested=bell.wake)
-        self._watchdog = Watchdog(shift.table, self._private_lane)
+        self._watchdog = Watchdog(shift.table, self._private_lane, self._rounds.ring)
         self._coroutines = Coroutines(
             shift, s.async_concurrency, s.settle_within, ended=tally.count, freed=self._ring_for_coroutines
         )
