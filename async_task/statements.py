@@ -84,6 +84,10 @@ def lock(table: Table, dialect: str) -> Statement:
     and ends the transaction when it idles, or one of its statements runs, for `a_limit` milliseconds. Others answer the
     ids."""
     found = select(table.c.id).where(*_ours(table, dialect)).with_for_update(key_share=True)
+    # Else MariaDB may walk another index, or all rows, and wait there for a lock of somebody else's.
+    found = found.with_hint(table, "FORCE INDEX (PRIMARY)", "mysql").with_hint(
+        table, "FORCE INDEX (PRIMARY)", "mariadb"
+    )
     if dialect != "postgresql":
         return found
     limits = ("idle_in_transaction_session_timeout", "statement_timeout")
