@@ -148,7 +148,7 @@ def test_what_is_finished_behind_a_slow_call_is_committed_meanwhile(app: AsyncTa
         with Session(engine) as session, session.begin():
             first = Attempt.create_many(session, [{"target": act} for _ in range(3)])
             slow = Attempt.create_many(
-                session, [{"target": Gated, "method_name": "wait", "method_args": {"gate": "slow"}}]
+                session, [{"target": Gated, "method_name": "locked", "method_args": {"gate": "slow"}}]
             )
             last = Attempt.create_many(session, [{"target": act} for _ in range(3)])
         gate.await_call()
