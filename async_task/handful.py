@@ -251,8 +251,8 @@ class Handful:
             else:
                 called = []
             self._is_locked = False
-        for one in called:
-            self._settle_alone(one)
+        for left in called:
+            self._settle_alone(left)
         self._give_back(unstarted)
         succeeded, self._succeeded = self._succeeded, []
         if succeeded:

@@ -21,7 +21,7 @@ LONGEST_FAREWELL = 5.0
 
 
 class Watchdog:
-    """One thread, with a lane of its own, both started when needed. `ring`: told of the queue of what was given back."""
+    """One thread, with a lane of its own, both started when needed. `ring`: told where something was given back."""
 
     def __init__(self, table: Table, lane: Callable[[], Lane], ring: Callable[[str], None]) -> None:
         self._table = table
