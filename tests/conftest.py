@@ -25,6 +25,10 @@ from said import Run, Said
 
 AVAILABLE = pytest.StashKey[Available]()
 
+# For programs that tests start: a module that is written anew within a second, and is as long, would else be read from
+# what was compiled of its former text.
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Find the databases once: by this process, or by the controller if this is a worker of pytest-xdist."""
