@@ -350,7 +350,7 @@ def _let_mysql_use_indexes(engine: Engine) -> None:
     """Of a few rows it would walk over all, and keep them locked until the commit in which this test settles."""
     if engine.dialect.name == "mysql":
         with engine.begin() as connection:
-            Attempt.create_many(connection, [PING] * 200)
+            Attempt.create_many(connection, [PING | {"queue": "filler"}] * 200)
             connection.execute(text("ANALYZE TABLE async_task_attempts"))
 
 
@@ -487,7 +487,8 @@ def _release_and_go_on(own: Engine, attempt_id: uuid.UUID) -> tuple[int, int]:
 
 def _released(engine: Engine) -> list[uuid.UUID]:
     with engine.connect() as connection:
-        found = select(TABLE.c.id).where(TABLE.c.released, TABLE.c.status == Status.PENDING)
+        is_keyed = TABLE.c.order_key.is_not(None)
+        found = select(TABLE.c.id).where(TABLE.c.released, TABLE.c.status == Status.PENDING, is_keyed)
         return sorted(connection.scalars(found))
 
 
