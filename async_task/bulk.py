@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import ClauseElement, Connection, Table, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -15,6 +15,9 @@ from async_task.dialects import copies_rows, numbered, take_numbers, written
 from async_task.errors import AsyncTaskError, InvalidArguments
 from async_task.sessions import blocking_session
 from async_task.writing import Draft, discriminator, named_draft, single_table
+
+FEW = 3
+"""So many rows are written one by one."""
 
 
 def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
@@ -33,22 +36,40 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
         connection = session.connection(bind_arguments={"mapper": mapper})
     if not drafts:
         return []
-    now, may_copy = _clock_and_copy(connection, table)
-    stamps = {**discriminator(mapper), "created_at": now, "updated_at": now}
-    values = [
-        {"due_at": now, **one.stamped(lambda after: now + after), **stamps}
-        for one in _numbered(connection, table, drafts)
-    ]
-    if may_copy and not _has_more_defaults(table, values[0]):
-        _copy(connection, table, values)
+    of_class, placed = discriminator(mapper), _numbered(connection, table, drafts)
+    if len(placed) <= FEW:
+        _insert_few(connection, table, [{**one.stamped(_from_now), **of_class} for one in placed])
     else:
-        _insert(connection, table, values)
+        _write_many(connection, table, of_class, placed)
     counts = Counter(one.values["queue"] for one in drafts if one.is_due_at_once)
     if session is None:
         arrive_by(connection, table, counts)
     else:
         arrive(session, mapper, counts)
-    return [one["id"] for one in values]
+    return [one.values["id"] for one in drafts]
+
+
+def _write_many(connection: Connection, table: Table, of_class: dict[str, Any], drafts: list[Draft]) -> None:
+    now, may_copy = _clock_and_copy(connection, table)
+    stamps = {**of_class, "created_at": now, "updated_at": now}
+    values = [{"due_at": now, **one.stamped(lambda after: now + after), **stamps} for one in drafts]
+    if may_copy and not _has_more_defaults(table, values[0]):
+        _copy(connection, table, values)
+    else:
+        _insert(connection, table, values)
+
+
+def _insert_few(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Each by itself, with the clock where it is written: asking for that first would be a statement more."""
+    for row in rows:
+        if any(isinstance(value, ClauseElement) for value in row.values()):
+            connection.execute(table.insert().values(row))
+        else:
+            connection.execute(table.insert(), row)
+
+
+def _from_now(after: dt.timedelta) -> Any:
+    return written(after.total_seconds())
 
 
 def _draft(number: int, row: Mapping[str, Any]) -> Draft:

@@ -189,6 +189,7 @@ def test_joined_inheritance_is_created_and_performed_and_the_rest_is_refused_wit
 def test_own_table_args_keep_our_indexes_and_checks_and_no_convention_renames_them(
     tables: None, engine: Engine
 ) -> None:
+    engine.dispose()  # SQLite's driver keeps statements, and what a PRAGMA said before the table was made anew
     found = inspect(engine)
     names = {str(index["name"]) for index in found.get_indexes("jobs")}
     ours = {"ix_jobs_waiting", "ix_jobs_expiry", "ix_jobs_lease", "uq_jobs_token", "uq_jobs_order"}

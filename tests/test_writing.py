@@ -573,7 +573,7 @@ def test_psycopg_copies(engine: Engine) -> None:
         driver: Any = connection.connection.driver_connection
         driver.cursor_factory = Watched
         try:
-            Attempt.create_many(connection, rows_of(3))
+            Attempt.create_many(connection, rows_of(30))
         finally:
             driver.cursor_factory = psycopg.Cursor
     assert len(copies) == 1
