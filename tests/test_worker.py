@@ -255,10 +255,9 @@ def test_coroutines_run_beside_each_other_and_as_many_as_there_are_slots_for(app
     """Ten wait for each other: with ten slots they all meet; further ones wait for a slot, and plain calls for none."""
     meeting = Meeting()
     outbox.acts[:] = [meeting.join]
-    make(engine, act_later, 10)
+    make(engine, act_later, 13)
     with working(app, concurrency=1, async_concurrency=10):
-        await_(lambda: meeting.number == 10, "all ten run at once")
-        make(engine, act_later, 3)
+        await_(lambda: meeting.number >= 10, "ten run at once")
         make(engine, Client, 5, method_name="ping")
         await_(settled(engine, 5), "plain calls pass")
         assert meeting.number == 10
