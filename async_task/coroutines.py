@@ -14,7 +14,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from sqlalchemy.util import greenlet_spawn
 
@@ -22,8 +21,9 @@ from async_task import transactions
 from async_task.calls import CLEAN_UP, PreparedCall, make_coroutine
 from async_task.claims import Claim
 from async_task.failures import describe
+from async_task.handful import Called
 from async_task.lanes import Lane, LoopLane, open_lane
-from async_task.outcomes import SUCCESS, Decision, Outcome
+from async_task.outcomes import SUCCESS, Outcome
 from async_task.perform import followed, perform_prepared
 from async_task.settling import decided, failure_of, settle_alone, settled
 from async_task.shift import Shift
@@ -31,14 +31,6 @@ from async_task.site import Site
 from async_task.transactions import Written
 
 logger = logging.getLogger("async_task")
-
-
-class Answered(NamedTuple):
-    """A claim whose call has answered, and what becomes of it."""
-
-    claim: Claim
-    call: PreparedCall
-    decision: Decision
 
 
 class Coroutines:
@@ -63,7 +55,7 @@ class Coroutines:
         self._num_running = 0
         self._running: dict[uuid.UUID, Claim] = {}
         self._is_abandoned = False
-        self._answered: list[Answered] = []
+        self._answered: list[Called] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lane: LoopLane | None = None
@@ -172,7 +164,7 @@ class Coroutines:
             began = time.monotonic()
             answer = await make_coroutine(claim, call)
             elapsed = dt.timedelta(seconds=time.monotonic() - began)
-            self._note(Answered(claim, call, decided(claim, call, answer, elapsed)))
+            self._note(Called(claim, call, decided(claim, call, answer, elapsed)))
         except BaseException as error:
             # Its claim is a stray from now on, which the worker's next sweep gives back.
             logger.error("attempt %s was not brought to an outcome: %s", claim.id, describe(error).summary)
@@ -182,7 +174,7 @@ class Coroutines:
         self._lane = self._lane or LoopLane(self._shift.source)
         return perform_prepared(self._shift.site_on(self._lane), claim, call, self._shift.heartbeat.holding)
 
-    def _note(self, answered: Answered) -> None:
+    def _note(self, answered: Called) -> None:
         with self._changed:
             is_wanted = not self._is_abandoned
             if is_wanted:
@@ -198,7 +190,7 @@ class Coroutines:
             while answered := self._next():
                 lane.run(lambda: self._settle(lane, answered))
 
-    def _next(self) -> list[Answered]:
+    def _next(self) -> list[Called]:
         """What has answered, as soon as there is something, and what answers shortly after. Empty: that is the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._answered or self._is_over)
@@ -208,7 +200,7 @@ class Coroutines:
             answered, self._answered = self._answered, []
             return answered
 
-    def _settle(self, lane: Lane, answered: list[Answered]) -> None:
+    def _settle(self, lane: Lane, answered: list[Called]) -> None:
         site = self._shift.site_on(lane)
         try:
             is_written = self._write(site, answered)
@@ -220,7 +212,7 @@ class Coroutines:
         for one in answered:
             self._tell(site, one, is_written=is_written)
 
-    def _write(self, site: Site, answered: list[Answered]) -> bool:
+    def _write(self, site: Site, answered: list[Called]) -> bool:
         by_claim: defaultdict[uuid.UUID, list[Claim]] = defaultdict(list)
         others = []
         for claim, call, decision in answered:
@@ -236,7 +228,7 @@ class Coroutines:
             transaction.rollback()
             return False
 
-    def _tell(self, site: Site, one: Answered, *, is_written: bool) -> None:
+    def _tell(self, site: Site, one: Called, *, is_written: bool) -> None:
         outcome = None
         try:
             result = settled(*one) if is_written else settle_alone(site, *one)

@@ -16,7 +16,7 @@ from async_task.lanes import Lane
 logger = logging.getLogger("async_task")
 TICK = 0.005
 """Seconds between two looks while anything is watched."""
-LONGEST_FAREWELL = 5.0
+LONGEST_END = 5.0
 """Seconds for which its end is waited for: a database that does not answer holds up nobody's end."""
 
 
@@ -52,7 +52,7 @@ class Watchdog:
             self._changed.notify()
             thread = self._thread
         if thread is not None:
-            thread.join(timeout=LONGEST_FAREWELL)
+            thread.join(timeout=LONGEST_END)
 
     def _live(self) -> None:
         try:
