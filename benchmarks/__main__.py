@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import datetime as dt
+import fnmatch
 import os
 import pathlib
 import sys
@@ -17,6 +18,7 @@ from benchmarks.measures import (
     beside,
     bulk,
     drain,
+    each,
     enqueue,
     idle,
     latency,
@@ -33,8 +35,8 @@ from benchmarks.system import BARE, OURS, PEERS, Cannot
 # What matters most comes first: a quick run leaves out what its time does not suffice for.
 MEASURES: tuple[Measure, ...] = (
     drain.MEASURE, drain.SINGLE, drain.WRITES, enqueue.MEASURE, bulk.MEASURE, latency.MEASURE, latency.HUNDRED,
-    drain.TWO, idle.MEASURE, recovery.MEASURE, recovery.SUPERVISED, link.MEASURE, beside.EMPTY, beside.FUTURE,
-    beside.FINISHED, producers.MEASURE, sustained.SNAPSHOT, sustained.MEMORY,
+    drain.TWO, idle.MEASURE, recovery.MEASURE, recovery.SUPERVISED, *each.FAMILY, link.MEASURE, beside.EMPTY,
+    beside.FUTURE, beside.FINISHED, producers.MEASURE, sustained.SNAPSHOT, sustained.MEMORY,
 )  # fmt: skip
 HOME = pathlib.Path(__file__).parent.parent
 PAGE = HOME / "docs" / "benchmarks.md"
@@ -53,8 +55,9 @@ def main(words: list[str]) -> int:
             found = _measured(stage, plan, chosen, started)
         finally:
             stage.close()
+        places = {name: place.settings() for name, place in stage.places.items()}
         told = report.assembled(
-            plan.name, begun, time.monotonic() - started, server.settings(), systems, missing, found
+            plan.name, begun, time.monotonic() - started, server.settings(), systems, missing, places, found
         )  # fmt: skip
     report.write(told, said.results / f"{plan.name}.json")
     print("\n" + report.markdown(told))
@@ -77,9 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 def _chosen(only: str) -> list[Measure]:
     names = [one.strip() for one in only.split(",") if one.strip()]
     known = {one.name: one for one in MEASURES}
-    if unknown := set(names) - set(known):
-        raise SystemExit(f"ONLY: there is no measure {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    return [one for one in MEASURES if not names or one.name in names]
+    if unknown := [name for name in names if not fnmatch.filter(known, name)]:
+        raise SystemExit(f"ONLY: there is no measure {', '.join(unknown)}; there are {', '.join(known)}")
+    return [one for one in MEASURES if not names or any(fnmatch.fnmatch(one.name, name) for name in names)]
 
 
 def _peers(asked: str) -> list[str]:

@@ -8,4 +8,4 @@ from benchmarks.board import Board
 from benchmarks.systems import ours
 
 ours.boards.append(Board(pathlib.Path(os.environ["BENCH_BOARD"])))
-app = AsyncTask(os.environ["BENCH_URL"].replace("postgresql://", "postgresql+psycopg://"))
+app = AsyncTask(ours.with_driver(os.environ["BENCH_URL"]))

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,9 +30,19 @@ class Child:
     def __init__(self, name: str, log: pathlib.Path) -> None:
         self.name, self._log = name, log
         self._process: subprocess.Popen[str] | None = None
+        self._turn = threading.Lock()
 
     def ask(self, do: str, patience: float = 300.0, **words: Any) -> Any:
         """Its answer. Raises Cannot, Broken, and Broken after `patience` seconds."""
+        with self._turn:
+            return self._asked(do, patience, words)
+
+    def close(self) -> None:
+        if self._process:
+            _end(self._process)
+            self._process = None
+
+    def _asked(self, do: str, patience: float, words: dict[str, Any]) -> Any:
         if self._process and self._process.poll() is not None:  # it ended with the thread that had started it
             self.close()
         process = self._process = self._process or self._start()
@@ -53,11 +64,6 @@ class Child:
         if "error" in answer:
             raise Broken(f"{do}: {answer['error'].strip().splitlines()[0]}")
         return answer["answer"]
-
-    def close(self) -> None:
-        if self._process:
-            _end(self._process)
-            self._process = None
 
     def _start(self) -> "subprocess.Popen[str]":
         with self._log.open("a") as log:

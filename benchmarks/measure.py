@@ -23,6 +23,8 @@ class Subject:
     label: str
     system: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    place: str = ""
+    """One of `places.PLACES`, where each of them is measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _take(stage: Stage, measure: Measure, result: Result, until: float | None, t
         return
     begun = time.monotonic()
     try:
-        sample = measure.take(stage, result.subject)
+        sample = measure.take(stage.at(result.subject.place), result.subject)
     except (Cannot, Broken) as error:
         result.reason = str(error)
     except Exception as error:

@@ -1,6 +1,8 @@
 """How much is measured: all of it, what fits into three minutes, or as little as shows that the run itself works."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -9,7 +11,7 @@ class Plan:
 
     `within`: after so long, what has not begun is left out, and said. `longest`: when a drain that has not ended is
     broken off, and its rate taken until then. `peers_in`: the measures that peers take part in; None: all that are for
-    them.
+    them. `each`: what is another size where each database is measured.
     """
 
     name: str
@@ -31,6 +33,10 @@ class Plan:
     recovery: float
     memory: float
     peers_in: frozenset[str] | None = None
+    each: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def for_each_place(self) -> Self:
+        return dataclasses.replace(self, **self.each)
 
 
 FULL = Plan(
@@ -42,6 +48,7 @@ QUICK = Plan(
     name="quick", rounds=1, within=155, transactions=300, bulk=10_000, drain=10_000, warm=300, single=1_500,
     longest=2.5, paced=30, idle=10, beside=3_000, others=100_000, snapshot=12, producers=32, produce=1,
     recovery=15, memory=10, peers_in=frozenset({"drain", "enqueue", "bulk", "latency100", "idle"}),
+    each={"drain": 3_000, "single": 300, "longest": 1, "transactions": 100, "paced": 10},
 )  # fmt: skip
 TINY = Plan(
     name="tiny", rounds=1, within=None, transactions=5, bulk=50, drain=100, warm=10, single=50, longest=10, paced=5,

@@ -35,7 +35,7 @@ def machine() -> dict[str, str]:
 
 def assembled(
     plan: str, begun: dt.datetime, seconds: float, server: dict[str, str], systems: dict[str, Any],
-    missing: dict[str, str], found: list[tuple[Measure, list[Result]]],
+    missing: dict[str, str], places: dict[str, dict[str, str]], found: list[tuple[Measure, list[Result]]],
 ) -> Report:  # fmt: skip
     """`measures`: by name, each with its rows; a row has medians by column, its samples, or a reason why not."""
     measures = {measure.name: _measure(measure, results) for measure, results in found}
@@ -47,6 +47,7 @@ def assembled(
         "server": server,
         "systems": systems,
         "missing": missing,
+        "places": places,
         "measures": measures,
         "aims": [dataclasses.asdict(aim) for aim in aims(measures)],
     }
@@ -98,12 +99,17 @@ def _row(measure: Measure, result: Result) -> dict[str, Any]:
 
 def _head(report: Report) -> str:
     told = report["machine"]
-    server = ", ".join(f"`{name}={value}`" for name, value in report["server"].items())
+    places = [f" {place}: {_settings(told)}." for place, told in report["places"].items()]
     return (
         f'Plan "{report["plan"]}", begun {report["begun"]}, {report["seconds"]:,.0f} s; {told["processor"]}, '
         f"{told['cores']} cores for clients and server together, {told['system']}, Python {told['python']}. "
-        f"PostgreSQL with {server}; all else as `initdb` leaves it. Medians of the rounds.\n"
+        f"PostgreSQL with {_settings(report['server'])}; all else as `initdb` leaves it.{''.join(places)} "
+        "Medians of the rounds.\n"
     )
+
+
+def _settings(told: dict[str, str]) -> str:
+    return ", ".join(f"`{name}={value}`" for name, value in told.items())
 
 
 def _aims(report: Report) -> str:
@@ -118,11 +124,12 @@ def _section(measure: dict[str, Any]) -> str:
     columns = [one for one in measure["columns"] if any(one["name"] in row["medians"] for row in measure["rows"])]
     columns = columns or measure["columns"][:1]
     main = columns[0]["name"]
-    ours = [row["medians"][main] for row in measure["rows"] if row["system"] == OURS and main in row["medians"]]
-    heads = ["", *(one["heading"] for one in columns), *(["to async-task"] if ours else [])]
+    ours = [row for row in measure["rows"] if row["system"] == OURS and main in row["medians"]]
+    first = ours[0]["medians"][main] if ours else None
+    heads = ["", *(one["heading"] for one in columns), *(f"to {one['label'].partition(',')[0]}" for one in ours[:1])]
     lines = [f"### {measure['title']}", "", measure["said"], "", _line(heads), _line(["---"] * len(heads))]
     for row in sorted(measure["rows"], key=lambda row: -row["medians"].get(main, -math.inf)):
-        lines.append(_line([row["label"], *_cells(row, columns, ours[0] if ours else None)]))
+        lines.append(_line([row["label"], *_cells(row, columns, first)]))
     return "\n".join([*lines, "", *_curves(measure)])
 
 

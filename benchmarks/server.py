@@ -21,10 +21,10 @@ SHOWN = (
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """A server that runs. `pid`: its postmaster's, whose children are the backends. `folder`: where its socket is."""
+    """A server that runs. `pids`: its postmaster's, whose children are the backends. `folder`: where its socket is."""
 
     folder: str
-    pid: int
+    pids: tuple[int]
     tells_statements: bool
 
     def url(self, database: str) -> str:
@@ -56,6 +56,12 @@ class Server:
             connection.execute("VACUUM ANALYZE")
             connection.execute("CHECKPOINT")
 
+    def number(self, database: str, query: str) -> int:
+        with self.connect(database) as connection:
+            row = connection.execute(query.encode()).fetchone()
+        assert row
+        return int(row[0])
+
     def statements(self, database: str) -> int:
         """How many statements were sent to this database so far; transactions, where only those are counted."""
         with self.connect() as connection:
@@ -82,7 +88,7 @@ def private_server() -> Iterator[Server]:
             if not re.search("pg_stat_statements", str(error)):
                 raise RuntimeError(str(error)) from error
             running, told = until.enter_context(launcher.guarded_server(SETTINGS)), False
-        server = Server(running.home, running.pid, told)
+        server = Server(running.home, (running.pid,), told)
         if told:
             with server.connect() as connection:
                 connection.execute("CREATE EXTENSION pg_stat_statements")

@@ -1,7 +1,9 @@
 """What a measure stands on: the server, fresh databases, jobs in them, and workers."""
 
 import contextlib
+import copy
 import itertools
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from psycopg import Connection
 from psycopg.sql import SQL, Identifier, Literal
 
 from benchmarks.child import Broken, Child, Worker, worker
+from benchmarks.places import ELSEWHERE, HOME, Place
 from benchmarks.plan import Plan
 from benchmarks.server import Server
 from benchmarks.system import Cannot
@@ -20,10 +23,13 @@ DAY = 86_400.0
 
 
 class Stage:
-    """`names`: the systems that are measured."""
+    """`names`: the systems that are measured. `place`: where the databases are made; `server`, if nothing else is said.
+    `places`: the others that were asked for so far."""
 
     def __init__(self, server: Server, folder: pathlib.Path, plan: Plan, names: list[str]) -> None:
         self.server, self.folder, self.plan, self.names = server, folder, plan, names
+        self.place: Place = server
+        self.places: dict[str, Place] = {}
         self._children = {name: Child(name, folder / f"{name.replace('/', '-')}.log") for name in names}
         self._templates: dict[str, str] = {}
         self._numbers = itertools.count()
@@ -32,6 +38,16 @@ class Stage:
         for child in self._children.values():
             child.close()
 
+    def at(self, place: str) -> "Stage":
+        """The same where each database is measured, on this one; "": as it is. Raises Cannot where it is not there."""
+        if not place:
+            return self
+        if place != HOME and place not in self.places:
+            self.places[place] = ELSEWHERE[place](self.folder)
+        there = copy.copy(self)
+        there.place, there.plan = self.places.get(place, self.server), self.plan.for_each_place()
+        return there
+
     def ask(self, name: str, do: str, **words: Any) -> Any:
         """The system's own answer. Raises Cannot, Broken."""
         return self._children[name].ask(do, **words)
@@ -39,18 +55,24 @@ class Stage:
     @contextlib.contextmanager
     def database(self, name: str) -> Iterator[str]:
         """A new database with this system's tables, dropped at the end."""
-        template = self._template(name)
-        database = f"bench_{next(self._numbers)}"
-        self.server.create(database, template)
-        try:
+        database = f"async_task_bench_{os.getpid()}_{next(self._numbers)}"
+        with contextlib.ExitStack() as until:
+            until.callback(self.place.drop, database)
+            if self._is_at_home:
+                self.server.create(database, self._template(name))
+            else:
+                self.place.create(database)
+                self.ask(name, "prepare", url=self.place.url(database))
             yield database
-        finally:
-            self.server.drop(database)
 
     def fill(self, name: str, database: str, count: int, kind: str = "noop", *, delay: float = 0.0,
              fresh: dict[str, str] | None = None) -> None:  # fmt: skip
-        """So many jobs of a kind: one by the system's own door, the others copies of its row."""
-        self.ask(name, "enqueue", url=self.server.url(database), kind=kind, numbers=[0], delay=delay)
+        """So many jobs of a kind: one by the system's own door, the others copies of its row; elsewhere than on
+        PostgreSQL all by that door."""
+        door = 1 if self._is_at_home else count
+        self.ask(name, "enqueue", url=self.place.url(database), kind=kind, numbers=[0] * door, delay=delay)
+        if door == count:
+            return
         changes = {**self.ask(name, "fresh"), **(fresh or {})}
         newest = "ctid = (SELECT max(ctid) FROM {table})"  # PostgreSQL 14 and newer
         with self.server.connect(database) as connection:
@@ -76,15 +98,12 @@ class Stage:
             yield
 
     def unfinished(self, name: str, database: str) -> int:
-        with self.server.connect(database) as connection:
-            row = connection.execute(self.ask(name, "unfinished")).fetchone()
-        assert row
-        return int(row[0])
+        return self.place.number(database, self.ask(name, "unfinished"))
 
     @contextlib.contextmanager
     def worker(self, name: str, database: str, *, url: str | None = None, **options: Any) -> Iterator[Worker]:
         """A worker process of this system."""
-        with worker(name, url or self.server.url(database), self.folder, options) as one:
+        with worker(name, url or self.place.url(database), self.folder, options) as one:
             yield one
 
     def await_(
@@ -102,6 +121,10 @@ class Stage:
                 raise Broken(f"after {patience:.0f} s it was still not so that {what}")
             time.sleep(every)
         return time.monotonic()
+
+    @property
+    def _is_at_home(self) -> bool:
+        return self.place is self.server
 
     def _template(self, name: str) -> str:
         if name not in self._templates:

@@ -15,7 +15,8 @@ from benchmarks.__main__ import main
 from benchmarks.aims import aims
 from benchmarks.link import delayed
 from benchmarks.measure import Column, Measure, Result, Subject, run
-from benchmarks.plan import TINY
+from benchmarks.places import MYSQL_URL
+from benchmarks.plan import QUICK, TINY
 from benchmarks.stage import Stage
 from benchmarks.system import Cannot
 
@@ -28,7 +29,7 @@ def test_a_tiny_run_without_peers_measures_ourselves_and_bare_psycopg_and_writes
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text(PAGE)
-    words = ["--plan", "tiny", "--peers", "0", "--only", "drain,enqueue,bulk", "--page", str(page)]
+    words = ["--plan", "tiny", "--peers", "0", "--only", "drain,enqueue,bulk,each-drain", "--page", str(page)]
     command = [sys.executable, "-m", "benchmarks", *words, "--results", str(tmp_path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=HOME)
     assert done.returncode == 0, done.stderr
@@ -43,12 +44,19 @@ def test_a_tiny_run_without_peers_measures_ourselves_and_bare_psycopg_and_writes
         ("enqueue", "psycopg, psycopg"),
         ("bulk", "async-task"),
         ("bulk", "psycopg"),
+        ("each-drain", "PostgreSQL"),
+        ("each-drain", "MariaDB"),
+        ("each-drain", "SQLite"),
     }
-    assert not [row["reason"] for row in rows.values() if row["reason"]]
+    absent = [] if "MariaDB" in told["places"] else [("each-drain", "MariaDB")]
+    assert [row for row in rows if rows[row]["reason"]] == absent
+    assert "server" not in rows["each-drain", "SQLite"]["medians"]
     assert all(figure >= 0 for row in rows.values() for figure in row["medians"].values())
-    assert all(len(row["samples"]) == TINY.rounds for row in rows.values())
+    assert all(len(rows[row]["samples"]) == TINY.rounds for row in rows if row not in absent)
     text = page.read_text()
     assert "old" not in text
+    assert "SQLite: `version=" in text
+    assert " to PostgreSQL |" in text
     assert text.startswith("# Ours\n")
     assert text.endswith("the end\n")
     _check_tables(text)
@@ -112,10 +120,28 @@ def test_an_aim_is_judged_by_the_figures_of_the_run_and_left_out_without_them() 
     assert judged == {"drain, over graphile-worker": True, "drain, over pgqueuer on asyncpg": False}
 
 
-@pytest.mark.parametrize("words", [["--only", "speed"], ["--peers", "nobody"]])
-def test_what_is_not_known_ends_the_run_before_it_begins(words: list[str]) -> None:
-    with pytest.raises(SystemExit, match="there is no"):
+@pytest.mark.parametrize(
+    ("words", "unknown"),
+    [(["--only", "each-*,speed"], "no measure speed;"), (["--peers", "nobody"], "none named nobody;")],
+)
+def test_what_is_not_known_ends_the_run_before_it_begins(words: list[str], unknown: str) -> None:
+    with pytest.raises(SystemExit, match=f"there is {unknown}"):
         main(words)
+
+
+def test_where_each_database_is_measured_a_quick_run_has_sizes_of_its_own(stage: Stage) -> None:
+    stage.plan = QUICK
+    assert stage.at("").plan is QUICK
+    assert stage.at("PostgreSQL").plan.drain == QUICK.each["drain"] < QUICK.drain
+
+
+def test_where_no_mariadb_answers_its_row_says_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MYSQL_URL, "mysql://root@127.0.0.1:1/")
+    rows = [Subject("MariaDB", "async-task", place="MariaDB"), Subject("PostgreSQL", "async-task", place="PostgreSQL")]
+    measure = Measure("x", "X", "So.", (Column("rate", "jobs/s"),), lambda _: rows, lambda *_: {"rate": 1.0})
+    told = _report(measure, run(stage, measure, None, lambda _: None))
+    reasons = {row["label"]: row["reason"] for row in told["measures"]["x"]["rows"]}
+    assert reasons == {"MariaDB": f"{MYSQL_URL} is set, but no server answers there", "PostgreSQL": None}
 
 
 def test_the_slow_link_carries_every_byte_both_ways_and_the_end_of_a_side(tmp_path: pathlib.Path) -> None:
@@ -156,7 +182,7 @@ def _with_rounds(rounds: int) -> Any:
 def _report(measure: Measure, results: list[Result]) -> report.Report:
     import datetime as dt
 
-    return report.assembled("tiny", dt.datetime.now(dt.UTC), 1.0, {}, {}, {}, [(measure, results)])
+    return report.assembled("tiny", dt.datetime.now(dt.UTC), 1.0, {}, {}, {}, {}, [(measure, results)])
 
 
 def _check_tables(text: str) -> None:

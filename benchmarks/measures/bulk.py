@@ -11,7 +11,7 @@ def subjects(stage: Stage) -> list[Subject]:
 def take(stage: Stage, subject: Subject) -> Sample:
     count = stage.plan.bulk
     with stage.database(subject.system) as database:
-        url = stage.server.url(database)
+        url = stage.place.url(database)
         stage.ask(subject.system, "enqueue_many", url=url, count=10)
         return {"rate": count / stage.ask(subject.system, "enqueue_many", url=url, count=count)}
 

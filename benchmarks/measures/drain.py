@@ -29,7 +29,7 @@ def drain(stage: Stage, subject: Subject, database: str, total: int, warm: int, 
           url: str | None = None, recorded: bool = True, **options: Any) -> Sample:  # fmt: skip
     """Rate and processor time of workers that empty a database that is filled. `recorded`: until the database says that
     all are done, not only until they were called."""
-    stage.server.settle(database)
+    stage.place.settle(database)
     with contextlib.ExitStack() as until:
         workers: list[Worker] = []
         spawned = time.monotonic()
@@ -55,11 +55,15 @@ def drain(stage: Stage, subject: Subject, database: str, total: int, warm: int, 
         jobs = min(done(), total) - first
     worker, server = (processor.spent(*one) / jobs * 1000 for one in zip(before, after, strict=True))
     sample: Sample = {"rate": jobs / (ended - began)}
-    return {**sample, "worker": worker, "server": server} if processor.is_told() else sample
+    if processor.is_told():
+        sample["worker"] = worker
+    if processor.is_told() and stage.place.pids:
+        sample["server"] = server
+    return sample
 
 
 def _times(stage: Stage, workers: list[Worker]) -> tuple[processor.Times, processor.Times]:
-    return processor.times([one.pid for one in workers]), processor.times([stage.server.pid])
+    return processor.times([one.pid for one in workers]), processor.times(stage.place.pids)
 
 
 def _all(stage: Stage) -> list[Subject]:
@@ -87,7 +91,7 @@ def _ours_and_bare(stage: Stage) -> list[Subject]:
 
 
 def take_single(stage: Stage, subject: Subject) -> Sample:
-    return _drained(stage, subject, stage.plan.single, 1, single=True)
+    return _drained(stage, subject, stage.plan.single, 1, single=True, **subject.options)
 
 
 def _writers(stage: Stage) -> list[Subject]:

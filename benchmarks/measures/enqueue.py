@@ -13,7 +13,7 @@ def take(stage: Stage, subject: Subject) -> Sample:
     """Without and with the job, in turns, so that both see the same machine; the first turn warms up."""
     count = max(1, stage.plan.transactions // 4)
     with stage.database(subject.system) as database:
-        url, door = stage.server.url(database), subject.options["door"]
+        url, door = stage.place.url(database), subject.options["door"]
         taken = {False: 0.0, True: 0.0}
         for turn in range(5):
             for enqueue in (False, True):

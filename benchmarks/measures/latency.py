@@ -17,7 +17,7 @@ def subjects(stage: Stage) -> list[Subject]:
 def take(stage: Stage, subject: Subject, rate: float) -> Sample:
     count = stage.plan.paced if rate < 50 else stage.plan.paced * 5
     with stage.database(subject.system) as database, stage.worker(subject.system, database) as worker:
-        url = stage.server.url(database)
+        url = stage.place.url(database)
         stage.ask(subject.system, "enqueue", url=url, kind="mark", numbers=[60_000], delay=0.0)
         stage.await_(lambda: worker.board.start(60_000) is not None, "the worker was awake", [worker])
         commits = stage.ask(subject.system, "pace", url=url, count=count, rate=rate)

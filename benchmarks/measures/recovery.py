@@ -5,7 +5,6 @@ import os
 import signal
 import time
 
-from benchmarks import processor
 from benchmarks.child import Worker
 from benchmarks.measure import Column, Measure, Sample, Subject
 from benchmarks.stage import Stage
@@ -45,12 +44,12 @@ def take(stage: Stage, subject: Subject) -> Sample:
                 break
             time.sleep(0.005)
         starts = [start for start in map(second.board.start, numbers) if start is not None]
-    return _sample(killed, starts, stage.plan.recovery)
+    return _sample(killed, starts, stage.plan.recovery, RUNNING)
 
 
-def _sample(killed: float, starts: list[float], patience: float) -> Sample:
+def _sample(killed: float, starts: list[float], patience: float, wanted: int) -> Sample:
     found: Sample = {"first": min(starts) - killed} if starts else {}
-    return {**found, "all": max(starts) - killed} if len(starts) == RUNNING else {**found, "more": patience}
+    return {**found, "all": max(starts) - killed} if len(starts) == wanted else {**found, "more": patience}
 
 
 MEASURE = Measure(
@@ -71,42 +70,58 @@ MEASURE = Measure(
 )
 
 
+ONE, BOTH = "one of two children", "both children"
+
+
 def _ours(stage: Stage) -> list[Subject]:
     return [
-        Subject("async-task worker --processes 2", name, {"supervised": True}) for name in stage.names if name == OURS
-    ]
+        Subject(label, name, {"jobs": jobs})
+        for name in stage.names if name == OURS
+        for label, jobs in ((ONE, 1), (BOTH, 2))
+    ]  # fmt: skip
 
 
 def take_supervised(stage: Stage, subject: Subject) -> Sample:
-    """The process that holds the jobs is killed; its supervisor sees it and starts another."""
+    """The children that hold jobs, one each, are killed; their supervisor sees it, gives the jobs back and starts
+    others."""
+    numbers = list(range(subject.options["jobs"]))
     with (
         stage.database(subject.system) as database,
         stage.worker(subject.system, database, lanes=1, processes=2) as worker,
     ):
-        url, numbers = stage.server.url(database), list(range(RUNNING))
+        url = stage.server.url(database)
         stage.ask(subject.system, "enqueue", url=url, kind="hold", numbers=numbers, delay=0.0)
         stage.await_(lambda: all(map(worker.board.start, numbers)), "the jobs ran", [worker])
         before = [worker.board.start(number) or 0.0 for number in numbers]
+        holders = _holders(stage, database)
         killed = time.monotonic()
-        for pid in processor.tree([worker.pid])[1:]:
+        for pid in holders:
             os.kill(pid, signal.SIGKILL)
         late = killed + stage.plan.recovery
-        while len(starts := _later(worker, before)) < RUNNING and time.monotonic() < late:
+        while len(starts := _later(worker, before)) < len(numbers) and time.monotonic() < late:
             worker.check()
             time.sleep(0.002)
-    return _sample(killed, starts, stage.plan.recovery)
+    return _sample(killed, starts, stage.plan.recovery, len(numbers))
+
+
+def _holders(stage: Stage, database: str) -> list[int]:
+    """The processes that hold claims: a worker is named host:pid:..."""
+    with stage.server.connect(database) as connection:
+        rows = connection.execute("SELECT DISTINCT claimed_by FROM async_task_attempts WHERE claim_id IS NOT NULL")
+        return [int(name.split(":")[-2]) for (name,) in rows]
 
 
 def _later(worker: Worker, before: list[float]) -> list[float]:
-    starts = (worker.board.start(number) or 0.0 for number in range(RUNNING))
+    starts = (worker.board.start(number) or 0.0 for number in range(len(before)))
     return [start for start, first in zip(starts, before, strict=True) if start > first]
 
 
 SUPERVISED = Measure(
     name="supervised",
     title="After kill -9 of a child that a supervisor watches",
-    said="Both children of `async-task worker --processes 2` are killed with a job running in each.",
-    columns=MEASURE.columns,
+    said="Of `async-task worker --processes 2`, one child is killed, whose job the other one can take; or both, each "
+    "with a job running, so that Python has to start anew.",
+    columns=(Column("first", "s until the first", 2), Column("all", "s until all", 2), MEASURE.columns[2]),
     subjects=_ours,
     take=take_supervised,
 )

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Engine, MetaData, Table, create_engine
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import BigInteger, Engine, Integer, MetaData, Table, Text, create_engine, insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from async_task import AsyncTask, Attempt, Retry, target
 from benchmarks.board import Board
-from benchmarks.system import BUSINESS, HOLD, System
+from benchmarks.system import HOLD, System
 
 LANES = 2
 """Threads of a worker: as many as there are cores here. One commit per attempt waits for the disk: that has 8."""
@@ -36,8 +35,8 @@ class Business(Base):
 
     __tablename__ = "business"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    note: Mapped[str]
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    note: Mapped[str] = mapped_column(Text)
 
 
 @target("bench.noop")
@@ -67,7 +66,7 @@ TARGETS = {"noop": noop, "mark": mark, "hold": hold, "write": write}
 
 
 class AsyncTaskSystem:
-    """As its documentation has it, with its defaults."""
+    """As its documentation has it, with its defaults. Besides libpq's URLs it takes SQLAlchemy's, for any database."""
 
     name = "async-task"
     table = "async_task_attempts"
@@ -92,8 +91,7 @@ class AsyncTaskSystem:
     def prepare(self, url: str) -> None:
         engine = _engine(url)
         AsyncTask(engine).create_schema()
-        with engine.begin() as connection:
-            connection.exec_driver_sql(BUSINESS)
+        Base.metadata.create_all(engine)
         engine.dispose()
 
     def transactions(self, url: str, count: int, door: str, enqueue: bool) -> float:
@@ -163,7 +161,7 @@ class AsyncTaskSystem:
         lasting.append(options.get("hold", HOLD))
         single = options.get("single", False)
         lanes = options.get("lanes") or (8 if single else LANES)
-        app = AsyncTask(url.replace("postgresql://", "postgresql+psycopg://"))
+        app = AsyncTask(with_driver(url))
         if not hasattr(app, "worker"):
             _work_in_batches(app, lanes)
             return
@@ -202,11 +200,11 @@ def _orm(engine: Engine, count: int, enqueue: bool) -> float:
 def _core(engine: Engine, count: int, enqueue: bool) -> float:
     table = Business.__table__
     assert isinstance(table, Table)
-    insert = postgresql.insert(table).values(note="an order")
+    statement = insert(table).values(note="an order")
 
     def once() -> None:
         with engine.begin() as connection:
-            connection.execute(insert)
+            connection.execute(statement)
             if enqueue:
                 Attempt.create_many(connection, [{"target": noop}])
 
@@ -226,8 +224,13 @@ def _arguments(kind: str, number: int) -> dict[str, int]:
     return {"number": number} if kind in ("mark", "hold") else {}
 
 
+def with_driver(url: str) -> str:
+    """SQLAlchemy's URL for libpq's; another one as it is."""
+    return url.replace("postgresql://", "postgresql+psycopg://")
+
+
 def _engine(url: str, **options: Any) -> Engine:
-    return create_engine(url.replace("postgresql://", "postgresql+psycopg://"), **options)
+    return create_engine(with_driver(url), **options)
 
 
 def make(_name: str) -> System:
