@@ -1,23 +1,36 @@
 """The application: which database, which model, which targets; and the verbs that make calls happen."""
 
 import datetime as dt
-import importlib
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy import inspect as inspect_database
 from sqlalchemy.orm import Session
 
 from async_task import notices, pauses, schema
 from async_task.actors import current_actor
+from async_task.app_arguments import (
+    Overlap,
+    at_least,
+    check_class,
+    check_model,
+    check_numbers,
+    check_overlap,
+    from_now,
+    import_module,
+    lanes_by_queue,
+    listed,
+    module_names,
+    queue_meant,
+    scope_of,
+    uuid_of,
+)
 from async_task.attempt import Attempt, BaseAttempt
-from async_task.backlog import Depth, Scope, depths
+from async_task.backlog import Depth, depths
 from async_task.batches import BatchReport, Progress
 from async_task.claims import Claim
 from async_task.encryption import Encryptor, know
@@ -29,21 +42,17 @@ from async_task.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, Ba
 from async_task.lanes import Lane, has_loop_running, open_lane
 from async_task.outcomes import Outcome
 from async_task.pauses import QueueState
-from async_task.policies import check_queue
 from async_task.presence import Presence, present
 from async_task.previews import BatchPreview, preview
 from async_task.retry import Duration, duration
 from async_task.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.shift import Shift
 from async_task.sweeps import SweepReport, bury, sweep
-from async_task.targets import lane_of, registered_targets, target_of
 from async_task.targets import limits as target_limits
 from async_task.verbs import table_of
 from async_task.worker import AttemptWorker, WorkerSettings
 
 T = TypeVar("T")
-Overlap = Literal["allow", "skip", "fail"]
-"""What a batch does when another one is at work."""
 TAKES = {"perform": ", attempt_id", "bury": ", pid, started", "read": ", work", "write": ", work"}
 """What must be given to a verb."""
 
@@ -73,11 +82,11 @@ class AsyncTask:
         notify: bool = True,
     ) -> None:
         self._source = Source(database)
-        _check_model(model)
-        _check_class(attempt_job, BaseAttemptJob, "attempt_job")
-        _check_class(batch_job, BaseAttemptBatchJob, "batch_job")
-        names = _names(modules)
-        for encryptor in _listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
+        check_model(model)
+        check_class(attempt_job, BaseAttemptJob, "attempt_job")
+        check_class(batch_job, BaseAttemptBatchJob, "batch_job")
+        names = module_names(modules)
+        for encryptor in listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
             know(encryptor)
         notices.switch(table_of(model), notify)
         self._model = model
@@ -88,7 +97,7 @@ class AsyncTask:
         self._batch_job = batch_job
         self._is_checked = False
         for module in names:
-            _import(module)
+            import_module(module)
 
     @property
     def model(self) -> type[BaseAttempt]:
@@ -132,10 +141,10 @@ class AsyncTask:
         Raises ConfigurationError for what is no such value and inside of an event loop, UnknownTarget, SchemaMismatch
         without tables, and SQLAlchemy's OperationalError when the database stays away.
         """
-        deadline = None if max_seconds is None else _from_now(duration(max_seconds, name="max_seconds"))
-        _check_numbers(limit, concurrency)
-        _check_overlap(overlap)
-        scope = _scope(queues, targets)
+        deadline = None if max_seconds is None else from_now(duration(max_seconds, name="max_seconds"))
+        check_numbers(limit, concurrency)
+        check_overlap(overlap)
+        scope = scope_of(queues, targets)
         with self._shift("run_batch") as shift:
             other = shift.begin_run(alone=overlap != "allow")
             if other is not None and overlap == "fail":
@@ -149,13 +158,13 @@ class AsyncTask:
 
     def preview_batch(self, *, queues: Iterable[str] = (), targets: Iterable[object] = ()) -> BatchPreview:
         """What `run_batch` would find now, without writing anything. Raises as it does."""
-        scope = _scope(queues, targets)
+        scope = scope_of(queues, targets)
         self._check_once("preview_batch")
         return self._run("preview_batch", lambda engine: preview(engine, table_of(self._model), self._lease, scope))
 
     def perform(self, attempt_id: uuid.UUID | str) -> Outcome:
         """Perform this attempt now if it is due, and say what became of it. Raises as `run_batch`."""
-        wanted = _uuid(attempt_id)
+        wanted = uuid_of(attempt_id)
         with interrupts_later(), self._shift("perform") as shift:
             return self._attempt_job(shift).perform(wanted)
 
@@ -181,9 +190,9 @@ class AsyncTask:
         Raises ConfigurationError for what is no such value. `run` raises as `run_batch` does.
         """
         settings = WorkerSettings(
-            concurrency=_at_least(1, concurrency, "concurrency"),
-            queues=_with_lanes_of_targets(_lanes_of(queues)),
-            async_concurrency=_at_least(1, async_concurrency, "async_concurrency"),
+            concurrency=at_least(1, concurrency, "concurrency"),
+            queues=lanes_by_queue(queues),
+            async_concurrency=at_least(1, async_concurrency, "async_concurrency"),
             settle_within=duration(settle_within, name="settle_within").total_seconds(),
             poll=duration(poll, name="poll").total_seconds(),
             grace=duration(grace, name="grace").total_seconds(),
@@ -213,7 +222,7 @@ class AsyncTask:
 
         Raises ConfigurationError unless one of the two is given, and UnknownTarget; else as `run_batch`.
         """
-        name = _queue(queue, target)
+        name = queue_meant(queue, target)
         if reason is not None and not isinstance(reason, str):
             raise ConfigurationError(f"reason is a text, not {type(reason).__name__}")
         by, table = current_actor(), table_of(self._model)
@@ -223,7 +232,7 @@ class AsyncTask:
     def resume(self, queue: str | None = None, *, target: object = None) -> bool:
         """Go on with what was paused; what was set aside waits in the queue named after the target, for whoever serves
         that (`run_batch` serves all). False when it was not paused. Raises as `pause`."""
-        name, table = _queue(queue, target), table_of(self._model)
+        name, table = queue_meant(queue, target), table_of(self._model)
         self._check_once("resume")
         return self._run("resume", lambda engine: pauses.resume(engine, table, name))
 
@@ -257,7 +266,7 @@ class AsyncTask:
     def backlog(self, queues: Iterable[str] = ()) -> list[Depth]:
         """How much is due, waits, and is claimed, by queue: in these, and where anything is claimed; of none named, in
         all. Raises as `run_batch`."""
-        wanted = _scope(queues, ()).queues
+        wanted = scope_of(queues, ()).queues
         self._check_once("backlog")
         return self._run("backlog", lambda engine: depths(engine, table_of(self._model), wanted))
 
@@ -348,107 +357,3 @@ def _refuse_loop(verb: str) -> None:
     if has_loop_running():
         given = f"app.{verb}{TAKES.get(verb, '')}"
         raise ConfigurationError(f"app.{verb}() would block this event loop: await asyncio.to_thread({given})")
-
-
-def _check_model(model: type[Any]) -> None:
-    _check_class(model, BaseAttempt, "model")
-    if inspect_database(model, raiseerr=False) is None:
-        raise ConfigurationError(f"model: {model.__name__} is mapped to no table: give a subclass of it that is")
-
-
-def _names(modules: Iterable[str]) -> list[str]:
-    names = _listed(modules, "modules takes a list of names: modules=['shop.outbox']")
-    if not all(isinstance(name, str) for name in names):
-        raise ConfigurationError("modules takes names, not the modules themselves: modules=['shop.outbox']")
-    return names
-
-
-def _listed(given: Iterable[T], otherwise: str) -> list[T]:
-    """Its items. Raises ConfigurationError, beginning with `otherwise`, for one text, or what holds no items."""
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        raise ConfigurationError(f"{otherwise}, not {type(given).__name__}")
-    return list(given)
-
-
-def _check_numbers(limit: object, concurrency: object) -> None:
-    if limit is not None and (type(limit) is not int or limit < 0):
-        raise ConfigurationError(f"limit is a whole number that is not negative: it was {limit!r}")
-    if type(concurrency) is not int or concurrency < 1:
-        raise ConfigurationError(f"concurrency is a whole number of at least 1: it was {concurrency!r}")
-
-
-def _at_least(least: int, given: object, name: str) -> int:
-    if type(given) is not int or given < least:
-        raise ConfigurationError(f"{name} is a whole number of at least {least}: it was {given!r}")
-    return given
-
-
-def _lanes_of(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:
-    if not isinstance(queues, Mapping):
-        queues = dict.fromkeys(_scope(queues, ()).queues)
-    for name, number in queues.items():
-        check_queue(name)
-        if number is not None:
-            _at_least(1, number, f"the number of lanes for queue {name!r}")
-    return dict(queues)
-
-
-def _with_lanes_of_targets(queues: dict[str, int | None]) -> dict[str, int | None]:
-    """Whoever serves a queue also serves the lanes into which calls of its targets are set aside."""
-    if not queues:
-        return queues
-    served = (one for one in registered_targets() if (one.policy.queue or "default") in queues)
-    return {**{lane_of(one.name): None for one in served}, **queues}
-
-
-def _check_overlap(overlap: object) -> None:
-    if overlap not in get_args(Overlap):
-        raise ConfigurationError(f"overlap is one of 'allow', 'skip' and 'fail': it was {overlap!r}")
-
-
-def _scope(queues: Iterable[str], targets: Iterable[object]) -> Scope:
-    names: list[Any] = _listed(queues, "queues takes a list of names: queues=['default']")
-    if not all(isinstance(name, str) and name for name in names):
-        raise ConfigurationError("queues takes the names of queues, each with at least one character")
-    wanted = [target_of(one) for one in _listed(targets, "targets takes a list: targets=['shop.orders']")]
-    # By each of its names: rows that were written before a target was renamed hold its former one.
-    held = (name for one in wanted for name in one.names)
-    return Scope(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(held)))
-
-
-def _queue(queue: str | None, target: object) -> str:
-    """The queue that is meant by its name, or by a target that has one of its own, or gets one."""
-    if (queue is None) is (target is None):
-        raise ConfigurationError("say what: a queue, or target=")
-    if queue is not None:
-        check_queue(queue)
-        return queue
-    return lane_of(target_of(target).name)
-
-
-def _from_now(length: dt.timedelta) -> float:
-    return time.monotonic() + length.total_seconds()
-
-
-def _check_class(given: object, kind: type[Any], name: str) -> None:
-    if not isinstance(given, type) or not issubclass(given, kind):
-        said = given.__name__ if isinstance(given, type) else f"an instance of {type(given).__name__}"
-        raise ConfigurationError(f"{name} takes a class that derives from {kind.__name__}, not {said}")
-
-
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-            raise
-        raise ConfigurationError(f"modules: there is no module {module!r} on this process's path") from None
-
-
-def _uuid(given: uuid.UUID | str) -> uuid.UUID:
-    if isinstance(given, uuid.UUID):
-        return given
-    try:
-        return uuid.UUID(given)
-    except (ValueError, AttributeError, TypeError):
-        raise ConfigurationError("an attempt's id is a UUID, or one as text") from None

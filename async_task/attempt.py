@@ -8,17 +8,17 @@ from typing import Any, Concatenate, Self, Unpack, overload
 
 from sqlalchemy import Boolean, Computed, Connection, Enum, Select, SmallInteger, Table, event, inspect, or_, select
 from sqlalchemy.orm import Mapped, MappedAsDataclass, Mapper, mapped_column, validates
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
 from async_task import bulk, verbs, writing
 from async_task.call_options import AnySession, Call, CallByName, CallOptions, P, SyncSession, TakenSession
 from async_task.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText
 from async_task.constraints import OrderSlot, furnish
 from async_task.decoding import decode
-from async_task.dialects import compared, written
 from async_task.encryption import Encryptor, context_of, encryptor_named, unseal
 from async_task.errors import ConfigurationError, InvalidState
 from async_task.identity import uuid7
+from async_task.instants import compared, written
 from async_task.status import Status
 from async_task.tables import Base, beside
 
@@ -96,7 +96,7 @@ class BaseAttempt:
         NoTransaction, AmbiguousTransaction. A used `idempotence_token` fails at the flush with IntegrityError.
         """
         made = writing.draft(
-            target=target, method_name=method_name, method_args=method_args, idempotence_token=idempotence_token,
+            {}, target=target, method_name=method_name, method_args=method_args, idempotence_token=idempotence_token,
             scheduled_at=scheduled_at, expires_at=expires_at, queue=queue, priority=priority, order_key=order_key,
             encryptor=encryptor, max_attempts=max_attempts,
         )  # fmt: skip
@@ -231,7 +231,7 @@ class BaseAttempt:
     def _written_once(self, key: str, value: str) -> str:
         # What is there may be set again: a merge does. What was not loaded is not loaded to compare.
         known = self.__dict__.get(key, UNKNOWN)
-        if value != known and (known is not UNKNOWN or inspect(self).has_identity):
+        if value != known and (known is not UNKNOWN or instance_state(self).has_identity):
             raise InvalidState(f"{key} is written once: create another attempt, and cancel this one")
         return value
 
@@ -248,13 +248,14 @@ def _furnish(mapper: Mapper[Any], model: type[Any]) -> None:
 
 @event.listens_for(BaseAttempt, "init", propagate=True)
 def _identify(_attempt: BaseAttempt, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    kwargs.setdefault("id", uuid7())
+    if "id" not in kwargs:
+        kwargs["id"] = uuid7()
 
 
 @event.listens_for(BaseAttempt, "expire", propagate=True)
 def _keep_id(attempt: BaseAttempt, _names: Iterable[str] | None) -> None:
     # After a commit the id is still asked for, and an AsyncSession may not load it then.
-    identity = inspect(attempt).identity
+    identity = instance_state(attempt).identity
     if identity is not None:
         set_committed_value(attempt, "id", identity[0])
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, select, union_all
 
 from async_task import queries, statements
-from async_task.dialects import written
+from async_task.instants import MYSQL, written
 
 MOST_COUNTED = 10_000
 """What is left of a batch, and what is listed, is counted so far: to count millions takes seconds."""
@@ -77,10 +77,34 @@ class Look:
     has_overdue: bool
 
 
-def look(connection: Connection, table: Table, worker: str, lease: dt.timedelta, wanted: Sequence[str] = ()) -> Look:
-    """Look at everything that `worker` might have to do, in the queues `wanted` or in all, by one statement."""
+class Names:
+    """The queues that were seen so far, for a server that cannot walk from one name to the next in its index, and would
+    read all that waits: MySQL and MariaDB. There it is asked for what lies between those that are known."""
+
+    def __init__(self) -> None:
+        self.seen: tuple[str, ...] = ()
+
+    def look(self, connection: Connection, table: Table, worker: str, lease: dt.timedelta) -> Any:
+        while True:
+            rows: Any = connection.execute(statements.look(table, lease, (), self.seen), {"a_worker": worker}).all()
+            new = {name for kind, name in rows if kind == statements.UNKNOWN and name is not None}
+            if not new:
+                return rows
+            self.seen = tuple(sorted({*self.seen, *new}))
+
+
+def look(
+    connection: Connection, table: Table, worker: str, lease: dt.timedelta, wanted: Sequence[str] = (),
+    names: Names | None = None,
+) -> Look:  # fmt: skip
+    """Look at everything that `worker` might have to do, in the queues `wanted` or in all, by one statement; on MySQL
+    and MariaDB by one more for each queue that is not among those `names` yet."""
     found: dict[str, set[str | None]] = {}
-    rows: Any = connection.execute(statements.look(table, lease, tuple(wanted)), {"a_worker": worker})
+    rows: Any
+    if names is not None and not wanted and connection.dialect.name in MYSQL:
+        rows = names.look(connection, table, worker, lease)
+    else:
+        rows = connection.execute(statements.look(table, lease, tuple(wanted)), {"a_worker": worker})
     for kind, name in rows:
         found.setdefault(kind, set()).add(name)
     named = (statements.QUEUE, statements.PAUSED, statements.LIMITED)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from async_task.answers import Again, Discard, RetryAfter
 from async_task.claims import Claim
@@ -29,8 +29,7 @@ CLEAN_UP = 5.0
 """Seconds that a canceled coroutine has for its own end, before it is closed."""
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedCall:
+class PreparedCall(NamedTuple):
     """A call that can be made. `hidden`: the arguments that nothing may show, None: all. `timeout`: what the policy
     says, or None."""
 
@@ -56,10 +55,10 @@ class PreparedCall:
         """How long a transaction may be held for this call."""
         return self.timeout or LOCKED_LIMIT
 
-    def deadline(self, claim: Claim) -> dt.datetime | None:
-        """By the database's clock; None without a limit."""
+    def current(self, claim: Claim) -> CurrentAttempt:
+        """What `current_attempt` answers while this call is made."""
         limit = _time_limit(self.is_locked, self.timeout)
-        return None if limit is None else claim.taken_at + limit
+        return CurrentAttempt(claim.id, claim.number, None if limit is None else claim.taken_at + limit)
 
 
 def prepare(site: Site, claim: Claim) -> PreparedCall:
@@ -127,7 +126,7 @@ def _text_of(claim: Claim) -> str:
 def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence | None) -> object:
     """Make the call, with a fence where it wants a session: what the target returned, or `Raised`. What is known never
     to have run is an error."""
-    token = performing.set(CurrentAttempt(claim.id, claim.number, call.deadline(claim)))
+    token = performing.set(partial(call.current, claim))
     try:
         with site.calling():
             return _checked(site.lane, _made(site, call, fence))
@@ -137,7 +136,7 @@ def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence | None) -> o
 
 async def make_coroutine(claim: Claim, call: PreparedCall) -> object:
     """The same on an event loop, for a coroutine function that wants no session of ours."""
-    performing.set(CurrentAttempt(claim.id, claim.number, call.deadline(claim)))  # of this task alone
+    performing.set(partial(call.current, claim))  # of this task alone
     answer = await kept(_timed(partial(call.method.callable, **call.arguments), call.timeout))
     while inspect.iscoroutine(answer):
         answer = await kept(answer)

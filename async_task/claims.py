@@ -2,18 +2,20 @@
 
 import datetime as dt
 import uuid
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Table, type_coerce
 
-from async_task.dialects import Instant, UnreadInstant
+from async_task.instants import Instant, UnreadInstant
+
+Unread: TypeAlias = float | dt.datetime
 
 
 class Claim(NamedTuple):
     """One attempt, taken under `claim_id`: the fence of every write about it. `number`: which start this is, from 1.
 
-    Its fields are what the row holds, in the order of `COLUMNS`. The instants are as the driver gave them: what most
-    calls never ask for is not made ready.
+    Its fields are what the row holds, in the order of `COLUMNS`. The instants are unread: what most calls never ask for
+    is not made ready.
     """
 
     id: uuid.UUID
@@ -28,13 +30,13 @@ class Claim(NamedTuple):
     num_errors: int
     num_crashes: int
     max_attempts: int | None
-    scheduled_at: dt.datetime | None
-    created_at: dt.datetime
-    attempted_at: dt.datetime
-    expires_at: dt.datetime | None
+    scheduled_at: Unread | None
+    created_at: Unread
+    attempted_at: Unread
+    expires_at: Unread | None
     last_error: str | None
     priority: int
-    due_at: dt.datetime
+    due_at: Unread
 
     @property
     def is_suspect(self) -> bool:
@@ -44,17 +46,18 @@ class Claim(NamedTuple):
     @property
     def taken_at(self) -> dt.datetime:
         """When it was taken, by the database's clock."""
-        return Instant.aware(self.attempted_at)
+        return UnreadInstant.read(self.attempted_at)
 
     @property
     def age(self) -> dt.timedelta:
         """How long before that it was wanted: since `scheduled_at`, or else `created_at`."""
-        return self.attempted_at - (self.scheduled_at or self.created_at)
+        wanted_at = self.created_at if self.scheduled_at is None else self.scheduled_at
+        return UnreadInstant.between(wanted_at, self.attempted_at)
 
     @property
     def left(self) -> dt.timedelta | None:
         """How long after that it expires; None without `expires_at`."""
-        return None if self.expires_at is None else self.expires_at - self.attempted_at
+        return None if self.expires_at is None else UnreadInstant.between(self.attempted_at, self.expires_at)
 
 
 COLUMNS = tuple({"encoded_args": "method_args", "number": "num_attempts"}.get(name, name) for name in Claim._fields)

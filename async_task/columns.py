@@ -7,7 +7,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
-from async_task.dialects import MYSQL, Instant
+from async_task.instants import MYSQL, Instant
 
 __all__ = ["Counter", "HiddenText", "Identifier", "Instant", "LongText", "Name", "RowNumber", "SealedText"]
 

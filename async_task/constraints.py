@@ -9,7 +9,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import conv
 
-from async_task.dialects import MYSQL, sequence_of
+from async_task.dialects import sequence_of
+from async_task.instants import MYSQL
 from async_task.status import Status
 
 STORAGE = {

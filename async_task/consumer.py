@@ -7,6 +7,7 @@
 
 import logging
 import threading
+import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from async_task.calls import PreparedCall
 from async_task.claims import Claim
 from async_task.coroutines import Coroutines, runs_on_loop
 from async_task.failures import describe
-from async_task.handful import Handful, may_share
+from async_task.handful import Handful, Way, way_of
 from async_task.lanes import Lane, open_lane
 from async_task.outcomes import Outcome, Succeeded
 from async_task.pauses import set_aside
@@ -27,6 +28,7 @@ from async_task.portions import Portions
 from async_task.rounds import Rounds
 from async_task.settling import Settled, insist
 from async_task.shift import Shift
+from async_task.site import Site
 from async_task.targets import coroutine_calls, lane_of, limits
 from async_task.transactions import give_back
 from async_task.watchdog import Watchdog
@@ -34,6 +36,8 @@ from async_task.watchdog import Watchdog
 logger = logging.getLogger("async_task")
 PATIENCE = 5.0
 """Seconds for which a claim is tried for before it is looked whether this is the end."""
+LONGEST_REST = 1.0
+"""Seconds for which a lane does nothing that fails again and again."""
 
 
 class Tally:
@@ -88,15 +92,17 @@ class Consumer:
 
     def live(self) -> None:
         """Until the rounds are over."""
+        num_failed = 0
         with open_lane(self._shift.source, private=True) as lane:
             while (queue := self._rounds.take()) is not None:
                 number = 0
                 try:
                     number = lane.run(partial(self._serve, lane, queue))
-                except (
-                    BaseException
-                ) as error:  # what ends a thread silently, SystemExit, would leave its queues to nobody
+                    num_failed = 0
+                except BaseException as error:  # SystemExit too would end the thread, and leave its queues to nobody
+                    num_failed += 1
                     self._complain(lane, error)
+                    time.sleep(min(0.1 * num_failed, LONGEST_REST))
                 finally:
                     self._rounds.put_back(queue, number)
 
@@ -115,9 +121,9 @@ class Consumer:
     def _claim(self, lane: Lane, queue: str, number: int) -> list[Claim]:
         besides = coroutine_calls() if self._coroutines.is_full else ()
         options: Any = {"besides": besides, "patience": PATIENCE}
-        if queue not in self._rounds.limited and queue not in limits():
-            return self._shift.claim_many(lane, queue, number, **options)
-        claims, after = self._shift.claim_many_limited(lane, queue, number, **options)
+        is_limited = queue in self._rounds.limited or queue in limits()
+        claim = self._shift.claim_many_limited if is_limited else self._shift.claim_many
+        claims, after = claim(lane, queue, number, **options)
         if after is not None:
             self._rounds.ring_later(queue, after.total_seconds())
         return claims
@@ -141,8 +147,8 @@ class Consumer:
             calls = self._handed_over(lane, self._prepared(lane, claims), portions)
             handful = Handful(
                 self._shift.site_on(lane), calls, portions, self._shift.lease, self._settle_within,
-                may_share=may_share if self._single is None else lambda call: False,
-                alone=lambda claim, call: self._perform_alone(lane, claim, call),
+                way=way_of if self._single is None else lambda call: Way.ALONE,
+                alone=self._perform_alone,
                 succeeded=lambda claims: self._note_succeeded(lane, claims),
                 ended=lambda claim, call, settled: self._end(lane, claim, call, settled),
                 stop=self._is_over,
@@ -187,10 +193,10 @@ class Consumer:
 
     def abandon(self, aside: Callable[[list[Claim]], None]) -> list[Claim]:
         """Leave the call that is being made to itself, from another thread: the claims that are to be given back."""
-        running = None if self._handful is None else self._handful.abandon(aside)
+        begun = [] if self._handful is None else self._handful.abandon(aside)
         # Nobody beats for them any more, however long the call goes on: this process holds nothing.
         self._shift.heartbeat.let_go(self._held)
-        return [] if running is None else [running]
+        return begun
 
     def _watch(self, handful: Handful, number: int) -> None:
         self._handful = handful
@@ -203,19 +209,18 @@ class Consumer:
         finally:
             self._watchdog.forget(handful)
 
-    def _perform_alone(self, lane: Lane, claim: Claim, call: PreparedCall) -> None:
+    def _perform_alone(self, site: Site, claim: Claim, call: PreparedCall) -> None:
         if self._single is not None:
-            self._tally.count(self._single(lane, claim))
+            self._tally.count(self._single(site.lane, claim))
         elif call.method.policy.isolate:
-            self._tally.count(self._shift.perform(lane, claim))
+            self._tally.count(self._shift.perform(site.lane, claim))
         else:
-            site = self._shift.site_on(lane)
             self._tally.count(perform_prepared(site, claim, call, self._shift.heartbeat.holding))
 
     def _end(self, lane: Lane, claim: Claim, call: PreparedCall, settled: Settled) -> None:
         self._tally.count(followed(self._shift.site_on(lane), claim, call, settled))
         if claim.order_key is not None:
-            self._rounds.ring(claim.queue)
+            self._ring_for_following(claim.queue)
 
     def _note_succeeded(self, lane: Lane, claims: list[Claim]) -> None:
         self._tally.count_succeeded(len(claims))
@@ -224,7 +229,12 @@ class Consumer:
             # A process that dies here leaves keys that a sweep finds.
             insist(lambda: orders.release(lane.engine, self._shift.table, keys))
             for queue in {claim.queue for claim in keys.values()}:
-                self._rounds.ring(queue)
+                self._ring_for_following(queue)
+
+    def _ring_for_following(self, queue: str) -> None:
+        """The next one of a key may go, which was due long before."""
+        self._shift.begin_at_front(queue)
+        self._rounds.ring(queue)
 
     def _complain(self, lane: Lane, error: BaseException) -> None:
         """What could not be done is tried again at the next look; what was claimed is found as stray by a sweep."""

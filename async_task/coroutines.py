@@ -21,11 +21,10 @@ from async_task import transactions
 from async_task.calls import CLEAN_UP, PreparedCall, make_coroutine
 from async_task.claims import Claim
 from async_task.failures import describe
-from async_task.handful import Called
 from async_task.lanes import Lane, LoopLane, open_lane
 from async_task.outcomes import SUCCESS, Outcome
 from async_task.perform import followed, perform_prepared
-from async_task.settling import decided, failure_of, settle_alone, settled
+from async_task.settling import Called, decided, failure_of, settle_alone, settled
 from async_task.shift import Shift
 from async_task.site import Site
 from async_task.transactions import Written

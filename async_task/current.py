@@ -2,6 +2,7 @@
 
 import datetime as dt
 import uuid
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ class CurrentAttempt:
     deadline: dt.datetime | None
 
 
-performing: ContextVar[CurrentAttempt | None] = ContextVar("async_task_current_attempt", default=None)
+performing: ContextVar[Callable[[], CurrentAttempt] | None] = ContextVar("async_task_current_attempt", default=None)
+"""What answers it: most targets never ask."""
 
 
 def current_attempt() -> CurrentAttempt:
@@ -26,4 +28,4 @@ def current_attempt() -> CurrentAttempt:
     current = performing.get()
     if current is None:
         raise AsyncTaskError("no attempt is being performed here: current_attempt() answers inside of a target's call")
-    return current
+    return current()

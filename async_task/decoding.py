@@ -1,7 +1,6 @@
 """The arguments of a call from the text that `encoding` made of them: nothing is read that is not known."""
 
 import binascii
-import contextlib
 import datetime
 import decimal
 import json
@@ -10,7 +9,7 @@ import re
 import uuid
 import zoneinfo
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from async_task.argument_types import MAX_DEPTH, of_name
 from async_task.errors import InvalidArguments
@@ -26,10 +25,13 @@ def decode(text: str) -> dict[str, object]:
     class, a field that the text does not have gets its default. For any other text raises InvalidArguments, which
     contains nothing of it but the "module:qualname" of a class.
     """
-    with contextlib.suppress(ValueError, RecursionError):
-        if _is_plain(text):
-            plain: dict[str, object] = _plain.decode(text)
-            return plain
+    try:
+        # The way of most: without a context manager, and without looking for space around it, it takes half the time.
+        plain, end = _plain.raw_decode(text) if _is_plain(text) else (None, -1)
+        if end == len(text):
+            return cast("dict[str, object]", plain)
+    except (ValueError, RecursionError):
+        pass  # what is wrong with it is said below
     try:
         stored = json.loads(text)
         if type(stored) is dict:

@@ -1,6 +1,5 @@
 """What PostgreSQL, MySQL/MariaDB and SQLite do differently. Only exceptions stand here: all other SQL is the same."""
 
-import datetime as dt
 import os
 import socket
 import weakref
@@ -20,116 +19,12 @@ from sqlalchemy import (
     select,
     table,
 )
-from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import DateTime, TypeDecorator
 
-MYSQL = ("mysql", "mariadb")
-
-
-class Instant(TypeDecorator[dt.datetime]):
-    """An aware datetime, in UTC wherever it comes out. Naive ones are refused.
-
-    PostgreSQL: timestamptz. MySQL and MariaDB: DATETIME(6) in UTC. SQLite: text in UTC, with microseconds, so that
-    comparing texts compares instants.
-    """
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> Any:
-        if dialect.name in MYSQL:
-            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
-        return dialect.type_descriptor(DateTime(timezone=True))
-
-    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a naive datetime names no instant: give it a time zone")
-        moment = value.astimezone(dt.UTC)
-        return moment if dialect.name == "postgresql" else moment.replace(tzinfo=None)
-
-    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        return None if value is None else self.aware(value)
-
-    @staticmethod
-    def aware(value: dt.datetime) -> dt.datetime:
-        """What a driver gave, in UTC."""
-        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
-
-
-class UnreadInstant(Instant):
-    """The same, as the driver gives it: two of one row can be compared and subtracted, and `Instant.aware` reads it."""
-
-    cache_ok = True
-
-    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        return value
-
-
-class _Clock(FunctionElement[dt.datetime]):
-    """The database's clock, moved by a number of seconds (0 by default)."""
-
-    type = Instant()
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__(*([literal(seconds, Float(53))] if seconds else []))
-
-
-class written(_Clock):
-    """The instant at which the value is written: never that of the transaction's begin, which may be long ago."""
-
-    name = "written"
-    inherit_cache = True
-
-
-class compared(_Clock):
-    """The instant at which the statement began: one value for all rows that are compared with it."""
-
-    name = "compared"
-    inherit_cache = True
-
-
-def _plus(clock: Any, element: _Clock) -> Any:
-    for seconds in element.clauses:
-        return clock + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-    return clock
-
-
-@compiles(written)
-@compiles(written, "postgresql")
-def _written(element: written, compiler: SQLCompiler, **kw: Any) -> str:
-    return compiler.process(_plus(func.clock_timestamp(type_=Instant()), element), **kw)
-
-
-@compiles(compared)
-@compiles(compared, "postgresql")
-def _compared(element: compared, compiler: SQLCompiler, **kw: Any) -> str:
-    return compiler.process(_plus(func.statement_timestamp(type_=Instant()), element), **kw)
-
-
-@compiles(written, "mysql")
-@compiles(written, "mariadb")
-@compiles(compared, "mysql")
-@compiles(compared, "mariadb")
-def _mysql_clock(element: _Clock, compiler: SQLCompiler, **kw: Any) -> str:
-    clock: Any = func.utc_timestamp(literal_column("6"))
-    for seconds in element.clauses:
-        clock = func.timestampadd(literal_column("MICROSECOND"), func.round(seconds * literal_column("1000000")), clock)
-    return compiler.process(clock, **kw)
-
-
-@compiles(written, "sqlite")
-@compiles(compared, "sqlite")
-def _sqlite_clock(element: _Clock, compiler: SQLCompiler, **kw: Any) -> str:
-    # The three zeros make a text as long as those SQLAlchemy writes: '.123' would sort before '.123000'.
-    shifts = [func.printf(literal_column("'%+.3f seconds'"), seconds) for seconds in element.clauses]
-    clock = func.strftime(literal_column("'%Y-%m-%d %H:%M:%f000'"), literal_column("'now'"), *shifts)
-    return compiler.process(clock, **kw)
+from async_task.instants import MYSQL
 
 
 def sequence_of(attempts: Table) -> Sequence:
@@ -192,11 +87,6 @@ def probes_laterally(dialect: Dialect) -> bool:
     return dialect.name == "postgresql"
 
 
-def checks_constraints_early(dialect: Dialect) -> bool:
-    """Whether deferred constraints can be checked before the COMMIT: PostgreSQL."""
-    return dialect.name == "postgresql"
-
-
 def locks_neighbours(dialect: Dialect) -> bool:
     """Whether a statement that locks some rows locks others beside them for a moment: MySQL and MariaDB. Then SKIP
     LOCKED may find nothing although something is there."""
@@ -206,6 +96,23 @@ def locks_neighbours(dialect: Dialect) -> bool:
 def copies_rows(dialect: Dialect) -> bool:
     """Whether rows can be written with COPY: PostgreSQL through psycopg 3."""
     return dialect.name == "postgresql" and dialect.driver in ("psycopg", "psycopg_async")
+
+
+def pipelines(connection: Connection) -> bool:
+    """Whether statements can be sent without waiting for the one before, past SQLAlchemy: PostgreSQL through psycopg 3.
+    Not where somebody listens to what SQLAlchemy does, or wants other schemas put into it."""
+    dialect = connection.dialect
+    if dialect.name != "postgresql" or dialect.driver != "psycopg" or dialect.is_async:
+        return False
+    from psycopg import Pipeline
+
+    is_heard = any(getattr(connection.dispatch, name) for name in HEARD)
+    is_changed = is_heard or connection.get_execution_options().get("schema_translate_map")
+    return not is_changed and Pipeline.is_supported()
+
+
+HEARD = ("before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute")
+"""Events of a connection that tell of statements, and may change them."""
 
 
 def notifies(dialect: Dialect) -> bool:

@@ -5,12 +5,13 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
-from async_task.dialects import MYSQL, locks_rows, note_faults
+from async_task.dialects import locks_rows, note_faults
 from async_task.errors import ConfigurationError
+from async_task.instants import MYSQL
 from async_task.sessions import asyncio_kinds
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ class Source:
             raise ConfigurationError(f"AsyncTask takes a URL, an engine or a sessionmaker, not {type(given).__name__}")
         self.is_async = not isinstance(engine, Engine)
         plain: Engine = engine.sync_engine if self.is_async else engine
-        self.pool = plain.pool
         _refuse_memory(plain.url)
         self._plain = plain
         self._introducing = threading.Lock()
@@ -53,6 +53,11 @@ class Source:
     @property
     def dialect(self) -> Any:
         return self._plain.dialect
+
+    @property
+    def pool(self) -> Pool:
+        """The user's; another one after each time that they dispose of their engine."""
+        return self._plain.pool
 
     @property
     def url(self) -> URL:

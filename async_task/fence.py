@@ -1,27 +1,20 @@
-"""The transaction in which one attempt is performed: opened under the attempt's row lock, tamed for the target's
-session, closed with the outcome."""
+"""The transaction in which an attempt is performed, or some of them one after the other: opened under the attempt's row
+lock, tamed for the target's session, closed with the outcome."""
 
 import contextlib
 import datetime as dt
 import time
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table
+from sqlalchemy import Connection, Table
 from sqlalchemy.engine import RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from async_task.claims import Claim
-from async_task.dialects import (
-    FAULTS,
-    checks_constraints_early,
-    is_passing,
-    limit_session,
-    sever,
-    takes_savepoints_along,
-    unlimit_session,
-)
-from async_task.errors import ClaimLost
+from async_task.dialects import FAULTS, is_passing, sever, takes_savepoints_along
+from async_task.errors import AsyncTaskError, ClaimLost
+from async_task.lanes import Lane
 from async_task.sessions import is_async_session
 from async_task.transactions import lock_all
 
@@ -38,8 +31,8 @@ class CommittedInside(Exception):
 class Fence:
     """One transaction, opened before the call (locked) or at the target's first use of its session (leased)."""
 
-    def __init__(self, engine: Engine, table: Table, claim: Claim, limit: dt.timedelta, *, for_session: bool) -> None:
-        self._engine = engine
+    def __init__(self, lane: Lane, table: Table, claim: Claim, limit: dt.timedelta, *, for_session: bool) -> None:
+        self._lane = lane
         self._table = table
         self._claim = claim
         self._limit = limit.total_seconds()
@@ -48,6 +41,7 @@ class Fence:
         self._root: RootTransaction | None = None
         self._connection: Connection | None = None
         self._session: Session | None = None
+        self._is_committed = False
         self._was_lost = False
         self._met_fault = False
         self.is_lost = False
@@ -78,7 +72,7 @@ class Fence:
 
     @property
     def is_past_limit(self) -> bool:
-        """Whether it was held longer than the server was told to allow."""
+        """Whether it was held for one claim longer than the server was told to allow."""
         return self._opened_at is not None and time.monotonic() - self._opened_at >= self._limit
 
     @property
@@ -91,21 +85,47 @@ class Fence:
         if self.is_lost:
             raise ClaimLost("this attempt was taken or changed by somebody else")
         if self._connection is None:
-            connection = self._connection = self._connect()
-            self._root = connection.begin()
-            self._opened_at = time.monotonic()
-            limit_session(connection, self._limit)
-            if not lock_all(connection, self._table, [self._claim], dt.timedelta(seconds=self._limit)):
-                self.is_lost = True
-                self.close()
-                raise ClaimLost("this attempt was taken or changed by somebody else")
-            if self._for_session:
-                connection.exec_driver_sql(f"SAVEPOINT {SAVEPOINT}")
+            try:
+                self._begin()
+            except DBAPIError as problem:
+                if not problem.connection_invalidated:
+                    raise
+                self._was_lost = False  # while it waited for this call: nothing was done in it
+                self._begin()
+        assert self._connection is not None
         return self._connection
+
+    def _begin(self) -> None:
+        connection = self._connection = self._connect()
+        try:
+            FAULTS.pop(connection, None)  # met by what was done on it before
+            self._root = connection.begin()
+            self._lane.limit(connection, self._limit)
+            self._lock(connection)
+        except BaseException:
+            self.close()  # without lock and savepoint nobody may write in it
+            raise
+
+    def go_on(self, claim: Claim) -> None:
+        """To the next claim, in the same transaction if it is open. Raises ClaimLost: nothing of it was begun."""
+        self._claim, self._session, self.is_lost = claim, None, False
+        if self._connection is None:
+            self.open()
+        else:
+            FAULTS.pop(self._connection, None)
+            self._lock(self._connection)
+
+    def _lock(self, connection: Connection) -> None:
+        if lock_all(connection, self._table, [self._claim], dt.timedelta(seconds=self._limit)):
+            self.is_lost = True
+            raise ClaimLost("this attempt was taken or changed by somebody else")
+        self._opened_at = time.monotonic()
+        if self._for_session:
+            connection.exec_driver_sql(f"SAVEPOINT {SAVEPOINT}")
 
     def _connect(self) -> Connection:
         try:
-            return self._engine.connect()
+            return self._lane.lend()
         except SQLAlchemyError:
             self._was_lost = True  # none was to be had: the weather, whatever the driver calls it
             raise
@@ -118,9 +138,15 @@ class Fence:
         cls = made_by if issubclass(made_by, wanted) else wanted
         session = cls(**options, join_transaction_mode="create_savepoint")
         own: Any = session.sync_session if is_async_session(cls) else session
-        own.get_bind = lambda *args, **kwargs: self.open()
+        own.get_bind = lambda *args, **kwargs: self._open_for(own)
         self._session = own
         return session
+
+    def _open_for(self, session: Session) -> Connection:
+        # Who kept it from another call would write into a transaction of whatever is called now.
+        if session is not self._session:
+            raise AsyncTaskError("the call that this session was made for has ended")
+        return self.open()
 
     def keep(self) -> None:
         """Bring the target's writes into our transaction. Raises what the database holds against them."""
@@ -128,12 +154,10 @@ class Fence:
             if self._session.in_transaction():
                 self._session.commit()
             self._session.close()
+            self._session = None
         if self.holds_writes and self._connection is not None:
             self._check_root()
-            connection = self._connection
-            if checks_constraints_early(connection.dialect):
-                connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
-            connection.exec_driver_sql(f"RELEASE SAVEPOINT {SAVEPOINT}")
+            self._connection.exec_driver_sql(f"RELEASE SAVEPOINT {SAVEPOINT}")
 
     def undo(self) -> None:
         """Roll the target's writes back, and keep the lock; or find that the server has rolled back everything, and is
@@ -143,6 +167,7 @@ class Fence:
                 self._session.rollback()
             with contextlib.suppress(Exception):
                 self._session.close()
+            self._session = None
         if not self.holds_writes or self._connection is None:
             return
         self._check_root()
@@ -159,6 +184,7 @@ class Fence:
         """Raises what the database says; whether it was committed is then for the row to tell."""
         if self._root is not None:
             self._root.commit()
+            self._is_committed = True
 
     def close(self) -> None:
         """Roll back what is not committed, and give the connection back."""
@@ -166,20 +192,22 @@ class Fence:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        # After a COMMIT that failed, or one of the target's own, nobody knows what the driver still has begun.
+        is_sound = self._is_committed or (self._root is not None and self._root.is_active and not self._was_lost)
+        self._is_committed = False
         try:
-            with contextlib.suppress(Exception):
-                if connection.in_transaction():
-                    connection.rollback()
-                unlimit_session(connection)
-                connection.rollback()
-        finally:
-            with contextlib.suppress(Exception):
-                connection.close()
+            connection.rollback()
+        except Exception:
+            is_sound = False
+        is_sound = is_sound and not self.is_severed
+        with contextlib.suppress(Exception):
+            self._lane.take_back(connection, self._limit, is_sound=is_sound)
 
     def has_met_fault(self) -> bool:
         """Whether a statement on its own connection met an error of the infrastructure; of other engines it knows
         nothing."""
-        self._met_fault = self._met_fault or self._connection in FAULTS
+        if self._connection is not None:
+            self._met_fault = self._connection in FAULTS
         return self._met_fault
 
     def _has_lost_savepoints(self) -> bool:

@@ -2,20 +2,22 @@
 
 1. Calls that need no session are made together: their rows are locked (or their leases kept), one call follows the
    other, and all outcomes are written in one commit, at the latest `settle_within` after the first of them.
-2. All others are performed one by one, each with a transaction of its own.
-3. Whoever watches the lane may `cut` a call that takes long off from the rest: what is finished is written, what is
+2. Calls of a target that says `batch=` share a transaction with their writes.
+3. All others are performed one by one, each with a transaction of its own.
+4. Whoever watches the lane may `cut` a call that takes long off from the rest: what is finished is written, what is
    not started is given back for other lanes, and the call goes on alone, under its lock.
 """
 
 import datetime as dt
+import enum
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -25,10 +27,11 @@ from async_task.calls import PreparedCall, make
 from async_task.claims import Claim
 from async_task.failures import describe
 from async_task.fence import passing_error
-from async_task.outcomes import SUCCESS, Decision, Outcome, Superseded
+from async_task.outcomes import SUCCESS, Outcome, Succeeded, Superseded
 from async_task.policies import LOCKED_LIMIT
 from async_task.portions import Portions
-from async_task.settling import Settled, decided, failure_of, insist, park, settle_alone, settled
+from async_task.settling import Called, Settled, decided, failure_of, insist, park, settle_alone, settled
+from async_task.shared_transaction import SharedTransaction
 from async_task.site import Site
 from async_task.transactions import Written
 
@@ -38,21 +41,19 @@ LONGEST_ALONE = 0.05
 AFTER_A_FAILED_CUT = 1.0
 """Seconds until a call is tried to be cut off again: a database that is away is not asked at each tick."""
 Ended = Callable[[Claim, PreparedCall, Settled], None]
-Alone = Callable[[Claim, PreparedCall], Outcome | None]
+Alone = Callable[[Site, Claim, PreparedCall], Outcome | None]
 
 
-class Called(NamedTuple):
-    """A claim whose call has answered, and what becomes of it."""
+class Way(enum.Enum):
+    """How a call is performed."""
 
-    claim: Claim
-    call: PreparedCall
-    decision: Decision
+    TOGETHER, SHARED, ALONE = range(3)
 
 
 class Handful:
-    """`may_share`: whether a call may be settled with others; `alone` performs a claim that may not. Of those that were
-    settled with others, after the commit: `succeeded(claims)` is told of most, and `ended(claim, call, settled)` of the
-    rest, one by one. `stop`: once it answers True, nothing further is started."""
+    """`way`: how a call is to be performed; `alone` performs a claim that goes alone, on the site that it is given. Of
+    those that were written with others, after the commit: `succeeded(claims)` is told of most, and `ended(claim, call,
+    settled)` of the rest, one by one. `stop`: once it answers True, nothing further is started."""
 
     def __init__(
         self,
@@ -62,17 +63,18 @@ class Handful:
         lease: dt.timedelta,
         settle_within: float,
         *,
-        may_share: Callable[[PreparedCall], bool],
+        way: Callable[[PreparedCall], Way],
         alone: Alone,
         succeeded: Callable[[list[Claim]], None],
         ended: Ended,
         stop: Callable[[], bool],
     ) -> None:
         self._site = site
+        self._timed_site = replace(site, calling=self._timing)
         self._portions = portions
         self._lease = lease
         self._settle_within = self._within = settle_within
-        self._may_share = may_share
+        self._way = way
         self._alone = alone
         self._tell_succeeded = succeeded
         self._ended = ended
@@ -82,6 +84,8 @@ class Handful:
         self._succeeded: list[Claim] = []
         self._written: list[tuple[Claim, PreparedCall, Settled]] = []
         self._unstarted: list[Claim] = []
+        self._shared: SharedTransaction | None = None
+        self._undone: deque[tuple[Claim, PreparedCall]] = deque()
         self._running: Claim | None = None
         self._since = self._first = 0.0
         self._in_calls = 0.0
@@ -96,14 +100,22 @@ class Handful:
         """Until nothing of it is left: settled, or given back. Inside of `lane.run`."""
         number = len(self._waiting)
         while self._waiting and not self._stop():
-            if self._may_share(self._waiting[0][1]):
-                self._perform_together()
-            else:
-                self._perform_first_alone()
+            match self._way_of(self._waiting[0][1]):
+                case Way.TOGETHER:
+                    self._perform_together()
+                case Way.SHARED:
+                    self._perform_in_one_transaction()
+                case Way.ALONE:
+                    self._perform_alone(self._waiting)
         with self._guarded():
             unstarted = self._take_all_waiting()
         self._give_back(unstarted)
         self._portions.to_claim.note(number, self._in_calls)
+
+    def _way_of(self, call: PreparedCall) -> Way:
+        way = self._way(call)
+        # With a commit for each outcome there is nothing to share.
+        return Way.ALONE if way is Way.SHARED and not self._settle_within_of(call) else way
 
     def _guarded(self) -> AbstractContextManager[object]:
         lane = self._site.lane
@@ -134,22 +146,27 @@ class Handful:
         aside(unstarted)
         return unstarted
 
-    def abandon(self, aside: Callable[[list[Claim]], None]) -> Claim | None:
-        """Let go of the running call, from another thread: its outcome will not be written, and its claim, which is
-        answered, is to be given back. `aside` as for `cut`."""
+    def abandon(self, aside: Callable[[list[Claim]], None]) -> list[Claim]:
+        """Let go of the running call, from another thread: its outcome will not be written. Answers its claim, and
+        those of calls that are undone with it, which are to be given back. `aside` as for `cut`."""
         if not self._guard.acquire(timeout=1.0):
-            return None  # its lane is at the database, and gives back itself what was not begun
+            return []  # its lane is at the database, and gives back itself what was not begun
         try:
+            begun = {} if self._running is None else {self._running.id: self._running}
             if self._is_together and (self._is_locked or self._called):
                 self._site.lane.meanwhile(partial(self._cut_off, locks=False))
             elif self._running is not None:
                 self._site.lane.sever()
+            if self._shared is not None:
+                begun |= {one.claim.id: one.claim for one in self._shared.called}
+            begun |= {claim.id: claim for claim, _ in self._undone}
+            self._undone.clear()
             unstarted = self._take_all_waiting()
         finally:
             self._guard.release()
         if unstarted:
             aside(unstarted)
-        return self._running
+        return list(begun.values())
 
     # Together.
 
@@ -188,7 +205,7 @@ class Handful:
         while self._waiting and len(chosen) < most:
             call = self._waiting[0][1]
             is_alike = call.is_locked is first.is_locked and self._settle_within_of(call) == self._within
-            if not is_alike or not self._may_share(call):
+            if not is_alike or self._way(call) is not Way.TOGETHER:
                 break
             chosen.append(self._waiting.popleft())
         return chosen
@@ -203,21 +220,23 @@ class Handful:
         try:
             connection = self._site.lane.connection
             connection.begin()
-            locked = transactions.lock_all(connection, self._site.table, claims, LOCKED_LIMIT)
+            lost = transactions.lock_all(connection, self._site.table, claims, LOCKED_LIMIT)
         except (DBAPIError, PoolTimeout) as problem:
             self._site.lane.drop_connection()
             self._is_locked = False
             self._refuse(claims, problem)
             return []
+        if not lost:
+            return chosen
         for claim, call in chosen:
-            if claim.id not in locked:
+            if claim.id in lost:
                 self._written.append((claim, call, Settled(Superseded(claim.id))))
-        return [one for one in chosen if one[0].id in locked]
+        return [one for one in chosen if one[0].id not in lost]
 
     def _next(self) -> tuple[Claim, PreparedCall] | None:
         with self._guarded():
             now = time.monotonic()
-            is_late = self._called and now - self._first >= self._within
+            is_late = (self._called or (self._shared and self._shared.called)) and now - self._first >= self._within
             if not self._left or not self._waiting or is_late or self._stop():
                 self._running = None
                 return None
@@ -254,6 +273,9 @@ class Handful:
         for left in called:
             self._settle_alone(left)
         self._give_back(unstarted)
+        self._tell()
+
+    def _tell(self) -> None:
         succeeded, self._succeeded = self._succeeded, []
         if succeeded:
             self._tell_succeeded(succeeded)
@@ -308,18 +330,69 @@ class Handful:
             lane.drop_connection()
             self._is_locked = False
 
+    # In one transaction with their writes.
+
+    def _perform_in_one_transaction(self) -> None:
+        first = self._waiting[0][1]
+        self._within = self._settle_within_of(first)
+        self._choose_alike(first)
+        shared = self._shared = SharedTransaction(self._timed_site, first.limit)
+        try:
+            has_called = False
+            while (one := self._next()) is not None and shared.perform(*one):
+                if shared.called and not has_called:
+                    has_called, self._first = True, time.monotonic()
+            ended = shared.end()
+        except BaseException:
+            shared.break_off()
+            raise
+        with self._guarded():
+            self._running = self._shared = None
+            self._undone.extend(shared.undone)
+        for claim, call, result in ended:
+            if isinstance(result.outcome, Succeeded):
+                self._succeeded.append(claim)
+            else:
+                self._written.append((claim, call, result))
+        self._tell()
+        while self._undone:
+            self._perform_alone(self._undone)
+
+    def _choose_alike(self, first: PreparedCall) -> None:
+        """Calls of the same method come first, as many as may share a transaction."""
+        most = first.method.policy.batch or 1
+        with self._guarded():
+            alike = [one for one in self._waiting if one[1].method is first.method][:most]
+            chosen = {claim.id for claim, _ in alike}
+            others = [one for one in self._waiting if one[0].id not in chosen]
+            self._waiting = deque(alike + others)
+            self._left = len(alike)
+
     # Alone.
 
-    def _perform_first_alone(self) -> None:
+    def _perform_alone(self, calls: deque[tuple[Claim, PreparedCall]]) -> None:
+        """The first of these; unless it was given back meanwhile."""
         with self._guarded():
-            claim, call = self._waiting.popleft()
+            if not calls:
+                return
+            claim, call = calls.popleft()
             self._running, self._since = claim, time.monotonic()
+        before = self._in_calls
         try:
-            self._alone(claim, call)
+            self._alone(self._timed_site, claim, call)
         finally:
-            self._in_calls += time.monotonic() - self._since
+            if self._in_calls == before:  # it was made elsewhere, in a child or by a job of the user's own
+                self._in_calls += time.monotonic() - self._since
             with self._guarded():
                 self._running = None
+
+    @contextmanager
+    def _timing(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._in_calls += time.monotonic() - began
 
     def _take_all_waiting(self) -> list[Claim]:
         unstarted = [claim for claim, _ in self._waiting]
@@ -343,8 +416,11 @@ class SomebodyElse(Exception):
     """Somebody else was first with one of the outcomes, at least: each is to be looked at by itself."""
 
 
-def may_share(call: PreparedCall) -> bool:
-    """Whether a call may be settled together with others: it wants neither a session, nor a loop, nor limits of its
-    own."""
-    has_limits = call.timeout is not None or bool(call.method.policy.isolate)
-    return call.session_class is None and not call.method.signature.is_async and not has_limits
+def way_of(call: PreparedCall) -> Way:
+    """Calls that want neither a session, nor a loop, nor limits of their own are settled together with others; of those
+    that take the session, some share a transaction because their target says so."""
+    policy = call.method.policy
+    if call.session_class is not None:
+        return Way.SHARED if (policy.batch or 1) > 1 else Way.ALONE
+    has_limits = call.timeout is not None or bool(policy.isolate)
+    return Way.ALONE if call.method.signature.is_async or has_limits else Way.TOGETHER

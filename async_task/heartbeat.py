@@ -24,12 +24,12 @@ logger = logging.getLogger("async_task")
 
 
 IDLE_PAUSE = 15.0
-"""Seconds between two beats of a worker that holds nothing."""
+"""Seconds between two beats of a worker that holds nothing, and has claimed nothing for half a lease."""
 
 
 class Heartbeat:
-    """Beats every third of a lease while anything is held, or a run is on, and now and then while an idle worker lives:
-    one thread, with a lane of its own, started when needed."""
+    """Beats every third of a lease while anything is held, or a run is on, or a worker claims now and then, and rarely
+    while it is idle: one thread, with a lane of its own, started when needed."""
 
     def __init__(self, table: Table, worker: str, lease: Any, lane: Callable[[], Lane]) -> None:
         self._table = table
@@ -41,6 +41,9 @@ class Heartbeat:
         self._held: Counter[uuid.UUID] = Counter()
         self._thread: threading.Thread | None = None
         self._last: float | None = None
+        self._claimed_at = -IDLE_PAUSE
+        self._rests = False
+        """Whether the thread waits for longer than it may once something is held."""
         self._complained_at = -COMPLAINS_EVERY
         self._stopped = False
         self._kind: str | None = None
@@ -64,10 +67,11 @@ class Heartbeat:
             self._start()
 
     def before_claim(self, lane: Lane) -> None:
-        """Beat now, on the claiming lane, unless this process did so lately: a claim is never older than a beat. Inside
-        of `lane.run`."""
+        """Beat now, on the claiming lane, unless this process did so within the last half of a lease: a claim never
+        waits long for a beat. Inside of `lane.run`."""
         with self._changed:
-            is_fresh = self._last is not None and time.monotonic() - self._last < self._lease.total_seconds() / 3
+            self._claimed_at = now = time.monotonic()
+            is_fresh = self._last is not None and now - self._last < self._fresh
         if not is_fresh:
             self._beat(lane, [])
 
@@ -84,19 +88,17 @@ class Heartbeat:
     def hold(self, attempt_ids: Collection[uuid.UUID]) -> None:
         """From now on, the same for all of these; until each was let go of as often as it was held."""
         with self._changed:
-            was_idle = not self._held
             self._held.update(attempt_ids)
             self._start()
-            if was_idle:
+            if self._rests:
                 self._changed.notify()
 
     def let_go(self, attempt_ids: Collection[uuid.UUID]) -> None:
         with self._changed:
-            self._held.subtract(attempt_ids)
             for attempt_id in attempt_ids:
-                if self._held[attempt_id] <= 0:
-                    del self._held[attempt_id]
-            if not self._held:
+                if (left := self._held.pop(attempt_id, 0) - 1) > 0:
+                    self._held[attempt_id] = left
+            if self._stopped:
                 self._changed.notify()
 
     def stop(self) -> None:
@@ -121,8 +123,17 @@ class Heartbeat:
     @property
     def _pause(self) -> float:
         """Seconds between two beats, as things are."""
-        often = float(self._lease.total_seconds() / 3)
-        return often if self._held or self._kind != WORKER else max(often, IDLE_PAUSE)
+        is_lively = self._held or self._kind != WORKER or time.monotonic() - self._claimed_at < self._fresh
+        return self._often if is_lively else max(self._often, IDLE_PAUSE)
+
+    @property
+    def _fresh(self) -> float:
+        """Seconds for which a claim needs no other beat."""
+        return float(self._lease.total_seconds() / 2)
+
+    @property
+    def _often(self) -> float:
+        return float(self._lease.total_seconds() / 3)
 
     @property
     def _is_wanted(self) -> bool:
@@ -158,9 +169,11 @@ class Heartbeat:
         began = time.monotonic()
         with self._changed:
             while not (self._stopped and not self._held):
-                left = max(self._last or 0.0, began) + self._pause - time.monotonic()
+                pause = self._pause
+                left = max(self._last or 0.0, began) + pause - time.monotonic()
                 if left <= 0 and self._is_wanted:
                     return True
+                self._rests = pause > self._often or not self._is_wanted
                 self._changed.wait(left if self._is_wanted else None)
             return False
 

@@ -15,6 +15,7 @@ from async_task.backlog import Scope
 from async_task.batches import Batch, BatchReport, Progress, Turns
 from async_task.claims import Claim
 from async_task.dialects import locks_neighbours
+from async_task.interrupts import interrupts_later
 from async_task.lanes import Lane
 from async_task.outcomes import Outcome
 from async_task.settling import insist
@@ -80,8 +81,7 @@ class BaseAttemptBatchJob:
         following = names
         while following:
             with ThreadPoolExecutor(concurrency, "async-task-lane") as threads:
-                queues = Turns(following)
-                self._wait_for([threads.submit(self._work, batch, queues) for _ in range(concurrency)])
+                self._wait_for(partial(self._begin, threads, batch, Turns(following)), concurrency)
             following = self._work_suspects(batch, names)
         return batch.report(left=self._left_for_want_of_time(batch, names))
 
@@ -90,9 +90,13 @@ class BaseAttemptBatchJob:
         while self._look(lane, orders.line_up) >= orders.PAGE:
             pass
 
-    def _wait_for(self, lanes: "list[Future[set[str]]]") -> None:
-        waiting = set(lanes)
+    def _begin(self, threads: ThreadPoolExecutor, batch: Batch, queues: "Turns") -> "Future[set[str]]":
+        return threads.submit(self._work, batch, queues)
+
+    def _wait_for(self, begin: "Callable[[], Future[set[str]]]", lanes: int) -> None:
         try:
+            with interrupts_later():  # else a thread that is just being started would be left to itself
+                waiting = {begin() for _ in range(lanes)}
             while waiting:
                 # Not for ever at once: a signal that comes just before a wait is seen at the next one.
                 ended, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)

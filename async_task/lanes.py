@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.util import await_only, greenlet_spawn  # wants greenlet only when used
 
-from async_task.dialects import limit_session
+from async_task.dialects import limit_session, unlimit_session
 from async_task.engines import Source
 from async_task.policies import LOCKED_LIMIT
 
@@ -48,6 +48,7 @@ class Lane:
         self._owns = private or self.engine.pool is not source.pool
         self._runner: asyncio.Runner | None = None
         self._connection: Connection | None = None
+        self._lent_with: Any = None
         self.fence: Severable | None = None
         """The transaction of the call that is being performed alone."""
 
@@ -71,6 +72,44 @@ class Lane:
             # Of the connection: an option of the engine would come before the one that the engine has already.
             self._connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         return self._connection
+
+    def lend(self) -> Connection:
+        """A connection for the transaction of a call that is performed alone, until `take_back`: the one that stays
+        open if there is one, else one of the pool. Inside of `run`."""
+        if self._connection is None:
+            return self.engine.connect()
+        self._lent_with = self._connection.get_execution_options()
+        return self._connection
+
+    def limit(self, connection: Connection, seconds: float) -> None:
+        """What was lent may idle, and its statements run, for so long: see `limit_session`. In its transaction."""
+        if connection is not self._connection or seconds != LOCKED_LIMIT.total_seconds():
+            limit_session(connection, seconds)
+
+    def take_back(self, connection: Connection, seconds: float, *, is_sound: bool) -> None:
+        """What was lent, and limited to so many seconds, is in no transaction now; unless it is not sound."""
+        if connection is not self._connection:
+            try:
+                if is_sound:
+                    unlimit_session(connection)
+                    connection.rollback()
+            finally:
+                connection.close()
+        elif not is_sound:
+            self.drop_connection()
+        elif self._must_return():
+            self._end_connection()
+        elif seconds != LOCKED_LIMIT.total_seconds():
+            limit_session(connection, LOCKED_LIMIT.total_seconds())
+            connection.rollback()
+
+    def _must_return(self) -> bool:
+        """Whether what was lent must not stay open: its target gave it other options, which would be those of all that
+        follows; or somebody listens to what returns to the pool, most likely to clear what was set on it."""
+        assert self._connection is not None
+        pool: Any = self.engine.pool.dispatch
+        is_changed = self._connection.get_execution_options() is not self._lent_with
+        return is_changed or bool(pool.checkout or pool.checkin or pool.reset)
 
     def drop_connection(self) -> None:
         """It met an error: end it, with whatever it had begun, and open another one when it is asked for."""

@@ -2,7 +2,7 @@
 
 1. One statement asks whether a worker is asleep and tells it. What it answers "nobody" to is believed for 20 ms.
 2. It must never cost the caller its transaction: it runs in a SAVEPOINT, always, because the next transaction may have
-   another role or another search path. The COMMIT that follows releases it.
+   another role or another search path. The COMMIT that follows releases it. psycopg sends all of it at once.
 3. If it cannot be (no such table, no such column, no right to read it), that is believed for a minute.
 """
 
@@ -16,13 +16,17 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, Text, bindparam, exists, func, select
 from sqlalchemy.engine import TwoPhaseTransaction
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from async_task.bell import place_of
-from async_task.dialects import compared, notifies
+from async_task.dialects import notifies, pipelines
+from async_task.instants import compared
 from async_task.tables import beside
 
 logger = logging.getLogger("async_task")
-SAVEPOINT = "async_task_notice"
+OPEN = "SAVEPOINT async_task_notice"
+UNDO = "ROLLBACK TO SAVEPOINT async_task_notice"
+CLOSE = "RELEASE SAVEPOINT async_task_notice"
 LONGEST_NAME, LONGEST_PAYLOAD = 63, 7_999
 """Of a channel, and of what is said on it, in bytes."""
 SILENT = 60.0
@@ -91,7 +95,15 @@ class _Known:
     def __init__(self, table: Table) -> None:
         self.channel = channel_of(table)
         self.statement = _statement(table)
+        self.compiled: SQLCompiler | None = None
         self.quiet_until = 0.0
+
+    def written_out(self, connection: Connection) -> SQLCompiler:
+        """The statement as psycopg takes it."""
+        compiled = self.compiled
+        if compiled is None:
+            compiled = self.compiled = self.statement.compile(dialect=connection.dialect)
+        return compiled
 
 
 _off: "weakref.WeakSet[Table]" = weakref.WeakSet()
@@ -109,22 +121,54 @@ def _statement(table: Table) -> Any:
 def _was_heard(connection: Connection, known: _Known, counts: Mapping[str, int], *, ends: bool) -> bool | None:
     """Whether anybody was asleep, and is told; None where that cannot be asked."""
     values = {"channel": known.channel, "payload": payload(counts)}
-    dialect = connection.dialect
+    if pipelines(connection):
+        return _was_heard_at_once(connection, known, values, ends=ends)
     is_safe = False
     try:
-        dialect.do_savepoint(connection, SAVEPOINT)
+        # As texts: SQLAlchemy compiles its own SAVEPOINT anew each time, which is most of what it costs.
+        connection.exec_driver_sql(OPEN)
         is_safe = True
         is_heard = bool(connection.execute(known.statement, values).all())
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
         if is_safe:
-            dialect.do_rollback_to_savepoint(connection, SAVEPOINT)
-        logger.info("workers that sleep are not told of new attempts: %s", type(error.orig).__name__)
+            connection.exec_driver_sql(UNDO)
+        _say_unable(error.orig)
         return None
     if not ends:
-        dialect.do_release_savepoint(connection, SAVEPOINT)
+        connection.exec_driver_sql(CLOSE)
     return is_heard
+
+
+def _was_heard_at_once(
+    connection: Connection, known: _Known, values: Mapping[str, str], *, ends: bool
+) -> bool | None:  # fmt: skip
+    """The same on one way to the server and back. What is broken for good, the next statement says."""
+    from psycopg import Error
+    from psycopg.pq import TransactionStatus
+
+    driver: Any = connection.connection.driver_connection
+    if driver.autocommit or driver.info.transaction_status == TransactionStatus.INERROR:
+        _say_unable(None)
+        return None
+    asked = known.written_out(connection)
+    try:
+        with driver.pipeline():
+            driver.execute(OPEN)
+            found = driver.execute(asked.string, {**asked.params, **values})
+            if not ends:
+                driver.execute(CLOSE)
+    except Error as error:
+        connection.exec_driver_sql(UNDO)
+        _say_unable(error)
+        return None
+    return bool(found.rowcount)
+
+
+def _say_unable(error: BaseException | None) -> None:
+    reason = "no transaction that lives" if error is None else type(error).__name__
+    logger.info("workers that sleep are not told of new attempts: %s", reason)
 
 
 def _is_twophase(connection: Connection) -> bool:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from async_task import queries
 from async_task.claims import Claim
-from async_task.dialects import written
+from async_task.instants import written
 from async_task.tables import beside
 from async_task.transitions import setting_aside
 

@@ -101,7 +101,7 @@ def _told(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Out
 
 
 def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
-    fence = Fence(site.engine, site.table, claim, call.limit, for_session=call.session_class is not None)
+    fence = Fence(site.lane, site.table, claim, call.limit, for_session=call.session_class is not None)
     try:
         if call.is_locked and (problem := _lock(fence)) is not None:
             return Settled(
@@ -122,7 +122,7 @@ def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
 
 
 def _settle_ended(error: BaseException, elapsed: dt.timedelta, site: Site, claim: Claim, call: PreparedCall) -> Settled:
-    fence = Fence(site.engine, site.table, claim, call.limit, for_session=False)
+    fence = Fence(site.lane, site.table, claim, call.limit, for_session=False)
     try:
         return settle(site, claim, call, fence, Raised(error), elapsed)
     except ClaimLost:

@@ -17,10 +17,8 @@ Mode = Literal["locked", "leased"]
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__async_task_policy__"
 LOCKED_LIMIT = dt.timedelta(seconds=60)
-COMING = {
-    "batch": "how many outcomes are written together",
-}
-"""Settings that have a name, and no meaning yet: what was asked for and not done would be worse than a refusal."""
+MOST_TOGETHER = 50
+"""Calls in one transaction: PostgreSQL slows for everybody past 64 SAVEPOINTs in one."""
 
 _settled: "WeakSet[types.FunctionType]" = WeakSet()
 """Functions whose policy is in force: a `@policy` above their `@target` would come too late to mean anything."""
@@ -35,9 +33,10 @@ class Settings(TypedDict, total=False):
     written there before. `redact`: arguments never shown, the target's and the method's together. `queue`, `priority`:
     where its attempts wait, and how urgent (0 first, 9 last). `isolate`: call a `def` in a child process, which
     `timeout` ends with all that the call has started. `settle_within`: how long a worker may keep an outcome to write
-    it with others, at most 1 s; 0: each by itself. `max_running`: calls at a time, on all machines together; `rate`:
-    starts in a time, "10/s", "100/m", or a number of them in a second. Both are of a whole target, which then waits in
-    a queue of its own unless `queue` names one, and are that queue's.
+    it with others, at most 1 s; 0: each by itself. `batch`: how many calls of a `def` with a session a worker may make
+    in one transaction, 1 to 50. `max_running`: calls at a time, on all machines together; `rate`: starts in a time,
+    "10/s", "100/m", or a number of them in a second. Both are of a whole target, which then waits in a queue of its own
+    unless `queue` names one, and are that queue's.
     """
 
     retry: Retry
@@ -51,6 +50,7 @@ class Settings(TypedDict, total=False):
     priority: int
     isolate: bool
     settle_within: Duration
+    batch: int
     max_running: int
     rate: str | float
 
@@ -70,6 +70,7 @@ class Policy:
     priority: int | None = None
     isolate: bool | None = None
     settle_within: dt.timedelta | None = None
+    batch: int | None = None
     max_running: int | None = None
     rate: float | None = None
 
@@ -79,8 +80,6 @@ class Policy:
         known = [field.name for field in fields(cls)]
         values: dict[str, Any] = dict(settings)
         for name in values:
-            if name in COMING:
-                raise ConfigurationError(f"{name}=, {COMING[name]}, comes with the worker: leave it out until then")
             if name not in known:
                 raise ConfigurationError(f"{name!r} is no setting of a target: there are {', '.join(sorted(known))}")
         for name in ("timeout", "max_age", "settle_within"):
@@ -159,6 +158,9 @@ def _check(values: dict[str, Any]) -> None:
         values["redact"] = _names(values["redact"])
     if "rate" in values:
         values["rate"] = rate_of(values["rate"])
+    together = values.get("batch", 1)
+    if type(together) is not int or not 1 <= together <= MOST_TOGETHER:
+        raise ConfigurationError(f"batch is a whole number from 1 to {MOST_TOGETHER}, not {together!r}")
     most = values.get("max_running", 1)
     if type(most) is not int or not 1 <= most <= 2**31 - 1:
         raise ConfigurationError(f"max_running is a whole number of at least 1, not {most!r}")

@@ -6,8 +6,9 @@ AT_HAND = 0.02
 
 
 class Portion:
-    """A number that learns: doubled when so many took at most half of `budget` (seconds), halved when they took more
-    than all of it. Not from how long one of them took: on a busy machine that is mostly waiting."""
+    """A number that learns: doubled when so many took at most half of `budget` (seconds), twice when at most an eighth,
+    and halved when they took more than all of it. Not from how long one of them took: on a busy machine that is mostly
+    waiting."""
 
     def __init__(self, budget: float) -> None:
         self._budget = budget
@@ -18,7 +19,7 @@ class Portion:
         if seconds > self._budget:
             self.number = max(1, self.number // 2)
         elif number >= self.number and seconds <= self._budget / 2:
-            self.number = min(2 * self.number, MOST)
+            self.number = min((2 if seconds > self._budget / 8 else 4) * self.number, MOST)
 
 
 class Portions:

@@ -13,8 +13,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, insert,
 from sqlalchemy.exc import IntegrityError
 
 from async_task import queries
-from async_task.dialects import compared, locks_rows, written
+from async_task.dialects import locks_rows
 from async_task.identity import Process, process_started
+from async_task.instants import compared, written
 from async_task.tables import beside
 from async_task.transitions import extending
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     column,
     func,
     literal,
+    literal_column,
     or_,
     select,
     true,
@@ -26,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from async_task.claims import columns
-from async_task.dialects import compared
+from async_task.instants import compared
 from async_task.status import Status
 from async_task.tables import beside
 from async_task.transitions import Values
@@ -42,7 +43,7 @@ Given: TypeAlias = T | BindParameter[Any]
 def is_pending(table: Table) -> ColumnElement[bool]:
     # A literal, not a parameter: else a prepared statement's generic plan cannot use the partial indexes. Some of these
     # speak of the state, and some of the time since which it is at rest.
-    is_said = table.c.status == literal(Status.PENDING, table.c.status.type, literal_execute=True)
+    is_said = table.c.status == literal_column(f"'{Status.PENDING.value}'", table.c.status.type)
     return and_(is_said, table.c.completed_at.is_(None))
 
 
@@ -103,13 +104,20 @@ def due_in_priority(
 
 
 def nearest_due(
-    table: Table, queue: Given[str], conditions: Sequence[ColumnElement[bool]], limit: Given[int]
-) -> Select[Any]:
+    table: Table, queue: Given[str], conditions: Sequence[ColumnElement[bool]], limit: Given[int],
+    marks: BindParameter[Any] | None = None,
+) -> Select[Any]:  # fmt: skip
     """The same over all priorities, first ones first: one lateral probe a priority, no sort, no walk over rows that are
-    not due (PostgreSQL)."""
+    not due (PostgreSQL). `marks`: for each priority, when what is looked for was due at the earliest."""
     numbers: Any = postgresql.array[Any]([literal(number, SmallInteger) for number in PRIORITIES], type_=SmallInteger)
-    priorities = func.unnest(numbers).table_valued(column("priority", SmallInteger), name="priorities").render_derived()
-    probe = due_in_priority(table, queue, priorities.c.priority, conditions, limit).lateral("probe")
+    priority, mark = column("priority", SmallInteger), column("mark", table.c.due_at.type)
+    if marks is None:
+        priorities = func.unnest(numbers).table_valued(priority, name="priorities").render_derived()
+        since: tuple[Any, ...] = ()
+    else:
+        priorities = func.unnest(numbers, marks).table_valued(priority, mark, name="priorities").render_derived()
+        since = (table.c.due_at >= priorities.c.mark,)
+    probe = due_in_priority(table, queue, priorities.c.priority, (*conditions, *since), limit).lateral("probe")
     return select(probe.c.id).select_from(priorities.join(probe, true())).limit(limit)
 
 

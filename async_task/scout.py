@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from async_task import presence
-from async_task.backlog import Look, look
+from async_task.backlog import Look, Names, look
 from async_task.bell import Bell
 from async_task.failures import describe
 from async_task.heartbeat import WORKER
 from async_task.lanes import Lane, open_lane
+from async_task.marks import Cost
 from async_task.orders import PAGE, line_up
 from async_task.pacing import Pace
 from async_task.rounds import Rounds
@@ -104,6 +105,7 @@ class Scout:
         self._bell = bell
         self._pace = pace
         self._queues = queues
+        self._names = Names()
         self._suspects = suspects
         self._sweep = sweep
         self._may_sleep = may_sleep
@@ -113,6 +115,8 @@ class Scout:
         self._busy_since: float | None = None
         self._num_claimed = 0
         self._sweeps_at = 0.0
+        self._spares_until = 0.0
+        self._cost = Cost()
         self._keys_seen_at = -KEYS_FOR
         self._complained_at = -COMPLAINS_EVERY
 
@@ -137,7 +141,11 @@ class Scout:
             self._complain(error)
 
     def _look(self, lane: Lane) -> Look:
-        found = look(lane.glance, self._shift.table, self._shift.worker, self._shift.lease, self._queues)
+        began = time.monotonic()
+        found = self._look_once(lane)
+        now = time.monotonic()
+        # It is dear while somebody holds an old snapshot.
+        self._spares_until = now + self._cost.note(now - began, now=now)
         if found.has_arrivals:
             found = self._look_again(lane)
         self._rounds.paused, self._rounds.limited = found.paused, found.limited
@@ -157,7 +165,11 @@ class Scout:
         self._keys_seen_at = time.monotonic()
         while line_up(lane.engine, self._shift.table) >= PAGE:
             pass
-        return look(lane.glance, self._shift.table, self._shift.worker, self._shift.lease, self._queues)
+        return self._look_once(lane)
+
+    def _look_once(self, lane: Lane) -> Look:
+        shift = self._shift
+        return look(lane.glance, shift.table, shift.worker, shift.lease, self._queues, self._names)
 
     def _fall_asleep_or_wake(self, lane: Lane, found: Look) -> None:
         now = time.monotonic()
@@ -172,7 +184,7 @@ class Scout:
 
     def _wait(self) -> None:
         """Until it is time to look. What the bell says meanwhile is passed on at once."""
-        until = time.monotonic() + self._pace.next()
+        until = max(time.monotonic() + self._pace.next(), self._spares_until)
         while not self._is_over():
             later = self._rounds.ring_what_is_late()
             now = time.monotonic()
@@ -183,9 +195,11 @@ class Scout:
                 self._rounds.ring(queue)
             if rung:
                 uses_keys = time.monotonic() - self._keys_seen_at < KEYS_FOR
-                until = min(until, time.monotonic() + (0 if uses_keys else AFTER_A_RING))
+                soon = time.monotonic() + (0 if uses_keys else AFTER_A_RING)
+                until = min(until, max(soon, self._spares_until))
             elif self._is_called() or (not self._is_asleep and self._has_progressed()):
-                return  # or all lanes have come to rest: nobody else will say what is there now
+                # Or all lanes have come to rest: nobody else will say what is there now.
+                until = min(until, max(time.monotonic(), self._spares_until))
 
     def _say(self, lane: Lane, *, asleep: bool) -> None:
         say = presence.fall_asleep if asleep else presence.awake

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -50,16 +50,21 @@ def settle(
     site: Site, claim: Claim, call: PreparedCall, fence: Fence, answer: object, elapsed: dt.timedelta
 ) -> "Settled":
     """Bring an answer to its outcome. Raises ClaimLost when somebody else was first."""
-    answer = _kept_or_undone(fence, answer)
+    return settle_kept(site, claim, call, fence, kept_or_undone(fence, answer), elapsed)
+
+
+def settle_kept(
+    site: Site, claim: Claim, call: PreparedCall, fence: Fence, answer: object, elapsed: dt.timedelta
+) -> "Settled":
+    """The same of an answer of `kept_or_undone`."""
     if fence.is_lost:
         raise ClaimLost("its claim was lost before it wrote anything")
     if isinstance(answer, Raised) and isinstance(answer.error, CommittedInside):
         return _finish(site, claim, call, Decision(Status.FAILED, "committed_inside", charged=True, error=answer.error))
-    if isinstance(answer, Raised) and _is_too_long(fence, answer.error):
-        answer = Raised(_too_long(call, answer.error))
-    elif isinstance(answer, Raised) and call.session_class and _is_a_fault(fence, answer.error):
+    answer = judged(call, fence, answer)
+    if isinstance(answer, Fault):
         fence.close()
-        return Settled(park(site, claim, _said_of(answer.error, call), started=True))
+        return Settled(park_faulty(site, claim, call, answer))
     decision = decided(claim, call, answer, elapsed)
     problem = _write(site, claim, call, fence, decision)
     if problem is not None:
@@ -84,6 +89,14 @@ class Settled:
     def __init__(self, outcome: Outcome, error: BaseException | None = None) -> None:
         self.outcome = outcome
         self.error = error
+
+
+class Called(NamedTuple):
+    """A claim whose call has answered, and what becomes of it."""
+
+    claim: Claim
+    call: PreparedCall
+    decision: Decision
 
 
 def park(site: Site, claim: Claim, reason: str, *, started: bool) -> Outcome:
@@ -120,7 +133,25 @@ def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
         pause = min(2 * pause, 1.2)  # so that whoever comes back is met within 2 s
 
 
-def _kept_or_undone(fence: Fence, answer: object) -> object:
+class Fault(Raised):
+    """An error of the infrastructure, which is not the call's."""
+
+
+def judged(call: PreparedCall, fence: Fence, answer: object) -> object:
+    """The answer; in the place of an error that the server raised because the call took too long, that; and `Fault`
+    where the infrastructure failed the target's writes."""
+    if not isinstance(answer, Raised):
+        return answer
+    if _is_too_long(fence, answer.error):
+        return Raised(_too_long(call, answer.error))
+    return Fault(answer.error) if call.session_class and _is_a_fault(fence, answer.error) else answer
+
+
+def park_faulty(site: Site, claim: Claim, call: PreparedCall, fault: Fault) -> Outcome:
+    return park(site, claim, _said_of(fault.error, call), started=True)
+
+
+def kept_or_undone(fence: Fence, answer: object) -> object:
     """The answer; `Raised` with what the database holds against the target's writes when they cannot be kept, and with
     CommittedInside when they cannot be undone."""
     if not isinstance(answer, Raised):
@@ -210,7 +241,7 @@ def _settle_anew(
     """A failed COMMIT, or a lost connection, proves nothing: read the row again, and go on from there."""
     if call.session_class is None or decision.error is not None:
         return settle_alone(site, claim, call, decision)  # it was made, and its transaction held nothing of its own
-    if (found := _found_written(site, claim, call, decision)) is not None:
+    if (found := found_written(site, claim, call, decision)) is not None:
         return found
     if _is_too_long(fence, problem):
         problem = _too_long(call, problem)
@@ -221,10 +252,10 @@ def _settle_anew(
 
 def settle_alone(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
     """Write an outcome that may have been written already, in a transaction of its own."""
-    return _found_written(site, claim, call, decision) or _finish(site, claim, call, decision)
+    return found_written(site, claim, call, decision) or _finish(site, claim, call, decision)
 
 
-def _found_written(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled | None:
+def found_written(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled | None:
     """What the row says when the claim is no longer ours: our outcome, or somebody else's."""
     row = insist(lambda: transactions.standing(site.engine, site.table, claim.id), LONG_PATIENCE)
     if row is not None and row.claim_id == claim.claim_id:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,17 +18,19 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import Table
 
-from async_task import limits, presence, transactions
+from async_task import limits, pages, presence, transactions
 from async_task.attempt import BaseAttempt
 from async_task.calls import bounds_of, too_long
 from async_task.children import Calling, Children, Died, NotPerformed, TookTooLong
 from async_task.claims import Claim
-from async_task.dialects import locks_rows
+from async_task.dialects import locks_rows, probes_laterally
 from async_task.engines import Source
 from async_task.heartbeat import Heartbeat
 from async_task.identity import worker_name
+from async_task.instants import UnreadInstant
 from async_task.isolation import Isolation
 from async_task.lanes import Lane, open_lane
+from async_task.marks import Marks
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.perform import held_elsewhere, perform, perform_ended
 from async_task.quarantine import Quarantine
@@ -59,6 +62,7 @@ class Shift:
         self.lease = lease
         # On a connection of its own: the user's pool may be busy with the very calls whose leases are to be extended.
         self.heartbeat = Heartbeat(self.table, self.worker, lease, lambda: open_lane(source, private=True))
+        self._marks: defaultdict[str, Marks] = defaultdict(Marks)
         # SQLite must not be carried over a fork.
         self._children = Children(self._in_child, may_fork=lambda: not self._has_database_open())
         self._quarantine = Quarantine(self._children)
@@ -110,19 +114,38 @@ class Shift:
 
     def claim_many(
         self, lane: Lane, queue: str, number: int, *, besides: Sequence[tuple[str, str]], patience: float
-    ) -> list[Claim]:
-        """Take the most urgent due attempts of this queue, suspects not among them, on the lane's own connection.
-        `besides`: calls left out, each a target and its method. Inside of `lane.run`."""
+    ) -> tuple[list[Claim], dt.timedelta | None]:
+        """Take the most urgent due attempts of this queue, suspects not among them, on the lane's own connection; and
+        when to come again, where it was not looked for all. `besides`: calls left out, each a target and its method.
+        Inside of `lane.run`."""
+        # What is left out must not be passed by.
+        marks = self._marks[queue] if probes_laterally(lane.engine.dialect) and not besides else None
 
-        def claim(claim_id: uuid.UUID) -> list[Claim]:
+        def claim(claim_id: uuid.UUID) -> tuple[list[Claim], dt.timedelta | None]:
+            given = (self.table, self.worker, self.lease, queue, number)
+            began = time.monotonic()
+            at = [] if marks is None else marks.at(began)
             try:
-                given = (self.table, self.worker, self.lease, queue, number)
-                return transactions.claim_due(lane.connection, *given, claim_id=claim_id, besides=besides)
+                claims = transactions.claim_due(lane.connection, *given, claim_id=claim_id, besides=besides, marks=at)
             except BaseException:
                 lane.drop_connection()
                 raise
+            if marks is None:
+                return claims, None
+            now = time.monotonic()
+            latest = {one.priority: one.due_at for one in claims}
+            marks.note(
+                {priority: UnreadInstant.read(due_at) for priority, due_at in latest.items()},
+                now=now, front_took=None if at else now - began,
+            )  # fmt: skip
+            is_all = not at or len(claims) >= number
+            return claims, None if is_all else dt.timedelta(seconds=marks.until_front(now))
 
-        return self._claimed(lane, claim, list, patience, is_inside=True)
+        return self._claimed(lane, claim, lambda found: (found, None), patience, is_inside=True)
+
+    def begin_at_front(self, queue: str) -> None:
+        """The next claim: something in this queue can be claimed now that was passed by."""
+        self._marks.pop(queue, None)
 
     def claim_limited(
         self, lane: Lane, queue: str, *, began: dt.datetime, suspects: bool, targets: Sequence[str] = ()
@@ -230,11 +253,11 @@ class Shift:
 
     def _lose(self, site: Site, claim: Claim, how: str) -> Outcome:
         logger.warning("attempt %s: %s", claim.id, how)
-        status = insist(lambda: site.lane.run(lambda: transactions.lose(site.engine, self.table, claim, how)))
+        status = insist(lambda: site.lane.run(lambda: pages.lose(site.engine, self.table, claim, how)))
         if status is None:
             return Superseded(claim.id)
         if status is Status.FAILED:
-            return Failed(claim.id, transactions.crashed_reason(claim.num_crashes + 1, how))
+            return Failed(claim.id, pages.crashed_reason(claim.num_crashes + 1, how))
         return Parked(claim.id, dt.timedelta(0), how)
 
     @contextmanager

@@ -97,7 +97,7 @@ class Signature:
 
     def _fits_plainly(self, arguments: Mapping[str, Any]) -> bool:
         """Whether all are plain values that fit: the way of most calls, and far quicker than to say why not."""
-        if self._open_name is not None or not all(type(value) in PLAIN for value in arguments.values()):
+        if self._open_name is not None or not PLAIN.issuperset(map(type, arguments.values())):
             return False
         try:
             self._validator.validate_python(arguments, strict=True)

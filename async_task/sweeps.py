@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from sqlalchemy import Engine, Table
 
-from async_task import orders, presence, transactions
+from async_task import orders, pages, presence
 from async_task.identity import Process
 from async_task.settling import insist
 
@@ -33,27 +33,27 @@ class SweepReport:
     expired: int = 0
 
 
-def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = transactions.PAGE) -> SweepReport:
+def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = pages.PAGE) -> SweepReport:
     """Recover, expire, then mend the order of keys, `page` rows at most in each transaction."""
-    if insist(partial(transactions.unproven_orphans, engine, table, lease)):
+    if insist(partial(pages.unproven_orphans, engine, table, lease)):
         # After an outage the workers come back when we do: let each beat once before its claims are judged.
         time.sleep(lease.total_seconds())
     recovered = crashed = 0
-    for found, failed in _pages(partial(transactions.recover, engine, table, lease), lambda found: found[0], page):
+    for found, failed in _pages(partial(pages.recover, engine, table, lease), lambda found: found[0], page):
         recovered, crashed = recovered + found - failed, crashed + failed
-    expired = sum(_pages(partial(transactions.expire, engine, table), lambda found: found, page))
+    expired = sum(_pages(partial(pages.expire, engine, table), lambda found: found, page))
     _mend(engine, table, page)
     insist(partial(presence.forget_workers, engine, table, FORGET_AFTER))
     return SweepReport(recovered, crashed, expired)
 
 
-def bury(engine: Engine, table: Table, process: Process, *, page: int = transactions.PAGE) -> SweepReport:
+def bury(engine: Engine, table: Table, process: Process, *, page: int = pages.PAGE) -> SweepReport:
     """Give back, at once, what a process held that has died, as a sweep would when its leases are past; and take its
     rows away. What the server still keeps locked for it is waited for, for LONGEST_MOURNING at most."""
     recovered = crashed = 0
     until = time.monotonic() + LONGEST_MOURNING
     for is_first in itertools.chain((True,), itertools.repeat(False)):
-        for found, failed in _pages(partial(transactions.bury, engine, table, process), lambda found: found[0], page):
+        for found, failed in _pages(partial(pages.bury, engine, table, process), lambda found: found[0], page):
             recovered, crashed = recovered + found - failed, crashed + failed
         # Not at the first look: its last claim may be in the middle of its commit, and is found by its name.
         if not is_first and insist(partial(presence.take_away, engine, table, process)):
@@ -84,7 +84,7 @@ def _pages(change: Callable[..., T], size: Callable[[T], int], page: int) -> Ite
     while True:
         try:
             found = insist(partial(change, limit=limit, besides=besides))
-        except transactions.Refused as refused:
+        except pages.Refused as refused:
             if len(refused.ids) > 1:
                 limit = len(refused.ids) // 2
                 continue

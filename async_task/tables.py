@@ -9,7 +9,7 @@ from sqlalchemy import Boolean, Connection, Double, Index, MetaData, Table, even
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from async_task.columns import Counter, Instant, LongText, Name, RowNumber
-from async_task.dialects import written
+from async_task.instants import written
 
 SCHEMA_VERSION = 3
 

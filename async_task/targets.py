@@ -34,6 +34,7 @@ class Method:
         _refuse_unknown(own, self.signature.label, [callable_])
         self.policy = own.over(target.policy)
         self._refuse_what_nothing_ends()
+        self._refuse_to_share_nothing()
 
     @property
     def mode(self) -> str:
@@ -54,6 +55,22 @@ class Method:
                 f"{label}: nothing can end a plain def in mode='leased' at its timeout=: with isolate=True it is "
                 "called in a process, and that can be ended"
             )
+
+    def _refuse_to_share_nothing(self) -> None:
+        """Raises ConfigurationError for a batch of calls that have no transaction of their lane's to share."""
+        signature = self.signature
+        reasons = {
+            "an async def runs beside others, each in a transaction of its own": signature.is_async,
+            "what takes no session is written together as it is (settle_within=)": signature.session_class is None,
+            "with isolate=True each call has a process of its own": self.policy.isolate,
+            "with mode='leased' no transaction is open during the call": self.mode == "leased",
+        }
+        if (self.policy.batch or 1) > 1:
+            for reason in (reason for reason, is_so in reasons.items() if is_so):
+                raise ConfigurationError(
+                    f"{signature.label}: batch= is for a plain def with a session, in mode='locked': {reason}; "
+                    "@policy(batch=1) exempts a method"
+                )
 
 
 class Target:
@@ -256,7 +273,8 @@ def lane_of(name: str) -> str:
 
 def limits() -> dict[str, Limit]:
     """The limits of queues, as the targets of this process say them."""
-    return {one.policy.queue: one.policy.limit for one in registered_targets() if one.policy.limit and one.policy.queue}
+    known = tuple(_registered.values())  # at each claim: without an order
+    return {one.policy.queue: one.policy.limit for one in known if one.policy.limit and one.policy.queue}
 
 
 def _in_its_queue(name: str, policy: Policy) -> Policy:

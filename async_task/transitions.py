@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Table, case, null, true
 
-from async_task.dialects import written
+from async_task.instants import written
 from async_task.status import Status
 
 Values = dict[str, Any]

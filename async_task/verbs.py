@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session, object_session
 
 from async_task.actors import current_actor
 from async_task.arrivals import arrive
-from async_task.dialects import MYSQL, compared, locks_rows
+from async_task.dialects import locks_rows
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.failures import storable
+from async_task.instants import MYSQL, compared
 from async_task.orders import release_in
 from async_task.sessions import sync_session
 from async_task.status import Status

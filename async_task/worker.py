@@ -143,7 +143,7 @@ class _Crew:
         self._tally = tally
         limits = {name: number for name, number in s.queues.items() if number is not None}
         self._rounds = Rounds(s.concurrency, limits, rested=bell.wake)
-        self._watchdog = Watchdog(shift.table, self._private_lane, self._rounds.ring)
+        self._watchdog = Watchdog(shift.table, self._private_lane, self._ring_at_front)
         self._coroutines = Coroutines(
             shift, s.async_concurrency, s.settle_within, ended=tally.count, freed=self._ring_for_coroutines
         )
@@ -184,7 +184,12 @@ class _Crew:
     def _ring_for_coroutines(self) -> None:
         # Copied at one go: the lanes add to them meanwhile.
         for queue in {queue for one in self._consumers for queue in tuple(one.queues_of_coroutines)}:
-            self._rounds.ring(queue)
+            self._ring_at_front(queue)
+
+    def _ring_at_front(self, queue: str) -> None:
+        """Something was given back there, or left."""
+        self._shift.begin_at_front(queue)
+        self._rounds.ring(queue)
 
     # Errands.
 

@@ -1,9 +1,10 @@
 """Writing a call down: checked, encoded, sealed, and added to the caller's own transaction. Nothing here awaits."""
 
 import datetime as dt
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Table, inspect, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
@@ -11,51 +12,109 @@ from sqlalchemy.orm import Mapper, Session
 
 from async_task.ambient import ambient_session, hold
 from async_task.arrivals import arrive
-from async_task.dialects import MYSQL, numbered, written
+from async_task.dialects import numbered
 from async_task.encoding import encode
 from async_task.encryption import Encryptor, NullEncryptor, context_of, encryptor_named, know, seal
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
 from async_task.identity import uuid7
+from async_task.instants import MYSQL, written
 from async_task.policies import check_priority, check_queue
 from async_task.sessions import blocking_session, sync_session
 from async_task.status import Status
-from async_task.targets import Method, target_named, target_of
+from async_task.targets import Method, target_of
 
 M = TypeVar("M")
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """An attempt that is checked and sealed, but on no table yet: `values` by column, `max_age` still to be stamped."""
+class Form:
+    """What many calls may have in common, checked: their method, and how they are written down."""
 
-    values: dict[str, Any]
-    max_age: dt.timedelta | None
+    method: Method
+    sealer: Encryptor
+    queue: str
+    priority: int
+    max_attempts: int | None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """By column: what is the same for all of them."""
+        return {
+            "status": Status.PENDING,
+            "target": self.method.target.name,
+            "method_name": self.method.name,
+            "encryptor": self.sealer.name,
+            "queue": self.queue,
+            "priority": self.priority,
+            "num_attempts": 0,
+            "num_errors": 0,
+            "num_crashes": 0,
+            "max_attempts": self.max_attempts,
+        }
+
+
+class Draft(NamedTuple):
+    """An attempt that is checked and sealed, but on no table yet, and on no clock."""
+
+    form: Form
+    id: uuid.UUID
+    method_args: str
+    idempotence_token: str | None
+    scheduled_at: dt.datetime | None
+    expires_at: dt.datetime | None
+    order_key: str | None
+    seq: Any = None
+    """With an order key: its place, or what asks the database for it."""
 
     @property
     def is_due_at_once(self) -> bool:
-        return self.values["scheduled_at"] is None
+        return self.scheduled_at is None
 
     @property
-    def order_key(self) -> str | None:
-        key: str | None = self.values.get("order_key")
-        return key
+    def values(self) -> dict[str, Any]:
+        """All that is said of it, by column; due_at is None where the database's clock shall say it."""
+        return self.form.values | self.own_values(None)
+
+    @property
+    def given_values(self) -> dict[str, Any]:
+        """The same without what is None, for an INSERT of this row alone."""
+        return {name: value for name, value in self.values.items() if value is not None}
+
+    def own_values(self, now: object) -> dict[str, Any]:
+        """By column, what its form does not say; `now`: what stands for the instant at which it is written."""
+        return {
+            "id": self.id,
+            "method_args": self.method_args,
+            "idempotence_token": self.idempotence_token,
+            "released": self.order_key is None,
+            "scheduled_at": self.scheduled_at,
+            "due_at": self.scheduled_at or now,
+            "expires_at": self.expires_at,
+            "order_key": self.order_key,
+            "arrived": None if self.order_key is None else True,
+            "seq": self.seq,
+        }
 
     def numbered(self, table: Table) -> "Draft":
         """With its place in the order of its key, if it has one: that in which rows are inserted."""
-        if self.order_key is None:
-            return self
-        return replace(self, values=self.values | {"seq": numbered(table, self.order_key)})
+        return self if self.order_key is None else self._replace(seq=numbered(table, self.order_key))
 
-    def stamped(self, clock: Callable[[dt.timedelta], Any]) -> dict[str, Any]:
-        """The values with what depends on the database's clock; `clock(d)` is the instant `d` from now."""
-        values = dict(self.values)
-        if self.max_age is not None and values["expires_at"] is None:
-            since = values["scheduled_at"]
-            values["expires_at"] = clock(self.max_age) if since is None else _after(since, self.max_age)
-        return values
+    def stamped(self, clock: Callable[[dt.timedelta], Any]) -> "Draft":
+        """With what depends on the database's clock; `clock(d)` is the instant `d` from now."""
+        max_age = self.form.method.policy.max_age
+        if max_age is None or self.expires_at is not None:
+            return self
+        since = self.scheduled_at
+        return self._replace(expires_at=clock(max_age) if since is None else _after(since, max_age))
+
+
+Forms = dict[tuple[int, ...], tuple[Form, tuple[object, ...]]]
+"""Of the calls that are written down together, by the identity of what each was made of; held, so that it stays."""
 
 
 def draft(
+    forms: Forms,
+    /,
     *,
     target: object,
     method_name: str | None = None,
@@ -70,100 +129,83 @@ def draft(
     max_attempts: int | None = None,
 ) -> Draft:
     """What `Attempt.create` takes, checked. Raises before anything is written."""
-    called = target_of(target)
-    method = called.method(method_name)
-    return draft_call(
-        method, _mapping(method_args), idempotence_token=idempotence_token, scheduled_at=scheduled_at,
-        expires_at=expires_at, queue=queue, priority=priority, order_key=order_key, encryptor=encryptor,
-        max_attempts=max_attempts,
-    )  # fmt: skip
-
-
-def draft_call(
-    method: Method,
-    arguments: dict[str, Any],
-    *,
-    idempotence_token: str | None = None,
-    scheduled_at: dt.datetime | None = None,
-    expires_at: dt.datetime | None = None,
-    queue: str | None = None,
-    priority: int | None = None,
-    order_key: str | None = None,
-    encryptor: Encryptor | str | None = None,
-    max_attempts: int | None = None,
-) -> Draft:
-    """As `draft`, for a method that is known already."""
-    method.signature.check(arguments)
-    _check_options(idempotence_token, scheduled_at, expires_at, queue, priority, order_key, max_attempts)
-    sealer = _encryptor(encryptor if encryptor is not None else method.policy.encryptor)
-    if method.policy.only_encrypted and sealer.name == NullEncryptor.name:
-        raise InvalidArguments(f"encryptor: {method.signature.label} takes encrypted arguments only, and none is given")
+    common = (target, method_name, queue, priority, encryptor, max_attempts)
+    key = tuple(map(id, common))
+    if key in forms:
+        form = forms[key][0]
+    else:
+        form = _form(*common)
+        forms[key] = form, common
+    arguments = _mapping(method_args)
+    form.method.signature.check(arguments)
+    _check_own(idempotence_token, scheduled_at, expires_at, order_key)
     attempt_id = uuid7()
-    values = {
-        "id": attempt_id,
-        "status": Status.PENDING,
-        "target": method.target.name,
-        "method_name": method.name,
-        "method_args": seal(encode(arguments), sealer, context_of(attempt_id, method.target.name, method.name)),
-        "encryptor": sealer.name,
-        "idempotence_token": idempotence_token,
-        "queue": queue if queue is not None else method.policy.queue or "default",
-        "priority": priority if priority is not None else method.policy.priority or 0,
-        "released": order_key is None,
-        "num_attempts": 0,
-        "num_errors": 0,
-        "num_crashes": 0,
-        "max_attempts": max_attempts,
-        "scheduled_at": scheduled_at,
-        "expires_at": expires_at,
-    }
-    if scheduled_at is not None:
-        values["due_at"] = scheduled_at
-    if order_key is not None:
-        values |= {"order_key": order_key, "arrived": True}
-    return Draft(values, method.policy.max_age)
+    text = encode(arguments)
+    if form.sealer.name != NullEncryptor.name:
+        text = seal(text, form.sealer, context_of(attempt_id, form.method.target.name, form.method.name))
+    return Draft(form, attempt_id, text, idempotence_token, scheduled_at, expires_at, order_key)
+
+
+def _form(
+    target: object, method_name: str | None, queue: str | None, priority: int | None,
+    encryptor: Encryptor | str | None, max_attempts: int | None,
+) -> Form:  # fmt: skip
+    method = target_of(target).method(method_name)
+    policy = method.policy
+    _check_common(queue, priority, max_attempts)
+    sealer = _encryptor(encryptor if encryptor is not None else policy.encryptor)
+    if policy.only_encrypted and sealer.name == NullEncryptor.name:
+        raise InvalidArguments(f"encryptor: {method.signature.label} takes encrypted arguments only, and none is given")
+    return Form(
+        method,
+        sealer,
+        queue if queue is not None else policy.queue or "default",
+        priority if priority is not None else policy.priority or 0,
+        max_attempts,
+    )
 
 
 def add(model: type[M], made: Draft, session: object | None) -> M:
     """A new row of `model` in the caller's session: `session`, or the one transaction that is open here."""
     own = ambient_session() if session is None else sync_session(session)
     mapper: Any = inspect(model)
-    values = made.numbered(mapper.base_mapper.local_table).stamped(lambda after: written(after.total_seconds()))
+    values = made.numbered(mapper.base_mapper.local_table).stamped(from_now).given_values
     values["encoded_args"] = values.pop("method_args")
     attempt = model(**values)
     own.add(attempt)
     if session is None:
         hold(own)
     if made.is_due_at_once:
-        arrive(own, mapper, {made.values["queue"]: 1})
+        arrive(own, mapper, {made.form.queue: 1})
     return attempt
 
 
 def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | None) -> Any:
     """The attempt with this target, method and token, created unless it exists. The caller's transaction lives on."""
     made = named_draft("ensure", {name: value for name, value in arguments.items() if name != "session"})
-    if made.values["idempotence_token"] is None:
+    if made.idempotence_token is None:
         raise InvalidArguments("ensure: without idempotence_token= nothing says which attempt is the same one")
     mapper, table = single_table(model, "ensure")
     asked = session if session is not None else arguments.get("session")
     own = ambient_session() if asked is None else blocking_session(asked)
     own.flush()
     there = _insert_unless_there(own, mapper, table, made)
-    if there.id == made.values["id"]:
+    if there.id == made.id:
         if asked is None:
             hold(own)
         if made.is_due_at_once:
-            arrive(own, mapper, {made.values["queue"]: 1})
+            arrive(own, mapper, {made.form.queue: 1})
     return there
 
 
 def _insert_unless_there(own: Session, mapper: Mapper[Any], table: Table, made: Draft) -> Any:
     token = ("target", "method_name", "idempotence_token")
     # Of any class in the table: it is the table that knows a token once.
-    find: Any = select(mapper.base_mapper.class_).where(*(table.c[name] == made.values[name] for name in token))
+    given = made.values
+    find: Any = select(mapper.base_mapper.class_).where(*(table.c[name] == given[name] for name in token))
     if (there := _under_a_former_name(own, mapper, table, made)) is not None:
         return there
-    values = made.numbered(table).stamped(lambda after: written(after.total_seconds())) | discriminator(mapper)
+    values = made.numbered(table).stamped(from_now).given_values | discriminator(mapper)
     connection = own.connection(bind_arguments={"mapper": mapper})
     if connection.dialect.name in MYSQL:
         # ON DUPLICATE KEY waits for whoever performs the row; a plain look does not.
@@ -184,19 +226,25 @@ def _insert_unless_there(own: Session, mapper: Mapper[Any], table: Table, made: 
 
 def _under_a_former_name(own: Session, mapper: Mapper[Any], table: Table, made: Draft) -> Any:
     """The attempt with this method and token from before its target was renamed; None without one."""
-    former = target_named(made.values["target"]).aliases
+    method = made.form.method
+    former = method.target.aliases
     if not former:
         return None
-    same = (table.c[name] == made.values[name] for name in ("method_name", "idempotence_token"))
+    same = (table.c.method_name == method.name, table.c.idempotence_token == made.idempotence_token)
     return own.scalars(select(mapper.base_mapper.class_).where(table.c.target.in_(former), *same)).first()
 
 
-def named_draft(verb: str, arguments: Mapping[str, Any]) -> Draft:
+def named_draft(verb: str, arguments: Mapping[str, Any], forms: Forms | None = None) -> Draft:
     """`draft(**arguments)`, where a name that it does not take is InvalidArguments too."""
     try:
-        return draft(**arguments)
+        return draft({} if forms is None else forms, **arguments)
     except TypeError as error:
         raise InvalidArguments(f"{verb}: {str(error).removeprefix('draft() ')}") from None
+
+
+def from_now(after: dt.timedelta) -> Any:
+    """So long after the instant at which it is written, by the database's clock."""
+    return written(after.total_seconds())
 
 
 def given(session: object | None) -> Session | None:
@@ -219,16 +267,23 @@ def aware(moment: object, name: str) -> dt.datetime:
     return moment
 
 
-def _check_options(
-    token: object, scheduled_at: object, expires_at: object, queue: object, priority: object, key: object,
-    max_attempts: object,
-) -> None:  # fmt: skip
-    for name, moment in (("scheduled_at", scheduled_at), ("expires_at", expires_at)):
-        if moment is not None:
-            aware(moment, name)
-    for name, text in (("idempotence_token", token), ("order_key", key)):
-        if text is not None and not (isinstance(text, str) and 0 < len(text) <= 255 and text.isprintable()):
-            raise InvalidArguments(f"{name}: takes a printable text of 1 to 255 characters")
+def _check_own(token: object, scheduled_at: object, expires_at: object, key: object) -> None:
+    if token is not None:
+        _check_text(token, "idempotence_token")
+    if scheduled_at is not None:
+        aware(scheduled_at, "scheduled_at")
+    if expires_at is not None:
+        aware(expires_at, "expires_at")
+    if key is not None:
+        _check_text(key, "order_key")
+
+
+def _check_text(text: object, name: str) -> None:
+    if not (isinstance(text, str) and 0 < len(text) <= 255 and text.isprintable()):
+        raise InvalidArguments(f"{name}: takes a printable text of 1 to 255 characters")
+
+
+def _check_common(queue: object, priority: object, max_attempts: object) -> None:
     if max_attempts is not None and (type(max_attempts) is not int or not 1 <= max_attempts <= 32767):
         raise InvalidArguments("max_attempts: takes a whole number from 1 to 32767")
     try:

@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import DateTime, Engine, Table, literal, select, union_all, update
+from sqlalchemy import Connection, DateTime, Engine, Table, bindparam, or_, select, update
 
 from async_task import Attempt, Status
 from async_task.columns import Instant
@@ -17,15 +17,16 @@ def let_pass(engine: Engine, time: dt.timedelta | float, *, workers: bool = True
     for model in (Attempt, Worker) if workers else (Attempt,):
         table: Any = model.__table__
         moments = [column for column in table.columns if isinstance(column.type, (Instant, DateTime))]
+        key = next(iter(table.primary_key))
         with engine.begin() as connection:
-            key = next(iter(table.primary_key))
-            for row in connection.execute(select(key, *moments)).all():
-                moved = {
-                    column.name: getattr(row, column.name) - delta
-                    for column in moments
-                    if getattr(row, column.name) is not None
-                }
-                connection.execute(update(table).where(key == row[0]).values(moved))
+            rows = connection.execute(select(key.label("key"), *moments)).mappings().all()
+            moved = [
+                {f"its_{name}": at - delta if isinstance(at, dt.datetime) else at for name, at in row.items()}
+                for row in rows
+            ]
+            if moved:
+                values = {column.name: bindparam(f"its_{column.name}") for column in moments}
+                connection.execute(update(table).where(key == bindparam("its_key")).values(values), moved)
 
 
 def forget_beats(engine: Engine) -> None:
@@ -52,19 +53,19 @@ _is_wrong = {
     "errors and crashes are starts": a.c.num_errors + a.c.num_crashes > a.c.num_attempts,
     "what succeeded was started": (a.c.status == Status.SUCCEEDED) & (a.c.num_attempts == 0),
 }
-_broken = union_all(
-    *(select(literal(promise).label("promise"), a.c.id).where(wrong) for promise, wrong in _is_wrong.items())
+_broken = select(a.c.id, *(wrong.label(promise) for promise, wrong in _is_wrong.items())).where(
+    or_(*_is_wrong.values())
 )
 _done = select(e.c.attempt_id).where(e.c.what == "done")
 _succeeded = select(a.c.id).where(a.c.status == Status.SUCCEEDED)
 
 
-def broken_promises(engine: Engine) -> list[str]:
+def broken_promises(connection: Connection) -> list[str]:
     """What does not hold of the rows that a test leaves, in sentences; empty when all is well."""
-    with engine.connect() as connection:
-        found = [f"{row.promise}: not so for {row.id}" for row in connection.execute(_broken)]
-        ids = list(connection.scalars(_done))
-        succeeded = {str(one) for one in connection.scalars(_succeeded)} if ids else set()
+    rows = connection.execute(_broken).mappings().all()
+    found = [f"{promise}: not so for {row['id']}" for row in rows for promise in _is_wrong if row[promise]]
+    ids = list(connection.scalars(_done))
+    succeeded = {str(one) for one in connection.scalars(_succeeded)} if ids else set()
     found += [f"attempt {one} has an effect, and did not succeed" for one in set(ids) - succeeded]
     found += [f"attempt {one} has its effect twice" for one in set(ids) if ids.count(one) > 1]
     return found

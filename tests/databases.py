@@ -16,7 +16,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
-from sqlalchemy import URL, Engine, MetaData, NullPool, create_engine, exists, make_url, select, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    MetaData,
+    NullPool,
+    Select,
+    Table,
+    create_engine,
+    exists,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 
 from launch_postgres import NoServer, guarded_server
@@ -101,14 +114,18 @@ def _where_files_are_quick() -> str | None:
     return str(memory) if is_plenty else None
 
 
-def delete_rows(engine: Engine, *several: MetaData) -> None:
+def delete_rows(connection: Connection, *several: MetaData) -> None:
     """Empty every table, children first. Most are empty, and one look finds those that are not."""
-    tables = {table.name: table for metadata in several for table in reversed(metadata.sorted_tables)}
-    with engine.begin() as connection:
-        filled = connection.execute(select(*(exists(table.select()).label(name) for name, table in tables.items())))
-        for name, is_filled in filled.mappings().one().items():
-            if is_filled:
-                connection.execute(tables[name].delete())
+    tables = tuple(table for metadata in several for table in reversed(metadata.sorted_tables))
+    filled = connection.execute(_are_filled(tables)).one()
+    for table, is_filled in zip(tables, filled, strict=True):
+        if is_filled:
+            connection.execute(table.delete())
+
+
+@functools.cache
+def _are_filled(tables: tuple[Table, ...]) -> Select[Any]:
+    return select(*(exists(table.select()).label(table.name) for table in tables))
 
 
 def somebody_waits(engine: Engine) -> bool:

@@ -17,7 +17,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, select
+from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -175,6 +175,14 @@ async def act_later_locked() -> Any:
 def act_in_session(session: Session) -> Any:
     """Whatever the test says, with the attempt's session."""
     return acts[0](session)
+
+
+@target("test.act_shared", retry=Retry.every(60), batch=20, settle_within=1)
+def act_shared(session: Session, number: int) -> Any:
+    """The same, in one transaction with others; what it writes is its number."""
+    calls.append(number)
+    session.execute(effects.insert().values(**_mine(str(number))))
+    return acts[0](session, number)
 
 
 @target("test.act_in_session_leased", retry=Retry.every(60), mode="leased")
@@ -369,6 +377,19 @@ class Elsewhere:
         session.execute(effects.insert().values(**_mine("done")))
         note(folder, "start")
         _hold(folder)
+
+    @staticmethod
+    @policy(batch=10, settle_within=1)
+    def write_together(session: Session, folder: str, at_third: str) -> None:
+        """In its first start, the third one waits to be killed; or ends its transaction, and dies."""
+        note(folder, "start")
+        is_third = len(pathlib.Path(folder, "notes").read_text().splitlines()) == 3
+        if is_third and at_third == "commit":
+            session.execute(text("COMMIT"))
+            os.kill(os.getpid(), signal.SIGKILL)
+        session.execute(effects.insert().values(**_mine("done")))
+        if is_third:
+            _hold(folder)
 
     @staticmethod
     def say(text: str) -> None:

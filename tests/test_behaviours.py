@@ -37,6 +37,7 @@ from async_task import (
 )
 from async_task.claims import Claim
 from clockwork import forget_beats, let_pass, row_of
+from conftest import by_one_door
 from databases import Database
 from outbox import (
     BOX,
@@ -124,6 +125,7 @@ def said_inside(app: AsyncTask, attempt: Attempt, ask: Callable[[], object]) -> 
 
 
 @pytest.mark.parametrize("commits", [True, False])
+@by_one_door
 def test_created_inside_the_callers_transaction_a_rollback_leaves_no_row_and_no_call(
     app: AsyncTask, engine: Engine, sessions: Sessions, commits: bool
 ) -> None:
@@ -142,6 +144,7 @@ def test_created_inside_the_callers_transaction_a_rollback_leaves_no_row_and_no_
 
 
 @pytest.mark.parametrize("status", AT_REST)
+@by_one_door
 def test_terminal_states_set_completed_at(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, status: Status
 ) -> None:
@@ -151,6 +154,7 @@ def test_terminal_states_set_completed_at(
 
 
 @pytest.mark.parametrize("status", AT_REST)
+@by_one_door
 def test_there_is_no_way_back_except_an_explicit_retry(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, status: Status
 ) -> None:
@@ -288,6 +292,7 @@ def test_the_hook_may_itself_fail_or_expire_the_attempt(
 
 
 @pytest.mark.parametrize(("verb", "status"), [("expire", Status.SUCCEEDED), ("fail", Status.EXPIRED)])
+@by_one_door
 def test_expire_and_fail_need_pending_else_invalid_state_to_the_caller(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str, status: Status
 ) -> None:
@@ -296,17 +301,20 @@ def test_expire_and_fail_need_pending_else_invalid_state_to_the_caller(
         getattr(attempt, verb)(session)
 
 
+@by_one_door
 def test_arguments_given_make_a_keyword_call(app: AsyncTask, write: Write) -> None:
     app.perform(write(Client, "fulfill", {"order_number": 7, "customer_token": "c-1"}).id)
     assert calls == [("c-1", 7)]
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
+@by_one_door
 def test_no_arguments_make_a_call_without_arguments(app: AsyncTask, write: Write, nothing: Any) -> None:
     app.perform(write(Client, "fail", nothing).id)
     assert calls == [("fail", "no such order")]  # the target's own default
 
 
+@by_one_door
 def test_the_row_names_its_encryptor_and_rows_written_under_an_old_one_keep_reading(
     engine: Engine, door: str, async_engine_url: str, write: Write
 ) -> None:
@@ -323,6 +331,7 @@ def test_the_row_names_its_encryptor_and_rows_written_under_an_old_one_keep_read
     assert sorted(calls) == [("fail", "null"), ("fail", "test.new"), ("fail", "test.old")]
 
 
+@by_one_door
 def test_a_targets_encryptor_is_used_unless_the_call_names_its_own(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -335,6 +344,7 @@ def test_a_targets_encryptor_is_used_unless_the_call_names_its_own(
     assert calls == ["4111"] * 3
 
 
+@by_one_door
 def test_ciphertext_that_was_moved_to_another_row_is_refused_and_parked_uncharged(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -446,6 +456,7 @@ def test_perform_what_is_being_performed_answers_busy(
 
 
 @pytest.mark.parametrize("status", AT_REST)
+@by_one_door
 def test_perform_what_is_at_rest_answers_not_pending(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, status: Status
 ) -> None:
@@ -466,6 +477,7 @@ VERBS: dict[str, Callable[[Attempt, Session], None]] = {
 
 
 @pytest.mark.parametrize("verb", ENDS)
+@by_one_door
 def test_expire_fail_and_cancel_bring_a_pending_attempt_to_rest(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str
 ) -> None:
@@ -478,6 +490,7 @@ def test_expire_fail_and_cancel_bring_a_pending_attempt_to_rest(
     assert (app.run_batch().claimed, row.num_attempts, row.num_errors) == (0, 0, 0)
 
 
+@by_one_door
 def test_retry_now_makes_a_pending_attempt_due_now(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
 ) -> None:
@@ -488,6 +501,7 @@ def test_retry_now_makes_a_pending_attempt_due_now(
     assert app.perform(attempt.id) == Succeeded(attempt.id)
 
 
+@by_one_door
 def test_reschedule_makes_a_pending_attempt_due_then(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
 ) -> None:
@@ -501,6 +515,7 @@ def test_reschedule_makes_a_pending_attempt_due_then(
 
 @pytest.mark.parametrize("target", [act, act_leased])
 @pytest.mark.parametrize("verb", VERBS)
+@by_one_door
 def test_no_verb_touches_what_is_being_performed(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str, target: object
 ) -> None:
@@ -529,6 +544,7 @@ def socket_name() -> str:
     ("verb", "status"),
     [(verb, status) for verb in VERBS for status in AT_REST if verb != "retry_now" or status is Status.SUCCEEDED],
 )
+@by_one_door
 def test_every_other_verb_on_what_is_at_rest_is_invalid_state_and_changes_nothing(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str, status: Status
 ) -> None:
@@ -541,6 +557,7 @@ def test_every_other_verb_on_what_is_at_rest_is_invalid_state_and_changes_nothin
 
 
 @pytest.mark.parametrize("status", GIVEN_UP)
+@by_one_door
 def test_retry_now_revives_with_fresh_counters_and_the_events_keep_the_history(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, status: Status
 ) -> None:
@@ -590,6 +607,7 @@ def test_num_errors_counts_what_the_target_raised(app: AsyncTask, engine: Engine
 
 
 @pytest.mark.parametrize("do", [lambda: None, lambda: Again(after=1), lambda: 1 / 0])
+@by_one_door
 def test_num_crashes_counts_the_starts_lost_since_one_last_reported_back(
     app: AsyncTask, engine: Engine, write: Write, do: Callable[[], object]
 ) -> None:
@@ -604,6 +622,7 @@ def test_num_crashes_counts_the_starts_lost_since_one_last_reported_back(
     assert (row.num_attempts, row.num_crashes) == (3, 0)
 
 
+@by_one_door
 def test_three_starts_lost_in_a_row_end_failed(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act)
     for _ in range(3):
@@ -752,6 +771,7 @@ def test_errors_are_stored_in_last_error_and_in_one_event_each_without_arguments
         ("test.client", "ping", '{"!": "no such tag", "v": 1}'),
     ],
 )
+@by_one_door
 def test_a_row_can_name_neither_an_import_nor_a_private_method_nor_an_object(
     app: AsyncTask, engine: Engine, write: Write, target: str, method: str, arguments: str
 ) -> None:
@@ -793,7 +813,7 @@ def test_due_ness_is_asked_of_the_database_and_not_of_a_stale_object(
 def test_the_row_is_the_lock_and_no_attempt_is_skipped_for_another(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
-    first, others = write(act), [write(Client, "ping").id for _ in range(20)]
+    first, others = write(act), [write(Client, "ping").id for _ in range(5)]
     outcomes = said_inside(app, first, lambda: [app.perform(one) for one in others])
     assert outcomes == [Succeeded(one) for one in others]
 

@@ -71,7 +71,8 @@ def test_rows_are_deleted_children_first(database: Database):
         with engine.begin() as connection:
             connection.execute(parent.insert().values(id=1))
             connection.execute(child.insert().values(parent_id=1))
-        databases.delete_rows(engine, metadata)
+        with engine.begin() as connection:
+            databases.delete_rows(connection, metadata)
         with engine.connect() as connection:
             assert [connection.execute(select(table)).all() for table in (parent, child)] == [[], []]
         engine.dispose()
@@ -87,8 +88,8 @@ def test_emptying_the_tables_does_not_wait_for_ever_behind_a_transaction_left_op
             connection.execute(table.insert().values(id=1))
         with create_engine(owned.sync_url).connect() as left_open:
             left_open.execute(table.update().values(id=2))
-            with pytest.raises(OperationalError):
-                databases.delete_rows(engine, metadata)
+            with pytest.raises(OperationalError), engine.begin() as connection:
+                databases.delete_rows(connection, metadata)
         left_open.engine.dispose()
         engine.dispose()
 

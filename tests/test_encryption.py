@@ -53,6 +53,7 @@ from async_task.encryption import know
 from async_task_cli.main import main
 from async_task_cli.signals import Terminated
 from clockwork import let_pass, row_of
+from conftest import by_one_door
 from databases import Database
 from outbox import BOX, Broken, HookedAttempt, calls, events_of, hooks
 
@@ -662,6 +663,7 @@ def test_a_missing_encryptor_parks_the_attempt_and_is_named(app: AsyncTask, engi
     assert CANARY not in said
 
 
+@by_one_door
 def test_a_missing_key_parks_the_attempt_until_it_is_there(
     app: AsyncTask, engine: Engine, write: Write, kind: str
 ) -> None:
@@ -674,6 +676,7 @@ def test_a_missing_key_parks_the_attempt_until_it_is_there(
     assert (calls, row_of(engine, attempt.id).num_attempts) == ([CANARY], 1)
 
 
+@by_one_door
 def test_a_wrong_key_of_the_same_id_parks_the_attempt(app: AsyncTask, engine: Engine, write: Write, kind: str) -> None:
     attempt = write(Vault, "keep", {"card": CANARY}, encryptor=made(kind, "k"))
     know(made(kind, "k"))
@@ -681,6 +684,7 @@ def test_a_wrong_key_of_the_same_id_parks_the_attempt(app: AsyncTask, engine: En
     assert said.startswith(f"DecryptionFailed: the key 'k' of '{kind}' does not open the arguments")
 
 
+@by_one_door
 def test_a_corrupted_text_parks_the_attempt(app: AsyncTask, engine: Engine, write: Write, kind: str) -> None:
     encryptor = made(kind, "k")
     ways: dict[str, Callable[[str, bytes], str]] = {
@@ -769,6 +773,7 @@ def test_who_ends_a_process_thread_or_coroutine_is_not_held_up_by_an_encryptor(e
 # A ciphertext that is moved
 
 
+@by_one_door
 def test_a_ciphertext_that_was_moved_is_never_accepted(app: AsyncTask, engine: Engine, write: Write, kind: str) -> None:
     encryptor = know(made(kind, "k"))
     know(made("fernet" if kind == "aes-gcm" else "aes-gcm", "k"))

@@ -24,6 +24,8 @@ from outbox import Client, Rows, calls
 from said import Run
 
 Write = Callable[..., Attempt]
+on_one_database = pytest.mark.only_on("postgresql")
+"""What words and JSON mean is decided before any database is asked, and what is stored is a text on each."""
 
 
 class Size(enum.Enum):
@@ -177,12 +179,14 @@ def test_a_decimal_has_the_digits_that_were_written_wherever_it_stands(run: Run)
         ('{"level": 1, "levels": [true, 1], "sure": true}', {"level": Level.HIGH, "levels": [True, Level.HIGH]}),
     ],
 )  # fmt: skip
+@on_one_database
 def test_of_a_union_a_number_and_a_text_are_what_the_help_says(run: Run, args: str, taken: dict[str, Any]) -> None:
     assert run("enqueue", "test.exact.take", "--args", args).code == 0
     run("run-batch")
     assert repr(calls) == repr([{**calls[0], **taken}])
 
 
+@on_one_database
 def test_a_number_without_an_annotation_is_a_float(run: Run) -> None:
     assert run("enqueue", "test.exact.untyped", "--args", '{"a": 19.90, "b": [1.5]}').code == 0
     run("run-batch")
@@ -201,6 +205,7 @@ def test_a_number_without_an_annotation_is_a_float(run: Run) -> None:
         ('{"number": {"$": "decimal", "v": 19.90}}', "a broken decimal"),
     ],
 )
+@on_one_database
 def test_what_would_be_changed_silently_is_refused(run: Run, engine: Engine, args: str, part: str) -> None:
     said = run("enqueue", "test.exact.take", "--args", args)
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
@@ -255,6 +260,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(run: Run, engine: Engine
         ("", "no target is registered as ''"),
     ],
 )
+@on_one_database
 def test_a_target_that_is_not_known_ends_78_with_the_nearest(run: Run, engine: Engine, call: str, part: str) -> None:
     said = run("enqueue", call)
     assert (said.code, said.out, said.err.count("\n")) == (78, "", 1)
@@ -288,6 +294,7 @@ def test_a_target_that_is_not_known_ends_78_with_the_nearest(run: Run, engine: E
         ("test.typed.take", json.dumps({**PLAIN, "at": 1700000000}), "at: Input should be a valid datetime"),
     ],
 )
+@on_one_database
 def test_arguments_that_do_not_fit_end_2_with_the_field_and_are_not_repeated(
     run: Run, engine: Engine, call: str, args: str, part: str
 ) -> None:
@@ -344,6 +351,7 @@ def test_debug_shows_where_and_no_row_also_with_an_engine_that_shows_parameters(
         ("test.client.ping --encryptor test.none", 78, "no encryptor is named 'test.none'"),
     ],
 )
+@on_one_database
 def test_what_cannot_be_meant_is_said_in_one_sentence(
     run: Run, engine: Engine, words: str, code: int, part: str
 ) -> None:

@@ -45,12 +45,15 @@ def new(database: Database, pytestconfig: pytest.Config) -> Iterator[New]:
         yield new
 
 
-@pytest.fixture
-def created(new: New) -> list[str]:
+@pytest.fixture(scope="session")
+def created(database: Database, pytestconfig: pytest.Config) -> list[str]:
     """A database as `create_all` makes it."""
-    engine = new()
-    metadata.create_all(engine)
-    return described(engine)
+    with databases.own(pytestconfig.stash[AVAILABLE].named(database.name)) as made:
+        engine = create_engine(made.sync_url)
+        metadata.create_all(engine)
+        lines = described(engine)
+        engine.dispose()
+    return lines
 
 
 def carried_out(engine: Engine, body: Any) -> list[str]:

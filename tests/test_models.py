@@ -1,6 +1,7 @@
 """Models of one's own: columns, overrides, inheritance, schemas, names; and what the tables themselves refuse."""
 
 import datetime as dt
+import enum
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -8,7 +9,21 @@ from typing import Any
 
 import pytest
 import sqlmodel
-from sqlalchemy import Engine, ForeignKey, Index, MetaData, String, inspect, select, text, update
+from sqlalchemy import (
+    Dialect,
+    Engine,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    inspect,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, registry, sessionmaker
 
@@ -16,6 +31,8 @@ import databases
 from async_task import AsyncTask, Attempt, BaseAttempt, ConfigurationError, Failed, Status, Succeeded, target
 from async_task.tables import JobEvent
 from clockwork import row_of
+from elsewhere import await_
+from test_worker import working
 
 Sessions = sessionmaker[Session]
 NAMES = {
@@ -71,6 +88,33 @@ class Parcel(Letter):
     __mapper_args__ = {"polymorphic_identity": "parcel"}  # noqa: RUF012
 
     weight: Mapped[int | None]
+
+
+class Turned(TypeDecorator[str]):
+    """A text that is stored from its end to its beginning."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value[::-1]
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value[::-1]
+
+
+class Size(enum.Enum):
+    SMALL, LARGE = range(2)
+
+
+class Telegram(BaseAttempt, Base):
+    """A type of one's own for a column of ours, and an enum that says the class."""
+
+    __tablename__ = "telegrams"
+    __mapper_args__ = {"polymorphic_on": "size", "polymorphic_identity": Size.LARGE}  # noqa: RUF012
+
+    encoded_args: Mapped[str] = mapped_column("method_args", Turned)
+    size: Mapped[Size] = mapped_column(Enum(Size, native_enum=False))
 
 
 class Visit(BaseAttempt, Base):
@@ -156,6 +200,22 @@ def test_single_table_inheritance_writes_and_reads_the_class(tables: None, sessi
         other = {**call, "idempotence_token": "U"}
         assert type(Letter.ensure(session, **other)) is Letter
         assert type(Parcel.ensure(session, **other)) is Letter
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_types_of_ones_own_are_written_and_read(tables: None, engine: Engine, sessions: Sessions, number: int) -> None:
+    with sessions.begin() as session:
+        Telegram.create_many(session, [{"target": charge, "method_args": {"amount": 10}}] * number)
+    with sessions() as session:
+        assert [one.method_args for one in session.scalars(select(Telegram))] == [{"amount": 10}] * number
+        assert set(session.scalars(text("SELECT method_args FROM telegrams"))) == {'{"amount": 10}'[::-1]}
+    with working(app_of(engine, Telegram)):
+        await_(lambda: not backlog_of(engine), "all are performed")
+
+
+def backlog_of(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT count(*) FROM telegrams WHERE status <> 'succeeded'")) or 0
 
 
 def test_what_is_written_once_stays_so_in_a_subclass(tables: None, sessions: Sessions) -> None:

@@ -67,8 +67,15 @@ def _statements(engine: Engine) -> Iterator[list[str]]:
     def listen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         said.append("ask" if "pg_notify" in statement else statement.split(maxsplit=1)[0])
 
+    def execute(connection: Any, statement: str, *args: Any, **kwargs: Any) -> Any:
+        listen(None, None, statement)
+        return past_sqlalchemy(connection, statement, *args, **kwargs)
+
+    past_sqlalchemy = psycopg.Connection.execute
     event.listen(engine, "before_cursor_execute", listen)
-    yield said
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Connection, "execute", execute)
+        yield said
     event.remove(engine, "before_cursor_execute", listen)
 
 
@@ -444,6 +451,39 @@ def test_a_connection_without_transactions_tells_or_lives_on(engine: Engine, sle
         produce(session)
         produce(session)
     assert count(engine) == 2
+
+
+@on_postgresql
+def test_a_transaction_that_has_failed_already_is_left_alone(engine: Engine, sleeper: None, hearer: Hearer) -> None:
+    with Session(engine) as session:
+        Attempt.create(**CALL, session=session)
+        session.flush()
+        with contextlib.suppress(DBAPIError):
+            session.execute(text("SELECT no_such_column"))
+        session.commit()
+        session.connection()
+    assert count(engine) == 0
+    assert hearer.heard() == []
+
+
+@on_postgresql
+def test_in_a_schema_that_sqlalchemy_puts_in_rows_are_written_and_sleepers_told(
+    engine: Engine, hearer: Hearer
+) -> None:  # fmt: skip
+    _execute(engine, "CREATE SCHEMA put_in")
+    elsewhere = engine.execution_options(schema_translate_map={None: "put_in"})
+    try:
+        TABLE.metadata.create_all(elsewhere)
+        presence.fall_asleep(elsewhere, TABLE, "sleeper")
+        for number in (1, 10):
+            with elsewhere.begin() as connection:
+                Attempt.create_many(connection, [CALL] * number)
+        with Session(elsewhere) as session:
+            produce(session)
+        assert (count(engine), count(elsewhere)) == (0, 12)
+        assert hearer.heard() == ["1 default", "10 default", "1 default"]
+    finally:
+        _execute(engine, "DROP SCHEMA put_in CASCADE")
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def test_a_poison_ends_failed_after_three_starts_and_no_innocent_fails(
     home: AsyncTask, url: str, engine: Engine, write: Write, tmp_path: pathlib.Path, how: str
 ) -> None:
     poison = write(Elsewhere, "die", {"folder": str(tmp_path), "how": how}, priority=1)
-    innocents = [write(Elsewhere, "start", {"folder": str(tmp_path)}, priority=n % 3) for n in range(20)]
+    innocents = [write(Elsewhere, "start", {"folder": str(tmp_path)}, priority=n % 3) for n in range(10)]
     _die_of_it(url, tmp_path, poison)
     crashed = _sweep(home, engine)
     assert row_of(engine, poison.id).num_crashes == 1
@@ -179,8 +179,8 @@ def test_from_a_coroutine_suspects_are_cleared_in_a_thread(app: AsyncTask, engin
     assert asyncio.run(run()) == 1
 
 
-def test_nothing_is_left_of_ten_quarantines(home: AsyncTask, engine: Engine, write: Write) -> None:
-    ids = [_suspect(engine, write(Client, "ping")).id for _ in range(11)]
+def test_nothing_is_left_of_four_quarantines(home: AsyncTask, engine: Engine, write: Write) -> None:
+    ids = [_suspect(engine, write(Client, "ping")).id for _ in range(5)]
     engine.dispose()
     assert home.perform(ids[0]) == Succeeded(ids[0])  # what is opened once is open now
     before = num_descriptors(), num_children()

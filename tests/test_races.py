@@ -186,7 +186,8 @@ def test_a_performer_that_outlived_its_claim_leaves_the_claim_of_its_successor_a
 
 @pytest.mark.parametrize("target", [effect, (Gated, "write_leased")], ids=["locked", "leased"])
 def test_no_zombie_of_two_hundred_has_an_effect(engine: Engine, sessions: sessionmaker[Session], target: Any) -> None:
-    assert _double_effects_of_zombies(engine, sessions, target, 100) == []
+    """So many on three databases in both modes."""
+    assert _double_effects_of_zombies(engine, sessions, target, 34) == []
 
 
 def test_the_races_here_catch_a_library_without_a_fence(
@@ -339,7 +340,8 @@ def _double_effects_of_zombies(engine: Engine, sessions: sessionmaker[Session], 
         outcomes: list[Outcome] = [shift.perform(lane, claim) for claim in zombies[:half]]
         ended = [shift.perform(lane, claim) for claim in winners]
         outcomes += [shift.perform(lane, claim) for claim in zombies[half:]]
-    wrong = broken_promises(engine)
+    with engine.connect() as connection:
+        wrong = broken_promises(connection)
     wrong += [f"a zombie was told {one}" for one in outcomes if not isinstance(one, Superseded)]
     wrong += [f"a successor was told {one}" for one in ended if not isinstance(one, Succeeded)]
     wrong += [f"attempt {one} has the effect of start {number}" for one, number in _effects(engine) if number != 2]

@@ -1,8 +1,10 @@
 """The README's five steps, as somebody pastes them into an empty folder."""
 
+import contextlib
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -54,9 +56,9 @@ def _with_url(block: str, url: str) -> str:
 def _paste(kind: str, block: str, folder: pathlib.Path) -> str:
     """What a step prints; a block that names a file is written to it."""
     if kind == "console":
-        return "".join(_run(line, folder) for line in block.splitlines() if line.startswith("$ "))
+        return "".join(_typed(line, folder) for line in block.splitlines() if line.startswith("$ "))
     if kind == "cron":
-        return _run("$ " + block.split(maxsplit=5)[5].replace("cd /srv/shop && .venv/bin/", ""), folder)
+        return _run(block.split(maxsplit=5)[5].replace("cd /srv/shop && .venv/bin/", ""), folder)
     name = block.partition("\n")[0].removeprefix("# ").partition(",")[0]
     if name.endswith("env.py"):
         lines = block.partition("\n")[2]
@@ -65,19 +67,42 @@ def _paste(kind: str, block: str, folder: pathlib.Path) -> str:
     return ""
 
 
-def _run(line: str, folder: pathlib.Path) -> str:
+MODULES = {"alembic": "alembic", "async-task": "async_task_cli"}
+
+
+def _typed(line: str, folder: pathlib.Path) -> str:
+    """A line behind a prompt. What a script of ours starts is started without the second of its imports."""
     words = line.removeprefix("$ ")
     if "venv" in words or words.startswith(("pip ", "createdb ")):
         return ""  # this environment, and this database, are those that are tried
-    programs = pathlib.Path(sys.executable).parent
-    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(folder), "LANG": "C.UTF-8"}
+    name, *given = shlex.split(words)
+    if name not in MODULES:
+        return _run(words, folder)
+    with contextlib.closing(Program(MODULES[name], *given, cwd=folder, env=_environment(folder))) as begun:
+        ended = begun.completed()
+    assert ended.returncode == 0, f"{words}: {ended.stdout}{ended.stderr}"
+    return ended.stdout + ended.stderr
+
+
+def _run(words: str, folder: pathlib.Path) -> str:
     bash = shutil.which("bash")
     assert bash
     ended = subprocess.run(
-        [bash, "-c", words], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60
+        [bash, "-c", words],
+        cwd=folder,
+        env=_environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert ended.returncode == 0, f"{words}: {ended.stdout}{ended.stderr}"
     return ended.stdout + ended.stderr
+
+
+def _environment(folder: pathlib.Path) -> dict[str, str]:
+    programs = pathlib.Path(sys.executable).parent
+    return {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(folder), "LANG": "C.UTF-8"}
 
 
 def _revisions(folder: pathlib.Path) -> list[pathlib.Path]:

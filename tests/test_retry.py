@@ -24,6 +24,7 @@ from async_task import (
 )
 from async_task.retry import DEFAULT_RETRY, LONGEST, duration
 from clockwork import let_pass, row_of
+from conftest import by_one_door
 from outbox import Broken, act_by_default_policy, events_of, will
 
 Write = Callable[..., Attempt]
@@ -144,6 +145,7 @@ def test_max_attempts_ends_failed_after_exactly_so_many_errors(app: AsyncTask, e
     assert [event.num_attempt for event in events_of(engine, attempt.id, "error")] == [1, 2, 3]
 
 
+@by_one_door
 def test_until_is_measured_from_created_at(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_by_default_policy)
     # At 0, 12 h ... 84 h there is time for another wait of at most 3 h; at 96 h there is none.
@@ -151,6 +153,7 @@ def test_until_is_measured_from_created_at(app: AsyncTask, engine: Engine, write
     assert row_of(engine, attempt.id).last_error.startswith("the next try would be later than until = 4 days")
 
 
+@by_one_door
 def test_until_is_measured_from_scheduled_at_where_there_is_one(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_by_default_policy, scheduled_at=dt.datetime.now(dt.UTC) + 3 * DAY)
     let_pass(engine, 3 * DAY + SECOND)
@@ -186,6 +189,7 @@ def test_expires_at_also_ends_what_was_never_tried(app: AsyncTask, engine: Engin
     assert [event.kind for event in events_of(engine, attempt.id)] == ["expired"]
 
 
+@by_one_door
 def test_without_them_nothing_untried_is_ever_given_up(app: AsyncTask, engine: Engine, write: Write) -> None:
     will(lambda: None)
     attempt = write(act_by_default_policy)
@@ -195,6 +199,7 @@ def test_without_them_nothing_untried_is_ever_given_up(app: AsyncTask, engine: E
     assert row_of(engine, attempt.id).status is Status.SUCCEEDED
 
 
+@by_one_door
 def test_the_longest_wait_that_can_be_said_can_be_written(app: AsyncTask, engine: Engine, write: Write) -> None:
     will(lambda: Again(after=LONGEST))
     attempt = write(act_by_default_policy)

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 import elsewhere
-from async_task import AsyncTask, Attempt, ConfigurationError, Status, process_started, transactions
+from async_task import AsyncTask, Attempt, ConfigurationError, Status, pages, process_started
 from async_task.identity import Process
 from async_task.presence import names_of
 from async_task.sweeps import SweepReport
@@ -200,14 +200,14 @@ def test_a_row_that_the_server_still_keeps_locked_is_waited_for(
     app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[SweepReport] = []
-    bury, has_looked = transactions.bury, threading.Event()
+    bury, has_looked = pages.bury, threading.Event()
 
     def look(*args: Any, **options: Any) -> Any:
         answer = bury(*args, **options)
         has_looked.set()
         return answer
 
-    monkeypatch.setattr(transactions, "bury", look)
+    monkeypatch.setattr(pages, "bury", look)
     with dying(engine, write, tmp_path) as (process, started):
         process.kill()
         with engine.connect() as connection, connection.begin() as lock:

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
 
-from async_task import AsyncTask, Attempt, JobEvent, Retried, Status, SweepReport, presence, transactions
+from async_task import AsyncTask, Attempt, JobEvent, Retried, Status, SweepReport, pages, presence, transactions
 from async_task.claims import Claim
 from async_task.identity import process_started
 from async_task.settling import insist
 from async_task.sweeps import sweep
 from async_task.tables import Worker
 from clockwork import forget_beats, let_pass, row_of
+from conftest import by_one_door
 from outbox import Client, events_of
 
 Write = Callable[..., Attempt]
@@ -47,6 +48,7 @@ def test_a_claim_whose_row_is_locked_is_no_orphan(app: AsyncTask, engine: Engine
     assert app.sweep() == SweepReport(recovered=1)
 
 
+@by_one_door
 def test_a_claim_whose_worker_beats_is_no_orphan(app: AsyncTask, engine: Engine, write: Write) -> None:
     _orphan(engine, write, worker="busy")
     _beat(engine, "busy", LEASE * 0)
@@ -55,6 +57,7 @@ def test_a_claim_whose_worker_beats_is_no_orphan(app: AsyncTask, engine: Engine,
     assert app.sweep() == SweepReport(recovered=1)
 
 
+@by_one_door
 def test_a_claim_whose_lease_is_live_is_no_orphan(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Client, "ping")
     _claim(engine, attempt, GONE, lease=dt.timedelta(seconds=60))
@@ -77,6 +80,7 @@ def test_the_third_start_lost_in_a_row_is_the_last(app: AsyncTask, engine: Engin
 
 
 @pytest.mark.parametrize("method", ["fail", "poll"])
+@by_one_door
 def test_a_start_that_reports_back_ends_the_row_of_crashes(
     app: AsyncTask, engine: Engine, write: Write, method: str
 ) -> None:
@@ -92,6 +96,7 @@ def test_a_start_that_reports_back_ends_the_row_of_crashes(
     assert (row.status, row.num_attempts, row.num_crashes) == (Status.PENDING, 3, 0)
 
 
+@by_one_door
 def test_an_orphan_past_its_expiry_is_recovered_then_expired_in_one_sweep(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -104,6 +109,7 @@ def test_an_orphan_past_its_expiry_is_recovered_then_expired_in_one_sweep(
     assert [event.kind for event in events_of(engine, attempt.id)] == ["crash", "expired"]
 
 
+@by_one_door
 def test_exactly_what_is_past_its_expiry_and_held_by_nobody_is_expired(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -122,8 +128,8 @@ def test_a_sweep_goes_on_page_by_page(engine: Engine, write: Write) -> None:
         _claim(engine, write(Client, "ping"), GONE)
         write(Client, "ping", expires_at=_in(1))
     let_pass(engine, 2)
-    assert transactions.recover(engine, TABLE, LEASE, limit=2) == (2, 0)
-    assert transactions.expire(engine, TABLE, limit=2) == 2
+    assert pages.recover(engine, TABLE, LEASE, limit=2) == (2, 0)
+    assert pages.expire(engine, TABLE, limit=2) == 2
     assert sweep(engine, TABLE, LEASE, page=2) == SweepReport(recovered=3, expired=3)
 
 
@@ -172,6 +178,7 @@ def test_eight_sweeps_at_once_do_what_one_does(app: AsyncTask, engine: Engine, w
 
 
 @pytest.mark.only_on("postgresql", "mysql")
+@by_one_door
 def test_while_the_server_is_younger_than_a_lease_nothing_is_recovered_and_what_is_past_expires(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,12 +186,13 @@ def test_while_the_server_is_younger_than_a_lease_nothing_is_recovered_and_what_
     write(Client, "ping", expires_at=_in(1))
     let_pass(engine, 2)
     with monkeypatch.context() as young:
-        young.setattr(transactions, "server_uptime", lambda connection: 0.9)
+        young.setattr(pages, "server_uptime", lambda connection: 0.9)
         assert app.sweep() == SweepReport(expired=1)
     assert app.sweep() == SweepReport(recovered=1)
 
 
 @pytest.mark.only_on("sqlite")
+@by_one_door
 def test_on_sqlite_a_claim_of_a_process_that_lives_here_is_never_recovered_and_that_of_a_dead_one_is(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -199,6 +207,7 @@ def test_on_sqlite_a_claim_of_a_process_that_lives_here_is_never_recovered_and_t
     assert [row_of(engine, one.id).num_crashes for one in (living, dead, reused)] == [0, 1, 1]
 
 
+@by_one_door
 def test_processes_that_have_been_silent_for_a_day_and_hold_nothing_are_forgotten(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:

@@ -25,6 +25,7 @@ from async_task import (
     transactions,
 )
 from clockwork import let_pass, row_of
+from conftest import by_one_door
 from outbox import Client, act, act_in_session, events_of, will
 
 Write = Callable[..., Attempt]
@@ -57,6 +58,7 @@ def test_a_verb_leaves_one_event_with_its_reason(engine: Engine, write: Write, s
 
 
 @pytest.mark.parametrize("verb", ENDS)
+@by_one_door
 def test_the_reason_of_an_end_is_its_last_error_and_without_one_the_last_error_stays(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str
 ) -> None:
@@ -189,6 +191,7 @@ def test_a_row_that_another_transaction_holds_answers_at_once(
 
 
 @each_verb
+@by_one_door
 def test_who_looked_before_it_was_performed_is_told_the_truth(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str
 ) -> None:
@@ -203,6 +206,7 @@ def test_who_looked_before_it_was_performed_is_told_the_truth(
             say(stale, verb)
 
 
+@by_one_door
 def test_who_looked_before_it_failed_can_still_retry_it(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
 ) -> None:
@@ -234,6 +238,7 @@ def test_a_claim_whose_lease_is_past_and_whose_row_is_free_is_no_obstacle_but_a_
     assert (row.num_attempts, row.num_crashes) == (1, 1)
 
 
+@by_one_door
 def test_retry_now_clears_a_deadline_that_has_passed_and_keeps_one_that_has_not(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
 ) -> None:
@@ -291,6 +296,7 @@ def test_a_reason_is_a_text_given_by_its_keyword(engine: Engine, write: Write, s
     assert row_of(engine, attempt.id) == before
 
 
+@by_one_door
 def test_retry_now_on_a_succeeded_row_names_all_states_in_which_it_is_legal(
     app: AsyncTask, write: Write, sessions: Sessions
 ) -> None:
@@ -312,6 +318,7 @@ def test_what_is_not_written_yet_is_not_due(sessions: Sessions) -> None:
         assert attempts[1].is_due
 
 
+@by_one_door
 def test_selectables_find_attempts_by_state(app: AsyncTask, engine: Engine, write: Write, sessions: Sessions) -> None:
     ids: dict[str, set[uuid.UUID]] = {name: set() for name in ("due", "later", "overdue", "failing")}
     ids["due"].add(write(Client, "ping").id)

@@ -3,7 +3,9 @@
 import contextlib
 import datetime as dt
 import threading
+import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,9 +13,10 @@ from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.orm import Session
 
 import outbox
-from async_task import AsyncTask, Attempt, AttemptJob, ConfigurationError, JobEvent, Status
+from async_task import AsyncTask, Attempt, AttemptJob, ConfigurationError, JobEvent, Status, marks, scout
 from async_task.handful import Handful
 from async_task.portions import Portion
+from async_task.shift import Shift
 from async_task.tables import Worker
 from async_task.worker import AttemptWorker
 from clockwork import forget_beats, row_of
@@ -390,6 +393,65 @@ def test_a_worker_that_idles_sleeps_and_is_woken_by_a_commit_elsewhere(app: Asyn
     assert not _asleep(engine)
 
 
+@pytest.mark.only_on("postgresql")
+def test_a_worker_that_has_claimed_lately_goes_on_beating_although_it_holds_nothing(engine: Engine) -> None:
+    """So that its next claim need not wait for a beat. One that is idle beats every 15 s."""
+
+    def beats() -> set[Any]:
+        with engine.connect() as connection:
+            return set(connection.scalars(select(Worker.beat_at)))
+
+    outbox.acts[:] = [lambda: None]
+    make(engine, act)
+    with working(AsyncTask(engine, lease=3), listen=False):  # falling asleep would be a beat, too
+        await_(lambda: at_rest(engine), "it is performed")
+        before = beats()
+        await_(lambda: beats() - before, "it beats", patience=10)
+
+
+@sync_only
+def test_looks_that_take_long_are_made_rarely(app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do while somebody holds an old snapshot."""
+    moments: list[float] = []
+
+    def look(*given: Any) -> Any:
+        moments.append(time.monotonic())
+        return found(*given)
+
+    found = scout.look
+    monkeypatch.setattr(scout, "look", look)
+    monkeypatch.setattr(marks, "spared", lambda took: 0.2)
+    outbox.acts[:] = [lambda: None]
+    with working(app, poll=0.01):
+        await_(lambda: moments, "it has looked")
+        make(engine, act, 20)
+        await_(lambda: at_rest(engine) and len(moments) >= 4, "all is performed, and it has looked again")
+    assert min(later - former for former, later in pairwise(moments)) >= 0.2
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_lane_that_fails_again_and_again_rests_and_goes_on_when_it_can(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By no fault of the database's, which has its own patience."""
+    moments: list[float] = []
+
+    def claim(*given: Any, **more: Any) -> Any:
+        moments.append(time.monotonic())
+        if len(moments) <= 3:
+            raise LookupError("a bug")
+        return claim_many(*given, **more)
+
+    claim_many = Shift.claim_many
+    monkeypatch.setattr(Shift, "claim_many", claim)
+    outbox.acts[:] = [lambda: None]
+    make(engine, act)
+    with working(AsyncTask(engine), concurrency=1, poll=0.01):
+        await_(lambda: at_rest(engine), "it is performed")
+    rests = [later - former for former, later in pairwise(moments[:4])]
+    assert all(rest >= least for rest, least in zip(rests, (0.1, 0.2, 0.3), strict=True)), rests
+
+
 def _asleep(engine: Engine) -> list[str]:
     with engine.connect() as connection:
         return list(connection.scalars(select(Worker.name).where(Worker.asleep)))
@@ -531,3 +593,19 @@ def test_what_would_end_a_thread_ends_no_lane(engine: Engine, door: str, async_e
     with working(app, concurrency=1):
         await_(lambda: counted(engine).get("succeeded", 0) >= 4, "the others are performed")
     assert raised
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("column", ["expires_at", "due_at", "scheduled_at", "created_at"])
+@pytest.mark.parametrize("target", [act, outbox.act_in_session])
+def test_an_instant_that_no_datetime_can_name_holds_up_no_call(
+    app: AsyncTask, engine: Engine, column: str, target: Any
+) -> None:
+    outbox.acts[:] = [lambda *_: calls.append(1) or "done"]
+    make(engine, target, 3)
+    instant = "infinity" if column == "expires_at" else "-infinity"
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE async_task_attempts SET {column} = '{instant}'"))
+    with working(app):
+        await_(lambda: at_rest(engine), "all are called")
+    assert (counted(engine), len(calls)) == ({"succeeded": 3}, 3)

@@ -29,8 +29,8 @@ from async_task import (
     policy,
     target,
 )
-from async_task.dialects import written
 from async_task.encryption import know
+from async_task.instants import written
 from clockwork import row_of
 
 SECRET = "canary-4711"
@@ -607,6 +607,21 @@ def test_what_is_created_one_by_one_and_what_is_created_at_once_is_the_same(sess
         assert all(row.due_at == (row.scheduled_at or row.due_at) for row in (one, other))
     expiring = together[1]
     assert expiring.expires_at - expiring.created_at == dt.timedelta(seconds=60)
+
+
+def test_no_row_takes_the_method_of_another_row(sessions: Sessions) -> None:
+    # Each name is a new object, at the place of one that is gone.
+    names = [("fulfill", "hurry")[one // 2 % 2] for one in range(300)]
+    with sessions.begin() as session:
+        ids = Attempt.create_many(
+            session,
+            (
+                {"target": Client, "method_name": "".join(iter(name)), "method_args": ARGS if name[0] == "f" else {}}
+                for name in names
+            ),
+        )
+        found = dict(session.execute(select(Attempt.id, Attempt.method_name)).all())
+    assert [found[one] for one in ids] == names
 
 
 def test_a_used_token_among_many_is_an_integrity_error_and_nothing_is_written(

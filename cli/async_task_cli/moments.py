@@ -32,7 +32,7 @@ class Length(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.timedelta:
         if (found := length(str(value))) is None:
             self.fail(
-                f"{value!r} is no length of time up to 100 years: write 90s, 15min, 2h, 1h30m, 3d or 2w", param, ctx
+                f"{value!r} is no length of time up to 100 years: write 5ms, 90s, 15min, 1h30m, 3d or 2w", param, ctx
             )
         return found
 

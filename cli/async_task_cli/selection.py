@@ -154,6 +154,6 @@ def _state(model: "type[BaseAttempt]", name: str) -> Any:
 
 
 def _moment(when: When) -> Any:
-    from async_task.dialects import compared
+    from async_task.instants import compared
 
     return when if isinstance(when, dt.datetime) else compared(-when.total_seconds())

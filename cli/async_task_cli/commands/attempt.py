@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, Status
-from async_task.dialects import compared
+from async_task.instants import compared
 from async_task.orders import ahead
 from async_task.tables import beside
 from async_task.verbs import table_of

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, Status
 from async_task.backlog import MOST_COUNTED
-from async_task.dialects import compared
+from async_task.instants import compared
 from async_task.orders import ahead
 from async_task.verbs import table_of
 from async_task_cli.application import existing

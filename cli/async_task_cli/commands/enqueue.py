@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, InvalidArguments, UnknownTarget
-from async_task.dialects import compared
+from async_task.instants import compared
 from async_task.spelling import near
 from async_task.targets import CALL, Method, registered_targets, target_named
 from async_task.writing import named_draft

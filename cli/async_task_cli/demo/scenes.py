@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from async_task import Status
 from async_task.ciphers import STORED_HEAD, key_id_stored
-from async_task.dialects import written
+from async_task.instants import written
 from async_task.verbs import table_of
 from async_task_cli.demo.play import Play
 from async_task_cli.demo.stage import Stage, check, wait_until

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.elements import ClauseElement
 
 from async_task.columns import HiddenText
-from async_task.dialects import Instant
+from async_task.instants import Instant
 
 DIALECTS = {"postgresql_where": postgresql.dialect, "sqlite_where": sqlite.dialect}
 

@@ -1,0 +1,22 @@
+"""Events: what happened to a job, written beside it in the transaction of what happened."""
+
+import uuid
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert
+
+from async_task.tables import beside
+
+
+def record(
+    connection: Connection, table: Table, job_id: uuid.UUID, kind: str, message: str | None,
+    *, number: int | None = None, detail: str | None = None,
+) -> None:  # fmt: skip
+    """Write one down; `number`: of which start. In the transaction of `connection`."""
+    said = event(table, job_id, kind, message) | {"num_attempt": number, "detail": detail}
+    connection.execute(insert(beside(table).events).values(said))
+
+
+def event(table: Table, job_id: uuid.UUID, kind: str, message: str | None) -> dict[str, Any]:
+    """Its values by column, for several of one kind."""
+    return {"job_type": table.name, "job_id": str(job_id), "kind": kind, "message": message}

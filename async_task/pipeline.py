@@ -1,0 +1,96 @@
+"""What goes to the server at once, with the BEGIN before it and the COMMIT after it: one way there and back instead of
+three (psycopg's pipeline). Past SQLAlchemy, which waits for each; so only where nobody listens to what it does."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Dialect
+from sqlalchemy.exc import DBAPIError
+
+from async_task.dialects import FAULTS, is_passing, pipelines
+
+
+class Answer(NamedTuple):
+    """The rows of a statement, or how many it has changed."""
+
+    rows: list[Any]
+    number: int
+
+
+def at_once(connection: Connection, statement: Any, values: Mapping[str, Any], *, commits: bool = False) -> Answer:
+    """Execute a statement, whose text is always the same, in the transaction of `connection`. `commits`: nothing but
+    the COMMIT follows, which may go with it; whoever began the transaction ends it all the same. Raises as
+    `connection.execute` does."""
+    if not pipelines(connection):
+        result = connection.execute(statement, values)
+        return Answer(list(result.all()) if result.returns_rows else [], result.rowcount)
+    from psycopg import Error
+
+    written = _written_out(statement, connection.dialect)
+    driver: Any = connection.connection.driver_connection
+    heard: Any = connection.dispatch
+    try:
+        with driver.pipeline():
+            cursor = driver.execute(written.text, written.parameters(values))
+            if commits and not heard.commit:
+                driver.execute("COMMIT")
+        return Answer(written.read(cursor.fetchall()) if cursor.description else [], cursor.rowcount)
+    except Error as error:
+        raise _told(connection, written.text, error, Error) from error
+
+
+class _Written(NamedTuple):
+    """A statement as psycopg takes it: its text, the values that it brings itself, and what makes values fit.
+    `readers`: of the columns of its rows; none, as long as a model has no types of its own."""
+
+    text: str
+    own: dict[str, Any]
+    processors: dict[str, Callable[[Any], Any]]
+    readers: tuple[Callable[[Any], Any], ...]
+
+    def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        found = {**self.own, **values}
+        for name, process in self.processors.items():
+            found[name] = process(found[name])
+        return found
+
+    def read(self, rows: list[Any]) -> list[Any]:
+        if not self.readers:
+            return rows
+        return [[read(value) for read, value in zip(self.readers, row, strict=True)] for row in rows]
+
+
+@lru_cache(maxsize=256)
+def _written_out(statement: Any, dialect: Dialect) -> _Written:
+    compiled = statement.compile(dialect=dialect)
+    made = {
+        name: bind.type.dialect_impl(dialect).bind_processor(dialect)
+        for name, bind in compiled.binds.items()
+        if name in compiled.params
+    }
+    processors = {name: one for name, one in made.items() if one is not None}
+    columns = getattr(statement, "exported_columns", ())  # a text has none
+    readers = [one.type.dialect_impl(dialect).result_processor(dialect, None) for one in columns]
+    return _Written(
+        str(compiled), dict(compiled.params), processors,
+        tuple(one or _as_it_is for one in readers) if any(readers) else (),
+    )  # fmt: skip
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _told(connection: Connection, text: str, error: Any, base: type[Exception]) -> Exception:
+    """The error as SQLAlchemy tells it. A connection that is lost is marked so, and what has met a fault noted."""
+    driver: Any = connection.connection.driver_connection
+    is_lost = connection.dialect.is_disconnect(error, driver, None)
+    if is_lost or is_passing(error):
+        FAULTS[connection] = error
+    if is_lost:
+        connection.invalidate(error)
+    told: Exception = DBAPIError.instance(
+        text, None, error, base, hide_parameters=True, connection_invalidated=is_lost, dialect=connection.dialect
+    )
+    return told
