@@ -457,7 +457,7 @@ def test_the_next_of_a_key_is_found_without_a_walk_over_its_line(
 
     event.listen(own, "before_cursor_execute", explain)
     if engine.dialect.name == "postgresql":
-        # The table is small: with statistics a scan is cheap, and so is a merge, which sorts the keys that are asked for.
+        # In so small a table a scan is cheap, and so is a merge, which sorts the keys that are asked for.
         plain = "SET LOCAL enable_seqscan = off; SET LOCAL enable_mergejoin = off"
         event.listen(own, "begin", lambda connection: connection.exec_driver_sql(plain))
     orders.release(own, TABLE, ["long"])
