@@ -111,6 +111,14 @@ def pipelines(connection: Connection) -> bool:
     return not is_changed and Pipeline.is_supported()
 
 
+def chains(connection: Connection) -> bool:
+    """Whether, besides, a COMMIT can go with statements of the transaction that follows it. Not where somebody wants to
+    say something in each transaction."""
+    version: Any = connection.dialect.server_version_info
+    heard: Any = connection.dispatch
+    return pipelines(connection) and version >= (12,) and not (heard.begin or heard.commit)
+
+
 HEARD = ("before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute")
 """Events of a connection that tell of statements, and may change them."""
 

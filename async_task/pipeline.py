@@ -18,6 +18,18 @@ class Answer(NamedTuple):
     number: int
 
 
+class Step(NamedTuple):
+    """A statement whose text is always the same, or a text without parameters."""
+
+    statement: Any
+    values: Mapping[str, Any] = {}
+
+
+COMMIT = Step("COMMIT")
+COMMIT_AND_BEGIN = Step("COMMIT AND CHAIN")
+"""The transaction that follows is like the one before it. PostgreSQL 12."""
+
+
 def at_once(connection: Connection, statement: Any, values: Mapping[str, Any], *, commits: bool = False) -> Answer:
     """Execute a statement, whose text is always the same, in the transaction of `connection`. `commits`: nothing but
     the COMMIT follows, which may go with it; whoever began the transaction ends it all the same. Raises as
@@ -25,19 +37,26 @@ def at_once(connection: Connection, statement: Any, values: Mapping[str, Any], *
     if not pipelines(connection):
         result = connection.execute(statement, values)
         return Answer(list(result.all()) if result.returns_rows else [], result.rowcount)
+    heard: Any = connection.dispatch
+    ends = [COMMIT] if commits and not heard.commit else []
+    return in_turn(connection, Step(statement, values), *ends)[0]
+
+
+def in_turn(connection: Connection, *steps: Step) -> list[Answer]:
+    """Execute one behind the other, without waiting for any; none behind one that fails. Only where `connection`
+    `pipelines`. Raises as `connection.execute` does."""
     from psycopg import Error
 
-    written = _written_out(statement, connection.dialect)
     driver: Any = connection.connection.driver_connection
-    heard: Any = connection.dispatch
+    written = [_written_out(step.statement, connection.dialect) for step in steps]
     try:
         with driver.pipeline():
-            cursor = driver.execute(written.text, written.parameters(values))
-            if commits and not heard.commit:
-                driver.execute("COMMIT")
-        return Answer(written.read(cursor.fetchall()) if cursor.description else [], cursor.rowcount)
+            cursors = [
+                driver.execute(one.text, one.parameters(step.values)) for one, step in zip(written, steps, strict=True)
+            ]
+        return [one.answer(cursor) for one, cursor in zip(written, cursors, strict=True)]
     except Error as error:
-        raise _told(connection, written.text, error, Error) from error
+        raise _told(connection, written[0].text, error, Error) from error
 
 
 class _Written(NamedTuple):
@@ -49,13 +68,18 @@ class _Written(NamedTuple):
     processors: dict[str, Callable[[Any], Any]]
     readers: tuple[Callable[[Any], Any], ...]
 
-    def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def parameters(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        if not (values or self.own):
+            return None
         found = {**self.own, **values}
         for name, process in self.processors.items():
             found[name] = process(found[name])
         return found
 
-    def read(self, rows: list[Any]) -> list[Any]:
+    def answer(self, cursor: Any) -> Answer:
+        return Answer(self._read(cursor.fetchall()) if cursor.description else [], cursor.rowcount)
+
+    def _read(self, rows: list[Any]) -> list[Any]:
         if not self.readers:
             return rows
         return [[read(value) for read, value in zip(self.readers, row, strict=True)] for row in rows]
@@ -63,6 +87,8 @@ class _Written(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _written_out(statement: Any, dialect: Dialect) -> _Written:
+    if isinstance(statement, str):
+        return _Written(statement, {}, {}, ())
     compiled = statement.compile(dialect=dialect)
     made = {
         name: bind.type.dialect_impl(dialect).bind_processor(dialect)

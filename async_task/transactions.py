@@ -16,7 +16,7 @@ from async_task.events import record
 from async_task.failures import Failure
 from async_task.orders import release_in, waits_behind
 from async_task.outcomes import Busy, Decision, Expired, NotDue, NotPending, Outcome
-from async_task.pipeline import at_once
+from async_task.pipeline import COMMIT_AND_BEGIN, Step, at_once, in_turn
 from async_task.status import Status
 from async_task.transitions import Values, claiming, ending, parking, surrendering, waiting
 
@@ -123,13 +123,37 @@ def lock_all(connection: Connection, table: Table, claims: Sequence[Claim], limi
     one of its statements runs, longer than `limit`. Answers the ids of those that no longer stand: mostly none."""
     name, given = connection.dialect.name, _of_all(connection, claims)
     if name == "postgresql":
-        milliseconds = str(max(1, int(limit.total_seconds() * 1000)))
-        number = connection.scalar(statements.lock(table, name), given | {"a_limit": milliseconds})
-        if number == len(claims):
-            return set()
-        standing = connection.scalars(statements.ours(table, name), given)
-    else:
-        standing = connection.scalars(statements.lock(table, name), given)
+        locked = at_once(connection, statements.lock(table, name), given | {"a_limit": _milliseconds(limit)})
+        return _lost(connection, table, claims, locked.rows[0][0])
+    return {claim.id for claim in claims}.difference(connection.scalars(statements.lock(table, name), given))
+
+
+def succeed_and_lock(
+    connection: Connection, table: Table, succeeded: Sequence[Claim], claims: Sequence[Claim], limit: dt.timedelta
+) -> tuple[int, set[uuid.UUID]]:
+    """Write that the first have succeeded, commit, and in the transaction that follows lock the others, as `lock_all`:
+    all of them were taken together. Only where `connection` `chains`. Answers how many of the first were still ours,
+    and the ids of the others that no longer stand."""
+    name = connection.dialect.name
+    locked = _of_all(connection, claims) | {"a_limit": _milliseconds(limit)}
+    done, _, found = in_turn(
+        connection,
+        Step(statements.succeed(table, name), _of_all(connection, succeeded)),
+        COMMIT_AND_BEGIN,
+        Step(statements.lock(table, name), locked),
+    )
+    return done.number, _lost(connection, table, claims, found.rows[0][0])
+
+
+def _milliseconds(limit: dt.timedelta) -> str:
+    return str(max(1, int(limit.total_seconds() * 1000)))
+
+
+def _lost(connection: Connection, table: Table, claims: Sequence[Claim], number: int) -> set[uuid.UUID]:
+    """The ids of those that were not locked; asked for only when so many were not all of them."""
+    if number == len(claims):
+        return set()
+    standing = connection.scalars(statements.ours(table, connection.dialect.name), _of_all(connection, claims))
     return {claim.id for claim in claims}.difference(standing)
 
 
@@ -138,11 +162,13 @@ def write_all(
     unstarted: Sequence[Claim] = (),
 ) -> bool:  # fmt: skip
     """Write that these claims, which were taken together, have `succeeded`, what became of `others`, and give back
-    those that were not started. False when somebody else was first with one: then nothing of this may be committed."""
+    those that were not started; only the COMMIT follows. False when somebody else was first with one: whoever began the
+    transaction then commits no more, and looks at each by itself."""
     name = connection.dialect.name
     if succeeded:
-        found = connection.execute(statements.succeed(table, name), _of_all(connection, succeeded)).rowcount
-        if found != len(succeeded):
+        is_all = not (others or unstarted)
+        done = at_once(connection, statements.succeed(table, name), _of_all(connection, succeeded), commits=is_all)
+        if done.number != len(succeeded):
             return False
     if unstarted:
         connection.execute(statements.give_back(table, name), _of_all(connection, unstarted))

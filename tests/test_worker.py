@@ -178,7 +178,7 @@ def test_a_call_that_was_taken_over_meanwhile_changes_nothing_and_takes_no_neigh
     perform = Handful.perform
 
     def after_a_theft(self: Handful) -> None:
-        waiting = [claim.id for claim, _ in self._waiting]
+        waiting = [claim.id for claim, _ in self._hand.waiting]
         if len(waiting) > 1 and not stolen:
             stolen.append(waiting[1])
             with engine.begin() as connection:
