@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import Connection, Engine, bindparam, column, create_engine, event, func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from async_task.dialects import pipelines
-from async_task.pipeline import at_once
+from async_task.dialects import chains, pipelines
+from async_task.pipeline import COMMIT, COMMIT_AND_BEGIN, Step, at_once, in_turn
 from databases import Database
 
 pytestmark = pytest.mark.only_on("postgresql")
@@ -161,3 +161,34 @@ def test_what_is_said_at_each_begin_is_said_before_it(connection: Connection, pl
 
 def test_where_other_schemas_are_to_be_put_in_sqlalchemy_is_asked(connection: Connection) -> None:
     assert not pipelines(connection.execution_options(schema_translate_map={None: "other"}))
+
+
+def test_what_comes_behind_a_failure_is_not_executed(connection: Connection, plain: Engine) -> None:
+    def fail() -> None:
+        with connection.begin():
+            in_turn(connection, Step(INSERT, {"number": 1}), Step(DIVIDE, {"by": 0}), COMMIT)
+
+    with pytest.raises(DBAPIError):
+        fail()
+    assert numbers(plain) == []
+
+
+def test_the_transaction_that_follows_a_commit_is_like_the_one_before_it(plain: Engine) -> None:
+    with plain.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        assert chains(connection)
+        with connection.begin() as transaction:
+            isolation = text("SHOW transaction_isolation")
+            first, _, level, second = in_turn(
+                connection, Step(INSERT, {"number": 1}), COMMIT_AND_BEGIN, Step(isolation), Step(INSERT, {"number": 2})
+            )
+            assert (first.number, level.rows, second.number) == (1, [("repeatable read",)], 1)
+            assert numbers(plain) == [1]
+            transaction.rollback()
+    assert numbers(plain) == [1]
+
+
+@pytest.mark.parametrize(("version", "can"), [((11, 22), False), ((12, 0), True)])
+def test_an_old_server_does_not_chain(connection: Connection, version: tuple[int, ...], can: bool) -> None:
+    connection.dialect.server_version_info = version  # its own engine's, which ends with the test
+    assert pipelines(connection)
+    assert chains(connection) is can

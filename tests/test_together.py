@@ -1,0 +1,244 @@
+"""Calls that are made together: where each outcome is committed by itself, that commit takes the next lock along."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, Select, create_engine, event, select, text, update
+
+import outbox
+from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt, transactions
+from async_task.handful import Handful
+from async_task.portions import AT_HAND, Portion
+from clockwork import row_of
+from databases import Database
+from elsewhere import await_
+from outbox import Broken, act, calls
+from test_batch import _kill_all
+from test_worker import at_rest, counted, make, working
+
+sync_only = pytest.mark.parametrize("door", ["sync"])
+servers_only = pytest.mark.only_on("postgresql", "mysql")
+postgresql_only = pytest.mark.only_on("postgresql")
+NUMBER = 6
+
+
+@pytest.fixture(autouse=True)
+def _one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane claims many from the start, writes each outcome by itself, and no call is found to be long."""
+    monkeypatch.setattr(Portion, "number", _portions_of(1), raising=False)
+    monkeypatch.setattr(Handful, "is_overdue", lambda self, now: False)
+
+
+def _portions_of(number: int) -> Any:
+    """So many are locked, and written, at once."""
+    return property(lambda self: 30 if self._budget == AT_HAND else number, lambda self, number: None)
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Of each time that rows were locked: by which function, and how many."""
+    found: list[tuple[str, int]] = []
+
+    def note(name: str) -> None:
+        locks = getattr(transactions, name)
+
+        def noted(*given: Any) -> Any:
+            found.append((name, len(given[-2])))
+            return locks(*given)
+
+        monkeypatch.setattr(transactions, name, noted)
+
+    note("lock_all")
+    note("succeed_and_lock")
+    return found
+
+
+def does(act: Callable[[int], Any]) -> None:
+    """At the call with this number, from 0."""
+
+    def call() -> Any:
+        number = len(calls)
+        calls.append(current_attempt().id)
+        return act(number)
+
+    outbox.acts[:] = [call]
+
+
+def is_locked(engine: Engine, attempt_id: Any) -> bool:
+    with engine.connect() as connection:
+        lock: Select[Any] = select(Attempt.id).where(Attempt.id == attempt_id).with_for_update(skip_locked=True)
+        return connection.execute(lock).first() is None
+
+
+def perform(app: AsyncTask, engine: Engine, until: Callable[[], bool] | None = None, **settings: Any) -> int:
+    """How many have succeeded, as the worker has it."""
+    with working(app, concurrency=1, **{"settle_within": 0, **settings}) as worker:
+        await_(until or (lambda: at_rest(engine)), "all are at rest")
+    return worker._tally.read()[Succeeded]
+
+
+def test_each_outcome_is_committed_and_the_next_row_locked_before_the_next_call(app: AsyncTask, engine: Engine) -> None:
+    found: list[Any] = []
+
+    def look(number: int) -> None:
+        with engine.connect() as connection:
+            succeeded = select(Attempt.id).where(Attempt.status == Status.SUCCEEDED)
+            found.append(set(connection.scalars(succeeded)))
+        if engine.dialect.name != "sqlite":
+            assert is_locked(engine, calls[number])
+
+    does(look)
+    make(engine, act, NUMBER)
+    perform(app, engine)
+    assert counted(engine) == {"succeeded": NUMBER}
+    assert found == [set(calls[:number]) for number in range(NUMBER)]
+
+
+@sync_only
+@postgresql_only
+def test_that_is_one_way_to_the_server_and_back(app: AsyncTask, engine: Engine, turns: list[tuple[str, int]]) -> None:
+    does(lambda number: None)
+    make(engine, act, NUMBER)
+    perform(app, engine)
+    assert counted(engine) == {"succeeded": NUMBER}
+    assert turns == [("lock_all", 1)] + [("succeed_and_lock", 1)] * (NUMBER - 1)
+
+
+@sync_only
+@postgresql_only
+def test_where_outcomes_share_a_commit_so_do_the_locks_of_the_next_portion(
+    app: AsyncTask, engine: Engine, turns: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Portion, "number", _portions_of(4))
+    does(lambda number: None)
+    make(engine, act, 10)
+    perform(app, engine, settle_within=0.5)
+    assert counted(engine) == {"succeeded": 10}
+    assert turns == [("lock_all", 4), ("succeed_and_lock", 4), ("succeed_and_lock", 2)]
+    assert len(set(calls)) == 10
+
+
+@pytest.mark.parametrize("happening", ["begin", "commit"])
+def test_who_listens_to_transactions_hears_each(
+    database: Database, engine: Engine, turns: list[tuple[str, int]], happening: str
+) -> None:
+    own, heard = create_engine(database.sync_url), list[int]()
+    event.listen(own, happening, lambda connection: heard.append(len(calls)))
+    does(lambda number: None)
+    make(engine, act, NUMBER)
+    perform(AsyncTask(own, lease=1), engine)
+    own.dispose()
+    assert counted(engine) == {"succeeded": NUMBER}
+    assert not [name for name, _ in turns if name == "succeed_and_lock"]
+    assert set(heard) >= set(range(1, NUMBER + 1))
+
+
+def test_what_does_not_succeed_is_written_as_ever(app: AsyncTask, engine: Engine) -> None:
+    def act_oddly(number: int) -> Any:
+        if number == 2:
+            raise Broken("no such order")
+        return outbox.Again(after=60) if number == 3 else None
+
+    does(act_oddly)
+    make(engine, act, NUMBER)
+    perform(app, engine, lambda: counted(engine) == {"succeeded": NUMBER - 2, "pending": 2} and len(calls) == NUMBER)
+    broken, polling = row_of(engine, calls[2]), row_of(engine, calls[3])
+    assert (broken.last_error, broken.num_errors, broken.claim_id) == ("Broken: no such order", 1, None)
+    assert (polling.last_error, polling.num_errors, polling.claim_id) == (None, 0, None)
+    assert len(set(calls)) == NUMBER
+
+
+@servers_only
+def test_what_was_taken_over_before_its_lock_is_not_called(app: AsyncTask, engine: Engine) -> None:
+    ids = make(engine, act, NUMBER)
+    stolen: list[Any] = []
+
+    def steal(number: int) -> None:
+        if number == 1:
+            stolen.append(next(one for one in ids if one not in calls))
+            taken = {"claim_id": None, "claimed_by": None, "lease_until": None, "status": Status.CANCELED}
+            with engine.begin() as connection:
+                theft = update(Attempt).where(Attempt.id == stolen[0])
+                connection.execute(theft.values(taken | {"completed_at": Attempt.created_at}))
+
+    does(steal)
+    perform(app, engine)
+    assert counted(engine) == {"succeeded": NUMBER - 1, "canceled": 1}
+    assert sorted(calls) == sorted(set(ids) - set(stolen))
+
+
+@servers_only
+def test_a_connection_that_is_lost_in_a_call_loses_no_outcome_and_makes_no_call_twice(
+    app: AsyncTask, engine: Engine
+) -> None:
+    def lose(number: int) -> None:
+        if number == 2:
+            _kill_all(engine)
+        else:
+            assert is_locked(engine, calls[number])
+
+    does(lose)
+    ids = make(engine, act, NUMBER)
+    perform(app, engine, lambda: len(calls) == NUMBER)  # nobody looks meanwhile, whose connection would be lost too
+    assert sorted(calls) == sorted(ids)
+    rows = [row_of(engine, one) for one in ids]
+    assert {(row.status, row.num_attempts, row.num_errors) for row in rows} == {(Status.SUCCEEDED, 1, 0)}
+
+
+REFUSALS = {
+    "not written": "CREATE TRIGGER refusal BEFORE UPDATE ON async_task_attempts FOR EACH ROW EXECUTE FUNCTION refuse()",
+    "at its commit": "CREATE CONSTRAINT TRIGGER refusal AFTER UPDATE ON async_task_attempts DEFERRABLE INITIALLY "
+    "DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()",
+}
+
+
+@pytest.fixture(params=list(REFUSALS))
+def refusing(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Callable[[Any], None]]:
+    """From then on, the server does not take it that this one has succeeded: the row is not changed, or the COMMIT
+    fails."""
+    is_silent = request.param == "not written"
+
+    def refuse(attempt_id: Any) -> None:
+        does = "RETURN NULL;" if is_silent else "RAISE EXCEPTION 'not this one';"
+        body = f"BEGIN IF NEW.status = 'succeeded' AND NEW.id = '{attempt_id}' THEN {does} END IF; RETURN NEW; END"
+        with engine.begin() as connection:
+            connection.execute(text(f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $${body}$$"))
+            connection.execute(text(REFUSALS[request.param]))
+
+    yield refuse
+    with engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER refusal ON async_task_attempts"))
+        connection.execute(text("DROP FUNCTION refuse"))
+
+
+@postgresql_only
+def test_an_outcome_that_cannot_be_written_takes_no_neighbour_along(
+    app: AsyncTask, engine: Engine, refusing: Callable[[Any], None]
+) -> None:
+    ids = make(engine, act, NUMBER)
+    refused = ids[2]
+    refusing(refused)
+    does(lambda number: None)
+    told = perform(app, engine, lambda: counted(engine) == {"succeeded": NUMBER - 1, "pending": 1})
+    assert told == NUMBER - 1
+    assert row_of(engine, refused).status is Status.PENDING
+    assert {one: calls.count(one) for one in ids if one != refused} == dict.fromkeys(set(ids) - {refused}, 1)
+
+
+@pytest.mark.parametrize("portion", [1, 30])
+def test_it_stops_between_two_calls_and_gives_back_what_was_not_begun(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, portion: int
+) -> None:
+    monkeypatch.setattr(Portion, "number", _portions_of(portion))
+    worker = app.worker(concurrency=1, poll=0.05, settle_within=0.5)
+    does(lambda number: worker.stop() if number == 2 else None)
+    ids = make(engine, act, NUMBER)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    assert counted(engine) == {"succeeded": 3, "pending": NUMBER - 3}
+    unstarted = [row_of(engine, one) for one in ids if one not in calls]
+    assert {(row.claim_id, row.num_attempts, row.num_crashes) for row in unstarted} == {(None, 0, 0)}
