@@ -116,12 +116,12 @@ class Fence:
             self._lock(self._connection)
 
     def _lock(self, connection: Connection) -> None:
-        if lock_all(connection, self._table, [self._claim], dt.timedelta(seconds=self._limit)):
+        savepoint = SAVEPOINT if self._for_session else None
+        limit = dt.timedelta(seconds=self._limit)
+        if lock_all(connection, self._table, [self._claim], limit, savepoint=savepoint):
             self.is_lost = True
             raise ClaimLost("this attempt was taken or changed by somebody else")
         self._opened_at = time.monotonic()
-        if self._for_session:
-            connection.exec_driver_sql(f"SAVEPOINT {SAVEPOINT}")
 
     def _connect(self) -> Connection:
         try:

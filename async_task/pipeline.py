@@ -30,16 +30,22 @@ COMMIT_AND_BEGIN = Step("COMMIT AND CHAIN")
 """The transaction that follows is like the one before it. PostgreSQL 12."""
 
 
-def at_once(connection: Connection, statement: Any, values: Mapping[str, Any], *, commits: bool = False) -> Answer:
-    """Execute a statement, whose text is always the same, in the transaction of `connection`. `commits`: nothing but
-    the COMMIT follows, which may go with it; whoever began the transaction ends it all the same. Raises as
-    `connection.execute` does."""
-    if not pipelines(connection):
-        result = connection.execute(statement, values)
-        return Answer(list(result.all()) if result.returns_rows else [], result.rowcount)
-    heard: Any = connection.dispatch
-    ends = [COMMIT] if commits and not heard.commit else []
-    return in_turn(connection, Step(statement, values), *ends)[0]
+def at_once(
+    connection: Connection, statement: Any, values: Mapping[str, Any], *, then: str | None = None, commits: bool = False
+) -> Answer:
+    """Execute a statement, whose text is always the same, in the transaction of `connection`; and behind it the text
+    `then`. `commits`: nothing but the COMMIT follows, which may go with it; whoever began the transaction ends it all
+    the same. Answers for the first. Raises as `connection.execute` does."""
+    following = [] if then is None else [Step(then)]
+    if pipelines(connection):
+        heard: Any = connection.dispatch
+        ends = [COMMIT] if commits and not heard.commit else []
+        return in_turn(connection, Step(statement, values), *following, *ends)[0]
+    result = connection.execute(statement, values)
+    answer = Answer(list(result.all()) if result.returns_rows else [], result.rowcount)
+    for step in following:
+        connection.exec_driver_sql(step.statement)
+    return answer
 
 
 def in_turn(connection: Connection, *steps: Step) -> list[Answer]:

@@ -118,14 +118,21 @@ def write_outcome(
     return True
 
 
-def lock_all(connection: Connection, table: Table, claims: Sequence[Claim], limit: dt.timedelta) -> set[uuid.UUID]:
-    """Lock the rows of these claims, which were taken together. PostgreSQL ends the transaction when it idles, or
-    one of its statements runs, longer than `limit`. Answers the ids of those that no longer stand: mostly none."""
+def lock_all(
+    connection: Connection, table: Table, claims: Sequence[Claim], limit: dt.timedelta, *, savepoint: str | None = None
+) -> set[uuid.UUID]:
+    """Lock the rows of these claims, which were taken together; then set a savepoint, if there is to be one. PostgreSQL
+    ends the transaction when it idles, or one of its statements runs, longer than `limit`. Answers the ids of those
+    that no longer stand: mostly none."""
     name, given = connection.dialect.name, _of_all(connection, claims)
-    if name == "postgresql":
-        locked = at_once(connection, statements.lock(table, name), given | {"a_limit": _milliseconds(limit)})
-        return _lost(connection, table, claims, locked.rows[0][0])
-    return {claim.id for claim in claims}.difference(connection.scalars(statements.lock(table, name), given))
+    is_counted = name == "postgresql"
+    if is_counted:
+        given["a_limit"] = _milliseconds(limit)
+    then = None if savepoint is None else f"SAVEPOINT {savepoint}"
+    rows = at_once(connection, statements.lock(table, name), given, then=then).rows
+    if is_counted:
+        return _lost(connection, table, claims, rows[0][0])
+    return {claim.id for claim in claims} - {row[0] for row in rows}
 
 
 def succeed_and_lock(
