@@ -10,11 +10,11 @@ from sqlalchemy import Connection, Engine, Table, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from async_task import queries
+from async_task.claiming import claim_in
 from async_task.claims import Claim
 from async_task.instants import written
 from async_task.rates import PAUSE, Limit, allowance
 from async_task.tables import beside
-from async_task.transactions import claim_in
 
 
 def limited(engine: Engine, table: Table) -> dict[str, Limit]:
@@ -31,7 +31,7 @@ def claim_limited(
     *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
     targets: Sequence[str] = (), besides: Sequence[tuple[str, str]] = (),
 ) -> tuple[list[Claim], dt.timedelta | None]:  # fmt: skip
-    """As `transactions.claim_due`, of a queue with a limit: `own`, that of the targets of this process, else the one in
+    """As `claiming.claim_due`, of a queue with a limit: `own`, that of the targets of this process, else the one in
     the database. Answers what was taken, and, where the limit held something back, when to come again."""
     for is_last in (False, True):
         try:

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import Table
 
-from async_task import limits, pages, presence, transactions
+from async_task import claiming, limits, pages, presence, transactions
 from async_task.attempt import BaseAttempt
 from async_task.calls import bounds_of, too_long
 from async_task.children import Calling, Children, Died, NotPerformed, TookTooLong
@@ -83,7 +83,7 @@ class Shift:
 
     def claim_one(self, lane: Lane, attempt_id: uuid.UUID) -> Claim | Outcome:
         """Take this attempt, or say why not."""
-        claim = partial(transactions.claim_one, lane.engine, self.table, self.worker, self.lease, attempt_id)
+        claim = partial(claiming.claim_one, lane.engine, self.table, self.worker, self.lease, attempt_id)
         return self._claimed(lane, claim, lambda found: found[0])
 
     def claim_due(
@@ -98,7 +98,7 @@ class Shift:
         """Take the most urgent due attempt of this queue, and of these targets where some are named: only what is
         started at once is claimed."""
         claim = partial(
-            transactions.claim_due,
+            claiming.claim_due,
             lane.engine,
             self.table,
             self.worker,
@@ -126,7 +126,7 @@ class Shift:
             began = time.monotonic()
             at = [] if marks is None else marks.at(began)
             try:
-                claims = transactions.claim_due(lane.connection, *given, claim_id=claim_id, besides=besides, marks=at)
+                claims = claiming.claim_due(lane.connection, *given, claim_id=claim_id, besides=besides, marks=at)
             except BaseException:
                 lane.drop_connection()
                 raise
@@ -225,7 +225,7 @@ class Shift:
         def take() -> Claimed:
             nonlocal is_first
             was_first, is_first = is_first, False
-            if not was_first and (claims := transactions.claims_under(lane.engine, self.table, claim_id)):
+            if not was_first and (claims := claiming.claims_under(lane.engine, self.table, claim_id)):
                 return found(claims)
             return claim(claim_id=claim_id)
 

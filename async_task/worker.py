@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import async_task
-from async_task import backlog, transactions
+from async_task import backlog, claiming, transactions
 from async_task.bell import Bell, bell_of
 from async_task.claims import Claim
 from async_task.consumer import Consumer, Tally
@@ -196,7 +196,7 @@ class _Crew:
     def _sweep_up(self, lane: Lane) -> None:
         shift = self._shift
         swept = lane.run(lambda: sweep(lane.engine, shift.table, shift.lease))
-        strays = lane.run(lambda: transactions.strays(lane.engine, shift.table, shift.worker))
+        strays = lane.run(lambda: claiming.strays(lane.engine, shift.table, shift.worker))
         lost = [one for one in strays if not shift.heartbeat.holds(one.id)]
         if lost:
             logger.warning("%d claims of %s were lost sight of: they are given back", len(lost), shift.worker)

@@ -30,7 +30,7 @@ from async_task import (
     Status,
     Succeeded,
     backlog,
-    transactions,
+    claiming,
 )
 from async_task.claims import Claim
 from async_task.lanes import Lane
@@ -160,7 +160,7 @@ def test_what_is_lost_is_given_back_and_what_is_past_expires_before_anything_is_
 ) -> None:
     past, lost, doomed = write(Client, "ping", expires_at=_in(1)), write(Client, "ping"), write(Client, "ping")
     for attempt in (lost, doomed):
-        transactions.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), attempt.id)
+        claiming.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), attempt.id)
     with engine.begin() as connection:
         connection.execute(update(TABLE).where(TABLE.c.id == doomed.id).values(num_attempts=3, num_crashes=2))
     let_pass(engine, 2)

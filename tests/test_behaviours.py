@@ -33,7 +33,7 @@ from async_task import (
     Succeeded,
     Superseded,
     UnknownMethod,
-    transactions,
+    claiming,
 )
 from async_task.claims import Claim
 from clockwork import forget_beats, let_pass, row_of
@@ -92,7 +92,7 @@ def bring_to(status: Status, app: AsyncTask, write: Write, sessions: Sessions) -
 
 def take(engine: Engine, attempt_id: uuid.UUID, worker: str = "another-worker") -> Claim:
     """Claim an attempt as another worker does."""
-    claim = transactions.claim_one(engine, TABLE, worker, LEASE, attempt_id)
+    claim = claiming.claim_one(engine, TABLE, worker, LEASE, attempt_id)
     assert isinstance(claim, Claim)
     return claim
 
@@ -791,11 +791,11 @@ def test_a_name_beginning_with_an_underscore_is_refused(engine: Engine, write: W
 def test_what_is_due_now_does_not_wait_a_tick(app: AsyncTask, engine: Engine, write: Write) -> None:
     due = now() + dt.timedelta(minutes=1)
     attempt = write(Client, "ping", scheduled_at=due)
-    early = transactions.claim_due(
+    early = claiming.claim_due(
         engine, TABLE, "w", LEASE, "default", 1, began=due - dt.timedelta(microseconds=1), suspects=False
     )
     assert early == []
-    (claim,) = transactions.claim_due(engine, TABLE, "w", LEASE, "default", 1, began=due, suspects=False)
+    (claim,) = claiming.claim_due(engine, TABLE, "w", LEASE, "default", 1, began=due, suspects=False)
     assert claim.id == attempt.id
     give_back(engine, attempt.id)
 

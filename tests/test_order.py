@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import elsewhere
 import outbox
-from async_task import AsyncTask, Attempt, Failed, NotDue, Status, Succeeded, orders, pages, transactions
+from async_task import AsyncTask, Attempt, Failed, NotDue, Status, Succeeded, claiming, orders, pages, transactions
 from async_task.claims import Claim
 from async_task.engines import Source
 from async_task.outcomes import Decision
@@ -393,7 +393,7 @@ class Work:
         while self.producers * self.each > sum(map(len, self.done.values())):
             assert time.monotonic() < until, "something waits for ever"
             insist(partial(orders.line_up, engine, TABLE))
-            claims = insist(partial(transactions.claim_due, engine, TABLE, "lane", LEASE, "default", 2))
+            claims = insist(partial(claiming.claim_due, engine, TABLE, "lane", LEASE, "default", 2))
             if not claims:
                 threading.Event().wait(0.01)
             for claim in claims:
@@ -468,7 +468,7 @@ def test_the_next_of_a_key_is_found_without_a_walk_over_its_line(
 
 
 def _claim(own: Engine, attempt_id: uuid.UUID) -> Claim:
-    claim = transactions.claim_one(own, TABLE, "somebody", LEASE, attempt_id)
+    claim = claiming.claim_one(own, TABLE, "somebody", LEASE, attempt_id)
     assert isinstance(claim, Claim)
     return claim
 
@@ -476,7 +476,7 @@ def _claim(own: Engine, attempt_id: uuid.UUID) -> Claim:
 def _lose(own: Engine, engine: Engine, attempt_id: uuid.UUID, *, times: int) -> None:
     """Start it so often in a process that dies, and let a sweep recover it."""
     for _ in range(times):
-        transactions.claim_one(own, TABLE, "gone:1:0", LEASE, attempt_id)
+        claiming.claim_one(own, TABLE, "gone:1:0", LEASE, attempt_id)
         let_pass(engine, 120)
         forget_beats(engine)
         assert pages.recover(own, TABLE, dt.timedelta(seconds=1))[0] == 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
 
-from async_task import AsyncTask, Attempt, JobEvent, Retried, Status, SweepReport, pages, presence, transactions
+from async_task import AsyncTask, Attempt, JobEvent, Retried, Status, SweepReport, claiming, pages, presence
 from async_task.claims import Claim
 from async_task.identity import process_started
 from async_task.settling import insist
@@ -235,7 +235,7 @@ def test_the_first_beats_of_one_process_may_meet_and_are_one_row(engine: Engine,
 
 def _claim(engine: Engine, attempt: Attempt, worker: str, *, lease: dt.timedelta = LEASE) -> None:
     """As `worker` does that then dies."""
-    assert isinstance(transactions.claim_one(engine, TABLE, worker, lease, attempt.id), Claim)
+    assert isinstance(claiming.claim_one(engine, TABLE, worker, lease, attempt.id), Claim)
 
 
 def _orphan(engine: Engine, write: Write, *, worker: str = GONE) -> Attempt:

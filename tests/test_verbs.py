@@ -22,7 +22,7 @@ from async_task import (
     Retried,
     Status,
     Succeeded,
-    transactions,
+    claiming,
 )
 from clockwork import let_pass, row_of
 from conftest import by_one_door
@@ -227,7 +227,7 @@ def test_a_claim_whose_lease_is_past_and_whose_row_is_free_is_no_obstacle_but_a_
     engine: Engine, write: Write, sessions: Sessions, verb: str
 ) -> None:
     attempt = write(Client, "ping")
-    transactions.claim_one(engine, TABLE, "another-worker", dt.timedelta(seconds=1), attempt.id)
+    claiming.claim_one(engine, TABLE, "another-worker", dt.timedelta(seconds=1), attempt.id)
     with sessions.begin() as session, pytest.raises(InvalidState, match="being performed by another-worker since"):
         say(session.get_one(Attempt, attempt.id), verb)
     let_pass(engine, 2)
