@@ -109,6 +109,18 @@ def test_only_the_queues_that_it_is_told_and_others_see_it(
     assert (run("workers", "--json").out, run("workers").out) == ("", "0 processes.\n")
 
 
+@pytest.mark.only_on("postgresql")
+def test_what_it_has_begun_with_is_looked_through_for_garbage_no_more(
+    start: Start, engine: Engine, write: Write
+) -> None:
+    working = start()
+    first_line(working)
+    attempt = write(Elsewhere, "say_what_stays")
+    await_(has_succeeded(engine, attempt), "it is called")
+    working.send_signal(signal.SIGTERM)
+    assert int(working.communicate()[1].splitlines()[0]) > 10_000
+
+
 # Stopped
 
 

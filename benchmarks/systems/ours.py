@@ -1,6 +1,7 @@
 """async-task itself."""
 
 import datetime as dt
+import gc
 import importlib.metadata
 import os
 import signal
@@ -166,6 +167,8 @@ class AsyncTaskSystem:
             _work_in_batches(app, lanes)
             return
         settle: dict[str, Any] = {"settle_within": 0} if single else {}
+        gc.collect()
+        gc.freeze()  # as `async-task worker` does
         app.worker(concurrency=lanes, **settle).run()
 
 
