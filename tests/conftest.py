@@ -21,7 +21,7 @@ import outbox
 from async_task import AsyncTask, Attempt, engines
 from async_task.dialects import server_uptime
 from async_task_cli.main import main
-from databases import Available, Database
+from databases import ALL_STATEMENTS, Available, Database
 from said import Run, Said
 
 AVAILABLE = pytest.StashKey[Available]()
@@ -133,7 +133,7 @@ def _engine_with_tables(_own_database: object) -> Iterator[Callable[[Database], 
 
         @functools.cache
         def engine_with_tables(database: Database) -> Engine:
-            engine = create_engine(database.sync_url)
+            engine = create_engine(database.sync_url, query_cache_size=ALL_STATEMENTS)
             until.callback(engine.dispose)
             _metadata().create_all(engine)
             outbox.more_metadata.create_all(engine)
@@ -156,8 +156,10 @@ def _end_rows(_own_database: object) -> Iterator[Callable[[Database], list[str]]
 
         def end_rows(database: Database) -> list[str]:
             with impatient_engine(database).begin() as connection:
-                broken = clockwork.broken_promises(connection)
-                databases.delete_rows(connection, _metadata(), outbox.more_metadata)
+                filled = databases.filled(connection, _metadata(), outbox.more_metadata)
+                broken = clockwork.broken_promises(connection) if filled else []
+                for table in filled:
+                    connection.execute(table.delete())
             if database.name == "sqlite":  # else its file stays open in this process, which then may not fork
                 impatient_engine(database).dispose()
             return broken
