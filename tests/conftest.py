@@ -1,5 +1,6 @@
 """Every test that takes `database`, `engine` or `async_engine_url` runs once on each database that is there."""
 
+import compileall
 import contextlib
 import functools
 import gc
@@ -33,12 +34,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if hasattr(config, "workerinput"):
         config.stash[AVAILABLE] = Available.from_plain(config.workerinput["databases"])
         return
+    _compile_once()
     until = contextlib.ExitStack()
     config.add_cleanup(until.close)
     try:
         config.stash[AVAILABLE] = databases.available(until)
     except databases.NoDatabase as error:
         pytest.exit(str(error), returncode=1)
+
+
+def _compile_once() -> None:
+    """What only programs import that tests start, which leave nothing compiled behind: each would compile it again."""
+    if not sys.dont_write_bytecode:
+        for folder in ("async_task", "cli", "benchmarks"):
+            compileall.compile_dir(pathlib.Path(__file__).parent.parent / folder, quiet=2)
 
 
 @pytest.hookimpl(optionalhook=True)
