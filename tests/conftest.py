@@ -1,5 +1,6 @@
 """Every test that takes `database`, `engine` or `async_engine_url` runs once on each database that is there."""
 
+import compileall
 import contextlib
 import functools
 import gc
@@ -21,7 +22,7 @@ import outbox
 from async_task import AsyncTask, Attempt, engines
 from async_task.dialects import server_uptime
 from async_task_cli.main import main
-from databases import Available, Database
+from databases import ALL_STATEMENTS, Available, Database
 from said import Run, Said
 
 AVAILABLE = pytest.StashKey[Available]()
@@ -33,12 +34,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if hasattr(config, "workerinput"):
         config.stash[AVAILABLE] = Available.from_plain(config.workerinput["databases"])
         return
+    _compile_once()
     until = contextlib.ExitStack()
     config.add_cleanup(until.close)
     try:
         config.stash[AVAILABLE] = databases.available(until)
     except databases.NoDatabase as error:
         pytest.exit(str(error), returncode=1)
+
+
+def _compile_once() -> None:
+    """What only programs import that tests start, which leave nothing compiled behind: each would compile it again."""
+    if not sys.dont_write_bytecode:
+        for folder in ("async_task", "cli", "benchmarks"):
+            compileall.compile_dir(pathlib.Path(__file__).parent.parent / folder, quiet=2)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -133,7 +142,7 @@ def _engine_with_tables(_own_database: object) -> Iterator[Callable[[Database], 
 
         @functools.cache
         def engine_with_tables(database: Database) -> Engine:
-            engine = create_engine(database.sync_url)
+            engine = create_engine(database.sync_url, query_cache_size=ALL_STATEMENTS)
             until.callback(engine.dispose)
             _metadata().create_all(engine)
             outbox.more_metadata.create_all(engine)
@@ -156,8 +165,10 @@ def _end_rows(_own_database: object) -> Iterator[Callable[[Database], list[str]]
 
         def end_rows(database: Database) -> list[str]:
             with impatient_engine(database).begin() as connection:
-                broken = clockwork.broken_promises(connection)
-                databases.delete_rows(connection, _metadata(), outbox.more_metadata)
+                filled = databases.filled(connection, _metadata(), outbox.more_metadata)
+                broken = clockwork.broken_promises(connection) if filled else []
+                for table in filled:
+                    connection.execute(table.delete())
             if database.name == "sqlite":  # else its file stays open in this process, which then may not fork
                 impatient_engine(database).dispose()
             return broken

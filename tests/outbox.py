@@ -246,7 +246,7 @@ def application(engine: Engine, door: str, async_engine_url: str, **options: Any
 def async_engine(url: str) -> AsyncEngine:
     """The one of this process at this URL, with what it has learnt of the server and compiled. It is for `AsyncTask`,
     which opens connections of its own for each loop: a test that connects makes an engine in its own loop."""
-    return create_async_engine(url)
+    return create_async_engine(url, query_cache_size=5_000)  # what all tests say stays compiled
 
 
 def events_of(engine: Engine, attempt_id: Any, kind: str | None = None) -> list[Any]:

@@ -1,5 +1,6 @@
 """`async-task completion`: in the shells that are here, and by the protocol of those that are not."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -11,6 +12,7 @@ import pytest
 
 from async_task_cli.main import COMMANDS
 from async_task_cli.shells import SHELLS
+from elsewhere import Program
 from said import Run
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -46,8 +48,11 @@ def in_bash(*line: str) -> list[str]:
 
 def in_powershell(line: str, word: str) -> list[str]:
     """The same by the protocol of the script for PowerShell: the environment in, lines out."""
-    said = in_shell("async-task", _ASYNC_TASK_COMPLETE="powershell_complete", COMP_LINE=line, COMP_WORD=word)
-    return said.splitlines()
+    protocol = {"_ASYNC_TASK_COMPLETE": "powershell_complete", "COMP_LINE": line, "COMP_WORD": word}
+    with contextlib.closing(Program("async_task_cli", cwd=pathlib.Path.cwd(), env={**os.environ, **protocol})) as begun:
+        ended = begun.completed()
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout.splitlines()
 
 
 def test_bash_completes_commands_options_and_choices() -> None:

@@ -94,11 +94,14 @@ def test_emptying_the_tables_does_not_wait_for_ever_behind_a_transaction_left_op
         engine.dispose()
 
 
-def test_a_private_server_leaves_nothing_behind():
+def test_a_private_server_never_runs_as_root_can_be_had_without_privileges_and_leaves_nothing_behind():
     with launch_postgres.server() as running:
         _assert_it_answers(running)
         assert _is_there(running.pid)
         assert pathlib.Path(running.home).exists()
+        owner = pathlib.Path(running.home, "data").stat().st_uid
+        assert owner == (os.geteuid() or launch_postgres.UNPRIVILEGED)
+        _assert_another_one_starts_without_privileges(running.binaries)  # as root, they may have had to be copied
     assert not _is_there(running.pid)
     assert not pathlib.Path(running.home).exists()
 
@@ -108,24 +111,6 @@ def test_a_private_server_leaves_nothing_behind_when_its_user_fails():
         raise ZeroDivisionError
     assert not _is_there(running.pid)
     assert not pathlib.Path(running.home).exists()
-
-
-def test_a_private_server_never_runs_as_root():
-    with launch_postgres.server() as running:
-        owner = pathlib.Path(running.home, "data").stat().st_uid
-    assert owner == (os.geteuid() or launch_postgres.UNPRIVILEGED)
-
-
-def test_a_private_server_starts_for_a_user_without_privileges():
-    with launch_postgres.server() as reachable:  # as root, the binaries may have had to be copied
-        answer = subprocess.run(
-            [sys.executable, "-c", UNPRIVILEGED_USE, str(pathlib.Path(__file__).parent), reachable.binaries],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert answer.returncode == 0, answer.stderr
-    assert json.loads(answer.stdout)["owner"] != 0
 
 
 def test_a_guarded_server_ends_with_its_user_even_if_that_is_killed():
@@ -169,6 +154,17 @@ with launch_postgres.guarded_server() as running:
     print(json.dumps(dataclasses.asdict(running)), flush=True)
     sys.stdin.read()
 """
+
+
+def _assert_another_one_starts_without_privileges(binaries: str) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", UNPRIVILEGED_USE, str(pathlib.Path(__file__).parent), binaries],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["owner"] != 0
 
 
 def _assert_it_answers(running: launch_postgres.Running) -> None:

@@ -8,7 +8,6 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -372,15 +371,19 @@ def test_check_finds_calls_under_a_missing_key_and_what_lies_in_plain_text(run: 
         (tmp_path / "safe.py").write_text(SAFE.replace("KEYS", keys).replace("STRICT", str(strict)))
         return run("check", "--app", "safe:app", code=code).stdout
 
+    def write(options: str = "") -> None:
+        (tmp_path / "writing.py").write_text(f"import safe\nsafe.write({options})\n")
+        with contextlib.closing(Program("writing", cwd=tmp_path, env=os.environ)) as begun:
+            assert begun.wait() == 0
+
     (tmp_path / "safe.py").write_text(SAFE.replace("KEYS", "OLD").replace("STRICT", "False"))
-    subprocess.run([sys.executable, "-c", "import safe; safe.write()"], cwd=tmp_path, check=True, timeout=60)
+    write()
     assert "ok   keys        all known" in check("OLD", False)
     said = check("NEW", False, code=1)
     assert "NOT  keys        calls wait that are parked: they lie under the key 'k1' of 'aes-gcm'" in said
     assert "which this process does not have: it has k2" in said
     assert "plain text" not in said
-    plain = "import safe; safe.write(encryptor='null')"
-    subprocess.run([sys.executable, "-c", plain], cwd=tmp_path, check=True, timeout=60)
+    write("encryptor='null'")
     advice = ": `async-task rotate-keys --to-policy`"
     assert f"ok   plain text  1 attempt in plain text whose target names an encryptor{advice}" in check("OLD", False)
     said = check("OLD", True, code=1)
