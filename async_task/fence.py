@@ -28,6 +28,10 @@ class CommittedInside(Exception):
         super().__init__("the target ended the attempt's transaction itself; see what it did before a retry")
 
 
+class Severed(Exception):
+    """The call was abandoned before its transaction was open: it is somebody else's now."""
+
+
 class Fence:
     """One transaction, opened before the call (locked) or at the target's first use of its session (leased)."""
 
@@ -81,7 +85,7 @@ class Fence:
         return self._for_session and self.is_open
 
     def open(self) -> Connection:
-        """Begin, lock the row, check the claim, set the savepoint. Raises ClaimLost."""
+        """Begin, lock the row, check the claim, set the savepoint. Raises ClaimLost, and Severed."""
         if self.is_lost:
             raise ClaimLost("this attempt was taken or changed by somebody else")
         if self._connection is None:
@@ -98,6 +102,8 @@ class Fence:
     def _begin(self) -> None:
         connection = self._connection = self._connect()
         try:
+            if self.is_severed:  # before there was anything to sever
+                raise Severed
             FAULTS.pop(connection, None)  # met by what was done on it before
             self._root = connection.begin()
             self._lane.limit(connection, self._limit)
@@ -107,7 +113,7 @@ class Fence:
             raise
 
     def go_on(self, claim: Claim) -> None:
-        """To the next claim, in the same transaction if it is open. Raises ClaimLost: nothing of it was begun."""
+        """To the next claim, in the same transaction if it is open. Raises ClaimLost and Severed: nothing was begun."""
         self._claim, self._session, self.is_lost = claim, None, False
         if self._connection is None:
             self.open()
