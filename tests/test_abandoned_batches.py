@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, event, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Select
 
 from async_task import AsyncTask, Attempt, Status, worker
 from async_task.dialects import sever
 from async_task.handful import Handful
+from async_task.shared_transaction import SharedTransaction
 from clockwork import row_of
 from databases import somebody_waits
 from elsewhere import await_
@@ -141,6 +142,30 @@ def test_while_its_thread_waits_for_a_row_all_are_given_back_and_none_is_called_
 
 
 @servers_only
+def test_what_is_abandoned_before_its_connection_is_had_is_not_called(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_abandoned: threading.Event
+) -> None:
+    monkeypatch.setattr(worker, "LONGEST_FAREWELL", 0.3)
+    perform = SharedTransaction.perform
+
+    def perform_abandoned(self: SharedTransaction, *given: Any) -> bool:
+        lock(other, ids[0])
+        work.abandon()
+        assert is_abandoned.wait(30)
+        work.await_farewell()
+        holding.rollback()
+        return perform(self, *given)
+
+    monkeypatch.setattr(SharedTransaction, "perform", perform_abandoned)
+    does(lambda session, number: None)
+    with engine.connect() as other, other.begin() as holding:
+        ids = numbered(engine, 3)
+        with at_work(app) as work:
+            await_(is_abandoned.is_set, "it is abandoned")
+    assert (calls, written(engine), charged(engine)) == ([], [], [])
+
+
+@servers_only
 def test_what_was_undone_and_waits_for_its_row_to_be_called_alone_is_not_called_again(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +191,43 @@ def test_what_was_undone_and_waits_for_its_row_to_be_called_alone_is_not_called_
 
 
 @servers_only
-@pytest.mark.parametrize("ends", [True])
+def test_what_was_not_committed_is_not_called_again_when_it_is_abandoned_at_the_commit(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_abandoned: threading.Event
+) -> None:
+    """The connection is lost at the COMMIT; when the rows have been read, it is abandoned, and one is locked."""
+    monkeypatch.setattr(worker, "LONGEST_FAREWELL", 0.3)
+    end, seen = SharedTransaction.end, list[Any]()
+
+    def lose(connection: Any) -> None:
+        if seen and connection is seen[0]:
+            sever(connection)
+
+    def end_and_wait(self: SharedTransaction) -> Any:
+        ended = end(self)
+        lock(other, ids[1])
+        work.abandon()
+        assert is_abandoned.wait(30)
+        return ended
+
+    monkeypatch.setattr(SharedTransaction, "end", end_and_wait)
+    event.listen(Engine, "commit", lose)
+    does(lambda session, number: seen.append(session.connection()))
+    try:
+        with engine.connect() as other, other.begin() as holding:
+            ids = numbered(engine, 3)
+            with at_work(app) as work:
+                await_(is_abandoned.is_set, "it is abandoned")
+                work.await_farewell()
+                assert is_given_back(engine, ids[0], ids[2])
+                holding.rollback()
+    finally:
+        event.remove(Engine, "commit", lose)
+    assert calls == [0, 1, 2]
+    assert (written(engine), charged(engine)) == ([], [])
+
+
+@servers_only
+@pytest.mark.parametrize("ends", [True, False])
 def test_what_the_database_did_to_one_of_them_is_not_left_to_its_lease(
     app: AsyncTask, engine: Engine, is_abandoned: threading.Event, ends: bool
 ) -> None:
@@ -193,7 +254,6 @@ def test_what_the_database_did_to_one_of_them_is_not_left_to_its_lease(
             if ends:
                 gate.opened.set()
             work.await_farewell()
-            work.await_lanes()
             assert is_given_back(engine, *ids)
             gate.opened.set()
     assert (calls, written(engine), charged(engine)) == ([0, 1, 2], [], [])
