@@ -48,6 +48,9 @@ class Fence:
         self._is_committed = False
         self._was_lost = False
         self._met_fault = False
+        self.was_rolled_back = False
+        """Whether the server rolled back all of it in the middle of the call, for a fault: what came after that was in
+        another transaction."""
         self.is_lost = False
         self.is_severed = False
 
@@ -183,7 +186,8 @@ class Fence:
             self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {SAVEPOINT}")
         except DBAPIError as error:
             self._root = None
-            if not (self.has_lost_connection() or is_passing(error.orig) or self._has_lost_savepoints()):
+            self.was_rolled_back = takes_savepoints_along(FAULTS.get(self._connection))
+            if not (self.has_lost_connection() or is_passing(error.orig) or self.was_rolled_back):
                 raise CommittedInside from error
 
     def commit(self) -> None:
@@ -215,9 +219,6 @@ class Fence:
         if self._connection is not None:
             self._met_fault = self._connection in FAULTS
         return self._met_fault
-
-    def _has_lost_savepoints(self) -> bool:
-        return self._connection is not None and takes_savepoints_along(FAULTS.get(self._connection))
 
     def _check_root(self) -> None:
         assert self._connection is not None

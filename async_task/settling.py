@@ -187,7 +187,7 @@ def _too_long(call: PreparedCall, error: BaseException) -> TimeoutError:
 
 def _is_a_fault(fence: Fence, error: BaseException) -> bool:
     """Whether an error in the attempt's own transaction is the infrastructure's, and not the call's."""
-    if fence.has_lost_connection():
+    if fence.has_lost_connection() or fence.was_rolled_back:
         return isinstance(error, SQLAlchemyError)
     return fence.has_met_fault() and passing_error(error) is not None
 
