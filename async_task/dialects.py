@@ -261,7 +261,9 @@ def takes_savepoints_along(error: BaseException | None) -> bool:
 
 def _note_fault(context: Any) -> None:
     connection, error = context.connection, context.original_exception
-    if connection is None or not (context.is_disconnect or is_passing(error)):
+    # Whose statement was canceled has ended its connection itself.
+    is_fault = is_passing(error) or (context.is_disconnect and isinstance(error, Exception))
+    if connection is None or not is_fault:
         return
     if not takes_savepoints_along(FAULTS.get(connection)):  # which explains whatever comes after it
         FAULTS[connection] = error

@@ -47,6 +47,7 @@ class Fence:
         self._session: Session | None = None
         self._is_committed = False
         self._was_lost = False
+        self._was_dropped = False
         self._met_fault = False
         self.was_rolled_back = False
         """Whether the server rolled back all of it in the middle of the call, for a fault: what came after that was in
@@ -74,8 +75,13 @@ class Fence:
 
     def has_lost_connection(self) -> bool:
         """Whether its connection was lost; unless that was at the COMMIT, nothing of it was committed."""
-        self._was_lost = self._was_lost or (self._connection is not None and self._connection.invalidated)
+        if self._connection is not None and self._connection.invalidated:
+            self._was_lost, self._was_dropped = True, self._connection not in FAULTS
         return self._was_lost
+
+    def has_dropped_connection(self) -> bool:
+        """Whether the call itself invalidated its connection: it was lost, and no driver had said so."""
+        return self.has_lost_connection() and self._was_dropped
 
     @property
     def is_past_limit(self) -> bool:

@@ -34,8 +34,8 @@ from async_task.settling import (
     found_written,
     judged,
     kept_or_undone,
-    park_faulty,
     settle_alone,
+    settle_fault,
     settle_kept,
     settled,
 )
@@ -132,7 +132,7 @@ class SharedTransaction:
         answer = judged(call, fence, answer)
         if isinstance(answer, Fault):
             fault = answer
-            self._end_later(claim, call, lambda: Settled(park_faulty(self._site, claim, call, fault)))
+            self._end_later(claim, call, lambda: settle_fault(self._site, claim, call, fault, elapsed))
             return True
         return self._write(fence, Called(claim, call, decided(claim, call, answer, elapsed)))
 
