@@ -75,7 +75,7 @@ class Fence:
 
     def has_lost_connection(self) -> bool:
         """Whether its connection was lost; unless that was at the COMMIT, nothing of it was committed."""
-        if self._connection is not None and self._connection.invalidated:
+        if self._connection is not None and _is_gone(self._connection):
             self._was_lost, self._was_dropped = True, self._connection not in FAULTS
         return self._was_lost
 
@@ -232,6 +232,11 @@ class Fence:
             return
         if self._root is None or not self._root.is_active or self._connection.get_transaction() is not self._root:
             raise CommittedInside
+
+
+def _is_gone(connection: Connection) -> bool:
+    """Whether it was invalidated, or what the pool gave it was taken from under it."""
+    return connection.invalidated or not (connection.closed or connection.connection.is_valid)
 
 
 def passing_error(error: BaseException) -> DBAPIError | None:

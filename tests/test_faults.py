@@ -165,6 +165,8 @@ DROPS: dict[str, Callable[[Session], Any]] = {
     "invalidates its connection": lambda session: session.connection().invalidate(),
     "invalidates its session": lambda session: session.invalidate(),
     "goes on without": go_on_without,
+    "gives it back to the pool": lambda session: session.connection().connection.close(),
+    "invalidates what the pool gave": lambda session: session.connection().connection.invalidate(),
 }
 
 
