@@ -268,5 +268,10 @@ def takes_savepoints_along(error: BaseException | None) -> bool:
 
 
 def _note_fault(context: Any) -> None:
-    if context.connection is not None and (context.is_disconnect or is_passing(context.original_exception)):
-        FAULTS[context.connection] = context.original_exception
+    connection, error = context.connection, context.original_exception
+    # Whose statement was canceled has ended its connection itself.
+    is_fault = is_passing(error) or (context.is_disconnect and isinstance(error, Exception))
+    if connection is None or not is_fault:
+        return
+    if not takes_savepoints_along(FAULTS.get(connection)):  # which explains whatever comes after it
+        FAULTS[connection] = error

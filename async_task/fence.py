@@ -28,6 +28,10 @@ class CommittedInside(Exception):
         super().__init__("the target ended the attempt's transaction itself; see what it did before a retry")
 
 
+class Severed(Exception):
+    """The call was abandoned before its transaction was open: it is somebody else's now."""
+
+
 class Fence:
     """One transaction, opened before the call (locked) or at the target's first use of its session (leased)."""
 
@@ -43,7 +47,11 @@ class Fence:
         self._session: Session | None = None
         self._is_committed = False
         self._was_lost = False
+        self._was_dropped = False
         self._met_fault = False
+        self.was_rolled_back = False
+        """Whether the server rolled back all of it in the middle of the call, for a fault: what came after that was in
+        another transaction."""
         self.is_lost = False
         self.is_severed = False
 
@@ -67,8 +75,13 @@ class Fence:
 
     def has_lost_connection(self) -> bool:
         """Whether its connection was lost; unless that was at the COMMIT, nothing of it was committed."""
-        self._was_lost = self._was_lost or (self._connection is not None and self._connection.invalidated)
+        if self._connection is not None and _is_gone(self._connection):
+            self._was_lost, self._was_dropped = True, self._connection not in FAULTS
         return self._was_lost
+
+    def has_dropped_connection(self) -> bool:
+        """Whether the call itself invalidated its connection: it was lost, and no driver had said so."""
+        return self.has_lost_connection() and self._was_dropped
 
     @property
     def is_past_limit(self) -> bool:
@@ -81,7 +94,7 @@ class Fence:
         return self._for_session and self.is_open
 
     def open(self) -> Connection:
-        """Begin, lock the row, check the claim, set the savepoint. Raises ClaimLost."""
+        """Begin, lock the row, check the claim, set the savepoint. Raises ClaimLost, and Severed."""
         if self.is_lost:
             raise ClaimLost("this attempt was taken or changed by somebody else")
         if self._connection is None:
@@ -98,6 +111,8 @@ class Fence:
     def _begin(self) -> None:
         connection = self._connection = self._connect()
         try:
+            if self.is_severed:  # before there was anything to sever
+                raise Severed
             FAULTS.pop(connection, None)  # met by what was done on it before
             self._root = connection.begin()
             self._lane.limit(connection, self._limit)
@@ -107,7 +122,7 @@ class Fence:
             raise
 
     def go_on(self, claim: Claim) -> None:
-        """To the next claim, in the same transaction if it is open. Raises ClaimLost: nothing of it was begun."""
+        """To the next claim, in the same transaction if it is open. Raises ClaimLost and Severed: nothing was begun."""
         self._claim, self._session, self.is_lost = claim, None, False
         if self._connection is None:
             self.open()
@@ -177,7 +192,8 @@ class Fence:
             self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {SAVEPOINT}")
         except DBAPIError as error:
             self._root = None
-            if not (self.has_lost_connection() or is_passing(error.orig) or self._has_lost_savepoints()):
+            self.was_rolled_back = takes_savepoints_along(FAULTS.get(self._connection))
+            if not (self.has_lost_connection() or is_passing(error.orig) or self.was_rolled_back):
                 raise CommittedInside from error
 
     def commit(self) -> None:
@@ -210,15 +226,17 @@ class Fence:
             self._met_fault = self._connection in FAULTS
         return self._met_fault
 
-    def _has_lost_savepoints(self) -> bool:
-        return self._connection is not None and takes_savepoints_along(FAULTS.get(self._connection))
-
     def _check_root(self) -> None:
         assert self._connection is not None
         if self.has_lost_connection():
             return
         if self._root is None or not self._root.is_active or self._connection.get_transaction() is not self._root:
             raise CommittedInside
+
+
+def _is_gone(connection: Connection) -> bool:
+    """Whether it was invalidated, or what the pool gave it was taken from under it."""
+    return connection.invalidated or not (connection.closed or connection.connection.is_valid)
 
 
 def passing_error(error: BaseException) -> DBAPIError | None:

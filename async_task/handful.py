@@ -139,7 +139,7 @@ class Handful:
             elif begun:
                 self._site.lane.sever()
             if self._shared is not None:
-                begun |= {one.claim.id: one.claim for one in self._shared.called}
+                begun |= {claim.id: claim for claim in self._shared.abandon()}
             begun |= {claim.id: claim for claim, _ in self._undone}
             self._undone.clear()
             unstarted = hand.take_all_waiting()

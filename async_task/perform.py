@@ -25,7 +25,7 @@ from async_task.calls import PreparedCall, make, prepare
 from async_task.claims import Claim
 from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.failures import describe
-from async_task.fence import Fence
+from async_task.fence import Fence, Severed
 from async_task.lanes import Raised
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Superseded
 from async_task.settling import Settled, after_lost_claim, park, release_next, settle
@@ -103,11 +103,9 @@ def _told(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Out
 def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
     fence = Fence(site.lane, site.table, claim, call.limit, for_session=call.session_class is not None)
     try:
-        if call.is_locked and (problem := _lock(fence)) is not None:
-            return Settled(
-                park(site, claim, f"its row could not be locked: {describe(problem).summary}", started=False)
-            )
         site.lane.fence = fence
+        if call.is_locked and (problem := _lock(fence)) is not None:
+            return _unlocked(site, claim, fence, problem)
         began = time.monotonic()
         answer = make(site, claim, call, fence)
         if fence.is_severed:
@@ -132,10 +130,16 @@ def _settle_ended(error: BaseException, elapsed: dt.timedelta, site: Site, claim
 def _lock(fence: Fence) -> Exception | None:
     try:
         fence.open()
-    except (DBAPIError, PoolTimeout) as problem:
+    except (DBAPIError, PoolTimeout, Severed) as problem:
         fence.close()
         return problem
     return None
+
+
+def _unlocked(site: Site, claim: Claim, fence: Fence, problem: Exception) -> Settled:
+    if fence.is_severed:
+        return Settled(Superseded(claim.id))
+    return Settled(park(site, claim, f"its row could not be locked: {describe(problem).summary}", started=False))
 
 
 def _after_hook(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome | None:

@@ -20,6 +20,7 @@ from async_task.calls import PreparedCall
 from async_task.claims import Claim
 from async_task.dialects import is_statement_timeout
 from async_task.errors import ClaimLost, InvalidState
+from async_task.events import last_start
 from async_task.failures import Failure, describe
 from async_task.fence import CommittedInside, Fence, passing_error
 from async_task.lanes import Raised, rest
@@ -42,6 +43,8 @@ from async_task.status import Status
 logger = logging.getLogger("async_task")
 T = TypeVar("T")
 PATIENCE = 30.0
+LOSSES = 10
+"""Times in a row that a call may lose its connection in the same way, and be called again uncharged."""
 LONG_PATIENCE = 600.0
 """Seconds for which an outcome is held ready for a database that is away: to give it up is to make the call again."""
 
@@ -64,7 +67,7 @@ def settle_kept(
     answer = judged(call, fence, answer)
     if isinstance(answer, Fault):
         fence.close()
-        return Settled(park_faulty(site, claim, call, answer))
+        return settle_fault(site, claim, call, answer, elapsed)
     decision = decided(claim, call, answer, elapsed)
     problem = _write(site, claim, call, fence, decision)
     if problem is not None:
@@ -134,7 +137,13 @@ def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
 
 
 class Fault(Raised):
-    """An error of the infrastructure, which is not the call's."""
+    """An error of the infrastructure, which is not the call's. `is_loss`: the connection was lost."""
+
+    __slots__ = ("is_loss",)
+
+    def __init__(self, error: BaseException, is_loss: bool) -> None:
+        super().__init__(error)
+        self.is_loss = is_loss
 
 
 def judged(call: PreparedCall, fence: Fence, answer: object) -> object:
@@ -144,11 +153,33 @@ def judged(call: PreparedCall, fence: Fence, answer: object) -> object:
         return answer
     if _is_too_long(fence, answer.error):
         return Raised(_too_long(call, answer.error))
-    return Fault(answer.error) if call.session_class and _is_a_fault(fence, answer.error) else answer
+    if not call.session_class:
+        return answer
+    if fence.has_dropped_connection() and isinstance(answer.error, SQLAlchemyError):
+        return Raised(_dropped(answer.error))
+    return Fault(answer.error, fence.has_lost_connection()) if _is_a_fault(fence, answer.error) else answer
 
 
-def park_faulty(site: Site, claim: Claim, call: PreparedCall, fault: Fault) -> Outcome:
-    return park(site, claim, _said_of(fault.error, call), started=True)
+def settle_fault(site: Site, claim: Claim, call: PreparedCall, fault: Fault, elapsed: dt.timedelta) -> Settled:
+    """Parked; or, where its connection is lost again and again, charged: most likely it is the call that ends it."""
+    reason = _said_of(fault.error, call)
+    if fault.is_loss and _losses(site, claim, reason) >= LOSSES:
+        return _finish(site, claim, call, decided(claim, call, Raised(_lost_again(fault.error)), elapsed))
+    return Settled(park(site, claim, reason, started=True))
+
+
+def _losses(site: Site, claim: Claim, reason: str) -> int:
+    """How many starts in a row, up to the last one, were parked for this reason."""
+    if claim.last_error != f"parked: {reason}":
+        return 0
+    first = insist(lambda: _first_of_these(site, claim), LONG_PATIENCE)
+    return 0 if first is None else claim.number - first
+
+
+def _first_of_these(site: Site, claim: Claim) -> int | None:
+    # Each is written down when its reason is a new one: the last event is of the first start in this row.
+    with site.engine.begin() as connection:
+        return last_start(connection, site.table, claim.id, "parked")
 
 
 def kept_or_undone(fence: Fence, answer: object) -> object:
@@ -185,9 +216,25 @@ def _too_long(call: PreparedCall, error: BaseException) -> TimeoutError:
     return late
 
 
+def _dropped(error: BaseException) -> InvalidState:
+    own = InvalidState(
+        "the target invalidated the connection of its session, or canceled a statement on it: raise, or roll back"
+    )
+    own.__cause__ = error
+    return own
+
+
+def _lost_again(error: BaseException) -> ConnectionError:
+    lost = ConnectionError(
+        f"the call has lost its connection more than {LOSSES} times in a row, always in the same way"
+    )
+    lost.__cause__ = error
+    return lost
+
+
 def _is_a_fault(fence: Fence, error: BaseException) -> bool:
     """Whether an error in the attempt's own transaction is the infrastructure's, and not the call's."""
-    if fence.has_lost_connection():
+    if fence.has_lost_connection() or fence.was_rolled_back:
         return isinstance(error, SQLAlchemyError)
     return fence.has_met_fault() and passing_error(error) is not None
 
@@ -246,7 +293,7 @@ def _settle_anew(
     if _is_too_long(fence, problem):
         problem = _too_long(call, problem)
     elif _is_a_fault(fence, problem):
-        return Settled(park(site, claim, _said_of(problem, call), started=True))
+        return settle_fault(site, claim, call, Fault(problem, fence.has_lost_connection()), elapsed)
     return _finish(site, claim, call, decided(claim, call, Raised(problem), elapsed))
 
 

@@ -22,7 +22,7 @@ from async_task.calls import PreparedCall, make
 from async_task.claims import Claim
 from async_task.errors import ClaimLost
 from async_task.failures import describe
-from async_task.fence import Fence
+from async_task.fence import Fence, Severed
 from async_task.lanes import Raised
 from async_task.settling import (
     Called,
@@ -34,8 +34,8 @@ from async_task.settling import (
     found_written,
     judged,
     kept_or_undone,
-    park_faulty,
     settle_alone,
+    settle_fault,
     settle_kept,
     settled,
 )
@@ -62,8 +62,24 @@ class SharedTransaction:
         self._afterwards: list[tuple[Claim, PreparedCall, Callable[[], Settled | None]]] = []
         self.called: list[Called] = []
         """Whose outcome is written here, and not committed."""
-        self.undone: list[tuple[Claim, PreparedCall]] = []
-        """What is to be performed again by itself, once this has ended: nothing of it is committed."""
+        self._undone: list[tuple[Claim, PreparedCall]] = []
+        self._is_abandoned = False
+
+    @property
+    def undone(self) -> list[tuple[Claim, PreparedCall]]:
+        """What is to be performed again by itself, once this has ended: nothing of it is committed. When it was
+        abandoned, nothing: somebody else performs it."""
+        is_given_back = self._fence is not None and self._fence.is_severed
+        return [] if is_given_back else self._undone
+
+    def abandon(self) -> list[Claim]:
+        """From another thread: nothing further is begun, what is not committed is undone. Answers the claims of what
+        was begun before the call that is running; those that were settled meanwhile stand no longer."""
+        self._is_abandoned = True
+        if self._fence is not None:
+            self._fence.sever()
+        ended = [one[0] for one in self._afterwards] + [one[0] for one in self._undone]
+        return [one.claim for one in self.called] + ended
 
     def perform(self, claim: Claim, call: PreparedCall) -> bool:
         """Make the call, and write its outcome. Whether another one can follow."""
@@ -72,9 +88,9 @@ class SharedTransaction:
         except ClaimLost:
             self._end_later(claim, call, lambda: after_lost_claim(self._site, claim, call))
             return True
-        except (DBAPIError, PoolTimeout) as problem:
+        except (DBAPIError, PoolTimeout, Severed) as problem:
             self._fall_apart(problem)
-            self.undone.append((claim, call))
+            self._undone.append((claim, call))
             return False
         began = time.monotonic()
         answer = make(self._site, claim, call, fence)
@@ -84,11 +100,9 @@ class SharedTransaction:
         return self._note(fence, claim, call, answer, dt.timedelta(seconds=time.monotonic() - began))
 
     def end(self) -> list[Ended]:
-        """Commit. What became of all that were called, but for those that are `undone` now."""
+        """Commit. What became of all that were called, but for those that are `undone` now; when it was abandoned, of
+        those that were settled before somebody gave them back."""
         is_committed = self._commit()
-        if self._fence is not None and self._fence.is_severed:
-            self.undone.clear()  # it was abandoned: whoever did that gives them back
-            return []
         for one in self.called:
             self._end_later(one.claim, one.call, partial(self._ended, one, is_committed=is_committed))
         return [ended for ended in map(self._brought_to_its_end, self._afterwards) if ended is not None]
@@ -103,6 +117,8 @@ class SharedTransaction:
         site = self._site
         if self._fence is None:
             self._fence = site.lane.fence = Fence(site.lane, site.table, claim, self._limit, for_session=True)
+            if self._is_abandoned:  # while there was nothing to sever
+                self._fence.sever()
         self._fence.go_on(claim)
         return self._fence
 
@@ -111,12 +127,12 @@ class SharedTransaction:
             if isinstance(answer, Raised):
                 self._end_later(claim, call, lambda: settle_kept(self._site, claim, call, fence, answer, elapsed))
             else:
-                self.undone.append((claim, call))
+                self._undone.append((claim, call))
             return False
         answer = judged(call, fence, answer)
         if isinstance(answer, Fault):
             fault = answer
-            self._end_later(claim, call, lambda: Settled(park_faulty(self._site, claim, call, fault)))
+            self._end_later(claim, call, lambda: settle_fault(self._site, claim, call, fault, elapsed))
             return True
         return self._write(fence, Called(claim, call, decided(claim, call, answer, elapsed)))
 
@@ -133,7 +149,7 @@ class SharedTransaction:
         except Exception as problem:
             self._fall_apart(problem)
         if decision.error is None:
-            self.undone.append((claim, call))
+            self._undone.append((claim, call))
         else:  # nothing of it is lost with the transaction: it is not called again for that
             self._end_later(claim, call, lambda: settle_alone(self._site, claim, call, decision))
         return False
@@ -163,7 +179,7 @@ class SharedTransaction:
         """What was written of it; None: nothing, and it is performed again."""
         result = settled(*one) if is_committed else found_written(self._site, *one)
         if result is None:
-            self.undone.append((one.claim, one.call))
+            self._undone.append((one.claim, one.call))
         return result
 
     def _end_later(self, claim: Claim, call: PreparedCall, settle: Callable[[], Settled | None]) -> None:
