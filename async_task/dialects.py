@@ -1,7 +1,9 @@
 """What PostgreSQL, MySQL/MariaDB and SQLite do differently. Only exceptions stand here: all other SQL is the same."""
 
+import contextlib
 import os
 import socket
+import threading
 import weakref
 from typing import Any
 
@@ -159,16 +161,25 @@ def limit_session(connection: Connection, seconds: float) -> None:
 
 
 def sever(connection: Connection) -> None:
-    """End the conversation with the server from outside of the thread that leads it."""
+    """End the conversation with the server from outside of the thread that leads it. What waits in PostgreSQL for a
+    lock is canceled (psycopg); elsewhere the server notices when it has it, and keeps what was locked until then."""
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
         driver.close()
         return
+    cancel = driver.pgconn.get_cancel() if hasattr(driver, "pgconn") else None
     end = socket.socket(fileno=os.dup(_descriptor_of(driver)))
     try:
         end.shutdown(socket.SHUT_RDWR)
     finally:
         end.close()
+    if cancel is not None:  # on a thread: a network that is down would keep whoever waits for it
+        threading.Thread(target=_canceled, args=(cancel,), name="async-task-cancel", daemon=True).start()
+
+
+def _canceled(cancel: Any) -> None:
+    with contextlib.suppress(Exception):
+        cancel.cancel()
 
 
 def _descriptor_of(driver: Any) -> int:

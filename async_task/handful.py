@@ -30,6 +30,8 @@ LONGEST_ALONE = 0.05
 """Seconds after which a call that is performed alone no longer keeps what waits behind it on its lane."""
 AFTER_A_FAILED_CUT = 1.0
 """Seconds until a call is tried to be cut off again: a database that is away is not asked at each tick."""
+LONGEST_AT_DATABASE = 1.0
+"""Seconds until a lane that does not come back from the database is cut off from it, when it is abandoned."""
 Alone = Callable[[Site, Claim, PreparedCall], Outcome | None]
 
 
@@ -59,6 +61,7 @@ class Handful:
         stop: Callable[[], bool],
     ) -> None:
         self._hand = Hand(site.lane, calls, settle_within, stop)
+        self._claims = [claim for claim, _ in self._hand.waiting]
         self._reports = Reports(succeeded, ended)
         self._together = Together(
             site, self._hand, portions, lease, self._reports,
@@ -128,11 +131,13 @@ class Handful:
 
     def abandon(self, aside: Callable[[list[Claim]], None]) -> list[Claim]:
         """Let go of the running call: its outcome will not be written. Answers its claim, and those of calls that are
-        undone with it, which are to be given back. `aside` as for `cut`."""
+        undone with it, which are to be given back; those that are settled by then stand no longer. `aside` as for
+        `cut`."""
         hand = self._hand
-        with hand.guarded_from_outside(1.0) as is_mine:
-            if not is_mine:
-                return []  # its lane gives back itself what was not begun
+        with hand.guarded_from_outside(LONGEST_AT_DATABASE) as is_mine:
+            if not is_mine:  # it waits there, perhaps for somebody's lock
+                self._site.lane.hang_up()
+                return self._claims
             begun = {} if hand.running is None else {hand.running.claim.id: hand.running.claim}
             if self._together.holds_others:
                 self._site.lane.meanwhile(partial(self._together.cut_off, locks=False))

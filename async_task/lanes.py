@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.util import await_only, greenlet_spawn  # wants greenlet only when used
 
-from async_task.dialects import limit_session, unlimit_session
+from async_task.dialects import limit_session, sever, unlimit_session
 from async_task.engines import Source
 from async_task.policies import LOCKED_LIMIT
 
@@ -126,6 +126,13 @@ class Lane:
         fence = self.fence
         if fence is not None:
             fence.sever()
+
+    def hang_up(self) -> None:
+        """End what `connection` does at the database, from another thread, perhaps waiting for somebody's lock."""
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                sever(connection)
 
     def meanwhile(self, work: Callable[[], T]) -> T:
         """Do `work`, which may use `connection`, on another thread while this lane makes a `call`."""

@@ -264,7 +264,8 @@ class Together:
     def _refuse(self, claims: list[Claim], problem: BaseException) -> None:
         """None of these was started: the weather passes, and they go back where they stood; else they are parked."""
         if isinstance(problem, PoolTimeout) or passing_error(problem) is not None:
-            self._give_back(claims)
+            # One by one: who waited for somebody's lock would wait for it again, and keep the others locked.
+            insist(lambda: transactions.surrender(self._site.engine, self._site.table, claims, started=False))
             return
         for claim in claims:
             park(self._site, claim, f"its row could not be locked: {describe(problem).summary}", started=False)

@@ -16,7 +16,7 @@ from async_task.failures import Failure
 from async_task.outcomes import Decision
 from async_task.pipeline import COMMIT_AND_BEGIN, Step, at_once, in_turn
 from async_task.status import Status
-from async_task.transitions import Values, ending, parking, surrendering, waiting
+from async_task.transitions import Values, ending, parking, returning, surrendering, waiting
 
 
 class Written(NamedTuple):
@@ -120,17 +120,18 @@ def give_back(where: Engine | Connection, table: Table, claims: Sequence[Claim])
         connection.execute(statements.give_back(table, connection.dialect.name), _of_all(connection, claims))
 
 
-def surrender(engine: Engine, table: Table, claims: Sequence[Claim]) -> set[uuid.UUID]:
-    """Give started claims back where they stood, although their calls may still go on. Rows that somebody has locked
-    are skipped. Answers the ids of those that need no more."""
+def surrender(engine: Engine, table: Table, claims: Sequence[Claim], *, started: bool = True) -> set[uuid.UUID]:
+    """Give claims back where they stood, although their calls may still go on; uncharged where they were not `started`.
+    Rows that somebody has locked are skipped. Answers the ids of those that need no more."""
     reason = "its worker gave it up in the middle of the call"
     done: set[uuid.UUID] = set()
     for claim in claims:
         with engine.begin() as connection:
             row = connection.execute(queries.lock(table, claim.id, claim.claim_id, waits=False)).first()
             if row is not None:
-                values = surrendering(reason)
+                values = surrendering(reason) if started else returning(table)
                 connection.execute(queries.settle(table, claim.id, claim.claim_id, values))
+            if row is not None and started:
                 record(connection, table, claim.id, "parked", reason, number=claim.number)
             standing = connection.execute(queries.standing(table, claim.id)).first()
             if standing is None or standing.claim_id != claim.claim_id:

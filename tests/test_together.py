@@ -8,13 +8,14 @@ import pytest
 from sqlalchemy import Engine, Select, create_engine, event, select, text, update
 
 import outbox
-from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt, transactions
+from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt, handful, transactions
 from async_task.handful import Handful
 from async_task.portions import AT_HAND, Portion
 from clockwork import row_of
-from databases import Database
+from databases import Database, somebody_waits
 from elsewhere import await_
 from outbox import Broken, act, calls
+from test_abandoned_batches import at_work, lock_before_the_first_call
 from test_batch import _kill_all
 from test_worker import at_rest, counted, make, working
 
@@ -242,3 +243,30 @@ def test_it_stops_between_two_calls_and_gives_back_what_was_not_begun(
     assert counted(engine) == {"succeeded": 3, "pending": NUMBER - 3}
     unstarted = [row_of(engine, one) for one in ids if one not in calls]
     assert {(row.claim_id, row.num_attempts, row.num_crashes) for row in unstarted} == {(None, 0, 0)}
+
+
+@servers_only
+@pytest.mark.parametrize(("portion", "at"), [(1, 0), (1, 2), (4, 2)])
+def test_asked_again_while_it_waits_for_a_row_it_gives_back_all_that_it_holds(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, portion: int, at: int
+) -> None:
+    """Somebody holds the row whose turn it is: the first of all, one that is locked with the commit before it, or one
+    of some that are locked together; of these MariaDB keeps the ones before it locked until it notices."""
+    monkeypatch.setattr(handful, "LONGEST_AT_DATABASE", 0.1)
+    monkeypatch.setattr(Portion, "number", _portions_of(portion))
+    ids = sorted(make(engine, act, NUMBER))
+    does(lambda number: None)
+    with engine.connect() as other, other.begin() as holding:
+        lock_before_the_first_call(monkeypatch, other, ids[at])
+        with at_work(app, settle_within=0) as work:
+            await_(lambda: somebody_waits(engine), "its lane waits for the row")
+            work.abandon()
+            work.await_farewell()
+            rows = [row_of(engine, one) for one in ids]
+            holding.rollback()
+    done = at // portion * portion
+    kept = {at} if engine.dialect.name == "postgresql" else set(range(done, at + 1))
+    assert calls == ids[:done]
+    assert [row.status for row in rows[:done]] == [Status.SUCCEEDED] * done
+    assert {row.claim_id for number, row in enumerate(rows) if number not in kept} == {None}
+    assert {(row.num_errors, row.num_crashes) for row in rows} == {(0, 0)}
