@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from async_task import orders, transactions
 from async_task.calls import PreparedCall
 from async_task.claims import Claim
-from async_task.dialects import is_statement_timeout
 from async_task.errors import ClaimLost, InvalidState
 from async_task.events import last_start
 from async_task.failures import Failure, describe
+from async_task.faults import LOSSES, Fault, judged, lost_again, said_of
 from async_task.fence import CommittedInside, Fence, passing_error
 from async_task.lanes import Raised, rest
 from async_task.outcomes import (
@@ -43,8 +43,6 @@ from async_task.status import Status
 logger = logging.getLogger("async_task")
 T = TypeVar("T")
 PATIENCE = 30.0
-LOSSES = 10
-"""Times in a row that a call may lose its connection in the same way, and be called again uncharged."""
 LONG_PATIENCE = 600.0
 """Seconds for which an outcome is held ready for a database that is away: to give it up is to make the call again."""
 
@@ -136,35 +134,11 @@ def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
         pause = min(2 * pause, 1.2)  # so that whoever comes back is met within 2 s
 
 
-class Fault(Raised):
-    """An error of the infrastructure, which is not the call's. `is_loss`: the connection was lost."""
-
-    __slots__ = ("is_loss",)
-
-    def __init__(self, error: BaseException, is_loss: bool) -> None:
-        super().__init__(error)
-        self.is_loss = is_loss
-
-
-def judged(call: PreparedCall, fence: Fence, answer: object) -> object:
-    """The answer; in the place of an error that the server raised because the call took too long, that; and `Fault`
-    where the infrastructure failed the target's writes."""
-    if not isinstance(answer, Raised):
-        return answer
-    if _is_too_long(fence, answer.error):
-        return Raised(_too_long(call, answer.error))
-    if not call.session_class:
-        return answer
-    if fence.has_dropped_connection() and isinstance(answer.error, SQLAlchemyError):
-        return Raised(_dropped(answer.error))
-    return Fault(answer.error, fence.has_lost_connection()) if _is_a_fault(fence, answer.error) else answer
-
-
 def settle_fault(site: Site, claim: Claim, call: PreparedCall, fault: Fault, elapsed: dt.timedelta) -> Settled:
     """Parked; or, where its connection is lost again and again, charged: most likely it is the call that ends it."""
-    reason = _said_of(fault.error, call)
+    reason = said_of(fault.error, call)
     if fault.is_loss and _losses(site, claim, reason) >= LOSSES:
-        return _finish(site, claim, call, decided(claim, call, Raised(_lost_again(fault.error)), elapsed))
+        return _finish(site, claim, call, decided(claim, call, Raised(lost_again(fault.error)), elapsed))
     return Settled(park(site, claim, reason, started=True))
 
 
@@ -201,46 +175,6 @@ def kept_or_undone(fence: Fence, answer: object) -> object:
     finally:
         if isinstance(answer.error, CommittedInside) or not fence.is_usable:
             fence.close()
-
-
-def _is_too_long(fence: Fence, error: BaseException) -> bool:
-    """Whether the server ended the transaction, or a statement in it, because the call outlasted its limit."""
-    is_cut_off = fence.has_lost_connection() or (isinstance(error, DBAPIError) and is_statement_timeout(error.orig))
-    return fence.is_past_limit and isinstance(error, SQLAlchemyError) and is_cut_off
-
-
-def _too_long(call: PreparedCall, error: BaseException) -> TimeoutError:
-    limit = f"{call.limit.total_seconds():g} s"
-    late = TimeoutError(f"the call held its transaction longer than its limit, {limit} (timeout=, or mode='leased')")
-    late.__cause__ = error
-    return late
-
-
-def _dropped(error: BaseException) -> InvalidState:
-    own = InvalidState(
-        "the target invalidated the connection of its session, or canceled a statement on it: raise, or roll back"
-    )
-    own.__cause__ = error
-    return own
-
-
-def _lost_again(error: BaseException) -> ConnectionError:
-    lost = ConnectionError(
-        f"the call has lost its connection more than {LOSSES} times in a row, always in the same way"
-    )
-    lost.__cause__ = error
-    return lost
-
-
-def _is_a_fault(fence: Fence, error: BaseException) -> bool:
-    """Whether an error in the attempt's own transaction is the infrastructure's, and not the call's."""
-    if fence.has_lost_connection() or fence.was_rolled_back:
-        return isinstance(error, SQLAlchemyError)
-    return fence.has_met_fault() and passing_error(error) is not None
-
-
-def _said_of(error: BaseException, call: PreparedCall) -> str:
-    return describe(passing_error(error) or error, call.secrets).summary
 
 
 def decided(claim: Claim, call: PreparedCall, answer: object, elapsed: dt.timedelta) -> Decision:
@@ -290,11 +224,10 @@ def _settle_anew(
         return settle_alone(site, claim, call, decision)  # it was made, and its transaction held nothing of its own
     if (found := found_written(site, claim, call, decision)) is not None:
         return found
-    if _is_too_long(fence, problem):
-        problem = _too_long(call, problem)
-    elif _is_a_fault(fence, problem):
-        return settle_fault(site, claim, call, Fault(problem, fence.has_lost_connection()), elapsed)
-    return _finish(site, claim, call, decided(claim, call, Raised(problem), elapsed))
+    answer = judged(call, fence, Raised(problem))
+    if isinstance(answer, Fault):
+        return settle_fault(site, claim, call, answer, elapsed)
+    return _finish(site, claim, call, decided(claim, call, answer, elapsed))
 
 
 def settle_alone(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled:

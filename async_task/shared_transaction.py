@@ -22,17 +22,16 @@ from async_task.calls import PreparedCall, make
 from async_task.claims import Claim
 from async_task.errors import ClaimLost
 from async_task.failures import describe
+from async_task.faults import Fault, judged
 from async_task.fence import Fence, Severed
 from async_task.lanes import Raised
 from async_task.settling import (
     Called,
-    Fault,
     Settled,
     after_lost_claim,
     decided,
     failure_of,
     found_written,
-    judged,
     kept_or_undone,
     settle_alone,
     settle_fault,
