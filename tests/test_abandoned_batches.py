@@ -1,9 +1,7 @@
 """A worker that is asked again abandons a transaction that calls share: what it had begun is given back uncharged, and
 nothing of it is called again by this process, wherever its thread is just then."""
 
-import contextlib
 import threading
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -21,7 +19,7 @@ from databases import somebody_waits
 from elsewhere import await_
 from outbox import Gate, act_in_session, calls
 from test_shared_transaction import claim_many, does, numbered, written
-from test_worker import make
+from test_worker import at_work, make
 
 servers_only = pytest.mark.only_on("postgresql", "mysql")
 
@@ -44,43 +42,6 @@ def is_abandoned(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(Handful, "abandon", abandoned)
     return done
-
-
-class AtWork:
-    """A worker on threads of its own."""
-
-    def __init__(self, app: AsyncTask, **settings: Any) -> None:
-        self._before = set(threading.enumerate())
-        self._worker = app.worker(**{"concurrency": 1, "poll": 0.05, **settings})
-        self._thread = threading.Thread(target=self._worker.run)
-        self._thread.start()
-
-    def abandon(self) -> None:
-        self._worker.stop()
-        self._worker.stop()
-
-    def await_farewell(self) -> None:
-        """Until it has ended, but for its lanes."""
-        self._thread.join(timeout=60)
-        assert not self._thread.is_alive()
-
-    def await_lanes(self) -> None:
-        """Until they have ended too: a process that lives on lets them."""
-        for one in set(threading.enumerate()) - self._before:
-            if one.name.startswith("async-task-lane"):
-                one.join(timeout=60)
-                assert not one.is_alive()
-
-
-@contextlib.contextmanager
-def at_work(app: AsyncTask, **settings: Any) -> Iterator[AtWork]:
-    made = AtWork(app, **settings)
-    try:
-        yield made
-    finally:
-        made.abandon()
-        made.await_farewell()
-        made.await_lanes()
 
 
 def lock(connection: Connection, attempt_id: Any) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import pathlib
 import signal
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -38,7 +37,7 @@ from clockwork import forget_beats, let_pass, row_of
 from databases import Database
 from elsewhere import await_, notes
 from outbox import Broken, Gate, HookedAttempt, act_in_session, act_shared, calls, effects
-from test_worker import at_rest, counted, make, working
+from test_worker import at_rest, at_work, counted, make, working
 
 sync_only = pytest.mark.parametrize("door", ["sync"])
 servers_only = pytest.mark.only_on("postgresql", "mysql")
@@ -475,14 +474,11 @@ def test_it_stops_when_what_is_in_hand_is_done_and_gives_back_what_was_not_begun
     gate = Gate()
     does(lambda session, number: gate.pass_through() if number == 2 else None)
     ids = numbered(engine, 6)
-    worker = app.worker(concurrency=1, poll=0.05)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    gate.await_call()
-    worker.stop()
-    gate.opened.set()
-    thread.join(timeout=60)
-    assert not thread.is_alive()
+    with at_work(app) as work:
+        gate.await_call()
+        work.stop()
+        gate.opened.set()
+        work.await_farewell()
     assert written(engine) == [0, 1, 2]
     assert [row_of(engine, one).status for one in ids[:3]] == [Status.SUCCEEDED] * 3
     assert {(row_of(engine, one).claim_id, row_of(engine, one).num_attempts) for one in ids[3:]} == {(None, 0)}
@@ -493,16 +489,11 @@ def test_asked_again_it_abandons_them_all_and_gives_them_back(app: AsyncTask, en
     gate = Gate()
     does(lambda session, number: gate.pass_through() if number == 2 else None)
     ids = numbered(engine, 6)
-    worker = app.worker(concurrency=1, poll=0.05)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    gate.await_call()
-    worker.stop()
-    worker.stop()
-    await_(lambda: all(row_of(engine, one).claim_id is None for one in ids), "they are given back")
-    gate.opened.set()
-    thread.join(timeout=60)
-    assert not thread.is_alive()
+    with at_work(app) as work:
+        gate.await_call()
+        work.abandon()
+        await_(lambda: all(row_of(engine, one).claim_id is None for one in ids), "they are given back")
+        gate.opened.set()
     assert written(engine) == []
     rows = [row_of(engine, one) for one in ids]
     assert [row.num_attempts for row in rows] == [1, 1, 1, 0, 0, 0]

@@ -15,9 +15,9 @@ from clockwork import row_of
 from databases import Database, somebody_waits
 from elsewhere import await_
 from outbox import Broken, act, calls
-from test_abandoned_batches import at_work, lock_before_the_first_call
+from test_abandoned_batches import lock_before_the_first_call
 from test_batch import _kill_all
-from test_worker import at_rest, counted, make, working
+from test_worker import at_rest, at_work, counted, make, working
 
 sync_only = pytest.mark.parametrize("door", ["sync"])
 servers_only = pytest.mark.only_on("postgresql", "mysql")

@@ -62,6 +62,46 @@ def working(app: AsyncTask, **settings: Any) -> Iterator[AttemptWorker]:
         assert not raised, raised
 
 
+class AtWork:
+    """A worker on threads of its own."""
+
+    def __init__(self, app: AsyncTask, **settings: Any) -> None:
+        self._before = set(threading.enumerate())
+        self._worker = app.worker(**{"concurrency": 1, "poll": 0.05, **settings})
+        self._thread = threading.Thread(target=self._worker.run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+    def abandon(self) -> None:
+        self._worker.stop()
+        self._worker.stop()
+
+    def await_farewell(self) -> None:
+        """Until it has ended, but for its lanes."""
+        self._thread.join(timeout=60)
+        assert not self._thread.is_alive()
+
+    def await_lanes(self) -> None:
+        """Until they have ended too: a process that lives on lets them."""
+        for one in set(threading.enumerate()) - self._before:
+            if one.name.startswith("async-task-lane"):
+                one.join(timeout=60)
+                assert not one.is_alive()
+
+
+@contextlib.contextmanager
+def at_work(app: AsyncTask, **settings: Any) -> Iterator[AtWork]:
+    made = AtWork(app, **settings)
+    try:
+        yield made
+    finally:
+        made.abandon()
+        made.await_farewell()
+        made.await_lanes()
+
+
 def counted(engine: Engine) -> dict[str, int]:
     with engine.connect() as connection:
         rows = connection.execute(select(Attempt.status, func.count()).group_by(Attempt.status)).all()
@@ -202,15 +242,12 @@ def test_it_stops_when_what_is_in_hand_is_done_and_gives_back_what_was_not_begun
     gate = outbox.gates["slow"] = Gate()
     outbox.acts[:] = [lambda: calls.append("act")]
     [slow] = make(engine, Gated, method_name="locked", method_args={"gate": "slow"})
-    worker = app.worker(concurrency=1, poll=0.05)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    gate.await_call()
-    others = make(engine, act, 5)
-    worker.stop()
-    gate.opened.set()
-    thread.join(timeout=60)
-    assert not thread.is_alive()
+    with at_work(app) as work:
+        gate.await_call()
+        others = make(engine, act, 5)
+        work.stop()
+        gate.opened.set()
+        work.await_farewell()
     assert row_of(engine, slow).status is Status.SUCCEEDED
     for one in others:
         row = row_of(engine, one)
@@ -240,16 +277,11 @@ def test_so_it_does_where_that_holds_the_whole_database(app: AsyncTask, engine: 
 def _abandon(app: AsyncTask, engine: Engine, method: str) -> None:
     gate = outbox.gates["slow"] = Gate()
     [slow] = make(engine, Gated, method_name=method, method_args={"gate": "slow"})
-    worker = app.worker(concurrency=1, poll=0.05)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    gate.await_call()
-    worker.stop()
-    worker.stop()
-    await_(lambda: row_of(engine, slow).claim_id is None, "it is given back")
-    gate.opened.set()
-    thread.join(timeout=60)
-    assert not thread.is_alive()
+    with at_work(app) as work:
+        gate.await_call()
+        work.abandon()
+        await_(lambda: row_of(engine, slow).claim_id is None, "it is given back")
+        gate.opened.set()
     row = row_of(engine, slow)
     assert (row.status, row.num_errors, row.num_crashes, row.num_attempts) == (Status.PENDING, 0, 0, 1)
 
