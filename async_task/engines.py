@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make_url
+from sqlalchemy.event.base import _JoinedDispatcher
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -123,9 +124,21 @@ def _behave_alike(engine: Engine, model: Engine) -> None:
     engine.update_execution_options(**options)
     copied: Any = engine
     original: Any = model
-    copied.dispatch._update(original.dispatch, only_propagate=False)
+    _listen_alike(copied.dispatch, original.dispatch)
     copied._has_events = getattr(original, "_has_events", True)
     copied._compiled_cache = original._compiled_cache
+
+
+def _listen_alike(dispatch: Any, model: Any) -> None:
+    """With the listeners of `model`; of what `engine.execution_options()` answers, these and those of `engine`."""
+    if not isinstance(model, _JoinedDispatcher):
+        dispatch._update(model, only_propagate=False)
+        return
+    for name in dispatch._event_names:
+        own = getattr(model, name).local
+        if own.listeners:
+            getattr(dispatch, name).for_modify(dispatch)._update(own, only_propagate=False)
+    _listen_alike(dispatch, model.parent)
 
 
 def _reading_committed(engine: Engine) -> Engine:
