@@ -100,7 +100,11 @@ class Source:
         if self.is_async or not locks_rows(self._plain.dialect):
             return self.private()
         plain = self._plain
-        given = {"logging_name": plain.logging_name, "echo": plain.echo, "hide_parameters": plain.hide_parameters}
+        given: dict[str, Any] = {
+            "logging_name": plain.logging_name,
+            "echo": plain.echo,
+            "hide_parameters": plain.hide_parameters,
+        }
         return _made_alike(Engine(plain.pool, plain.dialect, plain.url, **given), plain)
 
     def private(self) -> Engine:

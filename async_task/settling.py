@@ -103,7 +103,7 @@ class Called(NamedTuple):
 
 
 AT_REST = (Succeeded, Failed, Expired, Canceled, Superseded)
-"""Superseded: perhaps by a COMMIT of ours whose answer was lost. Where the attempt is not at rest, nothing is released."""
+"""Superseded: perhaps by a COMMIT of ours whose answer was lost. If it is not at rest, nothing is released."""
 
 
 def park(site: Site, claim: Claim, reason: str, *, started: bool) -> Outcome:

@@ -1,4 +1,4 @@
-"""The user's own engine, with options and listeners of its own: what they say is kept, but for what transactions are."""
+"""The user's own engine, with its options and listeners: what they say is kept, but for what our transactions are."""
 
 from typing import Any
 

@@ -135,6 +135,11 @@ def test_a_connection_that_is_lost_is_marked_so(connection: Connection, plain: E
     assert connection.invalidated
 
 
+def _ask_for_ever(connection: Connection) -> None:
+    while True:
+        in_turn(connection, Step("SELECT 1"), COMMIT_AND_BEGIN, Step("SELECT 2"))
+
+
 def test_so_it_is_at_whatever_moment_it_is_lost(plain: Engine) -> None:
     """Now and then the driver cannot leave its pipeline then, and says that instead of what has happened."""
     kill, rounds = text("SELECT pg_terminate_backend(:pid)"), 150
@@ -146,12 +151,10 @@ def test_so_it_is_at_whatever_moment_it_is_lost(plain: Engine) -> None:
             killer = threading.Thread(target=other.scalar, args=(kill, {"pid": pid}))
             killer.start()
             with pytest.raises(DBAPIError) as raised:
-                while True:
-                    in_turn(connection, Step("SELECT 1"), COMMIT_AND_BEGIN, Step("SELECT 2"))
+                _ask_for_ever(connection)
             killer.join()
             assert raised.value.connection_invalidated
             assert connection.invalidated
-
 
 
 @pytest.mark.parametrize("name", ["before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute"])
