@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make_url
-from sqlalchemy.event.base import _JoinedDispatcher
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -132,7 +131,7 @@ def _behave_alike(engine: Engine, model: Engine) -> None:
 
 def _listen_alike(dispatch: Any, model: Any) -> None:
     """With the listeners of `model`; of what `engine.execution_options()` answers, these and those of `engine`."""
-    if not isinstance(model, _JoinedDispatcher):
+    if not hasattr(model, "local"):
         dispatch._update(model, only_propagate=False)
         return
     for name in dispatch._event_names:
