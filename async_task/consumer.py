@@ -14,6 +14,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
 from async_task import orders
 from async_task.calls import PreparedCall
 from async_task.claims import Claim
@@ -26,7 +29,7 @@ from async_task.pauses import set_aside
 from async_task.perform import followed, perform_prepared, prepared
 from async_task.portions import Portions
 from async_task.rounds import Rounds
-from async_task.settling import Settled, insist
+from async_task.settling import Settled, insist, release_next
 from async_task.shift import Shift
 from async_task.site import Site
 from async_task.targets import coroutine_calls, lane_of, limits
@@ -226,10 +229,21 @@ class Consumer:
         self._tally.count_succeeded(len(claims))
         keys = {claim.order_key: claim for claim in claims if claim.order_key is not None}
         if keys:
-            # A process that dies here leaves keys that a sweep finds.
-            insist(lambda: orders.release(lane.engine, self._shift.table, keys))
+            self._release(lane, keys)
             for queue in {claim.queue for claim in keys.values()}:
                 self._ring_for_following(queue)
+
+    def _release(self, lane: Lane, keys: dict[str, Claim]) -> None:
+        """A process that dies here leaves keys that a sweep finds."""
+        try:
+            insist(lambda: orders.release(lane.engine, self._shift.table, keys))
+        except Exception as error:
+            logger.warning("%d keys were not released at once: %s", len(keys), describe(error).summary)
+            if isinstance(error, (OperationalError, PoolTimeout)):  # the database is away
+                return
+            # It refuses one of them, which holds up neither the others nor what is in hand.
+            for claim in keys.values():
+                release_next(self._shift.site_on(lane), claim, Succeeded(claim.id))
 
     def _ring_for_following(self, queue: str) -> None:
         """The next one of a key may go, which was due long before."""

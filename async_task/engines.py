@@ -98,18 +98,19 @@ class Source:
         """An engine on the user's own pool, for a synchronous database that locks rows; else one with its own pool."""
         if self.is_async or not locks_rows(self._plain.dialect):
             return self.private()
-        return _reading_committed(self._plain)
+        plain = self._plain
+        given: dict[str, Any] = {
+            "logging_name": plain.logging_name,
+            "echo": plain.echo,
+            "hide_parameters": plain.hide_parameters,
+        }
+        return _made_alike(Engine(plain.pool, plain.dialect, plain.url, **given), plain)
 
     def private(self) -> Engine:
         """An engine with a pool of its own, made like the user's: for another event loop, or another process."""
         pool = self._plain.pool.recreate()
         engine = Engine(pool, self._plain.dialect, self._plain.url, hide_parameters=True)
-        _behave_alike(engine, self._plain)
-        if locks_rows(engine.dialect):
-            return _reading_committed(engine)
-        event.listen(engine, "connect", _open_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
+        return _made_alike(engine, self._plain)
 
 
 _OURS = ("bind", "binds", "class_", "close_resets_only", "join_transaction_mode", "twophase", "sync_session_class")
@@ -123,18 +124,38 @@ def _behave_alike(engine: Engine, model: Engine) -> None:
     engine.update_execution_options(**options)
     copied: Any = engine
     original: Any = model
-    copied.dispatch._update(original.dispatch, only_propagate=False)
+    _listen_alike(copied.dispatch, original.dispatch)
     copied._has_events = getattr(original, "_has_events", True)
     copied._compiled_cache = original._compiled_cache
 
 
-def _reading_committed(engine: Engine) -> Engine:
-    if engine.dialect.name not in MYSQL:
-        return engine.execution_options(isolation_level="READ COMMITTED")
-    # There that option is a statement at each checkout, which on a dead connection fails with the driver's naked error.
-    made = engine.execution_options()
-    event.listen(made, "begin", _begin_mysql)
-    return made
+def _listen_alike(dispatch: Any, model: Any) -> None:
+    """With the listeners of `model`; of what `engine.execution_options()` answers, these and those of `engine`."""
+    if not hasattr(model, "local"):
+        dispatch._update(model, only_propagate=False)
+        return
+    for name in dispatch._event_names:
+        own = getattr(model, name).local
+        if own.listeners:
+            getattr(dispatch, name).for_modify(dispatch)._update(own, only_propagate=False)
+    _listen_alike(dispatch, model.parent)
+
+
+def _made_alike(engine: Engine, model: Engine) -> Engine:
+    """An engine like `model`, but that its transactions are what ours must be, whatever the user's are: what is said
+    last counts. (An `engine.execution_options()` of theirs would be asked before theirs.)"""
+    _behave_alike(engine, model)
+    name = engine.dialect.name
+    if name in MYSQL:
+        # There that option is a statement at each checkout, which on a dead connection fails with the driver's naked
+        # error.
+        event.listen(engine, "begin", _begin_mysql)
+    elif locks_rows(engine.dialect):
+        engine.update_execution_options(isolation_level="READ COMMITTED")
+    else:
+        event.listen(engine, "connect", _open_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
 
 
 def _is_automatic(connection: Connection) -> bool:

@@ -117,7 +117,8 @@ def _as_it_is(value: Any) -> Any:
 def _told(connection: Connection, text: str, error: Any, base: type[Exception]) -> Exception:
     """The error as SQLAlchemy tells it. A connection that is lost is marked so, and what has met a fault noted."""
     driver: Any = connection.connection.driver_connection
-    is_lost = connection.dialect.is_disconnect(error, driver, None)
+    is_stuck = driver.pgconn.pipeline_status != 0  # it could not leave its pipeline, as it was being lost
+    is_lost = is_stuck or connection.dialect.is_disconnect(error, driver, None)
     if is_lost or is_passing(error):
         FAULTS[connection] = error
     if is_lost:

@@ -100,6 +100,10 @@ class Called(NamedTuple):
     decision: Decision
 
 
+AT_REST = (Succeeded, Failed, Expired, Canceled, Superseded)
+"""Superseded: perhaps by a COMMIT of ours whose answer was lost. If it is not at rest, nothing is released."""
+
+
 def park(site: Site, claim: Claim, reason: str, *, started: bool) -> Outcome:
     """Give the attempt back uncharged: what it needs is missing (`started` False), or the database failed it."""
     shortest, longest = (1, 3) if started else (20, 40)
@@ -112,7 +116,7 @@ def park(site: Site, claim: Claim, reason: str, *, started: bool) -> Outcome:
 
 def release_next(site: Site, claim: Claim, outcome: Outcome) -> None:
     """If the attempt is at rest, let the next one of its key go; should that fail, a sweep does it."""
-    if claim.order_key is None or not isinstance(outcome, (Succeeded, Failed, Expired, Canceled)):
+    if claim.order_key is None or not isinstance(outcome, AT_REST):
         return
     try:
         insist(lambda: orders.release(site.engine, site.table, [claim.order_key or ""]))
@@ -226,13 +230,21 @@ def _settle_anew(
         return found
     answer = judged(call, fence, Raised(problem))
     if isinstance(answer, Fault):
-        return settle_fault(site, claim, call, answer, elapsed)
+        return _or_written(site, claim, call, decision, settle_fault(site, claim, call, answer, elapsed))
     return _finish(site, claim, call, decided(claim, call, answer, elapsed))
 
 
 def settle_alone(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
     """Write an outcome that may have been written already, in a transaction of its own."""
-    return found_written(site, claim, call, decision) or _finish(site, claim, call, decision)
+    found = found_written(site, claim, call, decision)
+    return found or _or_written(site, claim, call, decision, _finish(site, claim, call, decision))
+
+
+def _or_written(site: Site, claim: Claim, call: PreparedCall, decision: Decision, result: Settled) -> Settled:
+    """The result; but where it was superseded by ourselves, as a COMMIT of ours was under way without an answer: what
+    that has written."""
+    is_told = decision.after is not None or not isinstance(result.outcome, Superseded)
+    return result if is_told else found_written(site, claim, call, decision) or result
 
 
 def found_written(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled | None:

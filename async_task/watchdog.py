@@ -72,13 +72,17 @@ class Watchdog:
 
     def give_back(self, claims: list[Claim]) -> None:
         """Give claims back that were not begun, on the connection of the watchdog."""
+        is_fresh = self._lane is None
         try:
             lane = self._lane = self._lane or self._open_lane()
             lane.run(lambda: transactions.give_back(lane.connection, self._table, claims))
         except Exception as error:
+            self._drop_lane()
+            if not is_fresh:  # it may have been lost while there was nothing to do
+                self.give_back(claims)
+                return
             # Their lane no longer knows them: they are strays, which the worker's next sweep finds.
             logger.warning("%d claims were not given back at once: %s", len(claims), type(error).__name__)
-            self._drop_lane()
 
     def _drop_lane(self) -> None:
         lane, self._lane = self._lane, None

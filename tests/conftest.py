@@ -19,7 +19,7 @@ import clockwork
 import databases
 import elsewhere
 import outbox
-from async_task import AsyncTask, Attempt, engines
+from async_task import AsyncTask, Attempt, engines, targets
 from async_task.dialects import server_uptime
 from async_task_cli.main import main
 from databases import ALL_STATEMENTS, Available, Database
@@ -200,6 +200,15 @@ def async_engine_url(database: Database, engine: Engine) -> str:
     return database.async_url
 
 
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Targets of this test are forgotten after it."""
+    before = dict(targets._registered)
+    yield
+    targets._registered.clear()
+    targets._registered.update(before)
+
+
 @pytest.fixture(autouse=True)
 def _rows_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
     if "engine" not in request.fixturenames:
@@ -208,6 +217,7 @@ def _rows_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
     end_rows, database = request.getfixturevalue("_end_rows"), request.getfixturevalue("database")
     outbox.calls.clear()
     yield
+    outbox.acts.clear()  # which may hold a worker, and that its bell
     broken = end_rows(database)
     assert not broken, "; ".join(broken)
 

@@ -131,21 +131,23 @@ def test_a_deadlock_over_the_row_of_the_next_call_undoes_all_and_is_charged_to_n
 # Limits, pauses, coroutines
 
 
-@target("test.beside.few", batch=10, settle_within=1, max_running=3)
-def few(session: Session, number: int) -> None:
+def noted(session: Session, number: int) -> None:
     calls.append(number)
     put(session, str(number))
     outbox.acts[0](session, number)
 
 
-@target("test.beside.rare", batch=10, settle_within=1, rate=4)
-def rare(session: Session, number: int) -> None:
-    calls.append(number)
-    put(session, str(number))
-    outbox.acts[0](session, number)
+@pytest.fixture
+def few(registered: None) -> Any:
+    return target("test.beside.few", batch=10, settle_within=1, max_running=3)(noted)
 
 
-def test_no_more_share_a_transaction_than_may_run(app: AsyncTask, engine: Engine) -> None:
+@pytest.fixture
+def rare(registered: None) -> Any:
+    return target("test.beside.rare", batch=10, settle_within=1, rate=4)(noted)
+
+
+def test_no_more_share_a_transaction_than_may_run(app: AsyncTask, engine: Engine, few: Any) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))
     ids = numbered(engine, 7, few)
@@ -157,7 +159,7 @@ def test_no_more_share_a_transaction_than_may_run(app: AsyncTask, engine: Engine
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_what_waits_for_its_commit_counts_as_running(app: AsyncTask, engine: Engine) -> None:
+def test_what_waits_for_its_commit_counts_as_running(app: AsyncTask, engine: Engine, few: Any) -> None:
     gate = Gate()
     does(lambda session, number: gate.pass_through() if number == 2 else None)
     numbered(engine, 7, few)
@@ -174,7 +176,7 @@ def test_what_waits_for_its_commit_counts_as_running(app: AsyncTask, engine: Eng
     assert written(engine) == [*range(7)]
 
 
-def test_no_more_share_a_transaction_than_its_rate_lets_start(app: AsyncTask, engine: Engine) -> None:
+def test_no_more_share_a_transaction_than_its_rate_lets_start(app: AsyncTask, engine: Engine, rare: Any) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))
     numbered(engine, 6, rare)
@@ -185,11 +187,12 @@ def test_no_more_share_a_transaction_than_its_rate_lets_start(app: AsyncTask, en
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-@pytest.mark.parametrize("called", [few, act_shared])
+@pytest.mark.parametrize("has_its_own_queue", [True, False])
 def test_a_pause_lets_what_is_begun_end_and_nothing_further_begin(
-    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, called: Any
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, few: Any, has_its_own_queue: bool
 ) -> None:
     """Of a target that has a queue of its own, and of one that shares it with others."""
+    called = few if has_its_own_queue else act_shared
     gate = Gate()
     does(lambda session, number: gate.pass_through() if number == 2 else None)
     first = numbered(engine, 3, called)

@@ -36,15 +36,6 @@ def own(engine: Engine) -> Iterator[Engine]:
     made.dispose()
 
 
-@pytest.fixture
-def registered() -> Iterator[None]:
-    """Targets of this test are forgotten after it."""
-    before = dict(targets._registered)
-    yield
-    targets._registered.clear()
-    targets._registered.update(before)
-
-
 @pytest.mark.parametrize(("given", "rate"), [("10/s", 10), ("90/m", 1.5), (" 1.5 / s ", 1.5), ("36/h", 0.01), (4, 4)])
 def test_a_rate_is_starts_in_a_second(given: object, rate: float) -> None:
     assert rate_of(given) == pytest.approx(rate)

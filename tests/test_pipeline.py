@@ -1,5 +1,6 @@
 """What goes to the server in one piece: it says what SQLAlchemy would say, and leaves the transaction as it would."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -132,6 +133,28 @@ def test_a_connection_that_is_lost_is_marked_so(connection: Connection, plain: E
     transaction.rollback()
     assert raised.value.connection_invalidated
     assert connection.invalidated
+
+
+def _ask_for_ever(connection: Connection) -> None:
+    while True:
+        in_turn(connection, Step("SELECT 1"), COMMIT_AND_BEGIN, Step("SELECT 2"))
+
+
+def test_so_it_is_at_whatever_moment_it_is_lost(plain: Engine) -> None:
+    """Now and then the driver cannot leave its pipeline then, and says that instead of what has happened."""
+    kill, rounds = text("SELECT pg_terminate_backend(:pid)"), 150
+    for _ in range(rounds):
+        with plain.connect() as connection, plain.connect() as other:
+            connection.begin()
+            pid = connection.scalar(select(func.pg_backend_pid()))
+            other.scalar(select(1))
+            killer = threading.Thread(target=other.scalar, args=(kill, {"pid": pid}))
+            killer.start()
+            with pytest.raises(DBAPIError) as raised:
+                _ask_for_ever(connection)
+            killer.join()
+            assert raised.value.connection_invalidated
+            assert connection.invalidated
 
 
 @pytest.mark.parametrize("name", ["before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute"])

@@ -228,6 +228,32 @@ def test_an_outcome_that_cannot_be_written_takes_no_neighbour_along(
     assert {one: calls.count(one) for one in ids if one != refused} == dict.fromkeys(set(ids) - {refused}, 1)
 
 
+@postgresql_only
+def test_a_key_whose_next_cannot_be_released_takes_neither_other_keys_nor_what_is_in_hand_along(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Portion, "number", _portions_of(4))
+    app = AsyncTask(engine, lease=60)
+    for key in ("refused", "other"):
+        make(engine, act, 2, order_key=key)
+    make(engine, act, NUMBER)
+    body = (
+        "BEGIN IF NEW.released AND NOT OLD.released AND NEW.order_key = 'refused' AND EXISTS (SELECT FROM "
+        "async_task_attempts WHERE status = 'succeeded') THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END"
+    )
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $${body}$$"))
+        connection.execute(text(REFUSALS["not written"]))
+    try:
+        does(lambda number: None)
+        perform(app, engine, lambda: counted(engine) == {"succeeded": NUMBER + 3, "pending": 1}, settle_within=0.5)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("DROP TRIGGER refusal ON async_task_attempts"))
+            connection.execute(text("DROP FUNCTION refuse"))
+    assert len(set(calls)) == len(calls) == NUMBER + 3
+
+
 @pytest.mark.parametrize("portion", [1, 30])
 def test_it_stops_between_two_calls_and_gives_back_what_was_not_begun(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, portion: int
