@@ -262,27 +262,26 @@ def is_statement_timeout(error: BaseException | None) -> bool:
     )
 
 
-FAULTS: "weakref.WeakKeyDictionary[Connection, BaseException]" = weakref.WeakKeyDictionary()
-"""Connections that have met an error of the infrastructure, and the driver's error."""
+FAULTS: "weakref.WeakKeyDictionary[Connection, bool]" = weakref.WeakKeyDictionary()
+"""Connections that have met an error of the infrastructure; and whether the server rolled back the whole transaction
+with its savepoints. Not the error itself: its traceback holds the connection, which would stay for ever."""
 
 
 def note_faults(dialect: Dialect) -> None:
     """From now on keep `FAULTS` for the connections of this dialect: who swallows such an error must not hide it."""
-    if not event.contains(dialect, "handle_error", _note_fault):
-        event.listen(dialect, "handle_error", _note_fault)
+    if not event.contains(dialect, "handle_error", _heard):
+        event.listen(dialect, "handle_error", _heard)
 
 
-def takes_savepoints_along(error: BaseException | None) -> bool:
-    """Whether a driver's error means that the server rolled back the whole transaction with its savepoints: MySQL's
-    deadlock, 1213. Whoever swallows it goes on in another transaction."""
-    return error is not None and error.args[:1] == (1213,)
+def note_fault(connection: Connection, error: BaseException) -> None:
+    """It has met this error of the driver's. MySQL's deadlock, 1213, takes the savepoints along, which explains
+    whatever comes after it: whoever swallows it goes on in another transaction."""
+    FAULTS[connection] = FAULTS.get(connection, False) or error.args[:1] == (1213,)
 
 
-def _note_fault(context: Any) -> None:
+def _heard(context: Any) -> None:
     connection, error = context.connection, context.original_exception
     # Whose statement was canceled has ended its connection itself.
     is_fault = is_passing(error) or (context.is_disconnect and isinstance(error, Exception))
-    if connection is None or not is_fault:
-        return
-    if not takes_savepoints_along(FAULTS.get(connection)):  # which explains whatever comes after it
-        FAULTS[connection] = error
+    if connection is not None and is_fault:
+        note_fault(connection, error)

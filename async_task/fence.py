@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from async_task.claims import Claim
-from async_task.dialects import FAULTS, is_passing, sever, takes_savepoints_along
+from async_task.dialects import FAULTS, is_passing, sever
 from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.lanes import Lane
 from async_task.sessions import is_async_session
@@ -192,7 +192,7 @@ class Fence:
             self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {SAVEPOINT}")
         except DBAPIError as error:
             self._root = None
-            self.was_rolled_back = takes_savepoints_along(FAULTS.get(self._connection))
+            self.was_rolled_back = FAULTS.get(self._connection, False)
             if not (self.has_lost_connection() or is_passing(error.orig) or self.was_rolled_back):
                 raise CommittedInside from error
 

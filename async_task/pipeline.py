@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 
-from async_task.dialects import FAULTS, is_passing, pipelines
+from async_task.dialects import is_passing, note_fault, pipelines
 
 
 class Answer(NamedTuple):
@@ -120,7 +120,7 @@ def _told(connection: Connection, text: str, error: Any, base: type[Exception]) 
     is_stuck = driver.pgconn.pipeline_status != 0  # it could not leave its pipeline, as it was being lost
     is_lost = is_stuck or connection.dialect.is_disconnect(error, driver, None)
     if is_lost or is_passing(error):
-        FAULTS[connection] = error
+        note_fault(connection, error)
     if is_lost:
         connection.invalidate(error)
     told: Exception = DBAPIError.instance(

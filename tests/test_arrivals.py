@@ -4,6 +4,7 @@ commits, and never for what was rolled back."""
 import asyncio
 import contextlib
 import datetime as dt
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ CALL = {"target": "arrivals.note"}
 
 @pytest.fixture
 def bell(engine: Engine) -> Bell:
+    gc.collect()  # a worker of another test may have left its own, which has heard of other things
     return bell_of(TABLE, engine.url)
 
 

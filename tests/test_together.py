@@ -1,6 +1,9 @@
 """Calls that are made together: where each outcome is committed by itself, that commit takes the next lock along."""
 
+import gc
+import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -186,6 +189,22 @@ def test_a_connection_that_is_lost_in_a_call_loses_no_outcome_and_makes_no_call_
     assert sorted(calls) == sorted(ids)
     rows = [row_of(engine, one) for one in ids]
     assert {(row.status, row.num_attempts, row.num_errors) for row in rows} == {(Status.SUCCEEDED, 1, 0)}
+
+
+@servers_only
+def test_of_a_worker_whose_connection_was_lost_nothing_is_kept(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It logs an error, and pytest keeps what is logged.
+    monkeypatch.setattr(logging.getLogger("psycopg"), "disabled", True)
+    does(lambda number: _kill_all(engine) if number == 1 else None)
+    make(engine, act, 3)
+    with working(app, concurrency=1, settle_within=0) as worker:
+        await_(lambda: len(calls) == 3, "all are called")
+    kept = weakref.ref(worker)
+    del worker
+    gc.collect()
+    assert kept() is None
 
 
 REFUSALS = {
