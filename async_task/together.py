@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from async_task import transactions
 from async_task.calls import PreparedCall, make
 from async_task.claims import Claim
-from async_task.dialects import chains
+from async_task.dialects import chains, is_statement_timeout
 from async_task.failures import describe
 from async_task.fence import passing_error
 from async_task.hand import Hand, Reports, Waiting
@@ -262,8 +262,10 @@ class Together:
             insist(lambda: transactions.give_back(self._site.engine, self._site.table, unstarted))
 
     def _refuse(self, claims: list[Claim], problem: BaseException) -> None:
-        """None of these was started: the weather passes, and they go back where they stood; else they are parked."""
-        if isinstance(problem, PoolTimeout) or passing_error(problem) is not None:
+        """None of these was started: the weather passes, and who holds a row lets go of it, so that they go back where
+        they stood; else they are parked."""
+        is_late = isinstance(problem, DBAPIError) and is_statement_timeout(problem.orig)
+        if is_late or isinstance(problem, PoolTimeout) or passing_error(problem) is not None:
             # One by one: who waited for somebody's lock would wait for it again, and keep the others locked.
             insist(lambda: transactions.surrender(self._site.engine, self._site.table, claims, started=False))
             return

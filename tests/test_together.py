@@ -15,7 +15,7 @@ from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt, h
 from async_task.handful import Handful
 from async_task.portions import AT_HAND, Portion
 from clockwork import row_of
-from databases import Database, somebody_waits
+from databases import Database, impatient_engine, somebody_waits
 from elsewhere import await_
 from outbox import Broken, act, calls
 from test_abandoned_batches import lock_before_the_first_call
@@ -189,6 +189,40 @@ def test_a_connection_that_is_lost_in_a_call_loses_no_outcome_and_makes_no_call_
     assert sorted(calls) == sorted(ids)
     rows = [row_of(engine, one) for one in ids]
     assert {(row.status, row.num_attempts, row.num_errors) for row in rows} == {(Status.SUCCEEDED, 1, 0)}
+
+
+@servers_only
+def test_a_row_that_somebody_holds_for_longer_than_locks_are_waited_for_holds_up_itself_alone(
+    database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left, and found when it is free again; its neighbours of the same lane are called meanwhile."""
+    own = impatient_engine(database, seconds=1)
+    _holds_up_itself_alone(own, engine, monkeypatch)
+
+
+@postgresql_only
+def test_so_it_is_where_statements_may_run_no_longer(
+    database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = create_engine(database.sync_url, connect_args={"options": "-c statement_timeout=300ms"})
+    _holds_up_itself_alone(own, engine, monkeypatch)
+
+
+def _holds_up_itself_alone(own: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Portion, "number", _portions_of(4))
+    ids = sorted(make(engine, act, NUMBER))
+    does(lambda number: None)
+    with engine.connect() as other, other.begin() as holding:
+        lock_before_the_first_call(monkeypatch, other, ids[2])
+        with working(AsyncTask(own, lease=1), concurrency=1, settle_within=0):
+            await_(lambda: counted(engine) == {"succeeded": NUMBER - 1, "pending": 1}, "its neighbours are called")
+            holding.rollback()
+            await_(lambda: at_rest(engine), "it is found")
+    own.dispose()
+    assert sorted(calls) == ids
+    rows = [row_of(engine, one) for one in ids]
+    assert {(row.status, row.num_errors, row.num_crashes) for row in rows} == {(Status.SUCCEEDED, 0, 0)}
+    assert {row.num_attempts for row in rows if row.id != ids[2]} == {1}
 
 
 @servers_only
