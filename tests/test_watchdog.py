@@ -31,3 +31,5 @@ def test_a_connection_that_was_lost_while_there_was_nothing_to_do_leaves_no_clai
         watchdog.give_back(claims)
         assert {(row.claim_id, row.num_attempts) for row in (row_of(engine, one) for one in ids)} == {(None, 0)}
         _kill_all(engine)
+    watchdog._drop_lane()
+    source.close()
