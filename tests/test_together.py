@@ -3,15 +3,17 @@
 import gc
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, Select, create_engine, event, select, text, update
 
 import outbox
-from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt, handful, transactions
+from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt, hand, handful, together, transactions
 from async_task.handful import Handful
 from async_task.portions import AT_HAND, Portion
 from clockwork import row_of
@@ -108,6 +110,29 @@ def test_that_is_one_way_to_the_server_and_back(app: AsyncTask, engine: Engine, 
     perform(app, engine)
     assert counted(engine) == {"succeeded": NUMBER}
     assert turns == [("lock_all", 1)] + [("succeed_and_lock", 1)] * (NUMBER - 1)
+
+
+def test_what_has_answered_waits_for_its_commit_no_longer_than_it_may(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are locked with it: the second call takes longer than that, and the third finds both written."""
+    passed, found = [0.0], list[Any]()
+    moved = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    monkeypatch.setattr(hand, "time", moved)
+    monkeypatch.setattr(together, "time", moved)
+    monkeypatch.setattr(Portion, "number", _portions_of(30))
+
+    def look(number: int) -> None:
+        with engine.connect() as connection:
+            succeeded = select(Attempt.id).where(Attempt.status == Status.SUCCEEDED)
+            found.append(set(connection.scalars(succeeded)))
+        if number == 1:
+            passed[0] = 1.0
+
+    does(look)
+    make(engine, act, 4)
+    perform(app, engine, settle_within=0.5)
+    assert found[:3] == [set(), set(), set(calls[:2])]
 
 
 @sync_only
