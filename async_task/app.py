@@ -11,9 +11,26 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from async_task import notices, pauses, schema
-from async_task.actors import current_actor
-from async_task.app_arguments import (
+from async_task.attempts.actions import table_of
+from async_task.attempts.attempt import Attempt, BaseAttempt
+from async_task.database.engines import Database, Source
+from async_task.database.lanes import Lane, has_loop_running, open_lane
+from async_task.encryption.encryptors import Encryptor, know
+from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
+from async_task.errors import AlreadyRunning, ConfigurationError
+from async_task.outcomes import Outcome
+from async_task.queue import pauses
+from async_task.queue.backlog import Depth, depths
+from async_task.queue.claim import Claim
+from async_task.queue.identity import Process, process_started
+from async_task.queue.pauses import QueueState
+from async_task.queue.sweep import SweepReport, bury, sweep
+from async_task.queue.workers import Presence, present
+from async_task.schema import versions
+from async_task.schema.actors import current_actor
+from async_task.targets.registry import limits as target_limits
+from async_task.targets.retry import Duration, duration
+from async_task.validation import (
     Overlap,
     at_least,
     check_class,
@@ -29,28 +46,13 @@ from async_task.app_arguments import (
     scope_of,
     uuid_of,
 )
-from async_task.attempt import Attempt, BaseAttempt
-from async_task.backlog import Depth, depths
-from async_task.batches import BatchReport, Progress
-from async_task.claims import Claim
-from async_task.encryption import Encryptor, know
-from async_task.engines import Database, Source
-from async_task.errors import AlreadyRunning, ConfigurationError
-from async_task.identity import Process, process_started
-from async_task.interrupts import interrupts_later
-from async_task.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob
-from async_task.lanes import Lane, has_loop_running, open_lane
-from async_task.outcomes import Outcome
-from async_task.pauses import QueueState
-from async_task.presence import Presence, present
-from async_task.previews import BatchPreview, preview
-from async_task.retry import Duration, duration
-from async_task.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
-from async_task.shift import Shift
-from async_task.sweeps import SweepReport, bury, sweep
-from async_task.targets import limits as target_limits
-from async_task.verbs import table_of
-from async_task.worker import AttemptWorker, WorkerSettings
+from async_task.wakeup.notify import switch as switch_notify
+from async_task.worker.interrupts import interrupts_later
+from async_task.worker.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob
+from async_task.worker.previews import BatchPreview, preview
+from async_task.worker.run_batch import BatchReport, Progress
+from async_task.worker.runtime import Shift
+from async_task.worker.worker import AttemptWorker, WorkerSettings
 
 T = TypeVar("T")
 TAKES = {"perform": ", attempt_id", "bury": ", pid, started", "read": ", work", "write": ", work"}
@@ -88,7 +90,7 @@ class AsyncTask:
         names = module_names(modules)
         for encryptor in listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
             know(encryptor)
-        notices.switch(table_of(model), notify)
+        switch_notify(table_of(model), notify)
         self._model = model
         self._lease = duration(lease, name="lease")
         if self._lease < dt.timedelta(milliseconds=30):
@@ -304,16 +306,16 @@ class AsyncTask:
     def create_schema(self) -> None:
         """Make the tables that are not there, for tests and demos; others migrate. Raises SchemaMismatch for tables of
         another version."""
-        self._run("create_schema", lambda engine: schema.create(engine, self._model))
+        self._run("create_schema", lambda engine: versions.create(engine, self._model))
 
     def check_schema(self) -> None:
         """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
-        self._run("check_schema", lambda engine: schema.check(engine, self._model))
+        self._run("check_schema", lambda engine: versions.check(engine, self._model))
         self._is_checked = True
 
     def schema_version(self) -> int | None:
         """The version of the tables that lie in the database; None where there are none, or none is said."""
-        return self._run("schema_version", lambda engine: schema.version_in(engine, self._model))
+        return self._run("schema_version", lambda engine: versions.version_in(engine, self._model))
 
     def close(self) -> None:
         """Close the connections that wait in a pool made here, from a URL; a later verb opens others."""

@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from async_task.answers import Again, Discard, RetryAfter
-from async_task.retry import Retry
-from async_task.status import Status
+from async_task.schema.status import Status
+from async_task.targets.answers import Again, Discard, RetryAfter
+from async_task.targets.retry import Retry
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import Connection, DateTime, Engine, Table, bindparam, or_, select, update
 
 from async_task import Attempt, Status
-from async_task.columns import Instant
-from async_task.tables import Worker
+from async_task.schema.columns import Instant
+from async_task.schema.tables import Worker
 from outbox import effects
 
 

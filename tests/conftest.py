@@ -19,8 +19,10 @@ import clockwork
 import databases
 import elsewhere
 import outbox
-from async_task import AsyncTask, Attempt, engines, targets
-from async_task.dialects import server_uptime
+from async_task import AsyncTask, Attempt
+from async_task.database import engines
+from async_task.database.dialects import server_uptime
+from async_task.targets import registry
 from async_task_cli.main import main
 from databases import ALL_STATEMENTS, Available, Database
 from said import Run, Said
@@ -203,10 +205,10 @@ def async_engine_url(database: Database, engine: Engine) -> str:
 @pytest.fixture
 def registered() -> Iterator[None]:
     """Targets of this test are forgotten after it."""
-    before = dict(targets._registered)
+    before = dict(registry._registered)
     yield
-    targets._registered.clear()
-    targets._registered.update(before)
+    registry._registered.clear()
+    registry._registered.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from async_task import Outcome
-from async_task.children import Calling, Children, Opened
-from async_task.claims import Claim
-from async_task.isolation import Isolation
+from async_task.queue.claim import Claim
+from async_task.worker.processes.parent import Calling, Children, Opened
+from async_task.worker.processes.pool import Isolation
 
 NOW = dt.datetime(2026, 3, 29, 1, 59, 59, 999_999, tzinfo=dt.UTC)
 

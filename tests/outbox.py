@@ -34,7 +34,7 @@ from async_task import (
     policy,
     target,
 )
-from async_task.encryption import know
+from async_task.encryption.encryptors import know
 
 more_metadata = MetaData()
 effects = Table(

@@ -16,7 +16,7 @@ from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt, Discard, Failed, RetryAfter
-from async_task.failures import HIDDEN, LONGEST_MESSAGE, LONGEST_TRACEBACK, describe, secrets_in
+from async_task.error_text import HIDDEN, LONGEST_MESSAGE, LONGEST_TRACEBACK, describe, secrets_in
 from clockwork import row_of
 from outbox import BOX, Client, act_boxed, act_boxed_in_session, act_in_session, act_redacted, events_of, will
 

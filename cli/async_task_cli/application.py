@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from async_task import AsyncTask, AsyncTaskError, Attempt, BaseAttempt
-from async_task.engines import EXTRAS
+from async_task.database.engines import EXTRAS
 from async_task_cli.faults import CONFIGURATION, UNREACHABLE, USAGE, Refusal, first_line
 from async_task_cli.options import Wanted
 

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Column, inspect
 
 from async_task import AsyncTaskError, BaseAttempt, NullEncryptor
-from async_task.decoding import decode
-from async_task.targets import CALL, target_named
+from async_task.arguments.decoding import decode
+from async_task.targets.registry import CALL, target_named
 
 LISTED = (
     "id", "status", "target", "method_name", "queue", "priority", "idempotence_token", "num_attempts", "num_errors",

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from async_task import BatchReport
-from async_task.backlog import MOST_COUNTED
+from async_task.queue.backlog import MOST_COUNTED
 
 PATIENCE = 1.0
 COLUMNS = ("retried", "to be retried"), ("failed", "failed"), ("parked", "parked")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from async_task.status import Status
+from async_task.schema.status import Status
 from async_task_cli.moments import MomentOrLength, instant
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
 def _names_of(target: str) -> tuple[str, ...]:
     """All its names, where it is registered here: rows that were written before it was renamed hold a former one."""
     from async_task.errors import UnknownTarget
-    from async_task.targets import target_named
+    from async_task.targets.registry import target_named
 
     try:
         return target_named(target).names
@@ -154,6 +154,6 @@ def _state(model: "type[BaseAttempt]", name: str) -> Any:
 
 
 def _moment(when: When) -> Any:
-    from async_task.instants import compared
+    from async_task.database.clock import compared
 
     return when if isinstance(when, dt.datetime) else compared(-when.total_seconds())

@@ -10,13 +10,13 @@ import click
 from sqlalchemy import case, func, select
 
 from async_task import AsyncTask, AsyncTaskError, Status
-from async_task.ciphers import refuse_missing_key
-from async_task.encryption import NullEncryptor, encryptor_named
-from async_task.rotation import key_head
-from async_task.schema import tables_of
-from async_task.tables import SCHEMA_VERSION
-from async_task.targets import target_named
-from async_task.verbs import table_of
+from async_task.attempts.actions import table_of
+from async_task.encryption.ciphers import refuse_missing_key
+from async_task.encryption.encryptors import NullEncryptor, encryptor_named
+from async_task.encryption.rotation import key_head
+from async_task.schema.tables import SCHEMA_VERSION
+from async_task.schema.versions import tables_of
+from async_task.targets.registry import target_named
 from async_task_cli.application import find_app, refuse_missing_file
 from async_task_cli.faults import UNEXPECTED, Refusal
 from async_task_cli.migrations.comparison import differences

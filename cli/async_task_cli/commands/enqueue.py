@@ -11,10 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, InvalidArguments, UnknownTarget
-from async_task.instants import compared
+from async_task.attempts.create import named_draft
+from async_task.database.clock import compared
 from async_task.spelling import near
-from async_task.targets import CALL, Method, registered_targets, target_named
-from async_task.writing import named_draft
+from async_task.targets.registry import CALL, Method, registered_targets, target_named
 from async_task_cli.application import existing
 from async_task_cli.faults import CONFIGURATION, USAGE, Refusal
 from async_task_cli.fields import as_json_value

@@ -9,13 +9,13 @@ import click
 from rich.text import Text
 
 from async_task import ConfigurationError, Key
-from async_task.keys import KINDS
+from async_task.encryption.keys import KINDS
 from async_task_cli.faults import USAGE
 from async_task_cli.options import SETTINGS, Wanted, as_json, debugging, reaching
 from async_task_cli.terminal import page, plain, table
 
 if TYPE_CHECKING:
-    from async_task.rotation import KeyUse
+    from async_task.encryption.rotation import KeyUse
 
 
 @click.group("keys", context_settings=SETTINGS, invoke_without_command=True)

@@ -8,8 +8,8 @@ import click
 from sqlalchemy import select
 
 from async_task import AsyncTask, Status
-from async_task.actors import acting
-from async_task.instants import compared
+from async_task.database.clock import compared
+from async_task.schema.actors import acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.changes import Verb, each, report

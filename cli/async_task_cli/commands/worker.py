@@ -18,7 +18,7 @@ import click
 
 import async_task
 from async_task import AsyncTask, AttemptWorker, Outcome
-from async_task.targets import registered_targets
+from async_task.targets.registry import registered_targets
 from async_task_cli.application import existing
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.link import STOP, Link, obey

@@ -10,9 +10,9 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.ddl import sort_tables
 
-from async_task.constraints import sequence_made, storage_of
-from async_task.dialects import sequence_of
-from async_task.tables import SCHEMA_VERSION, beside
+from async_task.database.dialects import sequence_of
+from async_task.schema.indexes import sequence_made, storage_of
+from async_task.schema.tables import SCHEMA_VERSION, beside
 from async_task_cli.migrations.rendering import creating, dropping, quoted, schema_of
 
 FIRST_VERSION = 1

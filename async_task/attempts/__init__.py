@@ -1,0 +1,1 @@
+"""The attempt: its model, how callers create it, and what people do to it."""

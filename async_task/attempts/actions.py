@@ -1,0 +1,146 @@
+"""What people do to a row: expire, fail, cancel, retry now, reschedule. One conditional statement each, under the row's
+lock, which is never waited for."""
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import ColumnElement, Table, insert, inspect, or_, select, update
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.orm import Session, object_session
+
+from async_task.database.clock import MYSQL, compared
+from async_task.database.dialects import locks_rows
+from async_task.database.sessions import sync_session
+from async_task.error_text import storable
+from async_task.errors import InvalidArguments, InvalidState, NoTransaction
+from async_task.queue.ordering import release_in
+from async_task.schema.actors import current_actor
+from async_task.schema.states import Values, ending, moving, reviving
+from async_task.schema.status import Status
+from async_task.schema.tables import beside
+from async_task.wakeup.commit_hooks import arrive
+
+PENDING = frozenset({Status.PENDING})
+GIVEN_UP = frozenset({Status.FAILED, Status.EXPIRED, Status.CANCELED})
+LEGAL = {"retry_now": PENDING | GIVEN_UP}
+"""The states in which a verb is legal, where that is not PENDING alone."""
+
+
+def end(attempt: Any, session: Session | None, status: Status, verb: str, reason: str | None) -> None:
+    """Bring a pending attempt to rest in `status`. Raises InvalidState, InvalidArguments."""
+    table = table_of(attempt)
+    _check_reason(reason)
+    said: Any = storable(reason) if reason else table.c.last_error
+    values = ending(table, status, last_error=said, crashed=True)
+    _change(attempt, _session_of(attempt, session), verb, PENDING, values, reason)
+
+
+def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None:
+    """Due now: a pending attempt as it is, a failed, expired or canceled one with fresh counters. Else InvalidState."""
+    table = table_of(attempt)
+    _check_reason(reason)
+    own = _session_of(attempt, session)
+    row = _standing(own, table, attempt.id)
+    if row is not None and row.status in GIVEN_UP:
+        _change(attempt, own, "retry_now", GIVEN_UP, reviving(table), reason)
+    else:
+        _change(attempt, own, "retry_now", PENDING, moving(table, None), reason)
+    arrive(own, inspect(type(attempt)), {attempt.queue: 1})
+
+
+def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: str | None) -> None:
+    """Due at `at`. Raises InvalidState, InvalidArguments."""
+    _check_reason(reason)
+    values = moving(table_of(attempt), at)
+    _change(attempt, _session_of(attempt, session), "reschedule", PENDING, values, reason)
+
+
+def table_of(attempt: Any) -> Table:
+    """The table that holds the state of this attempt or model: that of the root of its inheritance."""
+    mapper: Any = inspect(attempt if isinstance(attempt, type) else type(attempt))
+    table = mapper.base_mapper.local_table
+    assert isinstance(table, Table)
+    return table
+
+
+def not_performing(table: Table) -> ColumnElement[bool]:
+    """Unclaimed, or with a lease that is past; a row that is locked besides is skipped by the lock itself."""
+    return or_(table.c.claim_id.is_(None), table.c.lease_until <= compared())
+
+
+def _change(
+    attempt: Any, own: Session, verb: str, legal: frozenset[Status], values: Values, reason: str | None
+) -> None:
+    table = table_of(attempt)
+    allowed = (table.c.id == attempt.id, table.c.status.in_(sorted(legal)), not_performing(table))
+    # SKIP LOCKED answers "somebody has it" with no row, where NOWAIT would abort the caller's transaction.
+    lock = select(table.c.id).where(*allowed).with_for_update(skip_locked=True, key_share=True)
+    # By id alone where the row is locked now: by the status, MySQL would wait for other rows' locks.
+    still = allowed[:1] if locks_rows(own.connection().dialect) else allowed
+    change = update(table).ordered_values(*values.items()).where(*still)
+    if own.execute(lock).first() is None or not _hit(own, change):
+        raise InvalidState(_why_not(own, table, attempt.id, verb))
+    message = None if reason is None else storable(reason)
+    event = {"job_type": table.name, "job_id": str(attempt.id), "kind": verb, "actor": current_actor()}
+    own.execute(insert(beside(table).events).values(event | {"message": message}))
+    own.refresh(attempt)
+    if attempt.order_key is not None:  # who went out of the line, or came back into it, may let another one go
+        release_in(own.connection(bind_arguments={"clause": table}), table, [attempt.order_key])
+        own.refresh(attempt)
+
+
+def _check_reason(reason: object) -> None:
+    if reason is not None and not isinstance(reason, str):
+        raise InvalidArguments(f"reason: takes a text, not {type(reason).__name__}")
+
+
+def _hit(session: Session, statement: Any) -> bool:
+    result: Any = session.execute(statement.execution_options(synchronize_session=False))
+    return bool(result.rowcount == 1)
+
+
+def _session_of(attempt: Any, session: Session | None) -> Session:
+    """The session in which the attempt shall change, with the attempt in it and written."""
+    own = object_session(attempt) if session is None else sync_session(session)
+    if own is None:
+        raise NoTransaction(f"attempt {attempt.id} is attached to no session: give the one in which it shall change")
+    attached = object_session(attempt)
+    if attached is None:
+        _attach(attempt, own)
+    elif attached is not own:
+        raise InvalidState(f"attempt {attempt.id} is attached to another session than the one given")
+    own.flush()
+    return own
+
+
+def _attach(attempt: Any, own: Session) -> None:
+    try:
+        own.add(attempt)
+    except InvalidRequestError:
+        raise InvalidState(
+            f"attempt {attempt.id}: this session holds another copy of it; change that one, session.get(...)"
+        ) from None
+
+
+def _standing(session: Session, table: Table, attempt_id: Any) -> Any:
+    """The row as it is now; None when there is no such row."""
+    columns = (table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at)
+    look = select(*columns).where(table.c.id == attempt_id)
+    row = None
+    if session.connection(bind_arguments={"clause": table}).dialect.name in MYSQL:
+        # What a plain look sees there may be as old as the caller's transaction.
+        row = session.execute(look.with_for_update(skip_locked=True)).first()
+    return row or session.execute(look).first()
+
+
+def _why_not(session: Session, table: Table, attempt_id: Any, verb: str) -> str:
+    row = _standing(session, table, attempt_id)
+    if row is None:
+        return f"{verb}: there is no attempt {attempt_id}"
+    legal = LEGAL.get(verb, PENDING)
+    if row.status not in legal:
+        return f"{verb}: attempt {attempt_id} is {row.status}, and must be {' or '.join(sorted(legal))}"
+    if row.claim_id is not None:
+        since = f"{row.attempted_at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{verb}: attempt {attempt_id} is being performed by {row.claimed_by} since {since}"
+    return f"{verb}: attempt {attempt_id} is being changed by another transaction at this moment; try again"

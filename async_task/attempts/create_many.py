@@ -1,0 +1,159 @@
+"""Many calls in one statement: the door for Core users, and for whoever writes down thousands."""
+
+import datetime as dt
+import functools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    ClauseElement,
+    Column,
+    Connection,
+    Enum,
+    Insert,
+    Integer,
+    String,
+    Table,
+    Uuid,
+    func,
+    select,
+)
+from sqlalchemy.orm import Session
+
+from async_task.attempts.copying import copy_lines, fields
+from async_task.attempts.create import Draft, Forms, discriminator, from_now, named_draft, single_table
+from async_task.database.clock import Instant, written
+from async_task.database.dialects import copies_rows, numbered, take_numbers
+from async_task.database.sessions import blocking_session
+from async_task.errors import AsyncTaskError, InvalidArguments
+from async_task.schema.columns import HiddenText
+from async_task.wakeup.commit_hooks import arrive, arrive_by
+
+FEW = 3
+"""So many rows are written one by one."""
+Row = dict[str, Any]
+
+
+def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Write all rows in one statement, COPY through psycopg; answers their ids in the order of the rows.
+
+    A session is flushed first. Raises IntegrityError for a used token, and what `create` raises, with the row's number.
+    """
+    mapper, table = single_table(model, "create_many")
+    drafts = list(_drafts(rows))
+    session: Session | None = None
+    if isinstance(where, Connection):
+        connection = where
+    else:
+        session = blocking_session(where)
+        session.flush()
+        connection = session.connection(bind_arguments={"mapper": mapper})
+    if not drafts:
+        return []
+    of_class, placed = discriminator(mapper), _numbered(connection, table, drafts)
+    if len(placed) <= FEW:
+        _insert_few(connection, table, [one.stamped(from_now).given_values | of_class for one in placed])
+    else:
+        _write_many(connection, table, of_class, placed)
+    counts = Counter(one.form.queue for one in drafts if one.is_due_at_once)
+    if session is None:
+        arrive_by(connection, table, counts)
+    else:
+        arrive(session, mapper, counts)
+    return [one.id for one in drafts]
+
+
+def _drafts(rows: Iterable[Mapping[str, Any]]) -> Iterator[Draft]:
+    forms: Forms = {}
+    for number, row in enumerate(rows):
+        if type(row) is not dict and not isinstance(row, Mapping):
+            raise InvalidArguments(f"row {number}: takes a mapping of create()'s arguments, not {type(row).__name__}")
+        try:
+            made = named_draft("create_many", row, forms)
+        except AsyncTaskError as error:
+            raise type(error)(f"row {number}: {error}") from None
+        yield made
+
+
+def _numbered(connection: Connection, table: Table, drafts: list[Draft]) -> list[Draft]:
+    """With the places of those that have a key: as numbers, or each as what its INSERT asks the database for."""
+    keyed = [one for one in drafts if one.order_key is not None]
+    if not keyed:
+        return drafts
+    numbers = take_numbers(connection, table, len(keyed))
+    if numbers is None:
+        return [one.numbered(table) for one in drafts]
+    following = iter(numbers)
+    return [one if one.order_key is None else one._replace(seq=next(following)) for one in drafts]
+
+
+@functools.lru_cache(maxsize=64)
+def _insert_into(table: Table) -> Insert:
+    """The same statement each time: it is found by SQLAlchemy's cache sooner than one that is made anew."""
+    return table.insert()
+
+
+def _insert_few(connection: Connection, table: Table, rows: list[Row]) -> None:
+    """Each by itself, with the clock where it is written: asking for that first would be a statement more."""
+    for row in rows:
+        if any(isinstance(value, ClauseElement) for value in row.values()):
+            connection.execute(_insert_into(table).values(row))
+        else:
+            connection.execute(_insert_into(table), row)
+
+
+def _write_many(connection: Connection, table: Table, of_class: Row, drafts: list[Draft]) -> None:
+    now, may_copy = _clock_and_copy(connection, table)
+    stamped = [one.stamped(lambda after: now + after) for one in drafts]
+    stamps = {**of_class, "created_at": now, "updated_at": now}
+    if may_copy and _may_be_copied(table, stamped[0].values | stamps):
+        columns = [*stamped[0].own_values(now), *stamped[0].form.values, *stamps]
+        copy_lines(connection, table, columns, _lines(stamped, now, stamps))
+    else:
+        _insert(connection, table, [one.form.values | one.own_values(now) | stamps for one in stamped])
+
+
+def _lines(drafts: list[Draft], now: dt.datetime, stamps: Row) -> Iterator[str]:
+    """Rows for COPY; what those of one form have in common is made into text once."""
+    due, ends = fields([now]), dict[int, str]()
+    for one in drafts:
+        if (end := ends.get(id(one.form))) is None:
+            end = ends[id(one.form)] = fields([*one.form.values.values(), *stamps.values()]) + "\n"
+        yield f"{fields(one.own_values(due).values())}\t{end}"
+
+
+def _insert(connection: Connection, table: Table, rows: list[Row]) -> None:
+    plain = [row for row in rows if not isinstance(row["seq"], numbered)]
+    if plain:
+        used = [name for name in plain[0] if any(row[name] is not None for row in plain)]
+        connection.execute(table.insert(), [{name: row[name] for name in used} for row in plain])
+    for row in rows:
+        if isinstance(row["seq"], numbered):
+            connection.execute(table.insert().values(row))
+
+
+def _clock_and_copy(connection: Connection, table: Table) -> tuple[dt.datetime, bool]:
+    """The database's clock, and whether rows may be written with COPY, which row-level security forbids, and which
+    knows nothing of the schemas that SQLAlchemy puts in."""
+    translated = connection.get_execution_options().get("schema_translate_map")
+    if not copies_rows(connection.dialect) or connection.dialect.is_async or translated:
+        return connection.execute(select(written())).scalar_one(), False
+    name = connection.dialect.identifier_preparer.format_table(table)
+    secured = func.row_security_active(name)
+    now, is_secured = connection.execute(select(written(), secured)).one()
+    return now, not is_secured
+
+
+def _may_be_copied(table: Table, values: Mapping[str, Any]) -> bool:
+    """Whether COPY writes what an INSERT would: SQLAlchemy is not wanted for the default of a column of the user's own,
+    or for a type of theirs."""
+    return all(_is_sent_as_it_is(one) if one.name in values else one.default is None for one in table.columns)
+
+
+def _is_sent_as_it_is(one: Column[Any]) -> bool:
+    return isinstance(one.type, _AS_THEY_ARE) and (one.name == "status" or not isinstance(one.type, Enum))
+
+
+_AS_THEY_ARE = (Boolean, HiddenText, Instant, Integer, String, Uuid)

@@ -1,0 +1,1 @@
+"""What the databases do differently, and the connections that this library makes."""

@@ -1,0 +1,1 @@
+"""Encrypted arguments: encryptors, ciphers, keys, and key rotation."""

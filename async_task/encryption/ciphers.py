@@ -1,0 +1,172 @@
+"""The ready-made encryptors. Each ciphertext is an envelope: a version, the id of its key, and what the cipher made.
+
+    version  1 byte: 1
+    key id   32 bytes: ASCII, filled up with NUL
+    body     AES-GCM: a random nonce (12 bytes), ciphertext, tag (16). Fernet: a token, as bytes.
+
+The 33 bytes of the head are 44 characters in base64, so that a database can tell rows by their keys.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from async_task.encryption.keys import LONGEST_ID, Keys, KeyTexts, is_key_id
+from async_task.errors import ConfigurationError, DecryptionFailed
+
+VERSION = b"\x01"
+HEAD = len(VERSION) + LONGEST_ID
+STORED_HEAD = HEAD * 4 // 3
+"""How many characters of a row's text tell its key."""
+NONCE, DIGEST = 12, 32
+
+
+class KeyedEncryptor(ABC):
+    """What the ready-made encryptors have in common: keys with ids, and the envelope. Not to be used itself."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, keys: "Keys | KeyTexts | Callable[[], KeyTexts]", *, name: str) -> None:
+        given: object = name
+        if not isinstance(given, str) or not 0 < len(given) <= 64:
+            raise ConfigurationError("an encryptor's name is a text of 1 to 64 characters")
+        self.name = name
+        self.keys = Keys.of(keys)
+        self.keys.require(self.kind)
+
+    def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
+        """Under the first key, bound to `context` and to this encryptor's name."""
+        key = self.keys.first
+        head = head_of(key.id)
+        return head + self._encrypt(key.secret, plaintext, self._bound(head, context))
+
+    def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
+        """Raises DecryptionFailed, without content: a key that is missing or wrong, another context, a changed text."""
+        head, body = ciphertext[:HEAD], ciphertext[HEAD:]
+        key_id = key_id_in(head)
+        if key_id is None:
+            raise DecryptionFailed(f"the stored arguments are not what {self.name!r} wrote")
+        plaintext = self._decrypt(self.keys.named(key_id).secret, body, self._bound(head, context))
+        if plaintext is None:
+            raise DecryptionFailed(
+                f"the key {key_id!r} of {self.name!r} does not open the arguments: another key of this id wrote them, "
+                "or they were changed, or moved here from another row, target or method"
+            )
+        return plaintext
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}, {self.keys!r}>"
+
+    def _bound(self, head: bytes, context: bytes) -> bytes:
+        name = self.name.encode()
+        return head + len(name).to_bytes(2, "big") + name + context
+
+    @abstractmethod
+    def _encrypt(self, secret: bytes, plaintext: bytes, bound: bytes) -> bytes:
+        """The body of an envelope to which `bound` belongs."""
+
+    @abstractmethod
+    def _decrypt(self, secret: bytes, body: bytes, bound: bytes) -> bytes | None:
+        """The plaintext; None for another secret, a changed body, or another `bound`."""
+
+
+class AesGcmEncryptor(KeyedEncryptor):
+    """AES-256-GCM: `AesGcmEncryptor(Keys.from_environment("SHOP_KEYS"))`. The first key encrypts, all decrypt.
+
+    The context is associated data. Nonces are random: take a new key before one has encrypted 2**32 attempts.
+    """
+
+    kind = "aes-gcm"
+
+    def __init__(self, keys: "Keys | KeyTexts | Callable[[], KeyTexts]", *, name: str = "aes-gcm") -> None:
+        super().__init__(keys, name=name)
+
+    def _encrypt(self, secret: bytes, plaintext: bytes, bound: bytes) -> bytes:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        nonce = os.urandom(NONCE)
+        return nonce + AESGCM(secret).encrypt(nonce, plaintext, bound)
+
+    def _decrypt(self, secret: bytes, body: bytes, bound: bytes) -> bytes | None:
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        try:
+            return AESGCM(secret).decrypt(body[:NONCE], body[NONCE:], bound)
+        except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
+            return None
+
+
+class FernetEncryptor(KeyedEncryptor):
+    """Fernet (AES-128-CBC with HMAC-SHA256): `FernetEncryptor(Keys.from_file("/run/secrets/shop"))`.
+
+    Fernet knows no context: its digest stands before the plaintext, inside of what the token authenticates.
+    """
+
+    kind = "fernet"
+
+    def __init__(self, keys: "Keys | KeyTexts | Callable[[], KeyTexts]", *, name: str = "fernet") -> None:
+        super().__init__(keys, name=name)
+
+    def _encrypt(self, secret: bytes, plaintext: bytes, bound: bytes) -> bytes:
+        from cryptography.fernet import Fernet
+
+        token = Fernet(base64.urlsafe_b64encode(secret)).encrypt(hashlib.sha256(bound).digest() + plaintext)
+        return base64.urlsafe_b64decode(token)
+
+    def _decrypt(self, secret: bytes, body: bytes, bound: bytes) -> bytes | None:
+        from cryptography.fernet import Fernet, InvalidToken
+
+        try:
+            opened = Fernet(base64.urlsafe_b64encode(secret)).decrypt(base64.urlsafe_b64encode(body))
+        except InvalidToken:
+            return None
+        is_bound_here = hmac.compare_digest(opened[:DIGEST], hashlib.sha256(bound).digest())
+        return opened[DIGEST:] if is_bound_here else None
+
+
+def head_of(key_id: str) -> bytes:
+    """What every ciphertext under this key begins with."""
+    return VERSION + key_id.encode("ascii").ljust(LONGEST_ID, b"\0")
+
+
+def stored_head_of(key_id: str) -> str:
+    """The same as a row has it: its first `STORED_HEAD` characters."""
+    return base64.b64encode(head_of(key_id)).decode()
+
+
+def key_id_in(head: bytes) -> str | None:
+    """The id of the key in the head of an envelope; None when it is none of ours."""
+    key_id = head[len(VERSION) :].rstrip(b"\0").decode("ascii", "replace")
+    return key_id if is_key_id(key_id) and head == head_of(key_id) else None
+
+
+def refuse_missing_key(encryptor: object, stored: str) -> None:
+    """Raises DecryptionFailed when this process has not the key of a row's text, of which `stored` is the beginning.
+    Nothing is decrypted; an encryptor without keys is let pass."""
+    if not isinstance(encryptor, KeyedEncryptor):
+        return
+    key_id = key_id_stored(stored)
+    if key_id is None:
+        raise DecryptionFailed(f"the stored arguments are not what {encryptor.name!r} wrote")
+    try:
+        encryptor.keys.named(key_id)
+    except DecryptionFailed:
+        known = ", ".join(encryptor.keys.ids)
+    else:
+        return
+    raise DecryptionFailed(
+        f"they lie under the key {key_id!r} of {encryptor.name!r}, which this process does not have: it has {known}"
+    )
+
+
+def key_id_stored(text: str) -> str | None:
+    """The same of the beginning of a row's text."""
+    try:
+        return key_id_in(base64.b64decode(text[:STORED_HEAD], validate=True))
+    except ValueError:
+        return None

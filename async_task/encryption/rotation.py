@@ -1,0 +1,271 @@
+"""Rotation: arguments under an old key are encrypted again under the first one, page by page, beside all other work.
+
+1. Look: a page of rows, in the order of their ids, whose text is under another key than it shall be. No lock.
+2. Decrypt and encrypt, in memory, with no transaction open. What cannot be decrypted is noted, and left as it is.
+3. Write, in one short transaction: the rows that nobody has locked, and whose text is still the one that was read.
+4. Again from the beginning, for what was locked, until nothing is left.
+
+Nothing is remembered between runs: a row's text tells its key.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, Table, and_, bindparam, case, false, func, literal, or_, select, update
+
+from async_task.encryption.ciphers import STORED_HEAD, KeyedEncryptor, key_id_stored, stored_head_of
+from async_task.encryption.encryptors import (
+    Encryptor,
+    NullEncryptor,
+    context_of,
+    encryptor_named,
+    known_encryptors,
+    seal,
+    unseal,
+)
+from async_task.errors import AsyncTaskError
+from async_task.execution.settle import insist
+from async_task.queue.predicates import is_pending
+from async_task.targets.registry import target_named
+
+PATIENCE = 60.0
+"""Seconds without a row rotated, after which locked ones are left to the next run: a call may hold its row so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class RotationReport:
+    """What a rotation did, in attempts. `rotated`; `left`: still to be rotated (somebody held them, or it was stopped,
+    or asked only to look); `unreadable`: why each of those that could not be decrypted, or encrypted
+    again, was left as it is, by id."""
+
+    rotated: int = 0
+    left: int = 0
+    unreadable: dict[uuid.UUID, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which attempts to rotate. `encryptor`: only those under this one. `to_policy`: also those that the policy of
+    their target wants under another encryptor than they are."""
+
+    encryptor: str | None = None
+    pending_only: bool = False
+    to_policy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """How many attempts are under one key. `key_id`: None where the encryptor has none, or the text is not its own.
+    `is_first`: new attempts get this one. `is_known`: what is under it can be read here."""
+
+    encryptor: str
+    key_id: str | None
+    is_first: bool
+    is_known: bool
+    pending: int = 0
+    total: int = 0
+
+
+def rotate(
+    engine: Engine, table: Table, selection: Selection, *, page: int,
+    stop: threading.Event | None = None, tell: Callable[[int], object] | None = None,
+) -> RotationReport:  # fmt: skip
+    """Rotate all that is selected, `page` rows in a transaction, until nothing is left or `stop` is set. `tell` is
+    called with how many are done. Raises ConfigurationError without keys, and UnknownEncryptor."""
+    began = time.monotonic()
+    run = _Run(
+        engine, table, _wanted(engine, table, selection), page, stop or threading.Event(), tell or (lambda _: None)
+    )
+    run.until_done()
+    left = 0 if run.is_done else _count(engine, table, run.wanted) - len(run.unreadable)
+    return RotationReport(run.rotated, max(left, 0), run.unreadable, time.monotonic() - began)
+
+
+def count(engine: Engine, table: Table, selection: Selection) -> int:
+    """How many `rotate` would try."""
+    return _count(engine, table, _wanted(engine, table, selection))
+
+
+def key_head(table: Table) -> ColumnElement[str]:
+    """The beginning of a row's text, labelled "head": it tells the key, of encryptors here that have keys; else ""."""
+    keyed = [one.name for one in known_encryptors() if isinstance(one, KeyedEncryptor)]
+    return case((table.c.encryptor.in_(keyed), _head(table)), else_="").label("head")
+
+
+def key_uses(engine: Engine, table: Table) -> list[KeyUse]:
+    """Every key that this process knows, or that a row is under, by encryptor; one walk over the table."""
+    encryptors = {one.name: one for one in known_encryptors()}
+    head = key_head(table)
+    pending = func.sum(case((is_pending(table), 1), else_=0))
+    query = select(table.c.encryptor, head, pending, func.count()).group_by(table.c.encryptor, head)
+    with engine.begin() as connection:
+        found = connection.execute(query).all()
+    uses = {(one.encryptor, one.key_id): one for name in encryptors for one in _unused(encryptors[name])}
+    for name, stored, waiting, total in found:
+        key_id = key_id_stored(stored)
+        known = uses.get((name, key_id), KeyUse(name, key_id, is_first=False, is_known=False))
+        # Two heads may mean one key: texts that are not the encryptor's own.
+        sums = {"pending": known.pending + int(waiting), "total": known.total + total}
+        uses[name, key_id] = replace(known, **sums)
+    return sorted(uses.values(), key=lambda use: (use.encryptor, not use.is_first, use.key_id or ""))
+
+
+def _unused(encryptor: Encryptor) -> Iterator[KeyUse]:
+    if isinstance(encryptor, KeyedEncryptor):
+        for number, key_id in enumerate(encryptor.keys.ids):
+            yield KeyUse(encryptor.name, key_id, is_first=number == 0, is_known=True)
+    else:
+        yield KeyUse(encryptor.name, None, is_first=False, is_known=True)
+
+
+class _Run:
+    """One rotation at work."""
+
+    def __init__(
+        self, engine: Engine, table: Table, wanted: "_Wanted", page: int, stop: threading.Event,
+        tell: Callable[[int], object],
+    ) -> None:  # fmt: skip
+        self.engine, self.table, self.wanted, self.page = engine, table, wanted, page
+        self.stop, self.tell = stop, tell
+        self.rotated = 0
+        self.unreadable: dict[uuid.UUID, str] = {}
+        self.is_done = False
+
+    def until_done(self) -> None:
+        pause, since = 0.05, time.monotonic()
+        while not self.stop.is_set() and time.monotonic() - since < PATIENCE:
+            before = self.rotated
+            self.is_done = self._pass() and not self.stop.is_set()
+            if self.is_done:
+                return
+            if self.rotated > before:
+                pause, since = 0.05, time.monotonic()
+            self.stop.wait(pause)
+            pause = min(2 * pause, 2.0)
+
+    def _pass(self) -> bool:
+        """Every row once. Whether none of them was held by somebody else."""
+        after, is_all = None, True
+        while not self.stop.is_set():
+            rows = insist(partial(_look, self.engine, self.table, self.wanted.condition, after, self.page))
+            sealed = dict(self._resealed(row) for row in rows if row.id not in self.unreadable)
+            changes = {one: values for one, values in sealed.items() if values is not None}
+            written = insist(partial(_write, self.engine, self.table, changes)) if changes else 0
+            self.rotated += written
+            is_all = is_all and written == len(changes)
+            self.tell(self.rotated)
+            if len(rows) < self.page:
+                break
+            after = rows[-1].id
+        return is_all
+
+    def _resealed(self, row: Any) -> tuple[uuid.UUID, dict[str, Any] | None]:
+        context = context_of(row.id, row.target, row.method_name)
+        try:
+            text = unseal(row.method_args, encryptor_named(row.encryptor), context)
+            sealer = self.wanted.encryptor_of(row)
+            return row.id, {"old": row.method_args, "new": seal(text, sealer, context), "under": sealer.name}
+        except AsyncTaskError as error:
+            self.unreadable[row.id] = f"{type(error).__name__}: {error}"
+            return row.id, None
+
+
+class _Wanted:
+    """Which rows are to be rotated, and under which encryptor each shall be."""
+
+    def __init__(self, condition: ColumnElement[bool], by_call: dict[tuple[str, str], Encryptor]) -> None:
+        self.condition = condition
+        self._by_call = by_call
+
+    def encryptor_of(self, row: Any) -> Encryptor:
+        return self._by_call.get((row.target, row.method_name)) or encryptor_named(row.encryptor)
+
+
+def _wanted(engine: Engine, table: Table, selection: Selection) -> _Wanted:
+    within = [is_pending(table)] if selection.pending_only else []
+    if selection.encryptor is not None:
+        encryptor_named(selection.encryptor)
+        within.append(table.c.encryptor == selection.encryptor)
+    calls = (table.c.target, table.c.method_name) if selection.to_policy else ()
+    with engine.begin() as connection:
+        found = connection.execute(select(table.c.encryptor, *calls).distinct().where(*within)).all()
+    policies = {(row.target, row.method_name): _of_policy(row) for row in found} if selection.to_policy else {}
+    by_call = {call: encryptor for call, encryptor in policies.items() if encryptor is not None}
+    names = {row.encryptor for row in found}
+    old = or_(false(), *(_under_an_old_key(table, name) for name in names))
+    elsewhere = [_elsewhere(table, call, encryptor) for call, encryptor in by_call.items()]
+    return _Wanted(and_(*within, or_(old, *elsewhere)), by_call)
+
+
+def _of_policy(row: Any) -> Encryptor | None:
+    """What the policy of its target says; None where it says nothing, or is not known here."""
+    try:
+        name = target_named(row.target).method(row.method_name).policy.encryptor
+        return None if name is None or name == NullEncryptor.name else encryptor_named(name)
+    except AsyncTaskError:
+        return None
+
+
+def _under_an_old_key(table: Table, name: str) -> ColumnElement[bool]:
+    """Of rows under this encryptor, those that are not under its first key; all, if it is not known here: so that they
+    are told of. None where there are no keys to tell."""
+    under = table.c.encryptor == name
+    try:
+        encryptor = encryptor_named(name)
+    except AsyncTaskError:
+        return under
+    if not isinstance(encryptor, KeyedEncryptor):
+        return false()
+    return and_(under, _head(table) != stored_head_of(encryptor.keys.first.id))
+
+
+def _elsewhere(table: Table, call: tuple[str, str], encryptor: Encryptor) -> ColumnElement[bool]:
+    target, method_name = call
+    mine = (table.c.target == target, table.c.method_name == method_name)
+    return and_(*mine, table.c.encryptor != encryptor.name)
+
+
+def _head(table: Table) -> ColumnElement[str]:
+    return func.substr(table.c.method_args, literal(1), literal(STORED_HEAD))
+
+
+def _count(engine: Engine, table: Table, wanted: _Wanted) -> int:
+    with engine.begin() as connection:
+        return connection.scalar(select(func.count()).select_from(table).where(wanted.condition)) or 0
+
+
+def _look(
+    engine: Engine, table: Table, condition: ColumnElement[bool], after: uuid.UUID | None, page: int
+) -> list[Any]:
+    columns = (table.c.id, table.c.target, table.c.method_name, table.c.method_args, table.c.encryptor)
+    behind = () if after is None else (table.c.id > after,)
+    with engine.begin() as connection:
+        return list(connection.execute(select(*columns).where(condition, *behind).order_by(table.c.id).limit(page)))
+
+
+def _write(engine: Engine, table: Table, changes: dict[uuid.UUID, dict[str, Any]]) -> int:
+    """Write what is held by nobody and still has the text that was read; answers how many that were."""
+    free = (
+        select(table.c.id, table.c.method_args)
+        .where(table.c.id.in_(list(changes)))
+        .order_by(table.c.id)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    text = table.c.method_args.type
+    change = (
+        update(table)
+        .where(table.c.id == bindparam("row_id"), table.c.method_args == bindparam("old", type_=text))
+        .values(method_args=bindparam("new", type_=text), encryptor=bindparam("under"))
+    )
+    with engine.begin() as connection:
+        found = connection.execute(free).all()
+        still = [{"row_id": row.id, **changes[row.id]} for row in found if row.method_args == changes[row.id]["old"]]
+        if still:
+            connection.execute(change, still)
+        return len(still)

@@ -1,0 +1,1 @@
+"""How one call is made, and how its outcome is written."""

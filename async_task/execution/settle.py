@@ -1,0 +1,294 @@
+"""Settling: what the target answered becomes a committed outcome, fenced, together with the target's own writes.
+
+1. Its writes are kept (it returned) or undone (it raised, or they cannot be kept).
+2. What becomes of the attempt is decided, purely.
+3. The outcome is written and committed. If that fails, nothing is guessed: the row is read again.
+"""
+
+import datetime as dt
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from async_task.database.lanes import Raised, rest
+from async_task.error_text import Failure, describe
+from async_task.errors import ClaimLost, InvalidState
+from async_task.execution.call import PreparedCall
+from async_task.execution.faults import LOSSES, Fault, judged, lost_again, said_of
+from async_task.execution.site import Site
+from async_task.execution.transaction import CommittedInside, Fence, passing_error
+from async_task.outcomes import (
+    Canceled,
+    Decision,
+    Expired,
+    Failed,
+    Outcome,
+    Parked,
+    Retried,
+    Standing,
+    Succeeded,
+    Superseded,
+    decide,
+)
+from async_task.queue import fenced_writes, ordering
+from async_task.queue.claim import Claim
+from async_task.schema.audit import last_start
+from async_task.schema.status import Status
+
+logger = logging.getLogger("async_task")
+T = TypeVar("T")
+PATIENCE = 30.0
+LONG_PATIENCE = 600.0
+"""Seconds for which an outcome is held ready for a database that is away: to give it up is to make the call again."""
+
+
+def settle(
+    site: Site, claim: Claim, call: PreparedCall, fence: Fence, answer: object, elapsed: dt.timedelta
+) -> "Settled":
+    """Bring an answer to its outcome. Raises ClaimLost when somebody else was first."""
+    return settle_kept(site, claim, call, fence, kept_or_undone(fence, answer), elapsed)
+
+
+def settle_kept(
+    site: Site, claim: Claim, call: PreparedCall, fence: Fence, answer: object, elapsed: dt.timedelta
+) -> "Settled":
+    """The same of an answer of `kept_or_undone`."""
+    if fence.is_lost:
+        raise ClaimLost("its claim was lost before it wrote anything")
+    if isinstance(answer, Raised) and isinstance(answer.error, CommittedInside):
+        return _finish(site, claim, call, Decision(Status.FAILED, "committed_inside", charged=True, error=answer.error))
+    answer = judged(call, fence, answer)
+    if isinstance(answer, Fault):
+        fence.close()
+        return settle_fault(site, claim, call, answer, elapsed)
+    decision = decided(claim, call, answer, elapsed)
+    problem = _write(site, claim, call, fence, decision)
+    if problem is not None:
+        return _settle_anew(site, claim, call, fence, decision, elapsed, problem)
+    return settled(claim, call, decision)
+
+
+def after_lost_claim(site: Site, claim: Claim, call: PreparedCall) -> "Settled":
+    """Superseded by somebody else; unless it was the target itself, whose change of its row is rolled back by now."""
+    row = insist(lambda: fenced_writes.standing(site.engine, site.table, claim.id), LONG_PATIENCE)
+    if row is None or row.claim_id != claim.claim_id:
+        return Settled(Superseded(claim.id))
+    error = InvalidState("the target changed the row of its own attempt: let it return, raise or Discard instead")
+    return _finish(site, claim, call, Decision(Status.FAILED, "changed_itself", charged=True, error=error))
+
+
+class Settled:
+    """An outcome, and what was raised on the way to it (None: nothing, or nothing of the target's)."""
+
+    __slots__ = ("error", "outcome")
+
+    def __init__(self, outcome: Outcome, error: BaseException | None = None) -> None:
+        self.outcome = outcome
+        self.error = error
+
+
+class Called(NamedTuple):
+    """A claim whose call has answered, and what becomes of it."""
+
+    claim: Claim
+    call: PreparedCall
+    decision: Decision
+
+
+AT_REST = (Succeeded, Failed, Expired, Canceled, Superseded)
+"""Superseded: perhaps by a COMMIT of ours whose answer was lost. If it is not at rest, nothing is released."""
+
+
+def park(site: Site, claim: Claim, reason: str, *, started: bool) -> Outcome:
+    """Give the attempt back uncharged: what it needs is missing (`started` False), or the database failed it."""
+    shortest, longest = (1, 3) if started else (20, 40)
+    after = dt.timedelta(seconds=random.uniform(shortest, longest))  # noqa: S311 - jitter is no secret
+    logger.warning("attempt %s is parked: %s", claim.id, reason)
+    patience = LONG_PATIENCE if started else PATIENCE
+    hit = insist(lambda: fenced_writes.park(site.engine, site.table, claim, after, reason, started=started), patience)
+    return Parked(claim.id, after, reason) if hit else Superseded(claim.id)
+
+
+def release_next(site: Site, claim: Claim, outcome: Outcome) -> None:
+    """If the attempt is at rest, let the next one of its key go; should that fail, a sweep does it."""
+    if claim.order_key is None or not isinstance(outcome, AT_REST):
+        return
+    try:
+        insist(lambda: ordering.release(site.engine, site.table, [claim.order_key or ""]))
+    except Exception as error:
+        logger.warning("the next attempt of the key of %s waits for a sweep: %s", claim.id, type(error).__name__)
+
+
+def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
+    """Do `work`, again while the infrastructure fails, with jittered backoff, for `patience` seconds; then raise."""
+    until, pause = time.monotonic() + patience, 0.05
+    while True:
+        try:
+            return work()
+        except (DBAPIError, PoolTimeout) as error:
+            is_passing = isinstance(error, (OperationalError, PoolTimeout)) or passing_error(error) is not None
+            if not is_passing or time.monotonic() + pause > until:
+                raise
+        rest(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
+        pause = min(2 * pause, 1.2)  # so that whoever comes back is met within 2 s
+
+
+def settle_fault(site: Site, claim: Claim, call: PreparedCall, fault: Fault, elapsed: dt.timedelta) -> Settled:
+    """Parked; or, where its connection is lost again and again, charged: most likely it is the call that ends it."""
+    reason = said_of(fault.error, call)
+    if fault.is_loss and _losses(site, claim, reason) >= LOSSES:
+        return _finish(site, claim, call, decided(claim, call, Raised(lost_again(fault.error)), elapsed))
+    return Settled(park(site, claim, reason, started=True))
+
+
+def _losses(site: Site, claim: Claim, reason: str) -> int:
+    """How many starts in a row, up to the last one, were parked for this reason."""
+    if claim.last_error != f"parked: {reason}":
+        return 0
+    first = insist(lambda: _first_of_these(site, claim), LONG_PATIENCE)
+    return 0 if first is None else claim.number - first
+
+
+def _first_of_these(site: Site, claim: Claim) -> int | None:
+    # Each is written down when its reason is a new one: the last event is of the first start in this row.
+    with site.engine.begin() as connection:
+        return last_start(connection, site.table, claim.id, "parked")
+
+
+def kept_or_undone(fence: Fence, answer: object) -> object:
+    """The answer; `Raised` with what the database holds against the target's writes when they cannot be kept, and with
+    CommittedInside when they cannot be undone."""
+    if not isinstance(answer, Raised):
+        try:
+            fence.keep()
+            return answer
+        except BaseException as error:
+            answer = Raised(error)
+    try:
+        if not isinstance(answer.error, CommittedInside):
+            fence.undo()
+        return answer
+    except CommittedInside as found:
+        found.__cause__ = answer.error
+        return Raised(found)
+    finally:
+        if isinstance(answer.error, CommittedInside) or not fence.is_usable:
+            fence.close()
+
+
+def decided(claim: Claim, call: PreparedCall, answer: object, elapsed: dt.timedelta) -> Decision:
+    """What becomes of an attempt whose call has answered, after so long."""
+    left = None if claim.left is None else claim.left - elapsed
+    standing = Standing(claim.age + elapsed, left, claim.num_errors, claim.max_attempts)
+    return decide(answer.error if isinstance(answer, Raised) else answer, standing, call.method.policy.retry_or_default)
+
+
+def _write(site: Site, claim: Claim, call: PreparedCall, fence: Fence, decision: Decision) -> Exception | None:
+    """Write and commit the outcome. Answers what went wrong: then nobody knows whether it was committed.
+
+    Raises ClaimLost when somebody else was first.
+    """
+    failure = failure_of(decision, call)
+    try:
+        if fence.is_open:
+            hit = fenced_writes.write_outcome(fence.open(), site.table, claim, decision, failure)
+            if hit:
+                fence.commit()
+        else:
+            hit = fenced_writes.settle(site.engine, site.table, claim, decision, failure)
+    except Exception as problem:
+        logger.warning(
+            "the outcome of attempt %s was not written at once: %s", claim.id, describe(problem, call.secrets).summary
+        )
+        return problem
+    finally:
+        # Before anything else is done: the next transaction may want this pool's last connection.
+        fence.close()
+    if not hit:
+        raise ClaimLost("somebody else was first")
+    return None
+
+
+def _settle_anew(
+    site: Site,
+    claim: Claim,
+    call: PreparedCall,
+    fence: Fence,
+    decision: Decision,
+    elapsed: dt.timedelta,
+    problem: Exception,
+) -> Settled:
+    """A failed COMMIT, or a lost connection, proves nothing: read the row again, and go on from there."""
+    if call.session_class is None or decision.error is not None:
+        return settle_alone(site, claim, call, decision)  # it was made, and its transaction held nothing of its own
+    if (found := found_written(site, claim, call, decision)) is not None:
+        return found
+    answer = judged(call, fence, Raised(problem))
+    if isinstance(answer, Fault):
+        return _or_written(site, claim, call, decision, settle_fault(site, claim, call, answer, elapsed))
+    return _finish(site, claim, call, decided(claim, call, answer, elapsed))
+
+
+def settle_alone(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
+    """Write an outcome that may have been written already, in a transaction of its own."""
+    found = found_written(site, claim, call, decision)
+    return found or _or_written(site, claim, call, decision, _finish(site, claim, call, decision))
+
+
+def _or_written(site: Site, claim: Claim, call: PreparedCall, decision: Decision, result: Settled) -> Settled:
+    """The result; but where it was superseded by ourselves, as a COMMIT of ours was under way without an answer: what
+    that has written."""
+    is_told = decision.after is not None or not isinstance(result.outcome, Superseded)
+    return result if is_told else found_written(site, claim, call, decision) or result
+
+
+def found_written(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled | None:
+    """What the row says when the claim is no longer ours: our outcome, or somebody else's."""
+    row = insist(lambda: fenced_writes.standing(site.engine, site.table, claim.id), LONG_PATIENCE)
+    if row is not None and row.claim_id == claim.claim_id:
+        return None
+    is_committed = row is not None and row.num_attempts == claim.number and row.status == decision.status
+    return settled(claim, call, decision) if is_committed else Settled(Superseded(claim.id))
+
+
+def _finish(site: Site, claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
+    """Write the outcome in a transaction of its own, until the database takes it."""
+    failure = failure_of(decision, call)
+    try:
+        hit = _settle_at_last(site, claim, decision, failure)
+    except Exception as problem:
+        # Not the weather: then it is the text, which this database has no characters for.
+        logger.warning(
+            "attempt %s: its error is written in ASCII: %s", claim.id, describe(problem, call.secrets).summary
+        )
+        hit = _settle_at_last(site, claim, decision, None if failure is None else failure.in_ascii())
+    return settled(claim, call, decision) if hit else Settled(Superseded(claim.id))
+
+
+def _settle_at_last(site: Site, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
+    return insist(lambda: fenced_writes.settle(site.engine, site.table, claim, decision, failure), LONG_PATIENCE)
+
+
+def failure_of(decision: Decision, call: PreparedCall) -> Failure | None:
+    return None if decision.error is None else describe(decision.error, call.secrets)
+
+
+def settled(claim: Claim, call: PreparedCall, decision: Decision) -> Settled:
+    said = None if decision.error is None else describe(decision.error, call.secrets).summary
+    match decision.status:
+        case Status.SUCCEEDED:
+            return Settled(Succeeded(claim.id))
+        case Status.FAILED:
+            return Settled(
+                Failed(claim.id, ": ".join(part for part in (decision.reason, said) if part)), decision.error
+            )
+        case Status.EXPIRED:
+            return Settled(Expired(claim.id, decision.reason), decision.error)
+        case _:
+            assert decision.after is not None
+            return Settled(Retried(claim.id, decision.after, said), decision.error)

@@ -1,0 +1,1 @@
+"""The SQL that touches the attempts table: claim, settle, sweep, order, limit."""

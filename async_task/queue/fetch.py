@@ -1,0 +1,161 @@
+"""Claiming: taking attempts that are due, each start counted and committed before any call; and saying why one cannot
+be taken. Each function is one transaction."""
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, select, update
+
+from async_task.database.dialects import probes_laterally
+from async_task.database.pipeline import at_once
+from async_task.outcomes import Busy, Expired, NotDue, NotPending, Outcome
+from async_task.queue import claim_statements, predicates
+from async_task.queue.claim import Claim
+from async_task.queue.fenced_writes import begun
+from async_task.queue.ordering import release_in, waits_behind
+from async_task.schema.audit import record
+from async_task.schema.states import Values, claiming, ending
+from async_task.schema.status import Status
+
+
+def claim_due(
+    where: Engine | Connection, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
+    *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
+    targets: Sequence[str] = (), besides: Sequence[tuple[str, str]] = (), marks: Sequence[Any] = (),
+) -> list[Claim]:  # fmt: skip
+    """Take up to `limit` due attempts of one queue, the most urgent first: of any target, of these `targets`, or of all
+    calls `besides` some, each a target and its method. The start of each is counted and committed before any call.
+    `marks`, for PostgreSQL: for each priority, where in the order of `due_at` to begin."""
+    with begun(where) as connection:
+        return claim_in(
+            connection, table, worker, lease, queue, limit,
+            claim_id=claim_id, began=began, suspects=suspects, targets=targets, besides=besides, marks=marks,
+            commits=True,
+        )  # fmt: skip
+
+
+def claim_in(
+    connection: Connection, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
+    *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
+    targets: Sequence[str] = (), besides: Sequence[tuple[str, str]] = (), marks: Sequence[Any] = (),
+    commits: bool = False,
+) -> list[Claim]:  # fmt: skip
+    """The same in the transaction of `connection`. `commits`: nothing else is done in it."""
+    shape = claim_statements.Shape(began is not None, suspects, bool(targets), bool(besides), bool(marks))
+    asked = {
+        "a_queue": queue, "since": began, "some_targets": list(targets), "other_calls": list(besides),
+        "marks": list(marks),
+    }  # fmt: skip
+    given = {"a_claim": claim_id or uuid.uuid4(), "a_worker": worker}
+    if probes_laterally(connection.dialect):
+        wanted = _only(shape, asked) | given | {"a_number": limit}
+        claim = claim_statements.claim(table, lease, shape)
+        if targets or besides:  # its text is another one for each number of these
+            return _claims(connection.execute(claim, wanted).all())
+        return _claims(at_once(connection, claim, wanted, commits=commits).rows)
+    ids: list[uuid.UUID] = []
+    flags = connection.execute(claim_statements.priorities_due(table, shape), _only(shape, asked)).one()
+    for priority in (number for number, is_due in zip(predicates.PRIORITIES, flags, strict=True) if is_due):
+        if len(ids) < limit:
+            wanted = _only(shape, asked) | {"a_priority": priority, "a_number": limit - len(ids)}
+            ids += connection.scalars(claim_statements.due_in_priority(table, shape), wanted)
+    if not ids:
+        return []
+    connection.execute(claim_statements.take_ids(table, lease), given | {"ids": ids})
+    return _claims(connection.execute(claim_statements.taken(table), {"a_claim": given["a_claim"], "ids": ids}).all())
+
+
+def claim_one(
+    engine: Engine, table: Table, worker: str, lease: dt.timedelta, attempt_id: uuid.UUID,
+    *, claim_id: uuid.UUID | None = None,
+) -> Claim | Outcome:  # fmt: skip
+    """Take this attempt, or say why not. One that is past its `expires_at` is expired."""
+    values = claiming(table, claim_id or uuid.uuid4(), worker, lease)
+    with engine.begin() as connection:
+        claims = _take_one(connection, table, attempt_id, values)
+        if not claims and _has_lined_up(connection, table, attempt_id):
+            claims = _take_one(connection, table, attempt_id, values)
+        return claims[0] if claims else _why_not(connection, table, attempt_id)
+
+
+def claims_under(engine: Engine, table: Table, claim_id: uuid.UUID) -> list[Claim]:
+    """What is claimed under this id: for a claim whose COMMIT was not answered."""
+    with engine.begin() as connection:
+        return _claims(connection.execute(predicates.under(table, claim_id)).all())
+
+
+def strays(engine: Engine, table: Table, worker: str) -> list[Claim]:
+    """Claims of this worker whose lease is past: unless their rows are locked, it has lost sight of them."""
+    with engine.begin() as connection:
+        return _claims(connection.execute(claim_statements.strays(table), {"a_worker": worker}).all())
+
+
+def _only(shape: claim_statements.Shape, asked: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a statement of this shape has."""
+    said = {
+        "since": shape.began, "some_targets": shape.targets, "other_calls": shape.besides, "marks": shape.marks,
+    }  # fmt: skip
+    return {name: value for name, value in asked.items() if said.get(name, True)}
+
+
+def _claims(rows: Sequence[Any]) -> list[Claim]:
+    return sorted(map(Claim._make, rows), key=_urgency)
+
+
+_urgency = attrgetter("priority", "due_at", "id")
+
+
+def _take(connection: Connection, table: Table, found: Any, values: Values) -> list[Claim]:
+    return _claims(connection.execute(predicates.take(table, found, values)).all())
+
+
+def _take_ids(connection: Connection, table: Table, ids: list[uuid.UUID], values: Values) -> list[Claim]:
+    if not ids:
+        return []
+    connection.execute(predicates.take_ids(table, ids, values))
+    return _claims(connection.execute(predicates.taken(table, values["claim_id"], ids)).all())
+
+
+def _take_one(connection: Connection, table: Table, attempt_id: uuid.UUID, values: Values) -> list[Claim]:
+    found = predicates.by_id(table, attempt_id)
+    if probes_laterally(connection.dialect):
+        return _take(connection, table, found, values)
+    return _take_ids(connection, table, list(connection.scalars(found)), values)
+
+
+def _has_lined_up(connection: Connection, table: Table, attempt_id: uuid.UUID) -> bool:
+    """Whether anything was released of the key of an attempt that nobody had looked at yet."""
+    row = connection.execute(predicates.standing(table, attempt_id)).first()
+    if row is None or row.status != Status.PENDING or row.released:
+        return False
+    return release_in(connection, table, [row.order_key]) > 0
+
+
+def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
+    row = connection.execute(predicates.standing(table, attempt_id)).first()
+    if row is None:
+        return NotPending(attempt_id, None)
+    if row.status != Status.PENDING:
+        return NotPending(attempt_id, row.status)
+    is_held = row.claim_id is not None
+    if row.is_overdue and not is_held:
+        return _expire_one(connection, table, attempt_id)
+    if is_held or (row.is_due and row.released):
+        return Busy(attempt_id, row.claimed_by, row.attempted_at if is_held else None)
+    behind = None if row.released else waits_behind(connection, table, row.order_key)
+    return NotDue(attempt_id, row.due_at, behind)
+
+
+def _expire_one(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
+    unheld = (table.c.id == attempt_id, predicates.is_pending(table), table.c.claim_id.is_(None))
+    free = select(table.c.id).where(*unheld, predicates.is_overdue(table))
+    if connection.scalar(free.with_for_update(skip_locked=True, key_share=True)) is None:
+        return Busy(attempt_id, None, None)
+    values = ending(table, Status.EXPIRED, last_error=table.c.last_error, crashed=True)
+    connection.execute(update(table).where(*unheld).values(values))
+    record(connection, table, attempt_id, "expired", "past its expires_at")
+    release_in(connection, table, connection.scalars(predicates.keys_of(table, [attempt_id])))
+    return Expired(attempt_id, "past its expires_at")

@@ -1,0 +1,180 @@
+"""Order: attempts of one key are performed one at a time, in the order in which they were written down.
+
+1. A keyed attempt arrives unreleased, where no claim sees it.
+2. Whoever looks at the arrivals releases the first of each key, unless one of that key is released already.
+3. Whoever brings a released one to rest releases the next: after its commit, so that it sees all that was there then.
+4. Should the process die in between, a sweep finds the key.
+
+A unique index on the key of what is released is the guard: two at a time cannot be written, whoever is wrong.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    String,
+    Table,
+    and_,
+    any_,
+    bindparam,
+    column,
+    func,
+    literal,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import IntegrityError
+
+from async_task.database.dialects import probes_laterally
+from async_task.schema.states import looked_at, releasing
+from async_task.schema.status import Status
+
+PAGE = 500
+
+
+def release(engine: Engine, table: Table, keys: Iterable[str]) -> int:
+    """Release the first pending attempt of each of these keys, unless one of that key is released. Answers how many.
+
+    Whoever has brought a keyed attempt to rest calls this when that is committed.
+    """
+    with engine.begin() as connection:
+        return release_in(connection, table, keys)
+
+
+def line_up(engine: Engine, table: Table, limit: int = PAGE) -> int:
+    """Look at up to `limit` attempts that have just arrived, and release those whose turn it is. Answers how many were
+    looked at; 0 costs one look into an empty index."""
+    with engine.begin() as connection:
+        found = connection.execute(_arrivals(table, limit)).all()
+        if not found:
+            return 0
+        ids = [row.id for row in found]
+        # By id alone: these are locked, and by the status MySQL would wait for the locks of others.
+        connection.execute(update(table).where(table.c.id.in_(ids)).values(looked_at()))
+    # In a transaction of its own: whoever settled meanwhile passed over the rows that were locked here.
+    release(engine, table, {row.order_key for row in found})
+    return len(found)
+
+
+def mend(engine: Engine, table: Table, limit: int = PAGE, after: str | None = None) -> tuple[int, str | None]:
+    """Among the next `limit` keys behind `after`, find those that wait for a process that died before it released the
+    next. Answers how many were released, and the last key if there may be more behind it."""
+    with engine.begin() as connection:
+        found = connection.execute(_keys(table, limit, after)).all()
+        released = release_in(connection, table, [row.key for row in found if not row.is_released])
+    return released, found[-1].key if len(found) == limit else None
+
+
+def release_in(connection: Connection, table: Table, keys: Iterable[str | None]) -> int:
+    """As `release`, in the caller's transaction, which stays usable whatever others do."""
+    wanted = sorted({key for key in keys if key is not None})
+    if not wanted:
+        return 0
+    if not probes_laterally(connection.dialect):
+        return sum(_release_one(connection, table, key) for key in wanted)
+    pages = [wanted[start : start + PAGE] for start in range(0, len(wanted), PAGE)]
+    return sum(_release_many(connection, table, page) for page in pages)
+
+
+def next_of(engine: Engine, table: Table, key: str) -> Any:
+    """The `id` and `queue` of the released attempt of this key; None when there is none."""
+    with engine.begin() as connection:
+        return connection.execute(_released(table, key)).first()
+
+
+def ahead(table: Table) -> Any:
+    """Of each row of the enclosing statement: the id of the attempt for which it waits, else null."""
+    other = table.alias("other")
+    waits = (_pending(table), ~table.c.released)
+    found: Any = select(other.c.id).where(other.c.order_slot == table.c.order_key, *waits)
+    return found.correlate(table).scalar_subquery()
+
+
+def waits_behind(connection: Connection, table: Table, key: str) -> Any:
+    """The id of the attempt for which the others of this key wait; None when there is none."""
+    return connection.scalar(_released(table, key))
+
+
+def _released(table: Table, key: str) -> Any:
+    return select(table.c.id, table.c.queue).where(table.c.order_slot == key)
+
+
+def _release_many(connection: Connection, table: Table, keys: Sequence[str]) -> int:
+    """All in one statement (PostgreSQL); one by one if somebody was faster with one of them."""
+    try:
+        with connection.begin_nested():
+            return connection.execute(_releasing_all(table, keys)).rowcount
+    except IntegrityError:
+        return 0 if len(keys) == 1 else sum(_release_many(connection, table, [key]) for key in keys)
+
+
+def _release_one(connection: Connection, table: Table, key: str) -> int:
+    first = connection.scalar(_first(table, table.c.order_key == key).where(~_is_taken(table, literal(key))))
+    if first is None or connection.scalar(_free(table, table.c.id == first)) is None:
+        return 0
+    try:
+        return connection.execute(update(table).where(table.c.id == first).values(releasing())).rowcount
+    except IntegrityError:
+        return 0
+
+
+def _releasing_all(table: Table, keys: Sequence[str]) -> Any:
+    wanted = func.unnest(bindparam("wanted", list(keys), postgresql.ARRAY(String))).table_valued(
+        column("key", String), name="wanted"
+    )
+    keyed = wanted.render_derived()
+    line = table.alias("line")
+    first = _first(line, line.c.order_key == keyed.c.key).lateral("first")
+    heads = select(first.c.id).select_from(keyed.join(first, true())).where(~_is_taken(table, keyed.c.key))
+    free = _free(table, table.c.id == any_(func.array(heads.scalar_subquery())))
+    return update(table).where(table.c.id == any_(func.array(free.scalar_subquery()))).values(releasing())
+
+
+def _first(table: Any, of_key: ColumnElement[bool]) -> Select[Any]:
+    return select(table.c.id).where(_pending(table), of_key).order_by(table.c.seq).limit(1)
+
+
+def _is_taken(table: Table, key: Any) -> ColumnElement[bool]:
+    """Whether an attempt of this key is released."""
+    slot = table.alias("slot")
+    return select(slot.c.id).where(slot.c.order_slot == key).exists()
+
+
+def _free(table: Table, which: ColumnElement[bool]) -> Select[Any]:
+    """Lock these, unless somebody else has: who releases one does that, who ends one releases the next."""
+    still = (which, _pending(table), ~table.c.released)
+    return select(table.c.id).where(*still).with_for_update(skip_locked=True, key_share=True)
+
+
+def _arrivals(table: Table, limit: int) -> Select[Any]:
+    arrived: Any = select(table.c.id, table.c.order_key).where(_pending(table), table.c.arrived)
+    found: Select[Any] = arrived.limit(limit).with_for_update(skip_locked=True, key_share=True)
+    return found
+
+
+def _keys(table: Table, limit: int, after: str | None) -> Any:
+    """The next keys of what is pending: one look into the index for each, however long its line is."""
+    behind = table.alias("behind")
+    first = select(func.min(table.c.order_key).label("key")).where(_pending(table), table.c.order_key > (after or ""))
+    walk = first.cte("walk", recursive=True)
+    following = select(func.min(behind.c.order_key)).where(_pending(behind), behind.c.order_key > walk.c.key)
+    walk = walk.union_all(select(following.scalar_subquery()).where(walk.c.key.is_not(None)))
+    return (
+        select(walk.c.key, _is_taken(table, walk.c.key).label("is_released"))
+        .where(walk.c.key.is_not(None))
+        .limit(limit)
+    )
+
+
+def _pending(table: Any) -> ColumnElement[bool]:
+    # A literal, as in `queries`: behind a parameter no plan is sure of the partial indexes.
+    return and_(
+        table.c.status == literal(Status.PENDING, table.c.status.type, literal_execute=True),
+        table.c.completed_at.is_(None),
+    )

@@ -1,0 +1,132 @@
+"""Pages of a sweep: claims whose process is gone are given back, and attempts past their time expired. Each function is
+one transaction, and bounded."""
+
+import datetime as dt
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from async_task.database.dialects import is_passing, locks_rows, server_uptime
+from async_task.queue import predicates, workers
+from async_task.queue.claim import Claim
+from async_task.queue.identity import Process
+from async_task.queue.ordering import release_in
+from async_task.schema.audit import event, record
+from async_task.schema.states import ending, recovering
+from async_task.schema.status import Status
+from async_task.schema.tables import beside
+from async_task.wakeup import notify
+
+CRASH_LIMIT = 3
+PAGE = 500
+
+
+def recover(
+    engine: Engine, table: Table, lease: dt.timedelta, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
+) -> tuple[int, int]:
+    """Give one page of orphans back, and count their crashes. Answers how many were found, and how many of them were
+    not given back but failed, at the crash limit. Raises Refused."""
+    with engine.begin() as connection:
+        uptime = server_uptime(connection)
+        if uptime is not None and uptime < lease.total_seconds():
+            return 0, 0  # nobody could beat while the server was down
+        alive = workers.alive_here(connection, table)
+        found = connection.execute(predicates.orphans(table, lease, limit, besides=besides, alive=alive)).all()
+        return _count_as_lost(connection, table, found, "was lost")
+
+
+def bury(
+    engine: Engine, table: Table, process: Process, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
+) -> tuple[int, int]:
+    """The same for one page of what a process holds that is known to have died, also before its leases are past; who
+    sleeps is told. Rows whose locks the server has not taken back yet are left out. Raises Refused."""
+    with engine.begin() as connection:
+        names = workers.names_of(connection, table, process)
+        found = connection.execute(predicates.claims_of(table, names, limit, besides=besides)).all() if names else []
+        counted = _count_as_lost(connection, table, found, "has died")
+        notify.tell(connection, table, Counter(row.queue for row in found))
+        return counted
+
+
+def _count_as_lost(connection: Connection, table: Table, found: Sequence[Any], happened: str) -> tuple[int, int]:
+    """Give these back, which are locked, and count their crashes. Answers as `recover` does."""
+    with _refusing([row.id for row in found]):
+        for row in found:
+            how = f"the process {row.claimed_by} {happened}"
+            values = recovering(table, CRASH_LIMIT, crashed_reason(row.num_crashes + 1, how))
+            connection.execute(
+                predicates.changed(table, values).where(table.c.id == row.id, predicates.is_pending(table))
+            )
+            record(connection, table, row.id, "crash", how, number=row.num_attempts)
+    release_in(connection, table, [row.order_key for row in found])
+    return len(found), sum(row.num_crashes + 1 >= CRASH_LIMIT for row in found)
+
+
+def unproven_orphans(engine: Engine, table: Table, lease: dt.timedelta) -> bool:
+    """Whether there are orphans, and this connection is too young to tell them from claims of workers that could not
+    reach the database lately either."""
+    if not locks_rows(engine.dialect):
+        return False
+    with engine.begin() as connection:
+        since = connection.info.setdefault("async_task.connected", time.monotonic())
+        if time.monotonic() - since >= lease.total_seconds():
+            return False
+        return connection.execute(predicates.orphans(table, lease, 1)).first() is not None
+
+
+def expire(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()) -> int:
+    """Expire one page of what is past its `expires_at` and held by nobody. Answers how many. Raises Refused."""
+    with engine.begin() as connection:
+        ids = list(connection.scalars(predicates.overdue(table, limit, besides=besides)))
+        values = ending(table, Status.EXPIRED, last_error=table.c.last_error, crashed=True)
+        with _refusing(ids):
+            if ids:
+                connection.execute(
+                    update(table).where(table.c.id.in_(ids), predicates.is_pending(table)).values(values)
+                )
+                events = [event(table, one, "expired", "past its expires_at") for one in ids]
+                connection.execute(insert(beside(table).events), events)
+        release_in(connection, table, connection.scalars(predicates.keys_of(table, ids)) if ids else ())
+        return len(ids)
+
+
+class Refused(Exception):
+    """The database refused the change of a page for the sake of one of its rows, at least: those with `ids`."""
+
+    def __init__(self, ids: list[uuid.UUID], error: DBAPIError) -> None:
+        super().__init__(f"{type(error.orig).__name__} for one of {len(ids)} rows")
+        self.ids = ids
+
+
+@contextmanager
+def _refusing(ids: list[uuid.UUID]) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if error.connection_invalidated or is_passing(error.orig):
+            raise
+        raise Refused(ids, error) from error
+
+
+def lose(engine: Engine, table: Table, claim: Claim, how: str) -> Status | None:
+    """Count the crash of a claim whose process is known to have died. Answers the state it led to, None when somebody
+    else was first."""
+    with engine.begin() as connection:
+        reason = crashed_reason(claim.num_crashes + 1, how)
+        values = recovering(table, CRASH_LIMIT, reason)
+        if connection.execute(predicates.settle(table, claim.id, claim.claim_id, values)).rowcount != 1:
+            return None
+        record(connection, table, claim.id, "crash", how, number=claim.number)
+        release_in(connection, table, [claim.order_key])
+        return connection.scalar(select(table.c.status).where(table.c.id == claim.id))
+
+
+def crashed_reason(crashes: int, how: str) -> str:
+    """What `last_error` says of an attempt that has crashed too often."""
+    return f"crashed: {crashes} starts in a row were lost with their process; at the last, {how}"

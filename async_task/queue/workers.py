@@ -1,0 +1,164 @@
+"""Which processes are at work: each has a row, with its beat, in the table beside the attempts."""
+
+import datetime as dt
+import json
+import os
+import socket
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from async_task.database.clock import compared, written
+from async_task.database.dialects import locks_rows
+from async_task.queue import predicates
+from async_task.queue.identity import Process, process_started
+from async_task.schema.states import extending
+from async_task.schema.tables import beside
+
+
+def beat(
+    engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID],
+    *, kind: str | None = None,
+) -> None:  # fmt: skip
+    """Say that this process lives, and extend the leases of the claims it holds; rows locked meanwhile are skipped."""
+    try:
+        _beat(engine, table, worker, lease, held, kind)
+    except IntegrityError:  # the first beats of two lanes met
+        _beat(engine, table, worker, lease, held, kind)
+
+
+def enroll(connection: Connection, table: Table, worker: str, kind: str | None, **said: Any) -> None:
+    """Say that this process lives, what else is `said` by column, and at first also what it is."""
+    workers = beside(table).workers
+    beats = update(workers).where(workers.c.name == worker).values(beat_at=written(), **said)
+    if not connection.execute(beats).rowcount:
+        started = process_started(os.getpid()) or ""
+        me = {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "process_started": started}
+        connection.execute(insert(workers).values(me | {"kind": kind, "job_type": table.name} | said))
+
+
+def fall_asleep(where: Engine | Connection, table: Table, worker: str, *, kind: str | None = None) -> None:
+    """From its commit on, who makes attempts due tells this process by a NOTIFY; for one minute, or until `awake`.
+
+    What was committed before was not told: look once more. Who sleeps longer says so again within the minute.
+    """
+    _say(where, table, worker, kind, asleep=True)
+
+
+def awake(where: Engine | Connection, table: Table, worker: str, *, kind: str | None = None) -> None:
+    """Nobody need tell this process anything: it looks by itself."""
+    _say(where, table, worker, kind, asleep=False)
+
+
+def _say(where: Engine | Connection, table: Table, worker: str, kind: str | None, **said: Any) -> None:
+    if isinstance(where, Connection):  # one on which each statement is a transaction by itself
+        enroll(where, table, worker, kind, **said)
+        return
+    try:
+        with where.begin() as connection:
+            enroll(connection, table, worker, kind, **said)
+    except IntegrityError:  # its first beat came between
+        with where.begin() as connection:
+            enroll(connection, table, worker, kind, **said)
+
+
+def _beat(
+    engine: Engine, table: Table, worker: str, lease: dt.timedelta, held: Sequence[uuid.UUID], kind: str | None
+) -> None:
+    with engine.begin() as connection:
+        enroll(connection, table, worker, kind)
+        if held:
+            mine = (table.c.id.in_(held), table.c.claimed_by == worker, predicates.is_pending(table))
+            free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
+            ids = list(connection.scalars(free))
+            connection.execute(update(table).where(table.c.id.in_(ids)).values(extending(lease)))
+
+
+def forget_workers(engine: Engine, table: Table, older_than: dt.timedelta) -> None:
+    """Drop the rows of processes that have not beaten for `older_than` and hold nothing."""
+    workers = beside(table).workers
+    silent = workers.c.beat_at < compared(-older_than.total_seconds())
+    with engine.begin() as connection:
+        connection.execute(delete(workers).where(silent, ~predicates.holds(table)))
+
+
+def leave(engine: Engine, table: Table, worker: str) -> None:
+    """Take the row of a process back that performs nothing any more: what it left claimed is an orphan from now on."""
+    with engine.begin() as connection:
+        workers = beside(table).workers
+        connection.execute(delete(workers).where(workers.c.name == worker))
+
+
+def names_of(connection: Connection, table: Table, process: Process) -> list[str]:
+    """Under which names this process has performed what is in this table."""
+    workers = beside(table).workers
+    return list(connection.scalars(select(workers.c.name).where(*_is_of(workers, table, process))))
+
+
+def take_away(engine: Engine, table: Table, process: Process) -> bool:
+    """Take the rows of a process back that has died and holds nothing any more. Whether none is left."""
+    workers = beside(table).workers
+    with engine.begin() as connection:
+        connection.execute(delete(workers).where(*_is_of(workers, table, process), ~predicates.holds(table)))
+        return not names_of(connection, table, process)
+
+
+def _is_of(workers: Table, table: Table, process: Process) -> tuple[ColumnElement[bool], ...]:
+    c = workers.c
+    named = (c.host == process.host, c.pid == process.pid, c.process_started == process.started)
+    return (*named, or_(c.job_type.is_(None), c.job_type == table.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A process that performs attempts, as its row has it.
+
+    `kind`: "worker", "run-batch", or None for a single verb. `silent_for`: since its last beat, by the database's
+    clock; `is_asleep`: it waits to be told of something due. `about`: what it says of itself: queues, lanes, version.
+    `claims`: how many attempts it has in hand; of all processes together 10,000 are counted at most.
+    """
+
+    name: str
+    host: str
+    pid: int
+    kind: str | None
+    started_at: dt.datetime
+    beat_at: dt.datetime
+    silent_for: dt.timedelta
+    is_asleep: bool
+    about: Mapping[str, Any]
+    claims: int
+
+
+def present(engine: Engine, table: Table) -> list[Presence]:
+    """Who performs what is in this table, or did lately: the longest at work first."""
+    c = beside(table).workers.c
+    asked: Any = select(c.name, c.host, c.pid, c.kind, c.started_at, c.beat_at, c.asleep, c.about, compared())
+    mine = or_(c.job_type.is_(None), c.job_type == table.name)
+    with engine.begin() as connection:
+        found: Any = connection.execute(predicates.in_hand(table, table.c.claimed_by, 10_000)).all()
+        claims: dict[str, int] = dict(found)
+        rows = connection.execute(asked.where(mine).order_by(c.started_at, c.name)).all()
+    return [_as_presence(claims, *row) for row in rows]
+
+
+def _as_presence(
+    claims: Mapping[str, int], name: str, host: str, pid: int, kind: str | None, started_at: dt.datetime,
+    beat_at: dt.datetime, asleep: bool, about: str | None, now: dt.datetime,
+) -> Presence:  # fmt: skip
+    silent = max(now - beat_at, dt.timedelta(0))
+    said = json.loads(about) if about else {}
+    return Presence(name, host, pid, kind, started_at, beat_at, silent, bool(asleep), said, claims.get(name, 0))
+
+
+def alive_here(connection: Connection, table: Table) -> list[str]:
+    """On SQLite, which cannot tell by a lock: the workers that are processes of this machine and still run."""
+    if locks_rows(connection.dialect):
+        return []
+    c = beside(table).workers.c
+    here = select(c.name, c.pid, c.process_started).where(c.host == socket.gethostname())
+    return [row.name for row in connection.execute(here) if process_started(row.pid) == row.process_started]

@@ -1,0 +1,144 @@
+"""Every change of an attempt's state, as the values of one UPDATE. Only here are columns put together, so that an
+illegal combination of them cannot be written; the statements that apply these values say which rows they may hit."""
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import ColumnElement, Table, case, null, true
+
+from async_task.database.clock import written
+from async_task.schema.status import Status
+
+Values = dict[str, Any]
+"""In this order: in what MySQL sets later, it reads what it has set before."""
+UNCLAIMED: Values = {"claim_id": None, "claimed_by": None, "lease_until": None}
+
+
+def claiming(table: Table, claim_id: Any, worker: Any, lease: dt.timedelta) -> Values:
+    """Taken by `worker`. The start is counted here, before the work: an attempt that kills its process is counted."""
+    return {
+        "claim_id": claim_id,
+        "claimed_by": worker,
+        "lease_until": written(lease.total_seconds()),
+        "attempted_at": written(),
+        "updated_at": written(),
+        "num_attempts": table.c.num_attempts + 1,
+    }
+
+
+def extending(lease: dt.timedelta) -> Values:
+    """Believed without a lock for another `lease`."""
+    return {"lease_until": written(lease.total_seconds())}
+
+
+def ending(table: Table, status: Status, *, last_error: Any, charged: bool = False, crashed: bool = False) -> Values:
+    """At rest in `status`. `charged`: the target raised. Whoever reports back has not crashed; `crashed`: nobody does,
+    and a claim that had lapsed is a start lost."""
+    return {
+        "num_crashes": table.c.num_crashes + _if_claimed(table) if crashed else 0,
+        **UNCLAIMED,
+        "status": status,
+        "completed_at": written(),
+        "updated_at": written(),
+        "last_error": last_error,
+        "num_errors": table.c.num_errors + int(charged),
+    }
+
+
+def waiting(table: Table, after: dt.timedelta, *, last_error: str | None, charged: bool) -> Values:
+    """Performed, and to be performed again `after` from now: a retry (`charged`) or a poll."""
+    return {
+        **UNCLAIMED,
+        "due_at": written(_seconds(after)),
+        "updated_at": written(),
+        "last_error": last_error,
+        "num_errors": table.c.num_errors + int(charged),
+        "num_crashes": 0,
+    }
+
+
+def parking(table: Table, after: dt.timedelta, *, reason: str, started: bool) -> Values:
+    """Given back uncharged, due `after` from now. A start whose call had not begun is taken back."""
+    return {
+        **UNCLAIMED,
+        "due_at": written(_seconds(after)),
+        "updated_at": written(),
+        "last_error": reason,
+        "num_attempts": table.c.num_attempts - int(not started),
+    }
+
+
+def returning(table: Table) -> Values:
+    """Given back where it stood: it was taken, and not started."""
+    return {**UNCLAIMED, "updated_at": written(), "num_attempts": table.c.num_attempts - 1}
+
+
+def surrendering(reason: str) -> Values:
+    """Given back where it stood, in the middle of its call."""
+    return {**UNCLAIMED, "updated_at": written(), "last_error": reason}
+
+
+def setting_aside(table: Table, queue: str) -> Values:
+    """Given back unstarted and uncharged, into another queue, where it waits until that is served."""
+    return {**UNCLAIMED, "queue": queue, "updated_at": written(), "num_attempts": table.c.num_attempts - 1}
+
+
+def recovering(table: Table, crash_limit: int, reason: str) -> Values:
+    """The start was lost with its process: counted, and given back where it stood in the queue; at `crash_limit` in a
+    row, failed."""
+    lost = table.c.num_crashes + 1
+    final = lost >= crash_limit
+    return {
+        **UNCLAIMED,
+        "status": case((final, Status.FAILED), else_=Status.PENDING),
+        "completed_at": case((final, written()), else_=null()),
+        "updated_at": written(),
+        "last_error": case((final, reason), else_=table.c.last_error),
+        "num_crashes": lost,
+    }
+
+
+def reviving(table: Table) -> Values:
+    """Due now, by a person's wish, from failed, expired or canceled: with fresh counters, and without the deadline."""
+    return {
+        **UNCLAIMED,
+        "status": Status.PENDING,
+        "completed_at": None,
+        "due_at": written(),
+        "updated_at": written(),
+        "num_errors": 0,
+        "num_crashes": 0,
+        "expires_at": case((table.c.expires_at <= written(), null()), else_=table.c.expires_at),
+        # Another of its key may have been released meanwhile: it lines up again.
+        "released": table.c.order_key.is_(None),
+        "arrived": case((table.c.order_key.is_not(None), true()), else_=null()),
+    }
+
+
+def moving(table: Table, at: dt.datetime | None) -> Values:
+    """Due `at`, None: now, by a person's wish. A claim that had lapsed is a start lost."""
+    return {
+        "num_crashes": table.c.num_crashes + _if_claimed(table),
+        **UNCLAIMED,
+        "due_at": written() if at is None else at,
+        "updated_at": written(),
+    }
+
+
+def looked_at() -> Values:
+    """No longer new: it waits until the earlier ones of its key are at rest."""
+    return {"arrived": None}
+
+
+def releasing() -> Values:
+    """It is its turn among those of its key."""
+    return {"released": True, "arrived": None, "updated_at": written()}
+
+
+def _if_claimed(table: Table) -> ColumnElement[int]:
+    return case((table.c.claim_id.is_not(null()), 1), else_=0)
+
+
+def _seconds(after: dt.timedelta) -> float:
+    # SQLite's clock has milliseconds: what comes back must come back later than it left.
+    return max(after.total_seconds(), 0.001)

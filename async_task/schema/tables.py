@@ -1,0 +1,127 @@
+"""The ready-made base, and the tables beside the attempts: what happened to jobs, processes, queues that are paused or
+limited, the schema's version."""
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Boolean, Connection, Double, Index, MetaData, Table, event, insert
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from async_task.database.clock import written
+from async_task.schema.columns import Counter, Instant, LongText, Name, RowNumber
+
+SCHEMA_VERSION = 3
+
+
+class Base(DeclarativeBase):
+    """The base of the ready-made tables."""
+
+    metadata = MetaData()
+
+
+metadata = Base.metadata
+
+
+class JobEvent(Base):
+    """One thing that happened to a job: an error of a try, a crash, a note, or who did what and why. Append-only.
+
+    `job_type` is the name of the job's table and `job_id` its key, without a foreign key: events outlive jobs.
+    """
+
+    __tablename__ = "async_task_job_events"
+
+    id: Mapped[int] = mapped_column(RowNumber(), primary_key=True, autoincrement=True)
+    job_type: Mapped[str] = mapped_column(Name(128))
+    job_id: Mapped[str] = mapped_column(Name(64))
+    kind: Mapped[str] = mapped_column(Name(32))
+    num_attempt: Mapped[int | None] = mapped_column(Counter())
+    actor: Mapped[str | None] = mapped_column(Name(255))
+    message: Mapped[str | None] = mapped_column(LongText())
+    detail: Mapped[str | None] = mapped_column(LongText())
+    created_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+
+    __table_args__ = (Index("ix_async_task_job_events_job", "job_type", "job_id", "id"),)
+
+
+class Worker(Base):
+    """One process that performs attempts. `beat_at` is renewed while it holds claims, or is a run: a claim whose worker
+    has not beaten for one lease is an orphan.
+
+    `job_type`: the name of the table whose jobs it performs. `kind`: what it is, where others ask: "run-batch".
+    `asleep`: it waits for a word that something is due. `about`: what it says of itself, as a JSON object.
+    """
+
+    __tablename__ = "async_task_workers"
+
+    name: Mapped[str] = mapped_column(Name(128), primary_key=True)
+    host: Mapped[str] = mapped_column(Name(255))
+    pid: Mapped[int] = mapped_column(Counter())
+    process_started: Mapped[str] = mapped_column(Name(64))
+    started_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+    beat_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+    kind: Mapped[str | None] = mapped_column(Name(32))
+    job_type: Mapped[str | None] = mapped_column(Name(128))
+    asleep: Mapped[bool] = mapped_column(Boolean(), default=False, server_default="0")
+    about: Mapped[str | None] = mapped_column(LongText())
+
+
+class Queue(Base):
+    """A queue that is paused, or limited; others have no row.
+
+    `max_running`: so many of its calls run at a time, on all machines together. `rate`: so many start in a second in
+    the long run, and `burst` at once. `tokens`: how many could start at `refilled_at`.
+    """
+
+    __tablename__ = "async_task_queues"
+
+    name: Mapped[str] = mapped_column(Name(64), primary_key=True)
+    paused_at: Mapped[dt.datetime | None] = mapped_column(Instant())
+    paused_by: Mapped[str | None] = mapped_column(Name(255))
+    pause_reason: Mapped[str | None] = mapped_column(LongText())
+    max_running: Mapped[int | None] = mapped_column(Counter())
+    rate: Mapped[float | None] = mapped_column(Double())
+    burst: Mapped[int | None] = mapped_column(Counter())
+    tokens: Mapped[float | None] = mapped_column(Double())
+    refilled_at: Mapped[dt.datetime | None] = mapped_column(Instant())
+
+
+class SchemaVersion(Base):
+    """Which version of these tables lies in the database: one row."""
+
+    __tablename__ = "async_task_schema"
+
+    version: Mapped[int] = mapped_column(Counter(), primary_key=True, autoincrement=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The tables that an attempts table needs beside it."""
+
+    events: Table
+    workers: Table
+    queues: Table
+    version: Table
+
+
+def beside(table: Table) -> Beside:
+    """The tables beside this attempts table: in its own schema, and in its own metadata, so that whoever creates or
+    migrates that has them too."""
+    return Beside(*(_copied(kind.__table__, table) for kind in (JobEvent, Worker, Queue, SchemaVersion)))
+
+
+def _copied(made: Any, table: Table) -> Table:
+    found = table.metadata.tables.get(made.name if table.schema is None else f"{table.schema}.{made.name}")
+    if found is not None:
+        return found
+    copy: Table = made.to_metadata(table.metadata, schema=table.schema)
+    if made.name == SchemaVersion.__tablename__:
+        event.listen(copy, "after_create", _stamp)
+    return copy
+
+
+def _stamp(version: Any, connection: Connection, **_: Any) -> None:
+    connection.execute(insert(version).values(version=SCHEMA_VERSION))
+
+
+event.listen(SchemaVersion.__table__, "after_create", _stamp)

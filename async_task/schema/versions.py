@@ -1,0 +1,72 @@
+"""The tables that a model needs, and which version of them lies in a database."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
+from sqlalchemy.schema import CreateSchema
+
+from async_task.attempts.actions import table_of
+from async_task.attempts.attempt import BaseAttempt
+from async_task.errors import SchemaMismatch
+from async_task.schema.tables import SCHEMA_VERSION, beside
+
+
+def tables_of(model: type[BaseAttempt]) -> list[Table]:
+    """The tables of this model, with those of its inheritance, and the ones beside them."""
+    root: Any = inspect(model).base_mapper
+    mapped = {table for mapper in root.self_and_descendants for table in mapper.tables}
+    o = beside(table_of(model))
+    return [*sorted(mapped, key=lambda table: str(table.name)), o.events, o.workers, o.queues, o.version]
+
+
+def create(engine: Engine, model: type[BaseAttempt]) -> None:
+    """Make the tables that are not there, on PostgreSQL also their schema. Raises SchemaMismatch for tables of another
+    version."""
+    found = version_in(engine, model)
+    if found is not None:
+        _refuse_other(found)
+    if engine.dialect.name == "postgresql" and (name := table_of(model).schema) is not None:
+        with engine.begin() as connection:
+            connection.execute(CreateSchema(name, if_not_exists=True))
+    by_metadata: dict[MetaData, list[Table]] = {}
+    for table in tables_of(model):
+        by_metadata.setdefault(table.metadata, []).append(table)
+    for metadata, tables in by_metadata.items():
+        metadata.create_all(engine, tables=tables)
+
+
+def check(engine: Engine, model: type[BaseAttempt]) -> None:
+    """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
+    with engine.begin() as connection:
+        version = _version_in(connection, model)
+        if version is not None:
+            _refuse_other(version)
+        found = inspect(connection)
+        missing = [table.fullname for table in tables_of(model) if not found.has_table(table.name, schema=table.schema)]
+    if missing:
+        raise SchemaMismatch(
+            f"the database has no table {sorted(missing)[0]!r}: make it with `async-task install`, "
+            "or at once with `async-task install --apply`"
+        )
+
+
+def version_in(engine: Engine, model: type[BaseAttempt]) -> int | None:
+    """The version of the tables in this database; None where none is, or none is said."""
+    with engine.begin() as connection:
+        return _version_in(connection, model)
+
+
+def _version_in(connection: Connection, model: type[BaseAttempt]) -> int | None:
+    table = beside(table_of(model)).version
+    is_there = inspect(connection).has_table(table.name, schema=table.schema)
+    return connection.scalar(select(table.c.version)) if is_there else None
+
+
+def _refuse_other(version: int) -> None:
+    if version > SCHEMA_VERSION:
+        words = "upgrade the library"
+    elif version < SCHEMA_VERSION:
+        words = "`async-task upgrade` writes the revision, and `alembic upgrade head` carries it out"
+    else:
+        return
+    raise SchemaMismatch(f"the tables are of version {version}, and this library needs {SCHEMA_VERSION}: {words}")

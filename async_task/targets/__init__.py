@@ -1,0 +1,1 @@
+"""What may be called, and by which rules."""

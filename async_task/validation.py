@@ -1,0 +1,125 @@
+"""What a program gives to the verbs of its application: checked, and made what they need. Whatever is no such value
+raises ConfigurationError, and what names no target UnknownTarget."""
+
+import datetime as dt
+import importlib
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar, get_args
+
+from sqlalchemy import inspect as inspect_database
+
+from async_task.attempts.attempt import BaseAttempt
+from async_task.errors import ConfigurationError
+from async_task.queue.backlog import Scope
+from async_task.targets.policies import check_queue
+from async_task.targets.registry import lane_of, registered_targets, target_of
+
+T = TypeVar("T")
+Overlap = Literal["allow", "skip", "fail"]
+"""What a batch does when another one is at work."""
+
+
+def check_model(model: type[Any]) -> None:
+    check_class(model, BaseAttempt, "model")
+    if inspect_database(model, raiseerr=False) is None:
+        raise ConfigurationError(f"model: {model.__name__} is mapped to no table: give a subclass of it that is")
+
+
+def module_names(modules: Iterable[str]) -> list[str]:
+    names = listed(modules, "modules takes a list of names: modules=['shop.outbox']")
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigurationError("modules takes names, not the modules themselves: modules=['shop.outbox']")
+    return names
+
+
+def listed(given: Iterable[T], otherwise: str) -> list[T]:
+    """Its items. Raises ConfigurationError, beginning with `otherwise`, for one text, or what holds no items."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise ConfigurationError(f"{otherwise}, not {type(given).__name__}")
+    return list(given)
+
+
+def check_numbers(limit: object, concurrency: object) -> None:
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise ConfigurationError(f"limit is a whole number that is not negative: it was {limit!r}")
+    if type(concurrency) is not int or concurrency < 1:
+        raise ConfigurationError(f"concurrency is a whole number of at least 1: it was {concurrency!r}")
+
+
+def at_least(least: int, given: object, name: str) -> int:
+    if type(given) is not int or given < least:
+        raise ConfigurationError(f"{name} is a whole number of at least {least}: it was {given!r}")
+    return given
+
+
+def lanes_by_queue(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:
+    """How many lanes at most serve each queue, None: all of them. Whoever serves a queue also serves the lanes into
+    which calls of its targets are set aside."""
+    served = _lanes_of(queues)
+    aside = (one for one in registered_targets() if (one.policy.queue or "default") in served)
+    return {**{lane_of(one.name): None for one in aside}, **served}
+
+
+def _lanes_of(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:
+    if not isinstance(queues, Mapping):
+        queues = dict.fromkeys(scope_of(queues, ()).queues)
+    for name, number in queues.items():
+        check_queue(name)
+        if number is not None:
+            at_least(1, number, f"the number of lanes for queue {name!r}")
+    return dict(queues)
+
+
+def check_overlap(overlap: object) -> None:
+    if overlap not in get_args(Overlap):
+        raise ConfigurationError(f"overlap is one of 'allow', 'skip' and 'fail': it was {overlap!r}")
+
+
+def scope_of(queues: Iterable[str], targets: Iterable[object]) -> Scope:
+    names: list[Any] = listed(queues, "queues takes a list of names: queues=['default']")
+    if not all(isinstance(name, str) and name for name in names):
+        raise ConfigurationError("queues takes the names of queues, each with at least one character")
+    wanted = [target_of(one) for one in listed(targets, "targets takes a list: targets=['shop.orders']")]
+    # By each of its names: rows that were written before a target was renamed hold its former one.
+    held = (name for one in wanted for name in one.names)
+    return Scope(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(held)))
+
+
+def queue_meant(queue: str | None, target: object) -> str:
+    """The queue that is meant by its name, or by a target that has one of its own, or gets one."""
+    if (queue is None) is (target is None):
+        raise ConfigurationError("say what: a queue, or target=")
+    if queue is not None:
+        check_queue(queue)
+        return queue
+    return lane_of(target_of(target).name)
+
+
+def from_now(length: dt.timedelta) -> float:
+    return time.monotonic() + length.total_seconds()
+
+
+def check_class(given: object, kind: type[Any], name: str) -> None:
+    if not isinstance(given, type) or not issubclass(given, kind):
+        said = given.__name__ if isinstance(given, type) else f"an instance of {type(given).__name__}"
+        raise ConfigurationError(f"{name} takes a class that derives from {kind.__name__}, not {said}")
+
+
+def import_module(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+            raise
+        raise ConfigurationError(f"modules: there is no module {module!r} on this process's path") from None
+
+
+def uuid_of(given: uuid.UUID | str) -> uuid.UUID:
+    if isinstance(given, uuid.UUID):
+        return given
+    try:
+        return uuid.UUID(given)
+    except (ValueError, AttributeError, TypeError):
+        raise ConfigurationError("an attempt's id is a UUID, or one as text") from None

@@ -1,0 +1,1 @@
+"""How a worker learns that something is due."""

@@ -1,0 +1,1 @@
+"""What runs, when, in which thread and process."""

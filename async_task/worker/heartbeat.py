@@ -1,0 +1,183 @@
+"""The beat of a process that holds claims or is a run: it says that it lives, and extends the leases of its calls."""
+
+import logging
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Table
+
+from async_task.database.lanes import Lane
+from async_task.queue import runs, workers
+from async_task.queue.runs import Run
+
+COMPLAINS_EVERY = 60.0
+"""Seconds after which it is said again that the database is away."""
+WORKER = "worker"
+"""The kind of a process that performs what is due for as long as it lives."""
+logger = logging.getLogger("async_task")
+
+
+IDLE_PAUSE = 15.0
+"""Seconds between two beats of a worker that holds nothing, and has claimed nothing for half a lease."""
+
+
+class Heartbeat:
+    """Beats every third of a lease while anything is held, or a run is on, or a worker claims now and then, and rarely
+    while it is idle: one thread, with a lane of its own, started when needed."""
+
+    def __init__(self, table: Table, worker: str, lease: Any, lane: Callable[[], Lane]) -> None:
+        self._table = table
+        self._worker = worker
+        self._lease = lease
+        self._open_lane = lane
+        self._changed = threading.Condition()
+        # Counted: what one lane gives back, another one claims before the first has let go of it.
+        self._held: Counter[uuid.UUID] = Counter()
+        self._thread: threading.Thread | None = None
+        self._last: float | None = None
+        self._claimed_at = -IDLE_PAUSE
+        self._rests = False
+        """Whether the thread waits for longer than it may once something is held."""
+        self._complained_at = -COMPLAINS_EVERY
+        self._stopped = False
+        self._kind: str | None = None
+
+    def begin_run(self, lane: Lane, *, alone: bool) -> Run | None:
+        """From now until `stop` this is a run, whatever it holds, and others see it. `alone`: only if no other run is
+        at work; else that one is answered, and nothing was begun."""
+        other = lane.run(lambda: runs.begin(lane.engine, self._table, self._worker, self._lease, alone=alone))
+        if other is None:
+            with self._changed:
+                self._kind, self._last = runs.KIND, time.monotonic()
+                self._start()
+        return other
+
+    def begin_work(self, lane: Lane, about: str) -> None:
+        """From now until `stop` this is a worker, and what it says `about` itself can be read. Inside of `lane.run`."""
+        with lane.engine.begin() as connection:
+            workers.enroll(connection, self._table, self._worker, WORKER, about=about)
+        with self._changed:
+            self._kind, self._last = WORKER, time.monotonic()
+            self._start()
+
+    def before_claim(self, lane: Lane) -> None:
+        """Beat now, on the claiming lane, unless this process did so within the last half of a lease: a claim never
+        waits long for a beat. Inside of `lane.run`."""
+        with self._changed:
+            self._claimed_at = now = time.monotonic()
+            is_fresh = self._last is not None and now - self._last < self._fresh
+        if not is_fresh:
+            self._beat(lane, [])
+
+    @contextmanager
+    def holding(self, attempt_id: uuid.UUID) -> Iterator[None]:
+        """While a call is made: beat, and extend its lease; also that of a locked one, which counts when the lock is
+        lost with its connection."""
+        self.hold((attempt_id,))
+        try:
+            yield
+        finally:
+            self.let_go((attempt_id,))
+
+    def hold(self, attempt_ids: Collection[uuid.UUID]) -> None:
+        """From now on, the same for all of these; until each was let go of as often as it was held."""
+        with self._changed:
+            self._held.update(attempt_ids)
+            self._start()
+            if self._rests:
+                self._changed.notify()
+
+    def let_go(self, attempt_ids: Collection[uuid.UUID]) -> None:
+        with self._changed:
+            for attempt_id in attempt_ids:
+                if (left := self._held.pop(attempt_id, 0) - 1) > 0:
+                    self._held[attempt_id] = left
+            if self._stopped:
+                self._changed.notify()
+
+    def stop(self) -> None:
+        """End, and wait for the end; but not while a call is still made, by a thread that was left behind."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+            thread = None if self._held else self._thread
+        if thread is not None:
+            thread.join()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has beaten, and will not again."""
+        return self._last is not None and self._stopped and not self._held
+
+    def holds(self, attempt_id: uuid.UUID) -> bool:
+        """Whether this process knows of its claim."""
+        with self._changed:
+            return attempt_id in self._held
+
+    @property
+    def _pause(self) -> float:
+        """Seconds between two beats, as things are."""
+        is_lively = self._held or self._kind != WORKER or time.monotonic() - self._claimed_at < self._fresh
+        return self._often if is_lively else max(self._often, IDLE_PAUSE)
+
+    @property
+    def _fresh(self) -> float:
+        """Seconds for which a claim needs no other beat."""
+        return float(self._lease.total_seconds() / 2)
+
+    @property
+    def _often(self) -> float:
+        return float(self._lease.total_seconds() / 3)
+
+    @property
+    def _is_wanted(self) -> bool:
+        return bool(self._held) or (self._kind is not None and not self._stopped)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._live, name="async-task-beat", daemon=True)
+            self._thread.start()
+
+    def _live(self) -> None:
+        lane: Lane | None = None
+        try:
+            while self._wait():
+                try:
+                    lane = lane or self._open_lane()
+                    lane.run(partial(self._beat, lane, list(self._held)))
+                except Exception as error:
+                    # The lanes meet the same database and say so; what a beat can do is try again.
+                    self._complain(error)
+        finally:
+            if lane is not None:
+                lane.close()
+
+    def _complain(self, error: Exception) -> None:
+        now = time.monotonic()
+        if now - self._complained_at >= COMPLAINS_EVERY:
+            self._complained_at = now
+            logger.warning("the beat of %s could not be written: %s", self._worker, type(error).__name__)
+
+    def _wait(self) -> bool:
+        """Until a beat is wanted: True; or until the end: False."""
+        began = time.monotonic()
+        with self._changed:
+            while not (self._stopped and not self._held):
+                pause = self._pause
+                left = max(self._last or 0.0, began) + pause - time.monotonic()
+                if left <= 0 and self._is_wanted:
+                    return True
+                self._rests = pause > self._often or not self._is_wanted
+                self._changed.wait(left if self._is_wanted else None)
+            return False
+
+    def _beat(self, lane: Lane, held: list[uuid.UUID]) -> None:
+        workers.beat(lane.engine, self._table, self._worker, self._lease, held, kind=self._kind)
+        with self._changed:
+            self._last = time.monotonic()

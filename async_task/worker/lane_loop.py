@@ -1,0 +1,256 @@
+"""A consumer: one lane of a worker, which claims, performs and settles by itself.
+
+1. It takes the queue whose turn it is, and claims as many attempts of it as it will have begun in a moment.
+2. Coroutines go to the event loop, as many as it has slots for; all else is a handful for this lane.
+3. When it got all that it asked for, there is more: another lane is called, and it comes back itself.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from async_task.database.lanes import Lane, open_lane
+from async_task.error_text import describe
+from async_task.execution.adaptive import Portions
+from async_task.execution.batch_executor import Handful, Way, way_of
+from async_task.execution.call import PreparedCall
+from async_task.execution.performer import followed, perform_prepared, prepared
+from async_task.execution.settle import Settled, insist, release_next
+from async_task.execution.site import Site
+from async_task.outcomes import Outcome, Succeeded
+from async_task.queue import ordering
+from async_task.queue.claim import Claim
+from async_task.queue.fenced_writes import give_back
+from async_task.queue.pauses import set_aside
+from async_task.targets.registry import coroutine_calls, lane_of, limits
+from async_task.worker.coroutines import Coroutines, runs_on_loop
+from async_task.worker.round_robin import Rounds
+from async_task.worker.runtime import Shift
+from async_task.worker.watchdog import Watchdog
+
+logger = logging.getLogger("async_task")
+PATIENCE = 5.0
+"""Seconds for which a claim is tried for before it is looked whether this is the end."""
+LONGEST_REST = 1.0
+"""Seconds for which a lane does nothing that fails again and again."""
+
+
+class Tally:
+    """What became of the attempts that a worker performed, by the kind of the outcome. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._outcomes: Counter[type[Outcome]] = Counter()
+
+    def count(self, outcome: Outcome) -> None:
+        with self._guard:
+            self._outcomes[type(outcome)] += 1
+
+    def count_succeeded(self, number: int) -> None:
+        with self._guard:
+            self._outcomes[Succeeded] += number
+
+    def read(self) -> Counter[type[Outcome]]:
+        with self._guard:
+            return self._outcomes.copy()
+
+
+class Consumer:
+    """`single`: performs one claim from its row on, where all are to go through a job of the user's own; else None.
+    `is_over`: once it answers True, nothing further is started."""
+
+    def __init__(
+        self,
+        shift: Shift,
+        rounds: Rounds,
+        coroutines: Coroutines,
+        watchdog: Watchdog,
+        tally: Tally,
+        settle_within: float,
+        *,
+        single: Callable[[Lane, Claim], Outcome] | None,
+        is_over: Callable[[], bool],
+    ) -> None:
+        self._shift = shift
+        self._rounds = rounds
+        self._coroutines = coroutines
+        self._watchdog = watchdog
+        self._tally = tally
+        self._settle_within = settle_within
+        self._single = single
+        self._is_over = is_over
+        self._portions: dict[str, Portions] = {}
+        self._handful: Handful | None = None
+        self._held: list[uuid.UUID] = []
+        self.queues_of_coroutines: set[str] = set()
+        """Where coroutines were found, and may be found when there are slots for them."""
+
+    def live(self) -> None:
+        """Until the rounds are over."""
+        num_failed = 0
+        with open_lane(self._shift.source, private=True) as lane:
+            while (queue := self._rounds.take()) is not None:
+                number = 0
+                try:
+                    number = lane.run(partial(self._serve, lane, queue))
+                    num_failed = 0
+                except BaseException as error:  # SystemExit too would end the thread, and leave its queues to nobody
+                    num_failed += 1
+                    self._complain(lane, error)
+                    time.sleep(min(0.1 * num_failed, LONGEST_REST))
+                finally:
+                    self._rounds.put_back(queue, number)
+
+    def _serve(self, lane: Lane, queue: str) -> int:
+        """Claim and perform some attempts of this queue. Answers how many."""
+        portions = self._portions.setdefault(queue, Portions())
+        number = portions.to_claim.number
+        claims = self._claim(lane, queue, number)
+        if len(claims) >= number:
+            self._rounds.ring(queue, 2)  # for another lane, and for this one
+        mine = self._without_paused(lane, queue, claims)
+        if mine:
+            self._perform(lane, mine, portions)
+        return len(claims)
+
+    def _claim(self, lane: Lane, queue: str, number: int) -> list[Claim]:
+        besides = coroutine_calls() if self._coroutines.is_full else ()
+        options: Any = {"besides": besides, "patience": PATIENCE}
+        is_limited = queue in self._rounds.limited or queue in limits()
+        claim = self._shift.claim_many_limited if is_limited else self._shift.claim_many
+        claims, after = claim(lane, queue, number, **options)
+        if after is not None:
+            self._rounds.ring_later(queue, after.total_seconds())
+        return claims
+
+    def _without_paused(self, lane: Lane, queue: str, claims: list[Claim]) -> list[Claim]:
+        """Those that may be called. Calls of paused targets are given back, into the lanes of these."""
+        if not self._rounds.paused:
+            return claims
+        aside: defaultdict[str, list[Claim]] = defaultdict(list)
+        for claim in claims:
+            aside[lane_of(claim.target)].append(claim)
+        paused = [name for name in aside if name in self._rounds.paused and name != queue]
+        for name in paused:
+            insist(partial(set_aside, lane.engine, self._shift.table, aside.pop(name), name))
+        return [claim for kept in aside.values() for claim in kept] if paused else claims
+
+    def _perform(self, lane: Lane, claims: list[Claim], portions: Portions) -> None:
+        held = self._held = [claim.id for claim in claims]
+        self._shift.heartbeat.hold(held)
+        try:
+            calls = self._handed_over(lane, self._prepared(lane, claims), portions)
+            handful = Handful(
+                self._shift.site_on(lane), calls, portions, self._shift.lease, self._settle_within,
+                way=way_of if self._single is None else lambda call: Way.ALONE,
+                alone=self._perform_alone,
+                succeeded=lambda claims: self._note_succeeded(lane, claims),
+                ended=lambda claim, call, settled: self._end(lane, claim, call, settled),
+                stop=self._is_over,
+            )  # fmt: skip
+            self._watch(handful, len(calls))
+        finally:
+            self._shift.heartbeat.let_go(held)
+
+    def _prepared(self, lane: Lane, claims: list[Claim]) -> list[tuple[Claim, PreparedCall]]:
+        """Those that can be called. What something is missing for is parked."""
+        site = self._shift.site_on(lane)
+        calls: list[tuple[Claim, PreparedCall]] = []
+        for claim in claims:
+            call = prepared(site, claim)
+            if isinstance(call, Outcome):
+                self._tally.count(call)
+            else:
+                calls.append((claim, call))
+        return calls
+
+    def _handed_over(
+        self, lane: Lane, calls: list[tuple[Claim, PreparedCall]], portions: Portions
+    ) -> list[tuple[Claim, PreparedCall]]:
+        """The calls of this lane. Coroutines are begun, as many as there are slots for; the others are given back."""
+        if self._single is not None:
+            return calls
+        is_async = self._shift.source.is_async
+        mine = [one for one in calls if not runs_on_loop(one[1], is_async=is_async)]
+        if len(mine) == len(calls):
+            return calls
+        others = [one for one in calls if runs_on_loop(one[1], is_async=is_async)]
+        slots = 0 if self._is_over() else self._coroutines.reserve(len(others))
+        self._coroutines.start(others[:slots])
+        self.queues_of_coroutines.add(others[0][0].queue)
+        if unstarted := [claim for claim, _ in others[slots:]]:
+            # As many as quick calls fill a handful with would be claimed, and given back, for each slot that gets free.
+            portions.to_claim.number = max(1, len(calls) - len(unstarted))
+            insist(lambda: give_back(lane.connection, self._shift.table, unstarted))
+        elif not mine:
+            portions.to_claim.note(len(calls), 0.0)  # they take no time of this lane's
+        return mine
+
+    def abandon(self, aside: Callable[[list[Claim]], None]) -> list[Claim]:
+        """Leave the call that is being made to itself, from another thread: the claims that are to be given back."""
+        begun = [] if self._handful is None else self._handful.abandon(aside)
+        # Nobody beats for them any more, however long the call goes on: this process holds nothing.
+        self._shift.heartbeat.let_go(self._held)
+        return begun
+
+    def _watch(self, handful: Handful, number: int) -> None:
+        self._handful = handful
+        if number < 2:
+            handful.perform()
+            return
+        self._watchdog.watch(handful)
+        try:
+            handful.perform()
+        finally:
+            self._watchdog.forget(handful)
+
+    def _perform_alone(self, site: Site, claim: Claim, call: PreparedCall) -> None:
+        if self._single is not None:
+            self._tally.count(self._single(site.lane, claim))
+        elif call.method.policy.isolate:
+            self._tally.count(self._shift.perform(site.lane, claim))
+        else:
+            self._tally.count(perform_prepared(site, claim, call, self._shift.heartbeat.holding))
+
+    def _end(self, lane: Lane, claim: Claim, call: PreparedCall, settled: Settled) -> None:
+        self._tally.count(followed(self._shift.site_on(lane), claim, call, settled))
+        if claim.order_key is not None:
+            self._ring_for_following(claim.queue)
+
+    def _note_succeeded(self, lane: Lane, claims: list[Claim]) -> None:
+        self._tally.count_succeeded(len(claims))
+        keys = {claim.order_key: claim for claim in claims if claim.order_key is not None}
+        if keys:
+            self._release(lane, keys)
+            for queue in {claim.queue for claim in keys.values()}:
+                self._ring_for_following(queue)
+
+    def _release(self, lane: Lane, keys: dict[str, Claim]) -> None:
+        """A process that dies here leaves keys that a sweep finds."""
+        try:
+            insist(lambda: ordering.release(lane.engine, self._shift.table, keys))
+        except Exception as error:
+            logger.warning("%d keys were not released at once: %s", len(keys), describe(error).summary)
+            if isinstance(error, (OperationalError, PoolTimeout)):  # the database is away
+                return
+            # It refuses one of them, which holds up neither the others nor what is in hand.
+            for claim in keys.values():
+                release_next(self._shift.site_on(lane), claim, Succeeded(claim.id))
+
+    def _ring_for_following(self, queue: str) -> None:
+        """The next one of a key may go, which was due long before."""
+        self._shift.begin_at_front(queue)
+        self._rounds.ring(queue)
+
+    def _complain(self, lane: Lane, error: BaseException) -> None:
+        """What could not be done is tried again at the next look; what was claimed is found as stray by a sweep."""
+        logger.error("a lane of %s was stopped short: %s", self._shift.worker, describe(error).summary)
+        lane.run(lane.drop_connection)

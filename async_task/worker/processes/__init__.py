@@ -1,0 +1,1 @@
+"""Child processes: for isolated calls and for suspects."""

@@ -1,0 +1,337 @@
+"""Children: processes in which calls are performed, one call at a time each, so that a call can be ended, or die, and
+take nothing along.
+
+1. A zygote is forked from this process, best before it has threads or connections. It opens nothing.
+2. It forks a child for each that is asked for, which performs what comes over its socket with connections of its own.
+   Whoever was not asked for anything for a minute ends by itself.
+3. When a call kills its child, the zygote says so at once. A child that dies between two calls is nobody's fault: the
+   call that comes gets another one.
+4. A call that is past its limit is ended by SIGKILL with its whole process group: a loop that holds the GIL runs no
+   handler of any other signal.
+5. When this process dies, the zygote ends its children and itself.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from async_task import outcomes
+from async_task.arguments.decoding import decode
+from async_task.arguments.encoding import encode
+from async_task.arguments.types import argument_type
+from async_task.error_text import describe
+from async_task.outcomes import Outcome
+from async_task.queue.claim import Claim
+from async_task.schema.status import Status
+from async_task.worker.processes.zygote import PLACES, Board, Stage, Zygote, receive
+
+# What goes over the socket is written as arguments are: as data, never as objects that run.
+for _kind in (Claim, Status, *outcomes.KINDS):
+    argument_type(_kind, name=f"async-task.{_kind.__name__}")
+
+Calling = Callable[[], AbstractContextManager[None]]
+Opened = Callable[[Calling], AbstractContextManager[Callable[[Claim], Outcome]]]
+IDLE = 60.0
+"""Seconds after which a child that nobody asks for anything ends."""
+OPENING, SETTLING = 120.0, 660.0
+"""Seconds for what is not the call: to connect, decrypt and lock; to write the outcome while the database is away."""
+ENDING = 10.0
+"""Seconds to wait for the end of a process that was killed."""
+
+
+class Died(Exception):
+    """The child died in the call; the message says how."""
+
+
+class TookTooLong(Exception):
+    """The call was past its limit, and its process was ended."""
+
+
+class NotPerformed(Exception):
+    """Not the call's fault: no child could be had (`started` False), or the database failed it, or all were ended."""
+
+    def __init__(self, reason: str, *, started: bool) -> None:
+        super().__init__(reason)
+        self.started = started
+
+
+class Gone(Exception):
+    """The child died before it took the call; the message says how."""
+
+
+@dataclass(eq=False)
+class _Generation:
+    """One zygote and what belongs to it: nothing of it is mixed up with its successor's."""
+
+    link: socket.socket
+    pid: int
+    board: Board
+    free: list[int] = field(default_factory=lambda: list(range(PLACES)))
+    is_over: bool = False
+
+
+class Children:
+    """The zygote, as its parent sees it. All methods may be called from several threads.
+
+    `opened`: entered once in each child, it yields what performs a claim there, and enters what it is given for the
+    time of the call itself. `may_fork`: whether this process may be forked now.
+    """
+
+    def __init__(self, opened: Opened, may_fork: Callable[[], bool] = lambda: True) -> None:
+        self._opened = opened
+        self._may_fork = may_fork
+        self._now: _Generation | None = None
+        self._is_closed = False
+        self._guard = threading.RLock()
+
+    @property
+    def can_be_had(self) -> bool:
+        """Whether the zygote is there, or may be forked."""
+        return self._now is not None or (hasattr(os, "fork") and self._may_fork())
+
+    def prepare(self) -> None:
+        """Fork the zygote, unless it is there, or must not be. Raises OSError when the system has no process left."""
+        with self._guard:
+            if self._now is None and self.can_be_had and not self._is_closed:
+                self._now = self._begin()
+
+    def start(self) -> "Child":
+        """Another child. Raises NotPerformed when none can be had."""
+        with self._guard:
+            with contextlib.suppress(OSError):
+                self.prepare()
+            if (now := self._now) is None or not now.free:
+                raise NotPerformed("no process could be had for its call", started=False)
+            place, (ours, theirs) = now.free.pop(), _pair()
+            now.board.write(place, Stage.IDLE)
+            answer = self._ask(now, {"fork": place}, [theirs.fileno()])
+            theirs.close()
+            if answer is None or "problem" in answer:
+                ours.close()
+                now.free.append(place)
+                why = "" if answer is None else f": {answer['problem']}"
+                raise NotPerformed(f"no process could be had for its call{why}", started=False)
+            return Child(self, now, place, ours)
+
+    def close(self) -> None:
+        """End the zygote and all children, also those in a call; there will be no others."""
+        with self._guard:
+            self._is_closed = True
+            self._lose()
+
+    def kill(self, child: "Child") -> None:
+        """End it now, with all that its calls have started."""
+        with self._guard:
+            self._ask(child.generation, {"end": child.place})
+
+    def forget(self, child: "Child") -> str:
+        """How it died; its place is free for another one."""
+        with self._guard:
+            answer = self._ask(child.generation, {"forget": child.place})
+            if answer is None or answer["how"] is None:
+                return "its process was lost"
+            child.generation.free.append(child.place)
+            return str(answer["how"])
+
+    def _begin(self) -> _Generation:
+        (ours, theirs), board = _pair(), Board()
+        _flush()  # else the child would write what waits in this process's buffers once more
+        try:
+            with warnings.catch_warnings():
+                # Of threads: the zygote has none, and starts with all sockets unusable.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                parent, pid = os.getpid(), os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        if pid == 0:
+            _exit_after(Zygote(theirs, board, parent, partial(_live_as_child, self._opened, board)).live)
+        theirs.close()
+        return _Generation(ours, pid, board)
+
+    def _ask(self, whom: _Generation, request: Mapping[str, int], give: list[int] | None = None) -> Any:
+        """The zygote's answer; None when it is there no more, and then its children are not either."""
+        if whom is not self._now:
+            return None
+        try:
+            socket.send_fds(whom.link, [_line(request)], give or [])
+            answer = receive(whom.link)
+        except OSError:
+            answer = None
+        if answer is None:
+            self._lose()
+            return None
+        return decode(answer.decode())
+
+    def _lose(self) -> None:
+        now, self._now = self._now, None
+        if now is not None:
+            now.is_over = self._is_closed  # first: whoever waits for a child shall know why it ended
+            now.link.close()
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(now.pid, 0)
+
+
+class Child:
+    """One child, as its parent sees it: for one thread at a time."""
+
+    def __init__(self, children: Children, generation: _Generation, place: int, link: socket.socket) -> None:
+        self._children = children
+        self._link = link
+        self._how: str | None = None
+        self.generation = generation
+        self.place = place
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known to be no more."""
+        return self._how is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for something to do: then the end is all that could be read of it."""
+        return not self.is_over and not self._is_readable(0)
+
+    def perform(self, claim: Claim, limit: float | None) -> Outcome:
+        """What became of a claim there; `limit`: seconds that the call itself may take.
+
+        Raises NotPerformed; and, when the child is no more, Gone, Died or TookTooLong.
+        """
+        self.generation.board.write(self.place, Stage.IDLE)  # one that has answered may not have come to it
+        try:
+            answer = self._ask(_line({"claim": claim}), limit)
+        except BaseException:
+            self.end()
+            raise
+        if "problem" in answer:
+            raise NotPerformed(str(answer["problem"]), started=bool(answer["started"]))
+        outcome = answer["outcome"]
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+    def end(self) -> str:
+        """Kill it if it lives, with all that its calls have started; answers how it died."""
+        if self._how is None:
+            self._children.kill(self)
+            self._link.settimeout(ENDING)
+            while receive(self._link) is not None:
+                pass  # what it said last, and was too late
+            self._link.close()
+            self._how = self._children.forget(self)
+        return self._how
+
+    def leave(self) -> None:
+        """Let it end by itself, for it is idle."""
+        self._link.close()
+
+    def _ask(self, request: bytes, limit: float | None) -> Mapping[str, Any]:
+        asked = time.monotonic()
+        self._link.settimeout(OPENING)
+        with contextlib.suppress(OSError):  # it has just died, which is seen at once
+            self._link.sendall(request)
+        overdue = self._wait(asked, limit)
+        if overdue is not None:
+            self._children.kill(self)
+            self._link.settimeout(ENDING)
+        answer = receive(self._link)  # it may have answered in the moment in which it was killed
+        if answer is None:
+            raise self._lost() if overdue is None else _too_long(overdue)
+        return decode(answer.decode())
+
+    def _wait(self, asked: float, limit: float | None) -> Stage | None:
+        """Until there is something to read: None; or until it is at one thing for too long: at what."""
+        while True:
+            stage, since = self.generation.board.read(self.place)
+            left = _left(stage, asked if stage is Stage.IDLE else since, limit)
+            if self._is_readable(min(left, limit or OPENING)):
+                return None
+            if left <= 0:
+                return stage
+
+    def _lost(self) -> Exception:
+        stage, _ = self.generation.board.read(self.place)
+        how = self.end()
+        if self.generation.is_over:
+            return NotPerformed("its process was ended together with the worker's", started=stage >= Stage.CALLING)
+        return Gone(how) if stage is Stage.IDLE else Died(how)
+
+    def _is_readable(self, seconds: float) -> bool:
+        watch = select.poll()
+        watch.register(self._link.fileno(), select.POLLIN)
+        return bool(watch.poll(max(0, seconds) * 1000))
+
+
+def _left(stage: Stage, since: float, limit: float | None) -> float:
+    """How many seconds a child may yet stay at what it is at."""
+    if stage is Stage.CALLING and limit is None:
+        return OPENING  # for ever: it is asked again then
+    limits = {Stage.CALLING: limit or 0, Stage.CALLED: SETTLING}
+    return since + limits.get(stage, OPENING) - time.monotonic()
+
+
+def _too_long(stage: Stage) -> Exception:
+    if stage is Stage.CALLING:
+        return TookTooLong()
+    if stage is Stage.CALLED:
+        return NotPerformed("the outcome of its call could not be written", started=True)
+    return NotPerformed("its process did not come to its call", started=False)
+
+
+def _live_as_child(opened: Opened, board: Board, link: socket.socket, place: int) -> None:
+    link.settimeout(IDLE)
+    with opened(partial(board.calling, place)) as perform:
+        while (request := receive(link)) is not None:
+            board.write(place, Stage.TAKEN)
+            claim = decode(request.decode())["claim"]
+            assert isinstance(claim, Claim)
+            answer = _answer(perform, claim)
+            _flush()  # this process ends without
+            link.sendall(_line(answer))
+            board.write(place, Stage.IDLE)
+
+
+def _answer(perform: Callable[[Claim], Outcome], claim: Claim) -> Mapping[str, object]:
+    try:
+        return {"outcome": perform(claim)}
+    except MemoryError:
+        raise  # what the call has taken is not given back but by the end of this process
+    except Exception as error:
+        return {"problem": describe(error).summary, "started": True}
+
+
+def _exit_after(live: Callable[[], None]) -> None:
+    """Do it, and end this process without running anything of the parent's: no atexit, no destructors, no buffers."""
+    status = 1
+    try:
+        live()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    for one in (ours, theirs):
+        one.settimeout(None)  # whatever socket.setdefaulttimeout has been told
+    return ours, theirs
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # None, closed, or a full disk behind it
+            stream.flush()
+
+
+def _line(message: Mapping[str, object]) -> bytes:
+    return encode(message).encode() + b"\n"

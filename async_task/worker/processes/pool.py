@@ -1,0 +1,63 @@
+"""Isolation: each call is performed in a child process, as many at once as there are lanes that ask."""
+
+import threading
+
+from async_task.outcomes import Outcome
+from async_task.queue.claim import Claim
+from async_task.worker.processes.parent import Child, Children, Gone, NotPerformed
+
+TRIES = 3
+
+
+class Isolation:
+    """Children that wait for the next call, the one that was busy last in front: who is not needed for long ends."""
+
+    def __init__(self, children: Children) -> None:
+        self._children = children
+        self._idle: list[Child] = []
+        self._is_closed = False
+        self._guard = threading.Lock()
+
+    def perform(self, claim: Claim, limit: float | None) -> Outcome:
+        """The outcome of a claim; `limit`: seconds that its call may take. May be called from several threads.
+
+        Raises TookTooLong when it was ended for that, Died when its call killed the child, else NotPerformed.
+        """
+        how = ""
+        for _ in range(TRIES):
+            child = self._take()
+            try:
+                return child.perform(claim, limit)
+            except Gone as gone:
+                how = str(gone)
+            finally:
+                self._put_back(child)
+        raise NotPerformed(f"no process for its call stays alive: {how}", started=False)
+
+    def close(self) -> None:
+        """Let those end that wait, and those that answer later."""
+        with self._guard:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.leave()
+
+    def _take(self) -> Child:
+        while (child := self._waiting()) is not None:
+            if child.is_idle:
+                return child
+            child.end()
+        return self._children.start()
+
+    def _waiting(self) -> Child | None:
+        with self._guard:
+            return self._idle.pop() if self._idle else None
+
+    def _put_back(self, child: Child) -> None:
+        if child.is_over:
+            return
+        with self._guard:
+            if not self._is_closed:
+                self._idle.append(child)
+                return
+        child.leave()

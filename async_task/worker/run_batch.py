@@ -1,0 +1,168 @@
+"""A batch: what its lanes share while they work, and what became of it."""
+
+import datetime as dt
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from async_task.outcomes import Canceled, Expired, Failed, Outcome, Parked, Retried, Succeeded, Superseded
+from async_task.queue.runs import Run
+from async_task.queue.sweep import SweepReport
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What a batch did, in attempts: `claimed`, and what became of those; `expired` and `recovered` with its sweep's.
+
+    `crashed`: orphans that the sweep failed at the crash limit. `seconds`: how long the batch took. `left`: what was
+    due and not started because `max_seconds` had passed; 10,000 are counted at most. `paused`: queues in which
+    something waits, and from which nothing was taken because they are paused. `overlapped`: the other batch for whose
+    sake nothing was done at all (`overlap="skip"`).
+    """
+
+    claimed: int = 0
+    succeeded: int = 0
+    retried: int = 0
+    failed: int = 0
+    expired: int = 0
+    canceled: int = 0
+    parked: int = 0
+    superseded: int = 0
+    recovered: int = 0
+    crashed: int = 0
+    seconds: float = 0.0
+    left: int = 0
+    paused: int = 0
+    overlapped: Run | None = None
+
+
+MOST_MISSES = 50
+"""How often a queue may seem empty while something in it is due: then somebody holds that, and not for a moment."""
+Progress = Callable[[BatchReport], object]
+"""What is told of a batch while it works."""
+
+
+class Batch:
+    """What the lanes of one batch share: what may be started, and what became of what was.
+
+    `began` by the database's clock, `since` and `deadline` by time.monotonic(). `swept`: what was done before.
+    """
+
+    def __init__(
+        self,
+        began: dt.datetime,
+        since: float,
+        swept: SweepReport,
+        *,
+        limit: int | None,
+        stop: threading.Event,
+        deadline: float | None,
+        paused: int = 0,
+    ) -> None:
+        self.began = began
+        self.is_out_of_time = False
+        self._since = since
+        self._swept = swept
+        self._limit = limit
+        self._stop = stop
+        self._deadline = deadline
+        self._paused = paused
+        self._started = 0
+        self._outcomes: Counter[type[Outcome]] = Counter()
+        self._guard = threading.Lock()
+        self._progress: Progress | None = None
+        self._due = 0
+
+    def watch(self, progress: Progress, due: int) -> None:
+        """Tell `progress` the report so far now, and after each attempt, one lane at a time; what it raises ends the
+        batch. `due`: how many there are to be started, were there no limit."""
+        self._progress = progress
+        self._due = due if self._limit is None else min(due, self._limit)
+        self._tell()
+
+    def may_start(self) -> bool:
+        """Whether the limit, the time and `stop` allow one more; if so it is counted."""
+        with self._guard:
+            if self._stop.is_set() or (self._limit is not None and self._started >= self._limit):
+                return False
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                self.is_out_of_time = True
+                return False
+            self._started += 1
+            return True
+
+    def take_back(self) -> None:
+        with self._guard:
+            self._started -= 1
+
+    def count(self, outcome: Outcome) -> None:
+        with self._guard:
+            self._outcomes[type(outcome)] += 1
+            self._tell()
+
+    def report(self, *, left: int = 0) -> BatchReport:
+        ended, swept = self._outcomes, self._swept
+        return BatchReport(
+            claimed=ended.total(), succeeded=ended[Succeeded], retried=ended[Retried], failed=ended[Failed],
+            expired=ended[Expired] + swept.expired, canceled=ended[Canceled], parked=ended[Parked],
+            superseded=ended[Superseded], recovered=swept.recovered, crashed=swept.crashed,
+            seconds=time.monotonic() - self._since, left=left, paused=self._paused,
+        )  # fmt: skip
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress(self.report(left=max(0, self._due - self._outcomes.total())))
+
+
+class Turns:
+    """Queues in turn, so that a full one lets none behind it wait for ever; one that was found empty has no further
+    turn. Only one lane at a time asks a queue: two would skip what the other has locked for a moment, and MariaDB locks
+    more than it takes; then a queue would look empty that is not."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._free = deque(names)
+        self._taken: set[str] = set()
+        self._reopened: set[str] = set()
+        self._misses: Counter[str] = Counter()
+        self._changed = threading.Condition()
+
+    def take(self) -> str | None:
+        """Whose turn it is; waits while other lanes ask all there are. None when all were found empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or not self._taken)
+            if not self._free:
+                return None
+            name = self._free.popleft()
+            self._taken.add(name)
+            return name
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there is a queue to be asked besides the one that was taken last."""
+        with self._changed:
+            return bool(self._free)
+
+    def reopen(self, name: str) -> None:
+        """Something may have come into this queue: it has another turn, be it asked just now, or found empty before."""
+        with self._changed:
+            if name in self._taken:
+                self._reopened.add(name)
+            elif name not in self._free:
+                self._free.append(name)
+            self._changed.notify_all()
+
+    def is_given_up(self, name: str) -> bool:
+        """Whether this queue was found locked too often to be asked again in this batch; each question counts."""
+        with self._changed:
+            self._misses[name] += 1
+            return self._misses[name] > MOST_MISSES
+
+    def put_back(self, name: str, *, is_empty: bool) -> None:
+        with self._changed:
+            self._taken.remove(name)
+            if not is_empty or name in self._reopened:
+                self._free.append(name)
+            self._reopened.discard(name)
+            self._changed.notify_all()

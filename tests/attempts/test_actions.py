@@ -1,0 +1,378 @@
+"""What people do to a row: expire, fail, cancel, retry now, reschedule; and what they ask of the table."""
+
+import asyncio
+import datetime as dt
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, NullPool, Table, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from async_task import (
+    AsyncTask,
+    Attempt,
+    ConfigurationError,
+    InvalidArguments,
+    InvalidState,
+    NoTransaction,
+    Retried,
+    Status,
+    Succeeded,
+)
+from async_task.queue import fetch
+from clockwork import let_pass, row_of
+from conftest import by_one_door
+from outbox import Client, act, act_in_session, events_of, will
+
+Write = Callable[..., Attempt]
+Sessions = sessionmaker[Session]
+TABLE: Table = Attempt.__table__  # type: ignore[assignment]
+HOUR = dt.timedelta(hours=1)
+
+
+def now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+ENDS = {"expire": Status.EXPIRED, "fail": Status.FAILED, "cancel": Status.CANCELED}
+VERBS: dict[str, dict[str, Any]] = {name: {} for name in (*ENDS, "retry_now")}
+VERBS["reschedule"] = {"at": now() + HOUR}
+each_verb = pytest.mark.parametrize("verb", VERBS)
+
+
+def say(attempt: Attempt, verb: str, session: Session | None = None, **more: Any) -> None:
+    getattr(attempt, verb)(session, **VERBS[verb], **more)
+
+
+@each_verb
+def test_a_verb_leaves_one_event_with_its_reason(engine: Engine, write: Write, sessions: Sessions, verb: str) -> None:
+    attempt = write(Client, "ping")
+    with sessions.begin() as session:
+        say(attempt, verb, session, reason="the customer called")
+    (event,) = events_of(engine, attempt.id)
+    assert (event.job_type, event.kind, event.message) == ("async_task_attempts", verb, "the customer called")
+
+
+@pytest.mark.parametrize("verb", ENDS)
+@by_one_door
+def test_the_reason_of_an_end_is_its_last_error_and_without_one_the_last_error_stays(
+    app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str
+) -> None:
+    for reason, said in (("wrong address", "wrong address"), (None, "Broken: no such order")):
+        attempt = write(Client, "fail")
+        app.perform(attempt.id)
+        with sessions.begin() as session:
+            say(attempt, verb, session, reason=reason)
+        assert row_of(engine, attempt.id).last_error == said
+
+
+@each_verb
+def test_the_object_shows_what_became_of_it(write: Write, sessions: Sessions, verb: str) -> None:
+    attempt = write(Client, "ping", scheduled_at=now() + 2 * HOUR)
+    with sessions.begin() as session:
+        say(attempt, verb, session)
+        assert attempt.status is ENDS.get(verb, Status.PENDING)
+        assert (attempt.completed_at is None) == (verb not in ENDS)
+        assert attempt.is_due == (verb == "retry_now")
+
+
+@each_verb
+def test_a_verb_is_part_of_the_callers_transaction(engine: Engine, write: Write, sessions: Sessions, verb: str) -> None:
+    attempt = write(Client, "ping")
+    before = row_of(engine, attempt.id)
+    with sessions() as session:
+        say(attempt, verb, session, reason="no")
+        session.rollback()
+    assert row_of(engine, attempt.id) == before
+    assert events_of(engine, attempt.id) == []
+
+
+def test_a_verb_writes_what_was_changed_and_created_before_it(engine: Engine, sessions: Sessions) -> None:
+    with sessions.begin() as session:
+        attempt = Attempt.create(target=Client, method_name="ping", session=session)
+        attempt.priority = 3
+        attempt.cancel()
+        attempt_id = attempt.id
+    row = row_of(engine, attempt_id)
+    assert (row.status, row.priority) == (Status.CANCELED, 3)
+
+
+@each_verb
+def test_a_verb_on_an_async_session_is_said_with_run_sync(
+    engine: Engine, async_engine_url: str, write: Write, verb: str
+) -> None:
+    attempt = write(Client, "ping")
+
+    async def say_it() -> None:
+        async_engine = create_async_engine(async_engine_url, poolclass=NullPool)
+        async with AsyncSession(async_engine) as session, session.begin():
+            mine = await session.get_one(Attempt, attempt.id)
+            await session.run_sync(getattr(mine, verb), **VERBS[verb], reason="async")
+            assert mine.status is ENDS.get(verb, Status.PENDING)
+        await async_engine.dispose()
+
+    asyncio.run(say_it())
+    assert row_of(engine, attempt.id).status is ENDS.get(verb, Status.PENDING)
+    assert [event.message for event in events_of(engine, attempt.id)] == ["async"]
+
+
+@each_verb
+def test_an_attempt_of_no_session_needs_one(write: Write, verb: str) -> None:
+    with pytest.raises(NoTransaction, match="attached to no session"):
+        say(write(Client, "ping"), verb)
+
+
+@each_verb
+def test_an_attempt_of_another_session_is_refused(engine: Engine, write: Write, sessions: Sessions, verb: str) -> None:
+    attempt = write(Client, "ping")
+    with sessions() as mine, sessions() as yours:
+        mine.add(attempt)
+        with pytest.raises(InvalidState, match="attached to another session"):
+            say(attempt, verb, yours)
+    assert row_of(engine, attempt.id).status is Status.PENDING
+
+
+def test_a_detached_copy_of_what_the_session_holds_is_refused_in_a_sentence(write: Write, sessions: Sessions) -> None:
+    attempt = write(Client, "ping")
+    with sessions.begin() as session:
+        held = session.get_one(Attempt, attempt.id)
+        with pytest.raises(InvalidState, match="holds another copy"):
+            attempt.cancel(session)
+        held.cancel()
+
+
+def test_an_attempt_that_is_gone_is_refused(engine: Engine, write: Write, sessions: Sessions) -> None:
+    attempt = write(Client, "ping")
+    with sessions.begin() as session:
+        held = session.get_one(Attempt, attempt.id)
+        session.execute(TABLE.delete())
+        with pytest.raises(InvalidState, match="there is no attempt"):
+            held.cancel()
+
+
+@each_verb
+@pytest.mark.parametrize(("door", "target"), [("sync", act), ("async", act_in_session)])
+def test_a_verb_never_waits_behind_a_call_and_leaves_the_callers_transaction_usable(
+    app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str, target: object
+) -> None:
+    attempt, other = write(target), write(Client, "ping")
+    took: list[float] = []
+
+    def try_it(*given: object) -> None:
+        with sessions.begin() as session:
+            held = session.get_one(Attempt, attempt.id)
+            began = time.monotonic()
+            with pytest.raises(InvalidState, match="is being performed by"):
+                say(held, verb)
+            took.append(time.monotonic() - began)
+            session.get_one(Attempt, other.id).cancel()
+
+    will(try_it)
+    assert app.perform(attempt.id) == Succeeded(attempt.id)
+    assert took[0] < 4  # who waits for a lock waits longer: for 5 s on SQLite, elsewhere for much more
+    assert row_of(engine, other.id).status is Status.CANCELED
+
+
+@each_verb
+@pytest.mark.only_on("postgresql", "mysql")
+def test_a_row_that_another_transaction_holds_answers_at_once(
+    engine: Engine, write: Write, sessions: Sessions, verb: str
+) -> None:
+    attempt = write(Client, "ping")
+    with engine.begin() as connection, sessions.begin() as session:
+        connection.execute(select(TABLE).where(TABLE.c.id == attempt.id).with_for_update())
+        with pytest.raises(InvalidState, match="being changed by another transaction"):
+            say(attempt, verb, session)
+        assert session.scalar(select(func.count()).select_from(TABLE)) == 1
+
+
+@each_verb
+@by_one_door
+def test_who_looked_before_it_was_performed_is_told_the_truth(
+    app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str
+) -> None:
+    """MySQL's transactions go on seeing what they saw first."""
+    attempt = write(Client, "ping")
+    with sessions() as session:
+        stale = session.get_one(Attempt, attempt.id)
+        if engine.dialect.name == "sqlite":
+            session.commit()  # there, an older snapshot cannot write at all
+        assert app.perform(attempt.id) == Succeeded(attempt.id)
+        with pytest.raises(InvalidState, match="is succeeded, and must be"):
+            say(stale, verb)
+
+
+@by_one_door
+def test_who_looked_before_it_failed_can_still_retry_it(
+    app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
+) -> None:
+    attempt = write(Client, "give_up", {"reason": "gone"})
+    with sessions() as session:
+        stale = session.get_one(Attempt, attempt.id)
+        if engine.dialect.name == "sqlite":
+            session.commit()
+        app.perform(attempt.id)
+        stale.retry_now()
+        session.commit()
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.num_errors) == (Status.PENDING, 0)
+
+
+@each_verb
+def test_a_claim_whose_lease_is_past_and_whose_row_is_free_is_no_obstacle_but_a_start_lost(
+    engine: Engine, write: Write, sessions: Sessions, verb: str
+) -> None:
+    attempt = write(Client, "ping")
+    fetch.claim_one(engine, TABLE, "another-worker", dt.timedelta(seconds=1), attempt.id)
+    with sessions.begin() as session, pytest.raises(InvalidState, match="being performed by another-worker since"):
+        say(session.get_one(Attempt, attempt.id), verb)
+    let_pass(engine, 2)
+    with sessions.begin() as session:
+        say(session.get_one(Attempt, attempt.id), verb)
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.claim_id, row.lease_until) == (ENDS.get(verb, Status.PENDING), None, None)
+    assert (row.num_attempts, row.num_crashes) == (1, 1)
+
+
+@by_one_door
+def test_retry_now_clears_a_deadline_that_has_passed_and_keeps_one_that_has_not(
+    app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
+) -> None:
+    past, future = (write(Client, "ping", expires_at=now() + hours * HOUR) for hours in (1, 3))
+    let_pass(engine, 2 * HOUR)
+    app.sweep()
+    with sessions.begin() as session:
+        for one in (past, future):
+            held = session.get_one(Attempt, one.id)
+            if held.status is Status.PENDING:
+                held.fail()
+            held.retry_now()
+    assert row_of(engine, past.id).expires_at is None
+    assert row_of(engine, future.id).expires_at > now()
+    assert app.run_batch().succeeded == 2
+
+
+@pytest.mark.parametrize("at", [dt.datetime(2030, 1, 1), "2030-01-01", 5, None])
+def test_reschedule_refuses_a_naive_datetime_and_what_is_none(
+    engine: Engine, write: Write, sessions: Sessions, at: Any
+) -> None:
+    attempt = write(Client, "ping")
+    before = row_of(engine, attempt.id)
+    with sessions.begin() as session, pytest.raises(InvalidArguments, match=r"at: .*datetime"):
+        attempt.reschedule(session, at=at)
+    assert row_of(engine, attempt.id) == before
+
+
+def test_reschedule_takes_any_time_zone(engine: Engine, write: Write, sessions: Sessions) -> None:
+    attempt, zone = write(Client, "ping"), dt.timezone(dt.timedelta(hours=-7))
+    with sessions.begin() as session:
+        attempt.reschedule(session, at=dt.datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=zone))
+    assert row_of(engine, attempt.id).due_at == dt.datetime(2031, 5, 6, 14, 8, 9, 123456, tzinfo=dt.UTC)
+
+
+def test_a_reason_may_hold_any_character(engine: Engine, write: Write, sessions: Sessions) -> None:
+    attempt = write(Client, "ping")
+    with sessions.begin() as session:
+        attempt.cancel(session, reason="NUL \0, half a pair \ud800, 😀")
+    assert row_of(engine, attempt.id).last_error == "NUL \\0, half a pair \\ud800, 😀"
+    (event,) = events_of(engine, attempt.id)
+    assert event.message == "NUL \\0, half a pair \\ud800, 😀"
+
+
+@each_verb
+def test_a_reason_is_a_text_given_by_its_keyword(engine: Engine, write: Write, sessions: Sessions, verb: str) -> None:
+    attempt = write(Client, "ping")
+    before = row_of(engine, attempt.id)
+    with sessions.begin() as session:
+        with pytest.raises(InvalidArguments, match="reason: takes a text, not int"):
+            say(attempt, verb, session, reason=5)
+        text: Any = "the customer called"
+        with pytest.raises(ConfigurationError, match=r"reason is a keyword: cancel\(reason=\.\.\.\)"):
+            say(attempt, verb, text)
+    assert row_of(engine, attempt.id) == before
+
+
+@by_one_door
+def test_retry_now_on_a_succeeded_row_names_all_states_in_which_it_is_legal(
+    app: AsyncTask, write: Write, sessions: Sessions
+) -> None:
+    attempt = write(Client, "ping")
+    app.perform(attempt.id)
+    with sessions.begin() as session, pytest.raises(InvalidState) as refused:
+        session.get_one(Attempt, attempt.id).retry_now()
+    assert "is succeeded, and must be canceled or expired or failed or pending" in str(refused.value)
+
+
+def test_what_is_not_written_yet_is_not_due(sessions: Sessions) -> None:
+    with sessions.begin() as session:
+        attempts = [
+            Attempt.create(target=Client, method_name="ping", session=session, scheduled_at=at)
+            for at in (None, now() - HOUR)
+        ]
+        assert [one.is_due for one in attempts] == [False, False]
+        session.flush()
+        assert attempts[1].is_due
+
+
+@by_one_door
+def test_selectables_find_attempts_by_state(app: AsyncTask, engine: Engine, write: Write, sessions: Sessions) -> None:
+    ids: dict[str, set[uuid.UUID]] = {name: set() for name in ("due", "later", "overdue", "failing")}
+    ids["due"].add(write(Client, "ping").id)
+    ids["later"].add(write(Client, "ping", scheduled_at=now() + HOUR).id)
+    ids["overdue"].add(write(Client, "ping", expires_at=now() + HOUR / 2).id)
+    with engine.begin() as connection:
+        past = {"expires_at": now() - HOUR}
+        connection.execute(update(TABLE).where(TABLE.c.id.in_(ids["overdue"])).values(past))
+    failing = write(Client, "fail")
+    assert isinstance(app.perform(failing.id), Retried)
+    ids["failing"].add(failing.id)
+    succeeded = write(Client, "ping")
+    app.perform(succeeded.id)
+    ended = {verb: write(Client, "ping") for verb in ENDS}
+    with sessions.begin() as session:
+        for verb, attempt in ended.items():
+            getattr(attempt, verb)(session)
+    ends = {verb: {session_id.id} for verb, session_id in ended.items()}
+
+    def found(selectable: Any) -> set[uuid.UUID]:
+        with sessions() as session:
+            return {attempt.id for attempt in session.scalars(selectable)}
+
+    assert found(Attempt.pending()) == set().union(*ids.values())
+    assert found(Attempt.succeeded()) == {succeeded.id}
+    assert found(Attempt.failed()) == ends["fail"]
+    assert found(Attempt.expired()) == ends["expire"]
+    assert found(Attempt.canceled()) == ends["cancel"]
+    assert found(Attempt.due()) == ids["due"]
+    stuck = ids["due"] | ids["overdue"] | ids["failing"] | ends["fail"] | ends["expire"]
+    assert found(Attempt.potentially_stuck()) == stuck
+
+
+def test_what_is_being_performed_is_no_longer_due(app: AsyncTask, write: Write, sessions: Sessions) -> None:
+    attempt = write(act)
+    found: list[Any] = []
+
+    def look() -> None:
+        with sessions() as session:
+            found.extend([*session.scalars(Attempt.due()), session.get_one(Attempt, attempt.id)])
+
+    will(look)
+    app.perform(attempt.id)
+    (held,) = found
+    assert (held.is_due, held.is_performing) == (False, True)
+
+
+def test_an_async_session_is_refused_with_the_words_to_write_instead(write: Write) -> None:
+    attempt = write(Client, "ping")
+    session: Any = AsyncSession()
+    for verb in (attempt.cancel, attempt.fail, attempt.expire, attempt.retry_now):
+        with pytest.raises(ConfigurationError, match=r"await session\.run_sync\(attempt\.cancel"):
+            verb(session)
+    with pytest.raises(ConfigurationError, match="run_sync"):
+        Attempt.ensure(session, target=Client, method_name="ping", idempotence_token="t")
+    with pytest.raises(ConfigurationError, match="run_sync"):
+        Attempt.create_many(session, [])

@@ -1,0 +1,468 @@
+"""`create` without `session=`: the one transaction begun by this thread and this asyncio task. Never a guess."""
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import threading
+import tracemalloc
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+import sqlmodel
+from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from async_task import AmbiguousTransaction, Attempt, LostAttemptWarning, NoTransaction, target
+from async_task.attempts.ambient import _tasks, _thread, ambient_session  # pyright: ignore[reportPrivateUsage]
+
+Sessions = sessionmaker[Session]
+
+
+@target("ambient.note")
+def note(number: int = 0) -> None: ...
+
+
+def count(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(Attempt)) or 0
+
+
+def run(url: str, body: Callable[[AsyncEngine], Coroutine[Any, Any, Any]]) -> Any:
+    """`body` with an AsyncEngine, in an event loop of its own."""
+
+    async def within() -> Any:
+        engine = create_async_engine(url)
+        try:
+            return await body(engine)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(within())
+
+
+@pytest.fixture
+def nowhere() -> Iterator[Sessions]:
+    """Sessions that need no database: what is open here is known before a connection is."""
+    engine = create_engine("sqlite://")
+    yield sessionmaker(engine)
+    engine.dispose()
+
+
+# Which session is found
+
+
+@pytest.mark.parametrize("kind", ["begin", "sessionmaker.begin", "autobegin", "scoped", "sqlmodel", "savepoint"])
+def test_the_open_transaction_is_found_whoever_began_it(kind: str, sessions: Sessions, engine: Engine) -> None:
+    if kind == "begin":
+        with Session(engine) as session, session.begin():
+            Attempt.call(note)
+    elif kind == "sessionmaker.begin":
+        with sessions.begin():
+            Attempt.call(note)
+    elif kind == "autobegin":
+        with Session(engine) as session:
+            session.execute(select(1))
+            Attempt.call(note)
+            session.commit()
+    elif kind == "scoped":
+        registry = scoped_session(sessions)
+        registry.begin()
+        Attempt.call(note)
+        registry.commit()
+        registry.remove()
+    elif kind == "sqlmodel":
+        with sqlmodel.Session(engine) as session, session.begin():
+            Attempt.call(note)
+    else:
+        with sessions.begin() as session, session.begin_nested():
+            Attempt.call(note)
+    assert count(engine) == 1
+
+
+@pytest.mark.parametrize("kind", ["begin", "sessionmaker.begin", "autobegin", "scoped", "savepoint", "run_sync"])
+def test_the_open_transaction_of_an_async_session_is_found(kind: str, engine: Engine, async_engine_url: str) -> None:
+    async def body(async_engine: AsyncEngine) -> None:
+        make = async_sessionmaker(async_engine)
+        if kind == "begin":
+            async with make() as session, session.begin():
+                Attempt.call(note)
+        elif kind == "sessionmaker.begin":
+            async with make.begin():
+                Attempt.call(note)
+        elif kind == "autobegin":
+            async with make() as session:
+                await session.execute(select(1))
+                Attempt.call(note)
+                await session.commit()
+        elif kind == "scoped":
+            registry = async_scoped_session(make, scopefunc=asyncio.current_task)
+            await registry.execute(select(1))
+            Attempt.call(note)
+            await registry.commit()
+            await registry.remove()
+        elif kind == "savepoint":
+            async with make.begin() as session, session.begin_nested():
+                Attempt.call(note)
+        else:
+            async with make.begin() as session:
+                await session.run_sync(lambda _: Attempt.call(note))
+
+    run(async_engine_url, body)
+    assert count(engine) == 1
+
+
+@pytest.mark.only_on("mysql")  # elsewhere servers take no prepared transactions, unless they are told to
+def test_the_first_half_of_a_two_phase_commit_ends_nothing(engine: Engine) -> None:
+    with Session(engine, twophase=True) as session:
+        session.execute(select(1))
+        Attempt.call(note)
+        session.prepare()
+        session.commit()
+    assert count(engine) == 1
+
+
+def test_without_an_open_transaction_there_is_none(nowhere: Sessions) -> None:
+    with pytest.raises(NoTransaction, match=r"with session\.begin"):
+        Attempt.call(note)
+    with nowhere(), pytest.raises(NoTransaction):
+        Attempt.call(note)
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "close", "invalidate", "reset"])
+def test_a_transaction_that_ended_is_not_found(nowhere: Sessions, end: str) -> None:
+    session = nowhere()
+    session.begin()
+    getattr(session, end)()
+    with pytest.raises(NoTransaction):
+        ambient_session()
+    session.begin()
+    assert ambient_session() is session
+    session.close()
+
+
+def test_a_session_that_was_dropped_is_not_found(nowhere: Sessions) -> None:
+    session: Session | None = nowhere()
+    assert session is not None
+    session.begin()
+    session = None
+    gc.collect()
+    with pytest.raises(NoTransaction):
+        ambient_session()
+
+
+def test_two_open_transactions_are_no_choice(nowhere: Sessions) -> None:
+    with nowhere.begin(), nowhere.begin() as inner:
+        with pytest.raises(AmbiguousTransaction, match="2 transactions are open in this thread"):
+            Attempt.call(note)
+        inner.commit()
+        assert ambient_session() is not inner
+
+
+def test_one_open_transaction_beside_a_session_that_rests_is_found(nowhere: Sessions) -> None:
+    with nowhere(), nowhere.begin() as session, nowhere():
+        assert ambient_session() is session
+
+
+# Who does not find it
+
+
+def test_a_worker_thread_sees_no_transaction_of_another(nowhere: Sessions) -> None:
+    with nowhere.begin() as mine, ThreadPoolExecutor(1) as pool:
+        assert isinstance(pool.submit(ambient_session).exception(10), NoTransaction)
+        with pytest.raises(NoTransaction):
+            asyncio.run(asyncio.to_thread(ambient_session))
+        assert ambient_session() is mine
+
+
+def test_a_later_thread_does_not_inherit_the_transaction_of_one_that_ended(nowhere: Sessions) -> None:
+    # Threads get the ids of dead ones again, nearly always the last one's.
+    left_open: list[tuple[int, Session]] = []
+    found: list[tuple[int, object]] = []
+
+    def begin() -> None:
+        session = nowhere()
+        session.begin()
+        left_open.append((threading.get_ident(), session))
+
+    def look() -> None:
+        try:
+            found.append((threading.get_ident(), ambient_session()))
+        except NoTransaction:
+            found.append((threading.get_ident(), None))
+
+    for _ in range(20):
+        for work in (begin, look):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join(10)
+    idents = {ident for ident, _ in left_open}
+    assert any(ident in idents for ident, _ in found), "no id was used again, so that this proved nothing"
+    assert all(session is None for _, session in found)
+    for _, session in left_open:
+        session.close()
+
+
+def test_a_request_does_not_find_the_transaction_that_another_request_left_open_in_its_thread(
+    nowhere: Sessions,
+) -> None:
+    """As a web framework runs them: a dependency in one thread of its pool, its endpoint in another, each hop in a copy
+    of its request's context."""
+    with ThreadPoolExecutor(1) as thread, nowhere() as others:
+        thread.submit(contextvars.copy_context().run, others.begin).result()
+
+        def endpoint() -> None:
+            with pytest.raises(NoTransaction, match="give session="):
+                Attempt.call(note)
+
+        thread.submit(contextvars.copy_context().run, endpoint).result()
+        assert not others.new
+
+
+def test_a_session_begun_in_one_thread_and_used_in_another_is_found_by_neither_as_a_guess(nowhere: Sessions) -> None:
+    with ThreadPoolExecutor(1) as pool:
+
+        def begin() -> Session:
+            session = nowhere()
+            session.begin()
+            return session
+
+        session = pool.submit(begin).result(10)
+        with pytest.raises(NoTransaction):
+            ambient_session()
+        assert pool.submit(ambient_session).result(10) is session
+        session.close()  # here, and it is gone there
+        assert isinstance(pool.submit(ambient_session).exception(10), NoTransaction)
+
+
+def test_a_session_that_is_begun_again_elsewhere_is_no_longer_found_here(nowhere: Sessions) -> None:
+    session = nowhere()
+    session.begin()
+    session.commit()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(session.begin).result(10)
+        with pytest.raises(NoTransaction):
+            ambient_session()
+        assert pool.submit(ambient_session).result(10) is session
+        session.close()
+
+
+def test_a_child_task_sees_no_transaction_and_its_own_is_not_its_parents(nowhere: Sessions) -> None:
+    async def child() -> None:
+        with pytest.raises(NoTransaction):
+            ambient_session()
+        with nowhere.begin() as own:
+            assert ambient_session() is own
+            await asyncio.sleep(0)
+            assert ambient_session() is own
+
+    async def parent() -> None:
+        with nowhere.begin() as mine:
+            await asyncio.gather(child(), asyncio.create_task(child()))
+            assert ambient_session() is mine
+            with pytest.raises(NoTransaction):
+                await asyncio.to_thread(ambient_session)
+
+    asyncio.run(parent())
+
+
+def test_a_task_does_not_see_what_its_thread_began_before_the_loop(nowhere: Sessions) -> None:
+    async def look() -> None:
+        with pytest.raises(NoTransaction):
+            ambient_session()
+
+    with nowhere.begin():
+        asyncio.run(look())
+
+
+def test_twenty_tasks_find_each_its_own(engine: Engine, async_engine_url: str) -> None:
+    async def body(async_engine: AsyncEngine) -> list[tuple[int, Any]]:
+        together = asyncio.Barrier(4)
+
+        async def one(number: int) -> tuple[int, Any]:
+            async with AsyncSession(async_engine) as session:
+                await session.begin()
+                await together.wait()
+                attempt = Attempt.call(note, number)
+                assert ambient_session() is session.sync_session
+                await asyncio.sleep(0)
+                if number % 2:
+                    await session.commit()
+                else:
+                    await session.rollback()
+                return number, attempt.id
+
+        return [made for first in range(0, 20, 4) for made in await asyncio.gather(*map(one, range(first, first + 4)))]
+
+    made = run(async_engine_url, body)
+    with engine.connect() as connection:
+        written = set(connection.execute(select(Attempt.id, Attempt.encoded_args)).all())
+    assert {tuple(row) for row in written} == {(one, f'{{"number": {number}}}') for number, one in made if number % 2}
+
+
+# What is lost
+
+
+def lost(body: Callable[[], object]) -> list[warnings.WarningMessage]:
+    """The warnings of lost attempts while `body` runs."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        body()
+    return [one for one in said if one.category is LostAttemptWarning]
+
+
+def test_closing_without_a_commit_warns_where_it_was_closed(nowhere: Sessions) -> None:
+    def lose() -> None:
+        with nowhere() as session:
+            session.begin()
+            Attempt.call(note)
+            Attempt.call(note)
+
+    (said,) = lost(lose)
+    assert "held 2 attempt(s)" in str(said.message)
+    assert said.filename == __file__
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "raise", "given", "nothing made"])
+def test_closing_warns_of_nothing_that_was_not_lost(sessions: Sessions, end: str) -> None:
+    def body() -> None:
+        with contextlib.suppress(ZeroDivisionError), sessions() as session:
+            session.begin()
+            if end == "given":
+                Attempt.options(session=session).call(note)
+            elif end != "nothing made":
+                Attempt.call(note)
+            if end in ("commit", "rollback"):
+                getattr(session, end)()
+            if end == "raise":
+                raise ZeroDivisionError
+
+    assert lost(body) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "number"),
+    [
+        ("begin call release", 1),
+        ("begin call undo", 0),
+        ("call begin call undo", 1),
+        ("begin call begin call undo release", 1),
+        ("begin begin call release undo", 0),
+        ("call begin call", 2),
+        ("begin call release commit", 0),
+        ("begin call undo call", 1),
+    ],
+)
+def test_savepoints_count_what_is_lost_with_them(sessions: Sessions, steps: str, number: int) -> None:
+    def body() -> None:
+        savepoints: list[Any] = []
+        with sessions() as session:
+            session.begin()
+            for step in steps.split():
+                if step == "begin":
+                    savepoints.append(session.begin_nested())
+                elif step == "call":
+                    Attempt.call(note)
+                elif step == "commit":
+                    session.commit()
+                elif step == "release":
+                    savepoints.pop().commit()
+                else:
+                    savepoints.pop().rollback()
+
+    said = lost(body)
+    assert [f"held {number} attempt(s)" in str(one.message) for one in said] == [True] * bool(number)
+
+
+@asynccontextmanager
+async def dependency(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    """As a web framework hands a session in."""
+    async with AsyncSession(engine) as session:
+        await session.begin()
+        yield session
+
+
+@pytest.mark.parametrize("kind", ["plain", "dependency", "stack"])
+@pytest.mark.parametrize("end", ["close", "commit", "rollback", "raise"])
+def test_an_async_session_warns_only_of_what_is_lost(
+    engine: Engine, async_engine_url: str, kind: str, end: str
+) -> None:
+    async def work(session: AsyncSession) -> None:
+        if not session.in_transaction():
+            await session.begin()
+        Attempt.call(note)
+        if end in ("commit", "rollback"):
+            await getattr(session, end)()
+        if end == "raise":
+            raise ZeroDivisionError
+
+    async def body(async_engine: AsyncEngine) -> None:
+        try:
+            if kind == "plain":
+                async with AsyncSession(async_engine) as session:
+                    await work(session)
+            elif kind == "dependency":
+                async with dependency(async_engine) as session:
+                    await work(session)
+            else:
+                async with AsyncExitStack() as stack:
+                    await work(await stack.enter_async_context(dependency(async_engine)))
+        except ZeroDivisionError:
+            assert end == "raise"
+
+    assert len(lost(lambda: run(async_engine_url, body))) == (end == "close")
+
+
+def test_a_warning_that_is_an_error_leaves_the_session_closed(nowhere: Sessions) -> None:
+    session = nowhere()
+    session.begin()
+    Attempt.call(note)
+    with pytest.raises(LostAttemptWarning):
+        session.close()
+    assert not session.in_transaction()
+    with pytest.raises(NoTransaction):
+        ambient_session()
+
+
+# What it costs
+
+
+def test_ten_thousand_transactions_leave_nothing_behind(nowhere: Sessions) -> None:
+    def transactions(number: int) -> None:
+        for one in range(number):
+            session = nowhere()
+            session.begin()
+            if one % 2:
+                session.close()  # the others are dropped as they are
+
+    async def tasks(number: int) -> None:
+        async def one() -> None:
+            transactions(1)
+
+        for _ in range(number):
+            await asyncio.create_task(one())
+
+    transactions(100)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        transactions(9_000)
+        asyncio.run(tasks(1_000))
+        gc.collect()
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert _thread.place == {}
+    assert len(_tasks) == 0
+    assert grown < 200_000, f"{grown} bytes were left"

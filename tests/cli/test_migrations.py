@@ -1,0 +1,378 @@
+"""What a revision does: rendered from the model, carried out on every database, as a file, as SQL, at once."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, ForeignKey, MetaData, String, TypeDecorator, create_engine, inspect, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+import databases
+from async_task import AsyncTask, Attempt, BaseAttempt, metadata
+from async_task.attempts.actions import table_of
+from async_task.queue import predicates
+from async_task.schema.tables import SCHEMA_VERSION
+from async_task.schema.versions import tables_of
+from async_task_cli.main import main
+from async_task_cli.migrations.body import installing, upgrading
+from async_task_cli.migrations.comparison import differences
+from async_task_cli.migrations.execution import DIALECTS, as_sql, carry_out
+from conftest import AVAILABLE
+from databases import Database
+from elsewhere import Program
+from outbox import Client
+from schemas import described, execute_script
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+OLD = range(1, SCHEMA_VERSION)
+New = Callable[[], Engine]
+
+
+@pytest.fixture
+def new(database: Database, pytestconfig: pytest.Config) -> Iterator[New]:
+    """`new()`: an empty database of this kind."""
+    with contextlib.ExitStack() as until:
+
+        def new() -> Engine:
+            made = until.enter_context(databases.own(pytestconfig.stash[AVAILABLE].named(database.name)))
+            engine = create_engine(made.sync_url)
+            until.callback(engine.dispose)
+            return engine
+
+        yield new
+
+
+@pytest.fixture(scope="session")
+def created(database: Database, pytestconfig: pytest.Config) -> list[str]:
+    """A database as `create_all` makes it."""
+    with databases.own(pytestconfig.stash[AVAILABLE].named(database.name)) as made:
+        engine = create_engine(made.sync_url)
+        metadata.create_all(engine)
+        lines = described(engine)
+        engine.dispose()
+    return lines
+
+
+def carried_out(engine: Engine, body: Any) -> list[str]:
+    with engine.begin() as connection:
+        carry_out(body, connection)
+    return described(engine)
+
+
+def dialect_of(engine: Engine) -> str:
+    with engine.connect() as connection:
+        return "mariadb" if getattr(connection.dialect, "is_mariadb", False) else connection.dialect.name
+
+
+def body_of(model: type[BaseAttempt]) -> Any:
+    return installing(tables_of(model), table_of(model))
+
+
+def version(number: int, engine: Engine) -> str:
+    return (GOLDEN / f"version_{number}.{dialect_of(engine)}.sql").read_text()
+
+
+def test_a_revision_makes_what_create_all_makes(new: New, created: list[str]) -> None:
+    assert carried_out(new(), body_of(Attempt)) == created
+
+
+def test_the_printed_sql_makes_the_same(new: New, created: list[str]) -> None:
+    engine = new()
+    execute_script(engine, as_sql(body_of(Attempt), dialect_of(engine)))
+    assert described(engine) == created
+    assert AsyncTask(engine).schema_version() == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("since", OLD)
+def test_old_tables_are_upgraded_to_those_of_a_new_installation(new: New, created: list[str], since: int) -> None:
+    engine = new()
+    execute_script(engine, version(since, engine))
+    assert carried_out(engine, upgrading(table_of(Attempt), since)) == created
+    assert AsyncTask(engine).schema_version() == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("since", OLD)
+def test_the_printed_sql_of_an_upgrade_does_the_same(new: New, created: list[str], since: int) -> None:
+    engine = new()
+    execute_script(engine, version(since, engine))
+    execute_script(engine, as_sql(upgrading(table_of(Attempt), since), dialect_of(engine)))
+    assert described(engine) == created
+
+
+@pytest.mark.parametrize("since", OLD)
+def test_an_upgrade_keeps_every_call(new: New, since: int) -> None:
+    engine = new()
+    execute_script(engine, version(since, engine))
+    app = AsyncTask(engine)
+    with engine.begin() as connection:
+        ids = Attempt.create_many(connection, [{"target": Client, "method_name": "ping"}] * 3)
+        carry_out(upgrading(table_of(Attempt), since), connection)
+    app.check_schema()
+    assert app.run_batch().succeeded == len(ids)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("verb", ["install", "upgrade"])
+def test_the_sql_is_the_golden_one_every_time(
+    verb: str, dialect: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ASYNC_TASK_APP", raising=False)
+    for _ in range(2):
+        assert main(["sql", verb, "--dialect", dialect]) == 0
+        said = capsys.readouterr()
+        assert said.err == ""
+        assert said.out == golden(f"{verb}.{dialect}.sql", said.out)
+
+
+def test_the_revision_is_the_golden_one() -> None:
+    body = body_of(Attempt)
+    whole = f"{body.imports}\n\n{body.upgrade}\n\n# downgrade\n\n{body.downgrade}"
+    assert whole == golden("revision.py.txt", whole)
+
+
+def golden(name: str, now: str) -> str:
+    """The text that was looked at and kept; to renew it, delete the file, run, and look at what `git diff` shows."""
+    file = GOLDEN / name
+    if not file.exists():
+        file.write_text(now)
+        pytest.fail(f"{file} was not there, and is now: look at it")
+    return file.read_text()
+
+
+class Money(TypeDecorator[str]):
+    """A type of the user's."""
+
+    impl = String(20)
+    cache_ok = True
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s", "ix": "ix_%(column_0_label)s"})
+
+
+class Customer(Base):
+    __tablename__ = "customers"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class OwnAttempt(BaseAttempt, Base):
+    """With columns, an index and a foreign key of the user's."""
+
+    __tablename__ = "shop_attempts"
+
+    tenant: Mapped[str] = mapped_column(String(20), index=True, server_default="it's 100% ours")
+    price: Mapped[str | None] = mapped_column(Money())
+    customer_id: Mapped[int | None] = mapped_column(ForeignKey("customers.id"))
+
+
+def test_a_model_of_ones_own_is_migrated_with_all_its_columns_beside_its_other_tables(new: New) -> None:
+    made, migrated = new(), new()
+    Base.metadata.create_all(made)
+    Base.metadata.create_all(migrated, tables=[Base.metadata.tables["customers"]])
+    assert carried_out(migrated, body_of(OwnAttempt)) == described(made)
+    with migrated.connect() as connection:
+        assert differences(connection, tables_of(OwnAttempt)) == []
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize(
+    ("inherited", "name", "table"), [("Acme outbox", None, "Attempts"), (None, "shop", "order"), (None, "public", "a")]
+)
+def test_a_schema_of_ones_own_is_made_and_its_names_are_quoted(
+    new: New, inherited: str | None, name: str | None, table: str
+) -> None:
+    class Elsewhere(DeclarativeBase):
+        metadata = MetaData(schema=inherited)
+
+    class There(BaseAttempt, Elsewhere):
+        __tablename__ = table
+        __table_args__ = {"schema": name} if name else {}
+
+    engine = new()
+    carried_out(engine, body_of(There))
+    app = AsyncTask(engine, model=There)
+    app.check_schema()
+    assert app.schema_version() == SCHEMA_VERSION
+    with engine.begin() as connection:
+        There.create_many(connection, [{"target": Client, "method_name": "ping"}])
+        assert differences(connection, tables_of(There)) == []
+    assert app.run_batch().succeeded == 1
+    assert inspect(engine).has_table(table) == (name == "public")
+    with engine.connect() as connection:
+        stored = connection.scalar(text(f"SELECT reloptions FROM pg_class WHERE relname = '{table}'"))
+    assert "autovacuum_vacuum_scale_factor=0.01" in stored
+
+
+@pytest.mark.only_on("postgresql")
+def test_the_schema_is_made_for_who_applies_at_once_too(new: New) -> None:
+    class Elsewhere(DeclarativeBase):
+        metadata = MetaData(schema="shop")
+
+    class There(BaseAttempt, Elsewhere):
+        __tablename__ = "calls"
+
+    app = AsyncTask(new(), model=There)
+    app.create_schema()
+    app.check_schema()
+
+
+@pytest.mark.only_on("mysql")
+@pytest.mark.parametrize("done", range(1, 16))
+def test_an_upgrade_that_was_broken_off_can_be_repeated_where_each_step_is_committed(
+    new: New, created: list[str], done: int
+) -> None:
+    engine = new()
+    if dialect_of(engine) != "mariadb":
+        return  # MySQL cannot say IF NOT EXISTS
+    execute_script(engine, version(1, engine))
+    body = upgrading(table_of(Attempt), 1)
+    first = as_sql(body, "mariadb").split(";\n\n")[:done]
+    execute_script(engine, ";\n\n".join(first))
+    assert carried_out(engine, body) == created
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            "DROP INDEX ix_async_task_attempts_waiting",
+            "async_task_attempts lacks the index ix_async_task_attempts_waiting",
+        ),
+        ("ALTER TABLE async_task_job_events DROP COLUMN actor", "async_task_job_events lacks the column actor"),
+        ("DROP TABLE async_task_workers", "the table async_task_workers is missing"),
+    ],
+)
+def test_a_difference_is_told_in_one_sentence(new: New, change: str, words: str) -> None:
+    engine = new()
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        on = " ON async_task_attempts" if "INDEX" in change and engine.dialect.name == "mysql" else ""
+        connection.exec_driver_sql(change + on)
+        assert differences(connection, tables_of(Attempt)) == [words]
+
+
+def test_columns_and_indexes_that_the_user_added_are_nobody_elses_business(new: New) -> None:
+    engine = new()
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE async_task_attempts ADD COLUMN shop INTEGER")
+        connection.exec_driver_sql("CREATE INDEX shops ON async_task_attempts (shop)")
+        assert differences(connection, tables_of(Attempt)) == []
+
+
+def test_alembic_upgrades_checks_and_downgrades_without_a_word_of_warning(
+    new: New, tmp_path: pathlib.Path, created: list[str]
+) -> None:
+    engine = new()
+    url = engine.url.render_as_string(hide_password=False)
+    alembic = Alembic(tmp_path, url)
+    assert alembic("async_task_cli", "install").returncode == 0
+    assert alembic("alembic", "upgrade", "head").returncode == 0
+    assert described(engine) == created
+    checked = alembic("alembic", "check")
+    assert (checked.returncode, checked.stdout.strip()) == (0, "No new upgrade operations detected.")
+    assert alembic("async_task_cli", "check", "--database-url", url).returncode == 0
+    assert alembic("alembic", "downgrade", "base").returncode == 0
+    assert described(engine) == []
+
+
+@pytest.mark.parametrize("since", OLD)
+def test_a_revision_from_an_old_version_goes_up_and_down_in_a_tree(
+    new: New, tmp_path: pathlib.Path, created: list[str], since: int
+) -> None:
+    engine = new()
+    execute_script(engine, version(since, engine))
+    before = described(engine)
+    alembic = Alembic(tmp_path, engine.url.render_as_string(hide_password=False))
+    alembic("alembic", "revision", "-m", "async-task tables", "--rev-id", "one")
+    (first,) = (tmp_path / "migrations" / "versions").glob("*.py")
+    first.write_text(f"{first.read_text()}\nasync_task_schema = {since}\nasync_task_tables = ['async_task_attempts']\n")
+    assert alembic("alembic", "stamp", "one").returncode == 0
+    said = alembic("async_task_cli", "upgrade")
+    assert said.returncode == 0, said.stderr
+    assert alembic("alembic", "upgrade", "head").returncode == 0
+    assert described(engine) == created
+    assert "This tree is at version 3" in alembic("async_task_cli", "upgrade").stderr
+    assert alembic("alembic", "downgrade", "-1").returncode == 0
+    assert besides_version(described(engine)) == besides_version(before)
+    assert ("installed_at" in str(described(engine))) == (since == 1)
+
+
+def besides_version(lines: list[str]) -> list[str]:
+    """Without the table of the version, whose dropped column comes back without its values; and without two spellings
+    of one type of PostgreSQL's."""
+    return [line.replace("character varying 0", "text 0") for line in lines if "async_task_schema" not in line]
+
+
+class Alembic:
+    """A tree in a folder, whose env.py has our metadata; `alembic(module, *words)` runs a program in it."""
+
+    def __init__(self, folder: pathlib.Path, url: str) -> None:
+        self.folder = folder
+        assert self("alembic", "init", "migrations").returncode == 0
+        self._replace("alembic.ini", "sqlalchemy.url = driver://user:pass@localhost/dbname", f"sqlalchemy.url = {url}")
+        ours = "from async_task import metadata as target_metadata"
+        self._replace("migrations/env.py", "target_metadata = None", ours)
+        online = "connection=connection, target_metadata=target_metadata"
+        self._replace("migrations/env.py", online, f"{online}, compare_server_default=True")
+
+    def _replace(self, name: str, old: str, new: str) -> None:
+        file = self.folder / name
+        before = file.read_text()
+        assert old in before
+        file.write_text(before.replace(old, new.replace("%", "%%")))
+
+    def __call__(self, module: str, *words: str) -> "subprocess.CompletedProcess[str]":
+        with contextlib.closing(Program(module, *words, cwd=self.folder, env=os.environ, strict=True)) as begun:
+            return begun.completed()
+
+
+def test_check_schema_and_upgrade_apply_tell_old_from_new_and_mend_it(
+    new: New, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = new()
+    at = ["--database-url", engine.url.render_as_string(hide_password=False)]
+    if engine.dialect.name != "sqlite":
+        assert main(["upgrade", "--apply", *at]) == 78
+        assert "no tables of async-task" in capsys.readouterr().err
+    execute_script(engine, version(1, engine))
+    assert main(["run-batch", *at]) == 78
+    assert "the tables are of version 1, and this library needs 3: `async-task upgrade`" in capsys.readouterr().err
+    assert main(["check", *at]) == 1
+    assert (
+        "NOT  version     1 is old: this library needs 3, and `async-task upgrade` makes it" in capsys.readouterr().out
+    )
+    assert main(["upgrade", "--apply", "--dry-run", *at]) == 0
+    assert "DROP INDEX ix_async_task_attempts_waiting" in capsys.readouterr().out
+    assert main(["upgrade", "--apply", *at]) == 0
+    assert main(["upgrade", "--apply", *at]) == 0
+    assert "Already at version 3" in capsys.readouterr().err
+    assert main(["check", *at]) == 0
+    assert main(["run-batch", *at]) == 0
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE async_task_schema SET version = 4")
+    capsys.readouterr()
+    assert main(["check", *at]) == 1
+    assert "4 is newer than this library" in capsys.readouterr().out
+
+
+def test_the_claim_index_is_used_after_a_migration_too(new: New) -> None:
+    engine = new()
+    carried_out(engine, body_of(Attempt))
+    with engine.begin() as connection:
+        Attempt.create_many(connection, [{"target": Client, "method_name": "ping"}] * 500)
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET enable_seqscan = off")
+        conditions = predicates.due(table_of(Attempt), began=None, suspects=False)
+        statement = predicates.due_in_priority(table_of(Attempt), "default", 0, conditions, 1)
+        sql = str(statement.compile(engine, compile_kwargs={"literal_binds": True, "render_postcompile": True}))
+        word = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+        plan = str(connection.exec_driver_sql(f"{word} {sql}").all())
+    assert "ix_async_task_attempts_waiting" in plan

@@ -1,0 +1,305 @@
+"""`async-task worker` and `async-task workers`: what they print and where, how they are stopped, what they end with."""
+
+import datetime as dt
+import json
+import logging
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, delete, insert, make_url
+from test_run_batch_command import Terminal
+
+from async_task import AsyncTask, Attempt, Depth, Presence, Status
+from async_task.schema.tables import SchemaVersion
+from async_task_cli.logs import Lines, log_lines
+from clockwork import row_of
+from databases import Database
+from elsewhere import Program, await_, notes
+from outbox import Client, Elsewhere, act_leased, will
+from said import Run
+
+Write = Callable[..., Attempt]
+Start = Callable[..., Program]
+
+
+@pytest.fixture
+def start(process: Callable[..., Program]) -> Start:
+    """A worker in a process of its own."""
+    return lambda *words, **options: process("worker", "--module", "outbox", "--poll", "50ms", *words, **options)
+
+
+def first_line(working: Program) -> str:
+    """What it says when it is at work."""
+    assert working.stderr is not None
+    return working.stderr.readline()
+
+
+def has_succeeded(engine: Engine, attempt: Attempt) -> Callable[[], bool]:
+    return lambda: row_of(engine, attempt.id).status is Status.SUCCEEDED
+
+
+# At work
+
+
+def test_it_says_one_line_performs_what_comes_and_counts_at_the_end(
+    start: Start, engine: Engine, database: Database, write: Write
+) -> None:
+    working = start("--json", "--concurrency", "2")
+    said = first_line(working)
+    address = make_url(database.sync_url).render_as_string(hide_password=True).partition("?")[0]
+    assert f"INFO async-task 0.1.0: worker {os.uname().nodename}:{working.pid}:" in said
+    assert f" on {address}, all queues, " in said
+    assert said.endswith(" targets, 2 lanes, 100 coroutines\n")
+    attempt = write(Elsewhere, "say", {"text": "a word of a target"})
+    await_(has_succeeded(engine, attempt), "what came is performed")
+    working.send_signal(signal.SIGTERM)
+    out, err = working.communicate()
+    report = json.loads(out)
+    assert (working.returncode, report.pop("seconds") > 0) == (143, True)
+    assert {name: number for name, number in report.items() if number} == {"succeeded": 1}
+    assert set(report) == {"succeeded", "retried", "failed", "expired", "canceled", "parked", "superseded"}
+    told, stopping, ended = err.splitlines()
+    assert told == "a word of a target"
+    assert stopping.endswith(" INFO stopping: what is in hand is being finished; a second signal abandons it")
+    assert ended.endswith(": 1 succeeded")
+
+
+@pytest.mark.only_on("postgresql")
+def test_logs_as_json_are_one_object_a_line_and_hold_no_arguments(start: Start, engine: Engine, write: Write) -> None:
+    working = start("--log-format", "json")
+    name = json.loads(first_line(working))["worker"]
+    attempt = write(Client, "fail", {"message": "canary-7355608"})
+    await_(lambda: row_of(engine, attempt.id).num_errors, "it was tried")
+    working.send_signal(signal.SIGTERM)
+    _, err = working.communicate()
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert {line["worker"] for line in lines} == {name}
+    assert all(set(line) == {"time", "level", "message", "worker", "logger"} for line in lines)
+    assert all(line["time"].endswith("+00:00") for line in lines)
+    assert any("raised Broken" in line["message"] for line in lines)
+    assert any(line["message"].startswith("stopping: ") for line in lines)
+    assert "canary" not in err
+
+
+@pytest.mark.only_on("postgresql")
+def test_only_the_queues_that_it_is_told_and_others_see_it(
+    start: Start, run: Run, engine: Engine, write: Write
+) -> None:
+    other, mail = write(Client, "ping"), write(Client, "ping", queue="mail")
+    working = start("--queue", "mail:1", "--queue", "slow", "--concurrency", "3")
+    assert ", queues mail:1, slow, " in first_line(working)
+    await_(has_succeeded(engine, mail), "its queue is served")
+    [one] = run("workers", "--json").lines
+    assert (one["pid"], one["kind"], one["claims"]) == (working.pid, "worker", 0)
+    assert one["about"]["queues"] == {"mail": 1, "slow": 3}
+    assert (one["about"]["concurrency"], one["about"]["version"]) == (3, "0.1.0")
+    assert one["state"] in ("awake", "asleep")
+    said = run("workers").out
+    assert said.startswith("NAME ")
+    assert "mail, slow" in " ".join(said.split())
+    assert said.endswith("1 process.\n")
+    working.send_signal(signal.SIGINT)
+    assert working.wait() == 130
+    assert row_of(engine, other.id).num_attempts == 0
+    assert (run("workers", "--json").out, run("workers").out) == ("", "0 processes.\n")
+
+
+@pytest.mark.only_on("postgresql")
+def test_what_it_has_begun_with_is_looked_through_for_garbage_no_more(
+    start: Start, engine: Engine, write: Write
+) -> None:
+    working = start()
+    first_line(working)
+    attempt = write(Elsewhere, "say_what_stays")
+    await_(has_succeeded(engine, attempt), "it is called")
+    working.send_signal(signal.SIGTERM)
+    assert int(working.communicate()[1].splitlines()[0]) > 10_000
+
+
+# Stopped
+
+
+def test_a_signal_lets_what_is_in_hand_come_to_its_end(
+    start: Start, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    attempt = write(Elsewhere, "hold", {"folder": str(tmp_path)})
+    working = start()
+    await_(lambda: notes(tmp_path), "it is in the call")
+    working.send_signal(signal.SIGTERM)
+    first_line(working)
+    await_(lambda: "stopping: " in first_line(working), "it has heard")
+    late = write(Client, "ping")
+    (tmp_path / "go").touch()
+    assert working.wait() == 143
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 1, 0)
+    assert row_of(engine, late.id).num_attempts == 0
+
+
+def test_the_second_signal_abandons_what_is_in_hand_uncharged_and_ends_the_process(
+    start: Start, run: Run, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    """Although the threads of the calls never end."""
+    made = [write(Elsewhere, "hold_always", {"folder": str(tmp_path)}) for _ in range(2)]
+    unstarted = write(Elsewhere, "hold_always", {"folder": str(tmp_path)})
+    working = start("--concurrency", "2")
+    await_(lambda: len(notes(tmp_path)) == 2, "both lanes are in a call")
+    working.send_signal(signal.SIGINT)
+    first_line(working)
+    await_(lambda: "stopping: " in first_line(working), "it has heard")
+    working.send_signal(signal.SIGTERM)
+    assert working.wait() == 130
+    for one in (*made, unstarted):
+        row = row_of(engine, one.id)
+        assert (row.status, row.claim_id, row.lease_until) == (Status.PENDING, None, None)
+        assert (row.num_errors, row.num_crashes) == (0, 0)
+    assert row_of(engine, unstarted.id).num_attempts == 0
+    assert run("workers", "--json").out == ""
+
+
+@pytest.mark.only_on("postgresql")
+def test_what_does_not_end_within_the_grace_is_abandoned(
+    start: Start, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    attempt = write(Elsewhere, "hold_always", {"folder": str(tmp_path)})
+    working = start("--grace", "10ms")
+    await_(lambda: notes(tmp_path), "it is in the call")
+    working.send_signal(signal.SIGTERM)
+    assert working.wait() == 143
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.claim_id, row.num_crashes) == (Status.PENDING, None, 0)
+
+
+# Refused
+
+
+def test_a_database_that_is_away_at_the_start_ends_69(say: Run) -> None:
+    for words in ([], ["--processes", "2"]):
+        said = say("worker", *words, "--database-url", "postgresql+psycopg://me:s3cret@127.0.0.1:1/shop")
+        assert (said.code, said.out, said.err.count("\n")) == (69, "", 1)
+        assert "the database cannot be used" in said.err
+        assert "s3cret" not in said.err
+
+
+def test_tables_of_another_version_end_78(start: Start, engine: Engine) -> None:
+    version: Any = SchemaVersion.__table__
+    with engine.begin() as connection:
+        connection.execute(delete(version))
+        connection.execute(insert(version).values(version=1))
+    try:
+        for words in ([], ["--processes", "2"]):
+            said = start(*words).completed()
+            assert (said.returncode, said.stdout, said.stderr.count("\n")) == (78, "", 1)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(delete(version))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--concurrency 0", "0 is not in the range x>=1"),
+        ("--processes none", "'none' is not a valid integer"),
+        ("--poll often", "'often' is no length of time"),
+        ("--settle-within 5", "'5' is no length of time"),
+        ("--queue=", "a name has at least one character"),
+        ("--queue=:2", "a name has at least one character"),
+        ("--queue=mail:0", "behind the colon stands how many lanes"),
+        ("--queue=mail:many", "behind the colon stands how many lanes"),
+        ("--log-format yaml", "'yaml' is not one of 'text', 'json'"),
+        ("--top", "--top wants a terminal"),
+        ("--top --processes 2", "--top watches one process"),
+    ],
+)
+def test_what_cannot_be_meant_ends_2_in_one_sentence(say: Run, words: str, said: str) -> None:
+    ended = say("worker", *words.split(), "--database-url", "sqlite:///nowhere.sqlite")
+    assert (ended.code, ended.out, ended.err.count("\n"), "Traceback" in ended.err) == (2, "", 1, False)
+    assert said in ended.err
+
+
+@pytest.mark.only_on("sqlite")
+def test_values_that_do_not_fit_the_application_end_78(start: Start) -> None:
+    for words in (["--poll", "1ms"], ["--settle-within", "1min"], ["--poll", "1ms", "--processes", "2"]):
+        said = start(*words).completed()
+        assert (said.returncode, said.stderr.count("\n")) == (78, 1)
+
+
+# Logs
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
+    """The root logger, as it is before anybody has set it up."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    return root
+
+
+def test_logging_that_the_application_has_set_up_stays_unless_a_format_is_asked_for(root: logging.Logger) -> None:
+    own = logging.NullHandler()
+    root.handlers = [own]  # here: pytest has hung up its own meanwhile
+    log_lines(None)
+    assert root.handlers == [own]
+    log_lines("json")
+    assert [type(one.formatter) for one in root.handlers] == [Lines]
+
+
+def test_an_error_in_the_logs_has_its_traceback_without_passwords_and_rows(root: logging.Logger) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    refusal = Exception("duplicate\nDETAIL: (card)=(canary)")
+    try:
+        raise IntegrityError("INSERT", {"card": "canary"}, refusal)
+    except IntegrityError:
+        record = logging.LogRecord("shop", logging.ERROR, "", 0, "at %s", ("pg://me:s3cret@db/x",), sys.exc_info())
+    as_json, as_text = json.loads(Lines("json").format(record)), Lines("text").format(record)
+    assert (as_json["logger"], as_json["level"], as_json["message"]) == ("shop", "ERROR", "at pg://me:***@db/x")
+    assert as_json["trace"].startswith("Traceback ")
+    assert as_text.startswith(as_json["time"].partition("T")[0])
+    assert "canary" not in as_text.rpartition("IntegrityError: ")[2]
+    assert "s3cret" not in as_text + as_json["message"]
+
+
+# Watched
+
+
+def test_the_backlog_counts_what_is_due_waits_and_is_claimed_by_queue(app: AsyncTask, write: Write) -> None:
+    assert app.backlog() == []
+    for priority in (0, 5, 9):
+        write(Client, "ping", priority=priority)
+    write(Client, "ping", scheduled_at=dt.datetime(2099, 1, 1, tzinfo=dt.UTC))
+    write(Client, "ping", queue="mail", priority=9)
+    seen: list[Any] = []
+    will(lambda: seen.extend([*app.backlog(["default"]), *app.workers()]))
+    write(act_leased, queue="mail", priority=0)
+    app.run_batch(limit=1, queues=["mail"])
+    assert seen[:2] == [Depth("default", due=3, later=1, claimed=0), Depth("mail", due=1, later=0, claimed=1)]
+    assert app.backlog() == [Depth("default", 3, 1, 0), Depth("mail", 1, 0, 0)]
+    [batch] = [one for one in seen if isinstance(one, Presence)]
+    assert (batch.kind, batch.pid, batch.claims, batch.about) == ("run-batch", os.getpid(), 1, {})
+
+
+@pytest.mark.only_on("postgresql")
+def test_on_a_terminal_it_shows_itself_at_work(
+    start: Start, engine: Engine, write: Write, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    write(Client, "fail", {"message": "no such order"}, queue="mail")
+    write(Elsewhere, "hold", {"folder": str(tmp_path)})
+    write(Client, "ping", queue="later", scheduled_at=dt.datetime(2099, 1, 1, tzinfo=dt.UTC))
+    terminal = Terminal()
+    working = start("--top", stderr=terminal.theirs)
+    for words in ("a second; 1 retried", "QUEUE", "later", "Broken: no such order", "busy"):
+        terminal.await_words(words)
+    (tmp_path / "go").touch()
+    terminal.await_words("1 retried, 1 succeeded")
+    working.send_signal(signal.SIGTERM)
+    assert working.wait() == 143
+    assert "\x1b[?25h" in terminal.close(), "the cursor is back"

@@ -1,0 +1,60 @@
+"""The user's own engine, with its options and listeners: what they say is kept, but for what our transactions are."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, func, select
+from test_worker import at_rest, counted, make, working
+
+from async_task import AsyncTask, Attempt, current_attempt
+from databases import Database
+from elsewhere import await_
+from outbox import Broken, act, act_in_session, calls, effects, will
+
+
+def test_an_engine_may_be_given_with_options_and_its_listeners_are_heard(database: Database, engine: Engine) -> None:
+    plain, heard = create_engine(database.sync_url), list[str]()
+    given = plain.execution_options(said="theirs")
+    event.listen(plain, "begin", lambda connection: heard.append("plain"))
+    event.listen(given, "begin", lambda connection: heard.append(connection.get_execution_options()["said"]))
+    make(engine, act)
+    make(engine, act_in_session)
+    will(lambda *given: None)
+    with working(AsyncTask(given, lease=1)):
+        await_(lambda: at_rest(engine), "all are at rest")
+    plain.dispose()
+    assert counted(engine) == {"succeeded": 2}
+    assert heard.count("plain") == heard.count("theirs") > 0
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
+@pytest.mark.parametrize("verb", ["run_batch", "worker"])
+def test_its_isolation_level_is_not_that_of_our_transactions(
+    database: Database, engine: Engine, level: str, verb: str
+) -> None:
+    own = create_engine(database.sync_url, execution_options={"isolation_level": level})
+
+    def look(*sessions: Any) -> None:
+        for session in sessions:
+            session.execute(effects.insert().values(what="of a call that raises"))
+        with engine.connect() as connection:
+            mine = select(Attempt.id).where(Attempt.id == current_attempt().id).with_for_update(skip_locked=True)
+            calls.append(connection.execute(mine).first())
+        if sessions:
+            raise Broken
+
+    will(look)
+    for target in (act, act_in_session):
+        make(engine, target, max_attempts=1)
+    app = AsyncTask(own, lease=1)
+    if verb == "run_batch":
+        app.run_batch(concurrency=1)
+    else:
+        with working(app):
+            await_(lambda: at_rest(engine), "all are at rest")
+    own.dispose()
+    assert counted(engine) == {"succeeded": 1, "failed": 1}
+    assert calls == [None, None]  # their rows are locked
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(effects)) == 0

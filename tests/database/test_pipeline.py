@@ -1,0 +1,217 @@
+"""What goes to the server in one piece: it says what SQLAlchemy would say, and leaves the transaction as it would."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, bindparam, column, create_engine, event, func, literal_column, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from async_task.database.dialects import chains, pipelines
+from async_task.database.pipeline import COMMIT, COMMIT_AND_BEGIN, Step, at_once, in_turn
+from databases import Database
+
+pytestmark = pytest.mark.only_on("postgresql")
+NUMBERS = func.generate_series(1, bindparam("most")).table_valued(column("number")).render_derived()
+SERIES = select(NUMBERS.c.number, literal_column("'x'"))
+DIVIDE = select(literal_column("1") / bindparam("by"))
+
+
+@pytest.fixture
+def plain(database: Database) -> Iterator[Engine]:
+    """An engine of its own: nobody listens to what it does."""
+    engine = create_engine(database.sync_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE pipelined (number int UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
+    yield engine
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE pipelined"))
+    engine.dispose()
+
+
+@pytest.fixture
+def connection(plain: Engine) -> Iterator[Connection]:
+    with plain.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def ways(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commands that were sent, by whichever way."""
+    driver: Any = connection.connection.driver_connection
+    sent: list[str] = []
+    execute = driver.execute
+
+    def note(query: str, *given: Any, **more: Any) -> Any:
+        sent.append(query)
+        return execute(query, *given, **more)
+
+    monkeypatch.setattr(driver, "execute", note)
+    return sent
+
+
+INSERT = text("INSERT INTO pipelined VALUES (:number)").bindparams(bindparam("number"))
+
+
+def numbers(engine: Engine) -> list[int]:
+    with engine.connect() as connection:
+        return sorted(connection.scalars(text("SELECT number FROM pipelined")))
+
+
+def test_rows_and_numbers_are_answered(connection: Connection, ways: list[str]) -> None:
+    assert pipelines(connection)
+    with connection.begin():
+        assert at_once(connection, SERIES, {"most": 3}).rows == [(1, "x"), (2, "x"), (3, "x")]
+        assert at_once(connection, SERIES, {"most": 0}).rows == []
+        assert at_once(connection, INSERT, {"number": 1}).number == 1
+    assert len(ways) == 3
+
+
+def test_without_commits_it_is_part_of_the_transaction(connection: Connection, plain: Engine) -> None:
+    with connection.begin() as transaction:
+        at_once(connection, INSERT, {"number": 1})
+        transaction.rollback()
+    assert numbers(plain) == []
+
+
+def test_with_commits_it_is_committed_when_it_answers_and_the_next_transaction_is_another(
+    connection: Connection, plain: Engine
+) -> None:
+    with connection.begin():
+        at_once(connection, INSERT, {"number": 1}, commits=True)
+        assert numbers(plain) == [1]
+    with connection.begin() as transaction:
+        at_once(connection, INSERT, {"number": 2})
+        transaction.rollback()
+    assert numbers(plain) == [1]
+
+
+def test_what_was_done_before_in_the_transaction_is_committed_with_it(connection: Connection, plain: Engine) -> None:
+    with connection.begin():
+        connection.execute(INSERT, {"number": 1})
+        at_once(connection, INSERT, {"number": 2}, commits=True)
+    assert numbers(plain) == [1, 2]
+
+
+def test_what_the_server_refuses_is_raised_as_sqlalchemy_does_and_nothing_is_committed(
+    connection: Connection, plain: Engine
+) -> None:
+    def divide() -> None:
+        with connection.begin():
+            connection.execute(INSERT, {"number": 1})
+            at_once(connection, DIVIDE, {"by": 0}, commits=True)
+
+    with pytest.raises(DBAPIError) as raised:
+        divide()
+    with pytest.raises(DBAPIError) as usual, connection.begin():
+        connection.execute(DIVIDE, {"by": 0})
+    assert type(raised.value) is type(usual.value)
+    assert type(raised.value.orig) is type(usual.value.orig)
+    assert not raised.value.connection_invalidated
+    assert "0" not in str(raised.value.params)
+    assert numbers(plain) == []
+    with connection.begin():
+        assert at_once(connection, DIVIDE, {"by": 1}).rows == [(1,)]
+
+
+def test_a_commit_that_fails_is_raised(connection: Connection, plain: Engine) -> None:
+    with connection.begin():
+        connection.execute(INSERT, {"number": 7})
+    with pytest.raises(IntegrityError), connection.begin():
+        at_once(connection, INSERT, {"number": 7}, commits=True)
+    assert numbers(plain) == [7]
+
+
+def test_a_connection_that_is_lost_is_marked_so(connection: Connection, plain: Engine) -> None:
+    transaction = connection.begin()
+    pid = at_once(connection, select(func.pg_backend_pid()), {}).rows[0][0]
+    with plain.connect() as other:
+        other.execute(select(func.pg_terminate_backend(pid, 10_000)))
+    with pytest.raises(OperationalError) as raised:
+        at_once(connection, SERIES, {"most": 1}, commits=True)
+    transaction.rollback()
+    assert raised.value.connection_invalidated
+    assert connection.invalidated
+
+
+def _ask_for_ever(connection: Connection) -> None:
+    while True:
+        in_turn(connection, Step("SELECT 1"), COMMIT_AND_BEGIN, Step("SELECT 2"))
+
+
+def test_so_it_is_at_whatever_moment_it_is_lost(plain: Engine) -> None:
+    """Now and then the driver cannot leave its pipeline then, and says that instead of what has happened."""
+    kill, rounds = text("SELECT pg_terminate_backend(:pid)"), 150
+    for _ in range(rounds):
+        with plain.connect() as connection, plain.connect() as other:
+            connection.begin()
+            pid = connection.scalar(select(func.pg_backend_pid()))
+            other.scalar(select(1))
+            killer = threading.Thread(target=other.scalar, args=(kill, {"pid": pid}))
+            killer.start()
+            with pytest.raises(DBAPIError) as raised:
+                _ask_for_ever(connection)
+            killer.join()
+            assert raised.value.connection_invalidated
+            assert connection.invalidated
+
+
+@pytest.mark.parametrize("name", ["before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute"])
+def test_where_somebody_listens_sqlalchemy_is_asked(connection: Connection, ways: list[str], name: str) -> None:
+    heard: list[Any] = []
+    event.listen(connection, name, lambda *given, **more: heard.append(name))
+    with connection.begin():
+        assert at_once(connection, SERIES, {"most": 1}, commits=True).rows == [(1, "x")]
+        assert connection.in_transaction()
+    assert heard == [name]
+    assert ways == []
+
+
+def test_who_listens_to_the_commit_hears_it_before(connection: Connection, plain: Engine) -> None:
+    event.listen(connection, "commit", lambda connection: connection.execute(INSERT, {"number": 9}))
+    with connection.begin():
+        at_once(connection, INSERT, {"number": 1}, commits=True)
+    assert numbers(plain) == [1, 9]
+
+
+def test_what_is_said_at_each_begin_is_said_before_it(connection: Connection, plain: Engine) -> None:
+    event.listen(connection, "begin", lambda connection: connection.exec_driver_sql("SET LOCAL search_path = nowhere"))
+    with pytest.raises(DBAPIError, match="pipelined"), connection.begin():
+        at_once(connection, INSERT, {"number": 1}, commits=True)
+    assert numbers(plain) == []
+
+
+def test_where_other_schemas_are_to_be_put_in_sqlalchemy_is_asked(connection: Connection) -> None:
+    assert not pipelines(connection.execution_options(schema_translate_map={None: "other"}))
+
+
+def test_what_comes_behind_a_failure_is_not_executed(connection: Connection, plain: Engine) -> None:
+    def fail() -> None:
+        with connection.begin():
+            in_turn(connection, Step(INSERT, {"number": 1}), Step(DIVIDE, {"by": 0}), COMMIT)
+
+    with pytest.raises(DBAPIError):
+        fail()
+    assert numbers(plain) == []
+
+
+def test_the_transaction_that_follows_a_commit_is_like_the_one_before_it(plain: Engine) -> None:
+    with plain.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        assert chains(connection)
+        with connection.begin() as transaction:
+            isolation = text("SHOW transaction_isolation")
+            first, _, level, second = in_turn(
+                connection, Step(INSERT, {"number": 1}), COMMIT_AND_BEGIN, Step(isolation), Step(INSERT, {"number": 2})
+            )
+            assert (first.number, level.rows, second.number) == (1, [("repeatable read",)], 1)
+            assert numbers(plain) == [1]
+            transaction.rollback()
+    assert numbers(plain) == [1]
+
+
+@pytest.mark.parametrize(("version", "can"), [((11, 22), False), ((12, 0), True)])
+def test_an_old_server_does_not_chain(connection: Connection, version: tuple[int, ...], can: bool) -> None:
+    connection.dialect.server_version_info = version  # its own engine's, which ends with the test
+    assert pipelines(connection)
+    assert chains(connection) is can

@@ -1,0 +1,283 @@
+"""What the database does to a call in its middle is not the call's fault, also when the call swallows it; what the call
+does to its own connection is."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, insert, select, text, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+from test_shared_transaction import claim_many, does, numbered, put
+from test_worker import counted, make, working
+
+from async_task import Again, AsyncTask, Attempt, Failed, Parked, Retried, Retry, Succeeded, target
+from async_task.execution import settle
+from async_task.execution.settle import LOSSES
+from clockwork import let_pass, row_of
+from databases import somebody_waits
+from elsewhere import await_
+from outbox import Broken, act_in_session, act_in_session_leased, calls, effects, events_of, will
+
+Write = Callable[..., Attempt]
+both_doors = pytest.mark.parametrize("door", ["sync", "async"])
+both_modes = pytest.mark.parametrize("target", [act_in_session, act_in_session_leased])
+mysql_only = pytest.mark.only_on("mysql")
+
+
+@pytest.fixture(autouse=True)
+def _many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim_many(partial(monkeypatch.setattr, raising=False))
+
+
+def meet_deadlock(engine: Engine, session: Session) -> None:
+    """Raised in this session: the rival, who has the second row and wants the first, has written more."""
+    with engine.begin() as connection:
+        connection.execute(insert(effects), [{"what": f"row {number}"} for number in range(20)])
+    _touch(session.connection(), "row 0")
+    has_others = threading.Event()
+
+    def rival() -> None:
+        with engine.begin() as connection:
+            for number in range(1, 20):
+                _touch(connection, f"row {number}")
+            has_others.set()
+            _touch(connection, "row 0")
+
+    thread = threading.Thread(target=rival)
+    thread.start()
+    assert has_others.wait(30)
+    await_(lambda: somebody_waits(engine), "the rival waits")
+    try:
+        _touch(session.connection(), "row 1")
+    finally:
+        thread.join(timeout=30)
+
+
+def _touch(connection: Connection, what: str) -> None:
+    ids = connection.scalars(select(effects.c.id).where(effects.c.what == what)).all()
+    connection.execute(update(effects).where(effects.c.id.in_(ids)).values(number=1))
+
+
+def swallow_deadlock(engine: Engine, session: Session) -> None:
+    put(session, "before")
+    with contextlib.suppress(OperationalError):
+        meet_deadlock(engine, session)
+    put(session, "after")
+
+
+def of_the_call(engine: Engine) -> list[str]:
+    """What is committed of what it wrote."""
+    with engine.connect() as connection:
+        return sorted(what for what in connection.scalars(select(effects.c.what)) if not what.startswith("row"))
+
+
+@mysql_only
+@both_doors
+@both_modes
+@pytest.mark.parametrize("then", ["returns", "meets another fault", "reads what it wrote"])
+def test_a_swallowed_deadlock_that_took_the_whole_transaction_along_is_not_charged(
+    app: AsyncTask, engine: Engine, write: Write, target: Any, then: str
+) -> None:
+    [locked] = make(engine, act_in_session, queue="nobody's")
+    attempt = write(target)
+
+    def do(session: Session) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            put(session, "again")
+            return
+        swallow_deadlock(engine, session)
+        if then == "meets another fault":
+            wanted: Any = select(Attempt.id).where(Attempt.id == locked).with_for_update(nowait=True)
+            with contextlib.suppress(OperationalError):
+                session.execute(wanted)
+        if then == "reads what it wrote":
+            session.execute(select(effects).where(effects.c.what == "before")).one()
+
+    will(do)
+    with engine.begin() as connection:
+        connection.execute(select(Attempt.id).where(Attempt.id == locked).with_for_update())
+        assert isinstance(app.perform(attempt.id), Parked)
+    row = row_of(engine, attempt.id)
+    assert (row.claim_id, row.num_attempts, row.num_errors, row.num_crashes) == (None, 1, 0, 0)
+    assert of_the_call(engine) == []
+    let_pass(engine, 5)
+    assert app.perform(attempt.id) == Succeeded(attempt.id)
+    assert of_the_call(engine) == ["again"]
+
+
+@mysql_only
+@both_modes
+@pytest.mark.parametrize("then", ["raises", "commits"])
+def test_what_a_call_does_after_it_has_swallowed_a_deadlock_is_its_own(
+    app: AsyncTask, engine: Engine, write: Write, target: Any, then: str
+) -> None:
+    attempt = write(target)
+
+    def do(session: Session) -> None:
+        swallow_deadlock(engine, session)
+        if then == "commits":
+            session.connection().commit()
+        raise Broken
+
+    will(do)
+    outcome = app.perform(attempt.id)
+    assert isinstance(outcome, Failed if then == "commits" else Retried)
+    assert row_of(engine, attempt.id).num_errors == 1
+    assert row_of(engine, attempt.id).last_error.startswith("committed_inside" if then == "commits" else "Broken")
+
+
+@mysql_only
+@both_doors
+def test_a_swallowed_deadlock_in_a_shared_transaction_is_charged_to_nobody(app: AsyncTask, engine: Engine) -> None:
+    """Those before it were rolled back with it, and are called again; those behind it go on."""
+
+    def act(session: Session, number: int) -> None:
+        if number == 2 and calls.count(2) == 1:
+            swallow_deadlock(engine, session)
+
+    does(act)
+    ids = numbered(engine, 5)
+    with working(app, concurrency=1):
+        await_(lambda: counted(engine) == {"succeeded": 5}, "all are at rest")
+    assert of_the_call(engine) == ["0", "1", "2", "3", "4"]
+    assert sorted(calls) == [0, 0, 1, 1, 2, 2, 3, 4]
+    assert [one.kind for one in events_of(engine, ids[2])] == ["parked"]
+    assert {(row_of(engine, one).num_errors, row_of(engine, one).num_crashes) for one in ids} == {(0, 0)}
+
+
+def close_driver(session: Session) -> None:
+    driver: Any = session.connection().connection.dbapi_connection
+    driver.close()
+
+
+def go_on_without(session: Session) -> None:
+    session.connection().invalidate()
+    put(session, "77")
+
+
+DROPS: dict[str, Callable[[Session], Any]] = {
+    "invalidates its connection": lambda session: session.connection().invalidate(),
+    "invalidates its session": lambda session: session.invalidate(),
+    "goes on without": go_on_without,
+    "gives it back to the pool": lambda session: session.connection().connection.close(),
+    "invalidates what the pool gave": lambda session: session.connection().connection.invalidate(),
+}
+
+
+@both_doors
+@both_modes
+@pytest.mark.parametrize("how", DROPS)
+def test_who_invalidates_its_own_connection_is_charged_at_once(
+    app: AsyncTask, engine: Engine, write: Write, target: Any, how: str
+) -> None:
+    attempt = write(target)
+
+    def drop(session: Session) -> None:
+        put(session, "1")
+        DROPS[how](session)
+
+    will(drop)
+    assert isinstance(app.perform(attempt.id), Retried)
+    row = row_of(engine, attempt.id)
+    assert (row.num_attempts, row.num_errors, row.num_crashes) == (1, 1, 0)
+    assert row.last_error.startswith("InvalidState: the target invalidated the connection of its session")
+    assert of_the_call(engine) == []
+
+
+@both_doors
+def test_in_a_shared_transaction_it_alone_is_charged(app: AsyncTask, engine: Engine) -> None:
+    does(lambda session, number: session.connection().invalidate() if number == 2 else None)
+    ids = numbered(engine, 5)
+    with working(app, concurrency=1):
+        await_(lambda: counted(engine) == {"succeeded": 4, "pending": 1}, "the others are at rest")
+        await_(lambda: row_of(engine, ids[2]).claim_id is None, "its error is written")
+    assert [row_of(engine, one).num_errors for one in ids] == [0, 0, 1, 0, 0]
+    assert of_the_call(engine) == ["0", "1", "3", "4"]
+    assert sorted(calls) == [0, 0, 1, 1, 2, 3, 4]
+
+
+@target("test.faults.cancel_statement", retry=Retry.every(60))
+async def cancel_statement(session: AsyncSession) -> None:
+    """As `asyncio.timeout` does it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.2):
+            connection = await session.connection()
+            sleep = "SELECT SLEEP(3)" if connection.dialect.name == "mysql" else "SELECT pg_sleep(3)"
+            await session.execute(text(sleep))
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize("door", ["async"])
+def test_who_swallows_that_its_statement_was_canceled_is_charged(app: AsyncTask, engine: Engine, write: Write) -> None:
+    attempt = write(cancel_statement)
+    assert isinstance(app.perform(attempt.id), Retried)
+    assert row_of(engine, attempt.id).num_errors == 1
+
+
+@both_doors
+@both_modes
+def test_who_loses_its_connection_again_and_again_comes_to_an_end(
+    app: AsyncTask, engine: Engine, write: Write, target: Any
+) -> None:
+    """It closes the driver's own connection, of which a driver tells as of one that the server has closed."""
+    attempt = write(target)
+    will(close_driver)
+    for _ in range(LOSSES):
+        assert isinstance(app.perform(attempt.id), Parked)
+        let_pass(engine, 5)
+    row = row_of(engine, attempt.id)
+    assert (row.num_attempts, row.num_errors) == (LOSSES, 0)
+    assert len(events_of(engine, attempt.id, "parked")) == 1
+    assert isinstance(app.perform(attempt.id), Retried)
+    row = row_of(engine, attempt.id)
+    assert (row.num_attempts, row.num_errors, row.num_crashes) == (LOSSES + 1, 1, 0)
+    assert row.last_error.startswith("ConnectionError: the call has lost its connection")
+
+
+def test_only_losses_in_a_row_count(app: AsyncTask, engine: Engine, write: Write) -> None:
+    """And of another kind of weather there may be as much as there is."""
+    attempt = write(act_in_session)
+    for wish in (close_driver, lambda session: Again(after=0), close_driver):
+        will(wish)
+        for _ in range(LOSSES if wish is close_driver else 1):
+            assert isinstance(app.perform(attempt.id), Parked if wish is close_driver else Retried)
+            let_pass(engine, 5)
+    assert row_of(engine, attempt.id).num_errors == 0
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_a_lock_that_is_not_to_be_had_may_be_waited_for_as_long_as_it_takes(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    attempt = write(act_in_session)
+    wanted: Any = select(effects.c.id).where(effects.c.what == "row 0")
+    with engine.begin() as connection:
+        connection.execute(insert(effects).values(what="row 0"))
+    will(lambda session: session.execute(wanted.with_for_update(nowait=True)))
+    with engine.begin() as connection:
+        connection.execute(wanted.with_for_update())
+        for _ in range(LOSSES + 2):
+            assert isinstance(app.perform(attempt.id), Parked)
+            let_pass(engine, 5)
+
+
+@pytest.mark.parametrize("door", ["sync"])
+def test_so_does_who_loses_it_in_a_shared_transaction(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "LOSSES", 1)
+    does(lambda session, number: close_driver(session) if number == 2 else None)
+    ids = numbered(engine, 5)
+    with working(app, concurrency=1):
+        await_(lambda: row_of(engine, ids[2]).num_errors == 1, "it is charged")
+        await_(lambda: counted(engine) == {"succeeded": 4, "pending": 1}, "the others are at rest")
+    assert calls.count(2) == 2
+    assert [row_of(engine, one).num_errors for one in ids] == [0, 0, 1, 0, 0]
+    assert of_the_call(engine) == ["0", "1", "3", "4"]

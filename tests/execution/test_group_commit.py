@@ -1,0 +1,378 @@
+"""Calls that are made together: where each outcome is committed by itself, that commit takes the next lock along."""
+
+import gc
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, Select, create_engine, event, select, text, update
+from test_abandoned_batches import lock_before_the_first_call
+from test_batch import _kill_all
+from test_worker import at_rest, at_work, counted, make, working
+
+import outbox
+from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt
+from async_task.execution import batch_executor, group_commit, in_flight
+from async_task.execution.adaptive import AT_HAND, Portion
+from async_task.execution.batch_executor import Handful
+from async_task.queue import fenced_writes
+from clockwork import row_of
+from databases import Database, impatient_engine, somebody_waits
+from elsewhere import await_
+from outbox import Broken, act, calls
+
+sync_only = pytest.mark.parametrize("door", ["sync"])
+servers_only = pytest.mark.only_on("postgresql", "mysql")
+postgresql_only = pytest.mark.only_on("postgresql")
+NUMBER = 6
+
+
+@pytest.fixture(autouse=True)
+def _one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane claims many from the start, writes each outcome by itself, and no call is found to be long."""
+    monkeypatch.setattr(Portion, "number", _portions_of(1), raising=False)
+    monkeypatch.setattr(Handful, "is_overdue", lambda self, now: False)
+
+
+def _portions_of(number: int) -> Any:
+    """So many are locked, and written, at once."""
+    return property(lambda self: 30 if self._budget == AT_HAND else number, lambda self, number: None)
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Of each time that rows were locked: by which function, and how many."""
+    found: list[tuple[str, int]] = []
+
+    def note(name: str) -> None:
+        locks = getattr(fenced_writes, name)
+
+        def noted(*given: Any) -> Any:
+            found.append((name, len(given[-2])))
+            return locks(*given)
+
+        monkeypatch.setattr(fenced_writes, name, noted)
+
+    note("lock_all")
+    note("succeed_and_lock")
+    return found
+
+
+def does(act: Callable[[int], Any]) -> None:
+    """At the call with this number, from 0."""
+
+    def call() -> Any:
+        number = len(calls)
+        calls.append(current_attempt().id)
+        return act(number)
+
+    outbox.acts[:] = [call]
+
+
+def is_locked(engine: Engine, attempt_id: Any) -> bool:
+    with engine.connect() as connection:
+        lock: Select[Any] = select(Attempt.id).where(Attempt.id == attempt_id).with_for_update(skip_locked=True)
+        return connection.execute(lock).first() is None
+
+
+def perform(app: AsyncTask, engine: Engine, until: Callable[[], bool] | None = None, **settings: Any) -> int:
+    """How many have succeeded, as the worker has it."""
+    with working(app, concurrency=1, **{"settle_within": 0, **settings}) as worker:
+        await_(until or (lambda: at_rest(engine)), "all are at rest")
+    return worker._tally.read()[Succeeded]
+
+
+def test_each_outcome_is_committed_and_the_next_row_locked_before_the_next_call(app: AsyncTask, engine: Engine) -> None:
+    found: list[Any] = []
+
+    def look(number: int) -> None:
+        with engine.connect() as connection:
+            succeeded = select(Attempt.id).where(Attempt.status == Status.SUCCEEDED)
+            found.append(set(connection.scalars(succeeded)))
+        if engine.dialect.name != "sqlite":
+            assert is_locked(engine, calls[number])
+
+    does(look)
+    make(engine, act, NUMBER)
+    perform(app, engine)
+    assert counted(engine) == {"succeeded": NUMBER}
+    assert found == [set(calls[:number]) for number in range(NUMBER)]
+
+
+@sync_only
+@postgresql_only
+def test_that_is_one_way_to_the_server_and_back(app: AsyncTask, engine: Engine, turns: list[tuple[str, int]]) -> None:
+    does(lambda number: None)
+    make(engine, act, NUMBER)
+    perform(app, engine)
+    assert counted(engine) == {"succeeded": NUMBER}
+    assert turns == [("lock_all", 1)] + [("succeed_and_lock", 1)] * (NUMBER - 1)
+
+
+def test_what_has_answered_waits_for_its_commit_no_longer_than_it_may(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are locked with it: the second call takes longer than that, and the third finds both written."""
+    passed, found = [0.0], list[Any]()
+    moved = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    monkeypatch.setattr(in_flight, "time", moved)
+    monkeypatch.setattr(group_commit, "time", moved)
+    monkeypatch.setattr(Portion, "number", _portions_of(30))
+
+    def look(number: int) -> None:
+        with engine.connect() as connection:
+            succeeded = select(Attempt.id).where(Attempt.status == Status.SUCCEEDED)
+            found.append(set(connection.scalars(succeeded)))
+        if number == 1:
+            passed[0] = 1.0
+
+    does(look)
+    make(engine, act, 4)
+    perform(app, engine, settle_within=0.5)
+    assert found[:3] == [set(), set(), set(calls[:2])]
+
+
+@sync_only
+@postgresql_only
+def test_where_outcomes_share_a_commit_so_do_the_locks_of_the_next_portion(
+    app: AsyncTask, engine: Engine, turns: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Portion, "number", _portions_of(4))
+    does(lambda number: None)
+    make(engine, act, 10)
+    perform(app, engine, settle_within=0.5)
+    assert counted(engine) == {"succeeded": 10}
+    assert turns == [("lock_all", 4), ("succeed_and_lock", 4), ("succeed_and_lock", 2)]
+    assert len(set(calls)) == 10
+
+
+@pytest.mark.parametrize("happening", ["begin", "commit"])
+def test_who_listens_to_transactions_hears_each(
+    database: Database, engine: Engine, turns: list[tuple[str, int]], happening: str
+) -> None:
+    own, heard = create_engine(database.sync_url), list[int]()
+    event.listen(own, happening, lambda connection: heard.append(len(calls)))
+    does(lambda number: None)
+    make(engine, act, NUMBER)
+    perform(AsyncTask(own, lease=1), engine)
+    own.dispose()
+    assert counted(engine) == {"succeeded": NUMBER}
+    assert not [name for name, _ in turns if name == "succeed_and_lock"]
+    assert set(heard) >= set(range(1, NUMBER + 1))
+
+
+def test_what_does_not_succeed_is_written_as_ever(app: AsyncTask, engine: Engine) -> None:
+    def act_oddly(number: int) -> Any:
+        if number == 2:
+            raise Broken("no such order")
+        return outbox.Again(after=60) if number == 3 else None
+
+    does(act_oddly)
+    make(engine, act, NUMBER)
+    perform(app, engine, lambda: counted(engine) == {"succeeded": NUMBER - 2, "pending": 2} and len(calls) == NUMBER)
+    broken, polling = row_of(engine, calls[2]), row_of(engine, calls[3])
+    assert (broken.last_error, broken.num_errors, broken.claim_id) == ("Broken: no such order", 1, None)
+    assert (polling.last_error, polling.num_errors, polling.claim_id) == (None, 0, None)
+    assert len(set(calls)) == NUMBER
+
+
+@servers_only
+def test_what_was_taken_over_before_its_lock_is_not_called(app: AsyncTask, engine: Engine) -> None:
+    ids = make(engine, act, NUMBER)
+    stolen: list[Any] = []
+
+    def steal(number: int) -> None:
+        if number == 1:
+            stolen.append(next(one for one in ids if one not in calls))
+            taken = {"claim_id": None, "claimed_by": None, "lease_until": None, "status": Status.CANCELED}
+            with engine.begin() as connection:
+                theft = update(Attempt).where(Attempt.id == stolen[0])
+                connection.execute(theft.values(taken | {"completed_at": Attempt.created_at}))
+
+    does(steal)
+    perform(app, engine)
+    assert counted(engine) == {"succeeded": NUMBER - 1, "canceled": 1}
+    assert sorted(calls) == sorted(set(ids) - set(stolen))
+
+
+@servers_only
+def test_a_connection_that_is_lost_in_a_call_loses_no_outcome_and_makes_no_call_twice(
+    app: AsyncTask, engine: Engine
+) -> None:
+    def lose(number: int) -> None:
+        if number == 2:
+            _kill_all(engine)
+        else:
+            assert is_locked(engine, calls[number])
+
+    does(lose)
+    ids = make(engine, act, NUMBER)
+    perform(app, engine, lambda: len(calls) == NUMBER)  # nobody looks meanwhile, whose connection would be lost too
+    assert sorted(calls) == sorted(ids)
+    rows = [row_of(engine, one) for one in ids]
+    assert {(row.status, row.num_attempts, row.num_errors) for row in rows} == {(Status.SUCCEEDED, 1, 0)}
+
+
+@servers_only
+def test_a_row_that_somebody_holds_for_longer_than_locks_are_waited_for_holds_up_itself_alone(
+    database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left, and found when it is free again; its neighbours of the same lane are called meanwhile."""
+    own = impatient_engine(database, seconds=1)
+    _holds_up_itself_alone(own, engine, monkeypatch)
+
+
+@postgresql_only
+def test_so_it_is_where_statements_may_run_no_longer(
+    database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = create_engine(database.sync_url, connect_args={"options": "-c statement_timeout=300ms"})
+    _holds_up_itself_alone(own, engine, monkeypatch)
+
+
+def _holds_up_itself_alone(own: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Portion, "number", _portions_of(4))
+    ids = sorted(make(engine, act, NUMBER))
+    does(lambda number: None)
+    with engine.connect() as other, other.begin() as holding:
+        lock_before_the_first_call(monkeypatch, other, ids[2])
+        with working(AsyncTask(own, lease=1), concurrency=1, settle_within=0):
+            await_(lambda: counted(engine) == {"succeeded": NUMBER - 1, "pending": 1}, "its neighbours are called")
+            holding.rollback()
+            await_(lambda: at_rest(engine), "it is found")
+    own.dispose()
+    assert sorted(calls) == ids
+    rows = [row_of(engine, one) for one in ids]
+    assert {(row.status, row.num_errors, row.num_crashes) for row in rows} == {(Status.SUCCEEDED, 0, 0)}
+    assert {row.num_attempts for row in rows if row.id != ids[2]} == {1}
+
+
+@servers_only
+def test_of_a_worker_whose_connection_was_lost_nothing_is_kept(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It logs an error, and pytest keeps what is logged.
+    monkeypatch.setattr(logging.getLogger("psycopg"), "disabled", True)
+    does(lambda number: _kill_all(engine) if number == 1 else None)
+    make(engine, act, 3)
+    with working(app, concurrency=1, settle_within=0) as worker:
+        await_(lambda: len(calls) == 3, "all are called")
+    kept = weakref.ref(worker)
+    del worker
+    gc.collect()
+    assert kept() is None
+
+
+REFUSALS = {
+    "not written": "CREATE TRIGGER refusal BEFORE UPDATE ON async_task_attempts FOR EACH ROW EXECUTE FUNCTION refuse()",
+    "at its commit": "CREATE CONSTRAINT TRIGGER refusal AFTER UPDATE ON async_task_attempts DEFERRABLE INITIALLY "
+    "DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()",
+}
+
+
+@pytest.fixture(params=list(REFUSALS))
+def refusing(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Callable[[Any], None]]:
+    """From then on, the server does not take it that this one has succeeded: the row is not changed, or the COMMIT
+    fails."""
+    is_silent = request.param == "not written"
+
+    def refuse(attempt_id: Any) -> None:
+        does = "RETURN NULL;" if is_silent else "RAISE EXCEPTION 'not this one';"
+        body = f"BEGIN IF NEW.status = 'succeeded' AND NEW.id = '{attempt_id}' THEN {does} END IF; RETURN NEW; END"
+        with engine.begin() as connection:
+            connection.execute(text(f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $${body}$$"))
+            connection.execute(text(REFUSALS[request.param]))
+
+    yield refuse
+    with engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER refusal ON async_task_attempts"))
+        connection.execute(text("DROP FUNCTION refuse"))
+
+
+@postgresql_only
+def test_an_outcome_that_cannot_be_written_takes_no_neighbour_along(
+    app: AsyncTask, engine: Engine, refusing: Callable[[Any], None]
+) -> None:
+    ids = make(engine, act, NUMBER)
+    refused = ids[2]
+    refusing(refused)
+    does(lambda number: None)
+    told = perform(app, engine, lambda: counted(engine) == {"succeeded": NUMBER - 1, "pending": 1})
+    assert told == NUMBER - 1
+    assert row_of(engine, refused).status is Status.PENDING
+    assert {one: calls.count(one) for one in ids if one != refused} == dict.fromkeys(set(ids) - {refused}, 1)
+
+
+@postgresql_only
+def test_a_key_whose_next_cannot_be_released_takes_neither_other_keys_nor_what_is_in_hand_along(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Portion, "number", _portions_of(4))
+    app = AsyncTask(engine, lease=60)
+    for key in ("refused", "other"):
+        make(engine, act, 2, order_key=key)
+    make(engine, act, NUMBER)
+    body = (
+        "BEGIN IF NEW.released AND NOT OLD.released AND NEW.order_key = 'refused' AND EXISTS (SELECT FROM "
+        "async_task_attempts WHERE status = 'succeeded') THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END"
+    )
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $${body}$$"))
+        connection.execute(text(REFUSALS["not written"]))
+    try:
+        does(lambda number: None)
+        perform(app, engine, lambda: counted(engine) == {"succeeded": NUMBER + 3, "pending": 1}, settle_within=0.5)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("DROP TRIGGER refusal ON async_task_attempts"))
+            connection.execute(text("DROP FUNCTION refuse"))
+    assert len(set(calls)) == len(calls) == NUMBER + 3
+
+
+@pytest.mark.parametrize("portion", [1, 30])
+def test_it_stops_between_two_calls_and_gives_back_what_was_not_begun(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, portion: int
+) -> None:
+    monkeypatch.setattr(Portion, "number", _portions_of(portion))
+    worker = app.worker(concurrency=1, poll=0.05, settle_within=0.5)
+    does(lambda number: worker.stop() if number == 2 else None)
+    ids = make(engine, act, NUMBER)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    assert counted(engine) == {"succeeded": 3, "pending": NUMBER - 3}
+    unstarted = [row_of(engine, one) for one in ids if one not in calls]
+    assert {(row.claim_id, row.num_attempts, row.num_crashes) for row in unstarted} == {(None, 0, 0)}
+
+
+@servers_only
+@pytest.mark.parametrize(("portion", "at"), [(1, 0), (1, 2), (4, 2)])
+def test_asked_again_while_it_waits_for_a_row_it_gives_back_all_that_it_holds(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, portion: int, at: int
+) -> None:
+    """Somebody holds the row whose turn it is: the first of all, one that is locked with the commit before it, or one
+    of some that are locked together; of these MariaDB keeps the ones before it locked until it notices."""
+    monkeypatch.setattr(batch_executor, "LONGEST_AT_DATABASE", 0.1)
+    monkeypatch.setattr(Portion, "number", _portions_of(portion))
+    ids = sorted(make(engine, act, NUMBER))
+    does(lambda number: None)
+    with engine.connect() as other, other.begin() as holding:
+        lock_before_the_first_call(monkeypatch, other, ids[at])
+        with at_work(app, settle_within=0) as work:
+            await_(lambda: somebody_waits(engine), "its lane waits for the row")
+            work.abandon()
+            work.await_farewell()
+            rows = [row_of(engine, one) for one in ids]
+            holding.rollback()
+    done = at // portion * portion
+    kept = {at} if engine.dialect.name == "postgresql" else set(range(done, at + 1))
+    assert calls == ids[:done]
+    assert [row.status for row in rows[:done]] == [Status.SUCCEEDED] * done
+    assert {row.claim_id for number, row in enumerate(rows) if number not in kept} == {None}
+    assert {(row.num_errors, row.num_crashes) for row in rows} == {(0, 0)}

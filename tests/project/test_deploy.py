@@ -1,0 +1,121 @@
+"""The examples of a crontab and of systemd units: what stands in them works as it stands, but for the place."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session
+
+from async_task import AsyncTask, Attempt, Status, target
+from async_task_cli.supervisor import MARGIN
+from elsewhere import await_
+
+DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
+HOME = "/srv/shop"
+OUTBOX = """
+from async_task import AsyncTask, target
+
+app = AsyncTask("sqlite:///shop.sqlite")
+
+
+@target("test_deploy.ring")
+def ring() -> None: ...
+"""
+ANALYZE = shutil.which("systemd-analyze")
+
+
+@target("test_deploy.ring")
+def ring() -> None:
+    """What is called here."""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """An application where the examples expect one, with one call that is due."""
+    place = tmp_path / "shop"
+    (place / ".venv" / "bin").mkdir(parents=True)
+    (place / ".venv" / "bin" / "async-task").symlink_to(Path(sys.executable).parent / "async-task")
+    (place / "outbox.py").write_text(OUTBOX)
+    (place / "pyproject.toml").write_text('[tool.async-task]\napp = "outbox:app"\n')
+    engine = create_engine(f"sqlite:///{place / 'shop.sqlite'}")
+    app = AsyncTask(engine)
+    app.create_schema()
+    with Session(engine) as session, session.begin():
+        Attempt.options(session=session).call(ring)
+    engine.dispose()
+    return place
+
+
+def status_of(shop: Path) -> Status:
+    engine = create_engine(f"sqlite:///{shop / 'shop.sqlite'}")
+    with Session(engine) as session:
+        found = session.scalars(select(Attempt.status)).one()
+    engine.dispose()
+    return found
+
+
+def lines(name: str) -> list[str]:
+    """Without comments and empty lines."""
+    text = (DEPLOY / name).read_text()
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_line_of_the_crontab_makes_what_is_due_and_says_nothing(shop: Path) -> None:
+    setting, line = lines("async-task.cron")
+    assert setting.startswith("MAILTO=")
+    *stars, command = line.split(maxsplit=5)
+    assert stars == ["*"] * 5
+    assert "%" not in command  # which cron reads as a new line
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command.replace(HOME, str(shop))],
+        capture_output=True, text=True, timeout=60, check=False, env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert status_of(shop) is Status.SUCCEEDED
+
+
+def test_the_command_of_the_service_makes_what_is_due_and_says_nothing(shop: Path) -> None:
+    settings = dict(line.split("=", 1) for line in lines("async-task-batch.service") if "=" in line)
+    assert settings["WorkingDirectory"] == HOME
+    ended = subprocess.run(
+        settings["ExecStart"].replace(HOME, str(shop)).split(),
+        cwd=shop, capture_output=True, text=True, timeout=60, check=False, env={},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert status_of(shop) is Status.SUCCEEDED
+
+
+def test_the_command_of_the_worker_works_until_its_signal_and_has_time_for_its_grace(shop: Path) -> None:
+    settings = dict(line.split("=", 1) for line in lines("async-task-worker.service") if "=" in line)
+    words = settings["ExecStart"].replace(HOME, str(shop)).split()
+    grace = int(words[words.index("--grace") + 1].removesuffix("s"))
+    assert int(settings["TimeoutStopSec"]) >= grace + MARGIN
+    assert (settings["KillSignal"], settings["KillMode"]) == ("SIGTERM", "mixed")
+    number = words.index("--processes")
+    words[number + 1] = "1"  # one is enough to see it work
+    working = subprocess.Popen(words, cwd=shop, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={})
+    await_(lambda: status_of(shop) is Status.SUCCEEDED, "the call that is due is made")
+    working.terminate()
+    out, err = working.communicate(timeout=60)
+    assert (working.returncode, out) == (int(settings["SuccessExitStatus"]), "")
+    assert all(json.loads(line)["message"] for line in err.splitlines())
+
+
+if ANALYZE is not None:  # systemd's own word, where there is one to ask
+
+    def test_systemd_finds_no_fault_with_the_units(shop: Path) -> None:
+        for name in ("async-task-batch.service", "async-task-batch.timer", "async-task-worker.service"):
+            (shop / name).write_text((DEPLOY / name).read_text().replace(HOME, str(shop)))
+        assert ANALYZE is not None
+        ended = subprocess.run(
+            [
+                ANALYZE, "verify", "--man=no",
+                str(shop / "async-task-batch.timer"), str(shop / "async-task-worker.service"),
+            ],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

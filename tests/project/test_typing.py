@@ -1,0 +1,65 @@
+"""The type checkers see what they should: both run over tests/typing, where a missing error is an error."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy.orm import Session
+
+from async_task import AsyncTaskError, InvalidArguments, UnknownMethod, UnknownTarget
+from async_task.attempts.ambient import ambient_session
+
+FOLDER = pathlib.Path(__file__).parents[1] / "typing"
+ROOT = FOLDER.parent.parent
+
+
+def said_by(*command: str) -> str:
+    """What a checker says about the folder; empty when it has nothing to say."""
+    environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *command, str(FOLDER)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_right_calls_are_accepted_and_wrong_ones_are_not(checker: str) -> None:
+    command = ["mypy", "--strict"] if checker == "mypy" else ["pyright"]
+    said = said_by(*command)
+    assert not said, said
+
+
+def _slips() -> list[Callable[[], None]]:
+    spec = importlib.util.spec_from_file_location("slips_past", FOLDER / "slips_past.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    slips: list[Callable[[], None]] = module.SLIPS
+    return slips
+
+
+REFUSALS: dict[str, tuple[type[AsyncTaskError], str]] = {
+    "passes_a_session": (InvalidArguments, "the session is handed in"),
+    "leaves_out_what_a_session_could_be": (InvalidArguments, "missing a required argument: 'value'"),
+    "calls_what_is_not_registered": (UnknownTarget, "no method of a registered target"),
+    "calls_by_a_wrong_name": (UnknownMethod, "did you mean 'fulfill'"),
+    "gives_wrong_arguments_by_name": (InvalidArguments, "token: Input should be a valid string"),
+    "gives_a_bool_for_a_number": (InvalidArguments, "number: Input should be a valid integer"),
+    "names_an_option_wrongly_in_many": (InvalidArguments, "row 0: create_many: got an unexpected keyword argument"),
+}
+
+
+@pytest.mark.parametrize("slip", _slips(), ids=lambda slip: slip.__name__)
+def test_what_slips_past_the_checkers_is_refused_when_it_is_called(slip: Callable[[], None]) -> None:
+    error, why = REFUSALS[slip.__name__]
+    with Session() as session, session.begin():
+        assert ambient_session() is session
+        with pytest.raises(error, match=why):
+            slip()
+        assert not session.new

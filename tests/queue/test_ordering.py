@@ -1,0 +1,535 @@
+"""Attempts with an order key: one at a time, in the order in which they were written down."""
+
+import datetime as dt
+import itertools
+import json
+import threading
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, select, text, update
+from sqlalchemy.orm import Session, sessionmaker
+
+import elsewhere
+import outbox
+from async_task import AsyncTask, Attempt, Failed, NotDue, Status, Succeeded
+from async_task.database.engines import Source
+from async_task.execution.settle import insist
+from async_task.outcomes import Decision
+from async_task.queue import fenced_writes, fetch, ordering, pages
+from async_task.queue.claim import Claim
+from clockwork import forget_beats, let_pass, row_of
+from databases import somebody_waits
+from outbox import Client
+from said import Run
+
+Write = Callable[..., Attempt]
+Sessions = sessionmaker[Session]
+TABLE: Any = Attempt.__table__
+LEASE = dt.timedelta(seconds=60)
+PING = {"target": Client, "method_name": "ping"}
+
+
+@pytest.fixture
+def outbox_app(engine: Engine) -> Iterator[AsyncTask]:
+    made = AsyncTask(engine, lease=1.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own(engine: Engine) -> Iterator[Engine]:
+    """An engine as a lane has it."""
+    made = Source(engine).private()
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def line(write: Write) -> Callable[..., list[uuid.UUID]]:
+    """`line("a", 3)`: so many attempts of a key that ping, each committed by itself; their ids in order."""
+    return lambda key, count, **options: [write(Client, "ping", order_key=key, **options).id for _ in range(count)]
+
+
+def test_keyed_attempts_are_numbered_in_the_order_of_their_inserts_by_every_door(
+    engine: Engine, sessions: Sessions
+) -> None:
+    ids = []
+    for number in range(2):
+        with sessions.begin() as session:
+            made = [Attempt.create(**PING, order_key=key, session=session) for key in ("a", "b", None, "a")]
+            session.flush()
+            again = {**PING, "order_key": "a", "idempotence_token": f"token {number}"}
+            ids += [made[0].id, made[3].id, Attempt.ensure(session, **again).id, Attempt.ensure(session, **again).id]
+            many = Attempt.create_many(session, [{**PING, "order_key": key} for key in ("a", None, "b", "a", "a")])
+            ids += [many[0], *many[3:]]
+    in_order = list(dict.fromkeys(ids))
+    with engine.connect() as connection:
+        t = TABLE.c
+        found = connection.execute(select(t.id, t.seq).where(t.order_key == "a").order_by(t.seq)).all()
+        unkeyed = connection.execute(select(t.seq, t.released, t.arrived).where(t.order_key.is_(None))).all()
+        keyed = connection.execute(select(t.released, t.arrived).where(t.order_key.is_not(None)).distinct()).all()
+    assert [row.id for row in found] == in_order
+    assert len({row.seq for row in found}) == len(in_order)
+    assert {tuple(row) for row in unkeyed} == {(None, True, None)}
+    assert [tuple(row) for row in keyed] == [(False, True)]
+
+
+# Batches
+
+
+def test_a_batch_drains_each_key_in_order_and_never_two_of_a_key_at_a_time(
+    app: AsyncTask, sessions: Sessions, engine: Engine
+) -> None:
+    with sessions.begin() as session:
+        Attempt.create_many(
+            session,
+            [
+                {
+                    "target": Client,
+                    "method_name": "fulfill",
+                    "method_args": {"customer_token": key, "order_number": number},
+                    "order_key": key,
+                    "queue": "odd" if number % 2 else "even",
+                    "priority": 9 - number,
+                }
+                for number in range(6)
+                for key in ("a", "b", "c")
+            ],
+        )
+    report = app.run_batch(concurrency=3)
+    assert (report.claimed, report.succeeded) == (18, 18)
+    called = defaultdict(list)
+    for key, number in outbox.calls:
+        called[key].append(number)
+    assert called == {key: list(range(6)) for key in ("a", "b", "c")}
+    assert _overlaps(engine) == []
+
+
+def test_a_batch_leaves_to_the_next_one_what_comes_while_it_works(
+    outbox_app: AsyncTask, write: Write, engine: Engine
+) -> None:
+    late: list[uuid.UUID] = []
+
+    def add_one() -> None:
+        if not late:
+            late.append(write(Client, "ping", order_key="a").id)
+
+    outbox.will(add_one)
+    write(outbox.act_leased, order_key="a")
+    assert outbox_app.run_batch().succeeded == 1
+    assert row_of(engine, late[0]).num_attempts == 0
+    assert outbox_app.run_batch().succeeded == 1
+
+
+def test_a_failing_head_blocks_its_key_only_and_is_skipped_by_a_verb(
+    outbox_app: AsyncTask, write: Write, line: Any, sessions: Sessions, engine: Engine
+) -> None:
+    head = write(Client, "fail", order_key="a").id
+    behind, others = line("a", 2), line("b", 2)
+    report = outbox_app.run_batch()
+    assert (report.succeeded, report.retried) == (2, 1)
+    assert [row_of(engine, one).status for one in others] == [Status.SUCCEEDED] * 2
+    assert [row_of(engine, one).num_attempts for one in behind] == [0, 0]
+    assert outbox_app.run_batch().claimed == 0
+    assert outbox_app.perform(behind[0]) == NotDue(behind[0], row_of(engine, behind[0]).due_at, behind=head)
+    with sessions.begin() as session:
+        session.get_one(Attempt, head).fail(reason="the customer is gone")
+    assert row_of(engine, behind[0]).released
+    assert outbox_app.run_batch().succeeded == 2
+
+
+def test_a_suspect_head_is_performed_before_the_others_of_its_key_in_the_same_batch(
+    outbox_app: AsyncTask, write: Write, line: Any, engine: Engine, own: Engine
+) -> None:
+    ids = line("a", 3)
+    _lose(own, engine, ids[0], times=1)
+    assert outbox_app.run_batch().succeeded == 3
+    assert _overlaps(engine) == []
+
+
+def test_an_attempt_performed_by_its_id_waits_for_its_turn(outbox_app: AsyncTask, line: Any, engine: Engine) -> None:
+    first, second, third = line("a", 3)
+    assert isinstance(outbox_app.perform(second), NotDue)
+    assert row_of(engine, second).num_attempts == 0
+    assert [outbox_app.perform(one) for one in (first, second, third)] == [
+        Succeeded(first),
+        Succeeded(second),
+        Succeeded(third),
+    ]
+
+
+def test_a_call_that_gives_up_lets_the_next_one_go(outbox_app: AsyncTask, write: Write, line: Any) -> None:
+    head = write(Client, "give_up", {"reason": "sold out"}, order_key="a").id
+    (behind,) = line("a", 1)
+    assert isinstance(outbox_app.perform(head), Failed)
+    assert outbox_app.perform(behind) == Succeeded(behind)
+
+
+# For people
+
+
+def test_list_and_show_say_behind_what_an_attempt_waits(
+    run: Run, line: Any, own: Engine, sessions: Sessions, outbox_app: AsyncTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "180")
+    first, second = line("shop 1", 2)
+    assert "waits for its turn" in run("list").out
+    ordering.line_up(own, TABLE)
+    with sessions() as session:
+        found = {one.id: one.is_due for one in session.scalars(select(Attempt))}
+        assert found == {first: True, second: False}
+        assert [one.id for one in session.scalars(Attempt.due())] == [first]
+    listed = run("list").out
+    assert listed.count("waiting") == 1
+    assert f"waits behind {first}" in listed
+    told = [json.loads(one)["waits_behind"] for one in run("list", "--json").out.splitlines()]
+    assert told == [None, str(first)]
+    shown = run("show", str(second)).out
+    assert "key shop 1, number" in shown
+    assert f"pending, waits behind {first}" in shown
+    assert json.loads(run("show", str(second), "--json").out)["waits_behind"] == str(first)
+    assert f"waits behind {first}, an earlier one of its order key" in run("run-now", str(second)).err
+    outbox_app.run_batch()
+    assert "wait" not in run("list").out
+
+
+def test_a_call_is_enqueued_by_hand_behind_others_of_its_key(run: Run, line: Any, outbox_app: AsyncTask) -> None:
+    line("shop 1", 1)
+    said = run("enqueue", "test.client.ping", "--order-key", "shop 1", "--module", "outbox")
+    assert said.code == 0, said.err
+    assert isinstance(outbox_app.perform(said.out.strip()), NotDue)
+
+
+# Verbs and sweeps
+
+
+@pytest.mark.parametrize("verb", ["cancel", "fail", "expire"])
+def test_each_verb_that_ends_the_first_lets_the_next_go_in_its_own_transaction(
+    line: Any, sessions: Sessions, own: Engine, engine: Engine, verb: str
+) -> None:
+    ids = line("a", 3)
+    ordering.line_up(own, TABLE)
+    with sessions() as session, session.begin() as transaction:
+        getattr(session.get_one(Attempt, ids[0]), verb)(reason="skipped")
+        transaction.rollback()
+    assert _released(engine) == [ids[0]]
+    with sessions.begin() as session:
+        getattr(session.get_one(Attempt, ids[0]), verb)(reason="skipped")
+    assert _released(engine) == [ids[1]]
+    with sessions.begin() as session:
+        getattr(session.get_one(Attempt, ids[2]), verb)()
+    assert _released(engine) == [ids[1]]
+
+
+def test_what_is_revived_lines_up_again_and_runs_before_younger_ones(
+    line: Any, sessions: Sessions, own: Engine, engine: Engine, outbox_app: AsyncTask
+) -> None:
+    ids = line("a", 4)
+    ordering.line_up(own, TABLE)
+    with sessions.begin() as session:
+        for one in ids[:2]:
+            session.get_one(Attempt, one).fail()
+    assert _released(engine) == [ids[2]]
+    with sessions.begin() as session:
+        revived = session.get_one(Attempt, ids[1])
+        revived.retry_now()
+        assert (revived.status, revived.released, revived.arrived) == (Status.PENDING, False, True)
+    assert _released(engine) == [ids[2]]
+    assert outbox_app.run_batch().succeeded == 3
+    assert _in_order_of_start(engine) == [ids[2], ids[1], ids[3]]
+    with sessions.begin() as session:
+        session.get_one(Attempt, ids[0]).retry_now()
+    assert _released(engine) == [ids[0]]
+
+
+def test_a_sweep_that_fails_the_first_lets_the_next_go(
+    line: Any, own: Engine, engine: Engine, outbox_app: AsyncTask
+) -> None:
+    ids = line("a", 2)
+    _lose(own, engine, ids[0], times=3)
+    assert row_of(engine, ids[0]).status == Status.FAILED
+    assert _released(engine) == [ids[1]]
+
+
+def test_a_sweep_expires_what_is_late_in_a_line_and_lets_the_next_go(
+    write: Write, line: Any, own: Engine, engine: Engine, outbox_app: AsyncTask
+) -> None:
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
+    late = [write(Client, "ping", order_key="a", expires_at=soon).id for _ in range(2)]
+    (behind,) = line("a", 1)
+    ordering.line_up(own, TABLE)
+    let_pass(engine, 120)
+    assert pages.expire(own, TABLE) == 2  # without the rest of a sweep, which would find the key too
+    assert [row_of(engine, one).status for one in late] == [Status.EXPIRED] * 2
+    assert _released(engine) == [behind]
+
+
+def test_an_overdue_one_that_is_performed_by_its_id_expires_and_lets_the_next_go(
+    write: Write, line: Any, own: Engine, engine: Engine, outbox_app: AsyncTask
+) -> None:
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
+    late = [write(Client, "ping", order_key="a", expires_at=soon).id for _ in range(2)]
+    (behind,) = line("a", 1)
+    let_pass(engine, 120)
+    assert [type(outbox_app.perform(one)).__name__ for one in reversed(late)] == ["Expired", "Expired"]
+    assert outbox_app.perform(behind) == Succeeded(behind)
+
+
+def test_a_sweep_finds_the_keys_whose_process_died_before_it_let_the_next_go(
+    line: Any, own: Engine, engine: Engine, outbox_app: AsyncTask
+) -> None:
+    ids = {key: line(key, 2) for key in ("a", "b", "c", "d", "e")}
+    ordering.line_up(own, TABLE)
+    for key in ("b", "c", "e"):
+        claim = _claim(own, ids[key][0])
+        assert fenced_writes.settle(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
+    assert _released(engine) == sorted([ids["a"][0], ids["d"][0]])
+    assert ordering.mend(own, TABLE, 2) == (1, "b")
+    assert ordering.mend(own, TABLE, 2, "b") == (1, "d")
+    assert ordering.mend(own, TABLE, 2, "d") == (1, None)
+    assert _released(engine) == sorted([ids["a"][0], ids["b"][1], ids["c"][1], ids["d"][0], ids["e"][1]])
+    assert ordering.mend(own, TABLE) == (0, None)
+    outbox_app.run_batch()
+    assert ordering.mend(own, TABLE) == (0, None)
+
+
+def test_the_first_batch_after_such_a_death_goes_on_with_the_key(line: Any, own: Engine, outbox_app: AsyncTask) -> None:
+    ids = line("a", 3)
+    claim = _claim(own, ids[0])
+    fenced_writes.settle(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
+    assert outbox_app.run_batch().succeeded == 2
+
+
+# Races
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_who_is_second_to_release_a_key_is_told_by_the_index_and_can_go_on(
+    line: Any, own: Engine, engine: Engine
+) -> None:
+    """The second one's snapshot has seen neither the first one's release nor, so, the row that it released."""
+    first, second = line("a", 2)
+    with ThreadPoolExecutor(1) as threads:
+        with own.begin() as connection:
+            connection.execute(update(TABLE).where(TABLE.c.id == second).values(released=True))
+            other = threads.submit(_release_and_go_on, own, first)
+            elsewhere.await_(lambda: somebody_waits(engine), "the second one waits for the first")
+        assert other.result(30) == (0, 1)
+    assert _released(engine) == [second]
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_an_arrival_whose_head_settles_while_it_is_looked_at_is_not_forgotten(
+    line: Any, own: Engine, engine: Engine
+) -> None:
+    """The looker has locked it, and sees its head still pending; the settler passes over what is locked."""
+    claim = _claim(own, line("a", 1)[0])
+    (behind,) = line("a", 1)
+    _let_mysql_use_indexes(engine)
+
+    is_first = itertools.count()
+
+    def settle_meanwhile(connection: Any) -> None:
+        if next(is_first):
+            return
+        fenced_writes.settle(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
+        assert ordering.release(own, TABLE, ["a"]) == 0
+
+    event.listen(own, "commit", settle_meanwhile)
+    assert ordering.line_up(own, TABLE) == 1
+    assert _released(engine) == [behind]
+
+
+def _let_mysql_use_indexes(engine: Engine) -> None:
+    """Of a few rows it would walk over all, and keep them locked until the commit in which this test settles."""
+    if engine.dialect.name == "mysql":
+        with engine.begin() as connection:
+            Attempt.create_many(connection, [PING | {"queue": "filler"}] * 200)
+            connection.execute(text("ANALYZE TABLE async_task_attempts"))
+
+
+def test_many_lanes_and_producers_never_start_two_of_a_key_nor_one_out_of_order(engine: Engine) -> None:
+    work = Work(engine, keys=4, producers=3, each=16, lanes=4)
+    work.run()
+    assert work.overlapped == []
+    assert work.out_of_order() == []
+    if engine.dialect.name == "sqlite":  # where one writes at a time, and no two transactions are open together
+        assert work.done == {key: sorted(done) for key, done in work.done.items()}
+    assert sum(map(len, work.done.values())) == len(work.written) == 3 * 16
+
+
+class Work:
+    """Producers that write keyed attempts, and lanes that claim, settle and release them, all at the same time."""
+
+    def __init__(self, engine: Engine, *, keys: int, producers: int, each: int, lanes: int) -> None:
+        self.keys, self.producers, self.each, self.lanes = keys, producers, each, lanes
+        self.source = Source(engine)
+        self.overlapped: list[str] = []
+        self.done: dict[str, list[tuple[int, uuid.UUID]]] = defaultdict(list)
+        """By their keys: places in the order, and ids."""
+        self.written: dict[uuid.UUID, tuple[float, float]] = {}
+        """When its transaction had not begun, and when it was committed."""
+        self._in_hand: Counter[str] = Counter()
+        self._guard = threading.Lock()
+
+    def run(self) -> None:
+        with ThreadPoolExecutor(self.producers + self.lanes) as threads:
+            found = [threads.submit(self._produce) for _ in range(self.producers)]
+            found += [threads.submit(self._perform) for _ in range(self.lanes)]
+            for one in found:
+                one.result(120)
+
+    def out_of_order(self) -> list[tuple[str, int, int]]:
+        """Pairs of which the one that was done first was begun when the other was committed. Of two transactions that
+        were open at the same time neither is first, whichever has the lower place; those of one producer follow each
+        other."""
+        return [
+            (key, late, early)
+            for key, done in self.done.items()
+            for (late, its), (early, others) in itertools.combinations(done, 2)
+            if self.written[others][1] <= self.written[its][0]
+        ]
+
+    def _produce(self) -> None:
+        engine = self.source.private()
+        for number in range(self.each):
+            begun = time.monotonic()
+            with engine.begin() as connection:
+                (made,) = Attempt.create_many(connection, [{**PING, "order_key": f"key {number % self.keys}"}])
+            self.written[made] = (begun, time.monotonic())
+        engine.dispose()
+
+    def _perform(self) -> None:
+        engine = self.source.private()
+        until = time.monotonic() + 60
+        while self.producers * self.each > sum(map(len, self.done.values())):
+            assert time.monotonic() < until, "something waits for ever"
+            insist(partial(ordering.line_up, engine, TABLE))
+            claims = insist(partial(fetch.claim_due, engine, TABLE, "lane", LEASE, "default", 2))
+            if not claims:
+                threading.Event().wait(0.01)
+            for claim in claims:
+                self._begin(claim)
+                self._settle(engine, claim)
+        engine.dispose()
+
+    def _begin(self, claim: Claim) -> None:
+        assert claim.order_key is not None
+        with self._guard:
+            self._in_hand[claim.order_key] += 1
+            if self._in_hand[claim.order_key] > 1:
+                self.overlapped.append(claim.order_key)
+
+    def _settle(self, engine: Engine, claim: Claim) -> None:
+        key = str(claim.order_key)
+        with engine.connect() as connection:
+            seq = connection.scalar(select(TABLE.c.seq).where(TABLE.c.id == claim.id))
+        with self._guard:
+            self._in_hand[key] -= 1
+            self.done[key].append((seq, claim.id))
+        assert insist(partial(fenced_writes.settle, engine, TABLE, claim, Decision(Status.SUCCEEDED), None))
+        insist(partial(ordering.release, engine, TABLE, [key]))
+
+
+def test_a_key_that_is_taken_is_left_alone_without_an_error_in_the_servers_log(
+    line: Any, sessions: Sessions, own: Engine, engine: Engine
+) -> None:
+    ids = line("a", 2)
+    ordering.line_up(own, TABLE)
+    for verb in ("fail", "retry_now"):
+        with sessions.begin() as session:
+            getattr(session.get_one(Attempt, ids[0]), verb)()
+    errors: list[Any] = []
+    event.listen(own, "handle_error", errors.append)
+    assert ordering.release(own, TABLE, ["a"]) == 0
+    assert ordering.line_up(own, TABLE) == 1
+    assert _released(engine) == [ids[1]]
+    assert errors == []
+
+
+# Long lines
+
+
+@pytest.mark.parametrize("counted", [False, True], ids=["as they came", "with statistics"])
+def test_the_next_of_a_key_is_found_without_a_walk_over_its_line(
+    engine: Engine, own: Engine, sessions: Sessions, counted: bool
+) -> None:
+    with sessions.begin() as session:
+        Attempt.create_many(session, [{**PING, "order_key": "long"}] * 200)
+        if counted and engine.dialect.name != "sqlite":
+            session.execute(text("ANALYZE " + ("" if engine.dialect.name == "postgresql" else "TABLE ") + TABLE.name))
+    word = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+    seen: list[str] = []
+
+    def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "order_key" in statement and not statement.startswith(word):
+            other = connection.connection.driver_connection.cursor()
+            other.execute(f"{word} {statement}", parameters)
+            seen.append(f"{other.fetchall()}")
+
+    event.listen(own, "before_cursor_execute", explain)
+    if engine.dialect.name == "postgresql":
+        # In so small a table a scan is cheap, and so is a merge, which sorts the keys that are asked for.
+        plain = "SET LOCAL enable_seqscan = off; SET LOCAL enable_mergejoin = off"
+        event.listen(own, "begin", lambda connection: connection.exec_driver_sql(plain))
+    ordering.release(own, TABLE, ["long"])
+    ordering.mend(own, TABLE)
+    plans = [plan for plan in seen if "keyed" in plan]
+    assert len(plans) == len(seen) >= 2
+    assert not [plan for plan in seen if "Sort" in plan or "filesort" in plan or "TEMP B-TREE" in plan]
+
+
+def _claim(own: Engine, attempt_id: uuid.UUID) -> Claim:
+    claim = fetch.claim_one(own, TABLE, "somebody", LEASE, attempt_id)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def _lose(own: Engine, engine: Engine, attempt_id: uuid.UUID, *, times: int) -> None:
+    """Start it so often in a process that dies, and let a sweep recover it."""
+    for _ in range(times):
+        fetch.claim_one(own, TABLE, "gone:1:0", LEASE, attempt_id)
+        let_pass(engine, 120)
+        forget_beats(engine)
+        assert pages.recover(own, TABLE, dt.timedelta(seconds=1))[0] == 1
+
+
+def _release_and_go_on(own: Engine, attempt_id: uuid.UUID) -> tuple[int, int]:
+    """Try to release the key, and see whether the transaction can go on."""
+    with own.connect() as connection, connection.begin():
+        released = ordering.release_in(connection, TABLE, ["a"])
+        is_pending = update(TABLE).where(TABLE.c.id == attempt_id).values(priority=3)
+        return released, connection.execute(is_pending).rowcount
+
+
+def _released(engine: Engine) -> list[uuid.UUID]:
+    with engine.connect() as connection:
+        is_keyed = TABLE.c.order_key.is_not(None)
+        found = select(TABLE.c.id).where(TABLE.c.released, TABLE.c.status == Status.PENDING, is_keyed)
+        return sorted(connection.scalars(found))
+
+
+def _in_order_of_start(engine: Engine) -> list[uuid.UUID]:
+    with engine.connect() as connection:
+        started = select(TABLE.c.id).where(TABLE.c.num_attempts > 0)
+        return list(connection.scalars(started.order_by(TABLE.c.attempted_at)))
+
+
+def _overlaps(engine: Engine) -> list[str]:
+    """Which began before the one before it in its key had ended."""
+    with engine.connect() as connection:
+        t = TABLE.c
+        columns: Any = select(t.order_key, t.attempted_at, t.completed_at)
+        rows = connection.execute(columns.where(t.num_attempts > 0).order_by(t.order_key, t.seq)).all()
+    return [
+        f"{one.order_key}: {two.attempted_at} before {one.completed_at}"
+        for one, two in itertools.pairwise(rows)
+        if one.order_key == two.order_key and two.attempted_at < one.completed_at
+    ]

@@ -1,0 +1,102 @@
+"""Pauses: queues and targets of which nothing is started for now."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from async_task import AsyncTask, Attempt, ConfigurationError, UnknownTarget
+from async_task.database.engines import Source
+from async_task.queue.limits import claim_limited
+from async_task.schema.actors import acting
+from async_task.targets.rates import PAUSE, Limit
+from clockwork import row_of
+from outbox import Client, effect
+from said import Run
+
+Write = Callable[..., Attempt]
+TABLE: Any = Attempt.__table__
+
+
+@pytest.fixture
+def outbox_app(engine: Engine) -> Iterator[AsyncTask]:
+    made = AsyncTask(engine, lease=1.0)
+    yield made
+    made.close()
+
+
+def test_nothing_is_started_from_a_paused_queue_until_it_goes_on(outbox_app: AsyncTask, write: Write) -> None:
+    write(Client, "ping", queue="mail")
+    write(Client, "ping")
+    with acting("anna@shop"):
+        assert outbox_app.pause("mail", reason="their server is down")
+    assert not outbox_app.pause("mail")
+    (paused,) = outbox_app.paused()
+    assert (paused.name, paused.paused_by, paused.reason) == ("mail", "anna@shop", "their server is down")
+    report = outbox_app.run_batch()
+    assert (report.claimed, report.paused) == (1, 1)
+    assert outbox_app.run_batch(queues=["mail"]).claimed == 0
+    assert outbox_app.resume("mail")
+    assert not outbox_app.resume("mail")
+    assert outbox_app.paused() == []
+    report = outbox_app.run_batch()
+    assert (report.claimed, report.paused) == (1, 0)
+
+
+def test_calls_of_a_paused_target_are_set_aside_uncharged_and_others_of_its_queue_go_on(
+    outbox_app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    ours, others = [write(effect).id for _ in range(3)], [write(Client, "ping").id for _ in range(3)]
+    assert outbox_app.pause(target=effect)
+    report = outbox_app.run_batch(concurrency=2)
+    assert (report.claimed, report.succeeded) == (3, 3)
+    rows = [row_of(engine, one) for one in ours]
+    assert {(row.queue, row.num_attempts, row.claim_id) for row in rows} == {("test.effect", 0, None)}
+    assert outbox_app.run_batch().claimed == 0
+    assert outbox_app.resume(target="test.effect")
+    assert outbox_app.run_batch().succeeded == 3
+    assert {row_of(engine, one).queue for one in others} == {"default"}
+
+
+def test_a_paused_queue_with_a_limit_keeps_its_limit(outbox_app: AsyncTask, engine: Engine, write: Write) -> None:
+    write(Client, "ping", queue="mail")
+    own = Source(engine).private()
+    outbox_app.pause("mail")
+    assert claim_limited(own, TABLE, "lane", outbox_app.lease, "mail", 5, Limit(2)) == ([], PAUSE)
+    outbox_app.resume("mail")
+    (state,) = outbox_app.queues()
+    assert (state.name, state.paused_at, state.max_running) == ("mail", None, 2)
+    assert len(claim_limited(own, TABLE, "lane", outbox_app.lease, "mail", 5)[0]) == 1
+    own.dispose()
+
+
+def test_what_is_neither_a_queue_nor_a_target_is_refused(outbox_app: AsyncTask) -> None:
+    for wrong in ({}, {"queue": "a", "target": effect}, {"queue": ""}, {"queue": "a", "reason": 7}):
+        with pytest.raises(ConfigurationError):
+            outbox_app.pause(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UnknownTarget):
+        outbox_app.pause(target="no.such")
+    assert outbox_app.queues() == []
+
+
+def test_the_command_line_pauses_lists_and_resumes(run: Run, outbox_app: AsyncTask, write: Write) -> None:
+    write(Client, "ping", queue="mail")
+    assert run("queues").out == "No queue is paused or limited.\n"
+    said = run("pause", "--queue", "mail", "--reason", "their server is down", "--actor", "anna")
+    assert (said.code, said.err) == (0, "The queue mail is paused.\n")
+    assert "was paused before" in run("pause", "--queue", "mail").err
+    listed = run("queues").out
+    assert "mail" in listed
+    assert "by anna: their server is down" in " ".join(listed.split())
+    told = run("queues", "--json").json
+    assert (told["name"], told["paused_by"], told["max_running"]) == ("mail", "anna", None)
+    assert run("run-batch", "--dry-run", "--json").json["paused"] == ["mail"]
+    assert "Nothing is due.\nLeft out, because paused: mail." in run("run-batch", "--dry-run").out
+    report = run("run-batch", "--json", "--module", "outbox").json
+    assert (report["claimed"], report["paused"]) == (0, 1)
+    assert run("resume", "--queue", "mail").err == "The queue mail goes on.\n"
+    assert run("run-batch", "--json", "--module", "outbox").json["succeeded"] == 1
+    assert run("pause", "--target", "test.effect", "--module", "outbox").err == "The target test.effect is paused.\n"
+    assert run("pause").code == 2
+    assert run("pause", "--target", "no.such").code == 78

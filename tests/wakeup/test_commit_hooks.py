@@ -1,0 +1,341 @@
+"""What is committed in this process rings its bell: for the rows that are due at once, when the outermost transaction
+commits, and never for what was rolled back."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import gc
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, Table, event, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, async_scoped_session, async_sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from test_ambient import run
+
+from async_task import AsyncTask, Attempt, target
+from async_task.wakeup.in_process import Bell, bell_of
+from clockwork import row_of
+from outbox import HookedAttempt, act_in_session, effects, will
+
+TABLE: Table = Attempt.__table__  # type: ignore[assignment]
+NOTHING: frozenset[str] = frozenset()
+Sessions = sessionmaker[Session]
+LATER = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+
+
+@target("arrivals.note")
+def note(number: int = 0) -> None: ...
+
+
+CALL = {"target": "arrivals.note"}
+
+
+@pytest.fixture
+def bell(engine: Engine) -> Bell:
+    gc.collect()  # a worker of another test may have left its own, which has heard of other things
+    return bell_of(TABLE, engine.url)
+
+
+def rung(bell: Bell) -> frozenset[str]:
+    """The queues rung since the last look."""
+    return bell.wait(0)
+
+
+# A Session
+
+
+def test_a_commit_rings_for_the_queue_of_each_new_row(sessions: Sessions, bell: Bell) -> None:
+    with sessions.begin():
+        Attempt.call(note)
+        Attempt.create(**CALL, queue="mail")
+        assert rung(bell) == NOTHING
+    assert rung(bell) == {"default", "mail"}
+    assert rung(bell) == NOTHING
+
+
+def test_it_rings_for_as_many_lanes_as_there_are_rows(sessions: Sessions, bell: Bell) -> None:
+    with sessions.begin() as session:
+        Attempt.call(note)
+        session.flush()
+        Attempt.call(note)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two, ThreadPoolExecutor(1) as three:
+        heard = [lane.submit(bell.wait, 0).result() for lane in (one, two, three)]
+    assert heard == [{"default"}, {"default"}, NOTHING]
+
+
+def test_when_it_rings_the_row_is_there_for_others(sessions: Sessions, engine: Engine, bell: Bell) -> None:
+    seen: list[Any] = []
+
+    def lane() -> None:
+        bell.wait(30)
+        with engine.connect() as connection:
+            seen.extend(connection.scalars(select(TABLE.c.queue)))
+
+    thread = threading.Thread(target=lane)
+    thread.start()
+    with sessions.begin():
+        Attempt.call(note)
+    thread.join(30)
+    assert seen == ["default"]
+
+
+@pytest.mark.parametrize("how", ["scheduled_at", "another commit", "rollback", "close", "flush fails", "expunged"])
+def test_it_does_not_ring_for(how: str, sessions: Sessions, bell: Bell) -> None:
+    with sessions() as session:
+        if how == "scheduled_at":
+            Attempt.create(**CALL, session=session, scheduled_at=LATER)
+            session.commit()
+        elif how == "another commit":
+            session.execute(effects.insert().values(what="else"))
+            session.commit()
+        elif how == "flush fails":
+            for _ in range(2):
+                Attempt.create(**CALL, session=session, idempotence_token="once")
+            with pytest.raises(IntegrityError):
+                session.commit()
+            session.rollback()
+            session.commit()
+        elif how == "expunged":
+            attempt = Attempt.create(**CALL, session=session)
+            session.flush()
+            session.rollback()
+            assert attempt not in session
+            session.execute(effects.insert().values(what="else"))
+            session.commit()
+        else:
+            Attempt.create(**CALL, session=session)
+            session.flush()
+            getattr(session, how)()
+            session.execute(effects.insert().values(what="else"))
+            session.commit()
+    assert rung(bell) == NOTHING
+
+
+def test_a_released_savepoint_is_no_commit(sessions: Sessions, bell: Bell) -> None:
+    with sessions.begin() as session:
+        with session.begin_nested():
+            Attempt.call(note)
+            with session.begin_nested():
+                Attempt.create(**CALL, queue="inner")
+        assert rung(bell) == NOTHING
+        session.flush()
+        assert rung(bell) == NOTHING
+    assert rung(bell) == {"default", "inner"}
+
+
+@pytest.mark.parametrize("how", ["rollback", "raise", "close", "outer"])
+def test_what_a_savepoint_rolls_back_never_rings(how: str, sessions: Sessions, bell: Bell) -> None:
+    with sessions.begin() as session:
+        Attempt.create(**CALL, queue="outer")
+        if how == "raise":
+            with contextlib.suppress(ZeroDivisionError), session.begin_nested():
+                Attempt.create(**CALL, queue="inner")
+                raise ZeroDivisionError
+        else:
+            nested = session.begin_nested()
+            Attempt.create(**CALL, queue="inner")
+            session.flush()
+            if how == "outer":  # released, and then rolled back with the one around it
+                with session.begin_nested():
+                    Attempt.create(**CALL, queue="innermost")
+            nested.close() if how == "close" else nested.rollback()
+        Attempt.create(**CALL, queue="behind")
+    assert rung(bell) == {"outer", "behind"}
+
+
+def test_what_the_listeners_to_a_flush_make_rings_too(sessions: Sessions, bell: Bell) -> None:
+    with sessions() as session:
+
+        @event.listens_for(session, "before_flush")
+        def _(own: Session, _context: Any, _instances: Any) -> None:
+            if any(isinstance(one, HookedAttempt) for one in own.new):
+                Attempt.create(**CALL, session=own, queue="made in the flush")
+
+        HookedAttempt.create(**CALL, session=session)
+        session.commit()
+    assert rung(bell) == {"made in the flush"}
+
+
+def test_each_table_has_its_own_bell(sessions: Sessions, engine: Engine, bell: Bell) -> None:
+    theirs = bell_of(HookedAttempt.__table__, engine.url)  # type: ignore[arg-type]
+    with sessions.begin():
+        HookedAttempt.create(**CALL, queue="hooked")
+        Attempt.create(**CALL)
+    assert (rung(bell), rung(theirs)) == ({"default"}, {"hooked"})
+
+
+def test_ensure_rings_for_what_it_creates_only(sessions: Sessions, bell: Bell) -> None:
+    with sessions.begin() as session:
+        Attempt.ensure(session, **CALL, idempotence_token="once")
+    assert rung(bell) == {"default"}
+    with sessions.begin() as session:
+        Attempt.ensure(session, **CALL, idempotence_token="once")
+        Attempt.ensure(session, **CALL, idempotence_token="later", scheduled_at=LATER)
+    assert rung(bell) == NOTHING
+
+
+def test_create_many_rings_for_what_is_due(sessions: Sessions, bell: Bell) -> None:
+    rows = [CALL, {**CALL, "queue": "mail"}, {**CALL, "queue": "later", "scheduled_at": LATER}]
+    with sessions.begin() as session:
+        Attempt.create_many(session, rows)
+        assert rung(bell) == NOTHING
+    assert rung(bell) == {"default", "mail"}
+
+
+def test_retry_now_rings(sessions: Sessions, bell: Bell) -> None:
+    with sessions.begin() as session:
+        attempt = Attempt.create(**CALL, session=session, queue="mail", scheduled_at=LATER)
+        session.flush()
+        attempt.retry_now()
+    assert rung(bell) == {"mail"}
+
+
+def test_a_scoped_session_rings(sessions: Sessions, bell: Bell) -> None:
+    registry = scoped_session(sessions)
+    registry.begin()
+    Attempt.call(note)
+    registry.commit()
+    registry.remove()
+    assert rung(bell) == {"default"}
+
+
+def test_32_threads_ring_for_each_of_their_rows(sessions: Sessions, engine: Engine, bell: Bell) -> None:
+    meet = threading.Barrier(32 if engine.dialect.name != "sqlite" else 8)
+
+    def produce(number: int) -> None:
+        meet.wait(30)
+        for keeps in (True, False, True):
+            with sessions() as session, session.begin() as transaction:
+                Attempt.create(**CALL, session=session, queue=f"{'kept' if keeps else 'lost'}-{number}")
+                session.flush()
+                if not keeps:
+                    transaction.rollback()
+
+    with ThreadPoolExecutor(meet.parties) as producers:
+        list(producers.map(produce, range(meet.parties)))
+    assert rung(bell) == {f"kept-{number}" for number in range(meet.parties)}
+
+
+# An AsyncSession
+
+
+@pytest.mark.parametrize("kind", ["begin", "commit", "scoped", "run_sync", "savepoint", "rollback", "lost savepoint"])
+def test_an_async_session_rings_as_a_session_does(
+    kind: str, async_engine_url: str, bell: Bell
+) -> None:  # fmt: skip
+    async def body(engine: AsyncEngine) -> None:
+        make = async_sessionmaker(engine)
+        if kind == "begin":
+            async with make.begin():
+                Attempt.call(note)
+        elif kind == "scoped":
+            registry = async_scoped_session(make, scopefunc=asyncio.current_task)
+            Attempt.create(**CALL, session=registry)
+            await registry.commit()
+            await registry.remove()
+        elif kind == "run_sync":
+            async with make.begin() as session:
+                await session.run_sync(lambda own: Attempt.create_many(own, [CALL]))
+        elif kind in ("savepoint", "lost savepoint"):
+            async with make.begin() as session:
+                nested = await session.begin_nested()
+                Attempt.create(**CALL, session=session)
+                await (nested.commit() if kind == "savepoint" else nested.rollback())
+                assert rung(bell) == NOTHING
+        else:
+            async with make() as session:
+                Attempt.create(**CALL, session=session)
+                await session.flush()
+                assert rung(bell) == NOTHING
+                await getattr(session, kind)()
+
+    run(async_engine_url, body)
+    assert rung(bell) == (NOTHING if kind in ("rollback", "lost savepoint") else {"default"})
+
+
+# Core connections, and sessions on them
+
+
+def test_create_many_on_a_connection_rings_at_its_commit(engine: Engine, bell: Bell) -> None:
+    with engine.connect() as connection:
+        Attempt.create_many(connection, [CALL])
+        assert rung(bell) == NOTHING
+        connection.rollback()
+        connection.execute(select(1))
+        connection.commit()
+        assert rung(bell) == NOTHING
+        for queue in ("one", "two"):
+            Attempt.create_many(connection, [{**CALL, "queue": queue}])
+        connection.commit()
+        assert rung(bell) == {"one", "two"}
+        connection.execute(select(1))
+        connection.commit()
+        assert rung(bell) == NOTHING
+
+
+@pytest.mark.parametrize("mode", ["create_savepoint", "rollback_only", "control_fully"])
+def test_a_session_within_somebody_elses_transaction_rings_when_that_commits(
+    mode: Any, engine: Engine, bell: Bell
+) -> None:
+    with engine.connect() as connection, connection.begin():
+        with Session(connection, join_transaction_mode=mode) as session:
+            Attempt.create(**CALL, session=session)
+            session.commit()
+        assert rung(bell) == (NOTHING if connection.in_transaction() else {"default"})
+    assert rung(bell) == (NOTHING if mode == "control_fully" else {"default"})
+
+
+def test_what_a_performed_call_creates_rings_when_its_outcome_commits(
+    app: AsyncTask, write: Callable[..., Attempt], bell: Bell
+) -> None:
+    def chain(session: Session) -> None:
+        Attempt.create(**CALL, session=session, queue="next")
+        session.commit()
+        assert rung(bell) == NOTHING
+
+    will(chain)
+    first = write(act_in_session)
+    rung(bell)
+    assert app.perform(first.id).__class__.__name__ == "Succeeded"
+    assert rung(bell) == {"next"}
+
+
+def test_what_a_failed_call_creates_never_rings(app: AsyncTask, write: Callable[..., Attempt], bell: Bell) -> None:
+    def chain(session: Session) -> None:
+        Attempt.create(**CALL, session=session, queue="next")
+        session.flush()
+        raise ZeroDivisionError
+
+    will(chain)
+    first = write(act_in_session)
+    rung(bell)
+    app.perform(first.id)
+    assert rung(bell) == NOTHING
+
+
+def test_a_bell_that_cannot_be_found_does_not_tell_the_caller_that_its_commit_failed(
+    engine: Engine, bell: Bell
+) -> None:
+    class Moody(Session):
+        is_moody = False
+
+        def get_bind(self, *args: Any, **options: Any) -> Any:
+            if self.is_moody:
+                raise LookupError
+            return engine
+
+    with Moody() as session:
+
+        @event.listens_for(engine, "commit")
+        def _(_: Any) -> None:
+            session.is_moody = True
+
+        attempt = Attempt.create(**CALL, session=session)
+        session.commit()
+        event.remove(engine, "commit", _)
+    assert row_of(engine, attempt.id).queue == "default"

@@ -1,0 +1,276 @@
+"""The listener: what other processes commit rings the bell; a connection that died, even silently, is replaced."""
+
+import contextlib
+import logging
+import pathlib
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy.orm import Session
+
+from async_task import Attempt, target
+from async_task.database.engines import Source
+from async_task.queue import workers
+from async_task.wakeup import notify
+from async_task.wakeup.in_process import Bell
+from async_task.wakeup.listener import Listener
+from databases import Database
+from elsewhere import await_
+
+TABLE: Table = Attempt.__table__  # type: ignore[assignment]
+DRIVERS = ("psycopg", "psycopg_async", "asyncpg")
+on_postgresql = pytest.mark.only_on("postgresql")
+
+
+@target("listening.note")
+def note() -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_known() -> Iterator[None]:
+    notify._known.clear()
+    yield
+    notify._known.clear()
+
+
+def with_driver(url: str, driver: str) -> URL:
+    return make_url(url).set(drivername=f"postgresql+{driver}")
+
+
+@contextlib.contextmanager
+def listening(source: Source, bell: Bell, **options: Any) -> Iterator[Listener]:
+    listener = Listener(source, TABLE, bell, **options)
+    listener.start()
+    try:
+        await_(lambda: listener.is_listening, "it listens")
+        yield listener
+    finally:
+        listener.close()
+        assert not listener._thread.is_alive()
+
+
+def commit_one(engine: Engine, queue: str = "default") -> None:
+    with Session(engine) as session, session.begin():
+        Attempt.create(target=note, session=session, queue=queue)
+
+
+def backends(engine: Engine, function: str = "pid") -> list[Any]:
+    """The listeners' backends, or what this function of the server answers for them."""
+    theirs = "query LIKE '%pg_listening_channels%' AND datname = current_database() AND pid <> pg_backend_pid()"
+    with engine.begin() as connection:
+        return list(connection.scalars(text(f"SELECT {function} FROM pg_stat_activity WHERE {theirs}")))
+
+
+@on_postgresql
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_what_others_commit_rings_the_bell_and_a_terminated_listener_is_replaced(
+    driver: str, database: Database, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "async_task")
+    bell = Bell()  # known to nobody but the listener: what rings it came through the database
+    workers.fall_asleep(engine, TABLE, "sleeper")
+    with listening(Source(with_driver(database.sync_url, driver)), bell) as listener:
+        commit_one(engine, "mail")
+        assert bell.wait(30) == {"mail"}
+        (pid,) = backends(engine)
+        backends(engine, "pg_terminate_backend(pid)")
+        await_(lambda: listener.is_listening and backends(engine) not in ([], [pid]), "another one listens")
+        commit_one(engine, "ü print")
+        assert bell.wait(30) == {"ü print"}
+    said = [record.message for record in caplog.records if "listening" in record.message]
+    assert ["again" in line for line in said] == [False, True]
+    await_(lambda: not backends(engine), "its connection is closed")
+
+
+@on_postgresql
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_connection_that_died_silently_is_noticed_and_replaced(
+    driver: str, database: Database, engine: Engine, wire: "Wire"
+) -> None:
+    bell = Bell()
+    workers.fall_asleep(engine, TABLE, "sleeper")
+    source = Source(wire.leading_to(with_driver(database.sync_url, driver)))
+    with listening(source, bell, probe_every=0.1, patience=0.3) as listener:
+        first = wire.num_accepted
+        wire.freeze()
+        await_(lambda: wire.num_accepted > first and listener.is_listening, "another one listens")
+        commit_one(engine, "mail")
+        assert bell.wait(30) == {"mail"}
+
+
+@on_postgresql
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_it_is_closed_although_the_server_does_not_answer(
+    driver: str, database: Database, engine: Engine, wire: "Wire"
+) -> None:
+    source = Source(wire.leading_to(with_driver(database.sync_url, driver)))
+    with listening(source, Bell()) as listener:
+        wire.freeze()
+    assert not listener.is_listening
+
+
+@on_postgresql
+def test_a_server_that_is_away_at_first_is_found_later(
+    database: Database, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    server = with_driver(database.sync_url, "psycopg")
+    password = server.password or "secret"
+    source, bell = Source(server.set(host="127.0.0.1", port=port, query={}, password=password)), Bell()
+    listener = Listener(source, TABLE, bell)
+    listener.start()
+    try:
+        await_(lambda: listener._num_failures > 1, "it tries")
+        assert not listener.is_listening
+        assert len(caplog.records) == 1
+        assert password not in caplog.text
+        with Wire(port) as wire:
+            wire.leading_to(server)
+            await_(lambda: listener.is_listening, "it listens")
+    finally:
+        listener.close()
+
+
+@on_postgresql
+def test_a_pooler_that_forgets_what_was_said_is_seen_and_named(
+    database: Database, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    forgetful = create_engine(database.sync_url)
+
+    @event.listens_for(forgetful, "before_cursor_execute", retval=True)
+    def _(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> Any:
+        return "SELECT 1" if statement.startswith("LISTEN") else statement, parameters
+
+    listener = Listener(Source(forgetful), TABLE, Bell())
+    listener.start()
+    await_(lambda: listener._num_failures > 1, "it tries again")
+    listener.close()
+    assert not listener.is_listening
+    assert [("pooler" in record.message) for record in caplog.records] == [True]
+    forgetful.dispose()
+
+
+@on_postgresql
+def test_it_takes_no_connection_out_of_the_users_pool(database: Database, engine: Engine) -> None:
+    small = create_engine(database.sync_url, pool_size=1, max_overflow=0, pool_timeout=0.01)
+    with small.connect(), listening(Source(small), Bell()):
+        assert small.pool.checkedout() == 1  # type: ignore[attr-defined]
+    small.dispose()
+
+
+@on_postgresql
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_it_notices_a_dead_peer_by_itself(driver: str, database: Database, engine: Engine, wire: "Wire") -> None:
+    source = Source(wire.leading_to(with_driver(database.sync_url, driver)))
+    with listening(source, Bell()) as listener:
+        ear: Any = listener._ear
+        assert ear._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert ear._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+        assert ear._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+
+
+def test_it_is_possible_on_postgresql_only_and_with_drivers_that_hear(
+    database: Database, async_engine_url: str
+) -> None:
+    is_postgresql = database.name == "postgresql"
+    for url in (database.sync_url, async_engine_url):
+        assert Listener.is_possible(Source(url)) is is_postgresql
+    if is_postgresql:
+        assert Listener.is_possible(Source(with_driver(database.sync_url, "asyncpg")))
+
+
+class Wire:
+    """A wire on loopback that leads to the server. Frozen, it keeps what it has open, and carries nothing further."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.num_accepted = 0
+        self._server = socket.create_server(("127.0.0.1", port))
+        self._stop, self._stopper = socket.socketpair()
+        self._ends: dict[socket.socket, socket.socket] = {}
+        self._frozen: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._open: Callable[[], socket.socket] | None = None
+        self._thread = threading.Thread(target=self._carry)
+        self._thread.start()
+
+    def leading_to(self, url: URL) -> URL:
+        """From now on to this URL's server; the URL by which it is reached through the wire."""
+        folder = url.query.get("host")
+        host, port = url.host or "127.0.0.1", url.port or 5432
+        if url.host is None and (isinstance(folder, str) or pathlib.Path("/var/run/postgresql").is_dir()):
+            self._open = lambda: _unix(f"{folder or '/var/run/postgresql'}/.s.PGSQL.{port}")
+        else:
+            self._open = lambda: socket.create_connection((host, port))
+        rest = {name: value for name, value in url.query.items() if name != "host"}
+        return url.set(host="127.0.0.1", port=self._server.getsockname()[1], query=rest)
+
+    def freeze(self) -> None:
+        """Nothing goes through what is connected now; whoever connects anew gets through."""
+        with self._lock:
+            self._frozen += self._ends
+            self._ends.clear()
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopper.send(b"!")
+        self._thread.join()
+        for one in (*self._ends, *self._frozen, self._server, self._stop, self._stopper):
+            one.close()
+
+    def _carry(self) -> None:
+        while True:
+            with self._lock:
+                ends = dict(self._ends)
+            ready, _, _ = select.select([self._stop, self._server, *ends], [], [], 0.05)
+            if self._stop in ready:
+                return
+            for one in ready:
+                if one is self._server:
+                    self._accept()
+                else:
+                    self._pass_on(one)
+
+    def _accept(self) -> None:
+        caller, _ = self._server.accept()
+        if self._open is None:
+            caller.close()
+            return
+        server = self._open()
+        with self._lock:
+            self._ends |= {caller: server, server: caller}
+        self.num_accepted += 1
+
+    def _pass_on(self, one: socket.socket) -> None:
+        with self._lock:
+            other = self._ends.get(one)
+            if other is None:
+                return
+            data = b""
+            with contextlib.suppress(OSError):
+                data = one.recv(65536)
+            if data:
+                other.sendall(data)
+                return
+            del self._ends[one], self._ends[other]
+        one.close()
+        other.close()
+
+
+def _unix(path: str) -> socket.socket:
+    connected = socket.socket(socket.AF_UNIX)
+    connected.connect(path)
+    return connected
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with Wire() as wire:
+        yield wire

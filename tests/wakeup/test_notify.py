@@ -1,0 +1,567 @@
+"""On PostgreSQL a NOTIFY tells workers that sleep; without one, none is sent; and it never costs a producer anything
+that it wrote."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, event, func, make_url, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+from test_ambient import run
+
+from async_task import AsyncTask, Attempt, target
+from async_task.queue import workers
+from async_task.schema.tables import Worker
+from async_task.wakeup import notify
+from async_task.wakeup.notify import channel_of, payload, read_payload
+from clockwork import let_pass
+from databases import Database
+from outbox import HookedAttempt
+
+TABLE: Table = Attempt.__table__  # type: ignore[assignment]
+Sessions = sessionmaker[Session]
+on_postgresql = pytest.mark.only_on("postgresql")
+
+
+@target("notices.note")
+def note(number: int = 0) -> None: ...
+
+
+CALL = {"target": "notices.note"}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_known() -> Iterator[None]:
+    notify._known.clear()
+    yield
+    notify._known.clear()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """`clock(0.02)`: so many seconds pass for what this process believes; none pass by themselves."""
+    now = [1000.0]
+    monkeypatch.setattr(notify, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def pass_by(seconds: float) -> None:
+        now[0] += seconds
+
+    return pass_by
+
+
+@pytest.fixture
+def asked(engine: Engine) -> Iterator[list[str]]:
+    """What the transactions of this process say: `ask`, and the first words of other statements."""
+    with _statements(engine) as said:
+        yield said
+
+
+@contextlib.contextmanager
+def _statements(engine: Engine) -> Iterator[list[str]]:
+    said: list[str] = []
+
+    def listen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        said.append("ask" if "pg_notify" in statement else statement.split(maxsplit=1)[0])
+
+    def execute(connection: Any, statement: str, *args: Any, **kwargs: Any) -> Any:
+        listen(None, None, statement)
+        return past_sqlalchemy(connection, statement, *args, **kwargs)
+
+    past_sqlalchemy = psycopg.Connection.execute
+    event.listen(engine, "before_cursor_execute", listen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Connection, "execute", execute)
+        yield said
+    event.remove(engine, "before_cursor_execute", listen)
+
+
+class Hearer:
+    """Who listens on the channel, on a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection = psycopg.connect(url, autocommit=True)
+        self._connection.execute(f'LISTEN "{channel_of(TABLE)}"')
+
+    def heard(self) -> list[str]:
+        """What was told since the last look; a mark of our own says that nothing earlier is still on its way."""
+        with psycopg.connect(self._url, autocommit=True) as other:
+            other.execute("SELECT pg_notify(%s, 'mark')", [channel_of(TABLE)])
+        heard: list[str] = []
+        for notice in self._connection.notifies(timeout=30):
+            if notice.payload == "mark":
+                return heard
+            heard.append(notice.payload.replace("\n", ", "))
+        raise AssertionError("not even our own mark was heard")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture
+def hearer(database: Database, engine: Engine) -> Iterator[Hearer]:
+    hearer = Hearer(make_url(database.sync_url).set(drivername="postgresql").render_as_string(hide_password=False))
+    yield hearer
+    hearer.close()
+
+
+@pytest.fixture
+def sleeper(engine: Engine) -> None:
+    workers.fall_asleep(engine, TABLE, "sleeper")
+
+
+def produce(session: Session, *queues: str) -> None:
+    for queue in queues or ("default",):
+        Attempt.create(**CALL, session=session, queue=queue)
+    session.commit()
+
+
+def count(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(Attempt)) or 0
+
+
+# Asleep, and awake
+
+
+def test_who_falls_asleep_is_marked_and_has_beaten_and_is_unmarked_when_awake(engine: Engine) -> None:
+    workers.fall_asleep(engine, TABLE, "worker", kind="worker")
+    let_pass(engine, 50)
+    with engine.connect() as connection:
+        before = connection.execute(select(Worker.asleep, Worker.beat_at, Worker.kind)).one()
+    workers.awake(engine, TABLE, "worker")
+    with engine.connect() as connection:
+        after = connection.execute(select(Worker.asleep, Worker.beat_at, Worker.kind)).one()
+    assert (before.asleep, after.asleep) == (True, False)
+    assert after.beat_at > before.beat_at
+    assert after.kind == "worker"
+
+
+# When it is sent
+
+
+@on_postgresql
+def test_a_sleeper_is_told_once_a_transaction_at_its_commit_of_each_queue(
+    engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]
+) -> None:
+    with Session(engine) as session:
+        for queue in ("mail", "print", "mail"):
+            Attempt.create(**CALL, session=session, queue=queue)
+            session.flush()
+        assert "ask" not in asked
+        session.commit()
+    assert asked.count("ask") == 1
+    assert hearer.heard() == ["2 mail, 1 print"]
+
+
+@on_postgresql
+def test_while_all_are_awake_nothing_is_sent(engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]) -> None:
+    workers.awake(engine, TABLE, "sleeper")
+    with Session(engine) as session:
+        produce(session)
+    assert asked.count("ask") == 1
+    assert hearer.heard() == []
+
+
+@on_postgresql
+def test_that_nobody_sleeps_is_believed_for_20_ms(
+    engine: Engine, hearer: Hearer, clock: Callable[[float], None], asked: list[str]
+) -> None:
+    with Session(engine) as session:
+        produce(session)
+        workers.fall_asleep(engine, TABLE, "sleeper")
+        clock(0.019)
+        produce(session)
+        assert asked.count("ask") == 1
+        clock(0.0011)
+        produce(session)
+        produce(session)
+    assert asked.count("ask") == 3
+    assert hearer.heard() == ["1 default"] * 2
+
+
+@on_postgresql
+@pytest.mark.parametrize("how", ["dead for a minute", "of another table", "gone"])
+def test_no_one_is_told_who_is(how: str, engine: Engine, hearer: Hearer) -> None:
+    workers.fall_asleep(engine, TABLE if how != "of another table" else _table_of(HookedAttempt), "sleeper")
+    if how == "dead for a minute":
+        let_pass(engine, 60.5)
+    elif how == "gone":
+        workers.leave(engine, TABLE, "sleeper")
+    with Session(engine) as session:
+        produce(session)
+    assert hearer.heard() == []
+
+
+@on_postgresql
+def test_a_sleeper_that_has_beaten_59_s_ago_is_told(engine: Engine, hearer: Hearer, sleeper: None) -> None:
+    let_pass(engine, 59)
+    with Session(engine) as session:
+        produce(session)
+    assert hearer.heard() == ["1 default"]
+
+
+@on_postgresql
+@pytest.mark.parametrize("how", ["rollback", "close", "scheduled", "nothing", "rolled back savepoint"])
+def test_nothing_is_said_for(how: str, engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]) -> None:
+    with Session(engine) as session:
+        if how == "scheduled":
+            Attempt.create(**CALL, session=session, scheduled_at=session.scalar(select(func.now())))
+        elif how == "rolled back savepoint":
+            nested = session.begin_nested()
+            Attempt.create(**CALL, session=session)
+            nested.rollback()
+        elif how != "nothing":
+            Attempt.create(**CALL, session=session)
+            session.flush()
+            getattr(session, how)()
+        session.execute(text("SELECT 1"))
+        session.commit()
+    assert "ask" not in asked
+    assert hearer.heard() == []
+
+
+@on_postgresql
+def test_a_released_savepoint_says_nothing_and_a_rolled_back_one_is_left_out(
+    engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]
+) -> None:
+    with Session(engine) as session, session.begin():
+        with session.begin_nested():
+            Attempt.create(**CALL, session=session, queue="kept")
+        with contextlib.suppress(ZeroDivisionError), session.begin_nested():
+            Attempt.create(**CALL, session=session, queue="lost")
+            raise ZeroDivisionError
+        Attempt.create(**CALL, session=session, queue="kept")
+        session.flush()
+        assert "ask" not in asked
+    assert asked.count("ask") == 1
+    assert hearer.heard() == ["2 kept"]
+
+
+@on_postgresql
+def test_a_commit_that_flushes_twice_asks_once(engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]) -> None:
+    with Session(engine) as session:
+
+        @event.listens_for(session, "after_flush", once=True)
+        def _(own: Session, _context: Any) -> None:
+            HookedAttempt.create(**CALL, session=own, scheduled_at=own.scalar(select(func.now())))
+
+        produce(session)
+    assert asked.count("INSERT") == 2
+    assert asked.count("ask") == 1
+
+
+@on_postgresql
+def test_a_transaction_that_is_rolled_back_after_it_asked_tells_nobody(
+    engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]
+) -> None:
+    with Session(engine) as session:
+
+        @event.listens_for(session, "after_flush_postexec")
+        def _(_session: Session, _context: Any) -> None:
+            raise ZeroDivisionError
+
+        Attempt.create(**CALL, session=session)
+        with pytest.raises(ZeroDivisionError):
+            session.commit()
+    assert "ask" in asked
+    assert hearer.heard() == []
+
+
+@on_postgresql
+def test_it_is_asked_as_late_as_can_be_and_nothing_is_flushed_for_it(
+    engine: Engine, sleeper: None, asked: list[str]
+) -> None:
+    seen: list[int] = []
+    with Session(engine) as session:
+        event.listen(session, "before_commit", lambda own: seen.append(len(own.new)))
+        produce(session)
+    assert seen == [1], "other listeners see what is new"
+    assert [word for word in asked if word in ("INSERT", "ask")] == ["INSERT", "ask"]
+
+
+@on_postgresql
+def test_what_a_listener_to_the_flush_makes_is_told_too(engine: Engine, hearer: Hearer, sleeper: None) -> None:
+    with Session(engine) as session:
+
+        @event.listens_for(session, "before_flush")
+        def _(own: Session, _context: Any, _instances: Any) -> None:
+            if any(isinstance(one, HookedAttempt) for one in own.new):
+                Attempt.create(**CALL, session=own, queue="made in the flush")
+
+        HookedAttempt.create(**CALL, session=session)
+        session.commit()
+    assert hearer.heard() == ["1 made in the flush"]
+
+
+@on_postgresql
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_an_async_session_tells(
+    driver: str, engine: Engine, async_engine_url: str, hearer: Hearer, sleeper: None
+) -> None:
+    async def body(async_engine: AsyncEngine) -> None:
+        for _ in range(2):  # in a SAVEPOINT, and without
+            async with async_sessionmaker(async_engine).begin() as session:
+                Attempt.create(**CALL, session=session, queue="mail")
+
+    url = make_url(async_engine_url).set(drivername=f"postgresql+{driver}")
+    run(url.render_as_string(hide_password=False), body)
+    assert hearer.heard() == ["1 mail"] * 2
+
+
+@on_postgresql
+def test_create_many_on_a_connection_tells(
+    engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]
+) -> None:  # fmt: skip
+    with engine.connect() as connection:
+        Attempt.create_many(connection, [CALL, {**CALL, "queue": "mail"}, CALL])
+        assert asked.count("ask") == 1
+        assert hearer.heard() == []
+        connection.commit()
+        assert hearer.heard() == ["2 default, 1 mail"]
+        Attempt.create_many(connection, [CALL])
+        connection.rollback()
+        Attempt.create_many(connection, [])
+        connection.commit()
+    assert hearer.heard() == []
+
+
+@on_postgresql
+def test_1500_queues_are_told_in_one_statement(
+    engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]
+) -> None:  # fmt: skip
+    rows = [{**CALL, "queue": f"{number:064}"} for number in range(1500)]
+    with Session(engine) as session, session.begin():
+        Attempt.create_many(session, rows)
+    assert asked.count("ask") == 1
+    (heard,) = hearer.heard()
+    assert heard.startswith(f"1 {0:064}, 1 {1:064}, ")
+
+
+@on_postgresql
+def test_it_can_be_switched_off(engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]) -> None:
+    AsyncTask(engine, notify=False)
+    try:
+        with Session(engine) as session:
+            produce(session)
+        with engine.begin() as connection:
+            Attempt.create_many(connection, [CALL])
+        assert "ask" not in asked
+    finally:
+        AsyncTask(engine)
+    with Session(engine) as session:
+        produce(session)
+    assert asked.count("ask") == 1
+    assert hearer.heard() == ["1 default"]
+
+
+def test_other_databases_are_asked_nothing(engine: Engine, asked: list[str], request: pytest.FixtureRequest) -> None:
+    workers.fall_asleep(engine, TABLE, "sleeper")
+    with Session(engine) as session:
+        produce(session)
+    with engine.begin() as connection:
+        Attempt.create_many(connection, [CALL])
+    assert asked.count("ask") == (2 if engine.dialect.name == "postgresql" else 0)
+
+
+# What it must never do
+
+
+@on_postgresql
+def test_a_transaction_in_two_phases_is_asked_nothing_because_it_could_not_be_prepared(
+    engine: Engine, sleeper: None, asked: list[str]
+) -> None:
+    with Session(engine, twophase=True) as session:
+        Attempt.create(**CALL, session=session)
+        with contextlib.suppress(DBAPIError):  # servers take none, unless they are told to
+            session.prepare()
+        session.rollback()
+    assert "INSERT" in asked
+    assert "ask" not in asked
+
+
+@on_postgresql
+@pytest.mark.parametrize("lack", ["table", "column", "privilege"])
+def test_a_producers_transaction_lives_on_without(
+    lack: str, engine: Engine, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "async_task")
+    with lacking(lack, engine, database) as theirs, _statements(theirs) as asked:
+        for _ in range(3):
+            with Session(theirs) as session:
+                produce(session)
+            with theirs.begin() as connection:
+                Attempt.create_many(connection, [CALL])
+    assert count(engine) == 6
+    assert asked.count("ask") == 1, "that it cannot be is remembered"
+    assert len(caplog.records) == 1
+
+
+@on_postgresql
+def test_that_it_cannot_be_is_believed_for_a_minute(
+    engine: Engine, database: Database, hearer: Hearer, sleeper: None, clock: Callable[[float], None]
+) -> None:
+    with lacking("table", engine, database), Session(engine) as session:
+        produce(session)
+    with Session(engine) as session:
+        clock(59.9)
+        produce(session)
+        assert hearer.heard() == []
+        clock(0.2)
+        produce(session)
+        assert hearer.heard() == ["1 default"]
+
+
+@on_postgresql
+@pytest.mark.parametrize("lack", ["table", "privilege"])
+def test_that_it_could_be_asked_a_moment_ago_promises_nothing(
+    lack: str, engine: Engine, database: Database, sleeper: None, hearer: Hearer
+) -> None:
+    with Session(engine) as session:
+        produce(session)
+    with lacking(lack, engine, database) as theirs:
+        with Session(theirs) as session:
+            produce(session)
+        with theirs.begin() as connection:
+            Attempt.create_many(connection, [CALL])
+    assert count(engine) == 3
+    assert hearer.heard() == ["1 default"]
+
+
+@on_postgresql
+def test_no_savepoint_stays_open_on_a_connection_that_writes_on(
+    engine: Engine, sleeper: None, asked: list[str]
+) -> None:
+    with engine.begin() as connection:
+        for _ in range(3):
+            Attempt.create_many(connection, [CALL])
+            with Session(connection, join_transaction_mode="rollback_only") as session:
+                produce(session)
+    assert asked.count("SAVEPOINT") == asked.count("RELEASE") == asked.count("ask") == 6
+
+
+@on_postgresql
+def test_a_connection_without_transactions_tells_or_lives_on(engine: Engine, sleeper: None) -> None:
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with Session(alone) as session:
+        produce(session)
+        produce(session)
+    assert count(engine) == 2
+
+
+@on_postgresql
+def test_a_transaction_that_has_failed_already_is_left_alone(engine: Engine, sleeper: None, hearer: Hearer) -> None:
+    with Session(engine) as session:
+        Attempt.create(**CALL, session=session)
+        session.flush()
+        with contextlib.suppress(DBAPIError):
+            session.execute(text("SELECT no_such_column"))
+        session.commit()
+        session.connection()
+    assert count(engine) == 0
+    assert hearer.heard() == []
+
+
+@on_postgresql
+def test_in_a_schema_that_sqlalchemy_puts_in_rows_are_written_and_sleepers_told(
+    engine: Engine, hearer: Hearer
+) -> None:  # fmt: skip
+    _execute(engine, "CREATE SCHEMA put_in")
+    elsewhere = engine.execution_options(schema_translate_map={None: "put_in"})
+    try:
+        TABLE.metadata.create_all(elsewhere)
+        workers.fall_asleep(elsewhere, TABLE, "sleeper")
+        for number in (1, 10):
+            with elsewhere.begin() as connection:
+                Attempt.create_many(connection, [CALL] * number)
+        with Session(elsewhere) as session:
+            produce(session)
+        assert (count(engine), count(elsewhere)) == (0, 12)
+        assert hearer.heard() == ["1 default", "10 default", "1 default"]
+    finally:
+        _execute(engine, "DROP SCHEMA put_in CASCADE")
+
+
+@contextlib.contextmanager
+def lacking(lack: str, engine: Engine, database: Database) -> Iterator[Engine]:
+    """An engine that may write attempts, in a database that lacks something."""
+    engine.dispose()
+    if lack == "privilege":
+        with _poor_role(engine) as role:
+            poor = create_engine(database.sync_url, connect_args={"options": f"-c role={role}"})
+            yield poor
+            poor.dispose()
+        return
+    if lack == "table":
+        there, back = "async_task_workers RENAME TO strangers", "strangers RENAME TO async_task_workers"
+    else:
+        there, back = (f"async_task_workers RENAME {names}" for names in ("asleep TO snores", "snores TO asleep"))
+    _execute(engine, f"ALTER TABLE {there}")
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        _execute(engine, f"ALTER TABLE {back}")
+
+
+@contextlib.contextmanager
+def _poor_role(engine: Engine) -> Iterator[str]:
+    role = f"poor_{engine.url.database}"
+    _execute(engine, f"CREATE ROLE {role}", f"GRANT ALL ON async_task_attempts TO {role}")
+    try:
+        yield role
+    finally:
+        _execute(engine, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def _execute(engine: Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+# Names, and texts
+
+
+def test_a_channel_is_named_after_the_table_and_no_longer_than_63_bytes() -> None:
+    assert channel_of(TABLE) == "async_task_attempts"
+    assert channel_of(_table("attempts", schema="shop")) == "shop.attempts"
+    exactly = _table("a" * 63)
+    assert channel_of(exactly) == "a" * 63
+    one, two = channel_of(_table("ä" * 32)), channel_of(_table("ä" * 33))
+    assert one != two
+    assert all(len(name) <= 63 and name.startswith("async_task_") for name in (one, two))
+
+
+@pytest.mark.parametrize("queue", ["default", "a b", "7 up", "ü", " "])
+def test_what_is_told_are_numbers_and_queues(queue: str) -> None:
+    counts = {queue: 12, "other": 1}
+    assert read_payload(payload(counts)) == counts
+
+
+def test_no_more_is_told_than_a_notice_holds() -> None:
+    exactly = {f"{number:06}": 1 for number in range(1000 - 112)}  # 9 bytes each, with its end
+    assert len(payload(exactly).encode()) == 888 * 9 - 1 == 7991
+    assert read_payload(payload({**exactly, "12345": 1})) == {**exactly, "12345": 1}
+    assert read_payload(payload({**exactly, "123456": 1})) == exactly
+    assert read_payload(payload({f"{number:05}ü": 1 for number in range(2_000)})) != {}
+
+
+@pytest.mark.parametrize("text", ["", "default", "x default", "-1 default", "² default", "12"])
+def test_what_others_say_on_the_channel_is_left_alone(text: str) -> None:
+    assert read_payload(text) == {}
+
+
+def _table(name: str, **options: Any) -> Table:
+    return Table(name, MetaData(), Column("id", Integer, primary_key=True), **options)
+
+
+def _table_of(model: type[Any]) -> Table:
+    table: Table = model.__table__
+    return table

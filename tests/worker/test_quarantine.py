@@ -1,0 +1,310 @@
+"""The quarantine: a call that kills its process ends failed after three starts, and takes no neighbour along."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import os
+import pathlib
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Engine, text, update
+
+import elsewhere
+from async_task import (
+    AsyncTask,
+    Attempt,
+    Busy,
+    Canceled,
+    Expired,
+    Failed,
+    NotDue,
+    NotPending,
+    Outcome,
+    Parked,
+    Retried,
+    Status,
+    Succeeded,
+    Superseded,
+    outcomes,
+)
+from async_task.arguments.decoding import decode
+from async_task.arguments.encoding import encode
+from async_task.queue.claim import Claim
+from async_task.worker.processes.parent import Calling, Died, NotPerformed
+from clockwork import let_pass, row_of
+from databases import Database
+from elsewhere import await_, notes
+from offspring import NOW, children, claim, is_there, num_children, num_descriptors, parent_of, performing
+from outbox import Client, Elsewhere, be_greedy, effect, events_of
+
+Write = Callable[..., Attempt]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def url(database: Database, door: str) -> str:
+    return database.sync_url if door == "sync" else database.async_url
+
+
+@pytest.fixture
+def home(url: str, engine: Engine) -> Iterator[AsyncTask]:
+    """An application from a URL. SQLite's file is then open nowhere in this process, so that it may fork."""
+    app = AsyncTask(url, lease=1)
+    engine.dispose()
+    yield app
+    app.close()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "sigkill",
+        # What the zygote makes of a death, it makes of its process alone: one database will do, through both doors.
+        pytest.param("exit", marks=pytest.mark.only_on("postgresql")),
+        pytest.param("segfault", marks=pytest.mark.only_on("postgresql")),
+        pytest.param("overflow", marks=pytest.mark.only_on("sqlite")),
+    ],
+)
+def test_a_poison_ends_failed_after_three_starts_and_no_innocent_fails(
+    home: AsyncTask, url: str, engine: Engine, write: Write, tmp_path: pathlib.Path, how: str
+) -> None:
+    poison = write(Elsewhere, "die", {"folder": str(tmp_path), "how": how}, priority=1)
+    innocents = [write(Elsewhere, "start", {"folder": str(tmp_path)}, priority=n % 3) for n in range(10)]
+    _die_of_it(url, tmp_path, poison)
+    crashed = _sweep(home, engine)
+    assert row_of(engine, poison.id).num_crashes == 1
+    while row_of(engine, poison.id).status == Status.PENDING:
+        engine.dispose()
+        assert home.run_batch().claimed
+    row = row_of(engine, poison.id)
+    assert (row.status, row.num_attempts, row.num_crashes, row.num_errors) == (Status.FAILED, 3, 3, 0)
+    assert row.last_error.startswith("crashed")
+    assert [event.kind for event in events_of(engine, poison.id)] == ["crash"] * 3
+    starts = [number for one, number, *_ in notes(tmp_path) if one == str(poison.id)]
+    assert starts == [1, 2, 3]
+    rows = [row_of(engine, one.id) for one in innocents]
+    assert {(row.status, row.num_crashes, row.num_errors) for row in rows} == {(Status.SUCCEEDED, 0, 0)}
+    assert {row.num_attempts for row in rows} <= {1, 2}
+    assert crashed >= 1
+
+
+def test_a_call_that_eats_all_memory_ends_failed_and_harms_nobody(
+    home: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    greedy, innocent = _suspect(engine, write(be_greedy, None, {"folder": str(tmp_path)})), write(Client, "ping")
+    other = _suspect(engine, write(Elsewhere, "start", {"folder": str(tmp_path)}))
+    while row_of(engine, greedy.id).status == Status.PENDING:
+        engine.dispose()
+        assert home.run_batch().claimed
+    assert row_of(engine, greedy.id).status == Status.FAILED
+    assert len([one for one, *_ in notes(tmp_path) if one == str(greedy.id)]) <= 2
+    for one in (innocent, other):
+        assert row_of(engine, one.id).status == Status.SUCCEEDED
+
+
+def test_innocents_of_a_process_that_died_are_cleared_one_at_a_time_by_another_process(
+    home: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    suspects = [_suspect(engine, write(Elsewhere, "start", {"folder": str(tmp_path)})) for _ in range(12)]
+    engine.dispose()
+    report = home.run_batch()
+    assert (report.claimed, report.succeeded) == (12, 12)
+    assert {row_of(engine, one.id).num_crashes for one in suspects} == {0}
+    pids = {pid for _, _, pid, _ in notes(tmp_path)}
+    assert len(pids) == 1
+    assert pids != {os.getpid()}
+
+
+def test_writes_of_a_suspect_are_committed_with_its_outcome(home: AsyncTask, engine: Engine, write: Write) -> None:
+    good, bad = _suspect(engine, write(effect)), _suspect(engine, write(effect, None, {"what": "raise"}))
+    engine.dispose()
+    report = home.run_batch()
+    assert (report.succeeded, report.retried) == (1, 1)
+    assert row_of(engine, good.id).status == Status.SUCCEEDED  # and its effect is there once: see clockwork
+    assert row_of(engine, bad.id).num_errors == 1
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_the_connections_of_the_child_are_its_own(app: AsyncTask, engine: Engine, write: Write) -> None:
+    with engine.connect() as connection:
+        name = {"postgresql": "pg_backend_pid()", "mysql": "connection_id()"}[engine.dialect.name]
+        before = connection.scalar(text(f"SELECT {name}"))
+        _suspect(engine, write(effect))
+        assert app.run_batch().succeeded == 1
+        assert connection.scalar(text(f"SELECT {name}")) == before
+
+
+def test_when_the_parent_is_killed_the_child_and_the_row_lock_go_with_it(
+    home: AsyncTask, url: str, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    suspect = _suspect(engine, write(Elsewhere, "hold_always", {"folder": str(tmp_path)}))
+    engine.dispose()
+    with elsewhere.process(elsewhere.run_batch, url, 1.0) as parent:
+        ((_, _, child, _),) = await_(lambda: notes(tmp_path), "the call begins")
+        zygote = parent_of(child)
+        assert parent_of(zygote) == parent.pid
+        parent.kill()
+    await_(lambda: not is_there(child) and not is_there(zygote), "the child and the zygote go away")
+    let_pass(engine, 5)
+    await_(lambda: home.sweep().recovered, "the row's lock goes too")
+    assert row_of(engine, suspect.id).num_crashes == 2
+
+
+def test_with_threads_alive_in_the_parent_suspects_are_cleared_all_the_same(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    _suspect(engine, write(effect))
+    try:
+        assert app.run_batch().succeeded == 1
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_from_a_coroutine_suspects_are_cleared_in_a_thread(app: AsyncTask, engine: Engine, write: Write) -> None:
+    _suspect(engine, write(effect))
+
+    async def run() -> int:
+        return (await asyncio.to_thread(app.run_batch)).succeeded
+
+    assert asyncio.run(run()) == 1
+
+
+def test_nothing_is_left_of_four_quarantines(home: AsyncTask, engine: Engine, write: Write) -> None:
+    ids = [_suspect(engine, write(Client, "ping")).id for _ in range(5)]
+    engine.dispose()
+    assert home.perform(ids[0]) == Succeeded(ids[0])  # what is opened once is open now
+    before = num_descriptors(), num_children()
+    threads = threading.active_count()  # of which one may just be ending
+    for one in ids[1:]:
+        assert home.perform(one) == Succeeded(one)
+    await_(lambda: threading.active_count() <= threads, "threads that were ending have ended")
+    assert (num_descriptors(), num_children()) == before
+
+
+def test_what_a_suspect_prints_is_printed_once(url: str, engine: Engine, write: Write, tmp_path: pathlib.Path) -> None:
+    for word in ("one", "two"):
+        _suspect(engine, write(Elsewhere, "say", {"text": word}))
+    engine.dispose()
+    script = "import sys\nfrom async_task import AsyncTask\nprint('before')\n"
+    script += "print(AsyncTask(sys.argv[1], modules=['outbox']).run_batch().succeeded)\n"
+    (tmp_path / "printing.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    with contextlib.closing(elsewhere.Program("printing", url, cwd=tmp_path, env=environment)) as begun:
+        said = begun.completed()
+    assert (said.returncode, said.stdout.split()) == (0, ["before", "one", "two", "2"])
+
+
+def test_claims_and_outcomes_survive_the_socket_with_every_field() -> None:
+    one, big = uuid.uuid4(), claim("x" * 5_000_000)
+    ended: list[Outcome] = [
+        Succeeded(one), Retried(one, dt.timedelta(microseconds=1), None), Retried(one, dt.timedelta(days=3), "ß\0\n"),
+        Failed(one, "why"), Expired(one, "late"), Canceled(one), NotDue(one, NOW), NotPending(one, None),
+        NotPending(one, Status.CANCELED), Busy(one, None, None), Busy(one, "host:1:ab", NOW), Superseded(one),
+        Parked(one, dt.timedelta(0), "\N{SNOWMAN}"),
+    ]  # fmt: skip
+    assert {type(outcome) for outcome in ended} == set(outcomes.KINDS)
+    sent = {"claim": big, "ended": ended}
+    assert decode(encode(sent)) == sent
+    with children(performing(lambda one: Failed(one.id, one.encoded_args))) as quarantine:
+        assert quarantine.perform(big, None) == Failed(big.id, big.encoded_args)
+
+
+def test_a_big_argument_arrives_in_the_quarantine(
+    home: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    suspect = _suspect(engine, write(Elsewhere, "keep", {"folder": str(tmp_path), "text": "y" * 5_000_000}))
+    engine.dispose()
+    assert home.perform(suspect.id) == Succeeded(suspect.id)
+    assert [word for *_, word in notes(tmp_path)] == ["5000000"]
+
+
+def test_a_child_that_dies_between_two_calls_is_nobodys_fault(tmp_path: pathlib.Path) -> None:
+    with children(performing(_say_who)) as quarantine:
+        for _ in range(20):
+            before = quarantine.perform(claim(), None)
+            assert isinstance(before, Failed)
+            os.kill(int(before.reason), 9)
+            after = quarantine.perform(claim(), None)
+            assert isinstance(after, Failed)
+            assert after.reason != before.reason
+
+
+def test_a_zygote_that_dies_is_nobodys_fault_and_another_takes_its_place() -> None:
+    with children(performing(_say_who)) as quarantine:
+        before = quarantine.perform(claim(), None)
+        assert isinstance(before, Failed)
+        zygote = parent_of(int(before.reason))
+        os.kill(zygote, 9)
+        os.waitid(os.P_PID, zygote, os.WEXITED | os.WNOWAIT)
+        after = quarantine.perform(claim(), None)
+        assert isinstance(after, Failed)
+        assert parent_of(int(after.reason)) not in (zygote, os.getpid())
+        await_(lambda: not is_there(int(before.reason)), "its child goes with it")
+
+
+@pytest.mark.parametrize("is_daemon", [False, True])
+def test_a_death_is_told_at_once_with_its_cause_although_what_the_call_started_lives_on(
+    tmp_path: pathlib.Path, is_daemon: bool
+) -> None:
+    def leave_a_child_and_die(one: Claim) -> Outcome:
+        pid = os.fork()
+        if pid == 0:
+            if is_daemon:
+                os.setsid()
+            (tmp_path / "left").write_text(str(os.getpid()))
+            (tmp_path / "left").rename(tmp_path / "there")
+            threading.Event().wait(60)
+        await_((tmp_path / "there").exists, "it lives")
+        os._exit(3)
+
+    with children(performing(leave_a_child_and_die)) as quarantine:
+        with pytest.raises(Died, match="exit code 3"):
+            quarantine.perform(claim(), None)
+        left = int((tmp_path / "there").read_text())
+        if is_daemon:
+            os.kill(left, 9)  # nobody else does
+        await_(lambda: not is_there(left), "what it left behind is ended too: it may hold the row's lock")
+
+
+def test_a_child_that_cannot_be_had_is_nobodys_fault() -> None:
+    @contextmanager
+    def fail(calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:
+        os._exit(1)
+        yield _say_who
+
+    with children(fail) as quarantine, pytest.raises(NotPerformed, match="stays alive") as raised:
+        quarantine.perform(claim(), None)
+    assert not raised.value.started
+
+
+def _die_of_it(url: str, folder: pathlib.Path, poison: Attempt) -> None:
+    with elsewhere.process(elsewhere.run_batch, url, 1.0, None, 2) as first:
+        assert first.exit_code() is not None
+    assert str(poison.id) in {one for one, *_ in notes(folder)}
+
+
+def _sweep(app: AsyncTask, engine: Engine) -> int:
+    let_pass(engine, 5)
+    return int(await_(lambda: app.sweep().recovered, "what the dead process held is recovered"))
+
+
+def _suspect(engine: Engine, attempt: Attempt) -> Attempt:
+    """As after one start that was lost with its process."""
+    with engine.begin() as connection:
+        lost = update(Attempt).where(Attempt.id == attempt.id).values(num_attempts=1, num_crashes=1)
+        connection.execute(lost)
+    return attempt
+
+
+def _say_who(one: Claim) -> Outcome:
+    return Failed(one.id, str(os.getpid()))

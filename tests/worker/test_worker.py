@@ -1,0 +1,645 @@
+"""The worker: it performs what is due for as long as it lives, and leaves nothing behind."""
+
+import contextlib
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy.orm import Session
+
+import outbox
+from async_task import AsyncTask, Attempt, AttemptJob, ConfigurationError, JobEvent, Status
+from async_task.execution import marks
+from async_task.execution.adaptive import Portion
+from async_task.execution.batch_executor import Handful
+from async_task.schema.tables import Worker
+from async_task.worker import poller
+from async_task.worker.runtime import Shift
+from async_task.worker.worker import AttemptWorker
+from clockwork import forget_beats, row_of
+from elsewhere import await_
+from outbox import (
+    Broken,
+    Client,
+    Gate,
+    Gated,
+    Meeting,
+    act,
+    act_later,
+    act_leased,
+    calls,
+    effect,
+    effect_later,
+    effects,
+)
+
+sync_only = pytest.mark.parametrize("door", ["sync"])
+
+
+@contextlib.contextmanager
+def working(app: AsyncTask, **settings: Any) -> Iterator[AttemptWorker]:
+    """A worker that runs, and has ended when this ends."""
+    worker = app.worker(**{"poll": 0.05, "concurrency": 2, **settings})
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            worker.run()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join(timeout=60)
+        assert not thread.is_alive(), "the worker does not end"
+        assert not raised, raised
+
+
+class AtWork:
+    """A worker on threads of its own."""
+
+    def __init__(self, app: AsyncTask, **settings: Any) -> None:
+        self._before = set(threading.enumerate())
+        self._worker = app.worker(**{"concurrency": 1, "poll": 0.05, **settings})
+        self._thread = threading.Thread(target=self._worker.run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+    def abandon(self) -> None:
+        self._worker.stop()
+        self._worker.stop()
+
+    def await_farewell(self) -> None:
+        """Until it has ended, but for its lanes."""
+        self._thread.join(timeout=60)
+        assert not self._thread.is_alive()
+
+    def await_lanes(self) -> None:
+        """Until they have ended too: a process that lives on lets them."""
+        for one in set(threading.enumerate()) - self._before:
+            if one.name.startswith("async-task-lane"):
+                one.join(timeout=60)
+                assert not one.is_alive()
+
+
+@contextlib.contextmanager
+def at_work(app: AsyncTask, **settings: Any) -> Iterator[AtWork]:
+    made = AtWork(app, **settings)
+    try:
+        yield made
+    finally:
+        made.abandon()
+        made.await_farewell()
+        made.await_lanes()
+
+
+def counted(engine: Engine) -> dict[str, int]:
+    with engine.connect() as connection:
+        rows = connection.execute(select(Attempt.status, func.count()).group_by(Attempt.status)).all()
+    return {status.value: number for status, number in rows}
+
+
+def make(engine: Engine, target: Any, number: int = 1, **options: Any) -> list[Any]:
+    """So many attempts of one call, in one transaction; their ids."""
+    with Session(engine) as session, session.begin():
+        return Attempt.create_many(session, [{"target": target, **options} for _ in range(number)])
+
+
+def settled(engine: Engine, number: int) -> Callable[[], bool]:
+    return lambda: sum(count for status, count in counted(engine).items() if status != "pending") == number
+
+
+def at_rest(engine: Engine) -> bool:
+    return "pending" not in counted(engine)
+
+
+def test_it_performs_what_was_there_and_what_comes(app: AsyncTask, engine: Engine) -> None:
+    """Also other kinds of call at once: plain, with a session, coroutines, leased; each exactly once."""
+    outbox.acts[:] = [lambda: calls.append("act")]
+    ledger = effect_later if app._source.is_async else effect
+    make(engine, act, 30)
+    with working(app):
+        await_(lambda: at_rest(engine), "what was there is performed")
+        for target in (act, act_leased, act_later):
+            make(engine, target, 20)
+        make(engine, ledger, 20)
+        await_(lambda: counted(engine) == {"succeeded": 110}, "what came is performed")
+    assert calls.count("act") == 90
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(effects)) == 20
+        assert set(connection.scalars(select(Attempt.num_attempts))) == {1}
+
+
+def test_it_writes_errors_retries_polls_and_ends_as_any_other_does(app: AsyncTask, engine: Engine) -> None:
+    """Beside calls that succeed in the same handful."""
+    [failing] = make(engine, Client, method_name="fail", method_args={"message": "no such order"})
+    [polling] = make(engine, Client, method_name="poll", method_args={"seconds": 30})
+    [given_up] = make(engine, Client, method_name="give_up", method_args={"reason": "closed"})
+    well = make(engine, Client, 20, method_name="ping")
+    with working(app, concurrency=1):
+        await_(lambda: counted(engine) == {"succeeded": 20, "failed": 1, "pending": 2}, "all were called")
+        await_(lambda: row_of(engine, failing).num_errors == 1, "the error is written")
+        await_(lambda: row_of(engine, polling).num_attempts == 1, "it was polled")
+    rows = {one: row_of(engine, one) for one in (failing, polling, given_up, well[0])}
+    assert rows[failing].last_error == "Broken: no such order"
+    assert (rows[failing].num_errors, rows[failing].num_crashes, rows[failing].claim_id) == (1, 0, None)
+    assert (rows[polling].num_errors, rows[polling].claim_id) == (0, None)
+    assert rows[given_up].last_error is not None
+    with engine.connect() as connection:
+        events = connection.scalars(select(JobEvent.kind).where(JobEvent.job_id == str(failing))).all()
+    assert list(events) == ["error"]
+
+
+def test_a_slow_call_holds_back_none_of_those_claimed_with_it(app: AsyncTask, engine: Engine) -> None:
+    """One lane is in a call that does not end; the other does all the rest, also what was claimed with it."""
+    gate = outbox.gates["slow"] = Gate()
+    outbox.acts[:] = [lambda: calls.append("act")]
+    make(engine, act, 50)
+    [slow] = make(engine, Gated, method_name="locked", method_args={"gate": "slow"})
+    make(engine, act, 200)
+    with working(app):
+        gate.await_call()
+        await_(lambda: counted(engine) == {"succeeded": 250, "pending": 1}, "the others did not wait")
+        row = row_of(engine, slow)
+        assert row.claim_id is not None
+        gate.opened.set()
+        await_(lambda: at_rest(engine), "it has ended too")
+    assert row_of(engine, slow).num_attempts == 1
+    with engine.connect() as connection:
+        assert set(connection.scalars(select(Attempt.num_attempts))) == {1}  # given back uncharged
+
+
+@sync_only
+def test_what_is_finished_behind_a_slow_call_is_committed_meanwhile(app: AsyncTask, engine: Engine) -> None:
+    """One lane: what the handful had called before the slow one is at rest while that still runs, and the running row
+    is still locked where rows can be."""
+    gate = outbox.gates["slow"] = Gate()
+    outbox.acts[:] = [lambda: calls.append("act")]
+    with working(app, concurrency=1) as worker:
+        for number in (1, 2, 4, 8, 16):  # it learns that these calls are quick, and takes more at once
+            make(engine, act, number)
+        await_(lambda: at_rest(engine), "it is warm")
+        with Session(engine) as session, session.begin():
+            first = Attempt.create_many(session, [{"target": act} for _ in range(3)])
+            slow = Attempt.create_many(
+                session, [{"target": Gated, "method_name": "locked", "method_args": {"gate": "slow"}}]
+            )
+            last = Attempt.create_many(session, [{"target": act} for _ in range(3)])
+        gate.await_call()
+        await_(lambda: all(row_of(engine, one).status is Status.SUCCEEDED for one in first), "they are written")
+        await_(lambda: all(row_of(engine, one).claim_id is None for one in last), "they are given back")
+        assert row_of(engine, slow[0]).claim_id is not None
+        if engine.dialect.name != "sqlite":
+            with engine.connect() as connection:
+                lock = select(Attempt.id).where(Attempt.id == slow[0]).with_for_update(skip_locked=True)
+                assert connection.execute(lock).first() is None
+        gate.opened.set()
+        await_(lambda: at_rest(engine), "all are done")
+        del worker
+
+
+@sync_only
+def test_a_call_that_was_taken_over_meanwhile_changes_nothing_and_takes_no_neighbour_along(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fence of a handful: somebody else ended one of its rows between its claim and its lock."""
+    made = make(engine, act, 8)
+    stolen: list[Any] = []
+    outbox.acts[:] = [lambda: calls.append("act")]
+    perform = Handful.perform
+
+    def after_a_theft(self: Handful) -> None:
+        waiting = [claim.id for claim, _ in self._hand.waiting]
+        if len(waiting) > 1 and not stolen:
+            stolen.append(waiting[1])
+            with engine.begin() as connection:
+                taken = {"claim_id": None, "claimed_by": None, "lease_until": None, "status": Status.CANCELED}
+                theft = update(Attempt).where(Attempt.id == stolen[0])
+                connection.execute(theft.values(taken | {"completed_at": Attempt.created_at}))
+        perform(self)
+
+    monkeypatch.setattr(Handful, "perform", after_a_theft)
+    with working(app, concurrency=1):
+        await_(lambda: at_rest(engine), "all are at rest")
+    assert stolen
+    assert row_of(engine, stolen[0]).status is Status.CANCELED
+    assert counted(engine) == {"succeeded": 7, "canceled": 1}
+    assert len(made) == 8
+
+
+def test_it_stops_when_what_is_in_hand_is_done_and_gives_back_what_was_not_begun(
+    app: AsyncTask, engine: Engine
+) -> None:
+    gate = outbox.gates["slow"] = Gate()
+    outbox.acts[:] = [lambda: calls.append("act")]
+    [slow] = make(engine, Gated, method_name="locked", method_args={"gate": "slow"})
+    with at_work(app) as work:
+        gate.await_call()
+        others = make(engine, act, 5)
+        work.stop()
+        gate.opened.set()
+        work.await_farewell()
+    assert row_of(engine, slow).status is Status.SUCCEEDED
+    for one in others:
+        row = row_of(engine, one)
+        assert (row.status, row.claim_id, row.num_attempts) == (Status.PENDING, None, 0)
+    with engine.connect() as connection:
+        assert connection.scalars(select(Worker.name)).all() == []
+
+
+@pytest.mark.parametrize("method", ["locked", "leased", "later", "write_leased"])
+def test_asked_again_it_abandons_what_is_in_hand_and_gives_it_back(app: AsyncTask, engine: Engine, method: str) -> None:
+    """No row waits for a lease; nothing is charged; what the call comes to afterwards is not written."""
+    _abandon(app, engine, method)
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_so_it_does_with_a_call_that_has_written_already(app: AsyncTask, engine: Engine) -> None:
+    _abandon(app, engine, "write_locked")
+
+
+@sync_only
+@pytest.mark.only_on("sqlite")
+def test_so_it_does_where_that_holds_the_whole_database(app: AsyncTask, engine: Engine) -> None:
+    """On an AsyncEngine the connection belongs to a thread of its driver: there the end of the process frees it."""
+    _abandon(app, engine, "write_locked")
+
+
+def _abandon(app: AsyncTask, engine: Engine, method: str) -> None:
+    gate = outbox.gates["slow"] = Gate()
+    [slow] = make(engine, Gated, method_name=method, method_args={"gate": "slow"})
+    with at_work(app) as work:
+        gate.await_call()
+        work.abandon()
+        await_(lambda: row_of(engine, slow).claim_id is None, "it is given back")
+        gate.opened.set()
+    row = row_of(engine, slow)
+    assert (row.status, row.num_errors, row.num_crashes, row.num_attempts) == (Status.PENDING, 0, 0, 1)
+
+
+def test_coroutines_run_beside_each_other_and_as_many_as_there_are_slots_for(app: AsyncTask, engine: Engine) -> None:
+    """Ten wait for each other: with ten slots they all meet; further ones wait for a slot, and plain calls for none."""
+    meeting = Meeting()
+    outbox.acts[:] = [meeting.join]
+    make(engine, act_later, 13)
+    with working(app, concurrency=1, async_concurrency=10):
+        await_(lambda: meeting.number >= 10, "ten run at once")
+        make(engine, Client, 5, method_name="ping")
+        await_(settled(engine, 5), "plain calls pass")
+        assert meeting.number == 10
+        meeting.end()
+        await_(lambda: at_rest(engine), "all have ended")
+    assert counted(engine) == {"succeeded": 18}
+    with engine.connect() as connection:
+        assert set(connection.scalars(select(Attempt.num_attempts))) == {1}
+
+
+def test_a_suspect_is_performed_and_takes_nobody_along(app: AsyncTask, engine: Engine) -> None:
+    outbox.acts[:] = [lambda: calls.append("act")]
+    [suspect] = make(engine, Client, method_name="ping")
+    with engine.begin() as connection:
+        connection.execute(update(Attempt).where(Attempt.id == suspect).values(num_attempts=1, num_crashes=1))
+    make(engine, act, 5)
+    with working(app):
+        await_(lambda: at_rest(engine), "the suspect too")
+    row = row_of(engine, suspect)
+    assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 2, 0)
+
+
+def test_it_recovers_what_a_dead_worker_held_and_expires_what_is_too_late(app: AsyncTask, engine: Engine) -> None:
+    [orphan] = make(engine, Client, method_name="ping")
+    past = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1)
+    [late] = make(engine, Client, method_name="ping", expires_at=past)
+    with engine.begin() as connection:
+        held = {"claim_id": orphan, "claimed_by": "nobody", "num_attempts": 1, "lease_until": past}
+        connection.execute(update(Attempt).where(Attempt.id == orphan).values(held))
+    forget_beats(engine)
+    with working(app):
+        await_(lambda: at_rest(engine), "both are at rest")
+    assert row_of(engine, late).status is Status.EXPIRED
+    row = row_of(engine, orphan)
+    assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 2, 0)
+
+
+def test_a_claim_that_it_has_lost_sight_of_is_given_back(app: AsyncTask, engine: Engine) -> None:
+    """It lives and beats, so that nobody else would ever take the claim for an orphan."""
+    with working(app):
+        await_(lambda: _workers(engine), "it is there")
+        [stray] = make(engine, Client, method_name="ping", scheduled_at=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))
+        past = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1)
+        with engine.begin() as connection:
+            held = {"claim_id": stray, "claimed_by": _workers(engine)[0], "num_attempts": 1, "lease_until": past}
+            connection.execute(update(Attempt).where(Attempt.id == stray).values(held | {"due_at": past}))
+        await_(lambda: at_rest(engine), "it is performed")
+    row = row_of(engine, stray)
+    assert (row.status, row.num_crashes) == (Status.SUCCEEDED, 0)
+
+
+def _workers(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.scalars(select(Worker.name).where(Worker.kind == "worker")))
+
+
+def test_only_its_queues_are_served_and_each_by_as_many_lanes_as_it_may(app: AsyncTask, engine: Engine) -> None:
+    gate = outbox.gates["slow"] = Gate()
+    make(engine, Client, method_name="ping", queue="elsewhere")
+    make(engine, Gated, 2, method_name="locked", method_args={"gate": "slow"}, queue="slow")
+    with working(app, concurrency=3, queues={"slow": 1, "mail": None}):
+        gate.await_call()
+        make(engine, Client, 10, method_name="ping", queue="mail")
+        await_(settled(engine, 10), "mail goes on")
+        assert not gate.entered.acquire(blocking=False)  # the second slow one has no lane
+        gate.opened.set()
+        await_(settled(engine, 12), "then the second")
+    assert counted(engine) == {"succeeded": 12, "pending": 1}
+
+
+@pytest.mark.parametrize("settle_within", [0, 0.05])
+def test_outcomes_are_written_one_by_one_or_together(app: AsyncTask, engine: Engine, settle_within: float) -> None:
+    outbox.acts[:] = [lambda: calls.append("act")]
+    make(engine, act, 60)
+    with working(app, settle_within=settle_within):
+        await_(lambda: at_rest(engine), "all are done")
+    assert len(calls) == 60
+
+
+def test_a_job_of_the_users_own_performs_each(engine: Engine, door: str, async_engine_url: str) -> None:
+    class NotedJob(AttemptJob):
+        def run(self, lane: Any, claim: Any) -> Any:
+            calls.append("noted")
+            return super().run(lane, claim)
+
+    app = outbox.application(engine, door, async_engine_url, attempt_job=NotedJob)
+    make(engine, Client, 5, method_name="ping")
+    with working(app):
+        await_(lambda: at_rest(engine), "all are done")
+    assert calls.count("noted") == 5
+
+
+def test_a_hook_that_raises_and_an_unknown_target_stop_nobody(app: AsyncTask, engine: Engine) -> None:
+    [unknown] = make(engine, Client, method_name="ping")
+    with engine.begin() as connection:
+        connection.execute(update(Attempt).where(Attempt.id == unknown).values(target="test.gone"))
+    make(engine, Client, 5, method_name="ping")
+    with working(app):
+        await_(settled(engine, 5), "the others are performed")
+        await_(lambda: row_of(engine, unknown).last_error is not None, "it is parked")
+    row = row_of(engine, unknown)
+    assert (row.status, row.num_attempts, row.num_errors) == (Status.PENDING, 0, 0)
+    assert "test.gone" in row.last_error
+
+
+def test_attempts_of_one_key_go_one_by_one_and_in_order(app: AsyncTask, engine: Engine) -> None:
+    with working(app, concurrency=3):
+        with Session(engine) as session, session.begin():
+            for number in range(30):
+                key = f"key {number % 3}"
+                given = {"customer_token": key, "order_number": number}
+                Attempt.create(target=Client, method_name="fulfill", method_args=given, order_key=key, session=session)
+        await_(lambda: at_rest(engine), "all are done")
+    for key in ("key 0", "key 1", "key 2"):
+        numbers = [number for token, number in calls if token == key]
+        assert numbers == sorted(numbers)
+        assert len(numbers) == 10
+
+
+@sync_only
+@pytest.mark.only_on("postgresql")
+def test_a_worker_that_idles_sleeps_and_is_woken_by_a_commit_elsewhere(app: AsyncTask, engine: Engine) -> None:
+    """With an hour between two looks, only a notice can bring it there."""
+    outbox.acts[:] = [lambda: calls.append("act")]
+    with working(app, poll=3600):
+        await_(lambda: _asleep(engine), "it sleeps")
+        with Session(engine) as session, session.begin():
+            Attempt.create(target=act, session=session)
+        await_(lambda: at_rest(engine), "it was woken")
+    assert not _asleep(engine)
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_worker_that_has_claimed_lately_goes_on_beating_although_it_holds_nothing(engine: Engine) -> None:
+    """So that its next claim need not wait for a beat. One that is idle beats every 15 s."""
+
+    def beats() -> set[Any]:
+        with engine.connect() as connection:
+            return set(connection.scalars(select(Worker.beat_at)))
+
+    outbox.acts[:] = [lambda: None]
+    make(engine, act)
+    with working(AsyncTask(engine, lease=3), listen=False):  # falling asleep would be a beat, too
+        await_(lambda: at_rest(engine), "it is performed")
+        before = beats()
+        await_(lambda: beats() - before, "it beats", patience=10)
+
+
+@sync_only
+def test_looks_that_take_long_are_made_rarely(app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do while somebody holds an old snapshot."""
+    moments: list[float] = []
+
+    def look(*given: Any) -> Any:
+        moments.append(time.monotonic())
+        return found(*given)
+
+    found = poller.look
+    monkeypatch.setattr(poller, "look", look)
+    monkeypatch.setattr(marks, "spared", lambda took: 0.2)
+    outbox.acts[:] = [lambda: None]
+    with working(app, poll=0.01):
+        await_(lambda: moments, "it has looked")
+        make(engine, act, 20)
+        await_(lambda: at_rest(engine) and len(moments) >= 4, "all is performed, and it has looked again")
+    assert min(later - former for former, later in pairwise(moments)) >= 0.2
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_lane_that_fails_again_and_again_rests_and_goes_on_when_it_can(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By no fault of the database's, which has its own patience."""
+    moments: list[float] = []
+
+    def claim(*given: Any, **more: Any) -> Any:
+        moments.append(time.monotonic())
+        if len(moments) <= 3:
+            raise LookupError("a bug")
+        return claim_many(*given, **more)
+
+    claim_many = Shift.claim_many
+    monkeypatch.setattr(Shift, "claim_many", claim)
+    outbox.acts[:] = [lambda: None]
+    make(engine, act)
+    with working(AsyncTask(engine), concurrency=1, poll=0.01):
+        await_(lambda: at_rest(engine), "it is performed")
+    rests = [later - former for former, later in pairwise(moments[:4])]
+    assert all(rest >= least for rest, least in zip(rests, (0.1, 0.2, 0.3), strict=True)), rests
+
+
+def _asleep(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.scalars(select(Worker.name).where(Worker.asleep)))
+
+
+@sync_only
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"concurrency": 0}, {"concurrency": True}, {"async_concurrency": 0}, {"poll": 0}, {"settle_within": -1},
+        {"settle_within": 3}, {"queues": {"mail": 0}}, {"queues": "mail"}, {"queues": [""]}, {"grace": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.only_on("sqlite")
+def test_a_setting_that_is_none_is_refused(app: AsyncTask, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        app.worker(**settings)
+
+
+@sync_only
+def test_errors_of_many_calls_at_once_are_each_written(app: AsyncTask, engine: Engine) -> None:
+    def sometimes() -> None:
+        calls.append("act")
+        if len(calls) % 3 == 0:
+            raise Broken("every third")
+
+    outbox.acts[:] = [sometimes]
+    make(engine, act, 30)
+    with working(app, concurrency=1):
+        await_(lambda: len(calls) == 30, "all were called")
+        await_(settled(engine, 20), "the others are at rest")
+        await_(lambda: _errors(engine) == 10, "each error is written")
+    assert counted(engine) == {"succeeded": 20, "pending": 10}
+
+
+def _errors(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(JobEvent).where(JobEvent.kind == "error")) or 0
+
+
+@sync_only
+def test_what_one_lane_gives_back_is_kept_alive_by_the_lane_that_took_it(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two calls were claimed together; the second, given back behind a slow first, outlasts that one on another lane:
+    its lease is extended as before, and nobody makes it again."""
+    monkeypatch.setattr(Portion, "note", lambda self, number, seconds: None)
+    monkeypatch.setattr(Portion, "number", 10, raising=False)
+    monkeypatch.setattr(Portion, "__init__", lambda self, budget: None)
+    first, second = outbox.gates["first"], outbox.gates["second"] = Gate(), Gate()
+    outbox.acts[:] = [lambda: calls.append("act")]
+    wanted = [{"target": Gated, "method_name": "leased", "method_args": {"gate": name}} for name in ("first", "second")]
+    with Session(engine) as session, session.begin():
+        made = Attempt.create_many(session, wanted)
+    with working(app):
+        first.await_call()
+        second.await_call()
+        held = row_of(engine, made[1])
+        first.opened.set()
+        await_(lambda: row_of(engine, made[0]).status is Status.SUCCEEDED, "the first has ended")
+        make(engine, act)
+        await_(lambda: counted(engine) == {"succeeded": 2, "pending": 1}, "its lane has gone on")
+        for _ in range(2):  # one beat may have been on its way
+            was = row_of(engine, made[1])
+            assert was.claim_id == held.claim_id
+            await_(lambda was=was: row_of(engine, made[1]).lease_until > was.lease_until, "it is believed in")
+        assert row_of(engine, made[1]).claim_id == held.claim_id
+        second.opened.set()
+        await_(lambda: at_rest(engine), "all are done")
+    assert row_of(engine, made[1]).num_attempts == 1
+
+
+@sync_only
+def test_it_ends_in_order_also_when_nothing_can_be_given_back(
+    app: AsyncTask, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its threads and its beat end too; the claim waits for its lease."""
+    gate = outbox.gates["slow"] = Gate()
+    [slow] = make(engine, Gated, method_name="leased", method_args={"gate": "slow"})
+    events, away = JobEvent.__tablename__, "events_away"
+    with working(app, concurrency=1) as worker:
+        gate.await_call()
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {events} RENAME TO {away}"))
+        worker.stop()
+        worker.stop()
+    with engine.begin() as connection:
+        connection.execute(text(f"ALTER TABLE {away} RENAME TO {events}"))
+    assert row_of(engine, slow).claim_id is not None
+    assert "wait for their lease" in caplog.text
+    gate.opened.set()
+    await_(lambda: at_rest(engine), "the call that was left to itself is over")
+    await_(lambda: not any(one.name.startswith("async-task-") for one in threading.enumerate()), "nothing is left")
+
+
+@sync_only
+@pytest.mark.only_on("postgresql", "mysql")
+def test_an_outcome_of_a_coroutine_that_cannot_be_written_holds_up_no_other(
+    app: AsyncTask, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread that writes for all coroutines goes on; the one whose outcome was refused is made again."""
+    events, away = JobEvent.__tablename__, "events_away"
+
+    def fail() -> None:
+        raise Broken("its event cannot be written")
+
+    outbox.acts[:] = [lambda: calls.append("act")]
+    make(engine, act_later)
+    with working(app, concurrency=1):
+        await_(lambda: at_rest(engine), "it is at work")
+        outbox.acts[:] = [fail]
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {events} RENAME TO {away}"))
+        [refused] = make(engine, act_later)
+        refusal = f"attempt {refused}: "
+        await_(lambda: any(one.levelname == "ERROR" and refusal in one.getMessage() for one in caplog.records), refusal)
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {away} RENAME TO {events}"))
+        outbox.acts[:] = [lambda: calls.append("act")]
+        make(engine, act_later, 3)
+        await_(lambda: counted(engine).get("succeeded", 0) >= 4, "the others are written")
+        await_(lambda: at_rest(engine), "it was made again")
+
+
+def test_what_would_end_a_thread_ends_no_lane(engine: Engine, door: str, async_engine_url: str) -> None:
+    """A job of the user's own that raises SystemExit: its only lane performs what comes next, and that call too."""
+    raised: list[Any] = []
+
+    class LeavingJob(AttemptJob):
+        def run(self, lane: Any, claim: Any) -> Any:
+            if not raised:
+                raised.append(claim.id)
+                raise SystemExit(3)
+            return super().run(lane, claim)
+
+    app = outbox.application(engine, door, async_engine_url, attempt_job=LeavingJob)
+    make(engine, Client, 5, method_name="ping")
+    with working(app, concurrency=1):
+        await_(lambda: counted(engine).get("succeeded", 0) >= 4, "the others are performed")
+    assert raised
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("column", ["expires_at", "due_at", "scheduled_at", "created_at"])
+@pytest.mark.parametrize("target", [act, outbox.act_in_session])
+def test_an_instant_that_no_datetime_can_name_holds_up_no_call(
+    app: AsyncTask, engine: Engine, column: str, target: Any
+) -> None:
+    outbox.acts[:] = [lambda *_: calls.append(1) or "done"]
+    make(engine, target, 3)
+    instant = "infinity" if column == "expires_at" else "-infinity"
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE async_task_attempts SET {column} = '{instant}'"))
+    with working(app):
+        await_(lambda: at_rest(engine), "all are called")
+    assert (counted(engine), len(calls)) == ({"succeeded": 3}, 3)
