@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from async_task.attempts.actions import table_of
 from async_task.attempts.attempt import Attempt, BaseAttempt
 from async_task.database.engines import Database, Source
 from async_task.database.lanes import Lane, has_loop_running, open_lane
@@ -28,6 +27,8 @@ from async_task.queue.sweep import SweepReport, bury, sweep
 from async_task.queue.workers import Presence, present
 from async_task.schema import versions
 from async_task.schema.actors import current_actor
+from async_task.schema.tables import table_of
+from async_task.targets.registry import encryptor_of_policy
 from async_task.targets.registry import limits as target_limits
 from async_task.targets.retry import Duration, duration
 from async_task.validation import (
@@ -291,7 +292,10 @@ class AsyncTask:
         """
         if type(page) is not int or page < 1:
             raise ConfigurationError(f"page is a whole number of at least 1: it was {page!r}")
-        table, chosen = table_of(self._model), Selection(encryptor, pending_only, to_policy)
+        table, chosen = (
+            table_of(self._model),
+            Selection(encryptor, pending_only, encryptor_of_policy if to_policy else None),
+        )
         self._check_once("rotate_keys")
         if dry_run:
             return RotationReport(left=self._run("rotate_keys", lambda engine: count(engine, table, chosen)))

@@ -17,7 +17,7 @@ from async_task.queue.ordering import release_in
 from async_task.schema.actors import current_actor
 from async_task.schema.states import Values, ending, moving, reviving
 from async_task.schema.status import Status
-from async_task.schema.tables import beside
+from async_task.schema.tables import beside, table_of
 from async_task.wakeup.commit_hooks import arrive
 
 PENDING = frozenset({Status.PENDING})
@@ -53,14 +53,6 @@ def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: s
     _check_reason(reason)
     values = moving(table_of(attempt), at)
     _change(attempt, _session_of(attempt, session), "reschedule", PENDING, values, reason)
-
-
-def table_of(attempt: Any) -> Table:
-    """The table that holds the state of this attempt or model: that of the root of its inheritance."""
-    mapper: Any = inspect(attempt if isinstance(attempt, type) else type(attempt))
-    table = mapper.base_mapper.local_table
-    assert isinstance(table, Table)
-    return table
 
 
 def not_performing(table: Table) -> ColumnElement[bool]:

@@ -16,8 +16,7 @@ from async_task.attempts.options import AnySession, Call, CallByName, CallOption
 from async_task.database.clock import compared, written
 from async_task.encryption.encryptors import Encryptor, context_of, encryptor_named, unseal
 from async_task.errors import ConfigurationError, InvalidState
-from async_task.queue.identity import uuid7
-from async_task.schema.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText
+from async_task.schema.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText, uuid7
 from async_task.schema.indexes import OrderSlot, furnish
 from async_task.schema.status import Status
 from async_task.schema.tables import Base, beside

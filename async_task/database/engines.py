@@ -10,7 +10,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
 from async_task.database.clock import MYSQL
-from async_task.database.dialects import locks_rows, note_faults
+from async_task.database.dialects import locks_rows
+from async_task.database.driver_errors import note_faults
 from async_task.database.sessions import asyncio_kinds
 from async_task.errors import ConfigurationError
 

@@ -4,6 +4,7 @@ and all that touches the database runs in a greenlet on it, so that there is one
 import asyncio
 import contextlib
 import contextvars
+import datetime as dt
 import threading
 import time
 import traceback
@@ -17,7 +18,6 @@ from sqlalchemy.util import await_only, greenlet_spawn  # wants greenlet only wh
 
 from async_task.database.dialects import limit_session, sever, unlimit_session
 from async_task.database.engines import Source
-from async_task.targets.policies import LOCKED_LIMIT
 
 T = TypeVar("T")
 
@@ -297,3 +297,6 @@ def has_loop_running() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+LOCKED_LIMIT = dt.timedelta(seconds=60)

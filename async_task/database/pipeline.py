@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 
-from async_task.database.dialects import is_passing, note_fault, pipelines
+from async_task.database.dialects import pipelines
+from async_task.database.driver_errors import is_passing, note_fault
 
 
 class Answer(NamedTuple):

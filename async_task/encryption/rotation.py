@@ -8,6 +8,7 @@
 Nothing is remembered between runs: a row's text tells its key.
 """
 
+import contextlib
 import threading
 import time
 import uuid
@@ -18,6 +19,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, Table, and_, bindparam, case, false, func, literal, or_, select, update
 
+from async_task.database.transactions import insist
 from async_task.encryption.ciphers import STORED_HEAD, KeyedEncryptor, key_id_stored, stored_head_of
 from async_task.encryption.encryptors import (
     Encryptor,
@@ -29,9 +31,7 @@ from async_task.encryption.encryptors import (
     unseal,
 )
 from async_task.errors import AsyncTaskError
-from async_task.execution.settle import insist
-from async_task.queue.predicates import is_pending
-from async_task.targets.registry import target_named
+from async_task.schema.states import is_pending
 
 PATIENCE = 60.0
 """Seconds without a row rotated, after which locked ones are left to the next run: a call may hold its row so long."""
@@ -51,12 +51,12 @@ class RotationReport:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which attempts to rotate. `encryptor`: only those under this one. `to_policy`: also those that the policy of
-    their target wants under another encryptor than they are."""
+    """Which attempts to rotate. `encryptor`: only those under this one. `policy`: tells the encryptor that the policy
+    of a target and method names; rows under another one are rotated too."""
 
     encryptor: str | None = None
     pending_only: bool = False
-    to_policy: bool = False
+    policy: Callable[[str, str], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,24 +192,27 @@ def _wanted(engine: Engine, table: Table, selection: Selection) -> _Wanted:
     if selection.encryptor is not None:
         encryptor_named(selection.encryptor)
         within.append(table.c.encryptor == selection.encryptor)
-    calls = (table.c.target, table.c.method_name) if selection.to_policy else ()
+    calls = (table.c.target, table.c.method_name) if selection.policy else ()
     with engine.begin() as connection:
         found = connection.execute(select(table.c.encryptor, *calls).distinct().where(*within)).all()
-    policies = {(row.target, row.method_name): _of_policy(row) for row in found} if selection.to_policy else {}
-    by_call = {call: encryptor for call, encryptor in policies.items() if encryptor is not None}
+    by_call = _by_policy(selection.policy, {(row.target, row.method_name) for row in found}) if selection.policy else {}
     names = {row.encryptor for row in found}
     old = or_(false(), *(_under_an_old_key(table, name) for name in names))
     elsewhere = [_elsewhere(table, call, encryptor) for call, encryptor in by_call.items()]
     return _Wanted(and_(*within, or_(old, *elsewhere)), by_call)
 
 
-def _of_policy(row: Any) -> Encryptor | None:
-    """What the policy of its target says; None where it says nothing, or is not known here."""
-    try:
-        name = target_named(row.target).method(row.method_name).policy.encryptor
-        return None if name is None or name == NullEncryptor.name else encryptor_named(name)
-    except AsyncTaskError:
-        return None
+def _by_policy(
+    policy: Callable[[str, str], str | None], calls: set[tuple[str, str]]
+) -> dict[tuple[str, str], Encryptor]:
+    """The encryptor of each call whose policy names one that this process has."""
+    by_call = {}
+    for call in calls:
+        name = policy(*call)
+        with contextlib.suppress(AsyncTaskError):
+            if name is not None and name != NullEncryptor.name:
+                by_call[call] = encryptor_named(name)
+    return by_call
 
 
 def _under_an_old_key(table: Table, name: str) -> ColumnElement[bool]:

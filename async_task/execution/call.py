@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from async_task.arguments.decoding import decode
 from async_task.database.dialects import locks_rows
-from async_task.database.lanes import Lane, Raised, kept
+from async_task.database.lanes import LOCKED_LIMIT, Lane, Raised, kept
 from async_task.encryption.encryptors import NullEncryptor, context_of, encryptor_named, unseal
 from async_task.error_text import secrets_in
 from async_task.errors import ConfigurationError, DecryptionFailed, UnknownMethod, UnknownTarget
@@ -20,7 +20,6 @@ from async_task.execution.transaction import Fence
 from async_task.queue.claim import Claim
 from async_task.targets.answers import Again, Discard, RetryAfter
 from async_task.targets.context import CurrentAttempt, current_attempt, performing
-from async_task.targets.policies import LOCKED_LIMIT
 from async_task.targets.registry import Method, target_named
 from async_task.targets.signatures import PLAIN
 

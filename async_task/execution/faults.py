@@ -3,12 +3,12 @@ limit, or ended its own connection, is told as such."""
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from async_task.database.dialects import is_statement_timeout
+from async_task.database.driver_errors import is_statement_timeout, passing_error
 from async_task.database.lanes import Raised
 from async_task.error_text import describe
 from async_task.errors import InvalidState
 from async_task.execution.call import PreparedCall
-from async_task.execution.transaction import Fence, passing_error
+from async_task.execution.transaction import Fence
 
 LOSSES = 10
 """Times in a row that a call may lose its connection in the same way, and be called again uncharged."""

@@ -15,19 +15,20 @@ from collections.abc import Callable
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from async_task.database.dialects import chains, is_statement_timeout
+from async_task.database.dialects import chains
+from async_task.database.driver_errors import is_statement_timeout, passing_error
+from async_task.database.lanes import LOCKED_LIMIT
+from async_task.database.transactions import insist
 from async_task.error_text import describe
 from async_task.execution.adaptive import Portions
 from async_task.execution.call import PreparedCall, make
 from async_task.execution.in_flight import Hand, Reports, Waiting
-from async_task.execution.settle import Called, Settled, decided, failure_of, insist, park, settle_alone, settled
+from async_task.execution.settle import Called, Settled, decided, failure_of, park, settle_alone, settled
 from async_task.execution.site import Site
-from async_task.execution.transaction import passing_error
 from async_task.outcomes import SUCCESS, Superseded
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import Written
-from async_task.targets.policies import LOCKED_LIMIT
 
 logger = logging.getLogger("async_task")
 

@@ -8,20 +8,16 @@
 import datetime as dt
 import logging
 import random
-import time
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
-from async_task.database.lanes import Raised, rest
+from async_task.database.lanes import Raised
+from async_task.database.transactions import LONG_PATIENCE, PATIENCE, insist
 from async_task.error_text import Failure, describe
 from async_task.errors import ClaimLost, InvalidState
 from async_task.execution.call import PreparedCall
 from async_task.execution.faults import LOSSES, Fault, judged, lost_again, said_of
 from async_task.execution.site import Site
-from async_task.execution.transaction import CommittedInside, Fence, passing_error
+from async_task.execution.transaction import CommittedInside, Fence
 from async_task.outcomes import (
     Canceled,
     Decision,
@@ -41,10 +37,6 @@ from async_task.schema.audit import last_start
 from async_task.schema.status import Status
 
 logger = logging.getLogger("async_task")
-T = TypeVar("T")
-PATIENCE = 30.0
-LONG_PATIENCE = 600.0
-"""Seconds for which an outcome is held ready for a database that is away: to give it up is to make the call again."""
 
 
 def settle(
@@ -122,20 +114,6 @@ def release_next(site: Site, claim: Claim, outcome: Outcome) -> None:
         insist(lambda: ordering.release(site.engine, site.table, [claim.order_key or ""]))
     except Exception as error:
         logger.warning("the next attempt of the key of %s waits for a sweep: %s", claim.id, type(error).__name__)
-
-
-def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
-    """Do `work`, again while the infrastructure fails, with jittered backoff, for `patience` seconds; then raise."""
-    until, pause = time.monotonic() + patience, 0.05
-    while True:
-        try:
-            return work()
-        except (DBAPIError, PoolTimeout) as error:
-            is_passing = isinstance(error, (OperationalError, PoolTimeout)) or passing_error(error) is not None
-            if not is_passing or time.monotonic() + pause > until:
-                raise
-        rest(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
-        pause = min(2 * pause, 1.2)  # so that whoever comes back is met within 2 s
 
 
 def settle_fault(site: Site, claim: Claim, call: PreparedCall, fault: Fault, elapsed: dt.timedelta) -> Settled:

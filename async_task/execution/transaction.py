@@ -11,7 +11,8 @@ from sqlalchemy.engine import RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from async_task.database.dialects import FAULTS, is_passing, sever
+from async_task.database.dialects import sever
+from async_task.database.driver_errors import FAULTS, is_passing
 from async_task.database.lanes import Lane
 from async_task.database.sessions import is_async_session
 from async_task.errors import AsyncTaskError, ClaimLost
@@ -237,15 +238,3 @@ class Fence:
 def _is_gone(connection: Connection) -> bool:
     """Whether it was invalidated, or what the pool gave it was taken from under it."""
     return connection.invalidated or not (connection.closed or connection.connection.is_valid)
-
-
-def passing_error(error: BaseException) -> DBAPIError | None:
-    """The database error behind `error` that speaks of the infrastructure and not of the call, or None."""
-    seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        if isinstance(one, DBAPIError) and (one.connection_invalidated or is_passing(one.orig)):
-            return one
-        one = one.__cause__ or one.__context__
-    return None

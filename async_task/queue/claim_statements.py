@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from async_task.database.clock import MYSQL, compared
 from async_task.queue import predicates
 from async_task.queue.claim import columns
-from async_task.schema.states import Values, claiming, ending, extending, returning
+from async_task.schema.states import Values, claiming, ending, extending, is_overdue, is_pending, is_waiting, returning
 from async_task.schema.status import Status
 from async_task.schema.tables import beside
 
@@ -123,7 +123,7 @@ def extend(table: Table, dialect: str, lease: dt.timedelta) -> Update:
 def strays(table: Table) -> Statement:
     """Claims of `a_worker` whose lease is past."""
     lost = (table.c.claimed_by == bindparam("a_worker"), table.c.lease_until <= compared())
-    return select(*columns(table)).where(predicates.is_pending(table), table.c.claim_id.is_not(None), *lost)
+    return select(*columns(table)).where(is_pending(table), table.c.claim_id.is_not(None), *lost)
 
 
 QUEUE, PAUSED, LIMITED, UNKNOWN = "queue", "paused", "limited", "unknown"
@@ -138,16 +138,16 @@ def look(table: Table, lease: dt.timedelta, wanted: tuple[str, ...], known: tupl
     states = beside(table).queues
     is_limited = or_(states.c.max_running.is_not(None), states.c.rate.is_not(None))
     lost = (table.c.claimed_by == bindparam("a_worker"), table.c.lease_until <= compared())
-    held = (predicates.is_pending(table), table.c.claim_id.is_not(None))
+    held = (is_pending(table), table.c.claim_id.is_not(None))
     return union_all(
         *_due_in(table, wanted, known),
         select(literal(PAUSED), states.c.name).where(states.c.paused_at.is_not(None)),
         select(literal(LIMITED), states.c.name).where(is_limited),
-        _flag(ARRIVALS, table, (predicates.is_pending(table), table.c.arrived)),
+        _flag(ARRIVALS, table, (is_pending(table), table.c.arrived)),
         _flag(SUSPECTS, table, predicates.due(table, suspects=True)),
         _flag(ORPHANS, table, predicates.lapsed(table, lease)),
         _flag(ORPHANS, table, (*held, *lost)),
-        _flag(OVERDUE, table, (predicates.is_pending(table), table.c.claim_id.is_(None), predicates.is_overdue(table))),
+        _flag(OVERDUE, table, (is_pending(table), table.c.claim_id.is_(None), is_overdue(table))),
     )
 
 
@@ -171,12 +171,12 @@ def _unknown(table: Table, known: tuple[str, ...]) -> Iterator[Statement]:
     """One look into the index before, between and behind the known ones."""
     for after, before in pairwise((None, *known, None)):
         between = ([table.c.queue > after] if after else []) + ([table.c.queue < before] if before else [])
-        yield select(literal(UNKNOWN), func.min(table.c.queue)).where(*predicates.is_waiting(table), *between)
+        yield select(literal(UNKNOWN), func.min(table.c.queue)).where(*is_waiting(table), *between)
 
 
 def _names(table: Table) -> Any:
     """All queues in which anything waits: one look into the index for each, however long they are."""
-    waiting = predicates.is_waiting(table)
+    waiting = is_waiting(table)
     found = select(func.min(table.c.queue).label("queue")).where(*waiting).cte("names", recursive=True)
     behind = select(func.min(table.c.queue)).where(*waiting, table.c.queue > found.c.queue)
     following = select(behind.correlate(found).scalar_subquery()).where(found.c.queue.is_not(None))

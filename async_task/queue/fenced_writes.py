@@ -3,13 +3,13 @@ caller's."""
 
 import datetime as dt
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Table
 
 from async_task.database.pipeline import COMMIT_AND_BEGIN, Step, at_once, in_turn
+from async_task.database.transactions import begun
 from async_task.error_text import Failure
 from async_task.outcomes import Decision
 from async_task.queue import claim_statements, predicates
@@ -163,17 +163,6 @@ def standing(engine: Engine, table: Table, attempt_id: uuid.UUID) -> Any:
     """The row of `queries.standing`, None when it is gone."""
     with engine.begin() as connection:
         return connection.execute(predicates.standing(table, attempt_id)).first()
-
-
-@contextmanager
-def begun(where: Engine | Connection) -> Iterator[Connection]:
-    """A transaction on a connection of its own, or on this one."""
-    if isinstance(where, Engine):
-        with where.begin() as connection:
-            yield connection
-    else:
-        with where.begin():
-            yield where
 
 
 def _of_all(connection: Connection, claims: Sequence[Claim]) -> dict[str, Any]:

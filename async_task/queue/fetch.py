@@ -11,13 +11,13 @@ from sqlalchemy import Connection, Engine, Table, select, update
 
 from async_task.database.dialects import probes_laterally
 from async_task.database.pipeline import at_once
+from async_task.database.transactions import begun
 from async_task.outcomes import Busy, Expired, NotDue, NotPending, Outcome
 from async_task.queue import claim_statements, predicates
 from async_task.queue.claim import Claim
-from async_task.queue.fenced_writes import begun
 from async_task.queue.ordering import release_in, waits_behind
 from async_task.schema.audit import record
-from async_task.schema.states import Values, claiming, ending
+from async_task.schema.states import Values, claiming, ending, is_overdue, is_pending
 from async_task.schema.status import Status
 
 
@@ -150,8 +150,8 @@ def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Out
 
 
 def _expire_one(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
-    unheld = (table.c.id == attempt_id, predicates.is_pending(table), table.c.claim_id.is_(None))
-    free = select(table.c.id).where(*unheld, predicates.is_overdue(table))
+    unheld = (table.c.id == attempt_id, is_pending(table), table.c.claim_id.is_(None))
+    free = select(table.c.id).where(*unheld, is_overdue(table))
     if connection.scalar(free.with_for_update(skip_locked=True, key_share=True)) is None:
         return Busy(attempt_id, None, None)
     values = ending(table, Status.EXPIRED, last_error=table.c.last_error, crashed=True)

@@ -3,18 +3,8 @@
 import os
 import secrets
 import socket
-import time
-import uuid
 from pathlib import Path
 from typing import NamedTuple
-
-
-def uuid7() -> uuid.UUID:
-    """A UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then 12 bits of the rest of the millisecond, so
-    that those of one process sort by the order of their making to a quarter of a microsecond, then 62 random bits."""
-    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
-    bits = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64
-    return uuid.UUID(int=bits | 0b10 << 62 | int.from_bytes(os.urandom(8)) >> 2)
 
 
 def worker_name() -> str:

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, Table, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from async_task.database.clock import written
-from async_task.queue import predicates
 from async_task.queue.claim import Claim
 from async_task.queue.fetch import claim_in
+from async_task.schema.states import is_pending
 from async_task.schema.tables import beside
 from async_task.targets.rates import PAUSE, Limit, allowance
 
@@ -90,5 +90,5 @@ def _claim(
 
 def _running(connection: Connection, table: Table, queue: str) -> int:
     """How many of a queue are in hand; found in the index of live claims."""
-    live = (predicates.is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until.is_not(None))
+    live = (is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until.is_not(None))
     return connection.scalar(select(func.count()).select_from(table).where(*live, table.c.queue == queue)) or 0

@@ -12,13 +12,14 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from async_task.database.dialects import is_passing, locks_rows, server_uptime
+from async_task.database.dialects import locks_rows, server_uptime
+from async_task.database.driver_errors import is_passing
 from async_task.queue import predicates, workers
 from async_task.queue.claim import Claim
 from async_task.queue.identity import Process
 from async_task.queue.ordering import release_in
 from async_task.schema.audit import event, record
-from async_task.schema.states import ending, recovering
+from async_task.schema.states import ending, is_pending, recovering
 from async_task.schema.status import Status
 from async_task.schema.tables import beside
 from async_task.wakeup import notify
@@ -60,9 +61,7 @@ def _count_as_lost(connection: Connection, table: Table, found: Sequence[Any], h
         for row in found:
             how = f"the process {row.claimed_by} {happened}"
             values = recovering(table, CRASH_LIMIT, crashed_reason(row.num_crashes + 1, how))
-            connection.execute(
-                predicates.changed(table, values).where(table.c.id == row.id, predicates.is_pending(table))
-            )
+            connection.execute(predicates.changed(table, values).where(table.c.id == row.id, is_pending(table)))
             record(connection, table, row.id, "crash", how, number=row.num_attempts)
     release_in(connection, table, [row.order_key for row in found])
     return len(found), sum(row.num_crashes + 1 >= CRASH_LIMIT for row in found)
@@ -87,9 +86,7 @@ def expire(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence
         values = ending(table, Status.EXPIRED, last_error=table.c.last_error, crashed=True)
         with _refusing(ids):
             if ids:
-                connection.execute(
-                    update(table).where(table.c.id.in_(ids), predicates.is_pending(table)).values(values)
-                )
+                connection.execute(update(table).where(table.c.id.in_(ids), is_pending(table)).values(values))
                 events = [event(table, one, "expired", "past its expires_at") for one in ids]
                 connection.execute(insert(beside(table).events), events)
         release_in(connection, table, connection.scalars(predicates.keys_of(table, ids)) if ids else ())

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from async_task.database.clock import written
 from async_task.queue import predicates
 from async_task.queue.claim import Claim
-from async_task.schema.states import setting_aside
+from async_task.schema.states import is_pending, setting_aside
 from async_task.schema.tables import beside
 
 
@@ -67,7 +67,7 @@ def set_aside(engine: Engine, table: Table, claims: Sequence[Claim], lane: str) 
     """Give claims back that nobody has started, uncharged, into the queue `lane`. Answers how many."""
     mine = (table.c.id.in_([one.id for one in claims]), table.c.claim_id.in_({one.claim_id for one in claims}))
     with engine.begin() as connection:
-        change = predicates.changed(table, setting_aside(table, lane)).where(*mine, predicates.is_pending(table))
+        change = predicates.changed(table, setting_aside(table, lane)).where(*mine, is_pending(table))
         return connection.execute(change).rowcount
 
 

@@ -12,12 +12,10 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Update,
-    and_,
     any_,
     column,
     func,
     literal,
-    literal_column,
     or_,
     select,
     true,
@@ -28,8 +26,7 @@ from sqlalchemy.dialects import postgresql
 
 from async_task.database.clock import compared
 from async_task.queue.claim import columns
-from async_task.schema.states import Values
-from async_task.schema.status import Status
+from async_task.schema.states import Values, is_overdue, is_pending, is_waiting
 from async_task.schema.tables import beside
 
 PRIORITIES = range(10)
@@ -38,23 +35,6 @@ Rows = Any
 T = TypeVar("T")
 Given: TypeAlias = T | BindParameter[Any]
 """A value, or the parameter through which it will come."""
-
-
-def is_pending(table: Table) -> ColumnElement[bool]:
-    # A literal, not a parameter: else a prepared statement's generic plan cannot use the partial indexes. Some of these
-    # speak of the state, and some of the time since which it is at rest.
-    is_said = table.c.status == literal_column(f"'{Status.PENDING.value}'", table.c.status.type)
-    return and_(is_said, table.c.completed_at.is_(None))
-
-
-def is_waiting(table: Table) -> tuple[ColumnElement[bool], ...]:
-    """Pending, unclaimed and released: the rows of the claim index."""
-    return is_pending(table), table.c.claim_id.is_(None), table.c.released
-
-
-def is_overdue(table: Table) -> ColumnElement[bool]:
-    """Past its `expires_at`: nobody starts it any more."""
-    return and_(table.c.expires_at.is_not(None), table.c.expires_at <= compared())
 
 
 def is_mine(table: Table, attempt_id: uuid.UUID, claim_id: uuid.UUID) -> tuple[ColumnElement[bool], ...]:

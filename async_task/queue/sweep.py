@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from sqlalchemy import Engine, Table
 
-from async_task.execution.settle import insist
+from async_task.database.transactions import insist
 from async_task.queue import ordering, pages, workers
 from async_task.queue.identity import Process
 

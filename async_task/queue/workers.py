@@ -16,7 +16,7 @@ from async_task.database.clock import compared, written
 from async_task.database.dialects import locks_rows
 from async_task.queue import predicates
 from async_task.queue.identity import Process, process_started
-from async_task.schema.states import extending
+from async_task.schema.states import extending, is_pending
 from async_task.schema.tables import beside
 
 
@@ -72,7 +72,7 @@ def _beat(
     with engine.begin() as connection:
         enroll(connection, table, worker, kind)
         if held:
-            mine = (table.c.id.in_(held), table.c.claimed_by == worker, predicates.is_pending(table))
+            mine = (table.c.id.in_(held), table.c.claimed_by == worker, is_pending(table))
             free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
             ids = list(connection.scalars(free))
             connection.execute(update(table).where(table.c.id.in_(ids)).values(extending(lease)))

@@ -4,9 +4,17 @@ illegal combination of them cannot be written; the statements that apply these v
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, case, null, true
+from sqlalchemy import (
+    ColumnElement,
+    Table,
+    and_,
+    case,
+    literal_column,
+    null,
+    true,
+)
 
-from async_task.database.clock import written
+from async_task.database.clock import compared, written
 from async_task.schema.status import Status
 
 Values = dict[str, Any]
@@ -142,3 +150,20 @@ def _if_claimed(table: Table) -> ColumnElement[int]:
 def _seconds(after: dt.timedelta) -> float:
     # SQLite's clock has milliseconds: what comes back must come back later than it left.
     return max(after.total_seconds(), 0.001)
+
+
+def is_pending(table: Table) -> ColumnElement[bool]:
+    # A literal, not a parameter: else a prepared statement's generic plan cannot use the partial indexes. Some of these
+    # speak of the state, and some of the time since which it is at rest.
+    is_said = table.c.status == literal_column(f"'{Status.PENDING.value}'", table.c.status.type)
+    return and_(is_said, table.c.completed_at.is_(None))
+
+
+def is_waiting(table: Table) -> tuple[ColumnElement[bool], ...]:
+    """Pending, unclaimed and released: the rows of the claim index."""
+    return is_pending(table), table.c.claim_id.is_(None), table.c.released
+
+
+def is_overdue(table: Table) -> ColumnElement[bool]:
+    """Past its `expires_at`: nobody starts it any more."""
+    return and_(table.c.expires_at.is_not(None), table.c.expires_at <= compared())

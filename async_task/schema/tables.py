@@ -5,7 +5,17 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Double, Index, MetaData, Table, event, insert
+from sqlalchemy import (
+    Boolean,
+    Connection,
+    Double,
+    Index,
+    MetaData,
+    Table,
+    event,
+    insert,
+    inspect,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from async_task.database.clock import written
@@ -125,3 +135,11 @@ def _stamp(version: Any, connection: Connection, **_: Any) -> None:
 
 
 event.listen(SchemaVersion.__table__, "after_create", _stamp)
+
+
+def table_of(attempt: Any) -> Table:
+    """The table that holds the state of this attempt or model: that of the root of its inheritance."""
+    mapper: Any = inspect(attempt if isinstance(attempt, type) else type(attempt))
+    table = mapper.base_mapper.local_table
+    assert isinstance(table, Table)
+    return table

@@ -5,13 +5,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.schema import CreateSchema
 
-from async_task.attempts.actions import table_of
-from async_task.attempts.attempt import BaseAttempt
 from async_task.errors import SchemaMismatch
-from async_task.schema.tables import SCHEMA_VERSION, beside
+from async_task.schema.tables import SCHEMA_VERSION, beside, table_of
 
 
-def tables_of(model: type[BaseAttempt]) -> list[Table]:
+def tables_of(model: type[Any]) -> list[Table]:
     """The tables of this model, with those of its inheritance, and the ones beside them."""
     root: Any = inspect(model).base_mapper
     mapped = {table for mapper in root.self_and_descendants for table in mapper.tables}
@@ -19,7 +17,7 @@ def tables_of(model: type[BaseAttempt]) -> list[Table]:
     return [*sorted(mapped, key=lambda table: str(table.name)), o.events, o.workers, o.queues, o.version]
 
 
-def create(engine: Engine, model: type[BaseAttempt]) -> None:
+def create(engine: Engine, model: type[Any]) -> None:
     """Make the tables that are not there, on PostgreSQL also their schema. Raises SchemaMismatch for tables of another
     version."""
     found = version_in(engine, model)
@@ -35,7 +33,7 @@ def create(engine: Engine, model: type[BaseAttempt]) -> None:
         metadata.create_all(engine, tables=tables)
 
 
-def check(engine: Engine, model: type[BaseAttempt]) -> None:
+def check(engine: Engine, model: type[Any]) -> None:
     """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
     with engine.begin() as connection:
         version = _version_in(connection, model)
@@ -50,13 +48,13 @@ def check(engine: Engine, model: type[BaseAttempt]) -> None:
         )
 
 
-def version_in(engine: Engine, model: type[BaseAttempt]) -> int | None:
+def version_in(engine: Engine, model: type[Any]) -> int | None:
     """The version of the tables in this database; None where none is, or none is said."""
     with engine.begin() as connection:
         return _version_in(connection, model)
 
 
-def _version_in(connection: Connection, model: type[BaseAttempt]) -> int | None:
+def _version_in(connection: Connection, model: type[Any]) -> int | None:
     table = beside(table_of(model)).version
     is_there = inspect(connection).has_table(table.name, schema=table.schema)
     return connection.scalar(select(table.c.version)) if is_there else None

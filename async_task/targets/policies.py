@@ -16,7 +16,6 @@ from async_task.targets.retry import DEFAULT_RETRY, Duration, Retry, duration
 Mode = Literal["locked", "leased"]
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__async_task_policy__"
-LOCKED_LIMIT = dt.timedelta(seconds=60)
 MOST_TOGETHER = 50
 """Calls in one transaction: PostgreSQL slows for everybody past 64 SAVEPOINTs in one."""
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeVar, Unpack, overload
 
-from async_task.errors import ConfigurationError, UnknownMethod, UnknownTarget
+from async_task.errors import AsyncTaskError, ConfigurationError, UnknownMethod, UnknownTarget
 from async_task.spelling import near
 from async_task.targets.policies import Policy, Settings, policy_of
 from async_task.targets.rates import Limit
@@ -183,6 +183,14 @@ def target_named(name: str) -> Target:
             "decorate it with @target, and import its module here (AsyncTask(modules=[...]))"
         )
     return _registered[name]
+
+
+def encryptor_of_policy(target_name: str, method_name: str) -> str | None:
+    """The name of the encryptor that the policy of this call asks for; None without one, or where it is unknown."""
+    try:
+        return target_named(target_name).method(method_name).policy.encryptor
+    except AsyncTaskError:
+        return None
 
 
 def target_of(thing: object) -> Target:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from async_task.database.dialects import locks_neighbours
 from async_task.database.lanes import Lane
-from async_task.execution.settle import insist
+from async_task.database.transactions import insist
 from async_task.outcomes import Outcome
 from async_task.queue import backlog, limits, ordering, pauses
 from async_task.queue.backlog import Scope

@@ -18,12 +18,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from async_task.database.lanes import Lane, open_lane
+from async_task.database.transactions import insist
 from async_task.error_text import describe
 from async_task.execution.adaptive import Portions
 from async_task.execution.batch_executor import Handful, Way, way_of
 from async_task.execution.call import PreparedCall
 from async_task.execution.performer import followed, perform_prepared, prepared
-from async_task.execution.settle import Settled, insist, release_next
+from async_task.execution.settle import Settled, release_next
 from async_task.execution.site import Site
 from async_task.outcomes import Outcome, Succeeded
 from async_task.queue import ordering

@@ -15,6 +15,7 @@ from async_task.queue import pauses, predicates
 from async_task.queue.backlog import Scope
 from async_task.queue.runs import Run, at_work
 from async_task.queue.workers import alive_here
+from async_task.schema.states import is_overdue, is_pending
 from async_task.targets.registry import target_named
 
 
@@ -52,7 +53,7 @@ def preview(engine: Engine, table: Table, lease: dt.timedelta, scope: Scope) -> 
     with engine.begin() as connection:
         rows = connection.execute(due).all()
         found = tuple(_by_queue_and_target(rows))
-        overdue = (predicates.is_pending(table), table.c.claim_id.is_(None), predicates.is_overdue(table))
+        overdue = (is_pending(table), table.c.claim_id.is_(None), is_overdue(table))
         return BatchPreview(
             due=sum(one.due for one in found),
             calls=found,

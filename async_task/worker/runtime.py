@@ -18,16 +18,16 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import Table
 
-from async_task.attempts.actions import table_of
 from async_task.attempts.attempt import BaseAttempt
 from async_task.database.clock import UnreadInstant
 from async_task.database.dialects import locks_rows, probes_laterally
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
+from async_task.database.transactions import PATIENCE, insist
 from async_task.execution.call import bounds_of, too_long
 from async_task.execution.marks import Marks
 from async_task.execution.performer import held_elsewhere, perform, perform_ended
-from async_task.execution.settle import PATIENCE, insist, park
+from async_task.execution.settle import park
 from async_task.execution.site import Site
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.queue import fenced_writes, fetch, limits, pages, workers
@@ -35,6 +35,7 @@ from async_task.queue.claim import Claim
 from async_task.queue.identity import worker_name
 from async_task.queue.runs import Run
 from async_task.schema.status import Status
+from async_task.schema.tables import table_of
 from async_task.targets.registry import limits as target_limits
 from async_task.worker.heartbeat import Heartbeat
 from async_task.worker.processes.parent import Calling, Children, Died, NotPerformed, TookTooLong

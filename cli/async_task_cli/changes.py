@@ -11,7 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, AsyncTaskError, BaseAttempt, InvalidState, Status
-from async_task.attempts.actions import LEGAL, PENDING, not_performing, table_of
+from async_task.attempts.actions import LEGAL, PENDING, not_performing
+from async_task.schema.tables import table_of
 from async_task_cli.faults import UNEXPECTED, one_line
 from async_task_cli.terminal import say
 

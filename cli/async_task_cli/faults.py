@@ -38,7 +38,7 @@ def verdict(error: Exception) -> tuple[int, str]:
     from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
     from async_task import errors
-    from async_task.database.dialects import is_unusable
+    from async_task.database.driver_errors import is_unusable
 
     missing = (errors.UnknownTarget, errors.UnknownMethod, errors.UnknownEncryptor, errors.DecryptionFailed)
     if isinstance(error, (*missing, errors.ConfigurationError, errors.SchemaMismatch)):

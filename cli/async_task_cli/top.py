@@ -13,9 +13,8 @@ from rich.text import Text
 from sqlalchemy import select
 
 from async_task import AsyncTask, Depth, Presence
-from async_task.attempts.actions import table_of
 from async_task.queue.backlog import MOST_COUNTED
-from async_task.schema.tables import beside
+from async_task.schema.tables import beside, table_of
 from async_task_cli.commands.workers import sheet
 from async_task_cli.faults import verdict
 from async_task_cli.terminal import plain, span, table

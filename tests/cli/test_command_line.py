@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from async_task import Attempt, JobEvent, Status, target
-from async_task.database.dialects import is_passing
+from async_task.database.driver_errors import is_passing
 from async_task.encryption.encryptors import know
 from async_task_cli.faults import trace_of, verdict
 from async_task_cli.main import main

@@ -13,9 +13,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import databases
 from async_task import AsyncTask, Attempt, BaseAttempt, metadata
-from async_task.attempts.actions import table_of
 from async_task.queue import predicates
-from async_task.schema.tables import SCHEMA_VERSION
+from async_task.schema.tables import SCHEMA_VERSION, table_of
 from async_task.schema.versions import tables_of
 from async_task_cli.main import main
 from async_task_cli.migrations.body import installing, upgrading

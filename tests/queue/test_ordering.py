@@ -20,7 +20,7 @@ import elsewhere
 import outbox
 from async_task import AsyncTask, Attempt, Failed, NotDue, Status, Succeeded
 from async_task.database.engines import Source
-from async_task.execution.settle import insist
+from async_task.database.transactions import insist
 from async_task.outcomes import Decision
 from async_task.queue import fenced_writes, fetch, ordering, pages
 from async_task.queue.claim import Claim

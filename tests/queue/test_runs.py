@@ -18,7 +18,7 @@ import elsewhere
 from async_task import AlreadyRunning, AsyncTask, Attempt, AttemptBatchJob, BatchReport, Status
 from async_task.database.engines import Source
 from async_task.database.lanes import open_lane
-from async_task.execution.settle import insist
+from async_task.database.transactions import insist
 from async_task.queue import runs
 from async_task.schema.tables import SCHEMA_VERSION, SchemaVersion, Worker
 from clockwork import let_pass, row_of

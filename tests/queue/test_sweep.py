@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
 
 from async_task import AsyncTask, Attempt, JobEvent, Retried, Status, SweepReport
-from async_task.execution.settle import insist
+from async_task.database.transactions import insist
 from async_task.queue import fetch, pages, workers
 from async_task.queue.claim import Claim
 from async_task.queue.identity import process_started

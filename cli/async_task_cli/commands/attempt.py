@@ -13,10 +13,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, Status
-from async_task.attempts.actions import table_of
 from async_task.database.clock import compared
 from async_task.queue.ordering import ahead
-from async_task.schema.tables import beside
+from async_task.schema.tables import beside, table_of
 from async_task_cli.application import existing
 from async_task_cli.faults import Refusal
 from async_task_cli.fields import HIDDEN, Arguments, arguments_of, as_json_value, call_of, fields_of

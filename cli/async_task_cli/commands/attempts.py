@@ -13,10 +13,10 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, Status
-from async_task.attempts.actions import table_of
 from async_task.database.clock import compared
 from async_task.queue.backlog import MOST_COUNTED
 from async_task.queue.ordering import ahead
+from async_task.schema.tables import table_of
 from async_task_cli.application import existing
 from async_task_cli.fields import LISTED, as_plain_data, call_of, column
 from async_task_cli.options import SETTINGS, Wanted, as_json, once_more, reaching

@@ -10,11 +10,10 @@ import click
 from sqlalchemy import case, func, select
 
 from async_task import AsyncTask, AsyncTaskError, Status
-from async_task.attempts.actions import table_of
 from async_task.encryption.ciphers import refuse_missing_key
 from async_task.encryption.encryptors import NullEncryptor, encryptor_named
 from async_task.encryption.rotation import key_head
-from async_task.schema.tables import SCHEMA_VERSION
+from async_task.schema.tables import SCHEMA_VERSION, table_of
 from async_task.schema.versions import tables_of
 from async_task.targets.registry import target_named
 from async_task_cli.application import find_app, refuse_missing_file

@@ -11,8 +11,8 @@ import click
 from rich.text import Text
 
 from async_task import AsyncTask
-from async_task.attempts.actions import table_of
 from async_task.encryption.encryptors import encryptor_names
+from async_task.schema.tables import table_of
 from async_task.targets.registry import registered_targets
 from async_task_cli.actor import named_actor, problem_of
 from async_task_cli.application import find_app, named_app, named_database, project_file

@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 from sqlalchemy.orm import DeclarativeBase
 
 from async_task import Attempt, BaseAttempt
-from async_task.attempts.actions import table_of
+from async_task.schema.tables import table_of
 from async_task.schema.versions import tables_of
 from async_task_cli.application import find_app, find_model
 from async_task_cli.faults import USAGE, Refusal

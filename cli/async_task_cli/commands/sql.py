@@ -2,8 +2,7 @@
 
 import click
 
-from async_task.attempts.actions import table_of
-from async_task.schema.tables import SCHEMA_VERSION
+from async_task.schema.tables import SCHEMA_VERSION, table_of
 from async_task.schema.versions import tables_of
 from async_task_cli.application import find_model
 from async_task_cli.migrations.body import FIRST_VERSION, installing, upgrading

@@ -6,8 +6,7 @@ import click
 from sqlalchemy import make_url
 
 from async_task import AsyncTask, BaseAttempt
-from async_task.attempts.actions import table_of
-from async_task.schema.tables import SCHEMA_VERSION
+from async_task.schema.tables import SCHEMA_VERSION, table_of
 from async_task_cli.application import find_app, find_model, refuse_missing_file
 from async_task_cli.faults import CONFIGURATION, Refusal
 from async_task_cli.migrations.body import Body, upgrading

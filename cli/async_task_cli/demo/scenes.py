@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import func, select
 
 from async_task import Status
-from async_task.attempts.actions import table_of
 from async_task.database.clock import written
 from async_task.encryption.ciphers import STORED_HEAD, key_id_stored
+from async_task.schema.tables import table_of
 from async_task_cli.demo.play import Play
 from async_task_cli.demo.stage import Stage, check, wait_until
 
