@@ -1,5 +1,7 @@
 """The errors that are raised on purpose. Each message says what was given, what was expected, and what to do."""
 
+from collections.abc import Iterable
+
 
 class AsyncTaskError(Exception):
     """The base of all errors that async-task raises on purpose."""
@@ -55,3 +57,11 @@ class ConfigurationError(AsyncTaskError):
 
 class LostAttemptWarning(UserWarning):
     """A session was closed without a commit while it held an attempt: that call will never be made."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'this'?)` for the closest of the known names; empty when none is close."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

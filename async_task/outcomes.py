@@ -6,8 +6,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from async_task.schema.status import Status
-from async_task.targets.answers import Again, Discard, RetryAfter
+from async_task.schema.states import Status
+from async_task.targets.context import Again, Discard, RetryAfter
 from async_task.targets.retry import Retry
 
 

@@ -14,9 +14,8 @@ from async_task.database.sessions import sync_session
 from async_task.error_text import storable
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.queue.ordering import release_in
-from async_task.schema.actors import current_actor
-from async_task.schema.states import Values, ending, moving, reviving
-from async_task.schema.status import Status
+from async_task.schema.audit import current_actor
+from async_task.schema.states import Status, Values, ending, moving, reviving
 from async_task.schema.tables import beside, table_of
 from async_task.wakeup.commit_hooks import arrive
 

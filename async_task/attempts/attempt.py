@@ -4,7 +4,15 @@ import datetime as dt
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
-from typing import Any, Concatenate, Self, Unpack, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from sqlalchemy import Boolean, Computed, Connection, Enum, Select, SmallInteger, Table, event, inspect, or_, select
 from sqlalchemy.orm import Mapped, MappedAsDataclass, Mapper, mapped_column, validates
@@ -12,14 +20,40 @@ from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
 from async_task.arguments.decoding import decode
 from async_task.attempts import actions, create, create_many
-from async_task.attempts.options import AnySession, Call, CallByName, CallOptions, P, SyncSession, TakenSession
+from async_task.attempts.options import AnySession, CallByName, CallOptions, P, SyncSession, TakenSession
 from async_task.database.clock import compared, written
 from async_task.encryption.encryptors import Encryptor, context_of, encryptor_named, unseal
 from async_task.errors import ConfigurationError, InvalidState
 from async_task.schema.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText, uuid7
 from async_task.schema.indexes import OrderSlot, furnish
-from async_task.schema.status import Status
+from async_task.schema.states import Status
 from async_task.schema.tables import Base, beside
+from async_task.targets.registry import method_of
+
+AttemptT = TypeVar("AttemptT", bound="BaseAttempt")
+
+
+class Call(Generic[AttemptT]):
+    """`Attempt.options(...)`: knows how the call shall be written down, and waits for the call."""
+
+    def __init__(self, model: type[AttemptT], options: CallOptions) -> None:
+        self._model = model
+        self._options = options
+
+    @overload
+    def call(
+        self, fn: Callable[Concatenate[TakenSession, P], Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AttemptT: ...
+    @overload
+    def call(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> AttemptT: ...
+    def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AttemptT:
+        """Write down the call `fn(*args, **kwargs)`, without the session that `fn` may ask for. As `Attempt.create`."""
+        method = method_of(fn)
+        arguments = method.signature.arguments(args, kwargs)
+        return self._model.create(
+            target=method.target.name, method_name=method.name, method_args=arguments, **self._options
+        )
+
 
 UNKNOWN = object()
 # Select[Any], because its element is Self in SQLAlchemy 2.1 and tuple[Self] in 2.0, and both lines are served.

@@ -18,7 +18,7 @@ from async_task.database.sessions import blocking_session, sync_session
 from async_task.encryption.encryptors import Encryptor, NullEncryptor, context_of, encryptor_named, know, seal
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
 from async_task.schema.columns import uuid7
-from async_task.schema.status import Status
+from async_task.schema.states import Status
 from async_task.targets.policies import check_priority, check_queue
 from async_task.targets.registry import Method, target_of
 from async_task.wakeup.commit_hooks import arrive

@@ -17,11 +17,10 @@ from functools import partial
 
 from async_task.database.transactions import insist
 from async_task.execution.adaptive import Portions
-from async_task.execution.call import PreparedCall
+from async_task.execution.call import PreparedCall, Site
 from async_task.execution.group_commit import Together
 from async_task.execution.in_flight import Ended, Hand, Reports, Running, Waiting
 from async_task.execution.shared_transaction import SharedTransaction
-from async_task.execution.site import Site
 from async_task.outcomes import Outcome, Succeeded
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim

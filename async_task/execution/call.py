@@ -5,23 +5,42 @@ import datetime as dt
 import inspect
 import logging
 from collections.abc import Callable, Collection, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from sqlalchemy import Engine, Table
+
 from async_task.arguments.decoding import decode
+from async_task.attempts.attempt import BaseAttempt
 from async_task.database.dialects import locks_rows
+from async_task.database.engines import Source
 from async_task.database.lanes import LOCKED_LIMIT, Lane, Raised, kept
 from async_task.encryption.encryptors import NullEncryptor, context_of, encryptor_named, unseal
 from async_task.error_text import secrets_in
 from async_task.errors import ConfigurationError, DecryptionFailed, UnknownMethod, UnknownTarget
-from async_task.execution.site import Site
 from async_task.execution.transaction import Fence
 from async_task.queue.claim import Claim
-from async_task.targets.answers import Again, Discard, RetryAfter
-from async_task.targets.context import CurrentAttempt, current_attempt, performing
+from async_task.targets.context import Again, CurrentAttempt, Discard, RetryAfter, current_attempt, performing
 from async_task.targets.registry import Method, target_named
 from async_task.targets.signatures import PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all steps of one performing have in common. `calling`: entered for the time of the call itself."""
+
+    source: Source
+    model: type[BaseAttempt]
+    table: Table
+    lane: Lane
+    calling: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @property
+    def engine(self) -> Engine:
+        return self.lane.engine
+
 
 logger = logging.getLogger("async_task")
 CLEAN_UP = 5.0

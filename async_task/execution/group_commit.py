@@ -21,10 +21,9 @@ from async_task.database.lanes import LOCKED_LIMIT
 from async_task.database.transactions import insist
 from async_task.error_text import describe
 from async_task.execution.adaptive import Portions
-from async_task.execution.call import PreparedCall, make
+from async_task.execution.call import PreparedCall, Site, make
 from async_task.execution.in_flight import Hand, Reports, Waiting
 from async_task.execution.settle import Called, Settled, decided, failure_of, park, settle_alone, settled
-from async_task.execution.site import Site
 from async_task.outcomes import SUCCESS, Superseded
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim

@@ -24,13 +24,12 @@ from async_task.attempts.attempt import BaseAttempt
 from async_task.database.lanes import Raised
 from async_task.error_text import describe
 from async_task.errors import AsyncTaskError, ClaimLost
-from async_task.execution.call import PreparedCall, make, prepare
+from async_task.execution.call import PreparedCall, Site, make, prepare
 from async_task.execution.settle import Settled, after_lost_claim, park, release_next, settle
-from async_task.execution.site import Site
 from async_task.execution.transaction import Fence, Severed
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Superseded
 from async_task.queue.claim import Claim
-from async_task.schema.status import Status
+from async_task.schema.states import Status
 
 logger = logging.getLogger("async_task")
 

@@ -14,9 +14,8 @@ from async_task.database.lanes import Raised
 from async_task.database.transactions import LONG_PATIENCE, PATIENCE, insist
 from async_task.error_text import Failure, describe
 from async_task.errors import ClaimLost, InvalidState
-from async_task.execution.call import PreparedCall
+from async_task.execution.call import PreparedCall, Site
 from async_task.execution.faults import LOSSES, Fault, judged, lost_again, said_of
-from async_task.execution.site import Site
 from async_task.execution.transaction import CommittedInside, Fence
 from async_task.outcomes import (
     Canceled,
@@ -34,7 +33,7 @@ from async_task.outcomes import (
 from async_task.queue import fenced_writes, ordering
 from async_task.queue.claim import Claim
 from async_task.schema.audit import last_start
-from async_task.schema.status import Status
+from async_task.schema.states import Status
 
 logger = logging.getLogger("async_task")
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from async_task.database.lanes import Raised
 from async_task.error_text import describe
 from async_task.errors import ClaimLost
-from async_task.execution.call import PreparedCall, make
+from async_task.execution.call import PreparedCall, Site, make
 from async_task.execution.faults import Fault, judged
 from async_task.execution.settle import (
     Called,
@@ -35,7 +35,6 @@ from async_task.execution.settle import (
     settle_kept,
     settled,
 )
-from async_task.execution.site import Site
 from async_task.execution.transaction import Fence, Severed
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim

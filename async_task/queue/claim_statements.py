@@ -29,8 +29,17 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from async_task.database.clock import MYSQL, compared
 from async_task.queue import predicates
 from async_task.queue.claim import columns
-from async_task.schema.states import Values, claiming, ending, extending, is_overdue, is_pending, is_waiting, returning
-from async_task.schema.status import Status
+from async_task.schema.states import (
+    Status,
+    Values,
+    claiming,
+    ending,
+    extending,
+    is_overdue,
+    is_pending,
+    is_waiting,
+    returning,
+)
 from async_task.schema.tables import beside
 
 S = TypeVar("S", Select[Any], Update)

@@ -15,8 +15,7 @@ from async_task.outcomes import Decision
 from async_task.queue import claim_statements, predicates
 from async_task.queue.claim import Claim
 from async_task.schema.audit import record
-from async_task.schema.states import Values, ending, parking, returning, surrendering, waiting
-from async_task.schema.status import Status
+from async_task.schema.states import Status, Values, ending, parking, returning, surrendering, waiting
 
 
 class Written(NamedTuple):

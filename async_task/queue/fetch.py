@@ -17,8 +17,7 @@ from async_task.queue import claim_statements, predicates
 from async_task.queue.claim import Claim
 from async_task.queue.ordering import release_in, waits_behind
 from async_task.schema.audit import record
-from async_task.schema.states import Values, claiming, ending, is_overdue, is_pending
-from async_task.schema.status import Status
+from async_task.schema.states import Status, Values, claiming, ending, is_overdue, is_pending
 
 
 def claim_due(

@@ -4,17 +4,19 @@ are allowed, and commits. A limit is never a filter of the claim: what it holds 
 import datetime as dt
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, func, insert, select, update
+from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from async_task.database.clock import written
+from async_task.queue import predicates
 from async_task.queue.claim import Claim
 from async_task.queue.fetch import claim_in
-from async_task.schema.states import is_pending
+from async_task.schema.states import is_pending, setting_aside
 from async_task.schema.tables import beside
-from async_task.targets.rates import PAUSE, Limit, allowance
+from async_task.targets.policies import Limit
 
 
 def limited(engine: Engine, table: Table) -> dict[str, Limit]:
@@ -92,3 +94,97 @@ def _running(connection: Connection, table: Table, queue: str) -> int:
     """How many of a queue are in hand; found in the index of live claims."""
     live = (is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until.is_not(None))
     return connection.scalar(select(func.count()).select_from(table).where(*live, table.c.queue == queue)) or 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue that is paused or limited. `paused_at`: since when, None when it is not paused; `paused_by` and `reason`
+    as they were said. `max_running`: calls at a time; `rate`: starts in a second; None without such a limit."""
+
+    name: str
+    paused_at: dt.datetime | None
+    paused_by: str | None
+    reason: str | None
+    max_running: int | None
+    rate: float | None
+
+
+def pause(engine: Engine, table: Table, queue: str, *, by: str | None, reason: str | None) -> bool:
+    """From now on nothing is claimed from it; what is being performed goes on. False when it was paused before, which
+    then stands as it was."""
+    try:
+        return _pause(engine, table, queue, by, reason)
+    except IntegrityError:  # somebody else wrote its row down at the same time
+        return _pause(engine, table, queue, by, reason)
+
+
+def resume(engine: Engine, table: Table, queue: str) -> bool:
+    """False when it was not paused."""
+    queues = beside(table).queues
+    paused = (queues.c.name == queue, queues.c.paused_at.is_not(None))
+    with engine.begin() as connection:
+        nothing = {"paused_at": None, "paused_by": None, "pause_reason": None}
+        resumed = connection.execute(update(queues).where(*paused).values(nothing))
+        unlimited = (queues.c.max_running.is_(None), queues.c.rate.is_(None), queues.c.paused_at.is_(None))
+        connection.execute(delete(queues).where(queues.c.name == queue, *unlimited))
+        return resumed.rowcount == 1
+
+
+def states(engine: Engine, table: Table) -> list[QueueState]:
+    """All queues that are paused or limited, by name."""
+    c = beside(table).queues.c
+    columns: Any = select(c.name, c.paused_at, c.paused_by, c.pause_reason, c.max_running, c.rate)
+    with engine.begin() as connection:
+        return [QueueState(*row) for row in connection.execute(columns.order_by(c.name)).all()]
+
+
+def paused(engine: Engine, table: Table) -> frozenset[str]:
+    """The names of the queues that are paused."""
+    return frozenset(one.name for one in states(engine, table) if one.paused_at is not None)
+
+
+def set_aside(engine: Engine, table: Table, claims: Sequence[Claim], lane: str) -> int:
+    """Give claims back that nobody has started, uncharged, into the queue `lane`. Answers how many."""
+    mine = (table.c.id.in_([one.id for one in claims]), table.c.claim_id.in_({one.claim_id for one in claims}))
+    with engine.begin() as connection:
+        change = predicates.changed(table, setting_aside(table, lane)).where(*mine, is_pending(table))
+        return connection.execute(change).rowcount
+
+
+def _pause(engine: Engine, table: Table, queue: str, by: str | None, reason: str | None) -> bool:
+    queues = beside(table).queues
+    said = {"paused_at": written(), "paused_by": by, "pause_reason": reason}
+    with engine.begin() as connection:
+        row = connection.execute(select(queues.c.paused_at).where(queues.c.name == queue).with_for_update()).first()
+        if row is None:
+            connection.execute(insert(queues).values(name=queue, **said))
+        elif row.paused_at is None:
+            connection.execute(update(queues).where(queues.c.name == queue).values(said))
+        return row is None or row.paused_at is None
+
+
+PAUSE = dt.timedelta(seconds=1)
+"""When to look again where only the end of a call, or a person, can change the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """`number` may be started now (None: as many as there are); `tokens` is what the rate has saved up by now; more may
+    be allowed `after` so long."""
+
+    number: int | None
+    tokens: float | None
+    after: dt.timedelta
+
+
+def allowance(limit: Limit, *, running: int, tokens: float | None, since: dt.timedelta) -> Allowance:
+    """What a limit allows while so many are `running`, when there were so many `tokens` (None: never asked before) so
+    long ago."""
+    free = None if limit.max_running is None else max(0, limit.max_running - running)
+    if limit.rate is None or limit.burst is None:
+        return Allowance(free, None, PAUSE)
+    saved = limit.burst if tokens is None else tokens + max(0.0, since.total_seconds()) * limit.rate
+    saved = min(float(limit.burst), saved)
+    number = int(saved) if free is None else min(free, int(saved))
+    next_token = dt.timedelta(seconds=max(0.001, (1 - saved % 1) / limit.rate))
+    return Allowance(number, saved, PAUSE if free == 0 else next_token)

@@ -32,8 +32,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 
 from async_task.database.dialects import probes_laterally
-from async_task.schema.states import looked_at, releasing
-from async_task.schema.status import Status
+from async_task.schema.states import Status, looked_at, releasing
 
 PAGE = 500
 

@@ -3,11 +3,13 @@
 import datetime as dt
 import json
 import os
+import secrets
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -15,9 +17,43 @@ from sqlalchemy.exc import IntegrityError
 from async_task.database.clock import compared, written
 from async_task.database.dialects import locks_rows
 from async_task.queue import predicates
-from async_task.queue.identity import Process, process_started
+from async_task.queue.predicates import has_beaten
 from async_task.schema.states import extending, is_pending
-from async_task.schema.tables import beside
+from async_task.schema.tables import SCHEMA_VERSION, beside
+
+
+class Process(NamedTuple):
+    """A process of some machine; `started` tells it from a later one with the same id."""
+
+    host: str
+    pid: int
+    started: str
+
+
+def worker_name() -> str:
+    """A readable name for this process that no other has: host, process id, and eight random hexadecimal digits."""
+    return f"{socket.gethostname()[:64]}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def process_started(pid: int) -> str | None:
+    """What tells a process from a later one with the same id; None where there is no such process.
+
+    Linux: boot and start time in clock ticks. Elsewhere the empty string: only the id is known there.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    try:
+        # The command's name stands in parentheses and may itself hold spaces and parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] in "ZX":
+            return None
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + ":" + fields[19]
+    except OSError:
+        return ""
 
 
 def beat(
@@ -162,3 +198,56 @@ def alive_here(connection: Connection, table: Table) -> list[str]:
     c = beside(table).workers.c
     here = select(c.name, c.pid, c.process_started).where(c.host == socket.gethostname())
     return [row.name for row in connection.execute(here) if process_started(row.pid) == row.process_started]
+
+
+KIND = "run-batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A batch that is at work: the name of its worker, its machine, its process, and since when."""
+
+    worker: str
+    host: str
+    pid: int
+    started_at: dt.datetime
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.started_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def begin(engine: Engine, table: Table, worker: str, lease: dt.timedelta, *, alone: bool) -> Run | None:
+    """Write down that `worker` is a run. `alone`: only if no other has beaten within one `lease`; else answer the one
+    that began first."""
+    try:
+        return _begin(engine, table, worker, lease, alone=alone)
+    except IntegrityError:  # two met where the version was not written down yet
+        return _begin(engine, table, worker, lease, alone=alone)
+
+
+def at_work(connection: Connection, table: Table, lease: dt.timedelta, *, besides: str = "") -> Run | None:
+    """The run that began first of those at work on this table."""
+    c = beside(table).workers.c
+    others = (c.kind == KIND, c.job_type == table.name, c.name != besides, has_beaten(table, lease))
+    columns: Any = select(c.name, c.host, c.pid, c.started_at)
+    row = connection.execute(columns.where(*others).order_by(c.started_at, c.name).limit(1)).first()
+    return None if row is None else Run(*row)
+
+
+def _begin(engine: Engine, table: Table, worker: str, lease: dt.timedelta, *, alone: bool) -> Run | None:
+    with engine.begin() as connection:
+        if alone:
+            _take_turns(connection, table)
+            if (other := at_work(connection, table, lease, besides=worker)) is not None:
+                return other
+        enroll(connection, table, worker, KIND)
+    return None
+
+
+def _take_turns(connection: Connection, table: Table) -> None:
+    """Until this transaction ends, nobody else gets past here: a lock on a row needs no session, so that it works
+    behind a pooler too. (On SQLite the transaction itself is the lock.)"""
+    version = beside(table).version
+    if connection.scalar(select(version.c.version).with_for_update()) is None:
+        # As `create_schema` does for tables that somebody else's `create_all` has made: there must be a row to lock.
+        connection.execute(insert(version).values(version=SCHEMA_VERSION))

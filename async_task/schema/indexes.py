@@ -11,7 +11,7 @@ from sqlalchemy.schema import conv
 
 from async_task.database.clock import MYSQL
 from async_task.database.dialects import sequence_of
-from async_task.schema.status import Status
+from async_task.schema.states import Status
 
 STORAGE = {
     "autovacuum_vacuum_scale_factor": "0.01",

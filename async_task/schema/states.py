@@ -2,6 +2,7 @@
 illegal combination of them cannot be written; the statements that apply these values say which rows they may hit."""
 
 import datetime as dt
+import enum
 from typing import Any
 
 from sqlalchemy import (
@@ -15,7 +16,22 @@ from sqlalchemy import (
 )
 
 from async_task.database.clock import compared, written
-from async_task.schema.status import Status
+
+
+class Status(enum.StrEnum):
+    """Where an attempt stands. There is no stored `running`: that is a pending attempt with a live claim."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELED = "canceled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the attempt is at rest; only an explicit retry brings it back."""
+        return self is not Status.PENDING
+
 
 Values = dict[str, Any]
 """In this order: in what MySQL sets later, it reads what it has set before."""

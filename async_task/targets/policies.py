@@ -2,6 +2,7 @@
 
 import datetime as dt
 import inspect
+import re
 import types
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
@@ -10,8 +11,36 @@ from weakref import WeakSet
 
 from async_task.encryption.encryptors import Encryptor, know
 from async_task.errors import ConfigurationError
-from async_task.targets.rates import Limit, rate_of
 from async_task.targets.retry import DEFAULT_RETRY, Duration, Retry, duration
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """`max_running`: calls at a time, on all machines together. `rate`: starts in a second, in the long run; a second's
+    worth of them, and at least one, may start at once. None: no such limit."""
+
+    max_running: int | None = None
+    rate: float | None = None
+
+    @property
+    def burst(self) -> int | None:
+        return None if self.rate is None else max(1, int(self.rate))
+
+    def __bool__(self) -> bool:
+        return self.max_running is not None or self.rate is not None
+
+
+def rate_of(given: Any) -> float:
+    """Starts in a second, from "10/s", "100/m", "500/h", or a number of them. Raises ConfigurationError."""
+    if isinstance(given, (int, float)) and not isinstance(given, bool) and 0 < given < float("inf"):
+        return float(given)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*([smh])\s*", given) if isinstance(given, str) else None
+    if found is None or not float(found[1]):
+        raise ConfigurationError(f'rate is "10/s", "100/m", "500/h" or a number of starts in a second, not {given!r}')
+    return float(found[1]) / UNITS[found[2]]
+
 
 Mode = Literal["locked", "leased"]
 F = TypeVar("F", bound=Callable[..., Any])

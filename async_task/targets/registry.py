@@ -9,10 +9,8 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeVar, Unpack, overload
 
-from async_task.errors import AsyncTaskError, ConfigurationError, UnknownMethod, UnknownTarget
-from async_task.spelling import near
-from async_task.targets.policies import Policy, Settings, policy_of
-from async_task.targets.rates import Limit
+from async_task.errors import AsyncTaskError, ConfigurationError, UnknownMethod, UnknownTarget, near
+from async_task.targets.policies import Limit, Policy, Settings, policy_of
 from async_task.targets.signatures import Signature
 
 T = TypeVar("T")

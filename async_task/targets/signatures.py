@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typing_extensions
 from sqlalchemy.orm import Session
 
-from async_task.arguments.annotations import register_annotation
 from async_task.arguments.json_input import Unreadable, made_of, read_by_hand
+from async_task.arguments.types import register_annotation
 from async_task.database.sessions import is_registry, is_session
 from async_task.errors import ConfigurationError, InvalidArguments
 

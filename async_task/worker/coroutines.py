@@ -19,10 +19,9 @@ from sqlalchemy.util import greenlet_spawn
 
 from async_task.database.lanes import Lane, LoopLane, open_lane
 from async_task.error_text import describe
-from async_task.execution.call import CLEAN_UP, PreparedCall, make_coroutine
+from async_task.execution.call import CLEAN_UP, PreparedCall, Site, make_coroutine
 from async_task.execution.performer import followed, perform_prepared
 from async_task.execution.settle import Called, decided, failure_of, settle_alone, settled
-from async_task.execution.site import Site
 from async_task.outcomes import SUCCESS, Outcome
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim

@@ -1,26 +1,28 @@
 """The two jobs of the original: one performs an attempt, one performs all that is due. Subclasses may be given to
 `AsyncTask`; the mixins are for job classes that have a base of their own."""
 
+import contextlib
 import datetime as dt
+import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
+from types import FrameType
 from typing import Any, TypeVar
 
 from async_task.database.dialects import locks_neighbours
 from async_task.database.lanes import Lane
 from async_task.database.transactions import insist
 from async_task.outcomes import Outcome
-from async_task.queue import backlog, limits, ordering, pauses
+from async_task.queue import backlog, limits, ordering
 from async_task.queue.backlog import Scope
 from async_task.queue.claim import Claim
 from async_task.queue.sweep import sweep
 from async_task.targets.registry import lane_of
 from async_task.targets.registry import limits as target_limits
-from async_task.worker.interrupts import interrupts_later
 from async_task.worker.run_batch import Batch, BatchReport, Progress, Turns
 from async_task.worker.runtime import Shift
 
@@ -71,7 +73,7 @@ class BaseAttemptBatchJob:
             swept = lane.run(lambda: sweep(lane.engine, self.shift.table, self.shift.lease))
             self._line_up(lane)
             found, now = self._look(lane, backlog.queues, self.scope.queues)
-            self._paused = self._look(lane, pauses.paused)
+            self._paused = self._look(lane, limits.paused)
             self._limited = {*self._look(lane, limits.limited), *target_limits()}
             names = [name for name in found if name not in self._paused]
             paused = len(found) - len(names)
@@ -161,7 +163,7 @@ class BaseAttemptBatchJob:
         """Whether it is a call of a paused target: it is given back, into the lane of that."""
         if (aside := lane_of(claim.target)) == queue or aside not in self._paused:
             return False
-        self._look(lane, pauses.set_aside, [claim], aside)
+        self._look(lane, limits.set_aside, [claim], aside)
         return True
 
     def _is_held_back(
@@ -212,3 +214,29 @@ class AttemptJob(BaseAttemptJob):
 
 class AttemptBatchJob(BaseAttemptBatchJob):
     """The ready-made batch job."""
+
+
+@contextlib.contextmanager
+def interrupts_later() -> Iterator[None]:
+    """In the main thread: the first SIGINT is raised as KeyboardInterrupt when the work is done, a second one at once.
+
+    Only where Python's own handler is in place: whoever has another one knows better.
+    """
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt

@@ -22,15 +22,14 @@ from async_task.database.transactions import insist
 from async_task.error_text import describe
 from async_task.execution.adaptive import Portions
 from async_task.execution.batch_executor import Handful, Way, way_of
-from async_task.execution.call import PreparedCall
+from async_task.execution.call import PreparedCall, Site
 from async_task.execution.performer import followed, perform_prepared, prepared
 from async_task.execution.settle import Settled, release_next
-from async_task.execution.site import Site
 from async_task.outcomes import Outcome, Succeeded
 from async_task.queue import ordering
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import give_back
-from async_task.queue.pauses import set_aside
+from async_task.queue.limits import set_aside
 from async_task.targets.registry import coroutine_calls, lane_of, limits
 from async_task.worker.coroutines import Coroutines, runs_on_loop
 from async_task.worker.round_robin import Rounds

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 
 from async_task.database.lanes import Lane, open_lane
 from async_task.error_text import describe
-from async_task.execution.marks import Cost
-from async_task.execution.pacing import Pace
+from async_task.execution.adaptive import Cost, Pace
 from async_task.queue import workers
 from async_task.queue.backlog import Look, Names, look
 from async_task.queue.ordering import PAGE, line_up

@@ -24,23 +24,20 @@ from async_task.database.dialects import locks_rows, probes_laterally
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import PATIENCE, insist
-from async_task.execution.call import bounds_of, too_long
-from async_task.execution.marks import Marks
+from async_task.execution.adaptive import Marks
+from async_task.execution.call import Site, bounds_of, too_long
 from async_task.execution.performer import held_elsewhere, perform, perform_ended
 from async_task.execution.settle import park
-from async_task.execution.site import Site
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
-from async_task.queue import fenced_writes, fetch, limits, pages, workers
+from async_task.queue import fenced_writes, fetch, limits, sweep, workers
 from async_task.queue.claim import Claim
-from async_task.queue.identity import worker_name
-from async_task.queue.runs import Run
-from async_task.schema.status import Status
+from async_task.queue.workers import Run, worker_name
+from async_task.schema.states import Status
 from async_task.schema.tables import table_of
 from async_task.targets.registry import limits as target_limits
 from async_task.worker.heartbeat import Heartbeat
 from async_task.worker.processes.parent import Calling, Children, Died, NotPerformed, TookTooLong
-from async_task.worker.processes.pool import Isolation
-from async_task.worker.processes.quarantine import Quarantine
+from async_task.worker.processes.pool import Isolation, Quarantine
 
 logger = logging.getLogger("async_task")
 Claimed = TypeVar("Claimed")
@@ -254,11 +251,11 @@ class Shift:
 
     def _lose(self, site: Site, claim: Claim, how: str) -> Outcome:
         logger.warning("attempt %s: %s", claim.id, how)
-        status = insist(lambda: site.lane.run(lambda: pages.lose(site.engine, self.table, claim, how)))
+        status = insist(lambda: site.lane.run(lambda: sweep.lose(site.engine, self.table, claim, how)))
         if status is None:
             return Superseded(claim.id)
         if status is Status.FAILED:
-            return Failed(claim.id, pages.crashed_reason(claim.num_crashes + 1, how))
+            return Failed(claim.id, sweep.crashed_reason(claim.num_crashes + 1, how))
         return Parked(claim.id, dt.timedelta(0), how)
 
     @contextmanager

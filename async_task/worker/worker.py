@@ -19,7 +19,7 @@ import async_task
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import insist
 from async_task.error_text import describe
-from async_task.execution.pacing import Pace
+from async_task.execution.adaptive import Pace
 from async_task.outcomes import Outcome
 from async_task.queue import backlog, fenced_writes, fetch
 from async_task.queue.claim import Claim

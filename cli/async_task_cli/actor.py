@@ -9,7 +9,7 @@ from typing import TypeVar
 import click
 
 from async_task.errors import ConfigurationError
-from async_task.schema.actors import check_actor
+from async_task.schema.audit import check_actor
 
 ACTOR = "ASYNC_TASK_ACTOR"
 F = TypeVar("F", bound=Callable[..., object])

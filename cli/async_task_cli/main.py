@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 import async_task
-from async_task.spelling import near
+from async_task.errors import near
 from async_task_cli.faults import USAGE, Refusal, one_line, trace_of, verdict
 from async_task_cli.options import SETTINGS, WORDS, Wanted, reaching
 from async_task_cli.signals import INTERRUPTED, Terminated, terminable

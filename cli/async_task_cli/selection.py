@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from async_task.schema.status import Status
+from async_task.schema.states import Status
 from async_task_cli.moments import MomentOrLength, instant
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from typing_extensions import TypeAliasType
 
 from async_task import argument_type
 from async_task.arguments import types as argument_types
-from async_task.arguments.annotations import register_annotation
 from async_task.arguments.decoding import decode
 from async_task.arguments.encoding import encode
+from async_task.arguments.types import register_annotation
 from async_task.errors import ConfigurationError, InvalidArguments
 
 T = TypeVar("T")

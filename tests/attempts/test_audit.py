@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from async_task import AsyncTask, Attempt, ConfigurationError, Status, acting
-from async_task.schema.actors import current_actor
+from async_task.schema.audit import current_actor
 from clockwork import row_of
 from outbox import Client, events_of
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from async_task import Attempt, target
-from async_task.attempts.copying import LINES, copy_lines, fields
+from async_task.attempts.create_many import LINES, copy_lines, fields
 
 on_postgresql = pytest.mark.only_on("postgresql")
 KINDS = Table(

@@ -15,7 +15,7 @@ from async_task.database.clock import written
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.execution import marks
-from async_task.execution.marks import EARLIEST, LONGEST, PRIORITIES, Cost, Marks
+from async_task.execution.adaptive import EARLIEST, LONGEST, PRIORITIES, Cost, Marks
 from async_task.worker.runtime import Shift
 from outbox import act
 
@@ -113,7 +113,7 @@ def take(shift: Shift, lane: Lane, number: int) -> tuple[list[uuid.UUID], dt.tim
 @pytest.fixture
 def dear(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if every claim from the front took long."""
-    monkeypatch.setattr(marks, "spared", lambda took: LONGEST)
+    monkeypatch.setattr(adaptive, "spared", lambda took: LONGEST)
 
 
 @pytest.mark.only_on("postgresql")

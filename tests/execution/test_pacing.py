@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from async_task.execution.pacing import Pace
+from async_task.execution.adaptive import Pace
 
 
 def middle() -> float:

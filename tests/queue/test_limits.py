@@ -15,10 +15,10 @@ from async_task.database.engines import Source
 from async_task.outcomes import Decision
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
-from async_task.queue.limits import claim_limited
+from async_task.queue.limits import PAUSE, Allowance, allowance, claim_limited
 from async_task.schema.tables import Queue
 from async_task.targets import registry
-from async_task.targets.rates import PAUSE, Allowance, Limit, allowance, rate_of
+from async_task.targets.policies import Limit, rate_of
 from clockwork import row_of
 from databases import somebody_waits
 from outbox import Client

@@ -22,7 +22,7 @@ from async_task import AsyncTask, Attempt, Failed, NotDue, Status, Succeeded
 from async_task.database.engines import Source
 from async_task.database.transactions import insist
 from async_task.outcomes import Decision
-from async_task.queue import fenced_writes, fetch, ordering, pages
+from async_task.queue import fenced_writes, fetch, ordering, sweep
 from async_task.queue.claim import Claim
 from clockwork import forget_beats, let_pass, row_of
 from databases import somebody_waits
@@ -266,7 +266,7 @@ def test_a_sweep_expires_what_is_late_in_a_line_and_lets_the_next_go(
     (behind,) = line("a", 1)
     ordering.line_up(own, TABLE)
     let_pass(engine, 120)
-    assert pages.expire(own, TABLE) == 2  # without the rest of a sweep, which would find the key too
+    assert sweep.expire_page(own, TABLE) == 2  # without the rest of a sweep, which would find the key too
     assert [row_of(engine, one).status for one in late] == [Status.EXPIRED] * 2
     assert _released(engine) == [behind]
 
@@ -498,7 +498,7 @@ def _lose(own: Engine, engine: Engine, attempt_id: uuid.UUID, *, times: int) -> 
         fetch.claim_one(own, TABLE, "gone:1:0", LEASE, attempt_id)
         let_pass(engine, 120)
         forget_beats(engine)
-        assert pages.recover(own, TABLE, dt.timedelta(seconds=1))[0] == 1
+        assert sweep.recover_page(own, TABLE, dt.timedelta(seconds=1))[0] == 1
 
 
 def _release_and_go_on(own: Engine, attempt_id: uuid.UUID) -> tuple[int, int]:

@@ -8,9 +8,9 @@ from sqlalchemy import Engine
 
 from async_task import AsyncTask, Attempt, ConfigurationError, UnknownTarget
 from async_task.database.engines import Source
-from async_task.queue.limits import claim_limited
-from async_task.schema.actors import acting
-from async_task.targets.rates import PAUSE, Limit
+from async_task.queue.limits import PAUSE, claim_limited
+from async_task.schema.audit import acting
+from async_task.targets.policies import Limit
 from clockwork import row_of
 from outbox import Client, effect
 from said import Run

@@ -481,7 +481,7 @@ def test_what_a_call_left_behind_on_purpose_outlives_a_process_that_nobody_needs
 def test_a_suspect_that_never_returns_is_ended_some_time_after_its_limit(
     home: AsyncTask, engine: Engine, write: Write, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quarantine, "MARGIN", 0.1)
+    monkeypatch.setattr(pool, "MARGIN", 0.1)
     hanging = _suspect(engine, write(Suspect, "hang", {"folder": folder}, priority=1))
     innocent = _suspect(engine, write(Isolated, "start", {"folder": folder}, priority=2))
     engine.dispose()

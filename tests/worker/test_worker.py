@@ -454,7 +454,7 @@ def test_looks_that_take_long_are_made_rarely(app: AsyncTask, engine: Engine, mo
 
     found = poller.look
     monkeypatch.setattr(poller, "look", look)
-    monkeypatch.setattr(marks, "spared", lambda took: 0.2)
+    monkeypatch.setattr(adaptive, "spared", lambda took: 0.2)
     outbox.acts[:] = [lambda: None]
     with working(app, poll=0.01):
         await_(lambda: moments, "it has looked")

@@ -32,7 +32,7 @@ from async_task.arguments.types import argument_type
 from async_task.error_text import describe
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
-from async_task.schema.status import Status
+from async_task.schema.states import Status
 from async_task.worker.processes.zygote import PLACES, Board, Stage, Zygote, receive
 
 # What goes over the socket is written as arguments are: as data, never as objects that run.

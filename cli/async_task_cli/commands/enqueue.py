@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from async_task import BaseAttempt, InvalidArguments, UnknownTarget
 from async_task.attempts.create import named_draft
 from async_task.database.clock import compared
-from async_task.spelling import near
+from async_task.errors import near
 from async_task.targets.registry import CALL, Method, registered_targets, target_named
 from async_task_cli.application import existing
 from async_task_cli.faults import CONFIGURATION, USAGE, Refusal

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from async_task import AsyncTask, Status
 from async_task.database.clock import compared
-from async_task.schema.actors import acting
+from async_task.schema.audit import acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.changes import Verb, each, report
