@@ -102,7 +102,7 @@ def _wanted(item: pytest.Function) -> bool:
     return is_there and not _is_one_pair_too_many(item)
 
 
-EVERY_PAIR = ("test_perform", "test_worker")
+EVERY_PAIR = ("test_performer", "test_worker")
 """Where it is the subject how calls are performed: through each door, on each database."""
 
 

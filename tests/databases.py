@@ -33,6 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
+from elsewhere import await_
 from launch_postgres import NoServer, guarded_server
 
 POSTGRESQL_URL = "ASYNC_TASK_TEST_DATABASE_URL"
@@ -318,3 +319,29 @@ def _scalar(server: Database, statement: str) -> Any:
 def _admin(server: Database) -> Engine:
     connect_args = {} if server.name == "sqlite" else {"connect_timeout": 5}
     return create_engine(server.sync_url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=connect_args)
+
+
+def _kill_all(engine: Engine) -> None:
+    """Every connection to this database; those of `engine`, which the test itself uses, are closed before."""
+    listed = {
+        "postgresql": "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+        "AND backend_type = 'client backend'",
+        "mysql": "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()",
+    }
+    engine.dispose()
+    with engine.connect() as connection:
+        ids = [int(one) for one in connection.scalars(text(listed[engine.dialect.name]))]
+    engine.dispose()
+    _kill(engine, ids)
+    with engine.connect() as connection:  # MariaDB answers before they are gone
+        await_(lambda: not set(ids) & set(connection.scalars(text(listed[engine.dialect.name]))), "they are gone")
+
+
+def _kill(engine: Engine, ids: list[int]) -> None:
+    admin = create_engine(engine.url, isolation_level="AUTOCOMMIT")
+    kill = {"postgresql": "SELECT pg_terminate_backend({}, 5000)", "mysql": "KILL {}"}[engine.dialect.name]
+    with admin.connect() as connection:
+        for one in ids:
+            with contextlib.suppress(DBAPIError):  # it may have ended by itself
+                connection.execute(text(kill.format(one)))
+    admin.dispose()

@@ -7,7 +7,7 @@ import gc
 import threading
 import tracemalloc
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -20,10 +20,10 @@ from sqlalchemy.ext.asyncio import (
     AsyncSession,
     async_scoped_session,
     async_sessionmaker,
-    create_async_engine,
 )
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from ambient_run import run
 from async_task import AmbiguousTransaction, Attempt, LostAttemptWarning, NoTransaction, target
 from async_task.attempts.ambient import _tasks, _thread, ambient_session  # pyright: ignore[reportPrivateUsage]
 
@@ -37,19 +37,6 @@ def note(number: int = 0) -> None: ...
 def count(engine: Engine) -> int:
     with engine.connect() as connection:
         return connection.scalar(select(func.count()).select_from(Attempt)) or 0
-
-
-def run(url: str, body: Callable[[AsyncEngine], Coroutine[Any, Any, Any]]) -> Any:
-    """`body` with an AsyncEngine, in an event loop of its own."""
-
-    async def within() -> Any:
-        engine = create_async_engine(url)
-        try:
-            return await body(engine)
-        finally:
-            await engine.dispose()
-
-    return asyncio.run(within())
 
 
 @pytest.fixture

@@ -26,13 +26,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, registry, sessionmaker
-from test_worker import working
 
 import databases
 from async_task import AsyncTask, Attempt, BaseAttempt, ConfigurationError, Failed, Status, Succeeded, target
 from async_task.schema.tables import JobEvent
 from clockwork import row_of
 from elsewhere import await_
+from workers import working
 
 Sessions = sessionmaker[Session]
 NAMES = {

@@ -1,10 +1,7 @@
 """`async-task run-batch`: what each of its options does, what it prints and where, and what it ends with."""
 
-import contextlib
 import json
-import os
 import pathlib
-import pty
 import signal
 import time
 from collections.abc import Callable
@@ -19,6 +16,7 @@ from clockwork import row_of
 from databases import Database
 from elsewhere import Program, await_, notes
 from outbox import Client, Elsewhere, calls, effect
+from terminals import Terminal
 
 Write = Callable[..., Attempt]
 Run = Callable[..., tuple[int, str, str]]
@@ -45,32 +43,6 @@ def run(capsys: pytest.CaptureFixture[str], engine: Engine, database: Database) 
 def start(process: Callable[..., Program]) -> Callable[..., Program]:
     """The same in a process of its own."""
     return lambda *words, **options: process("run-batch", "--module", "outbox", *words, **options)
-
-
-class Terminal:
-    """What a process says to a terminal, as it comes."""
-
-    def __init__(self) -> None:
-        self.ours, self.theirs = pty.openpty()
-        self.said = ""
-
-    def await_words(self, words: str) -> None:
-        await_(lambda: words in self._hear(), f"{words!r} is said")
-
-    def close(self) -> str:
-        os.close(self.theirs)
-        with contextlib.suppress(OSError):  # nobody speaks any more
-            while chunk := os.read(self.ours, 10_000):
-                self.said += chunk.decode()
-        os.close(self.ours)
-        return self.said
-
-    def _hear(self) -> str:
-        os.set_blocking(self.ours, False)
-        with contextlib.suppress(BlockingIOError):
-            self.said += os.read(self.ours, 10_000).decode()
-        os.set_blocking(self.ours, True)
-        return self.said
 
 
 # What is due, in part

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, delete, insert, make_url
-from test_run_batch_command import Terminal
 
 from async_task import AsyncTask, Attempt, Depth, Presence, Status
 from async_task.schema.tables import SchemaVersion
@@ -22,6 +21,7 @@ from databases import Database
 from elsewhere import Program, await_, notes
 from outbox import Client, Elsewhere, act_leased, will
 from said import Run
+from terminals import Terminal
 
 Write = Callable[..., Attempt]
 Start = Callable[..., Program]

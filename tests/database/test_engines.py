@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, func, select
-from test_worker import at_rest, counted, make, working
 
 from async_task import AsyncTask, Attempt, current_attempt
 from databases import Database
 from elsewhere import await_
 from outbox import Broken, act, act_in_session, calls, effects, will
+from workers import at_rest, counted, make, working
 
 
 def test_an_engine_may_be_given_with_options_and_its_listeners_are_heard(database: Database, engine: Engine) -> None:

@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
-from test_shared_transaction import claim_many, numbered, written
-from test_worker import at_rest, counted, make, working
 
 import outbox
 from async_task import AsyncTask, AsyncTaskError
@@ -16,6 +14,8 @@ from clockwork import row_of
 from databases import Database
 from elsewhere import await_
 from outbox import act_in_session, act_in_session_leased, act_shared, effects, events_of
+from shared_calls import claim_many, numbered, written
+from workers import at_rest, counted, make, working
 
 
 @pytest.fixture(autouse=True)

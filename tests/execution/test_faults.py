@@ -13,8 +13,6 @@ from sqlalchemy import Connection, Engine, insert, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
-from test_shared_transaction import claim_many, does, numbered, put
-from test_worker import counted, make, working
 
 from async_task import Again, AsyncTask, Attempt, Failed, Parked, Retried, Retry, Succeeded, target
 from async_task.execution import settle
@@ -23,6 +21,8 @@ from clockwork import let_pass, row_of
 from databases import somebody_waits
 from elsewhere import await_
 from outbox import Broken, act_in_session, act_in_session_leased, calls, effects, events_of, will
+from shared_calls import claim_many, does, numbered, put
+from workers import counted, make, working
 
 Write = Callable[..., Attempt]
 both_doors = pytest.mark.parametrize("door", ["sync", "async"])

@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, Select, create_engine, event, select, text, update
-from test_abandoned_batches import lock_before_the_first_call
-from test_batch import _kill_all
-from test_worker import at_rest, at_work, counted, make, working
 
 import outbox
 from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt
@@ -22,9 +19,11 @@ from async_task.execution.adaptive import AT_HAND, Portion
 from async_task.execution.batch_executor import Handful
 from async_task.queue import fenced_writes
 from clockwork import row_of
-from databases import Database, impatient_engine, somebody_waits
+from databases import Database, _kill_all, impatient_engine, somebody_waits
 from elsewhere import await_
 from outbox import Broken, act, calls
+from shared_calls import lock_before_the_first_call
+from workers import at_rest, at_work, counted, make, working
 
 sync_only = pytest.mark.parametrize("door", ["sync"])
 servers_only = pytest.mark.only_on("postgresql", "mysql")

@@ -14,7 +14,7 @@ from async_task import Attempt
 from async_task.database.clock import written
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
-from async_task.execution import marks
+from async_task.execution import adaptive
 from async_task.execution.adaptive import EARLIEST, LONGEST, PRIORITIES, Cost, Marks
 from async_task.worker.runtime import Shift
 from outbox import act

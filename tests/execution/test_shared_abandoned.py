@@ -6,11 +6,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event, select
+from sqlalchemy import Engine, event, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Select
-from test_shared_transaction import claim_many, does, numbered, written
-from test_worker import at_work, make
 
 from async_task import AsyncTask, Attempt, Status
 from async_task.database.dialects import sever
@@ -21,6 +19,8 @@ from clockwork import row_of
 from databases import somebody_waits
 from elsewhere import await_
 from outbox import Gate, act_in_session, calls
+from shared_calls import claim_many, does, lock, lock_before_the_first_call, numbered, written
+from workers import at_work, make
 
 servers_only = pytest.mark.only_on("postgresql", "mysql")
 
@@ -43,24 +43,6 @@ def is_abandoned(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(Handful, "abandon", abandoned)
     return done
-
-
-def lock(connection: Connection, attempt_id: Any) -> None:
-    found: Select[Any] = select(Attempt.id).where(Attempt.id == attempt_id).with_for_update()
-    connection.execute(found).all()
-
-
-def lock_before_the_first_call(monkeypatch: pytest.MonkeyPatch, connection: Connection, attempt_id: Any) -> None:
-    """When it is claimed, and its turn has not come."""
-    perform, is_locked = Handful.perform, threading.Event()
-
-    def after_a_lock(self: Handful) -> None:
-        if not is_locked.is_set():
-            lock(connection, attempt_id)
-            is_locked.set()
-        perform(self)
-
-    monkeypatch.setattr(Handful, "perform", after_a_lock)
 
 
 def charged(engine: Engine) -> list[tuple[int, int]]:

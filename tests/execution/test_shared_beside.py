@@ -11,8 +11,6 @@ import pytest
 from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Select
-from test_shared_transaction import claim_many, does, numbered, put, written
-from test_worker import at_rest, counted, make, working
 
 import outbox
 from async_task import AsyncTask, Attempt, Status, target
@@ -20,6 +18,8 @@ from async_task.worker.poller import Scout
 from clockwork import row_of
 from elsewhere import await_
 from outbox import Gate, act_shared, calls, effect_later, effects, events_of
+from shared_calls import claim_many, does, numbered, put, written
+from workers import at_rest, counted, make, working
 
 
 @pytest.fixture(autouse=True)

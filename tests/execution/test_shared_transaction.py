@@ -26,19 +26,19 @@ from sqlalchemy import (
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Select
-from test_worker import at_rest, at_work, counted, make, working
 
 import elsewhere
 import outbox
 from async_task import AsyncTask, Attempt, ConfigurationError, JobEvent, Status, Succeeded, policy, target
 from async_task.database.dialects import sever
 from async_task.execution import batch_executor
-from async_task.execution.adaptive import Portion
 from async_task.execution.batch_executor import Handful
 from clockwork import forget_beats, let_pass, row_of
 from databases import Database
 from elsewhere import await_, notes
 from outbox import Broken, Gate, HookedAttempt, act_in_session, act_shared, calls, effects
+from shared_calls import claim_many, does, numbered, put, written
+from workers import at_rest, at_work, counted, make, working
 
 sync_only = pytest.mark.parametrize("door", ["sync"])
 servers_only = pytest.mark.only_on("postgresql", "mysql")
@@ -47,12 +47,6 @@ servers_only = pytest.mark.only_on("postgresql", "mysql")
 @pytest.fixture(autouse=True)
 def _many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     claim_many(partial(monkeypatch.setattr, raising=False))
-
-
-def claim_many(set_attribute: Callable[[Any, str, Any], None]) -> None:
-    """A lane claims many from the start, however busy the machine is."""
-    set_attribute(Portion, "number", property(lambda self: 30, lambda self, number: None))
-    set_attribute(batch_executor, "LONGEST_ALONE", 30.0)
 
 
 @target("test.shared.by_default", batch=20)
@@ -68,23 +62,6 @@ def by_three(session: Session, number: int) -> None:
 @target("test.shared.soon", batch=20, settle_within=0.01)
 def soon(session: Session, number: int) -> None:
     outbox.acts[0](session, number)
-
-
-def numbered(engine: Engine, number: int, target: Any = act_shared, **options: Any) -> list[Any]:
-    """Attempts with the arguments 0, 1, 2 ...; their ids."""
-    with Session(engine) as session, session.begin():
-        rows = [{"target": target, "method_args": {"number": one}, **options} for one in range(number)]
-        return Attempt.create_many(session, rows)
-
-
-def written(engine: Engine) -> list[int]:
-    """The numbers of the calls whose writes are committed."""
-    with engine.connect() as connection:
-        return sorted(int(what) for what in connection.scalars(select(effects.c.what)))
-
-
-def does(act: Callable[[Session, int], Any]) -> None:
-    outbox.acts[:] = [act]
 
 
 def test_calls_that_share_a_transaction_are_committed_all_at_once(app: AsyncTask, engine: Engine) -> None:
@@ -264,10 +241,6 @@ ENDS: dict[str, Callable[[Session], Any]] = {
     "a raw ROLLBACK": lambda session: session.execute(text("ROLLBACK")),
     "connection().rollback()": lambda session: session.connection().rollback(),
 }
-
-
-def put(session: Session, what: str) -> None:
-    session.execute(effects.insert().values(what=what))
 
 
 @pytest.mark.parametrize("raises", [False, True])

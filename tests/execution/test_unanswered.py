@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
-from test_worker import at_rest, counted, make, working
 
 from async_task import AsyncTask, Succeeded, Superseded
 from databases import Database
 from elsewhere import await_
 from outbox import act, act_in_session, act_shared, will
+from workers import at_rest, counted, make, working
 
 pytestmark = pytest.mark.only_on("postgresql")
 SLOW = """BEGIN IF NEW.status = 'succeeded' AND NEW.order_key = 'slow' AND TG_WHEN = 'AFTER' THEN

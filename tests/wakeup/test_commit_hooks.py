@@ -15,8 +15,8 @@ from sqlalchemy import Engine, Table, event, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
-from test_ambient import run
 
+from ambient_run import run
 from async_task import AsyncTask, Attempt, target
 from async_task.wakeup.in_process import Bell, bell_of
 from clockwork import row_of

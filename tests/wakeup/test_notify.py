@@ -13,8 +13,8 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
-from test_ambient import run
 
+from ambient_run import run
 from async_task import AsyncTask, Attempt, target
 from async_task.queue import workers
 from async_task.schema.tables import Worker

@@ -42,7 +42,7 @@ from async_task.database.engines import Source
 from async_task.execution import call
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
-from async_task.worker.processes import parent, quarantine
+from async_task.worker.processes import parent, pool
 from async_task.worker.processes.parent import Calling, Died
 from async_task.worker.runtime import Shift
 from async_task.worker.worker import AttemptWorker

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -35,7 +34,7 @@ from async_task.queue import backlog, fetch
 from async_task.queue.claim import Claim
 from async_task.schema.tables import Worker
 from clockwork import let_pass, row_of
-from databases import Database
+from databases import Database, _kill, _kill_all
 from elsewhere import await_, notes
 from outbox import Client, Elsewhere, Gate, Gated, acts, barriers, calls, effect, effects, gates
 
@@ -442,32 +441,6 @@ def _losing_commit_of(engine: Engine, admin: Engine, column: str, moment: str) -
 
 def _sets(statement: str, column: str) -> bool:
     return f"{column}=NULL" not in statement
-
-
-def _kill_all(engine: Engine) -> None:
-    """Every connection to this database; those of `engine`, which the test itself uses, are closed before."""
-    listed = {
-        "postgresql": "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
-        "AND backend_type = 'client backend'",
-        "mysql": "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()",
-    }
-    engine.dispose()
-    with engine.connect() as connection:
-        ids = [int(one) for one in connection.scalars(text(listed[engine.dialect.name]))]
-    engine.dispose()
-    _kill(engine, ids)
-    with engine.connect() as connection:  # MariaDB answers before they are gone
-        await_(lambda: not set(ids) & set(connection.scalars(text(listed[engine.dialect.name]))), "they are gone")
-
-
-def _kill(engine: Engine, ids: list[int]) -> None:
-    admin = create_engine(engine.url, isolation_level="AUTOCOMMIT")
-    kill = {"postgresql": "SELECT pg_terminate_backend({}, 5000)", "mysql": "KILL {}"}[engine.dialect.name]
-    with admin.connect() as connection:
-        for one in ids:
-            with contextlib.suppress(DBAPIError):  # it may have ended by itself
-                connection.execute(text(kill.format(one)))
-    admin.dispose()
 
 
 def _rows(engine: Engine, ids: list[uuid.UUID]) -> list[Any]:

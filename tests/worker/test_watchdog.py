@@ -4,8 +4,6 @@ import datetime as dt
 
 import pytest
 from sqlalchemy import Engine
-from test_batch import _kill_all
-from test_worker import make
 
 from async_task import Attempt
 from async_task.database.engines import Source
@@ -13,8 +11,9 @@ from async_task.database.lanes import open_lane
 from async_task.queue import fetch
 from async_task.worker.watchdog import Watchdog
 from clockwork import row_of
-from databases import Database
+from databases import Database, _kill_all
 from outbox import act
+from workers import make
 
 LEASE = dt.timedelta(seconds=60)
 

@@ -1,10 +1,9 @@
 """The worker: it performs what is due for as long as it lives, and leaves nothing behind."""
 
-import contextlib
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -14,13 +13,12 @@ from sqlalchemy.orm import Session
 
 import outbox
 from async_task import AsyncTask, Attempt, AttemptJob, ConfigurationError, JobEvent, Status
-from async_task.execution import marks
+from async_task.execution import adaptive
 from async_task.execution.adaptive import Portion
 from async_task.execution.batch_executor import Handful
 from async_task.schema.tables import Worker
 from async_task.worker import poller
 from async_task.worker.runtime import Shift
-from async_task.worker.worker import AttemptWorker
 from clockwork import forget_beats, row_of
 from elsewhere import await_
 from outbox import (
@@ -37,91 +35,13 @@ from outbox import (
     effect_later,
     effects,
 )
+from workers import at_rest, at_work, counted, make, working
 
 sync_only = pytest.mark.parametrize("door", ["sync"])
 
 
-@contextlib.contextmanager
-def working(app: AsyncTask, **settings: Any) -> Iterator[AttemptWorker]:
-    """A worker that runs, and has ended when this ends."""
-    worker = app.worker(**{"poll": 0.05, "concurrency": 2, **settings})
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            worker.run()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        thread.join(timeout=60)
-        assert not thread.is_alive(), "the worker does not end"
-        assert not raised, raised
-
-
-class AtWork:
-    """A worker on threads of its own."""
-
-    def __init__(self, app: AsyncTask, **settings: Any) -> None:
-        self._before = set(threading.enumerate())
-        self._worker = app.worker(**{"concurrency": 1, "poll": 0.05, **settings})
-        self._thread = threading.Thread(target=self._worker.run)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._worker.stop()
-
-    def abandon(self) -> None:
-        self._worker.stop()
-        self._worker.stop()
-
-    def await_farewell(self) -> None:
-        """Until it has ended, but for its lanes."""
-        self._thread.join(timeout=60)
-        assert not self._thread.is_alive()
-
-    def await_lanes(self) -> None:
-        """Until they have ended too: a process that lives on lets them."""
-        for one in set(threading.enumerate()) - self._before:
-            if one.name.startswith("async-task-lane"):
-                one.join(timeout=60)
-                assert not one.is_alive()
-
-
-@contextlib.contextmanager
-def at_work(app: AsyncTask, **settings: Any) -> Iterator[AtWork]:
-    made = AtWork(app, **settings)
-    try:
-        yield made
-    finally:
-        made.abandon()
-        made.await_farewell()
-        made.await_lanes()
-
-
-def counted(engine: Engine) -> dict[str, int]:
-    with engine.connect() as connection:
-        rows = connection.execute(select(Attempt.status, func.count()).group_by(Attempt.status)).all()
-    return {status.value: number for status, number in rows}
-
-
-def make(engine: Engine, target: Any, number: int = 1, **options: Any) -> list[Any]:
-    """So many attempts of one call, in one transaction; their ids."""
-    with Session(engine) as session, session.begin():
-        return Attempt.create_many(session, [{"target": target, **options} for _ in range(number)])
-
-
 def settled(engine: Engine, number: int) -> Callable[[], bool]:
     return lambda: sum(count for status, count in counted(engine).items() if status != "pending") == number
-
-
-def at_rest(engine: Engine) -> bool:
-    return "pending" not in counted(engine)
 
 
 def test_it_performs_what_was_there_and_what_comes(app: AsyncTask, engine: Engine) -> None:

@@ -1,0 +1,33 @@
+"""A terminal that a test can resize and read."""
+
+import contextlib
+import os
+import pty
+
+from elsewhere import await_
+
+
+class Terminal:
+    """What a process says to a terminal, as it comes."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = pty.openpty()
+        self.said = ""
+
+    def await_words(self, words: str) -> None:
+        await_(lambda: words in self._hear(), f"{words!r} is said")
+
+    def close(self) -> str:
+        os.close(self.theirs)
+        with contextlib.suppress(OSError):  # nobody speaks any more
+            while chunk := os.read(self.ours, 10_000):
+                self.said += chunk.decode()
+        os.close(self.ours)
+        return self.said
+
+    def _hear(self) -> str:
+        os.set_blocking(self.ours, False)
+        with contextlib.suppress(BlockingIOError):
+            self.said += os.read(self.ours, 10_000).decode()
+        os.set_blocking(self.ours, True)
+        return self.said
