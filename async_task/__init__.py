@@ -1,29 +1,33 @@
 """async-task: a call that must happen because data changed, happens.
 
-Every public name is imported from here. `public.py` lists them; it is loaded when the first one is asked for, so that
+Every public name is imported from here. `__init__.pyi` lists them; each is loaded when it is first asked for, so that
 the command line answers `--help` without SQLAlchemy.
 """
 
+import ast
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from async_task.public import *  # noqa: F403 - it holds nothing but the public names
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__") and name != "__all__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    public = vars(import_module(f"{__name__}.public"))
     if name == "__all__":
-        return sorted(one for one in public if not one.startswith("_"))
-    if name not in public:
+        return sorted(_modules())
+    if name.startswith("__") or name not in _modules():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = public[name]
-    return public[name]
+    globals()[name] = value = getattr(import_module(_modules()[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__getattr__("__all__")]
+    return [*globals(), *_modules()]
+
+
+@cache
+def _modules() -> dict[str, str]:
+    """The module of each public name."""
+    listed = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    return {one.name: str(line.module) for line in listed if isinstance(line, ast.ImportFrom) for one in line.names}

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from async_task.attempts.attempt import Attempt, BaseAttempt
 from async_task.database.engines import Database, Source
 from async_task.database.lanes import Lane, has_loop_running, open_lane
-from async_task.encryption.encryptors import Encryptor, know
+from async_task.encryption.encryptors import Encryptor, remember
 from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
@@ -22,8 +22,8 @@ from async_task.queue import limits
 from async_task.queue.backlog import Depth, depths
 from async_task.queue.claim import Claim
 from async_task.queue.limits import QueueState
-from async_task.queue.sweep import SweepReport, bury, sweep
-from async_task.queue.workers import Presence, Process, present, process_started
+from async_task.queue.sweep import SweepReport, recover_process, sweep
+from async_task.queue.workers import Process, WorkerInfo, process_started, running_workers
 from async_task.schema import versions
 from async_task.schema.audit import current_actor
 from async_task.schema.tables import table_of
@@ -49,7 +49,7 @@ from async_task.validation import (
 from async_task.wakeup.notify import switch as switch_notify
 from async_task.worker.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob, interrupts_later
 from async_task.worker.run_batch import BatchPreview, BatchReport, Progress, preview
-from async_task.worker.runtime import Shift
+from async_task.worker.runtime import Runtime
 from async_task.worker.worker import AttemptWorker, WorkerSettings
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ class AsyncTask:
         check_class(batch_job, BaseAttemptBatchJob, "batch_job")
         names = module_names(modules)
         for encryptor in listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
-            know(encryptor)
+            remember(encryptor)
         switch_notify(table_of(model), notify)
         self._model = model
         self._lease = duration(lease, name="lease")
@@ -145,13 +145,13 @@ class AsyncTask:
         check_numbers(limit, concurrency)
         check_overlap(overlap)
         scope = scope_of(queues, targets)
-        with self._shift("run_batch") as shift:
-            other = shift.begin_run(alone=overlap != "allow")
+        with self._runtime("run_batch") as runtime:
+            other = runtime.begin_run(alone=overlap != "allow")
             if other is not None and overlap == "fail":
                 raise AlreadyRunning(f"another batch is at work: {other}; nothing was done")
             if other is not None:
                 return BatchReport(overlapped=other)
-            job = self._batch_job(shift, self._attempt_job(shift))
+            job = self._batch_job(runtime, self._attempt_job(runtime))
             job.scope, job.deadline, job.progress = scope, deadline, progress
             job.stop = stop or job.stop
             return job.perform(limit, concurrency)
@@ -165,8 +165,8 @@ class AsyncTask:
     def perform(self, attempt_id: uuid.UUID | str) -> Outcome:
         """Perform this attempt now if it is due, and say what became of it. Raises as `run_batch`."""
         wanted = uuid_of(attempt_id)
-        with interrupts_later(), self._shift("perform") as shift:
-            return self._attempt_job(shift).perform(wanted)
+        with interrupts_later(), self._runtime("perform") as runtime:
+            return self._attempt_job(runtime).perform(wanted)
 
     def worker(
         self,
@@ -203,13 +203,13 @@ class AsyncTask:
             raise ConfigurationError(f"poll is from 0.01 s to an hour: it was {settings.poll:g} s")
         if settings.settle_within > longest:
             raise ConfigurationError(f"settle_within is at most half of the lease, {longest:g} s")
-        return AttemptWorker(lambda: self._shift("worker"), settings, single=self._single)
+        return AttemptWorker(lambda: self._runtime("worker"), settings, single=self._single)
 
-    def _single(self, shift: Shift) -> Callable[[Lane, Claim], Outcome] | None:
+    def _single(self, runtime: Runtime) -> Callable[[Lane, Claim], Outcome] | None:
         """The user's own way to perform a claim; None where there is none."""
         job = self._attempt_job
         is_own = job.run is not BaseAttemptJob.run or job.perform is not BaseAttemptJob.perform
-        return job(shift).run if is_own else None
+        return job(runtime).run if is_own else None
 
     def sweep(self) -> SweepReport:
         """Give orphans back, then expire what is past its time. Raises as `run_batch`."""
@@ -261,7 +261,7 @@ class AsyncTask:
         if process_started(pid) == started:
             raise ConfigurationError(f"process {pid} still runs: what it has in hand is its own")
         dead = Process(socket.gethostname(), pid, started)
-        return self._run("bury", lambda engine: bury(engine, table_of(self._model), dead))
+        return self._run("bury", lambda engine: recover_process(engine, table_of(self._model), dead))
 
     def backlog(self, queues: Iterable[str] = ()) -> list[Depth]:
         """How much is due, waits, and is claimed, by queue: in these, and where anything is claimed; of none named, in
@@ -270,11 +270,11 @@ class AsyncTask:
         self._check_once("backlog")
         return self._run("backlog", lambda engine: depths(engine, table_of(self._model), wanted))
 
-    def workers(self) -> list[Presence]:
+    def workers(self) -> list[WorkerInfo]:
         """Who performs these attempts, on whatever machine, or did within the last day without taking leave. Raises as
         `run_batch`."""
         self._check_once("workers")
-        return self._run("workers", lambda engine: present(engine, table_of(self._model)))
+        return self._run("workers", lambda engine: running_workers(engine, table_of(self._model)))
 
     def rotate_keys(
         self, *, page: int = 500, encryptor: str | None = None, pending_only: bool = False, to_policy: bool = False,
@@ -341,9 +341,9 @@ class AsyncTask:
 
         return self._run("write", in_session)
 
-    def _shift(self, verb: str) -> Shift:
+    def _runtime(self, verb: str) -> Runtime:
         self._check_once(verb)
-        return Shift(self._source, self._model, self._lease)
+        return Runtime(self._source, self._model, self._lease)
 
     def _run(self, verb: str, work: Callable[[Engine], T]) -> T:
         _refuse_loop(verb)

@@ -14,7 +14,7 @@ from async_task.attempts.attempt import BaseAttempt
 from async_task.errors import ConfigurationError
 from async_task.queue.backlog import Scope
 from async_task.targets.policies import check_queue
-from async_task.targets.registry import lane_of, registered_targets, target_of
+from async_task.targets.registry import own_queue, registered_targets, target_of
 
 T = TypeVar("T")
 Overlap = Literal["allow", "skip", "fail"]
@@ -59,7 +59,7 @@ def lanes_by_queue(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str
     which calls of its targets are set aside."""
     served = _lanes_of(queues)
     aside = (one for one in registered_targets() if (one.policy.queue or "default") in served)
-    return {**{lane_of(one.name): None for one in aside}, **served}
+    return {**{own_queue(one.name): None for one in aside}, **served}
 
 
 def _lanes_of(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:
@@ -94,7 +94,7 @@ def queue_meant(queue: str | None, target: object) -> str:
     if queue is not None:
         check_queue(queue)
         return queue
-    return lane_of(target_of(target).name)
+    return own_queue(target_of(target).name)
 
 
 def from_now(length: dt.timedelta) -> float:

@@ -34,7 +34,7 @@ from async_task import (
     policy,
     target,
 )
-from async_task.encryption.encryptors import know
+from async_task.encryption.encryptors import remember
 
 more_metadata = MetaData()
 effects = Table(
@@ -228,7 +228,7 @@ class BoxEncryptor:
         return content
 
 
-BOX = know(BoxEncryptor("test.box"))
+BOX = remember(BoxEncryptor("test.box"))
 
 
 @target("test.act_boxed", retry=Retry.every(60), encryptor=BOX)

@@ -16,14 +16,14 @@ from sqlalchemy.sql import Select
 import outbox
 from async_task import Attempt
 from async_task.execution import batch_executor
-from async_task.execution.adaptive import Portion
-from async_task.execution.batch_executor import Handful
+from async_task.execution.adaptive import BatchSize
+from async_task.execution.batch_executor import BatchExecutor
 from outbox import act_shared, effects
 
 
 def claim_many(set_attribute: Callable[[Any, str, Any], None]) -> None:
     """A lane claims many from the start, however busy the machine is."""
-    set_attribute(Portion, "number", property(lambda self: 30, lambda self, number: None))
+    set_attribute(BatchSize, "number", property(lambda self: 30, lambda self, number: None))
     set_attribute(batch_executor, "LONGEST_ALONE", 30.0)
 
 
@@ -55,12 +55,12 @@ def lock(connection: Connection, attempt_id: Any) -> None:
 
 def lock_before_the_first_call(monkeypatch: pytest.MonkeyPatch, connection: Connection, attempt_id: Any) -> None:
     """When it is claimed, and its turn has not come."""
-    perform, is_locked = Handful.perform, threading.Event()
+    perform, is_locked = BatchExecutor.perform, threading.Event()
 
-    def after_a_lock(self: Handful) -> None:
+    def after_a_lock(self: BatchExecutor) -> None:
         if not is_locked.is_set():
             lock(connection, attempt_id)
             is_locked.set()
         perform(self)
 
-    monkeypatch.setattr(Handful, "perform", after_a_lock)
+    monkeypatch.setattr(BatchExecutor, "perform", after_a_lock)

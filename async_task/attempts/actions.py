@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Table, insert, inspect, or_, select, updat
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
-from async_task.database.clock import MYSQL, compared
+from async_task.database.clock import MYSQL, statement_now
 from async_task.database.dialects import locks_rows
 from async_task.database.sessions import sync_session
 from async_task.error_text import storable
@@ -16,7 +16,7 @@ from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.queue.ordering import release_in
 from async_task.schema.audit import current_actor
 from async_task.schema.states import Status, Values, ending, moving, reviving
-from async_task.schema.tables import beside, table_of
+from async_task.schema.tables import companion_tables, table_of
 from async_task.wakeup.commit_hooks import arrive
 
 PENDING = frozenset({Status.PENDING})
@@ -56,7 +56,7 @@ def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: s
 
 def not_performing(table: Table) -> ColumnElement[bool]:
     """Unclaimed, or with a lease that is past; a row that is locked besides is skipped by the lock itself."""
-    return or_(table.c.claim_id.is_(None), table.c.lease_until <= compared())
+    return or_(table.c.claim_id.is_(None), table.c.lease_until <= statement_now())
 
 
 def _change(
@@ -73,7 +73,7 @@ def _change(
         raise InvalidState(_why_not(own, table, attempt.id, verb))
     message = None if reason is None else storable(reason)
     event = {"job_type": table.name, "job_id": str(attempt.id), "kind": verb, "actor": current_actor()}
-    own.execute(insert(beside(table).events).values(event | {"message": message}))
+    own.execute(insert(companion_tables(table).events).values(event | {"message": message}))
     own.refresh(attempt)
     if attempt.order_key is not None:  # who went out of the line, or came back into it, may let another one go
         release_in(own.connection(bind_arguments={"clause": table}), table, [attempt.order_key])

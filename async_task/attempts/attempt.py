@@ -21,13 +21,13 @@ from sqlalchemy.orm.attributes import instance_state, set_committed_value
 from async_task.arguments.decoding import decode
 from async_task.attempts import actions, create, create_many
 from async_task.attempts.options import AnySession, CallByName, CallOptions, P, SyncSession, TakenSession
-from async_task.database.clock import compared, written
+from async_task.database.clock import clock_now, statement_now
 from async_task.encryption.encryptors import Encryptor, context_of, encryptor_named, unseal
 from async_task.errors import ConfigurationError, InvalidState
 from async_task.schema.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText, uuid7
 from async_task.schema.indexes import OrderSlot, furnish
 from async_task.schema.states import Status
-from async_task.schema.tables import Base, beside
+from async_task.schema.tables import Base, companion_tables
 from async_task.targets.registry import method_of
 
 AttemptT = TypeVar("AttemptT", bound="BaseAttempt")
@@ -56,6 +56,8 @@ class Call(Generic[AttemptT]):
 
 
 UNKNOWN = object()
+metadata = Base.metadata
+"""The ready-made tables, for `target_metadata` and `create_all`."""
 # Select[Any], because its element is Self in SQLAlchemy 2.1 and tuple[Self] in 2.0, and both lines are served.
 
 
@@ -84,7 +86,7 @@ class BaseAttempt:
     num_crashes: Mapped[int] = mapped_column(Counter(), default=0)
     max_attempts: Mapped[int | None] = mapped_column(SmallInteger())
     scheduled_at: Mapped[dt.datetime | None] = mapped_column(Instant())
-    due_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+    due_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
     claim_id: Mapped[uuid.UUID | None] = mapped_column(Identifier())
     claimed_by: Mapped[str | None] = mapped_column(Name(128))
     lease_until: Mapped[dt.datetime | None] = mapped_column(Instant())
@@ -92,8 +94,8 @@ class BaseAttempt:
     attempted_at: Mapped[dt.datetime | None] = mapped_column(Instant())
     completed_at: Mapped[dt.datetime | None] = mapped_column(Instant())
     last_error: Mapped[str | None] = mapped_column(LongText())
-    created_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
-    updated_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+    created_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
+    updated_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
     trace_context: Mapped[str | None] = mapped_column(Name(64))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -240,15 +242,15 @@ class BaseAttempt:
     @classmethod
     def due(cls) -> Select[Any]:
         """Those that may be taken now, by the database's clock."""
-        in_time = or_(cls.expires_at.is_(None), cls.expires_at > compared())
-        return cls.pending().where(cls.claim_id.is_(None), cls.released, cls.due_at <= compared(), in_time)
+        in_time = or_(cls.expires_at.is_(None), cls.expires_at > statement_now())
+        return cls.pending().where(cls.claim_id.is_(None), cls.released, cls.due_at <= statement_now(), in_time)
 
     @classmethod
     def potentially_stuck(cls) -> Select[Any]:
         """What a person may have to look at: failed or expired, or pending and due, running, failing or parked.
         Oldest first (Caseflow)."""
         given_up = cls.status.in_((Status.FAILED, Status.EXPIRED))
-        at_work = or_(cls.due_at <= compared(), cls.claim_id.is_not(None))
+        at_work = or_(cls.due_at <= statement_now(), cls.claim_id.is_not(None))
         troubled = or_(at_work, cls.num_crashes > 0, cls.last_error.is_not(None))
         stuck = or_(given_up, (cls.status == Status.PENDING) & troubled)
         return select(cls).where(stuck).order_by(cls.created_at, cls.id)
@@ -276,7 +278,7 @@ def _furnish(mapper: Mapper[Any], model: type[Any]) -> None:
     # Here and not in __table_args__, which a subclass may replace: the fence rests on these.
     if isinstance(mapper.local_table, Table) and "claim_id" in mapper.local_table.c:
         furnish(mapper.local_table)
-        beside(mapper.local_table)
+        companion_tables(mapper.local_table)
 
 
 @event.listens_for(BaseAttempt, "init", propagate=True)

@@ -12,10 +12,10 @@ from sqlalchemy.orm import Mapper, Session
 
 from async_task.arguments.encoding import encode
 from async_task.attempts.ambient import ambient_session, hold
-from async_task.database.clock import MYSQL, written
+from async_task.database.clock import MYSQL, clock_now
 from async_task.database.dialects import numbered
 from async_task.database.sessions import blocking_session, sync_session
-from async_task.encryption.encryptors import Encryptor, NullEncryptor, context_of, encryptor_named, know, seal
+from async_task.encryption.encryptors import Encryptor, NullEncryptor, context_of, encryptor_named, remember, seal
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
 from async_task.schema.columns import uuid7
 from async_task.schema.states import Status
@@ -244,7 +244,7 @@ def named_draft(verb: str, arguments: Mapping[str, Any], forms: Forms | None = N
 
 def from_now(after: dt.timedelta) -> Any:
     """So long after the instant at which it is written, by the database's clock."""
-    return written(after.total_seconds())
+    return clock_now(after.total_seconds())
 
 
 def given(session: object | None) -> Session | None:
@@ -296,7 +296,7 @@ def _check_common(queue: object, priority: object, max_attempts: object) -> None
 def _encryptor(given: Encryptor | str | None) -> Encryptor:
     if given is None:
         return encryptor_named(NullEncryptor.name)
-    return encryptor_named(given) if isinstance(given, str) else know(given)
+    return encryptor_named(given) if isinstance(given, str) else remember(given)
 
 
 def _mapping(method_args: object) -> dict[str, Any]:

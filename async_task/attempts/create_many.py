@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from async_task.attempts.create import Draft, Forms, discriminator, from_now, named_draft, single_table
-from async_task.database.clock import Instant, written
+from async_task.database.clock import Instant, clock_now
 from async_task.database.dialects import copies_rows, numbered, take_numbers
 from async_task.database.sessions import blocking_session
 from async_task.errors import AsyncTaskError, InvalidArguments
@@ -142,10 +142,10 @@ def _clock_and_copy(connection: Connection, table: Table) -> tuple[dt.datetime, 
     knows nothing of the schemas that SQLAlchemy puts in."""
     translated = connection.get_execution_options().get("schema_translate_map")
     if not copies_rows(connection.dialect) or connection.dialect.is_async or translated:
-        return connection.execute(select(written())).scalar_one(), False
+        return connection.execute(select(clock_now())).scalar_one(), False
     name = connection.dialect.identifier_preparer.format_table(table)
     secured = func.row_security_active(name)
-    now, is_secured = connection.execute(select(written(), secured)).one()
+    now, is_secured = connection.execute(select(clock_now(), secured)).one()
     return now, not is_secured
 
 

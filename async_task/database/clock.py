@@ -108,14 +108,14 @@ class _Clock(FunctionElement[dt.datetime]):
         super().__init__(*([literal(seconds, Float(53))] if seconds else []))
 
 
-class written(_Clock):
+class clock_now(_Clock):
     """The instant at which the value is written: never that of the transaction's begin, which may be long ago."""
 
     name = "written"
     inherit_cache = True
 
 
-class compared(_Clock):
+class statement_now(_Clock):
     """The instant at which the statement began: one value for all rows that are compared with it."""
 
     name = "compared"
@@ -128,22 +128,22 @@ def _plus(clock: Any, element: _Clock) -> Any:
     return clock
 
 
-@compiles(written)
-@compiles(written, "postgresql")
-def _written(element: written, compiler: SQLCompiler, **kw: Any) -> str:
+@compiles(clock_now)
+@compiles(clock_now, "postgresql")
+def _written(element: clock_now, compiler: SQLCompiler, **kw: Any) -> str:
     return compiler.process(_plus(func.clock_timestamp(type_=Instant()), element), **kw)
 
 
-@compiles(compared)
-@compiles(compared, "postgresql")
-def _compared(element: compared, compiler: SQLCompiler, **kw: Any) -> str:
+@compiles(statement_now)
+@compiles(statement_now, "postgresql")
+def _compared(element: statement_now, compiler: SQLCompiler, **kw: Any) -> str:
     return compiler.process(_plus(func.statement_timestamp(type_=Instant()), element), **kw)
 
 
-@compiles(written, "mysql")
-@compiles(written, "mariadb")
-@compiles(compared, "mysql")
-@compiles(compared, "mariadb")
+@compiles(clock_now, "mysql")
+@compiles(clock_now, "mariadb")
+@compiles(statement_now, "mysql")
+@compiles(statement_now, "mariadb")
 def _mysql_clock(element: _Clock, compiler: SQLCompiler, **kw: Any) -> str:
     clock: Any = func.utc_timestamp(literal_column("6"))
     for seconds in element.clauses:
@@ -151,8 +151,8 @@ def _mysql_clock(element: _Clock, compiler: SQLCompiler, **kw: Any) -> str:
     return compiler.process(clock, **kw)
 
 
-@compiles(written, "sqlite")
-@compiles(compared, "sqlite")
+@compiles(clock_now, "sqlite")
+@compiles(statement_now, "sqlite")
 def _sqlite_clock(element: _Clock, compiler: SQLCompiler, **kw: Any) -> str:
     # The three zeros make a text as long as those SQLAlchemy writes: '.123' would sort before '.123000'.
     shifts = [func.printf(literal_column("'%+.3f seconds'"), seconds) for seconds in element.clauses]

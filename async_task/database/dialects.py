@@ -158,7 +158,7 @@ def limit_session(connection: Connection, seconds: float) -> None:
         _set_session(connection, max(1, int(seconds)), max(1, int(seconds)))
 
 
-def sever(connection: Connection) -> None:
+def disconnect(connection: Connection) -> None:
     """End the conversation with the server from outside of the thread that leads it. What waits in PostgreSQL for a
     lock is canceled (psycopg); elsewhere the server notices when it has it, and keeps what was locked until then."""
     driver: Any = connection.connection.driver_connection

@@ -8,11 +8,11 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 
-PASSING_STATES = ("08", "53", "57P", "40001", "40P01", "25006", "55P03")
-PASSING_CODES = frozenset(
+TRANSIENT_STATES = ("08", "53", "57P", "40001", "40P01", "25006", "55P03")
+TRANSIENT_CODES = frozenset(
     {1020, 1021, 1040, 1041, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 1290, 1836, 2002, 2003, 2006, 2013, 2055}
 )
-PASSING_WORDS = (
+TRANSIENT_WORDS = (
     "database is locked",
     "database is busy",
     "disk is full",
@@ -22,7 +22,7 @@ PASSING_WORDS = (
 )
 
 
-def is_passing(error: BaseException | None) -> bool:
+def is_transient(error: BaseException | None) -> bool:
     """Whether a driver's error speaks of the infrastructure (connection, disk full, deadlock, serialization, read-only
     server) and says nothing of the call that met it. Takes the driver's own exception (`DBAPIError.orig`)."""
     if error is None:
@@ -30,11 +30,11 @@ def is_passing(error: BaseException | None) -> bool:
     # MySQL's code comes first: the state that PyMySQL tells beside it since 1.2 is HY000 for most of them.
     code = error.args[0] if error.args else None
     if isinstance(code, int):
-        return code in PASSING_CODES
+        return code in TRANSIENT_CODES
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
-        return state.startswith(PASSING_STATES)
-    return any(word in str(error).lower() for word in PASSING_WORDS)
+        return state.startswith(TRANSIENT_STATES)
+    return any(word in str(error).lower() for word in TRANSIENT_WORDS)
 
 
 ACCESS_STATES = ("28", "3D")
@@ -46,7 +46,7 @@ ACCESS_CODES = frozenset({0, 1044, 1045, 1049, 1129, 1130, 1203, 1226, 1698})
 def is_unusable(error: BaseException | None) -> bool:
     """Whether a driver's OperationalError or InterfaceError says that the database cannot be used, for now or by this
     URL: not reached, no access, not there; and not that it refused a statement. Takes `DBAPIError.orig`."""
-    if is_passing(error):
+    if is_transient(error):
         return True
     code = error.args[0] if error is not None and error.args else None
     if isinstance(code, int):
@@ -85,18 +85,18 @@ def note_fault(connection: Connection, error: BaseException) -> None:
 def _heard(context: Any) -> None:
     connection, error = context.connection, context.original_exception
     # Whose statement was canceled has ended its connection itself.
-    is_fault = is_passing(error) or (context.is_disconnect and isinstance(error, Exception))
+    is_fault = is_transient(error) or (context.is_disconnect and isinstance(error, Exception))
     if connection is not None and is_fault:
         note_fault(connection, error)
 
 
-def passing_error(error: BaseException) -> DBAPIError | None:
+def transient_error(error: BaseException) -> DBAPIError | None:
     """The database error behind `error` that speaks of the infrastructure and not of the call, or None."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
         seen.add(id(one))
-        if isinstance(one, DBAPIError) and (one.connection_invalidated or is_passing(one.orig)):
+        if isinstance(one, DBAPIError) and (one.connection_invalidated or is_transient(one.orig)):
             return one
         one = one.__cause__ or one.__context__
     return None

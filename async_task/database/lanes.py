@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.util import await_only, greenlet_spawn  # wants greenlet only when used
 
-from async_task.database.dialects import limit_session, sever, unlimit_session
+from async_task.database.dialects import disconnect, limit_session, unlimit_session
 from async_task.database.engines import Source
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Lane:
         self._runner: asyncio.Runner | None = None
         self._connection: Connection | None = None
         self._lent_with: Any = None
-        self.fence: Severable | None = None
+        self.transaction: Severable | None = None
         """The transaction of the call that is being performed alone."""
 
     def run(self, work: Callable[[], T]) -> T:
@@ -66,7 +66,7 @@ class Lane:
         return self._connection
 
     @property
-    def glance(self) -> Connection:
+    def autocommit(self) -> Connection:
         """The same for single statements, each of which is a transaction by itself. A lane has one of the two."""
         if self._connection is None:
             # Of the connection: an option of the engine would come before the one that the engine has already.
@@ -123,16 +123,16 @@ class Lane:
     def sever(self) -> None:
         """Cut off the transaction of the call that this lane performs alone, from another thread: its locks are free as
         soon as the server notices, and nothing about the call is written."""
-        fence = self.fence
-        if fence is not None:
-            fence.sever()
+        transaction = self.transaction
+        if transaction is not None:
+            transaction.sever()
 
     def hang_up(self) -> None:
         """End what `connection` does at the database, from another thread, perhaps waiting for somebody's lock."""
         connection = self._connection
         if connection is not None:
             with contextlib.suppress(Exception):
-                sever(connection)
+                disconnect(connection)
 
     def meanwhile(self, work: Callable[[], T]) -> T:
         """Do `work`, which may use `connection`, on another thread while this lane makes a `call`."""

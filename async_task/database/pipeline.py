@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 
 from async_task.database.dialects import pipelines
-from async_task.database.driver_errors import is_passing, note_fault
+from async_task.database.driver_errors import is_transient, note_fault
 
 
 class Answer(NamedTuple):
@@ -120,7 +120,7 @@ def _told(connection: Connection, text: str, error: Any, base: type[Exception]) 
     driver: Any = connection.connection.driver_connection
     is_stuck = driver.pgconn.pipeline_status != 0  # it could not leave its pipeline, as it was being lost
     is_lost = is_stuck or connection.dialect.is_disconnect(error, driver, None)
-    if is_lost or is_passing(error):
+    if is_lost or is_transient(error):
         note_fault(connection, error)
     if is_lost:
         connection.invalidate(error)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from async_task.database.driver_errors import passing_error
+from async_task.database.driver_errors import transient_error
 from async_task.database.lanes import rest
 
 T = TypeVar("T")
@@ -19,14 +19,14 @@ LONG_PATIENCE = 600.0
 """Seconds for which an outcome is held ready for a database that is away: to give it up is to make the call again."""
 
 
-def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
+def retry_transient(work: Callable[[], T], patience: float = PATIENCE) -> T:
     """Do `work`, again while the infrastructure fails, with jittered backoff, for `patience` seconds; then raise."""
     until, pause = time.monotonic() + patience, 0.05
     while True:
         try:
             return work()
         except (DBAPIError, PoolTimeout) as error:
-            is_passing = isinstance(error, (OperationalError, PoolTimeout)) or passing_error(error) is not None
+            is_passing = isinstance(error, (OperationalError, PoolTimeout)) or transient_error(error) is not None
             if not is_passing or time.monotonic() + pause > until:
                 raise
         rest(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
@@ -34,7 +34,7 @@ def insist(work: Callable[[], T], patience: float = PATIENCE) -> T:
 
 
 @contextmanager
-def begun(where: Engine | Connection) -> Iterator[Connection]:
+def transaction_on(where: Engine | Connection) -> Iterator[Connection]:
     """A transaction on a connection of its own, or on this one."""
     if isinstance(where, Engine):
         with where.begin() as connection:

@@ -44,7 +44,7 @@ class NullEncryptor:
 _known: dict[str, Encryptor] = {NullEncryptor.name: NullEncryptor()}
 
 
-def know(encryptor: Encryptor) -> Encryptor:
+def remember(encryptor: Encryptor) -> Encryptor:
     """Make `encryptor` known to this process under its name; a later one of the same name replaces it.
 
     Raises ConfigurationError when it is a class, has no name, or a name longer than the 64 characters a row has for it.
@@ -81,7 +81,7 @@ def encryptor_named(name: str) -> Encryptor:
     if name in _known:
         return _known[name]
     for entry in metadata.entry_points(group=GROUP, name=name):
-        known = know(_loaded(entry))
+        known = remember(_loaded(entry))
         if known.name != name:
             raise ConfigurationError(f"the entry point {name!r} brings an encryptor named {known.name!r}: rename one")
         return known

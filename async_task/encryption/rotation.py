@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, Table, and_, bindparam, case, false, func, literal, or_, select, update
 
-from async_task.database.transactions import insist
+from async_task.database.transactions import retry_transient
 from async_task.encryption.ciphers import STORED_HEAD, KeyedEncryptor, key_id_stored, stored_head_of
 from async_task.encryption.encryptors import (
     Encryptor,
@@ -153,10 +153,10 @@ class _Run:
         """Every row once. Whether none of them was held by somebody else."""
         after, is_all = None, True
         while not self.stop.is_set():
-            rows = insist(partial(_look, self.engine, self.table, self.wanted.condition, after, self.page))
+            rows = retry_transient(partial(_look, self.engine, self.table, self.wanted.condition, after, self.page))
             sealed = dict(self._resealed(row) for row in rows if row.id not in self.unreadable)
             changes = {one: values for one, values in sealed.items() if values is not None}
-            written = insist(partial(_write, self.engine, self.table, changes)) if changes else 0
+            written = retry_transient(partial(_write, self.engine, self.table, changes)) if changes else 0
             self.rotated += written
             is_all = is_all and written == len(changes)
             self.tell(self.rotated)

@@ -9,7 +9,7 @@ AT_HAND = 0.02
 """Seconds of work that a lane may have claimed and not begun."""
 
 
-class Portion:
+class BatchSize:
     """A number that learns: doubled when so many took at most half of `budget` (seconds), twice when at most an eighth,
     and halved when they took more than all of it. Not from how long one of them took: on a busy machine that is mostly
     waiting."""
@@ -26,17 +26,17 @@ class Portion:
             self.number = min((2 if seconds > self._budget / 8 else 4) * self.number, MOST)
 
 
-class Portions:
+class BatchSizes:
     """Of one queue, on one lane: how many to claim, and how many may share a commit."""
 
     def __init__(self) -> None:
-        self.to_claim = Portion(AT_HAND)
-        self._to_settle: dict[float, Portion] = {}
+        self.to_claim = BatchSize(AT_HAND)
+        self._to_settle: dict[float, BatchSize] = {}
 
-    def to_settle(self, within: float) -> Portion:
+    def to_settle(self, within: float) -> BatchSize:
         """Of those that are to be written within so many seconds."""
         if within not in self._to_settle:
-            self._to_settle[within] = Portion(within)
+            self._to_settle[within] = BatchSize(within)
         return self._to_settle[within]
 
 
@@ -109,7 +109,7 @@ FIRST = 0.005
 """Seconds until the first look of a fresh sleeper."""
 
 
-class Pace:
+class PollInterval:
     """Seconds to wait until the next look: none after something was found, then 5, 10, 20 ... ms up to `poll`.
 
     Each is up to a quarter shorter or longer; at `poll`, up to 3 %: processes that idle do not come to look together,

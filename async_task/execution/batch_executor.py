@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from async_task.database.transactions import insist
-from async_task.execution.adaptive import Portions
-from async_task.execution.call import PreparedCall, Site
-from async_task.execution.group_commit import Together
-from async_task.execution.in_flight import Ended, Hand, Reports, Running, Waiting
+from async_task.database.transactions import retry_transient
+from async_task.execution.adaptive import BatchSizes
+from async_task.execution.call import ExecutionContext, PreparedCall
+from async_task.execution.group_commit import GroupCommit
+from async_task.execution.in_flight import Ended, InFlight, Reports, Running, Waiting
 from async_task.execution.shared_transaction import SharedTransaction
 from async_task.outcomes import Outcome, Succeeded
 from async_task.queue import fenced_writes
@@ -31,7 +31,7 @@ AFTER_A_FAILED_CUT = 1.0
 """Seconds until a call is tried to be cut off again: a database that is away is not asked at each tick."""
 LONGEST_AT_DATABASE = 1.0
 """Seconds until a lane that does not come back from the database is cut off from it, when it is abandoned."""
-Alone = Callable[[Site, Claim, PreparedCall], Outcome | None]
+Alone = Callable[[ExecutionContext, Claim, PreparedCall], Outcome | None]
 
 
 class Way(enum.Enum):
@@ -40,16 +40,16 @@ class Way(enum.Enum):
     TOGETHER, SHARED, ALONE = range(3)
 
 
-class Handful:
+class BatchExecutor:
     """`way`: how a call is to be performed; `alone` performs a claim that goes alone, on the site that it is given. Of
     those that were written with others, after the commit: `succeeded(claims)` is told of most, and `ended(claim, call,
     settled)` of the rest, one by one. `stop`: once it answers True, nothing further is started."""
 
     def __init__(
         self,
-        site: Site,
+        context: ExecutionContext,
         calls: Iterable[Waiting],
-        portions: Portions,
+        sizes: BatchSizes,
         lease: dt.timedelta,
         settle_within: float,
         *,
@@ -59,16 +59,16 @@ class Handful:
         ended: Ended,
         stop: Callable[[], bool],
     ) -> None:
-        self._hand = Hand(site.lane, calls, settle_within, stop)
-        self._claims = [claim for claim, _ in self._hand.waiting]
+        self._in_flight = InFlight(context.lane, calls, settle_within, stop)
+        self._claims = [claim for claim, _ in self._in_flight.waiting]
         self._reports = Reports(succeeded, ended)
-        self._together = Together(
-            site, self._hand, portions, lease, self._reports,
+        self._group_commit = GroupCommit(
+            context, self._in_flight, sizes, lease, self._reports,
             goes_along=lambda call: way(call) is Way.TOGETHER, within=self._within,
         )  # fmt: skip
-        self._site = site
-        self._timed_site = replace(site, calling=self._hand.timing)
-        self._portions = portions
+        self._context = context
+        self._timed_context = replace(context, calling=self._in_flight.timing)
+        self._sizes = sizes
         self._settle_within = settle_within
         self._way = way
         self._alone = alone
@@ -78,21 +78,21 @@ class Handful:
 
     def perform(self) -> None:
         """Until nothing of it is left: settled, or given back. Inside of `lane.run`."""
-        hand = self._hand
-        number = len(hand.waiting)
-        while hand.waiting and not hand.stop():
-            match self._way_of(hand.waiting[0][1]):
+        in_flight = self._in_flight
+        number = len(in_flight.waiting)
+        while in_flight.waiting and not in_flight.stop():
+            match self._way_of(in_flight.waiting[0][1]):
                 case Way.TOGETHER:
-                    self._together.perform()
+                    self._group_commit.perform()
                 case Way.SHARED:
                     self._perform_in_one_transaction()
                 case Way.ALONE:
-                    self._perform_alone(hand.waiting)
-        with hand.guarded():
-            unstarted = hand.take_all_waiting()
+                    self._perform_alone(in_flight.waiting)
+        with in_flight.guarded():
+            unstarted = in_flight.take_all_waiting()
         if unstarted:
-            insist(lambda: fenced_writes.give_back(self._site.engine, self._site.table, unstarted))
-        self._portions.to_claim.note(number, hand.in_calls)
+            retry_transient(lambda: fenced_writes.release_claims(self._context.engine, self._context.table, unstarted))
+        self._sizes.to_claim.note(number, in_flight.in_calls)
 
     def _way_of(self, call: PreparedCall) -> Way:
         way = self._way(call)
@@ -109,22 +109,22 @@ class Handful:
         """Whether its call takes so long that others should not wait for it."""
         if now - self._cut_failed_at < AFTER_A_FAILED_CUT:
             return False
-        hand, running = self._hand, self._hand.running
-        longest = max(hand.within, 0.001) if self._together.is_open else LONGEST_ALONE
-        return running is not None and now - running.since > longest and bool(hand.called or hand.waiting)
+        in_flight, running = self._in_flight, self._in_flight.running
+        longest = max(in_flight.within, 0.001) if self._group_commit.is_open else LONGEST_ALONE
+        return running is not None and now - running.since > longest and bool(in_flight.called or in_flight.waiting)
 
     def cut(self, aside: Callable[[list[Claim]], None]) -> list[Claim]:
         """Cut the running call off from the rest. `aside` gives claims back on a connection that is not this lane's.
         Answers what was given back."""
-        with self._hand.guarded_from_outside(0) as is_mine:
+        with self._in_flight.guarded_from_outside(0) as is_mine:
             if not is_mine or not self.is_overdue(time.monotonic()):
                 return []
-            if self._together.is_open:
-                unstarted = [claim for claim, _ in self._hand.waiting]
-                if not self._site.lane.meanwhile(self._together.cut_off):
+            if self._group_commit.is_open:
+                unstarted = [claim for claim, _ in self._in_flight.waiting]
+                if not self._context.lane.meanwhile(self._group_commit.cut_off):
                     self._cut_failed_at = time.monotonic()
                 return unstarted
-            unstarted = self._hand.take_all_waiting()
+            unstarted = self._in_flight.take_all_waiting()
         aside(unstarted)
         return unstarted
 
@@ -132,21 +132,21 @@ class Handful:
         """Let go of the running call: its outcome will not be written. Answers its claim, and those of calls that are
         undone with it, which are to be given back; those that are settled by then stand no longer. `aside` as for
         `cut`."""
-        hand = self._hand
-        with hand.guarded_from_outside(LONGEST_AT_DATABASE) as is_mine:
+        in_flight = self._in_flight
+        with in_flight.guarded_from_outside(LONGEST_AT_DATABASE) as is_mine:
             if not is_mine:  # it waits there, perhaps for somebody's lock
-                self._site.lane.hang_up()
+                self._context.lane.hang_up()
                 return self._claims
-            begun = {} if hand.running is None else {hand.running.claim.id: hand.running.claim}
-            if self._together.holds_others:
-                self._site.lane.meanwhile(partial(self._together.cut_off, locks=False))
+            begun = {} if in_flight.running is None else {in_flight.running.claim.id: in_flight.running.claim}
+            if self._group_commit.holds_others:
+                self._context.lane.meanwhile(partial(self._group_commit.cut_off, locks=False))
             elif begun:
-                self._site.lane.sever()
+                self._context.lane.sever()
             if self._shared is not None:
                 begun |= {claim.id: claim for claim in self._shared.abandon()}
             begun |= {claim.id: claim for claim, _ in self._undone}
             self._undone.clear()
-            unstarted = hand.take_all_waiting()
+            unstarted = in_flight.take_all_waiting()
         if unstarted:
             aside(unstarted)
         return list(begun.values())
@@ -154,21 +154,21 @@ class Handful:
     # In one transaction with their writes.
 
     def _perform_in_one_transaction(self) -> None:
-        hand = self._hand
-        first = hand.waiting[0][1]
-        hand.within = self._within(first)
+        in_flight = self._in_flight
+        first = in_flight.waiting[0][1]
+        in_flight.within = self._within(first)
         self._offer_alike(first)
-        shared = self._shared = SharedTransaction(self._timed_site, first.limit)
+        shared = self._shared = SharedTransaction(self._timed_context, first.limit)
         try:
-            while (one := hand.next()) is not None and shared.perform(*one):
-                if shared.called and hand.held_since is None:
-                    hand.held_since = time.monotonic()
+            while (one := in_flight.next()) is not None and shared.perform(*one):
+                if shared.called and in_flight.held_since is None:
+                    in_flight.held_since = time.monotonic()
             ended = shared.end()
         except BaseException:
             shared.break_off()
             raise
-        with hand.guarded():
-            hand.running = hand.held_since = self._shared = None
+        with in_flight.guarded():
+            in_flight.running = in_flight.held_since = self._shared = None
             self._undone.extend(shared.undone)
         for claim, call, result in ended:
             if isinstance(result.outcome, Succeeded):
@@ -181,31 +181,31 @@ class Handful:
 
     def _offer_alike(self, first: PreparedCall) -> None:
         """Calls of the same method come first, as many as may share a transaction."""
-        hand, most = self._hand, first.method.policy.batch or 1
-        with hand.guarded():
-            alike = [one for one in hand.waiting if one[1].method is first.method][:most]
+        in_flight, most = self._in_flight, first.method.policy.batch or 1
+        with in_flight.guarded():
+            alike = [one for one in in_flight.waiting if one[1].method is first.method][:most]
             chosen = {claim.id for claim, _ in alike}
-            hand.waiting = deque(one for one in hand.waiting if one[0].id not in chosen)
-            hand.offer(alike)
+            in_flight.waiting = deque(one for one in in_flight.waiting if one[0].id not in chosen)
+            in_flight.offer(alike)
 
     # Alone.
 
     def _perform_alone(self, calls: deque[Waiting]) -> None:
         """The first of these; unless it was given back meanwhile."""
-        hand = self._hand
-        with hand.guarded():
+        in_flight = self._in_flight
+        with in_flight.guarded():
             if not calls:
                 return
             claim, call = calls.popleft()
-            running = hand.running = Running(claim, time.monotonic())
-        before = hand.in_calls
+            running = in_flight.running = Running(claim, time.monotonic())
+        before = in_flight.in_calls
         try:
-            self._alone(self._timed_site, claim, call)
+            self._alone(self._timed_context, claim, call)
         finally:
-            if hand.in_calls == before:  # it was made elsewhere, in a child or by a job of the user's own
-                hand.in_calls += time.monotonic() - running.since
-            with hand.guarded():
-                hand.running = None
+            if in_flight.in_calls == before:  # it was made elsewhere, in a child or by a job of the user's own
+                in_flight.in_calls += time.monotonic() - running.since
+            with in_flight.guarded():
+                in_flight.running = None
 
 
 def way_of(call: PreparedCall) -> Way:

@@ -20,7 +20,7 @@ from async_task.database.lanes import LOCKED_LIMIT, Lane, Raised, kept
 from async_task.encryption.encryptors import NullEncryptor, context_of, encryptor_named, unseal
 from async_task.error_text import secrets_in
 from async_task.errors import ConfigurationError, DecryptionFailed, UnknownMethod, UnknownTarget
-from async_task.execution.transaction import Fence
+from async_task.execution.transaction import CallTransaction
 from async_task.queue.claim import Claim
 from async_task.targets.context import Again, CurrentAttempt, Discard, RetryAfter, current_attempt, performing
 from async_task.targets.registry import Method, target_named
@@ -28,7 +28,7 @@ from async_task.targets.signatures import PLAIN
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class ExecutionContext:
     """What all steps of one performing have in common. `calling`: entered for the time of the call itself."""
 
     source: Source
@@ -79,7 +79,7 @@ class PreparedCall(NamedTuple):
         return CurrentAttempt(claim.id, claim.number, None if limit is None else claim.taken_at + limit)
 
 
-def prepare(site: Site, claim: Claim) -> PreparedCall:
+def prepare(context: ExecutionContext, claim: Claim) -> PreparedCall:
     """Find the target, decrypt and decode the arguments, and check that they still fit.
 
     Raises UnknownTarget, UnknownMethod, UnknownEncryptor, DecryptionFailed, InvalidArguments, ConfigurationError: none
@@ -93,13 +93,13 @@ def prepare(site: Site, claim: Claim) -> PreparedCall:
         )
     arguments = decode(_text_of(claim))
     method.signature.check(arguments)
-    if method.signature.session_is_async and not site.source.is_async:
+    if method.signature.session_is_async and not context.source.is_async:
         raise ConfigurationError(f"{method.signature.label} asks for an AsyncSession: give AsyncTask an AsyncEngine")
     hidden = None if claim.encryptor != NullEncryptor.name else method.policy.redact or ()
     # What the target can change is looked at before it is called; the rest only when something went wrong.
     can_change = hidden != () and not all(type(value) in PLAIN for value in arguments.values())
     seen = secrets_in(arguments, hidden) if can_change else None
-    return PreparedCall(method, arguments, hidden, _is_locked(site, method), method.policy.timeout, seen)
+    return PreparedCall(method, arguments, hidden, _is_locked(context, method), method.policy.timeout, seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +111,13 @@ class Bounds:
     limit: dt.timedelta | None = None
 
 
-def bounds_of(site: Site, claim: Claim) -> Bounds:
+def bounds_of(context: ExecutionContext, claim: Claim) -> Bounds:
     """Nothing is decrypted or decoded for it. What this process does not know is parked wherever it is prepared."""
     try:
         method = target_named(claim.target).method(claim.method_name)
     except (UnknownTarget, UnknownMethod, ConfigurationError):
         return Bounds()
-    limit = _time_limit(_is_locked(site, method), method.policy.timeout)
+    limit = _time_limit(_is_locked(context, method), method.policy.timeout)
     return Bounds(bool(method.policy.isolate), limit)
 
 
@@ -126,8 +126,8 @@ def too_long(limit: dt.timedelta, how: str) -> TimeoutError:
     return TimeoutError(f"the call took longer than its limit, {limit.total_seconds():g} s, and {how}")
 
 
-def _is_locked(site: Site, method: Method) -> bool:
-    return method.mode == "locked" and locks_rows(site.engine.dialect)
+def _is_locked(context: ExecutionContext, method: Method) -> bool:
+    return method.mode == "locked" and locks_rows(context.engine.dialect)
 
 
 def _time_limit(is_locked: bool, timeout: dt.timedelta | None) -> dt.timedelta | None:
@@ -141,13 +141,13 @@ def _text_of(claim: Claim) -> str:
     return unseal(claim.encoded_args, encryptor_named(claim.encryptor), context)
 
 
-def make(site: Site, claim: Claim, call: PreparedCall, fence: Fence | None) -> object:
+def make(context: ExecutionContext, claim: Claim, call: PreparedCall, transaction: CallTransaction | None) -> object:
     """Make the call, with a fence where it wants a session: what the target returned, or `Raised`. What is known never
     to have run is an error."""
     token = performing.set(partial(call.current, claim))
     try:
-        with site.calling():
-            return _checked(site.lane, _made(site, call, fence))
+        with context.calling():
+            return _checked(context.lane, _made(context, call, transaction))
     finally:
         performing.reset(token)
 
@@ -161,16 +161,16 @@ async def make_coroutine(claim: Claim, call: PreparedCall) -> object:
     return _refused(answer)
 
 
-def _made(site: Site, call: PreparedCall, fence: Fence | None) -> object:
+def _made(context: ExecutionContext, call: PreparedCall, transaction: CallTransaction | None) -> object:
     function: Callable[..., Any] = partial(call.method.callable, **call.arguments)
     if call.session_class is not None:
-        assert fence is not None
-        session = fence.session(call.session_class, site.source.session_class, site.source.session_options)
+        assert transaction is not None
+        session = transaction.session(call.session_class, context.source.session_class, context.source.session_options)
         function = partial(call.method.callable, session, **call.arguments)
     if call.method.signature.is_async:
-        return site.lane.wait(_timed(function, call.timeout))
+        return context.lane.wait(_timed(function, call.timeout))
     # A session of ours lives on this lane's loop; any other plain function may want to start one of its own.
-    return site.lane.call_here(function) if call.session_class is not None else site.lane.call(function)
+    return context.lane.call_here(function) if call.session_class is not None else context.lane.call(function)
 
 
 async def _timed(function: Callable[..., Any], timeout: dt.timedelta | None) -> Any:

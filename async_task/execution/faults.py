@@ -3,12 +3,12 @@ limit, or ended its own connection, is told as such."""
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from async_task.database.driver_errors import is_statement_timeout, passing_error
+from async_task.database.driver_errors import is_statement_timeout, transient_error
 from async_task.database.lanes import Raised
 from async_task.error_text import describe
 from async_task.errors import InvalidState
 from async_task.execution.call import PreparedCall
-from async_task.execution.transaction import Fence
+from async_task.execution.transaction import CallTransaction
 
 LOSSES = 10
 """Times in a row that a call may lose its connection in the same way, and be called again uncharged."""
@@ -24,24 +24,26 @@ class Fault(Raised):
         self.is_loss = is_loss
 
 
-def judged(call: PreparedCall, fence: Fence, answer: object) -> object:
+def judged(call: PreparedCall, transaction: CallTransaction, answer: object) -> object:
     """The answer; in the place of an error that the server raised because the call took too long, that; and `Fault`
     where the infrastructure failed the target's writes."""
     if not isinstance(answer, Raised):
         return answer
-    if _is_too_long(fence, answer.error):
+    if _is_too_long(transaction, answer.error):
         return Raised(_too_long(call, answer.error))
     if not call.session_class:
         return answer
-    if fence.has_dropped_connection() and isinstance(answer.error, SQLAlchemyError):
+    if transaction.has_dropped_connection() and isinstance(answer.error, SQLAlchemyError):
         return Raised(_dropped(answer.error))
-    return Fault(answer.error, fence.has_lost_connection()) if _is_a_fault(fence, answer.error) else answer
+    return Fault(answer.error, transaction.has_lost_connection()) if _is_a_fault(transaction, answer.error) else answer
 
 
-def _is_too_long(fence: Fence, error: BaseException) -> bool:
+def _is_too_long(transaction: CallTransaction, error: BaseException) -> bool:
     """Whether the server ended the transaction, or a statement in it, because the call outlasted its limit."""
-    is_cut_off = fence.has_lost_connection() or (isinstance(error, DBAPIError) and is_statement_timeout(error.orig))
-    return fence.is_past_limit and isinstance(error, SQLAlchemyError) and is_cut_off
+    is_cut_off = transaction.has_lost_connection() or (
+        isinstance(error, DBAPIError) and is_statement_timeout(error.orig)
+    )
+    return transaction.is_past_limit and isinstance(error, SQLAlchemyError) and is_cut_off
 
 
 def _too_long(call: PreparedCall, error: BaseException) -> TimeoutError:
@@ -68,13 +70,13 @@ def lost_again(error: BaseException) -> ConnectionError:
     return lost
 
 
-def _is_a_fault(fence: Fence, error: BaseException) -> bool:
+def _is_a_fault(transaction: CallTransaction, error: BaseException) -> bool:
     """Whether an error in the attempt's own transaction is the infrastructure's, and not the call's."""
-    if fence.has_lost_connection() or fence.was_rolled_back:
+    if transaction.has_lost_connection() or transaction.was_rolled_back:
         return isinstance(error, SQLAlchemyError)
-    return fence.has_met_fault() and passing_error(error) is not None
+    return transaction.has_met_fault() and transient_error(error) is not None
 
 
 def said_of(error: BaseException, call: PreparedCall) -> str:
     """What the database said of it, where it did."""
-    return describe(passing_error(error) or error, call.secrets).summary
+    return describe(transient_error(error) or error, call.secrets).summary

@@ -27,7 +27,7 @@ class Running(NamedTuple):
     since: float
 
 
-class Hand:
+class InFlight:
     """`stop`: once it answers True, nothing further is started. `within`: seconds after which what has answered is to
     be written, whatever still waits."""
 

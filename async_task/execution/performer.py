@@ -24,9 +24,9 @@ from async_task.attempts.attempt import BaseAttempt
 from async_task.database.lanes import Raised
 from async_task.error_text import describe
 from async_task.errors import AsyncTaskError, ClaimLost
-from async_task.execution.call import PreparedCall, Site, make, prepare
+from async_task.execution.call import ExecutionContext, PreparedCall, make, prepare
 from async_task.execution.settle import Settled, after_lost_claim, park, release_next, settle
-from async_task.execution.transaction import Fence, Severed
+from async_task.execution.transaction import CallTransaction, Disconnected
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Superseded
 from async_task.queue.claim import Claim
 from async_task.schema.states import Status
@@ -34,7 +34,7 @@ from async_task.schema.states import Status
 logger = logging.getLogger("async_task")
 
 
-Settling = Callable[[Site, Claim, PreparedCall], Settled]
+Settling = Callable[[ExecutionContext, Claim, PreparedCall], Settled]
 
 
 class Holding(Protocol):
@@ -48,106 +48,110 @@ def held_elsewhere(attempt_id: uuid.UUID) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def perform(site: Site, claim: Claim, holding: Holding) -> Outcome:
+def perform(context: ExecutionContext, claim: Claim, holding: Holding) -> Outcome:
     """Perform a claimed attempt to its outcome. Raises what the database raises when it stays away too long."""
-    return site.lane.run(partial(_perform, site, claim, holding))
+    return context.lane.run(partial(_perform, context, claim, holding))
 
 
-def perform_ended(site: Site, claim: Claim, error: BaseException, elapsed: dt.timedelta) -> Outcome:
+def perform_ended(context: ExecutionContext, claim: Claim, error: BaseException, elapsed: dt.timedelta) -> Outcome:
     """What becomes of a call that was made elsewhere, and ended from outside: as if it had raised `error`."""
     ended = partial(_settle_ended, error, elapsed)
-    return site.lane.run(partial(_perform, site, claim, held_elsewhere, ended))
+    return context.lane.run(partial(_perform, context, claim, held_elsewhere, ended))
 
 
-def _perform(site: Site, claim: Claim, holding: Holding, settled_by: Settling | None = None) -> Outcome:
-    call = prepared(site, claim)
-    return call if isinstance(call, Outcome) else perform_prepared(site, claim, call, holding, settled_by)
+def _perform(context: ExecutionContext, claim: Claim, holding: Holding, settled_by: Settling | None = None) -> Outcome:
+    call = prepared(context, claim)
+    return call if isinstance(call, Outcome) else perform_prepared(context, claim, call, holding, settled_by)
 
 
-def prepared(site: Site, claim: Claim) -> PreparedCall | Outcome:
+def prepared(context: ExecutionContext, claim: Claim) -> PreparedCall | Outcome:
     """The call of a claim; or, where something for it is missing, its outcome: it is parked. Inside of `lane.run`."""
     try:
-        return prepare(site, claim)
+        return prepare(context, claim)
     except AsyncTaskError as error:
-        return park(site, claim, f"{type(error).__name__}: {error}", started=False)
+        return park(context, claim, f"{type(error).__name__}: {error}", started=False)
     except Exception as error:
         # An encryptor that cannot be loaded, a validator that breaks: what they say may quote what they were given.
-        return park(site, claim, f"the call could not be prepared: {type(error).__name__}", started=False)
+        return park(context, claim, f"the call could not be prepared: {type(error).__name__}", started=False)
 
 
 def perform_prepared(
-    site: Site, claim: Claim, call: PreparedCall, holding: Holding, settled_by: Settling | None = None
+    context: ExecutionContext, claim: Claim, call: PreparedCall, holding: Holding, settled_by: Settling | None = None
 ) -> Outcome:
     """Make the call and bring it to its outcome. Inside of `lane.run`."""
     with holding(claim.id):
-        settled = (settled_by or _call_and_settle)(site, claim, call)
-    return followed(site, claim, call, settled)
+        settled = (settled_by or _call_and_settle)(context, claim, call)
+    return followed(context, claim, call, settled)
 
 
-def followed(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
+def followed(context: ExecutionContext, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
     """The outcome, when what follows it is done: the user's `handle_perform_error` is told of an error, and the next
     attempt of the same key may go."""
-    outcome = _told(site, claim, call, settled)
-    release_next(site, claim, outcome)
+    outcome = _told(context, claim, call, settled)
+    release_next(context, claim, outcome)
     return outcome
 
 
-def _told(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
+def _told(context: ExecutionContext, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
     if settled.error is None:
         return settled.outcome
     logger.info("attempt %s: try %d raised %s", claim.id, claim.number, type(settled.error).__qualname__)
-    return _after_hook(site, claim, call, settled) or settled.outcome
+    return _after_hook(context, claim, call, settled) or settled.outcome
 
 
-def _call_and_settle(site: Site, claim: Claim, call: PreparedCall) -> Settled:
-    fence = Fence(site.lane, site.table, claim, call.limit, for_session=call.session_class is not None)
+def _call_and_settle(context: ExecutionContext, claim: Claim, call: PreparedCall) -> Settled:
+    transaction = CallTransaction(
+        context.lane, context.table, claim, call.limit, for_session=call.session_class is not None
+    )
     try:
-        site.lane.fence = fence
-        if call.is_locked and (problem := _lock(fence)) is not None:
-            return _unlocked(site, claim, fence, problem)
+        context.lane.transaction = transaction
+        if call.is_locked and (problem := _lock(transaction)) is not None:
+            return _unlocked(context, claim, transaction, problem)
         began = time.monotonic()
-        answer = make(site, claim, call, fence)
-        if fence.is_severed:
+        answer = make(context, claim, call, transaction)
+        if transaction.is_disconnected:
             return Settled(Superseded(claim.id))
-        return settle(site, claim, call, fence, answer, dt.timedelta(seconds=time.monotonic() - began))
+        return settle(context, claim, call, transaction, answer, dt.timedelta(seconds=time.monotonic() - began))
     except ClaimLost:
-        fence.close()
-        return after_lost_claim(site, claim, call)
+        transaction.close()
+        return after_lost_claim(context, claim, call)
     finally:
-        site.lane.fence = None
-        fence.close()
+        context.lane.transaction = None
+        transaction.close()
 
 
-def _settle_ended(error: BaseException, elapsed: dt.timedelta, site: Site, claim: Claim, call: PreparedCall) -> Settled:
-    fence = Fence(site.lane, site.table, claim, call.limit, for_session=False)
+def _settle_ended(
+    error: BaseException, elapsed: dt.timedelta, context: ExecutionContext, claim: Claim, call: PreparedCall
+) -> Settled:
+    transaction = CallTransaction(context.lane, context.table, claim, call.limit, for_session=False)
     try:
-        return settle(site, claim, call, fence, Raised(error), elapsed)
+        return settle(context, claim, call, transaction, Raised(error), elapsed)
     except ClaimLost:
-        return after_lost_claim(site, claim, call)
+        return after_lost_claim(context, claim, call)
 
 
-def _lock(fence: Fence) -> Exception | None:
+def _lock(transaction: CallTransaction) -> Exception | None:
     try:
-        fence.open()
-    except (DBAPIError, PoolTimeout, Severed) as problem:
-        fence.close()
+        transaction.open()
+    except (DBAPIError, PoolTimeout, Disconnected) as problem:
+        transaction.close()
         return problem
     return None
 
 
-def _unlocked(site: Site, claim: Claim, fence: Fence, problem: Exception) -> Settled:
-    if fence.is_severed:
+def _unlocked(context: ExecutionContext, claim: Claim, transaction: CallTransaction, problem: Exception) -> Settled:
+    if transaction.is_disconnected:
         return Settled(Superseded(claim.id))
-    return Settled(park(site, claim, f"its row could not be locked: {describe(problem).summary}", started=False))
+    return Settled(park(context, claim, f"its row could not be locked: {describe(problem).summary}", started=False))
 
 
-def _after_hook(site: Site, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome | None:
+def _after_hook(context: ExecutionContext, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome | None:
     """Run the user's `handle_perform_error`; the outcome that it led to, None when it changed nothing."""
-    if not _overrides_hook(site.model) or settled.error is None:
+    if not _overrides_hook(context.model) or settled.error is None:
         return None
     try:
-        with site.source.session(site.engine) as session, session.begin():
-            attempt = session.get(site.model, claim.id)
+        with context.source.session(context.engine) as session, session.begin():
+            attempt = session.get(context.model, claim.id)
             if attempt is None:
                 return None
             before = attempt.status

@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from async_task.database.lanes import Raised
 from async_task.error_text import describe
 from async_task.errors import ClaimLost
-from async_task.execution.call import PreparedCall, Site, make
+from async_task.execution.call import ExecutionContext, PreparedCall, make
 from async_task.execution.faults import Fault, judged
 from async_task.execution.settle import (
     Called,
@@ -35,7 +35,7 @@ from async_task.execution.settle import (
     settle_kept,
     settled,
 )
-from async_task.execution.transaction import Fence, Severed
+from async_task.execution.transaction import CallTransaction, Disconnected
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
 
@@ -53,10 +53,10 @@ class Ended(NamedTuple):
 class SharedTransaction:
     """`limit`: how long each of its calls may take. Inside of `lane.run`."""
 
-    def __init__(self, site: Site, limit: dt.timedelta) -> None:
-        self._site = site
+    def __init__(self, context: ExecutionContext, limit: dt.timedelta) -> None:
+        self._context = context
         self._limit = limit
-        self._fence: Fence | None = None
+        self._transaction: CallTransaction | None = None
         self._afterwards: list[tuple[Claim, PreparedCall, Callable[[], Settled | None]]] = []
         self.called: list[Called] = []
         """Whose outcome is written here, and not committed."""
@@ -67,35 +67,35 @@ class SharedTransaction:
     def undone(self) -> list[tuple[Claim, PreparedCall]]:
         """What is to be performed again by itself, once this has ended: nothing of it is committed. When it was
         abandoned, nothing: somebody else performs it."""
-        is_given_back = self._fence is not None and self._fence.is_severed
+        is_given_back = self._transaction is not None and self._transaction.is_disconnected
         return [] if is_given_back else self._undone
 
     def abandon(self) -> list[Claim]:
         """From another thread: nothing further is begun, what is not committed is undone. Answers the claims of what
         was begun before the call that is running; those that were settled meanwhile stand no longer."""
         self._is_abandoned = True
-        if self._fence is not None:
-            self._fence.sever()
+        if self._transaction is not None:
+            self._transaction.sever()
         ended = [one[0] for one in self._afterwards] + [one[0] for one in self._undone]
         return [one.claim for one in self.called] + ended
 
     def perform(self, claim: Claim, call: PreparedCall) -> bool:
         """Make the call, and write its outcome. Whether another one can follow."""
         try:
-            fence = self._go_on(claim)
+            transaction = self._go_on(claim)
         except ClaimLost:
-            self._end_later(claim, call, lambda: after_lost_claim(self._site, claim, call))
+            self._end_later(claim, call, lambda: after_lost_claim(self._context, claim, call))
             return True
-        except (DBAPIError, PoolTimeout, Severed) as problem:
+        except (DBAPIError, PoolTimeout, Disconnected) as problem:
             self._fall_apart(problem)
             self._undone.append((claim, call))
             return False
         began = time.monotonic()
-        answer = make(self._site, claim, call, fence)
-        if fence.is_severed:
+        answer = make(self._context, claim, call, transaction)
+        if transaction.is_disconnected:
             return False
-        answer = kept_or_undone(fence, answer)
-        return self._note(fence, claim, call, answer, dt.timedelta(seconds=time.monotonic() - began))
+        answer = kept_or_undone(transaction, answer)
+        return self._note(transaction, claim, call, answer, dt.timedelta(seconds=time.monotonic() - began))
 
     def end(self) -> list[Ended]:
         """Commit. What became of all that were called, but for those that are `undone` now; when it was abandoned, of
@@ -107,38 +107,44 @@ class SharedTransaction:
 
     def break_off(self) -> None:
         """Undo what was called: what is claimed is then found as stray."""
-        self._site.lane.fence = None
-        if self._fence is not None:
-            self._fence.close()
+        self._context.lane.transaction = None
+        if self._transaction is not None:
+            self._transaction.close()
 
-    def _go_on(self, claim: Claim) -> Fence:
-        site = self._site
-        if self._fence is None:
-            self._fence = site.lane.fence = Fence(site.lane, site.table, claim, self._limit, for_session=True)
+    def _go_on(self, claim: Claim) -> CallTransaction:
+        context = self._context
+        if self._transaction is None:
+            self._transaction = context.lane.transaction = CallTransaction(
+                context.lane, context.table, claim, self._limit, for_session=True
+            )
             if self._is_abandoned:  # while there was nothing to sever
-                self._fence.sever()
-        self._fence.go_on(claim)
-        return self._fence
+                self._transaction.sever()
+        self._transaction.go_on(claim)
+        return self._transaction
 
-    def _note(self, fence: Fence, claim: Claim, call: PreparedCall, answer: object, elapsed: dt.timedelta) -> bool:
-        if not fence.is_usable:  # its target ended the transaction, or the server did
+    def _note(
+        self, transaction: CallTransaction, claim: Claim, call: PreparedCall, answer: object, elapsed: dt.timedelta
+    ) -> bool:
+        if not transaction.is_usable:  # its target ended the transaction, or the server did
             if isinstance(answer, Raised):
-                self._end_later(claim, call, lambda: settle_kept(self._site, claim, call, fence, answer, elapsed))
+                self._end_later(
+                    claim, call, lambda: settle_kept(self._context, claim, call, transaction, answer, elapsed)
+                )
             else:
                 self._undone.append((claim, call))
             return False
-        answer = judged(call, fence, answer)
+        answer = judged(call, transaction, answer)
         if isinstance(answer, Fault):
             fault = answer
-            self._end_later(claim, call, lambda: settle_fault(self._site, claim, call, fault, elapsed))
+            self._end_later(claim, call, lambda: settle_fault(self._context, claim, call, fault, elapsed))
             return True
-        return self._write(fence, Called(claim, call, decided(claim, call, answer, elapsed)))
+        return self._write(transaction, Called(claim, call, decided(claim, call, answer, elapsed)))
 
-    def _write(self, fence: Fence, one: Called) -> bool:
+    def _write(self, transaction: CallTransaction, one: Called) -> bool:
         claim, call, decision = one
         try:
             written = fenced_writes.write_outcome(
-                fence.open(), self._site.table, claim, decision, failure_of(decision, call)
+                transaction.open(), self._context.table, claim, decision, failure_of(decision, call)
             )
             if written:
                 self.called.append(one)
@@ -149,33 +155,33 @@ class SharedTransaction:
         if decision.error is None:
             self._undone.append((claim, call))
         else:  # nothing of it is lost with the transaction: it is not called again for that
-            self._end_later(claim, call, lambda: settle_alone(self._site, claim, call, decision))
+            self._end_later(claim, call, lambda: settle_alone(self._context, claim, call, decision))
         return False
 
     def _commit(self) -> bool:
-        fence = self._fence
-        if fence is None:
+        transaction = self._transaction
+        if transaction is None:
             return True
         try:
-            if fence.is_severed or not fence.is_usable:
+            if transaction.is_disconnected or not transaction.is_usable:
                 return False
-            fence.commit()
+            transaction.commit()
             return True
         except Exception as problem:
             self._fall_apart(problem)
             return False
         finally:
-            self._site.lane.fence = None
-            fence.close()
+            self._context.lane.transaction = None
+            transaction.close()
 
     def _fall_apart(self, problem: BaseException) -> None:
         logger.warning("%d calls in one transaction are undone: %s", len(self.called), describe(problem).summary)
-        if self._fence is not None:
-            self._fence.close()
+        if self._transaction is not None:
+            self._transaction.close()
 
     def _ended(self, one: Called, *, is_committed: bool) -> Settled | None:
         """What was written of it; None: nothing, and it is performed again."""
-        result = settled(*one) if is_committed else found_written(self._site, *one)
+        result = settled(*one) if is_committed else found_written(self._context, *one)
         if result is None:
             self._undone.append((one.claim, one.call))
         return result
@@ -191,7 +197,7 @@ class SharedTransaction:
             try:
                 result = settle()
             except ClaimLost:
-                result = after_lost_claim(self._site, claim, call)
+                result = after_lost_claim(self._context, claim, call)
         except Exception as problem:
             logger.error("attempt %s: %s", claim.id, describe(problem, call.secrets).summary)
             return None

@@ -11,8 +11,8 @@ from sqlalchemy.engine import RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from async_task.database.dialects import sever
-from async_task.database.driver_errors import FAULTS, is_passing
+from async_task.database.dialects import disconnect
+from async_task.database.driver_errors import FAULTS, is_transient
 from async_task.database.lanes import Lane
 from async_task.database.sessions import is_async_session
 from async_task.errors import AsyncTaskError, ClaimLost
@@ -29,11 +29,11 @@ class CommittedInside(Exception):
         super().__init__("the target ended the attempt's transaction itself; see what it did before a retry")
 
 
-class Severed(Exception):
+class Disconnected(Exception):
     """The call was abandoned before its transaction was open: it is somebody else's now."""
 
 
-class Fence:
+class CallTransaction:
     """One transaction, opened before the call (locked) or at the target's first use of its session (leased)."""
 
     def __init__(self, lane: Lane, table: Table, claim: Claim, limit: dt.timedelta, *, for_session: bool) -> None:
@@ -54,15 +54,15 @@ class Fence:
         """Whether the server rolled back all of it in the middle of the call, for a fault: what came after that was in
         another transaction."""
         self.is_lost = False
-        self.is_severed = False
+        self.is_disconnected = False
 
     def sever(self) -> None:
         """End its conversation with the server, from outside of its thread: what the call answers is not written."""
-        self.is_severed = True
+        self.is_disconnected = True
         connection = self._connection
         if connection is not None:
             with contextlib.suppress(Exception):
-                sever(connection)
+                disconnect(connection)
 
     @property
     def is_open(self) -> bool:
@@ -95,7 +95,7 @@ class Fence:
         return self._for_session and self.is_open
 
     def open(self) -> Connection:
-        """Begin, lock the row, check the claim, set the savepoint. Raises ClaimLost, and Severed."""
+        """Begin, lock the row, check the claim, set the savepoint. Raises ClaimLost, and Disconnected."""
         if self.is_lost:
             raise ClaimLost("this attempt was taken or changed by somebody else")
         if self._connection is None:
@@ -112,8 +112,8 @@ class Fence:
     def _begin(self) -> None:
         connection = self._connection = self._connect()
         try:
-            if self.is_severed:  # before there was anything to sever
-                raise Severed
+            if self.is_disconnected:  # before there was anything to sever
+                raise Disconnected
             FAULTS.pop(connection, None)  # met by what was done on it before
             self._root = connection.begin()
             self._lane.limit(connection, self._limit)
@@ -194,7 +194,7 @@ class Fence:
         except DBAPIError as error:
             self._root = None
             self.was_rolled_back = FAULTS.get(self._connection, False)
-            if not (self.has_lost_connection() or is_passing(error.orig) or self.was_rolled_back):
+            if not (self.has_lost_connection() or is_transient(error.orig) or self.was_rolled_back):
                 raise CommittedInside from error
 
     def commit(self) -> None:
@@ -216,7 +216,7 @@ class Fence:
             connection.rollback()
         except Exception:
             is_sound = False
-        is_sound = is_sound and not self.is_severed
+        is_sound = is_sound and not self.is_disconnected
         with contextlib.suppress(Exception):
             self._lane.take_back(connection, self._limit, is_sound=is_sound)
 

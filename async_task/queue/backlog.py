@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, select, union_all
 
-from async_task.database.clock import MYSQL, written
+from async_task.database.clock import MYSQL, clock_now
 from async_task.queue import claim_statements, predicates
 
 MOST_COUNTED = 10_000
@@ -27,7 +27,7 @@ def queues(engine: Engine, table: Table, wanted: Iterable[str] = ()) -> tuple[li
     """The queues in which anything waits, or those `wanted`; and the database's clock before it was looked."""
     found = list(wanted)
     with engine.begin() as connection:
-        now = connection.scalar(select(written()))
+        now = connection.scalar(select(clock_now()))
         assert now is not None
         if not found:
             while (name := connection.scalar(predicates.next_queue(table, found[-1] if found else None))) is not None:
@@ -62,7 +62,7 @@ def with_suspects(engine: Engine, table: Table, wanted: Sequence[str] = ()) -> l
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PollResult:
     """What one look found: the `queues` in which something is due, without those that are `paused`; those that are
     `limited`, by what the database knows; and whether there are attempts that have just
     arrived and wait for their turn, due suspects, orphans (or claims of this worker that it may have lost), and
@@ -77,7 +77,7 @@ class Look:
     has_overdue: bool
 
 
-class Names:
+class SeenQueues:
     """The queues that were seen so far, for a server that cannot walk from one name to the next in its index, and would
     read all that waits: MySQL and MariaDB. There it is asked for what lies between those that are known."""
 
@@ -87,7 +87,7 @@ class Names:
     def look(self, connection: Connection, table: Table, worker: str, lease: dt.timedelta) -> Any:
         while True:
             rows: Any = connection.execute(
-                claim_statements.look(table, lease, (), self.seen), {"a_worker": worker}
+                claim_statements.poll(table, lease, (), self.seen), {"a_worker": worker}
             ).all()
             new = {name for kind, name in rows if kind == claim_statements.UNKNOWN and name is not None}
             if not new:
@@ -95,10 +95,10 @@ class Names:
             self.seen = tuple(sorted({*self.seen, *new}))
 
 
-def look(
+def poll(
     connection: Connection, table: Table, worker: str, lease: dt.timedelta, wanted: Sequence[str] = (),
-    names: Names | None = None,
-) -> Look:  # fmt: skip
+    names: SeenQueues | None = None,
+) -> PollResult:  # fmt: skip
     """Look at everything that `worker` might have to do, in the queues `wanted` or in all, by one statement; on MySQL
     and MariaDB by one more for each queue that is not among those `names` yet."""
     found: dict[str, set[str | None]] = {}
@@ -106,12 +106,12 @@ def look(
     if names is not None and not wanted and connection.dialect.name in MYSQL:
         rows = names.look(connection, table, worker, lease)
     else:
-        rows = connection.execute(claim_statements.look(table, lease, tuple(wanted)), {"a_worker": worker})
+        rows = connection.execute(claim_statements.poll(table, lease, tuple(wanted)), {"a_worker": worker})
     for kind, name in rows:
         found.setdefault(kind, set()).add(name)
     named = (claim_statements.QUEUE, claim_statements.PAUSED, claim_statements.LIMITED)
     due, paused, limited = (frozenset(name for name in found.get(kind, ()) if name is not None) for kind in named)
-    return Look(due - paused, paused, limited, *(kind in found for kind in claim_statements.KINDS))
+    return PollResult(due - paused, paused, limited, *(kind in found for kind in claim_statements.KINDS))
 
 
 @dataclass(frozen=True, slots=True)

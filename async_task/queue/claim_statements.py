@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from async_task.database.clock import MYSQL, compared
+from async_task.database.clock import MYSQL, statement_now
 from async_task.queue import predicates
 from async_task.queue.claim import columns
 from async_task.schema.states import (
@@ -38,9 +38,9 @@ from async_task.schema.states import (
     is_overdue,
     is_pending,
     is_waiting,
-    returning,
+    released_unstarted,
 )
-from async_task.schema.tables import beside
+from async_task.schema.tables import companion_tables
 
 S = TypeVar("S", Select[Any], Update)
 Statement = Any
@@ -119,7 +119,7 @@ def succeed(table: Table, dialect: str) -> Update:
 @lru_cache(maxsize=64)
 def give_back(table: Table, dialect: str) -> Update:
     """Give those of `ids` that are still ours under `a_claim` back: they were not started."""
-    return _change(table, dialect, returning(table))
+    return _change(table, dialect, released_unstarted(table))
 
 
 @lru_cache(maxsize=64)
@@ -129,9 +129,9 @@ def extend(table: Table, dialect: str, lease: dt.timedelta) -> Update:
 
 
 @lru_cache(maxsize=64)
-def strays(table: Table) -> Statement:
+def lost_claims(table: Table) -> Statement:
     """Claims of `a_worker` whose lease is past."""
-    lost = (table.c.claimed_by == bindparam("a_worker"), table.c.lease_until <= compared())
+    lost = (table.c.claimed_by == bindparam("a_worker"), table.c.lease_until <= statement_now())
     return select(*columns(table)).where(is_pending(table), table.c.claim_id.is_not(None), *lost)
 
 
@@ -140,13 +140,13 @@ KINDS = ARRIVALS, SUSPECTS, ORPHANS, OVERDUE = "arrivals", "suspects", "orphans"
 
 
 @lru_cache(maxsize=64)
-def look(table: Table, lease: dt.timedelta, wanted: tuple[str, ...], known: tuple[str, ...] | None = None) -> Statement:
+def poll(table: Table, lease: dt.timedelta, wanted: tuple[str, ...], known: tuple[str, ...] | None = None) -> Statement:
     """Rows of a kind and a name: each queue in which anything is due, of those `wanted` or of all; each queue that is
     PAUSED, or LIMITED; and one of each of the KINDS of which there is something. Takes `a_worker`, whose lost claims
     count as orphans. With `known`, which are in order: of these queues; and some UNKNOWN one wherever there is any."""
-    states = beside(table).queues
+    states = companion_tables(table).queues
     is_limited = or_(states.c.max_running.is_not(None), states.c.rate.is_not(None))
-    lost = (table.c.claimed_by == bindparam("a_worker"), table.c.lease_until <= compared())
+    lost = (table.c.claimed_by == bindparam("a_worker"), table.c.lease_until <= statement_now())
     held = (is_pending(table), table.c.claim_id.is_not(None))
     return union_all(
         *_due_in(table, wanted, known),

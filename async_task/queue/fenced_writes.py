@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Table
 
 from async_task.database.pipeline import COMMIT_AND_BEGIN, Step, at_once, in_turn
-from async_task.database.transactions import begun
+from async_task.database.transactions import transaction_on
 from async_task.error_text import Failure
 from async_task.outcomes import Decision
 from async_task.queue import claim_statements, predicates
 from async_task.queue.claim import Claim
 from async_task.schema.audit import record
-from async_task.schema.states import Status, Values, ending, parking, returning, surrendering, waiting
+from async_task.schema.states import Status, Values, ending, parking, released_started, released_unstarted, waiting
 
 
-class Written(NamedTuple):
+class OutcomeWrite(NamedTuple):
     """What is to be written of one performing."""
 
     claim: Claim
@@ -96,7 +96,7 @@ def _lost(connection: Connection, table: Table, claims: Sequence[Claim], number:
 
 
 def write_all(
-    connection: Connection, table: Table, succeeded: Sequence[Claim], others: Sequence[Written] = (),
+    connection: Connection, table: Table, succeeded: Sequence[Claim], others: Sequence[OutcomeWrite] = (),
     unstarted: Sequence[Claim] = (),
 ) -> bool:  # fmt: skip
     """Write that these claims, which were taken together, have `succeeded`, what became of `others`, and give back
@@ -115,13 +115,13 @@ def write_all(
     return all(write_outcome(connection, table, *one) for one in others)
 
 
-def give_back(where: Engine | Connection, table: Table, claims: Sequence[Claim]) -> None:
+def release_claims(where: Engine | Connection, table: Table, claims: Sequence[Claim]) -> None:
     """Give claims that were taken together, and not started, back where they stood, uncharged."""
-    with begun(where) as connection:
+    with transaction_on(where) as connection:
         connection.execute(claim_statements.give_back(table, connection.dialect.name), _of_all(connection, claims))
 
 
-def surrender(engine: Engine, table: Table, claims: Sequence[Claim], *, started: bool = True) -> set[uuid.UUID]:
+def release_abandoned(engine: Engine, table: Table, claims: Sequence[Claim], *, started: bool = True) -> set[uuid.UUID]:
     """Give claims back where they stood, although their calls may still go on; uncharged where they were not `started`.
     Rows that somebody has locked are skipped. Answers the ids of those that need no more."""
     reason = "its worker gave it up in the middle of the call"
@@ -130,7 +130,7 @@ def surrender(engine: Engine, table: Table, claims: Sequence[Claim], *, started:
         with engine.begin() as connection:
             row = connection.execute(predicates.lock(table, claim.id, claim.claim_id, waits=False)).first()
             if row is not None:
-                values = surrendering(reason) if started else returning(table)
+                values = released_started(reason) if started else released_unstarted(table)
                 connection.execute(predicates.settle(table, claim.id, claim.claim_id, values))
             if row is not None and started:
                 record(connection, table, claim.id, "parked", reason, number=claim.number)

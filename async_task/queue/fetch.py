@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Table, select, update
 
 from async_task.database.dialects import probes_laterally
 from async_task.database.pipeline import at_once
-from async_task.database.transactions import begun
+from async_task.database.transactions import transaction_on
 from async_task.outcomes import Busy, Expired, NotDue, NotPending, Outcome
 from async_task.queue import claim_statements, predicates
 from async_task.queue.claim import Claim
@@ -28,7 +28,7 @@ def claim_due(
     """Take up to `limit` due attempts of one queue, the most urgent first: of any target, of these `targets`, or of all
     calls `besides` some, each a target and its method. The start of each is counted and committed before any call.
     `marks`, for PostgreSQL: for each priority, where in the order of `due_at` to begin."""
-    with begun(where) as connection:
+    with transaction_on(where) as connection:
         return claim_in(
             connection, table, worker, lease, queue, limit,
             claim_id=claim_id, began=began, suspects=suspects, targets=targets, besides=besides, marks=marks,
@@ -86,10 +86,10 @@ def claims_under(engine: Engine, table: Table, claim_id: uuid.UUID) -> list[Clai
         return _claims(connection.execute(predicates.under(table, claim_id)).all())
 
 
-def strays(engine: Engine, table: Table, worker: str) -> list[Claim]:
+def lost_claims(engine: Engine, table: Table, worker: str) -> list[Claim]:
     """Claims of this worker whose lease is past: unless their rows are locked, it has lost sight of them."""
     with engine.begin() as connection:
-        return _claims(connection.execute(claim_statements.strays(table), {"a_worker": worker}).all())
+        return _claims(connection.execute(claim_statements.lost_claims(table), {"a_worker": worker}).all())
 
 
 def _only(shape: claim_statements.Shape, asked: dict[str, Any]) -> dict[str, Any]:

@@ -10,18 +10,18 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from async_task.database.clock import written
+from async_task.database.clock import clock_now
 from async_task.queue import predicates
 from async_task.queue.claim import Claim
 from async_task.queue.fetch import claim_in
-from async_task.schema.states import is_pending, setting_aside
-from async_task.schema.tables import beside
+from async_task.schema.states import is_pending, released_to
+from async_task.schema.tables import companion_tables
 from async_task.targets.policies import Limit
 
 
 def limited(engine: Engine, table: Table) -> dict[str, Limit]:
     """The queues that have a limit in the database."""
-    queues = beside(table).queues
+    queues = companion_tables(table).queues
     with engine.begin() as connection:
         rows = connection.execute(select(queues)).all()
     found = {row.name: Limit(row.max_running, row.rate) for row in rows}
@@ -55,8 +55,8 @@ def claim_limited(
 
 def _turn(connection: Connection, table: Table, queue: str, own: Limit | None) -> Any:
     """The queue's row, locked: nobody else claims from it until this transaction ends."""
-    queues = beside(table).queues
-    columns: Any = select(queues, written().label("now"))
+    queues = companion_tables(table).queues
+    columns: Any = select(queues, clock_now().label("now"))
     row = connection.execute(columns.where(queues.c.name == queue).with_for_update(of=queues)).first()
     if row is not None and own is not None and (row.max_running, row.rate) != (own.max_running, own.rate):
         values = {"max_running": own.max_running, "rate": own.rate, "burst": own.burst, "tokens": None}
@@ -66,7 +66,7 @@ def _turn(connection: Connection, table: Table, queue: str, own: Limit | None) -
 
 
 def _first(table: Table, queue: str) -> Any:
-    return insert(beside(table).queues).values(name=queue)
+    return insert(companion_tables(table).queues).values(name=queue)
 
 
 def _claim(
@@ -75,7 +75,7 @@ def _claim(
     if row.paused_at is not None:
         return [], PAUSE
     # Since the lock was had: what stands in the row was read by the statement that waited for it.
-    now = connection.scalar(select(written()))
+    now = connection.scalar(select(clock_now()))
     assert now is not None
     since = now - (row.refilled_at or now)
     allowed = allowance(
@@ -85,7 +85,7 @@ def _claim(
     claims = claim_in(connection, table, worker, lease, row.name, number, **options) if number else []
     if allowed.tokens is not None:
         left = {"tokens": allowed.tokens - len(claims), "refilled_at": now}
-        queues = beside(table).queues
+        queues = companion_tables(table).queues
         connection.execute(update(queues).where(queues.c.name == row.name).values(left))
     return claims, allowed.after if len(claims) == number < limit else None
 
@@ -120,7 +120,7 @@ def pause(engine: Engine, table: Table, queue: str, *, by: str | None, reason: s
 
 def resume(engine: Engine, table: Table, queue: str) -> bool:
     """False when it was not paused."""
-    queues = beside(table).queues
+    queues = companion_tables(table).queues
     paused = (queues.c.name == queue, queues.c.paused_at.is_not(None))
     with engine.begin() as connection:
         nothing = {"paused_at": None, "paused_by": None, "pause_reason": None}
@@ -132,7 +132,7 @@ def resume(engine: Engine, table: Table, queue: str) -> bool:
 
 def states(engine: Engine, table: Table) -> list[QueueState]:
     """All queues that are paused or limited, by name."""
-    c = beside(table).queues.c
+    c = companion_tables(table).queues.c
     columns: Any = select(c.name, c.paused_at, c.paused_by, c.pause_reason, c.max_running, c.rate)
     with engine.begin() as connection:
         return [QueueState(*row) for row in connection.execute(columns.order_by(c.name)).all()]
@@ -143,17 +143,17 @@ def paused(engine: Engine, table: Table) -> frozenset[str]:
     return frozenset(one.name for one in states(engine, table) if one.paused_at is not None)
 
 
-def set_aside(engine: Engine, table: Table, claims: Sequence[Claim], lane: str) -> int:
+def release_to_own_queue(engine: Engine, table: Table, claims: Sequence[Claim], lane: str) -> int:
     """Give claims back that nobody has started, uncharged, into the queue `lane`. Answers how many."""
     mine = (table.c.id.in_([one.id for one in claims]), table.c.claim_id.in_({one.claim_id for one in claims}))
     with engine.begin() as connection:
-        change = predicates.changed(table, setting_aside(table, lane)).where(*mine, is_pending(table))
+        change = predicates.changed(table, released_to(table, lane)).where(*mine, is_pending(table))
         return connection.execute(change).rowcount
 
 
 def _pause(engine: Engine, table: Table, queue: str, by: str | None, reason: str | None) -> bool:
-    queues = beside(table).queues
-    said = {"paused_at": written(), "paused_by": by, "pause_reason": reason}
+    queues = companion_tables(table).queues
+    said = {"paused_at": clock_now(), "paused_by": by, "pause_reason": reason}
     with engine.begin() as connection:
         row = connection.execute(select(queues.c.paused_at).where(queues.c.name == queue).with_for_update()).first()
         if row is None:

@@ -46,7 +46,7 @@ def release(engine: Engine, table: Table, keys: Iterable[str]) -> int:
         return release_in(connection, table, keys)
 
 
-def line_up(engine: Engine, table: Table, limit: int = PAGE) -> int:
+def release_arrived(engine: Engine, table: Table, limit: int = PAGE) -> int:
     """Look at up to `limit` attempts that have just arrived, and release those whose turn it is. Answers how many were
     looked at; 0 costs one look into an empty index."""
     with engine.begin() as connection:
@@ -61,7 +61,9 @@ def line_up(engine: Engine, table: Table, limit: int = PAGE) -> int:
     return len(found)
 
 
-def mend(engine: Engine, table: Table, limit: int = PAGE, after: str | None = None) -> tuple[int, str | None]:
+def release_overlooked(
+    engine: Engine, table: Table, limit: int = PAGE, after: str | None = None
+) -> tuple[int, str | None]:
     """Among the next `limit` keys behind `after`, find those that wait for a process that died before it released the
     next. Answers how many were released, and the last key if there may be more behind it."""
     with engine.begin() as connection:

@@ -24,10 +24,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from async_task.database.clock import compared
+from async_task.database.clock import statement_now
 from async_task.queue.claim import columns
 from async_task.schema.states import Values, is_overdue, is_pending, is_waiting
-from async_task.schema.tables import beside
+from async_task.schema.tables import companion_tables
 
 PRIORITIES = range(10)
 Rows = Any
@@ -53,7 +53,7 @@ def due(
     """Waiting, due, not overdue; suspects only, all but suspects, or (None) both; of `targets`, or (none) of any; of
     none of the calls `besides`, a target and a method each. With `began`: due when that run began, there by then, and
     not started since, by whomever: so that a run starts each once, and ends."""
-    since: Any = compared() if began is None else _as_instant(table, began)
+    since: Any = statement_now() if began is None else _as_instant(table, began)
     once = () if began is None else (table.c.created_at <= since, func.coalesce(table.c.attempted_at, since) <= since)
     wanted = (table.c.target.in_(targets),) if _is_said(targets) else ()
     call = tuple_(table.c.target, table.c.method_name)
@@ -123,7 +123,7 @@ def looks(table: Table, queue: Any, conditions: Sequence[ColumnElement[bool]]) -
 
 def by_id(table: Table, attempt_id: uuid.UUID) -> Select[Any]:
     """The id of this attempt if it may be taken now, locked; nothing when somebody holds it."""
-    may_start = (*is_waiting(table), table.c.due_at <= compared(), ~is_overdue(table))
+    may_start = (*is_waiting(table), table.c.due_at <= statement_now(), ~is_overdue(table))
     return (
         select(table.c.id).where(table.c.id == attempt_id, *may_start).with_for_update(skip_locked=True, key_share=True)
     )
@@ -173,7 +173,7 @@ def standing(table: Table, attempt_id: uuid.UUID) -> Rows:
     """Where one attempt stands, judged by the database's clock."""
     return select(
         table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at, table.c.num_attempts,
-        table.c.due_at, (table.c.due_at <= compared()).label("is_due"), is_overdue(table).label("is_overdue"),
+        table.c.due_at, (table.c.due_at <= statement_now()).label("is_due"), is_overdue(table).label("is_overdue"),
         table.c.order_key, table.c.released,
     ).where(table.c.id == attempt_id)  # fmt: skip
 
@@ -208,14 +208,14 @@ def claims_of(table: Table, workers: Sequence[str], limit: int, *, besides: Sequ
 
 def lapsed(table: Table, lease: dt.timedelta) -> tuple[ColumnElement[bool], ...]:
     """Claimed, with a lease that is past, by a worker that has not beaten for one `lease`."""
-    workers = beside(table).workers
+    workers = companion_tables(table).workers
     beating = select(workers.c.name).where(workers.c.name == table.c.claimed_by, has_beaten(table, lease))
-    return is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until <= compared(), ~beating.exists()
+    return is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until <= statement_now(), ~beating.exists()
 
 
 def has_beaten(table: Table, lease: dt.timedelta) -> ColumnElement[bool]:
     """Whether a worker has beaten within one `lease`."""
-    return beside(table).workers.c.beat_at > compared(-lease.total_seconds())
+    return companion_tables(table).workers.c.beat_at > statement_now(-lease.total_seconds())
 
 
 def overdue(table: Table, limit: int, *, besides: Sequence[uuid.UUID] = ()) -> Select[Any]:
@@ -236,7 +236,11 @@ def keys_of(table: Table, ids: Sequence[uuid.UUID]) -> Select[Any]:
 
 def holds(table: Table) -> ColumnElement[bool]:
     """Whether a worker (of the enclosing statement) has a claim; found in the index of live claims."""
-    claims = (is_pending(table), table.c.lease_until.is_not(None), table.c.claimed_by == beside(table).workers.c.name)
+    claims = (
+        is_pending(table),
+        table.c.lease_until.is_not(None),
+        table.c.claimed_by == companion_tables(table).workers.c.name,
+    )
     return select(table.c.id).where(*claims).exists()
 
 
@@ -262,7 +266,7 @@ def depth(table: Table, queue: str, limit: int) -> Rows:
     counted at most, from the index, however long the queue is."""
     waits = (*is_waiting(table), table.c.queue == queue)
     due_in: list[Any] = [
-        count(table, (*waits, table.c.priority == number, table.c.due_at <= compared()), limit).scalar_subquery()
+        count(table, (*waits, table.c.priority == number, table.c.due_at <= statement_now()), limit).scalar_subquery()
         for number in PRIORITIES
     ]
     due: Any = sum(due_in[1:], start=due_in[0])

@@ -17,15 +17,15 @@ from sqlalchemy import Connection, Engine, Table, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from async_task.database.dialects import locks_rows, server_uptime
-from async_task.database.driver_errors import is_passing
-from async_task.database.transactions import insist
+from async_task.database.driver_errors import is_transient
+from async_task.database.transactions import retry_transient
 from async_task.queue import ordering, predicates, workers
 from async_task.queue.claim import Claim
 from async_task.queue.ordering import release_in
 from async_task.queue.workers import Process
 from async_task.schema.audit import event, record
 from async_task.schema.states import Status, ending, is_pending, recovering
-from async_task.schema.tables import beside
+from async_task.schema.tables import companion_tables
 from async_task.wakeup import notify
 
 CRASH_LIMIT = 3
@@ -52,7 +52,7 @@ class SweepReport:
 
 def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = PAGE) -> SweepReport:
     """Recover, expire, then mend the order of keys, `page` rows at most in each transaction."""
-    if insist(partial(unproven_orphans, engine, table, lease)):
+    if retry_transient(partial(unproven_orphans, engine, table, lease)):
         # After an outage the workers come back when we do: let each beat once before its claims are judged.
         time.sleep(lease.total_seconds())
     recovered = crashed = 0
@@ -60,11 +60,11 @@ def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = PAGE
         recovered, crashed = recovered + found - failed, crashed + failed
     expired = sum(_pages(partial(expire_page, engine, table), lambda found: found, page))
     _mend(engine, table, page)
-    insist(partial(workers.forget_workers, engine, table, FORGET_AFTER))
+    retry_transient(partial(workers.forget_workers, engine, table, FORGET_AFTER))
     return SweepReport(recovered, crashed, expired)
 
 
-def bury(engine: Engine, table: Table, process: Process, *, page: int = PAGE) -> SweepReport:
+def recover_process(engine: Engine, table: Table, process: Process, *, page: int = PAGE) -> SweepReport:
     """Give back, at once, what a process held that has died, as a sweep would when its leases are past; and take its
     rows away. What the server still keeps locked for it is waited for, for LONGEST_MOURNING at most."""
     recovered = crashed = 0
@@ -73,7 +73,7 @@ def bury(engine: Engine, table: Table, process: Process, *, page: int = PAGE) ->
         for found, failed in _pages(partial(recover_page_of, engine, table, process), lambda found: found[0], page):
             recovered, crashed = recovered + found - failed, crashed + failed
         # Not at the first look: its last claim may be in the middle of its commit, and is found by its name.
-        if not is_first and insist(partial(workers.take_away, engine, table, process)):
+        if not is_first and retry_transient(partial(workers.deregister_process, engine, table, process)):
             break
         if time.monotonic() >= until:
             logger.warning("what process %d held is not free yet: the rest is left to a sweep", process.pid)
@@ -86,7 +86,7 @@ def _mend(engine: Engine, table: Table, page: int) -> None:
     """Let go what waits although nothing of its key is before it."""
     after: str | None = None
     while True:
-        released, after = insist(partial(ordering.mend, engine, table, page, after))
+        released, after = retry_transient(partial(ordering.release_overlooked, engine, table, page, after))
         if released:
             logger.warning("%d attempts waited for others of their key that were at rest; they are released", released)
         if after is None:
@@ -100,7 +100,7 @@ def _pages(change: Callable[..., T], size: Callable[[T], int], page: int) -> Ite
     limit = page
     while True:
         try:
-            found = insist(partial(change, limit=limit, besides=besides))
+            found = retry_transient(partial(change, limit=limit, besides=besides))
         except Refused as refused:
             if len(refused.ids) > 1:
                 limit = len(refused.ids) // 2
@@ -136,7 +136,7 @@ def recover_page_of(
         names = workers.names_of(connection, table, process)
         found = connection.execute(predicates.claims_of(table, names, limit, besides=besides)).all() if names else []
         counted = _count_as_lost(connection, table, found, "has died")
-        notify.tell(connection, table, Counter(row.queue for row in found))
+        notify.notify_sleepers(connection, table, Counter(row.queue for row in found))
         return counted
 
 
@@ -173,7 +173,7 @@ def expire_page(engine: Engine, table: Table, *, limit: int = PAGE, besides: Seq
             if ids:
                 connection.execute(update(table).where(table.c.id.in_(ids), is_pending(table)).values(values))
                 events = [event(table, one, "expired", "past its expires_at") for one in ids]
-                connection.execute(insert(beside(table).events), events)
+                connection.execute(insert(companion_tables(table).events), events)
         release_in(connection, table, connection.scalars(predicates.keys_of(table, ids)) if ids else ())
         return len(ids)
 
@@ -191,12 +191,12 @@ def _refusing(ids: list[uuid.UUID]) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if error.connection_invalidated or is_passing(error.orig):
+        if error.connection_invalidated or is_transient(error.orig):
             raise
         raise Refused(ids, error) from error
 
 
-def lose(engine: Engine, table: Table, claim: Claim, how: str) -> Status | None:
+def count_crash(engine: Engine, table: Table, claim: Claim, how: str) -> Status | None:
     """Count the crash of a claim whose process is known to have died. Answers the state it led to, None when somebody
     else was first."""
     with engine.begin() as connection:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, func, insert, select
 
 from async_task.errors import ConfigurationError
-from async_task.schema.tables import beside
+from async_task.schema.tables import companion_tables
 
 
 def record(
@@ -18,12 +18,12 @@ def record(
 ) -> None:  # fmt: skip
     """Write one down; `number`: of which start. In the transaction of `connection`."""
     said = event(table, job_id, kind, message) | {"num_attempt": number, "detail": detail}
-    connection.execute(insert(beside(table).events).values(said))
+    connection.execute(insert(companion_tables(table).events).values(said))
 
 
 def last_start(connection: Connection, table: Table, job_id: uuid.UUID, kind: str) -> int | None:
     """Of which start the last event of this kind is; None where there is none."""
-    c = beside(table).events.c
+    c = companion_tables(table).events.c
     found = select(func.max(c.num_attempt)).where(c.job_type == table.name, c.job_id == str(job_id), c.kind == kind)
     number: int | None = connection.scalar(found)
     return number

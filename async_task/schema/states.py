@@ -15,7 +15,7 @@ from sqlalchemy import (
     true,
 )
 
-from async_task.database.clock import compared, written
+from async_task.database.clock import clock_now, statement_now
 
 
 class Status(enum.StrEnum):
@@ -43,16 +43,16 @@ def claiming(table: Table, claim_id: Any, worker: Any, lease: dt.timedelta) -> V
     return {
         "claim_id": claim_id,
         "claimed_by": worker,
-        "lease_until": written(lease.total_seconds()),
-        "attempted_at": written(),
-        "updated_at": written(),
+        "lease_until": clock_now(lease.total_seconds()),
+        "attempted_at": clock_now(),
+        "updated_at": clock_now(),
         "num_attempts": table.c.num_attempts + 1,
     }
 
 
 def extending(lease: dt.timedelta) -> Values:
     """Believed without a lock for another `lease`."""
-    return {"lease_until": written(lease.total_seconds())}
+    return {"lease_until": clock_now(lease.total_seconds())}
 
 
 def ending(table: Table, status: Status, *, last_error: Any, charged: bool = False, crashed: bool = False) -> Values:
@@ -62,8 +62,8 @@ def ending(table: Table, status: Status, *, last_error: Any, charged: bool = Fal
         "num_crashes": table.c.num_crashes + _if_claimed(table) if crashed else 0,
         **UNCLAIMED,
         "status": status,
-        "completed_at": written(),
-        "updated_at": written(),
+        "completed_at": clock_now(),
+        "updated_at": clock_now(),
         "last_error": last_error,
         "num_errors": table.c.num_errors + int(charged),
     }
@@ -73,8 +73,8 @@ def waiting(table: Table, after: dt.timedelta, *, last_error: str | None, charge
     """Performed, and to be performed again `after` from now: a retry (`charged`) or a poll."""
     return {
         **UNCLAIMED,
-        "due_at": written(_seconds(after)),
-        "updated_at": written(),
+        "due_at": clock_now(_seconds(after)),
+        "updated_at": clock_now(),
         "last_error": last_error,
         "num_errors": table.c.num_errors + int(charged),
         "num_crashes": 0,
@@ -85,26 +85,26 @@ def parking(table: Table, after: dt.timedelta, *, reason: str, started: bool) ->
     """Given back uncharged, due `after` from now. A start whose call had not begun is taken back."""
     return {
         **UNCLAIMED,
-        "due_at": written(_seconds(after)),
-        "updated_at": written(),
+        "due_at": clock_now(_seconds(after)),
+        "updated_at": clock_now(),
         "last_error": reason,
         "num_attempts": table.c.num_attempts - int(not started),
     }
 
 
-def returning(table: Table) -> Values:
+def released_unstarted(table: Table) -> Values:
     """Given back where it stood: it was taken, and not started."""
-    return {**UNCLAIMED, "updated_at": written(), "num_attempts": table.c.num_attempts - 1}
+    return {**UNCLAIMED, "updated_at": clock_now(), "num_attempts": table.c.num_attempts - 1}
 
 
-def surrendering(reason: str) -> Values:
+def released_started(reason: str) -> Values:
     """Given back where it stood, in the middle of its call."""
-    return {**UNCLAIMED, "updated_at": written(), "last_error": reason}
+    return {**UNCLAIMED, "updated_at": clock_now(), "last_error": reason}
 
 
-def setting_aside(table: Table, queue: str) -> Values:
+def released_to(table: Table, queue: str) -> Values:
     """Given back unstarted and uncharged, into another queue, where it waits until that is served."""
-    return {**UNCLAIMED, "queue": queue, "updated_at": written(), "num_attempts": table.c.num_attempts - 1}
+    return {**UNCLAIMED, "queue": queue, "updated_at": clock_now(), "num_attempts": table.c.num_attempts - 1}
 
 
 def recovering(table: Table, crash_limit: int, reason: str) -> Values:
@@ -115,8 +115,8 @@ def recovering(table: Table, crash_limit: int, reason: str) -> Values:
     return {
         **UNCLAIMED,
         "status": case((final, Status.FAILED), else_=Status.PENDING),
-        "completed_at": case((final, written()), else_=null()),
-        "updated_at": written(),
+        "completed_at": case((final, clock_now()), else_=null()),
+        "updated_at": clock_now(),
         "last_error": case((final, reason), else_=table.c.last_error),
         "num_crashes": lost,
     }
@@ -128,11 +128,11 @@ def reviving(table: Table) -> Values:
         **UNCLAIMED,
         "status": Status.PENDING,
         "completed_at": None,
-        "due_at": written(),
-        "updated_at": written(),
+        "due_at": clock_now(),
+        "updated_at": clock_now(),
         "num_errors": 0,
         "num_crashes": 0,
-        "expires_at": case((table.c.expires_at <= written(), null()), else_=table.c.expires_at),
+        "expires_at": case((table.c.expires_at <= clock_now(), null()), else_=table.c.expires_at),
         # Another of its key may have been released meanwhile: it lines up again.
         "released": table.c.order_key.is_(None),
         "arrived": case((table.c.order_key.is_not(None), true()), else_=null()),
@@ -144,8 +144,8 @@ def moving(table: Table, at: dt.datetime | None) -> Values:
     return {
         "num_crashes": table.c.num_crashes + _if_claimed(table),
         **UNCLAIMED,
-        "due_at": written() if at is None else at,
-        "updated_at": written(),
+        "due_at": clock_now() if at is None else at,
+        "updated_at": clock_now(),
     }
 
 
@@ -156,7 +156,7 @@ def looked_at() -> Values:
 
 def releasing() -> Values:
     """It is its turn among those of its key."""
-    return {"released": True, "arrived": None, "updated_at": written()}
+    return {"released": True, "arrived": None, "updated_at": clock_now()}
 
 
 def _if_claimed(table: Table) -> ColumnElement[int]:
@@ -182,4 +182,4 @@ def is_waiting(table: Table) -> tuple[ColumnElement[bool], ...]:
 
 def is_overdue(table: Table) -> ColumnElement[bool]:
     """Past its `expires_at`: nobody starts it any more."""
-    return and_(table.c.expires_at.is_not(None), table.c.expires_at <= compared())
+    return and_(table.c.expires_at.is_not(None), table.c.expires_at <= statement_now())

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from async_task.database.clock import written
+from async_task.database.clock import clock_now
 from async_task.schema.columns import Counter, Instant, LongText, Name, RowNumber
 
 SCHEMA_VERSION = 3
@@ -49,7 +49,7 @@ class JobEvent(Base):
     actor: Mapped[str | None] = mapped_column(Name(255))
     message: Mapped[str | None] = mapped_column(LongText())
     detail: Mapped[str | None] = mapped_column(LongText())
-    created_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+    created_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
 
     __table_args__ = (Index("ix_async_task_job_events_job", "job_type", "job_id", "id"),)
 
@@ -68,8 +68,8 @@ class Worker(Base):
     host: Mapped[str] = mapped_column(Name(255))
     pid: Mapped[int] = mapped_column(Counter())
     process_started: Mapped[str] = mapped_column(Name(64))
-    started_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
-    beat_at: Mapped[dt.datetime] = mapped_column(Instant(), default=written())
+    started_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
+    beat_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
     kind: Mapped[str | None] = mapped_column(Name(32))
     job_type: Mapped[str | None] = mapped_column(Name(128))
     asleep: Mapped[bool] = mapped_column(Boolean(), default=False, server_default="0")
@@ -105,7 +105,7 @@ class SchemaVersion(Base):
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class CompanionTables:
     """The tables that an attempts table needs beside it."""
 
     events: Table
@@ -114,10 +114,10 @@ class Beside:
     version: Table
 
 
-def beside(table: Table) -> Beside:
+def companion_tables(table: Table) -> CompanionTables:
     """The tables beside this attempts table: in its own schema, and in its own metadata, so that whoever creates or
     migrates that has them too."""
-    return Beside(*(_copied(kind.__table__, table) for kind in (JobEvent, Worker, Queue, SchemaVersion)))
+    return CompanionTables(*(_copied(kind.__table__, table) for kind in (JobEvent, Worker, Queue, SchemaVersion)))
 
 
 def _copied(made: Any, table: Table) -> Table:

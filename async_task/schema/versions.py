@@ -6,14 +6,14 @@ from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.schema import CreateSchema
 
 from async_task.errors import SchemaMismatch
-from async_task.schema.tables import SCHEMA_VERSION, beside, table_of
+from async_task.schema.tables import SCHEMA_VERSION, companion_tables, table_of
 
 
 def tables_of(model: type[Any]) -> list[Table]:
     """The tables of this model, with those of its inheritance, and the ones beside them."""
     root: Any = inspect(model).base_mapper
     mapped = {table for mapper in root.self_and_descendants for table in mapper.tables}
-    o = beside(table_of(model))
+    o = companion_tables(table_of(model))
     return [*sorted(mapped, key=lambda table: str(table.name)), o.events, o.workers, o.queues, o.version]
 
 
@@ -55,7 +55,7 @@ def version_in(engine: Engine, model: type[Any]) -> int | None:
 
 
 def _version_in(connection: Connection, model: type[Any]) -> int | None:
-    table = beside(table_of(model)).version
+    table = companion_tables(table_of(model)).version
     is_there = inspect(connection).has_table(table.name, schema=table.schema)
     return connection.scalar(select(table.c.version)) if is_there else None
 

@@ -270,7 +270,7 @@ def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Se
     return thing
 
 
-def lane_of(name: str) -> str:
+def own_queue(name: str) -> str:
     """The queue that is a target's own: its name, or the begin of a long one with what tells it from others."""
     known = _registered.get(name)
     full = name if known is None else known.name
@@ -285,7 +285,7 @@ def limits() -> dict[str, Limit]:
 
 def _in_its_queue(name: str, policy: Policy) -> Policy:
     """What is limited waits in a queue of its own, unless it says in which."""
-    return replace(policy, queue=lane_of(name)) if policy.limit and policy.queue is None else policy
+    return replace(policy, queue=own_queue(name)) if policy.limit and policy.queue is None else policy
 
 
 def _refuse_contradiction(made: Target) -> None:

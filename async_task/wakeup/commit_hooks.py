@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Table, event
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
 
 from async_task.wakeup import notify
-from async_task.wakeup.in_process import Bell, found_bell, hangs_anywhere
+from async_task.wakeup.in_process import Notifier, found_notifier, hangs_anywhere
 
 Counts = dict[str, int]
 """How many, by queue."""
@@ -28,7 +28,7 @@ def arrive(session: Session, mapper: Mapper[Any], counts: Mapping[str, int]) -> 
 
 def arrive_by(connection: Connection, table: Table, counts: Mapping[str, int]) -> None:
     """The same on a Core connection, where they are written already."""
-    notify.tell(connection, table, counts)
+    notify.notify_sleepers(connection, table, counts)
     _ring_with(connection, table, counts)
 
 
@@ -109,17 +109,17 @@ def _tell(session: Session, arrivals: _Arrivals) -> None:
         if model not in arrivals.told:
             arrivals.told.add(model)
             bind = session.get_bind(**_where(model))
-            if notify.may_tell(bind.engine, _table(model)):
+            if notify.may_notify(bind.engine, _table(model)):
                 connection = session.connection(bind_arguments=_where(model))
                 # On somebody else's connection it is somebody else's transaction, and goes on.
-                notify.tell(connection, _table(model), counts, ends=isinstance(bind, Engine))
+                notify.notify_sleepers(connection, _table(model), counts, ends=isinstance(bind, Engine))
 
 
 def _ring(session: Session, arrivals: _Arrivals) -> None:
     for model, counts in _root(session, arrivals).items():
         bind = session.get_bind(**_where(model))
         if isinstance(bind, Engine):
-            _ring_at(found_bell(_table(model), bind.url), counts)
+            _ring_at(found_notifier(_table(model), bind.url), counts)
         else:
             _ring_with(bind, _table(model), counts)
 
@@ -136,38 +136,38 @@ def _table(model: Mapper[Any]) -> Table:
     return table
 
 
-def _ring_at(bell: Bell | None, counts: Mapping[str, int]) -> None:
-    if bell is not None:
+def _ring_at(notifier: Notifier | None, counts: Mapping[str, int]) -> None:
+    if notifier is not None:
         for queue, number in counts.items():
-            bell.ring(queue, number)
+            notifier.notify(queue, number)
 
 
 # A Core connection says only that it is about to commit. The bell is rung a moment too early, and again by nobody: who
 # was woken looks often for a while.
 
 
-_expected: "weakref.WeakKeyDictionary[Connection, list[tuple[Bell, Counts]]]" = weakref.WeakKeyDictionary()
+_expected: "weakref.WeakKeyDictionary[Connection, list[tuple[Notifier, Counts]]]" = weakref.WeakKeyDictionary()
 """What is rung when a connection commits."""
 
 
 def _ring_with(connection: Connection, table: Table, counts: Mapping[str, int]) -> None:
-    bell = found_bell(table, connection.engine.url)
-    if bell is None:
+    notifier = found_notifier(table, connection.engine.url)
+    if notifier is None:
         return
     if not connection.in_transaction():
-        _ring_at(bell, counts)
+        _ring_at(notifier, counts)
         return
     if connection not in _expected:
         _expected[connection] = []
     if not event.contains(connection, "commit", _ring_expected):
         event.listen(connection, "commit", _ring_expected)
         event.listen(connection, "rollback", _forget_expected)
-    _expected[connection].append((bell, dict(counts)))
+    _expected[connection].append((notifier, dict(counts)))
 
 
 def _ring_expected(connection: Connection) -> None:
-    for bell, counts in _expected.pop(connection, ()):
-        _ring_at(bell, counts)
+    for notifier, counts in _expected.pop(connection, ()):
+        _ring_at(notifier, counts)
 
 
 def _forget_expected(connection: Connection) -> None:

@@ -12,7 +12,7 @@ MOST_REMEMBERED = 1_000
 """So many queues are remembered as rung; polling finds what waits in further ones."""
 
 
-class Bell:
+class Notifier:
     """One for an attempts table in this process, however many lanes wait for it; see `bell_of`.
 
     A ring is for as many lanes as there are new rows: of those that wait, else of those that come to wait. A lane is a
@@ -28,7 +28,7 @@ class Bell:
         self._number = 0
         self._woken = 0
 
-    def ring(self, queue: str, number: int = 1) -> None:
+    def notify(self, queue: str, number: int = 1) -> None:
         """So many rows of this queue are due: wake at most as many lanes, those first that came to wait last."""
         with self._lock:
             self._number += 1
@@ -128,21 +128,21 @@ class _Ring:
 
 
 _Place = tuple[Table, str, Any, Any, Any]
-_bells: "weakref.WeakValueDictionary[_Place, Bell]" = weakref.WeakValueDictionary()
+_bells: "weakref.WeakValueDictionary[_Place, Notifier]" = weakref.WeakValueDictionary()
 _making = threading.Lock()
 
 
-def bell_of(table: Table, url: URL) -> Bell:
+def notifier_of(table: Table, url: URL) -> Notifier:
     """This process's bell for this table in this database. It hangs there for as long as somebody keeps it."""
     with _making:
         place = place_of(table, url)
-        bell = _bells.get(place)
-        if bell is None:
-            bell = _bells[place] = Bell()
-        return bell
+        notifier = _bells.get(place)
+        if notifier is None:
+            notifier = _bells[place] = Notifier()
+        return notifier
 
 
-def found_bell(table: Table, url: URL) -> Bell | None:
+def found_notifier(table: Table, url: URL) -> Notifier | None:
     """The same, where there is one: where a worker lives in this process."""
     return _bells.get(place_of(table, url)) if _bells else None
 

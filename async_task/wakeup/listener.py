@@ -25,7 +25,7 @@ from sqlalchemy.util import await_only
 from async_task.database.dialects import notifies
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
-from async_task.wakeup.in_process import Bell
+from async_task.wakeup.in_process import Notifier
 from async_task.wakeup.notify import channel_of, read_payload
 
 logger = logging.getLogger("async_task")
@@ -50,11 +50,17 @@ class Listener:
     """
 
     def __init__(
-        self, source: Source, table: Table, bell: Bell, *, probe_every: float = PROBE_EVERY, patience: float = PATIENCE
+        self,
+        source: Source,
+        table: Table,
+        notifier: Notifier,
+        *,
+        probe_every: float = PROBE_EVERY,
+        patience: float = PATIENCE,
     ) -> None:
         self._source = source
         self._channel = channel_of(table)
-        self._bell = bell
+        self._notifier = notifier
         self._probe_every = probe_every
         self._patience = patience
         self._closing = threading.Event()
@@ -122,7 +128,7 @@ class Listener:
 
     def _hear(self, text: str) -> None:
         for queue, number in read_payload(text).items():
-            self._bell.ring(queue, number)
+            self._notifier.notify(queue, number)
 
     def _lose(self, error: Exception) -> None:
         self._num_failures += 1

@@ -18,9 +18,9 @@ from sqlalchemy.engine import TwoPhaseTransaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from async_task.database.clock import compared
+from async_task.database.clock import statement_now
 from async_task.database.dialects import notifies, pipelines
-from async_task.schema.tables import beside
+from async_task.schema.tables import companion_tables
 from async_task.wakeup.in_process import place_of
 
 logger = logging.getLogger("async_task")
@@ -49,7 +49,7 @@ def switch(table: Table, on: bool) -> None:
     (_off.discard if on else _off.add)(table)
 
 
-def may_tell(engine: Engine, table: Table) -> bool:
+def may_notify(engine: Engine, table: Table) -> bool:
     """Whether `tell` would ask now. Costs no statement."""
     if table in _off or not notifies(engine.dialect):
         return False
@@ -57,12 +57,12 @@ def may_tell(engine: Engine, table: Table) -> bool:
     return known is None or time.monotonic() >= known.quiet_until
 
 
-def tell(connection: Connection, table: Table, counts: Mapping[str, int], *, ends: bool = False) -> None:
+def notify_sleepers(connection: Connection, table: Table, counts: Mapping[str, int], *, ends: bool = False) -> None:
     """Tell whoever sleeps, at the commit of this connection's transaction, how many rows are new by queue.
 
     The transaction lives on, whatever is missing. `ends`: it is about to end, and little is still written in it.
     """
-    if not may_tell(connection.engine, table) or not counts or _is_twophase(connection):
+    if not may_notify(connection.engine, table) or not counts or _is_twophase(connection):
         return
     place = place_of(table, connection.engine.url)
     known = _known.get(place) or _known.setdefault(place, _Known(table))
@@ -111,9 +111,9 @@ _known: dict[Any, _Known] = {}
 
 
 def _statement(table: Table) -> Any:
-    workers = beside(table).workers.c
+    workers = companion_tables(table).workers.c
     sleeper = exists().where(
-        workers.asleep, workers.job_type == table.name, workers.beat_at >= compared(-SILENT)
+        workers.asleep, workers.job_type == table.name, workers.beat_at >= statement_now(-SILENT)
     )  # fmt: skip
     return select(func.pg_notify(bindparam("channel", type_=Text()), bindparam("payload", type_=Text()))).where(sleeper)
 

@@ -19,14 +19,14 @@ from sqlalchemy.util import greenlet_spawn
 
 from async_task.database.lanes import Lane, LoopLane, open_lane
 from async_task.error_text import describe
-from async_task.execution.call import CLEAN_UP, PreparedCall, Site, make_coroutine
+from async_task.execution.call import CLEAN_UP, ExecutionContext, PreparedCall, make_coroutine
 from async_task.execution.performer import followed, perform_prepared
 from async_task.execution.settle import Called, decided, failure_of, settle_alone, settled
 from async_task.outcomes import SUCCESS, Outcome
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
-from async_task.queue.fenced_writes import Written
-from async_task.worker.runtime import Shift
+from async_task.queue.fenced_writes import OutcomeWrite
+from async_task.worker.runtime import Runtime
 
 logger = logging.getLogger("async_task")
 
@@ -37,14 +37,14 @@ class Coroutines:
 
     def __init__(
         self,
-        shift: Shift,
+        runtime: Runtime,
         number: int,
         settle_within: float,
         *,
         ended: Callable[[Outcome], None],
         freed: Callable[[], None],
     ) -> None:
-        self._shift = shift
+        self._runtime = runtime
         self._number = number
         self._settle_within = settle_within
         self._ended = ended
@@ -82,7 +82,7 @@ class Coroutines:
     def start(self, calls: Sequence[tuple[Claim, PreparedCall]]) -> None:
         """Begin these calls, for which slots were reserved."""
         if calls:
-            self._shift.heartbeat.hold([claim.id for claim, _ in calls])
+            self._runtime.heartbeat.track([claim.id for claim, _ in calls])
             with self._changed:
                 self._running.update((claim.id, claim) for claim, _ in calls)
             self._begun().call_soon_threadsafe(self._begin, calls)
@@ -169,8 +169,8 @@ class Coroutines:
             self._end(claim, None)
 
     def _perform_alone(self, claim: Claim, call: PreparedCall) -> Outcome:
-        self._lane = self._lane or LoopLane(self._shift.source)
-        return perform_prepared(self._shift.site_on(self._lane), claim, call, self._shift.heartbeat.holding)
+        self._lane = self._lane or LoopLane(self._runtime.source)
+        return perform_prepared(self._runtime.context_on(self._lane), claim, call, self._runtime.heartbeat.tracking)
 
     def _note(self, answered: Called) -> None:
         with self._changed:
@@ -184,7 +184,7 @@ class Coroutines:
     # On the thread that writes.
 
     def _write_answers(self) -> None:
-        with open_lane(self._shift.source, private=True) as lane:
+        with open_lane(self._runtime.source, private=True) as lane:
             while answered := self._next():
                 lane.run(lambda: self._settle(lane, answered))
 
@@ -199,45 +199,45 @@ class Coroutines:
             return answered
 
     def _settle(self, lane: Lane, answered: list[Called]) -> None:
-        site = self._shift.site_on(lane)
+        context = self._runtime.context_on(lane)
         try:
-            is_written = self._write(site, answered)
+            is_written = self._write(context, answered)
         except Exception as problem:
             logger.warning("%d outcomes were not written at once: %s", len(answered), describe(problem).summary)
             is_written = False
         if not is_written:
             lane.drop_connection()
         for one in answered:
-            self._tell(site, one, is_written=is_written)
+            self._tell(context, one, is_written=is_written)
 
-    def _write(self, site: Site, answered: list[Called]) -> bool:
+    def _write(self, context: ExecutionContext, answered: list[Called]) -> bool:
         by_claim: defaultdict[uuid.UUID, list[Claim]] = defaultdict(list)
         others = []
         for claim, call, decision in answered:
             if decision is SUCCESS:
                 by_claim[claim.claim_id].append(claim)
             else:
-                others.append(Written(claim, decision, failure_of(decision, call)))
-        connection = site.lane.connection
+                others.append(OutcomeWrite(claim, decision, failure_of(decision, call)))
+        connection = context.lane.connection
         with connection.begin() as transaction:
-            write = partial(fenced_writes.write_all, connection, site.table)
+            write = partial(fenced_writes.write_all, connection, context.table)
             if write([], others) and all(write(succeeded) for succeeded in by_claim.values()):
                 return True
             transaction.rollback()
             return False
 
-    def _tell(self, site: Site, one: Called, *, is_written: bool) -> None:
+    def _tell(self, context: ExecutionContext, one: Called, *, is_written: bool) -> None:
         outcome = None
         try:
-            result = settled(*one) if is_written else settle_alone(site, *one)
-            outcome = followed(site, one.claim, one.call, result)
+            result = settled(*one) if is_written else settle_alone(context, *one)
+            outcome = followed(context, one.claim, one.call, result)
         except Exception as error:
             # This thread writes for all: it goes on. What is not written is a stray, as one without an answer is.
             logger.error("attempt %s: %s", one.claim.id, describe(error, one.call.secrets).summary)
         self._end(one.claim, outcome)
 
     def _end(self, claim: Claim, outcome: Outcome | None) -> None:
-        self._shift.heartbeat.let_go((claim.id,))
+        self._runtime.heartbeat.untrack((claim.id,))
         with self._changed:
             self._running.pop(claim.id, None)
         if outcome is not None:

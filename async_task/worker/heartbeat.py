@@ -14,7 +14,7 @@ from sqlalchemy import Table
 
 from async_task.database.lanes import Lane
 from async_task.queue import workers
-from async_task.queue.workers import Run
+from async_task.queue.workers import RunningBatch
 
 COMPLAINS_EVERY = 60.0
 """Seconds after which it is said again that the database is away."""
@@ -48,7 +48,7 @@ class Heartbeat:
         self._stopped = False
         self._kind: str | None = None
 
-    def begin_run(self, lane: Lane, *, alone: bool) -> Run | None:
+    def begin_run(self, lane: Lane, *, alone: bool) -> RunningBatch | None:
         """From now until `stop` this is a run, whatever it holds, and others see it. `alone`: only if no other run is
         at work; else that one is answered, and nothing was begun."""
         other = lane.run(lambda: workers.begin(lane.engine, self._table, self._worker, self._lease, alone=alone))
@@ -61,7 +61,7 @@ class Heartbeat:
     def begin_work(self, lane: Lane, about: str) -> None:
         """From now until `stop` this is a worker, and what it says `about` itself can be read. Inside of `lane.run`."""
         with lane.engine.begin() as connection:
-            workers.enroll(connection, self._table, self._worker, WORKER, about=about)
+            workers.register(connection, self._table, self._worker, WORKER, about=about)
         with self._changed:
             self._kind, self._last = WORKER, time.monotonic()
             self._start()
@@ -76,16 +76,16 @@ class Heartbeat:
             self._beat(lane, [])
 
     @contextmanager
-    def holding(self, attempt_id: uuid.UUID) -> Iterator[None]:
+    def tracking(self, attempt_id: uuid.UUID) -> Iterator[None]:
         """While a call is made: beat, and extend its lease; also that of a locked one, which counts when the lock is
         lost with its connection."""
-        self.hold((attempt_id,))
+        self.track((attempt_id,))
         try:
             yield
         finally:
-            self.let_go((attempt_id,))
+            self.untrack((attempt_id,))
 
-    def hold(self, attempt_ids: Collection[uuid.UUID]) -> None:
+    def track(self, attempt_ids: Collection[uuid.UUID]) -> None:
         """From now on, the same for all of these; until each was let go of as often as it was held."""
         with self._changed:
             self._held.update(attempt_ids)
@@ -93,7 +93,7 @@ class Heartbeat:
             if self._rests:
                 self._changed.notify()
 
-    def let_go(self, attempt_ids: Collection[uuid.UUID]) -> None:
+    def untrack(self, attempt_ids: Collection[uuid.UUID]) -> None:
         with self._changed:
             for attempt_id in attempt_ids:
                 if (left := self._held.pop(attempt_id, 0) - 1) > 0:
@@ -115,7 +115,7 @@ class Heartbeat:
         """Whether it has beaten, and will not again."""
         return self._last is not None and self._stopped and not self._held
 
-    def holds(self, attempt_id: uuid.UUID) -> bool:
+    def tracks(self, attempt_id: uuid.UUID) -> bool:
         """Whether this process knows of its claim."""
         with self._changed:
             return attempt_id in self._held

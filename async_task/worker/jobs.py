@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 
 from async_task.database.dialects import locks_neighbours
 from async_task.database.lanes import Lane
-from async_task.database.transactions import insist
+from async_task.database.transactions import retry_transient
 from async_task.outcomes import Outcome
 from async_task.queue import backlog, limits, ordering
 from async_task.queue.backlog import Scope
 from async_task.queue.claim import Claim
 from async_task.queue.sweep import sweep
-from async_task.targets.registry import lane_of
 from async_task.targets.registry import limits as target_limits
+from async_task.targets.registry import own_queue
 from async_task.worker.run_batch import Batch, BatchReport, Progress, Turns
-from async_task.worker.runtime import Shift
+from async_task.worker.runtime import Runtime
 
 T = TypeVar("T")
 PATIENCE = 10.0
@@ -34,18 +34,18 @@ PATIENCE = 10.0
 class BaseAttemptJob:
     """Performs one attempt: only if it is still pending and due, and nobody else performs it (square/async_task)."""
 
-    def __init__(self, shift: Shift) -> None:
-        self.shift = shift
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
 
     def perform(self, attempt_id: uuid.UUID) -> Outcome:
         """Claim this attempt and perform it, or say why not: a duplicate delivery is a no-op."""
-        with self.shift.lane() as lane:
-            claim = self.shift.claim_one(lane, attempt_id)
+        with self.runtime.lane() as lane:
+            claim = self.runtime.claim_one(lane, attempt_id)
             return claim if isinstance(claim, Outcome) else self.run(lane, claim)
 
     def run(self, lane: Lane, claim: Claim) -> Outcome:
         """Perform a claimed attempt; both jobs come through here."""
-        return self.shift.perform(lane, claim)
+        return self.runtime.perform(lane, claim)
 
 
 class BaseAttemptBatchJob:
@@ -55,8 +55,8 @@ class BaseAttemptBatchJob:
     `deadline` (by time.monotonic(): from then on nothing is started), `progress` (told the report so far).
     """
 
-    def __init__(self, shift: Shift, job: BaseAttemptJob) -> None:
-        self.shift = shift
+    def __init__(self, runtime: Runtime, job: BaseAttemptJob) -> None:
+        self.runtime = runtime
         self.job = job
         self.stop = threading.Event()
         self.scope = Scope()
@@ -69,8 +69,8 @@ class BaseAttemptBatchJob:
     def perform(self, limit: int | None = None, concurrency: int = 1) -> BatchReport:
         """Recover, expire, then perform everything that was due when it began, at most `limit` attempts."""
         since = time.monotonic()
-        with self.shift.lane() as lane:
-            swept = lane.run(lambda: sweep(lane.engine, self.shift.table, self.shift.lease))
+        with self.runtime.lane() as lane:
+            swept = lane.run(lambda: sweep(lane.engine, self.runtime.table, self.runtime.lease))
             self._line_up(lane)
             found, now = self._look(lane, backlog.queues, self.scope.queues)
             self._paused = self._look(lane, limits.paused)
@@ -89,7 +89,7 @@ class BaseAttemptBatchJob:
 
     def _line_up(self, lane: Lane) -> None:
         """Let the first of each key go that has just arrived."""
-        while self._look(lane, ordering.line_up) >= ordering.PAGE:
+        while self._look(lane, ordering.release_arrived) >= ordering.PAGE:
             pass
 
     def _begin(self, threads: ThreadPoolExecutor, batch: Batch, queues: "Turns") -> "Future[set[str]]":
@@ -111,7 +111,7 @@ class BaseAttemptBatchJob:
     def _work(self, batch: Batch, queues: Turns, *, suspects: bool = False) -> set[str]:
         """One lane: claim, perform, again, until nothing is due any more. Answers the queues of what was let go."""
         released: set[str] = set()
-        with self.shift.lane() as lane:
+        with self.runtime.lane() as lane:
             while (claim := self._claim(lane, batch, queues, suspects=suspects)) is not None:
                 batch.count(self.job.run(lane, claim))
                 if (queue := self._queue_of_next(lane, claim)) is not None:
@@ -153,17 +153,17 @@ class BaseAttemptBatchJob:
     ) -> tuple[Claim | None, dt.timedelta | None]:
         options: Any = {"began": batch.began, "suspects": suspects, "targets": self.scope.targets}
         if queue not in self._limited:
-            return self.shift.claim_due(lane, queue, **options), None
-        claim, after = self.shift.claim_limited(lane, queue, **options)
+            return self.runtime.claim_due(lane, queue, **options), None
+        claim, after = self.runtime.claim_limited(lane, queue, **options)
         if claim is not None:
             self._last_start[queue] = time.monotonic()
         return claim, after
 
     def _is_set_aside(self, lane: Lane, claim: Claim, queue: str) -> bool:
         """Whether it is a call of a paused target: it is given back, into the lane of that."""
-        if (aside := lane_of(claim.target)) == queue or aside not in self._paused:
+        if (aside := own_queue(claim.target)) == queue or aside not in self._paused:
             return False
-        self._look(lane, limits.set_aside, [claim], aside)
+        self._look(lane, limits.release_to_own_queue, [claim], aside)
         return True
 
     def _is_held_back(
@@ -190,7 +190,7 @@ class BaseAttemptBatchJob:
 
     def _work_suspects(self, batch: Batch, names: list[str]) -> list[str]:
         """The suspects, alone. Answers the queues in which there is more now, because a suspect was before it."""
-        with self.shift.lane() as lane:
+        with self.runtime.lane() as lane:
             look = partial(backlog.with_due, suspects=True)
             found = self._look(lane, look, names, batch.began, self.scope.targets)
         return sorted(self._work(batch, Turns(found), suspects=True)) if found else []
@@ -198,14 +198,14 @@ class BaseAttemptBatchJob:
     def _left_for_want_of_time(self, batch: Batch, names: list[str]) -> int:
         if not batch.is_out_of_time:
             return 0
-        with self.shift.lane() as lane:
+        with self.runtime.lane() as lane:
             return self._left(lane, batch, names)
 
     def _left(self, lane: Lane, batch: Batch, names: list[str]) -> int:
         return self._look(lane, backlog.left, names, batch.began, self.scope.targets)
 
     def _look(self, lane: Lane, look: Callable[..., T], *where: Any) -> T:
-        return insist(lambda: lane.run(lambda: look(lane.engine, self.shift.table, *where)))
+        return retry_transient(lambda: lane.run(lambda: look(lane.engine, self.runtime.table, *where)))
 
 
 class AttemptJob(BaseAttemptJob):

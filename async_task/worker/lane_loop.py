@@ -18,22 +18,22 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from async_task.database.lanes import Lane, open_lane
-from async_task.database.transactions import insist
+from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
-from async_task.execution.adaptive import Portions
-from async_task.execution.batch_executor import Handful, Way, way_of
-from async_task.execution.call import PreparedCall, Site
+from async_task.execution.adaptive import BatchSizes
+from async_task.execution.batch_executor import BatchExecutor, Way, way_of
+from async_task.execution.call import ExecutionContext, PreparedCall
 from async_task.execution.performer import followed, perform_prepared, prepared
 from async_task.execution.settle import Settled, release_next
 from async_task.outcomes import Outcome, Succeeded
 from async_task.queue import ordering
 from async_task.queue.claim import Claim
-from async_task.queue.fenced_writes import give_back
-from async_task.queue.limits import set_aside
-from async_task.targets.registry import coroutine_calls, lane_of, limits
+from async_task.queue.fenced_writes import release_claims
+from async_task.queue.limits import release_to_own_queue
+from async_task.targets.registry import coroutine_calls, limits, own_queue
 from async_task.worker.coroutines import Coroutines, runs_on_loop
-from async_task.worker.round_robin import Rounds
-from async_task.worker.runtime import Shift
+from async_task.worker.round_robin import RoundRobin
+from async_task.worker.runtime import Runtime
 from async_task.worker.watchdog import Watchdog
 
 logger = logging.getLogger("async_task")
@@ -63,14 +63,14 @@ class Tally:
             return self._outcomes.copy()
 
 
-class Consumer:
+class LaneLoop:
     """`single`: performs one claim from its row on, where all are to go through a job of the user's own; else None.
     `is_over`: once it answers True, nothing further is started."""
 
     def __init__(
         self,
-        shift: Shift,
-        rounds: Rounds,
+        runtime: Runtime,
+        round_robin: RoundRobin,
         coroutines: Coroutines,
         watchdog: Watchdog,
         tally: Tally,
@@ -79,16 +79,16 @@ class Consumer:
         single: Callable[[Lane, Claim], Outcome] | None,
         is_over: Callable[[], bool],
     ) -> None:
-        self._shift = shift
-        self._rounds = rounds
+        self._runtime = runtime
+        self._round_robin = round_robin
         self._coroutines = coroutines
         self._watchdog = watchdog
         self._tally = tally
         self._settle_within = settle_within
         self._single = single
         self._is_over = is_over
-        self._portions: dict[str, Portions] = {}
-        self._handful: Handful | None = None
+        self._sizes: dict[str, BatchSizes] = {}
+        self._executor: BatchExecutor | None = None
         self._held: list[uuid.UUID] = []
         self.queues_of_coroutines: set[str] = set()
         """Where coroutines were found, and may be found when there are slots for them."""
@@ -96,8 +96,8 @@ class Consumer:
     def live(self) -> None:
         """Until the rounds are over."""
         num_failed = 0
-        with open_lane(self._shift.source, private=True) as lane:
-            while (queue := self._rounds.take()) is not None:
+        with open_lane(self._runtime.source, private=True) as lane:
+            while (queue := self._round_robin.take()) is not None:
                 number = 0
                 try:
                     number = lane.run(partial(self._serve, lane, queue))
@@ -107,65 +107,65 @@ class Consumer:
                     self._complain(lane, error)
                     time.sleep(min(0.1 * num_failed, LONGEST_REST))
                 finally:
-                    self._rounds.put_back(queue, number)
+                    self._round_robin.put_back(queue, number)
 
     def _serve(self, lane: Lane, queue: str) -> int:
         """Claim and perform some attempts of this queue. Answers how many."""
-        portions = self._portions.setdefault(queue, Portions())
-        number = portions.to_claim.number
+        sizes = self._sizes.setdefault(queue, BatchSizes())
+        number = sizes.to_claim.number
         claims = self._claim(lane, queue, number)
         if len(claims) >= number:
-            self._rounds.ring(queue, 2)  # for another lane, and for this one
+            self._round_robin.ring(queue, 2)  # for another lane, and for this one
         mine = self._without_paused(lane, queue, claims)
         if mine:
-            self._perform(lane, mine, portions)
+            self._perform(lane, mine, sizes)
         return len(claims)
 
     def _claim(self, lane: Lane, queue: str, number: int) -> list[Claim]:
         besides = coroutine_calls() if self._coroutines.is_full else ()
         options: Any = {"besides": besides, "patience": PATIENCE}
-        is_limited = queue in self._rounds.limited or queue in limits()
-        claim = self._shift.claim_many_limited if is_limited else self._shift.claim_many
+        is_limited = queue in self._round_robin.limited or queue in limits()
+        claim = self._runtime.claim_many_limited if is_limited else self._runtime.claim_many
         claims, after = claim(lane, queue, number, **options)
         if after is not None:
-            self._rounds.ring_later(queue, after.total_seconds())
+            self._round_robin.ring_later(queue, after.total_seconds())
         return claims
 
     def _without_paused(self, lane: Lane, queue: str, claims: list[Claim]) -> list[Claim]:
         """Those that may be called. Calls of paused targets are given back, into the lanes of these."""
-        if not self._rounds.paused:
+        if not self._round_robin.paused:
             return claims
         aside: defaultdict[str, list[Claim]] = defaultdict(list)
         for claim in claims:
-            aside[lane_of(claim.target)].append(claim)
-        paused = [name for name in aside if name in self._rounds.paused and name != queue]
+            aside[own_queue(claim.target)].append(claim)
+        paused = [name for name in aside if name in self._round_robin.paused and name != queue]
         for name in paused:
-            insist(partial(set_aside, lane.engine, self._shift.table, aside.pop(name), name))
+            retry_transient(partial(release_to_own_queue, lane.engine, self._runtime.table, aside.pop(name), name))
         return [claim for kept in aside.values() for claim in kept] if paused else claims
 
-    def _perform(self, lane: Lane, claims: list[Claim], portions: Portions) -> None:
+    def _perform(self, lane: Lane, claims: list[Claim], sizes: BatchSizes) -> None:
         held = self._held = [claim.id for claim in claims]
-        self._shift.heartbeat.hold(held)
+        self._runtime.heartbeat.track(held)
         try:
-            calls = self._handed_over(lane, self._prepared(lane, claims), portions)
-            handful = Handful(
-                self._shift.site_on(lane), calls, portions, self._shift.lease, self._settle_within,
+            calls = self._handed_over(lane, self._prepared(lane, claims), sizes)
+            executor = BatchExecutor(
+                self._runtime.context_on(lane), calls, sizes, self._runtime.lease, self._settle_within,
                 way=way_of if self._single is None else lambda call: Way.ALONE,
                 alone=self._perform_alone,
                 succeeded=lambda claims: self._note_succeeded(lane, claims),
                 ended=lambda claim, call, settled: self._end(lane, claim, call, settled),
                 stop=self._is_over,
             )  # fmt: skip
-            self._watch(handful, len(calls))
+            self._watch(executor, len(calls))
         finally:
-            self._shift.heartbeat.let_go(held)
+            self._runtime.heartbeat.untrack(held)
 
     def _prepared(self, lane: Lane, claims: list[Claim]) -> list[tuple[Claim, PreparedCall]]:
         """Those that can be called. What something is missing for is parked."""
-        site = self._shift.site_on(lane)
+        context = self._runtime.context_on(lane)
         calls: list[tuple[Claim, PreparedCall]] = []
         for claim in claims:
-            call = prepared(site, claim)
+            call = prepared(context, claim)
             if isinstance(call, Outcome):
                 self._tally.count(call)
             else:
@@ -173,12 +173,12 @@ class Consumer:
         return calls
 
     def _handed_over(
-        self, lane: Lane, calls: list[tuple[Claim, PreparedCall]], portions: Portions
+        self, lane: Lane, calls: list[tuple[Claim, PreparedCall]], sizes: BatchSizes
     ) -> list[tuple[Claim, PreparedCall]]:
         """The calls of this lane. Coroutines are begun, as many as there are slots for; the others are given back."""
         if self._single is not None:
             return calls
-        is_async = self._shift.source.is_async
+        is_async = self._runtime.source.is_async
         mine = [one for one in calls if not runs_on_loop(one[1], is_async=is_async)]
         if len(mine) == len(calls):
             return calls
@@ -188,40 +188,40 @@ class Consumer:
         self.queues_of_coroutines.add(others[0][0].queue)
         if unstarted := [claim for claim, _ in others[slots:]]:
             # As many as quick calls fill a handful with would be claimed, and given back, for each slot that gets free.
-            portions.to_claim.number = max(1, len(calls) - len(unstarted))
-            insist(lambda: give_back(lane.connection, self._shift.table, unstarted))
+            sizes.to_claim.number = max(1, len(calls) - len(unstarted))
+            retry_transient(lambda: release_claims(lane.connection, self._runtime.table, unstarted))
         elif not mine:
-            portions.to_claim.note(len(calls), 0.0)  # they take no time of this lane's
+            sizes.to_claim.note(len(calls), 0.0)  # they take no time of this lane's
         return mine
 
     def abandon(self, aside: Callable[[list[Claim]], None]) -> list[Claim]:
         """Leave the call that is being made to itself, from another thread: the claims that are to be given back."""
-        begun = [] if self._handful is None else self._handful.abandon(aside)
+        begun = [] if self._executor is None else self._executor.abandon(aside)
         # Nobody beats for them any more, however long the call goes on: this process holds nothing.
-        self._shift.heartbeat.let_go(self._held)
+        self._runtime.heartbeat.untrack(self._held)
         return begun
 
-    def _watch(self, handful: Handful, number: int) -> None:
-        self._handful = handful
+    def _watch(self, executor: BatchExecutor, number: int) -> None:
+        self._executor = executor
         if number < 2:
-            handful.perform()
+            executor.perform()
             return
-        self._watchdog.watch(handful)
+        self._watchdog.watch(executor)
         try:
-            handful.perform()
+            executor.perform()
         finally:
-            self._watchdog.forget(handful)
+            self._watchdog.forget(executor)
 
-    def _perform_alone(self, site: Site, claim: Claim, call: PreparedCall) -> None:
+    def _perform_alone(self, context: ExecutionContext, claim: Claim, call: PreparedCall) -> None:
         if self._single is not None:
-            self._tally.count(self._single(site.lane, claim))
+            self._tally.count(self._single(context.lane, claim))
         elif call.method.policy.isolate:
-            self._tally.count(self._shift.perform(site.lane, claim))
+            self._tally.count(self._runtime.perform(context.lane, claim))
         else:
-            self._tally.count(perform_prepared(site, claim, call, self._shift.heartbeat.holding))
+            self._tally.count(perform_prepared(context, claim, call, self._runtime.heartbeat.tracking))
 
     def _end(self, lane: Lane, claim: Claim, call: PreparedCall, settled: Settled) -> None:
-        self._tally.count(followed(self._shift.site_on(lane), claim, call, settled))
+        self._tally.count(followed(self._runtime.context_on(lane), claim, call, settled))
         if claim.order_key is not None:
             self._ring_for_following(claim.queue)
 
@@ -236,21 +236,21 @@ class Consumer:
     def _release(self, lane: Lane, keys: dict[str, Claim]) -> None:
         """A process that dies here leaves keys that a sweep finds."""
         try:
-            insist(lambda: ordering.release(lane.engine, self._shift.table, keys))
+            retry_transient(lambda: ordering.release(lane.engine, self._runtime.table, keys))
         except Exception as error:
             logger.warning("%d keys were not released at once: %s", len(keys), describe(error).summary)
             if isinstance(error, (OperationalError, PoolTimeout)):  # the database is away
                 return
             # It refuses one of them, which holds up neither the others nor what is in hand.
             for claim in keys.values():
-                release_next(self._shift.site_on(lane), claim, Succeeded(claim.id))
+                release_next(self._runtime.context_on(lane), claim, Succeeded(claim.id))
 
     def _ring_for_following(self, queue: str) -> None:
         """The next one of a key may go, which was due long before."""
-        self._shift.begin_at_front(queue)
-        self._rounds.ring(queue)
+        self._runtime.begin_at_front(queue)
+        self._round_robin.ring(queue)
 
     def _complain(self, lane: Lane, error: BaseException) -> None:
         """What could not be done is tried again at the next look; what was claimed is found as stray by a sweep."""
-        logger.error("a lane of %s was stopped short: %s", self._shift.worker, describe(error).summary)
+        logger.error("a lane of %s was stopped short: %s", self._runtime.worker, describe(error).summary)
         lane.run(lane.drop_connection)

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 
 from async_task.database.lanes import Lane, open_lane
 from async_task.error_text import describe
-from async_task.execution.adaptive import Cost, Pace
+from async_task.execution.adaptive import Cost, PollInterval
 from async_task.queue import workers
-from async_task.queue.backlog import Look, Names, look
-from async_task.queue.ordering import PAGE, line_up
-from async_task.wakeup.in_process import Bell
+from async_task.queue.backlog import PollResult, SeenQueues, poll
+from async_task.queue.ordering import PAGE, release_arrived
+from async_task.wakeup.in_process import Notifier
 from async_task.worker.heartbeat import WORKER
-from async_task.worker.round_robin import Rounds
-from async_task.worker.runtime import Shift
+from async_task.worker.round_robin import RoundRobin
+from async_task.worker.runtime import Runtime
 
 logger = logging.getLogger("async_task")
 BUSY_FOR = 0.2
@@ -34,7 +34,7 @@ SWEEPS_EVERY = 600.0
 COMPLAINS_EVERY = 60.0
 
 
-class Errand:
+class BackgroundTask:
     """Something that is done now and then, on a thread and a lane of its own, once for all who ask for it meanwhile.
 
     The lane is kept: a sweep waits for a lease before it trusts a connection that is younger than that.
@@ -80,31 +80,31 @@ class Errand:
                 lane.close()
 
 
-class Scout:
+class Poller:
     """`queues`: those to be served; none: all. `suspects`, `sweep`: asked when there is something for them.
     `may_sleep`: whether notices can reach this process now. `is_called`: whether somebody has asked for a look, since
     it was last asked."""
 
     def __init__(
         self,
-        shift: Shift,
-        rounds: Rounds,
-        bell: Bell,
-        pace: Pace,
+        runtime: Runtime,
+        round_robin: RoundRobin,
+        notifier: Notifier,
+        pace: PollInterval,
         queues: Sequence[str],
         *,
-        suspects: Errand,
-        sweep: Errand,
+        suspects: BackgroundTask,
+        sweep: BackgroundTask,
         may_sleep: Callable[[], bool],
         is_over: Callable[[], bool],
         is_called: Callable[[], bool],
     ) -> None:
-        self._shift = shift
-        self._rounds = rounds
-        self._bell = bell
+        self._runtime = runtime
+        self._round_robin = round_robin
+        self._notifier = notifier
         self._pace = pace
         self._queues = queues
-        self._names = Names()
+        self._names = SeenQueues()
         self._suspects = suspects
         self._sweep = sweep
         self._may_sleep = may_sleep
@@ -121,7 +121,7 @@ class Scout:
 
     def live(self) -> None:
         """Until it is over."""
-        with open_lane(self._shift.source, private=True) as lane:
+        with open_lane(self._runtime.source, private=True) as lane:
             while not self._is_over():
                 self._look_round(lane)
                 self._wait()
@@ -139,7 +139,7 @@ class Scout:
             self._is_asleep = False
             self._complain(error)
 
-    def _look(self, lane: Lane) -> Look:
+    def _look(self, lane: Lane) -> PollResult:
         began = time.monotonic()
         found = self._look_once(lane)
         now = time.monotonic()
@@ -147,9 +147,9 @@ class Scout:
         self._spares_until = now + self._cost.note(now - began, now=now)
         if found.has_arrivals:
             found = self._look_again(lane)
-        self._rounds.paused, self._rounds.limited = found.paused, found.limited
+        self._round_robin.paused, self._round_robin.limited = found.paused, found.limited
         for queue in found.queues:
-            self._rounds.ring(queue)
+            self._round_robin.ring(queue)
         if found.has_suspects:
             self._suspects.ask()
         if found.has_orphans or found.has_overdue or time.monotonic() >= self._sweeps_at:
@@ -159,20 +159,20 @@ class Scout:
             self._pace.rung()
         return found
 
-    def _look_again(self, lane: Lane) -> Look:
+    def _look_again(self, lane: Lane) -> PollResult:
         """After those of the arrivals were released whose turn it is."""
         self._keys_seen_at = time.monotonic()
-        while line_up(lane.engine, self._shift.table) >= PAGE:
+        while release_arrived(lane.engine, self._runtime.table) >= PAGE:
             pass
         return self._look_once(lane)
 
-    def _look_once(self, lane: Lane) -> Look:
-        shift = self._shift
-        return look(lane.glance, shift.table, shift.worker, shift.lease, self._queues, self._names)
+    def _look_once(self, lane: Lane) -> PollResult:
+        runtime = self._runtime
+        return poll(lane.autocommit, runtime.table, runtime.worker, runtime.lease, self._queues, self._names)
 
-    def _fall_asleep_or_wake(self, lane: Lane, found: Look) -> None:
+    def _fall_asleep_or_wake(self, lane: Lane, found: PollResult) -> None:
         now = time.monotonic()
-        is_quiet = not found.queues and self._rounds.is_quiet
+        is_quiet = not found.queues and self._round_robin.is_quiet
         self._busy_since = None if is_quiet else self._busy_since or now
         may_sleep = self._may_sleep()
         if is_quiet and may_sleep and not self._is_asleep:
@@ -185,13 +185,13 @@ class Scout:
         """Until it is time to look. What the bell says meanwhile is passed on at once."""
         until = max(time.monotonic() + self._pace.next(), self._spares_until)
         while not self._is_over():
-            later = self._rounds.ring_what_is_late()
+            later = self._round_robin.ring_what_is_late()
             now = time.monotonic()
             if now >= until:
                 return
-            rung = self._bell.wait(max(0.0, min(until, later or until) - now), self._queues or None)
+            rung = self._notifier.wait(max(0.0, min(until, later or until) - now), self._queues or None)
             for queue in rung:
-                self._rounds.ring(queue)
+                self._round_robin.ring(queue)
             if rung:
                 uses_keys = time.monotonic() - self._keys_seen_at < KEYS_FOR
                 soon = time.monotonic() + (0 if uses_keys else AFTER_A_RING)
@@ -201,17 +201,17 @@ class Scout:
                 until = min(until, max(time.monotonic(), self._spares_until))
 
     def _say(self, lane: Lane, *, asleep: bool) -> None:
-        say = workers.fall_asleep if asleep else workers.awake
-        say(lane.glance, self._shift.table, self._shift.worker, kind=WORKER)
+        say = workers.mark_asleep if asleep else workers.mark_awake
+        say(lane.autocommit, self._runtime.table, self._runtime.worker, kind=WORKER)
         self._is_asleep = asleep
 
     def _has_progressed(self) -> bool:
         """Whether anything was claimed since this was last asked."""
-        before, self._num_claimed = self._num_claimed, self._rounds.num_claimed
+        before, self._num_claimed = self._num_claimed, self._round_robin.num_claimed
         return self._num_claimed != before
 
     def _complain(self, error: Exception) -> None:
         now = time.monotonic()
         if now - self._complained_at >= COMPLAINS_EVERY:
             self._complained_at = now
-            logger.warning("worker %s cannot look for work: %s", self._shift.worker, describe(error).summary)
+            logger.warning("worker %s cannot look for work: %s", self._runtime.worker, describe(error).summary)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 
-class Rounds:
+class RoundRobin:
     """What the lanes of one worker share. Thread-safe.
 
     `lanes`: how many there are. `limits`: how many of them may serve a queue at once, where that is limited. `rested`:

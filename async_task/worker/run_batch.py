@@ -18,7 +18,7 @@ from async_task.outcomes import Canceled, Expired, Failed, Outcome, Parked, Retr
 from async_task.queue import limits, predicates
 from async_task.queue.backlog import Scope
 from async_task.queue.sweep import SweepReport
-from async_task.queue.workers import Run, alive_here, at_work
+from async_task.queue.workers import RunningBatch, alive_here, running_batch
 from async_task.schema.states import is_overdue, is_pending
 from async_task.targets.registry import target_named
 
@@ -46,7 +46,7 @@ class BatchReport:
     seconds: float = 0.0
     left: int = 0
     paused: int = 0
-    overlapped: Run | None = None
+    overlapped: RunningBatch | None = None
 
 
 MOST_MISSES = 50
@@ -202,7 +202,7 @@ class BatchPreview:
     calls: tuple[DueCalls, ...]
     to_recover: int
     to_expire: int
-    overlapped: Run | None
+    overlapped: RunningBatch | None
     paused: tuple[str, ...] = ()
 
 
@@ -219,7 +219,7 @@ def preview(engine: Engine, table: Table, lease: dt.timedelta, scope: Scope) -> 
             calls=found,
             to_recover=_orphans(connection, table, lease),
             to_expire=_count(connection, table, overdue),
-            overlapped=at_work(connection, table, lease),
+            overlapped=running_batch(connection, table, lease),
             paused=tuple(paused),
         )
 

@@ -23,15 +23,15 @@ from async_task.database.clock import UnreadInstant
 from async_task.database.dialects import locks_rows, probes_laterally
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
-from async_task.database.transactions import PATIENCE, insist
+from async_task.database.transactions import PATIENCE, retry_transient
 from async_task.execution.adaptive import Marks
-from async_task.execution.call import Site, bounds_of, too_long
+from async_task.execution.call import ExecutionContext, bounds_of, too_long
 from async_task.execution.performer import held_elsewhere, perform, perform_ended
 from async_task.execution.settle import park
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.queue import fenced_writes, fetch, limits, sweep, workers
 from async_task.queue.claim import Claim
-from async_task.queue.workers import Run, worker_name
+from async_task.queue.workers import RunningBatch, worker_name
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
 from async_task.targets.registry import limits as target_limits
@@ -47,7 +47,7 @@ NO_CHILDREN = (
 )
 
 
-class Shift:
+class Runtime:
     """What claims and performs attempts of one model. Close it, to end its beat and its children; a call that is in one
     is broken off and given back."""
 
@@ -74,10 +74,10 @@ class Shift:
     def lane(self) -> Lane:
         return open_lane(self.source)
 
-    def begin_run(self, *, alone: bool) -> Run | None:
+    def begin_run(self, *, alone: bool) -> RunningBatch | None:
         """Be a run from now on, that others see; `alone`: unless another one is at work, which is then answered."""
         with self.lane() as lane:
-            return insist(lambda: self.heartbeat.begin_run(lane, alone=alone))
+            return retry_transient(lambda: self.heartbeat.begin_run(lane, alone=alone))
 
     def claim_one(self, lane: Lane, attempt_id: uuid.UUID) -> Claim | Outcome:
         """Take this attempt, or say why not."""
@@ -167,16 +167,16 @@ class Shift:
         """Perform a claimed attempt on this lane; a suspect in the quarantine, one at a time; one that asks for it in a
         process of its own."""
         try:
-            site = self.site_on(lane)
-            bounds = bounds_of(site, claim)
+            context = self.context_on(lane)
+            bounds = bounds_of(context, claim)
             # Where there are no children, a suspect is performed here, while nothing else is.
             if claim.is_suspect and self._children.can_be_had:
-                return self._perform_in(self._quarantine, site, claim, bounds.limit)
+                return self._perform_in(self._quarantine, context, claim, bounds.limit)
             if not bounds.is_isolated:
-                return perform(site, claim, self.heartbeat.holding)
+                return perform(context, claim, self.heartbeat.tracking)
             if not self._children.can_be_had:
-                return lane.run(partial(park, site, claim, NO_CHILDREN, started=False))
-            return self._perform_in(self._isolation, site, claim, bounds.limit)
+                return lane.run(partial(park, context, claim, NO_CHILDREN, started=False))
+            return self._perform_in(self._isolation, context, claim, bounds.limit)
         except BaseException:
             self._give_back(lane, claim)
             raise
@@ -192,7 +192,7 @@ class Shift:
         self.abandon()
         if self.heartbeat.is_over:
             with contextlib.suppress(Exception), self.lane() as lane:
-                lane.run(lambda: workers.leave(lane.engine, self.table, self.worker))
+                lane.run(lambda: workers.deregister(lane.engine, self.table, self.worker))
 
     def __enter__(self) -> Self:
         return self
@@ -209,9 +209,9 @@ class Shift:
         with contextlib.suppress(Exception):
             lane.run(give)
 
-    def site_on(self, lane: Lane) -> Site:
+    def context_on(self, lane: Lane) -> ExecutionContext:
         """Where attempts are performed on this lane."""
-        return Site(self.source, self.model, self.table, lane)
+        return ExecutionContext(self.source, self.model, self.table, lane)
 
     def _claimed(
         self, lane: Lane, claim: Callable[..., Claimed], found: Callable[[list[Claim]], Claimed],
@@ -228,30 +228,32 @@ class Shift:
             return claim(claim_id=claim_id)
 
         run: Callable[[Callable[[], Any]], Any] = (lambda work: work()) if is_inside else lane.run
-        insist(lambda: run(lambda: self.heartbeat.before_claim(lane)), patience)
-        claimed: Claimed = insist(lambda: run(take), patience)
+        retry_transient(lambda: run(lambda: self.heartbeat.before_claim(lane)), patience)
+        claimed: Claimed = retry_transient(lambda: run(take), patience)
         return claimed
 
     def _perform_in(
-        self, children: Quarantine | Isolation, site: Site, claim: Claim, limit: dt.timedelta | None
+        self, children: Quarantine | Isolation, context: ExecutionContext, claim: Claim, limit: dt.timedelta | None
     ) -> Outcome:
         """Perform it in a child, and bring it to its outcome where the child could not."""
-        with self.heartbeat.holding(claim.id):
+        with self.heartbeat.tracking(claim.id):
             began = time.monotonic()
             try:
                 return children.perform(claim, None if limit is None else limit.total_seconds())
             except Died as death:
-                return self._lose(site, claim, str(death))
+                return self._lose(context, claim, str(death))
             except TookTooLong:
                 assert limit is not None
                 late = too_long(limit, "its process was ended")
-                return perform_ended(site, claim, late, dt.timedelta(seconds=time.monotonic() - began))
+                return perform_ended(context, claim, late, dt.timedelta(seconds=time.monotonic() - began))
             except NotPerformed as unable:
-                return site.lane.run(partial(park, site, claim, str(unable), started=unable.started))
+                return context.lane.run(partial(park, context, claim, str(unable), started=unable.started))
 
-    def _lose(self, site: Site, claim: Claim, how: str) -> Outcome:
+    def _lose(self, context: ExecutionContext, claim: Claim, how: str) -> Outcome:
         logger.warning("attempt %s: %s", claim.id, how)
-        status = insist(lambda: site.lane.run(lambda: sweep.lose(site.engine, self.table, claim, how)))
+        status = retry_transient(
+            lambda: context.lane.run(lambda: sweep.count_crash(context.engine, self.table, claim, how))
+        )
         if status is None:
             return Superseded(claim.id)
         if status is Status.FAILED:
@@ -262,8 +264,8 @@ class Shift:
     def _in_child(self, calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:
         """In a child: what performs a claim there, with connections of its own."""
         with open_lane(self.source, private=True) as lane:
-            site = replace(self.site_on(lane), calling=calling)
-            yield lambda claim: perform(site, claim, held_elsewhere)
+            context = replace(self.context_on(lane), calling=calling)
+            yield lambda claim: perform(context, claim, held_elsewhere)
 
     def _has_database_open(self) -> bool:
         """Whether this process has an SQLite database open, as far as the system tells; never for a server."""

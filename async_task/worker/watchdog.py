@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sqlalchemy import Table
 
 from async_task.database.lanes import Lane
-from async_task.execution.batch_executor import Handful
+from async_task.execution.batch_executor import BatchExecutor
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
 
@@ -28,23 +28,23 @@ class Watchdog:
         self._ring = ring
         self._open_lane = lane
         self._lane: Lane | None = None
-        self._watched: set[Handful] = set()
+        self._watched: set[BatchExecutor] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_over = False
 
-    def watch(self, handful: Handful) -> None:
+    def watch(self, executor: BatchExecutor) -> None:
         with self._changed:
-            self._watched.add(handful)
+            self._watched.add(executor)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._live, name="async-task-watchdog", daemon=True)
                 self._thread.start()
             elif len(self._watched) == 1:
                 self._changed.notify()
 
-    def forget(self, handful: Handful) -> None:
+    def forget(self, executor: BatchExecutor) -> None:
         with self._changed:
-            self._watched.discard(handful)
+            self._watched.discard(executor)
 
     def close(self) -> None:
         with self._changed:
@@ -58,8 +58,8 @@ class Watchdog:
         try:
             while self._wait():
                 now = time.monotonic()
-                for handful in [one for one in tuple(self._watched) if one.is_overdue(now)]:
-                    for queue in {claim.queue for claim in handful.cut(self.give_back)}:
+                for executor in [one for one in tuple(self._watched) if one.is_overdue(now)]:
+                    for queue in {claim.queue for claim in executor.cut(self.give_back)}:
                         self._ring(queue)
         finally:
             self._drop_lane()
@@ -75,7 +75,7 @@ class Watchdog:
         is_fresh = self._lane is None
         try:
             lane = self._lane = self._lane or self._open_lane()
-            lane.run(lambda: fenced_writes.give_back(lane.connection, self._table, claims))
+            lane.run(lambda: fenced_writes.release_claims(lane.connection, self._table, claims))
         except Exception as error:
             self._drop_lane()
             if not is_fresh:  # it may have been lost while there was nothing to do

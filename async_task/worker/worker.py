@@ -17,21 +17,21 @@ from functools import partial
 
 import async_task
 from async_task.database.lanes import Lane, open_lane
-from async_task.database.transactions import insist
+from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
-from async_task.execution.adaptive import Pace
+from async_task.execution.adaptive import PollInterval
 from async_task.outcomes import Outcome
 from async_task.queue import backlog, fenced_writes, fetch
 from async_task.queue.claim import Claim
 from async_task.queue.sweep import sweep
 from async_task.targets.registry import registered_targets
-from async_task.wakeup.in_process import Bell, bell_of
+from async_task.wakeup.in_process import Notifier, notifier_of
 from async_task.wakeup.listener import Listener
 from async_task.worker.coroutines import Coroutines
-from async_task.worker.lane_loop import Consumer, Tally
-from async_task.worker.poller import Errand, Scout
-from async_task.worker.round_robin import Rounds
-from async_task.worker.runtime import Shift
+from async_task.worker.lane_loop import LaneLoop, Tally
+from async_task.worker.poller import BackgroundTask, Poller
+from async_task.worker.round_robin import RoundRobin
+from async_task.worker.runtime import Runtime
 from async_task.worker.watchdog import Watchdog
 
 logger = logging.getLogger("async_task")
@@ -66,16 +66,16 @@ class AttemptWorker:
 
     def __init__(
         self,
-        open_shift: Callable[[], Shift],
+        open_runtime: Callable[[], Runtime],
         settings: WorkerSettings,
         *,
-        single: Callable[[Shift], Callable[[Lane, Claim], Outcome] | None] = lambda shift: None,
+        single: Callable[[Runtime], Callable[[Lane, Claim], Outcome] | None] = lambda runtime: None,
     ) -> None:
         self.settings = settings
-        self._open_shift = open_shift
+        self._open_runtime = open_runtime
         self.single = single
         self._tally = Tally()
-        self._bell: Bell | None = None
+        self._notifier: Notifier | None = None
         self._is_stopping = False
         self._is_abandoning = False
         self._wants_look = False
@@ -86,12 +86,12 @@ class AttemptWorker:
 
         Raises SchemaMismatch without tables, and SQLAlchemy's OperationalError when the database is away at the start.
         """
-        with self._open_shift() as shift:
-            self._bell = bell_of(shift.table, shift.source.url)
-            with shift.lane() as lane:
-                lane.run(lambda: shift.heartbeat.begin_work(lane, self._about()))
-            began(shift.worker)
-            _Crew(self, shift, self._bell, self._tally).work()
+        with self._open_runtime() as runtime:
+            self._notifier = notifier_of(runtime.table, runtime.source.url)
+            with runtime.lane() as lane:
+                lane.run(lambda: runtime.heartbeat.begin_work(lane, self._about()))
+            began(runtime.worker)
+            _Crew(self, runtime, self._notifier, self._tally).work()
         return self._tally.read()
 
     def stop(self) -> None:
@@ -99,14 +99,14 @@ class AttemptWorker:
         # Plain flags, and a bell whose lock its own thread may take again: a signal's handler may come at any moment.
         self._is_abandoning = self._is_stopping
         self._is_stopping = True
-        if self._bell is not None:
-            self._bell.wake()
+        if self._notifier is not None:
+            self._notifier.wake()
 
     def look(self) -> None:
         """Look at once for what is due, as somebody knows of something that no bell and no notice tells."""
         self._wants_look = True
-        if self._bell is not None:
-            self._bell.wake()
+        if self._notifier is not None:
+            self._notifier.wake()
 
     def is_called(self) -> bool:
         """Whether `look` was called since this was last asked."""
@@ -136,29 +136,30 @@ class AttemptWorker:
 class _Crew:
     """All that works in one worker, while it runs."""
 
-    def __init__(self, worker: AttemptWorker, shift: Shift, bell: Bell, tally: Tally) -> None:
+    def __init__(self, worker: AttemptWorker, runtime: Runtime, notifier: Notifier, tally: Tally) -> None:
         s = worker.settings
         self._worker = worker
-        self._shift = shift
+        self._runtime = runtime
         self._tally = tally
         limits = {name: number for name, number in s.queues.items() if number is not None}
-        self._rounds = Rounds(s.concurrency, limits, rested=bell.wake)
-        self._watchdog = Watchdog(shift.table, self._private_lane, self._ring_at_front)
+        self._round_robin = RoundRobin(s.concurrency, limits, rested=notifier.wake)
+        self._watchdog = Watchdog(runtime.table, self._private_lane, self._ring_at_front)
         self._coroutines = Coroutines(
-            shift, s.async_concurrency, s.settle_within, ended=tally.count, freed=self._ring_for_coroutines
+            runtime, s.async_concurrency, s.settle_within, ended=tally.count, freed=self._ring_for_coroutines
         )
-        self._suspects = Errand("suspects", self._private_lane, self._perform_suspects)
-        self._sweep = Errand("sweep", self._private_lane, self._sweep_up)
-        can_listen = s.listen and Listener.is_possible(shift.source)
-        self._listener = Listener(shift.source, shift.table, bell) if can_listen else None
-        self._scout = Scout(
-            shift, self._rounds, bell, Pace(s.poll), tuple(s.queues), suspects=self._suspects, sweep=self._sweep,
-            may_sleep=self._may_sleep, is_over=lambda: worker.is_stopping, is_called=worker.is_called,
+        self._suspects = BackgroundTask("suspects", self._private_lane, self._perform_suspects)
+        self._sweep = BackgroundTask("sweep", self._private_lane, self._sweep_up)
+        can_listen = s.listen and Listener.is_possible(runtime.source)
+        self._listener = Listener(runtime.source, runtime.table, notifier) if can_listen else None
+        self._poller = Poller(
+            runtime, self._round_robin, notifier, PollInterval(s.poll), tuple(s.queues),
+            suspects=self._suspects, sweep=self._sweep, may_sleep=self._may_sleep,
+ is_over=lambda: worker.is_stopping, is_called=worker.is_called,
         )  # fmt: skip
-        self._consumers = [self._consumer() for _ in range(s.concurrency)]
+        self._lane_loops = [self._lane_loop() for _ in range(s.concurrency)]
         self._lanes = [
             threading.Thread(target=one.live, name=f"async-task-lane-{number}", daemon=True)
-            for number, one in enumerate(self._consumers, 1)
+            for number, one in enumerate(self._lane_loops, 1)
         ]
 
     def work(self) -> None:
@@ -167,15 +168,15 @@ class _Crew:
         for lane in self._lanes:
             lane.start()
         try:
-            self._scout.live()
+            self._poller.live()
         finally:
             self._end()
 
-    def _consumer(self) -> Consumer:
+    def _lane_loop(self) -> LaneLoop:
         worker = self._worker
-        return Consumer(
-            self._shift, self._rounds, self._coroutines, self._watchdog, self._tally, worker.settings.settle_within,
-            single=worker.single(self._shift), is_over=lambda: worker.is_stopping,
+        return LaneLoop(
+            self._runtime, self._round_robin, self._coroutines, self._watchdog, self._tally,
+            worker.settings.settle_within, single=worker.single(self._runtime), is_over=lambda: worker.is_stopping,
         )  # fmt: skip
 
     def _may_sleep(self) -> bool:
@@ -183,43 +184,43 @@ class _Crew:
 
     def _ring_for_coroutines(self) -> None:
         # Copied at one go: the lanes add to them meanwhile.
-        for queue in {queue for one in self._consumers for queue in tuple(one.queues_of_coroutines)}:
+        for queue in {queue for one in self._lane_loops for queue in tuple(one.queues_of_coroutines)}:
             self._ring_at_front(queue)
 
     def _ring_at_front(self, queue: str) -> None:
         """Something was given back there, or left."""
-        self._shift.begin_at_front(queue)
-        self._rounds.ring(queue)
+        self._runtime.begin_at_front(queue)
+        self._round_robin.ring(queue)
 
     # Errands.
 
     def _sweep_up(self, lane: Lane) -> None:
-        shift = self._shift
-        swept = lane.run(lambda: sweep(lane.engine, shift.table, shift.lease))
-        strays = lane.run(lambda: fetch.strays(lane.engine, shift.table, shift.worker))
-        lost = [one for one in strays if not shift.heartbeat.holds(one.id)]
+        runtime = self._runtime
+        swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease))
+        strays = lane.run(lambda: fetch.lost_claims(lane.engine, runtime.table, runtime.worker))
+        lost = [one for one in strays if not runtime.heartbeat.tracks(one.id)]
         if lost:
-            logger.warning("%d claims of %s were lost sight of: they are given back", len(lost), shift.worker)
-            lane.run(lambda: fenced_writes.surrender(lane.engine, shift.table, lost))
+            logger.warning("%d claims of %s were lost sight of: they are given back", len(lost), runtime.worker)
+            lane.run(lambda: fenced_writes.release_abandoned(lane.engine, runtime.table, lost))
         if swept.recovered:
             self._suspects.ask()
 
     def _perform_suspects(self, lane: Lane) -> None:
-        shift, wanted = self._shift, tuple(self._worker.settings.queues)
-        names = lane.run(lambda: backlog.with_suspects(lane.engine, shift.table, wanted))
+        runtime, wanted = self._runtime, tuple(self._worker.settings.queues)
+        names = lane.run(lambda: backlog.with_suspects(lane.engine, runtime.table, wanted))
         for name in names:
             while not self._worker.is_stopping:
-                claim = shift.claim_due(lane, name, suspects=True)
+                claim = runtime.claim_due(lane, name, suspects=True)
                 if claim is None:
                     break
-                self._tally.count(shift.perform(lane, claim))
+                self._tally.count(runtime.perform(lane, claim))
 
     # The end.
 
     def _end(self) -> None:
         """Let what is in hand come to its end, within the grace; then abandon it."""
         until = time.monotonic() + self._worker.settings.grace
-        self._rounds.end()
+        self._round_robin.end()
         is_over = self._wait_for_lanes(until) and self._wait_for_coroutines(until)
         if not is_over:
             self._abandon()
@@ -247,11 +248,11 @@ class _Crew:
 
     def _abandon(self) -> None:
         """Give back what is in hand, although it goes on: its outcome will not be written."""
-        logger.warning("worker %s abandons what it has in hand", self._shift.worker)
-        self._shift.abandon()
+        logger.warning("worker %s abandons what it has in hand", self._runtime.worker)
+        self._runtime.abandon()
         aside = self._watchdog.give_back
-        claims = [claim for one in self._consumers for claim in one.abandon(aside)] + self._coroutines.abandon()
-        self._shift.heartbeat.let_go([claim.id for claim in claims])
+        claims = [claim for one in self._lane_loops for claim in one.abandon(aside)] + self._coroutines.abandon()
+        self._runtime.heartbeat.untrack([claim.id for claim in claims])
         try:
             self._surrender(claims)
         except Exception as error:
@@ -262,10 +263,10 @@ class _Crew:
         with self._private_lane() as lane:
             while claims and time.monotonic() < until:
                 # On MariaDB it may meet a deadlock with the lane whose call has just been ended.
-                surrender = partial(fenced_writes.surrender, lane.engine, self._shift.table, claims)
-                given = insist(partial(lane.run, surrender), LONGEST_FAREWELL)
+                surrender = partial(fenced_writes.release_abandoned, lane.engine, self._runtime.table, claims)
+                given = retry_transient(partial(lane.run, surrender), LONGEST_FAREWELL)
                 claims = [claim for claim in claims if claim.id not in given]
                 time.sleep(0.02 if claims else 0)
 
     def _private_lane(self) -> Lane:
-        return open_lane(self._shift.source, private=True)
+        return open_lane(self._runtime.source, private=True)

@@ -154,6 +154,6 @@ def _state(model: "type[BaseAttempt]", name: str) -> Any:
 
 
 def _moment(when: When) -> Any:
-    from async_task.database.clock import compared
+    from async_task.database.clock import statement_now
 
-    return when if isinstance(when, dt.datetime) else compared(-when.total_seconds())
+    return when if isinstance(when, dt.datetime) else statement_now(-when.total_seconds())

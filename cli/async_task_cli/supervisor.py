@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
-from async_task import SweepReport, process_started
+from async_task import SweepReport
+from async_task.queue.workers import process_started
 from async_task_cli.faults import CONFIGURATION, UNREACHABLE, USAGE, verdict
 from async_task_cli.link import ABANDON, LOOK, STOP
 from async_task_cli.signals import Leave

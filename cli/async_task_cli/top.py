@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.text import Text
 from sqlalchemy import select
 
-from async_task import AsyncTask, Depth, Presence
+from async_task import AsyncTask, Depth, WorkerInfo
 from async_task.queue.backlog import MOST_COUNTED
-from async_task.schema.tables import beside, table_of
+from async_task.schema.tables import companion_tables, table_of
 from async_task_cli.commands.workers import sheet
 from async_task_cli.faults import verdict
 from async_task_cli.terminal import plain, span, table
@@ -58,7 +58,7 @@ class Top:
     def _of_the_database(self) -> list[RenderableType]:
         depths = self._depths()
         errors = self._app.read(lambda session: _last_errors(session, table_of(self._app.model)))
-        workers: list[Presence] = self._app.workers()
+        workers: list[WorkerInfo] = self._app.workers()
         parts: list[RenderableType] = [queue_table(depths), Text(), sheet(workers)]
         return parts if not errors else [*parts, Text(), error_table(errors)]
 
@@ -119,7 +119,7 @@ def _counted(number: int) -> str:
 
 
 def _last_errors(session: Any, attempts: Any) -> list[Any]:
-    c = beside(attempts).events.c
+    c = companion_tables(attempts).events.c
     # Only among the newest: a table of events that tells of no errors must not be read to its beginning.
     newest = select(c.id, c.kind, c.job_type, c.created_at, c.job_id, c.message).order_by(c.id.desc()).limit(1000)
     some = newest.subquery().c

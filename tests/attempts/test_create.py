@@ -29,8 +29,8 @@ from async_task import (
     policy,
     target,
 )
-from async_task.database.clock import written
-from async_task.encryption.encryptors import know
+from async_task.database.clock import clock_now
+from async_task.encryption.encryptors import remember
 from clockwork import row_of
 
 SECRET = "canary-4711"
@@ -88,7 +88,7 @@ def count(engine: Engine) -> int:
 
 def database_clock(engine: Engine) -> dt.datetime:
     with engine.connect() as connection:
-        moment: dt.datetime = connection.execute(select(written())).scalar_one()
+        moment: dt.datetime = connection.execute(select(clock_now())).scalar_one()
     return moment
 
 
@@ -454,7 +454,7 @@ def test_ensure_sees_what_is_not_flushed_yet(sessions: Sessions) -> None:
 def test_ensure_answers_what_is_at_rest_too(sessions: Sessions, engine: Engine, status: str) -> None:
     with sessions.begin() as session:
         made = Attempt.ensure(session, target=book, method_args={"number": 1}, idempotence_token="T")
-        at_rest = {"status": Status(status), "completed_at": written(), "num_attempts": 1}
+        at_rest = {"status": Status(status), "completed_at": clock_now(), "num_attempts": 1}
         session.execute(update(Attempt).where(Attempt.id == made.id).values(at_rest))
     with sessions.begin() as session:
         there = Attempt.ensure(session, target=book, method_args={"number": 1}, idempotence_token="T")
@@ -823,7 +823,7 @@ def test_no_encryptor_can_call_itself_null_and_thereby_be_left_out() -> None:
     nameless = Reversing()
     nameless.name = "null"
     with pytest.raises(ConfigurationError, match="says that nothing is encrypted"):
-        know(nameless)
+        remember(nameless)
 
 
 def charge() -> None:

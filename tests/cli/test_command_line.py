@@ -21,8 +21,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from async_task import Attempt, JobEvent, Status, target
-from async_task.database.driver_errors import is_passing
-from async_task.encryption.encryptors import know
+from async_task.database.driver_errors import is_transient
+from async_task.encryption.encryptors import remember
 from async_task_cli.faults import trace_of, verdict
 from async_task_cli.main import main
 from clockwork import forget_beats, let_pass, row_of
@@ -48,7 +48,7 @@ class Reversing:
         return ciphertext[::-1]
 
 
-know(Reversing())
+remember(Reversing())
 
 
 @target("test.discreet", redact=["password"])
@@ -557,7 +557,7 @@ def test_a_statement_that_is_refused_is_no_database_that_is_away(engine: Engine,
 def test_a_lock_that_was_not_got_in_time_passes_by_itself_also_where_the_driver_tells_a_state(engine: Engine) -> None:
     with engine.connect() as connection, pytest.raises(DBAPIError) as refused:
         connection.execute(text("SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1205, MESSAGE_TEXT = 'Lock wait timeout'"))
-    assert is_passing(refused.value.orig)
+    assert is_transient(refused.value.orig)
 
 
 @pytest.mark.only_on("postgresql", "mysql")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, delete, insert, make_url
 
-from async_task import AsyncTask, Attempt, Depth, Presence, Status
+from async_task import AsyncTask, Attempt, Depth, Status, WorkerInfo
 from async_task.schema.tables import SchemaVersion
 from async_task_cli.logs import Lines, log_lines
 from clockwork import row_of
@@ -281,7 +281,7 @@ def test_the_backlog_counts_what_is_due_waits_and_is_claimed_by_queue(app: Async
     app.run_batch(limit=1, queues=["mail"])
     assert seen[:2] == [Depth("default", due=3, later=1, claimed=0), Depth("mail", due=1, later=0, claimed=1)]
     assert app.backlog() == [Depth("default", 3, 1, 0), Depth("mail", 1, 0, 0)]
-    [batch] = [one for one in seen if isinstance(one, Presence)]
+    [batch] = [one for one in seen if isinstance(one, WorkerInfo)]
     assert (batch.kind, batch.pid, batch.claims, batch.about) == ("run-batch", os.getpid(), 1, {})
 
 

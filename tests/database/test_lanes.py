@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 import outbox
 from async_task import AsyncTask, AsyncTaskError
-from async_task.database.dialects import sever
+from async_task.database.dialects import disconnect
 from clockwork import row_of
 from databases import Database
 from elsewhere import await_
@@ -93,7 +93,7 @@ def test_a_connection_that_was_lost_between_two_calls_holds_up_no_call(
         if len(used) == 1:
             used.append(session.connection())
         elif len(used) == 3:  # leased: it has not asked for the connection, which waits
-            sever(used[1])
+            disconnect(used[1])
         else:
             session.execute(text("SELECT 1"))
 

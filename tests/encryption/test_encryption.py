@@ -48,7 +48,7 @@ from async_task import (
 from async_task.encryption import encryptors, keys
 from async_task.encryption.ciphers import STORED_HEAD, KeyedEncryptor, key_id_stored
 from async_task.encryption.conformance import SECRET
-from async_task.encryption.encryptors import know
+from async_task.encryption.encryptors import remember
 from async_task_cli.main import main
 from async_task_cli.signals import Terminated
 from clockwork import let_pass, row_of
@@ -668,9 +668,9 @@ def test_a_missing_key_parks_the_attempt_until_it_is_there(
 ) -> None:
     given: dict[str, Key] = {}
     attempt = write(Vault, "keep", {"card": CANARY}, encryptor=made(kind, "old", given=given))
-    know(made(kind, "new"))
+    remember(made(kind, "new"))
     assert parked(app, engine, attempt).startswith("DecryptionFailed: the key 'old' is missing: there are new")
-    know(made(kind, "new", "old", given=given))
+    remember(made(kind, "new", "old", given=given))
     assert isinstance(app.perform(attempt.id), Succeeded)
     assert (calls, row_of(engine, attempt.id).num_attempts) == ([CANARY], 1)
 
@@ -678,7 +678,7 @@ def test_a_missing_key_parks_the_attempt_until_it_is_there(
 @by_one_door
 def test_a_wrong_key_of_the_same_id_parks_the_attempt(app: AsyncTask, engine: Engine, write: Write, kind: str) -> None:
     attempt = write(Vault, "keep", {"card": CANARY}, encryptor=made(kind, "k"))
-    know(made(kind, "k"))
+    remember(made(kind, "k"))
     said = parked(app, engine, attempt)
     assert said.startswith(f"DecryptionFailed: the key 'k' of '{kind}' does not open the arguments")
 
@@ -774,8 +774,8 @@ def test_who_ends_a_process_thread_or_coroutine_is_not_held_up_by_an_encryptor(e
 
 @by_one_door
 def test_a_ciphertext_that_was_moved_is_never_accepted(app: AsyncTask, engine: Engine, write: Write, kind: str) -> None:
-    encryptor = know(made(kind, "k"))
-    know(made("fernet" if kind == "aes-gcm" else "aes-gcm", "k"))
+    encryptor = remember(made(kind, "k"))
+    remember(made("fernet" if kind == "aes-gcm" else "aes-gcm", "k"))
     one, other = (write(Vault, "keep", {"card": card}, encryptor=encryptor) for card in ("one", "other"))
     texts = [row_of(engine, attempt.id).method_args for attempt in (one, other)]
     ways: dict[str, dict[str, str]] = {
@@ -825,7 +825,7 @@ def keep_strictly(card: str) -> None:
 
 
 def test_a_target_may_take_encrypted_arguments_only(app: AsyncTask, engine: Engine, write: Write) -> None:
-    know(AesGcmEncryptor([OLD]))
+    remember(AesGcmEncryptor([OLD]))
     with pytest.raises(InvalidArguments, match=r"test\.strict_vault takes encrypted arguments only"):
         write(keep_strictly, None, {"card": "4111"}, encryptor="null")
     attempt = write(keep_strictly, None, {"card": "4111"})
@@ -840,7 +840,7 @@ def test_a_target_may_take_encrypted_arguments_only(app: AsyncTask, engine: Engi
 def test_plain_rows_from_before_an_encryptor_was_named_keep_reading_and_can_be_sealed(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
-    know(AesGcmEncryptor([OLD]))
+    remember(AesGcmEncryptor([OLD]))
     plain = write(keep_strictly, None, {"card": "4111"})
     change(engine, plain, encryptor="null", method_args='{"card": "4111"}')
     assert isinstance(app.perform(plain.id), Parked)
@@ -872,10 +872,10 @@ def test_a_canary_lies_nowhere_but_in_the_memory_of_its_target(
             for number in range(3)
         ]
     said = [repr(attempts), *(repr(app.perform(one.id)) for one in attempts)]
-    know(made(kind, "new"))
+    remember(made(kind, "new"))
     let_pass(engine, 61)
     said.append(repr(app.run_batch()))  # parked
-    know(made(kind, "new", "old", given=given))
+    remember(made(kind, "new", "old", given=given))
     with Session(echoing) as session, session.begin():
         session.get_one(Attempt, attempts[2].id).reschedule(session, at=dt.datetime.now(dt.UTC), reason="go on")
     said.append(repr(app.rotate_keys()))

@@ -31,7 +31,7 @@ from async_task import (
 )
 from async_task.encryption import encryptors, rotation
 from async_task.encryption.ciphers import key_id_stored
-from async_task.encryption.encryptors import know
+from async_task.encryption.encryptors import remember
 from async_task_cli.main import main
 from clockwork import row_of
 from databases import Database
@@ -59,7 +59,7 @@ class Safe:
 def _old_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process knows the old key alone; what a test makes known is forgotten with it."""
     monkeypatch.setattr(encryptors, "_known", dict(encryptors._known))
-    know(BEFORE)
+    remember(BEFORE)
 
 
 @pytest.fixture
@@ -97,11 +97,11 @@ def test_a_rotation_leaves_nothing_under_the_old_key_and_every_call_as_it_was(
 ) -> None:
     ids = keep(25)
     before = {one: row_of(engine, one)._mapping for one in ids}
-    know(AFTER)
+    remember(AFTER)
     report = app.rotate_keys(page=10)
     assert (report.rotated, report.left, report.unreadable) == (25, 0, {})
     assert under(engine) == {"new": 25}
-    know(ALONE)
+    remember(ALONE)
     for one in ids:
         row = row_of(engine, one)._mapping
         assert {name for name in row if row[name] != before[one][name]} == {"method_args"}
@@ -111,7 +111,7 @@ def test_a_rotation_leaves_nothing_under_the_old_key_and_every_call_as_it_was(
 
 
 def test_what_is_under_the_first_key_is_left_alone(app: AsyncTask, engine: Engine, keep: Keep) -> None:
-    know(AFTER)
+    remember(AFTER)
     texts = {one: row_of(engine, one).method_args for one in keep(3)}
     assert app.rotate_keys().rotated == 0
     assert {one: row_of(engine, one).method_args for one in texts} == texts
@@ -119,7 +119,7 @@ def test_what_is_under_the_first_key_is_left_alone(app: AsyncTask, engine: Engin
 
 def test_a_rotation_that_was_stopped_goes_on_where_it_was(app: AsyncTask, engine: Engine, keep: Keep) -> None:
     keep(10)
-    know(AFTER)
+    remember(AFTER)
     stop = threading.Event()
     report = app.rotate_keys(page=3, stop=stop, tell=lambda rotated: stop.set() if rotated == 6 else None)
     assert (report.rotated, report.left) == (6, 4)
@@ -134,7 +134,7 @@ def test_attempts_at_rest_are_rotated_too_unless_only_pending_ones_are_wanted(
     done = keep(2)
     app.run_batch()
     keep(3)
-    know(AFTER)
+    remember(AFTER)
     assert app.rotate_keys(pending_only=True).rotated == 3
     assert {key_id_stored(row_of(engine, one).method_args) for one in done} == {"old"}
     assert app.rotate_keys().rotated == 2
@@ -144,16 +144,16 @@ def test_attempts_at_rest_are_rotated_too_unless_only_pending_ones_are_wanted(
 def test_what_cannot_be_decrypted_is_named_and_stops_nothing(
     app: AsyncTask, engine: Engine, keep: Keep, write: Write
 ) -> None:
-    know(AesGcmEncryptor([LOST]))
+    remember(AesGcmEncryptor([LOST]))
     (lost,) = keep(1)
-    know(BEFORE)
+    remember(BEFORE)
     broken, *_ = keep(8)
     foreign = write(Safe, "keep", {"number": 1}).id
     with engine.begin() as connection:
         text = row_of(engine, broken).method_args
         connection.execute(update(TABLE).where(TABLE.c.id == broken).values(method_args=text[:-12]))
         connection.execute(update(TABLE).where(TABLE.c.id == foreign).values(encryptor="no.such"))
-    know(AFTER)
+    remember(AFTER)
     before = {one: row_of(engine, one).method_args for one in (lost, broken, foreign)}
     report = app.rotate_keys(page=2)
     assert (report.rotated, report.left) == (7, 0)
@@ -182,14 +182,14 @@ def test_what_cannot_be_encrypted_again_is_named_and_stops_nothing(
     app: AsyncTask, engine: Engine, keep: Keep, write: Write
 ) -> None:
     ids, plain = keep(3), write(Safe, "keep", {"number": 9}, encryptor="null").id
-    know(FernetEncryptor([Key.generate("fernet", id="f")]))
+    remember(FernetEncryptor([Key.generate("fernet", id="f")]))
     with_fernet = write(Safe, "keep", {"number": 8}, encryptor="fernet").id
-    know(OneWay())
+    remember(OneWay())
     report = app.rotate_keys(to_policy=True, page=2)
     assert (report.rotated, report.left) == (0, 0)
     reason = "ConfigurationError: the encryptor 'aes-gcm' could not encrypt the arguments (ConnectionError)"
     assert report.unreadable == {plain: reason, with_fernet: reason}
-    know(BEFORE)
+    remember(BEFORE)
     assert app.rotate_keys(to_policy=True).rotated == 2
     assert under(engine) == {"old": len(ids) + 2}
 
@@ -197,18 +197,18 @@ def test_what_cannot_be_encrypted_again_is_named_and_stops_nothing(
 def test_other_encryptors_and_plain_rows_are_left_alone(app: AsyncTask, engine: Engine, write: Write) -> None:
     others = [write(Safe, "keep", {"number": 1}, encryptor=name) for name in ("null", BOX)]
     texts = [row_of(engine, one.id).method_args for one in others]
-    know(AFTER)
+    remember(AFTER)
     assert app.rotate_keys().rotated == 0
     assert [row_of(engine, one.id).method_args for one in others] == texts
 
 
 def test_only_one_encryptor_is_rotated_if_so_asked(app: AsyncTask, engine: Engine, write: Write) -> None:
     old, new = (Key.generate("fernet", id=key_id) for key_id in ("old", "new"))
-    know(FernetEncryptor([old]))
+    remember(FernetEncryptor([old]))
     fernet = write(Safe, "keep", {"number": 1}, encryptor="fernet")
     aes_gcm = write(Safe, "keep", {"number": 1})
-    know(FernetEncryptor([new, old]))
-    know(AFTER)
+    remember(FernetEncryptor([new, old]))
+    remember(AFTER)
     assert app.rotate_keys(encryptor="fernet").rotated == 1
     assert key_id_stored(row_of(engine, fernet.id).method_args) == "new"
     assert key_id_stored(row_of(engine, aes_gcm.id).method_args) == "old"
@@ -217,10 +217,10 @@ def test_only_one_encryptor_is_rotated_if_so_asked(app: AsyncTask, engine: Engin
 
 
 def test_rows_follow_their_targets_policy_if_so_asked(app: AsyncTask, engine: Engine, write: Write) -> None:
-    know(FernetEncryptor([Key.generate("fernet")]))
+    remember(FernetEncryptor([Key.generate("fernet")]))
     mine = [write(Safe, "keep", {"number": 1}, encryptor=name) for name in ("null", "fernet", BOX, None)]
     theirs = write(Gated, "locked", {"gate": "none"})
-    know(AFTER)
+    remember(AFTER)
     assert app.rotate_keys(to_policy=True).rotated == 4
     assert {(row_of(engine, one.id).encryptor, key_id_stored(row_of(engine, one.id).method_args)) for one in mine} == {
         ("aes-gcm", "new")
@@ -238,7 +238,7 @@ def test_a_page_is_a_whole_number(app: AsyncTask, page: Any) -> None:
 
 def test_without_a_key_that_encrypts_nothing_is_begun(app: AsyncTask, keep: Keep) -> None:
     keep(1)
-    know(AesGcmEncryptor(lambda: []))
+    remember(AesGcmEncryptor(lambda: []))
     with pytest.raises(ConfigurationError, match="there is no key"):
         app.rotate_keys()
 
@@ -253,7 +253,7 @@ def test_a_row_that_is_being_performed_is_waited_for_by_nobody_and_comes_in_a_la
     gates["rotation"] = gate = Gate()
     held = write(Gated, "locked", {"gate": "rotation"}, encryptor="aes-gcm")
     keep(4)
-    know(AFTER)
+    remember(AFTER)
     told: list[int] = []
 
     def tell(rotated: int) -> None:
@@ -277,7 +277,7 @@ def test_what_is_held_all_the_time_is_left_to_the_next_run(
 ) -> None:
     monkeypatch.setattr(rotation, "PATIENCE", 0.2)
     first, *_ = keep(3)
-    know(AFTER)
+    remember(AFTER)
     with engine.begin() as connection:
         connection.execute(select(TABLE.c.id).where(TABLE.c.id == first).with_for_update())
         report = app.rotate_keys()
@@ -288,7 +288,7 @@ def test_what_is_held_all_the_time_is_left_to_the_next_run(
 def test_what_is_performed_without_a_lock_is_rotated_beneath_it(app: AsyncTask, engine: Engine, write: Write) -> None:
     gates["rotation"] = gate = Gate()
     held = write(Gated, "leased", {"gate": "rotation"}, encryptor="aes-gcm")
-    know(AFTER)
+    remember(AFTER)
     with ThreadPoolExecutor(1) as threads:
         performing = threads.submit(app.perform, held.id)
         gate.await_call()
@@ -302,7 +302,7 @@ def test_a_text_that_changed_since_it_was_read_is_not_overwritten(
     app: AsyncTask, engine: Engine, keep: Keep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (one,) = keep(1)
-    know(AFTER)
+    remember(AFTER)
     look, texts = rotation._look, list[str]()
 
     def look_and_be_overtaken(*given: Any) -> Any:
@@ -323,7 +323,7 @@ def test_a_person_meets_no_row_that_waits_for_the_whole_rotation(
     app: AsyncTask, keep: Keep, sessions: Sessions
 ) -> None:
     ids = keep(6)
-    know(AFTER)
+    remember(AFTER)
     canceled: list[uuid.UUID] = []
 
     def cancel(_rotated: int) -> None:
@@ -342,7 +342,7 @@ MANY = {"postgresql": 5_000}
 def test_thousands_are_rotated_while_they_are_performed_and_none_is_lost(engine: Engine, keep: Keep) -> None:
     many = MANY.get(engine.dialect.name, 2_000)
     keep(many)
-    know(AFTER)
+    remember(AFTER)
     app, stop = AsyncTask(engine, lease=1), threading.Event()
 
     def perform() -> tuple[int, int]:
@@ -366,7 +366,7 @@ def test_thousands_are_rotated_while_they_are_performed_and_none_is_lost(engine:
     assert (report.rotated, report.left, report.unreadable) == (many, 0, {})
     assert claimed == succeeded == len(calls) >= many // 100
     assert states(engine) == {Status.SUCCEEDED: succeeded, Status.PENDING: many - succeeded}
-    know(ALONE)
+    remember(ALONE)
     with Session(engine) as session:
         attempts = session.scalars(select(Attempt)).all()
     assert sorted(one.method_args["number"] for one in attempts) == list(range(many))
@@ -476,7 +476,7 @@ def test_keys_list_prints_ids_and_numbers_and_never_a_key(run: Run, engine: Engi
     keep(2)
     app.run_batch()
     keep(3)
-    know(AesGcmEncryptor([LOST]))
+    remember(AesGcmEncryptor([LOST]))
     keep(1)
     with engine.begin() as connection:
         connection.execute(update(TABLE).where(TABLE.c.id == keep(1)[0]).values(method_args="!" * 99))

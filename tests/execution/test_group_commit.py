@@ -15,8 +15,8 @@ from sqlalchemy import Engine, Select, create_engine, event, select, text, updat
 import outbox
 from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt
 from async_task.execution import batch_executor, group_commit, in_flight
-from async_task.execution.adaptive import AT_HAND, Portion
-from async_task.execution.batch_executor import Handful
+from async_task.execution.adaptive import AT_HAND, BatchSize
+from async_task.execution.batch_executor import BatchExecutor
 from async_task.queue import fenced_writes
 from clockwork import row_of
 from databases import Database, _kill_all, impatient_engine, somebody_waits
@@ -34,8 +34,8 @@ NUMBER = 6
 @pytest.fixture(autouse=True)
 def _one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lane claims many from the start, writes each outcome by itself, and no call is found to be long."""
-    monkeypatch.setattr(Portion, "number", _portions_of(1), raising=False)
-    monkeypatch.setattr(Handful, "is_overdue", lambda self, now: False)
+    monkeypatch.setattr(BatchSize, "number", _portions_of(1), raising=False)
+    monkeypatch.setattr(BatchExecutor, "is_overdue", lambda self, now: False)
 
 
 def _portions_of(number: int) -> Any:
@@ -121,7 +121,7 @@ def test_what_has_answered_waits_for_its_commit_no_longer_than_it_may(
     moved = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
     monkeypatch.setattr(in_flight, "time", moved)
     monkeypatch.setattr(group_commit, "time", moved)
-    monkeypatch.setattr(Portion, "number", _portions_of(30))
+    monkeypatch.setattr(BatchSize, "number", _portions_of(30))
 
     def look(number: int) -> None:
         with engine.connect() as connection:
@@ -141,7 +141,7 @@ def test_what_has_answered_waits_for_its_commit_no_longer_than_it_may(
 def test_where_outcomes_share_a_commit_so_do_the_locks_of_the_next_portion(
     app: AsyncTask, engine: Engine, turns: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Portion, "number", _portions_of(4))
+    monkeypatch.setattr(BatchSize, "number", _portions_of(4))
     does(lambda number: None)
     make(engine, act, 10)
     perform(app, engine, settle_within=0.5)
@@ -235,7 +235,7 @@ def test_so_it_is_where_statements_may_run_no_longer(
 
 
 def _holds_up_itself_alone(own: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Portion, "number", _portions_of(4))
+    monkeypatch.setattr(BatchSize, "number", _portions_of(4))
     ids = sorted(make(engine, act, NUMBER))
     does(lambda number: None)
     with engine.connect() as other, other.begin() as holding:
@@ -311,7 +311,7 @@ def test_an_outcome_that_cannot_be_written_takes_no_neighbour_along(
 def test_a_key_whose_next_cannot_be_released_takes_neither_other_keys_nor_what_is_in_hand_along(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Portion, "number", _portions_of(4))
+    monkeypatch.setattr(BatchSize, "number", _portions_of(4))
     app = AsyncTask(engine, lease=60)
     for key in ("refused", "other"):
         make(engine, act, 2, order_key=key)
@@ -337,7 +337,7 @@ def test_a_key_whose_next_cannot_be_released_takes_neither_other_keys_nor_what_i
 def test_it_stops_between_two_calls_and_gives_back_what_was_not_begun(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, portion: int
 ) -> None:
-    monkeypatch.setattr(Portion, "number", _portions_of(portion))
+    monkeypatch.setattr(BatchSize, "number", _portions_of(portion))
     worker = app.worker(concurrency=1, poll=0.05, settle_within=0.5)
     does(lambda number: worker.stop() if number == 2 else None)
     ids = make(engine, act, NUMBER)
@@ -358,7 +358,7 @@ def test_asked_again_while_it_waits_for_a_row_it_gives_back_all_that_it_holds(
     """Somebody holds the row whose turn it is: the first of all, one that is locked with the commit before it, or one
     of some that are locked together; of these MariaDB keeps the ones before it locked until it notices."""
     monkeypatch.setattr(batch_executor, "LONGEST_AT_DATABASE", 0.1)
-    monkeypatch.setattr(Portion, "number", _portions_of(portion))
+    monkeypatch.setattr(BatchSize, "number", _portions_of(portion))
     ids = sorted(make(engine, act, NUMBER))
     does(lambda number: None)
     with engine.connect() as other, other.begin() as holding:

@@ -11,12 +11,12 @@ from sqlalchemy import Engine, update
 from sqlalchemy.orm import Session
 
 from async_task import Attempt
-from async_task.database.clock import written
+from async_task.database.clock import clock_now
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.execution import adaptive
 from async_task.execution.adaptive import EARLIEST, LONGEST, PRIORITIES, Cost, Marks
-from async_task.worker.runtime import Shift
+from async_task.worker.runtime import Runtime
 from outbox import act
 
 NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
@@ -85,14 +85,14 @@ def test_what_several_wait_for_at_once_is_once() -> None:
 
 
 @pytest.fixture
-def shift(engine: Engine, dear: None) -> Iterator[Shift]:
-    with Shift(Source(engine), Attempt, dt.timedelta(seconds=5)) as shift:
-        yield shift
+def runtime(engine: Engine, dear: None) -> Iterator[Runtime]:
+    with Runtime(Source(engine), Attempt, dt.timedelta(seconds=5)) as runtime:
+        yield runtime
 
 
 @pytest.fixture
-def lane(shift: Shift) -> Iterator[Lane]:
-    with open_lane(shift.source, private=True) as lane:
+def lane(runtime: Runtime) -> Iterator[Lane]:
+    with open_lane(runtime.source, private=True) as lane:
         yield lane
 
 
@@ -101,12 +101,12 @@ def make_due(engine: Engine, seconds_ago: float, priority: int = 0) -> uuid.UUID
     with Session(engine) as session, session.begin():
         attempt = Attempt.create(target=act, priority=priority, session=session)
         session.flush()
-        session.execute(update(Attempt).where(Attempt.id == attempt.id).values(due_at=written(-seconds_ago)))
+        session.execute(update(Attempt).where(Attempt.id == attempt.id).values(due_at=clock_now(-seconds_ago)))
         return attempt.id
 
 
-def take(shift: Shift, lane: Lane, number: int) -> tuple[list[uuid.UUID], dt.timedelta | None]:
-    claims, after = lane.run(lambda: shift.claim_many(lane, "default", number, besides=(), patience=5.0))
+def take(runtime: Runtime, lane: Lane, number: int) -> tuple[list[uuid.UUID], dt.timedelta | None]:
+    claims, after = lane.run(lambda: runtime.claim_many(lane, "default", number, besides=(), patience=5.0))
     return [claim.id for claim in claims], after
 
 
@@ -118,40 +118,42 @@ def dear(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.only_on("postgresql")
 def test_what_is_due_before_the_mark_waits_for_a_claim_from_the_front_and_says_when(
-    shift: Shift, lane: Lane, engine: Engine
+    runtime: Runtime, lane: Lane, engine: Engine
 ) -> None:
     first, second, third = (make_due(engine, ago) for ago in (30, 20, 10))
-    assert take(shift, lane, 2) == ([first, second], None)
+    assert take(runtime, lane, 2) == ([first, second], None)
     late, urgent = make_due(engine, 40), make_due(engine, 50, priority=3)
-    found, after = take(shift, lane, 10)
+    found, after = take(runtime, lane, 10)
     assert found == [third, urgent]  # of a priority of which nothing was taken yet, it begins at the front
     assert after is not None
     assert LONGEST - 5 < after.total_seconds() <= LONGEST
-    shift.begin_at_front("default")
-    assert take(shift, lane, 10) == ([late], None)
+    runtime.begin_at_front("default")
+    assert take(runtime, lane, 10) == ([late], None)
 
 
 @pytest.mark.only_on("postgresql")
-def test_several_due_at_the_very_instant_of_the_mark_are_all_found(shift: Shift, lane: Lane, engine: Engine) -> None:
+def test_several_due_at_the_very_instant_of_the_mark_are_all_found(
+    runtime: Runtime, lane: Lane, engine: Engine
+) -> None:
     ids = sorted(make_due(engine, 10) for _ in range(4))
     with engine.begin() as connection:
         connection.execute(update(Attempt).values(due_at=NOON - 300 * 365 * 24 * 3600 * SECOND + SECOND / 3))
-    assert take(shift, lane, 1) == ([ids[0]], None)
-    assert sorted(take(shift, lane, 2)[0] + take(shift, lane, 2)[0]) == ids[1:]
+    assert take(runtime, lane, 1) == ([ids[0]], None)
+    assert sorted(take(runtime, lane, 2)[0] + take(runtime, lane, 2)[0]) == ids[1:]
 
 
 @pytest.mark.only_on("postgresql")
-def test_what_is_left_out_for_want_of_slots_is_not_passed_by(shift: Shift, lane: Lane, engine: Engine) -> None:
+def test_what_is_left_out_for_want_of_slots_is_not_passed_by(runtime: Runtime, lane: Lane, engine: Engine) -> None:
     left = make_due(engine, 20)
     besides = [("test.act", "__call__")]
-    claim = partial(shift.claim_many, lane, "default", 5, besides=besides, patience=5.0)
+    claim = partial(runtime.claim_many, lane, "default", 5, besides=besides, patience=5.0)
     assert lane.run(claim) == ([], None)
-    assert take(shift, lane, 5) == ([left], None)
+    assert take(runtime, lane, 5) == ([left], None)
 
 
 @pytest.mark.only_on("mysql", "sqlite")
-def test_elsewhere_every_claim_begins_at_the_front(shift: Shift, lane: Lane, engine: Engine) -> None:
+def test_elsewhere_every_claim_begins_at_the_front(runtime: Runtime, lane: Lane, engine: Engine) -> None:
     first = make_due(engine, 10)
-    assert take(shift, lane, 1) == ([first], None)
+    assert take(runtime, lane, 1) == ([first], None)
     late = make_due(engine, 20)
-    assert take(shift, lane, 5) == ([late], None)
+    assert take(runtime, lane, 5) == ([late], None)

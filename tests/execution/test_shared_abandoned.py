@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql import Select
 
 from async_task import AsyncTask, Attempt, Status
-from async_task.database.dialects import sever
-from async_task.execution.batch_executor import Handful
+from async_task.database.dialects import disconnect
+from async_task.execution.batch_executor import BatchExecutor
 from async_task.execution.shared_transaction import SharedTransaction
 from async_task.worker import worker
 from clockwork import row_of
@@ -33,15 +33,15 @@ def _many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def is_abandoned(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once the handful of a lane was abandoned."""
-    abandon, done = Handful.abandon, threading.Event()
+    abandon, done = BatchExecutor.abandon, threading.Event()
 
-    def abandoned(self: Handful, aside: Any) -> Any:
+    def abandoned(self: BatchExecutor, aside: Any) -> Any:
         try:
             return abandon(self, aside)
         finally:
             done.set()
 
-    monkeypatch.setattr(Handful, "abandon", abandoned)
+    monkeypatch.setattr(BatchExecutor, "abandon", abandoned)
     return done
 
 
@@ -120,7 +120,7 @@ def test_what_was_undone_and_waits_for_its_row_to_be_called_alone_is_not_called_
 
     def act(session: Session, number: int) -> None:
         if number == 2 and calls.count(2) == 1:
-            sever(session.connection())
+            disconnect(session.connection())
         if number == 0 and calls.count(0) == 2:
             lock(other, ids[1])
 
@@ -146,7 +146,7 @@ def test_what_was_not_committed_is_not_called_again_when_it_is_abandoned_at_the_
 
     def lose(connection: Any) -> None:
         if seen and connection is seen[0]:
-            sever(connection)
+            disconnect(connection)
 
     def end_and_wait(self: SharedTransaction) -> Any:
         ended = end(self)

@@ -14,7 +14,7 @@ from sqlalchemy.sql import Select
 
 import outbox
 from async_task import AsyncTask, Attempt, Status, target
-from async_task.worker.poller import Scout
+from async_task.worker.poller import Poller
 from clockwork import row_of
 from elsewhere import await_
 from outbox import Gate, act_shared, calls, effect_later, effects, events_of
@@ -197,8 +197,8 @@ def test_a_pause_lets_what_is_begun_end_and_nothing_further_begin(
     does(lambda session, number: gate.pass_through() if number == 2 else None)
     first = numbered(engine, 3, called)
     person = AsyncTask(engine)
-    look, looks = Scout._look, list[Any]()
-    monkeypatch.setattr(Scout, "_look", lambda *given: looks.append(look(*given)) or looks[-1])
+    look, looks = Poller._look, list[Any]()
+    monkeypatch.setattr(Poller, "_look", lambda *given: looks.append(look(*given)) or looks[-1])
     with working(app, concurrency=1):
         gate.await_call()
         assert person.pause(target=called)

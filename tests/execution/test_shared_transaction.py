@@ -30,9 +30,9 @@ from sqlalchemy.sql import Select
 import elsewhere
 import outbox
 from async_task import AsyncTask, Attempt, ConfigurationError, JobEvent, Status, Succeeded, policy, target
-from async_task.database.dialects import sever
+from async_task.database.dialects import disconnect
 from async_task.execution import batch_executor
-from async_task.execution.batch_executor import Handful
+from async_task.execution.batch_executor import BatchExecutor
 from clockwork import forget_beats, let_pass, row_of
 from databases import Database
 from elsewhere import await_, notes
@@ -180,7 +180,7 @@ def test_when_the_commit_fails_each_row_is_read_and_what_is_not_written_is_calle
             if is_lost == "after it":
                 connection.dialect.do_commit(connection.connection)
             if connection.dialect.name != "sqlite":
-                sever(connection)
+                disconnect(connection)
             if is_lost == "after it" or connection.dialect.name == "sqlite":
                 raise connection.dialect.loaded_dbapi.OperationalError("the connection is lost")
 
@@ -317,10 +317,10 @@ def test_what_was_taken_over_before_its_call_is_not_called_and_takes_no_neighbou
 ) -> None:
     does(lambda session, number: None)
     ids = numbered(engine, 6)
-    perform = Handful.perform
+    perform = BatchExecutor.perform
     stolen: list[Any] = []
 
-    def after_a_theft(self: Handful) -> None:
+    def after_a_theft(self: BatchExecutor) -> None:
         if not stolen:
             stolen.extend((ids[0], ids[3]))
             taken = {"claim_id": None, "claimed_by": None, "lease_until": None, "status": Status.CANCELED}
@@ -329,7 +329,7 @@ def test_what_was_taken_over_before_its_call_is_not_called_and_takes_no_neighbou
                 connection.execute(theft.values(taken | {"completed_at": Attempt.created_at}))
         perform(self)
 
-    monkeypatch.setattr(Handful, "perform", after_a_theft)
+    monkeypatch.setattr(BatchExecutor, "perform", after_a_theft)
     with working(app, concurrency=1):
         await_(lambda: at_rest(engine), "all are at rest")
     assert counted(engine) == {"succeeded": 4, "canceled": 2}
@@ -357,7 +357,7 @@ def test_what_the_infrastructure_did_to_one_is_charged_to_nobody(app: AsyncTask,
 
     def act(session: Session, number: int) -> None:
         if number == 3 and calls.count(3) == 1:
-            sever(session.connection())
+            disconnect(session.connection())
             put(session, "77")
 
     does(act)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
 
 from async_task import Attempt
-from async_task.queue.backlog import Names, look
+from async_task.queue.backlog import SeenQueues, poll
 from outbox import act
 
 TABLE = Attempt.__table__
@@ -29,24 +29,24 @@ def make(engine: Engine, *queues: str) -> None:
 @pytest.mark.parametrize("remembers", [True, False])
 def test_each_queue_is_found_in_which_something_is_due(engine: Engine, connection: Connection, remembers: bool) -> None:
     """Also where names differ in what a collation may overlook, and one comes to lie between others."""
-    names = Names() if remembers else None
-    assert look(connection, TABLE, "me", LEASE, (), names).queues == frozenset()
+    names = SeenQueues() if remembers else None
+    assert poll(connection, TABLE, "me", LEASE, (), names).queues == frozenset()
     make(engine, "b", "b", "B", "b ", "é")
-    assert look(connection, TABLE, "me", LEASE, (), names).queues == {"b", "B", "b ", "é"}
+    assert poll(connection, TABLE, "me", LEASE, (), names).queues == {"b", "B", "b ", "é"}
     make(engine, "a", "c", "😀")
-    assert look(connection, TABLE, "me", LEASE, (), names).queues == {"a", "b", "B", "b ", "c", "é", "😀"}
+    assert poll(connection, TABLE, "me", LEASE, (), names).queues == {"a", "b", "B", "b ", "c", "é", "😀"}
 
 
 def test_a_look_is_one_statement_where_no_queue_is_new(engine: Engine, connection: Connection) -> None:
     make(engine, "b", "d", "f")
-    names = Names()
-    look(connection, TABLE, "me", LEASE, (), names)
+    names = SeenQueues()
+    poll(connection, TABLE, "me", LEASE, (), names)
     sent: list[str] = []
     event.listen(connection, "before_cursor_execute", lambda *given: sent.append(given[2]))
-    assert look(connection, TABLE, "me", LEASE, (), names).queues == {"b", "d", "f"}
+    assert poll(connection, TABLE, "me", LEASE, (), names).queues == {"b", "d", "f"}
     assert len(sent) == 1
 
 
 def test_only_the_wanted_queues_are_looked_at(engine: Engine, connection: Connection) -> None:
     make(engine, "b", "d", "f")
-    assert look(connection, TABLE, "me", LEASE, ("d", "x"), Names()).queues == {"d"}
+    assert poll(connection, TABLE, "me", LEASE, ("d", "x"), SeenQueues()).queues == {"d"}

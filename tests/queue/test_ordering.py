@@ -20,7 +20,7 @@ import elsewhere
 import outbox
 from async_task import AsyncTask, Attempt, Failed, NotDue, Status, Succeeded
 from async_task.database.engines import Source
-from async_task.database.transactions import insist
+from async_task.database.transactions import retry_transient
 from async_task.outcomes import Decision
 from async_task.queue import fenced_writes, fetch, ordering, sweep
 from async_task.queue.claim import Claim
@@ -181,7 +181,7 @@ def test_list_and_show_say_behind_what_an_attempt_waits(
     monkeypatch.setenv("COLUMNS", "180")
     first, second = line("shop 1", 2)
     assert "waits for its turn" in run("list").out
-    ordering.line_up(own, TABLE)
+    ordering.release_arrived(own, TABLE)
     with sessions() as session:
         found = {one.id: one.is_due for one in session.scalars(select(Attempt))}
         assert found == {first: True, second: False}
@@ -215,7 +215,7 @@ def test_each_verb_that_ends_the_first_lets_the_next_go_in_its_own_transaction(
     line: Any, sessions: Sessions, own: Engine, engine: Engine, verb: str
 ) -> None:
     ids = line("a", 3)
-    ordering.line_up(own, TABLE)
+    ordering.release_arrived(own, TABLE)
     with sessions() as session, session.begin() as transaction:
         getattr(session.get_one(Attempt, ids[0]), verb)(reason="skipped")
         transaction.rollback()
@@ -232,7 +232,7 @@ def test_what_is_revived_lines_up_again_and_runs_before_younger_ones(
     line: Any, sessions: Sessions, own: Engine, engine: Engine, outbox_app: AsyncTask
 ) -> None:
     ids = line("a", 4)
-    ordering.line_up(own, TABLE)
+    ordering.release_arrived(own, TABLE)
     with sessions.begin() as session:
         for one in ids[:2]:
             session.get_one(Attempt, one).fail()
@@ -264,7 +264,7 @@ def test_a_sweep_expires_what_is_late_in_a_line_and_lets_the_next_go(
     soon = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
     late = [write(Client, "ping", order_key="a", expires_at=soon).id for _ in range(2)]
     (behind,) = line("a", 1)
-    ordering.line_up(own, TABLE)
+    ordering.release_arrived(own, TABLE)
     let_pass(engine, 120)
     assert sweep.expire_page(own, TABLE) == 2  # without the rest of a sweep, which would find the key too
     assert [row_of(engine, one).status for one in late] == [Status.EXPIRED] * 2
@@ -286,18 +286,18 @@ def test_a_sweep_finds_the_keys_whose_process_died_before_it_let_the_next_go(
     line: Any, own: Engine, engine: Engine, outbox_app: AsyncTask
 ) -> None:
     ids = {key: line(key, 2) for key in ("a", "b", "c", "d", "e")}
-    ordering.line_up(own, TABLE)
+    ordering.release_arrived(own, TABLE)
     for key in ("b", "c", "e"):
         claim = _claim(own, ids[key][0])
         assert fenced_writes.settle(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
     assert _released(engine) == sorted([ids["a"][0], ids["d"][0]])
-    assert ordering.mend(own, TABLE, 2) == (1, "b")
-    assert ordering.mend(own, TABLE, 2, "b") == (1, "d")
-    assert ordering.mend(own, TABLE, 2, "d") == (1, None)
+    assert ordering.release_overlooked(own, TABLE, 2) == (1, "b")
+    assert ordering.release_overlooked(own, TABLE, 2, "b") == (1, "d")
+    assert ordering.release_overlooked(own, TABLE, 2, "d") == (1, None)
     assert _released(engine) == sorted([ids["a"][0], ids["b"][1], ids["c"][1], ids["d"][0], ids["e"][1]])
-    assert ordering.mend(own, TABLE) == (0, None)
+    assert ordering.release_overlooked(own, TABLE) == (0, None)
     outbox_app.run_batch()
-    assert ordering.mend(own, TABLE) == (0, None)
+    assert ordering.release_overlooked(own, TABLE) == (0, None)
 
 
 def test_the_first_batch_after_such_a_death_goes_on_with_the_key(line: Any, own: Engine, outbox_app: AsyncTask) -> None:
@@ -343,7 +343,7 @@ def test_an_arrival_whose_head_settles_while_it_is_looked_at_is_not_forgotten(
         assert ordering.release(own, TABLE, ["a"]) == 0
 
     event.listen(own, "commit", settle_meanwhile)
-    assert ordering.line_up(own, TABLE) == 1
+    assert ordering.release_arrived(own, TABLE) == 1
     assert _released(engine) == [behind]
 
 
@@ -411,8 +411,8 @@ class Work:
         until = time.monotonic() + 60
         while self.producers * self.each > sum(map(len, self.done.values())):
             assert time.monotonic() < until, "something waits for ever"
-            insist(partial(ordering.line_up, engine, TABLE))
-            claims = insist(partial(fetch.claim_due, engine, TABLE, "lane", LEASE, "default", 2))
+            retry_transient(partial(ordering.release_arrived, engine, TABLE))
+            claims = retry_transient(partial(fetch.claim_due, engine, TABLE, "lane", LEASE, "default", 2))
             if not claims:
                 threading.Event().wait(0.01)
             for claim in claims:
@@ -434,22 +434,22 @@ class Work:
         with self._guard:
             self._in_hand[key] -= 1
             self.done[key].append((seq, claim.id))
-        assert insist(partial(fenced_writes.settle, engine, TABLE, claim, Decision(Status.SUCCEEDED), None))
-        insist(partial(ordering.release, engine, TABLE, [key]))
+        assert retry_transient(partial(fenced_writes.settle, engine, TABLE, claim, Decision(Status.SUCCEEDED), None))
+        retry_transient(partial(ordering.release, engine, TABLE, [key]))
 
 
 def test_a_key_that_is_taken_is_left_alone_without_an_error_in_the_servers_log(
     line: Any, sessions: Sessions, own: Engine, engine: Engine
 ) -> None:
     ids = line("a", 2)
-    ordering.line_up(own, TABLE)
+    ordering.release_arrived(own, TABLE)
     for verb in ("fail", "retry_now"):
         with sessions.begin() as session:
             getattr(session.get_one(Attempt, ids[0]), verb)()
     errors: list[Any] = []
     event.listen(own, "handle_error", errors.append)
     assert ordering.release(own, TABLE, ["a"]) == 0
-    assert ordering.line_up(own, TABLE) == 1
+    assert ordering.release_arrived(own, TABLE) == 1
     assert _released(engine) == [ids[1]]
     assert errors == []
 
@@ -480,7 +480,7 @@ def test_the_next_of_a_key_is_found_without_a_walk_over_its_line(
         plain = "SET LOCAL enable_seqscan = off; SET LOCAL enable_mergejoin = off"
         event.listen(own, "begin", lambda connection: connection.exec_driver_sql(plain))
     ordering.release(own, TABLE, ["long"])
-    ordering.mend(own, TABLE)
+    ordering.release_overlooked(own, TABLE)
     plans = [plan for plan in seen if "keyed" in plan]
     assert len(plans) == len(seen) >= 2
     assert not [plan for plan in seen if "Sort" in plan or "filesort" in plan or "TEMP B-TREE" in plan]

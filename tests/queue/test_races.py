@@ -18,7 +18,7 @@ import outbox
 from async_task import AsyncTask, Attempt, Busy, InvalidState, NotPending, Outcome, Status, Succeeded, Superseded
 from async_task.queue import claim_statements, predicates
 from async_task.queue.claim import Claim
-from async_task.worker.runtime import Shift
+from async_task.worker.runtime import Runtime
 from clockwork import broken_promises, forget_beats, let_pass, row_of
 from databases import Database
 from elsewhere import await_, notes
@@ -163,14 +163,14 @@ def test_a_performer_that_outlived_its_claim_leaves_the_claim_of_its_successor_a
     let_pass(engine, 2 * LONG)
     forget_beats(engine)
     assert app.sweep().recovered == 1
-    with _shift(app) as shift, shift.lane() as lane:
-        claim = shift.claim_one(lane, attempt.id)
+    with _runtime(app) as runtime, runtime.lane() as lane:
+        claim = runtime.claim_one(lane, attempt.id)
         assert isinstance(claim, Claim)
         gates[gate].opened.set()
         assert zombie.result() == Superseded(attempt.id)
         row = row_of(engine, attempt.id)
         assert (row.status, row.claim_id, row.num_attempts) == (Status.PENDING, claim.claim_id, 2)
-        assert shift.perform(lane, claim) == Succeeded(attempt.id)
+        assert runtime.perform(lane, claim) == Succeeded(attempt.id)
 
 
 @pytest.mark.parametrize("target", [effect, (Gated, "write_leased")], ids=["locked", "leased"])
@@ -199,11 +199,11 @@ def test_a_sweep_never_charges_a_call_whose_row_is_locked_or_whose_process_lives
     slow_app: AsyncTask, engine: Engine, write: Write, pool: ThreadPoolExecutor, gate: str
 ) -> None:
     attempt = write(Gated, "locked", {"gate": gate})
-    with _shift(slow_app) as shift, shift.lane() as lane:
-        claim = shift.claim_one(lane, attempt.id)
+    with _runtime(slow_app) as runtime, runtime.lane() as lane:
+        claim = runtime.claim_one(lane, attempt.id)
         assert isinstance(claim, Claim)
         let_pass(engine, 2 * LONG)
-        performing = pool.submit(lambda: _perform_on_a_lane(shift, claim))
+        performing = pool.submit(lambda: _perform_on_a_lane(runtime, claim))
         gates[gate].await_call()
         assert {report.recovered for report in _at_once(pool, [slow_app.sweep] * 7)} == {0}
         gates[gate].opened.set()
@@ -294,15 +294,15 @@ def _effects(engine: Engine) -> list[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def _shift(app: AsyncTask) -> Iterator[Shift]:
+def _runtime(app: AsyncTask) -> Iterator[Runtime]:
     """At work in this process, where `app` works."""
-    with app._shift("perform") as shift:
-        yield shift
+    with app._runtime("perform") as runtime:
+        yield runtime
 
 
-def _perform_on_a_lane(shift: Shift, claim: Claim) -> Outcome:
-    with shift.lane() as lane:
-        return shift.perform(lane, claim)
+def _perform_on_a_lane(runtime: Runtime, claim: Claim) -> Outcome:
+    with runtime.lane() as lane:
+        return runtime.perform(lane, claim)
 
 
 def _double_effects_of_zombies(engine: Engine, sessions: sessionmaker[Session], target: Any, number: int) -> list[str]:
@@ -317,18 +317,18 @@ def _double_effects_of_zombies(engine: Engine, sessions: sessionmaker[Session], 
     app = AsyncTask(engine, lease=1)
     outbox.gates[""] = Gate()
     outbox.gates[""].opened.set()
-    with _shift(app) as shift, shift.lane() as lane:
-        zombies = _claims(shift, ids)
+    with _runtime(app) as runtime, runtime.lane() as lane:
+        zombies = _claims(runtime, ids)
         let_pass(engine, 2)
         forget_beats(engine)
         assert app.sweep().recovered == number
         with engine.begin() as connection:  # so that they are performed here, and not in the quarantine
             connection.execute(update(table).values(num_crashes=0))
-        winners = _claims(shift, ids)
+        winners = _claims(runtime, ids)
         half = number // 2
-        outcomes: list[Outcome] = [shift.perform(lane, claim) for claim in zombies[:half]]
-        ended = [shift.perform(lane, claim) for claim in winners]
-        outcomes += [shift.perform(lane, claim) for claim in zombies[half:]]
+        outcomes: list[Outcome] = [runtime.perform(lane, claim) for claim in zombies[:half]]
+        ended = [runtime.perform(lane, claim) for claim in winners]
+        outcomes += [runtime.perform(lane, claim) for claim in zombies[half:]]
     with engine.connect() as connection:
         wrong = broken_promises(connection)
     wrong += [f"a zombie was told {one}" for one in outcomes if not isinstance(one, Superseded)]
@@ -337,7 +337,7 @@ def _double_effects_of_zombies(engine: Engine, sessions: sessionmaker[Session], 
     return wrong
 
 
-def _claims(shift: Shift, ids: list[uuid.UUID]) -> list[Claim]:
-    with shift.lane() as lane:
-        claims = [shift.claim_one(lane, one) for one in ids]
+def _claims(runtime: Runtime, ids: list[uuid.UUID]) -> list[Claim]:
+    with runtime.lane() as lane:
+        claims = [runtime.claim_one(lane, one) for one in ids]
     return [claim for claim in claims if isinstance(claim, Claim)]

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import elsewhere
 from async_task import Again, AsyncTask, Attempt, InvalidState, NotDue, NotPending, Status, Succeeded
-from async_task.encryption.encryptors import know
+from async_task.encryption.encryptors import remember
 from clockwork import let_pass, row_of
 from databases import Database
 from elsewhere import await_, notes
@@ -195,7 +195,7 @@ def test_what_is_meant_for_tomorrow_is_not_done_today(app: AsyncTask, engine: En
 def test_a_secret_is_read_by_the_target_and_by_nobody_who_looks_at_the_row(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
-    know(Mirror())
+    remember(Mirror())
     attempt = write(Client, "fulfill", ORDER, encryptor="test.mirror")
     row = row_of(engine, attempt.id)
     assert row.encryptor == "test.mirror"

@@ -89,8 +89,8 @@ def module_named(name: str, **contents: Any) -> types.ModuleType:
 
 def test_a_class_is_registered_under_its_module_and_name() -> None:
     assert target(Plain) is Plain
-    assert target_of(Plain).name == "test_targets:Plain"
-    assert target_named("test_targets:Plain").thing is Plain
+    assert target_of(Plain).name == "test_registry:Plain"
+    assert target_named("test_registry:Plain").thing is Plain
 
 
 def test_a_decorated_function_stays_what_it_is() -> None:

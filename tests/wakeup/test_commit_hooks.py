@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ambient_run import run
 from async_task import AsyncTask, Attempt, target
-from async_task.wakeup.in_process import Bell, bell_of
+from async_task.wakeup.in_process import Notifier, notifier_of
 from clockwork import row_of
 from outbox import HookedAttempt, act_in_session, effects, will
 
@@ -36,43 +36,43 @@ CALL = {"target": "arrivals.note"}
 
 
 @pytest.fixture
-def bell(engine: Engine) -> Bell:
+def notifier(engine: Engine) -> Notifier:
     gc.collect()  # a worker of another test may have left its own, which has heard of other things
-    return bell_of(TABLE, engine.url)
+    return notifier_of(TABLE, engine.url)
 
 
-def rung(bell: Bell) -> frozenset[str]:
+def rung(notifier: Notifier) -> frozenset[str]:
     """The queues rung since the last look."""
-    return bell.wait(0)
+    return notifier.wait(0)
 
 
 # A Session
 
 
-def test_a_commit_rings_for_the_queue_of_each_new_row(sessions: Sessions, bell: Bell) -> None:
+def test_a_commit_rings_for_the_queue_of_each_new_row(sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin():
         Attempt.call(note)
         Attempt.create(**CALL, queue="mail")
-        assert rung(bell) == NOTHING
-    assert rung(bell) == {"default", "mail"}
-    assert rung(bell) == NOTHING
+        assert rung(notifier) == NOTHING
+    assert rung(notifier) == {"default", "mail"}
+    assert rung(notifier) == NOTHING
 
 
-def test_it_rings_for_as_many_lanes_as_there_are_rows(sessions: Sessions, bell: Bell) -> None:
+def test_it_rings_for_as_many_lanes_as_there_are_rows(sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin() as session:
         Attempt.call(note)
         session.flush()
         Attempt.call(note)
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two, ThreadPoolExecutor(1) as three:
-        heard = [lane.submit(bell.wait, 0).result() for lane in (one, two, three)]
+        heard = [lane.submit(notifier.wait, 0).result() for lane in (one, two, three)]
     assert heard == [{"default"}, {"default"}, NOTHING]
 
 
-def test_when_it_rings_the_row_is_there_for_others(sessions: Sessions, engine: Engine, bell: Bell) -> None:
+def test_when_it_rings_the_row_is_there_for_others(sessions: Sessions, engine: Engine, notifier: Notifier) -> None:
     seen: list[Any] = []
 
     def lane() -> None:
-        bell.wait(30)
+        notifier.wait(30)
         with engine.connect() as connection:
             seen.extend(connection.scalars(select(TABLE.c.queue)))
 
@@ -85,7 +85,7 @@ def test_when_it_rings_the_row_is_there_for_others(sessions: Sessions, engine: E
 
 
 @pytest.mark.parametrize("how", ["scheduled_at", "another commit", "rollback", "close", "flush fails", "expunged"])
-def test_it_does_not_ring_for(how: str, sessions: Sessions, bell: Bell) -> None:
+def test_it_does_not_ring_for(how: str, sessions: Sessions, notifier: Notifier) -> None:
     with sessions() as session:
         if how == "scheduled_at":
             Attempt.create(**CALL, session=session, scheduled_at=LATER)
@@ -113,23 +113,23 @@ def test_it_does_not_ring_for(how: str, sessions: Sessions, bell: Bell) -> None:
             getattr(session, how)()
             session.execute(effects.insert().values(what="else"))
             session.commit()
-    assert rung(bell) == NOTHING
+    assert rung(notifier) == NOTHING
 
 
-def test_a_released_savepoint_is_no_commit(sessions: Sessions, bell: Bell) -> None:
+def test_a_released_savepoint_is_no_commit(sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin() as session:
         with session.begin_nested():
             Attempt.call(note)
             with session.begin_nested():
                 Attempt.create(**CALL, queue="inner")
-        assert rung(bell) == NOTHING
+        assert rung(notifier) == NOTHING
         session.flush()
-        assert rung(bell) == NOTHING
-    assert rung(bell) == {"default", "inner"}
+        assert rung(notifier) == NOTHING
+    assert rung(notifier) == {"default", "inner"}
 
 
 @pytest.mark.parametrize("how", ["rollback", "raise", "close", "outer"])
-def test_what_a_savepoint_rolls_back_never_rings(how: str, sessions: Sessions, bell: Bell) -> None:
+def test_what_a_savepoint_rolls_back_never_rings(how: str, sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin() as session:
         Attempt.create(**CALL, queue="outer")
         if how == "raise":
@@ -145,10 +145,10 @@ def test_what_a_savepoint_rolls_back_never_rings(how: str, sessions: Sessions, b
                     Attempt.create(**CALL, queue="innermost")
             nested.close() if how == "close" else nested.rollback()
         Attempt.create(**CALL, queue="behind")
-    assert rung(bell) == {"outer", "behind"}
+    assert rung(notifier) == {"outer", "behind"}
 
 
-def test_what_the_listeners_to_a_flush_make_rings_too(sessions: Sessions, bell: Bell) -> None:
+def test_what_the_listeners_to_a_flush_make_rings_too(sessions: Sessions, notifier: Notifier) -> None:
     with sessions() as session:
 
         @event.listens_for(session, "before_flush")
@@ -158,53 +158,53 @@ def test_what_the_listeners_to_a_flush_make_rings_too(sessions: Sessions, bell: 
 
         HookedAttempt.create(**CALL, session=session)
         session.commit()
-    assert rung(bell) == {"made in the flush"}
+    assert rung(notifier) == {"made in the flush"}
 
 
-def test_each_table_has_its_own_bell(sessions: Sessions, engine: Engine, bell: Bell) -> None:
-    theirs = bell_of(HookedAttempt.__table__, engine.url)  # type: ignore[arg-type]
+def test_each_table_has_its_own_bell(sessions: Sessions, engine: Engine, notifier: Notifier) -> None:
+    theirs = notifier_of(HookedAttempt.__table__, engine.url)  # type: ignore[arg-type]
     with sessions.begin():
         HookedAttempt.create(**CALL, queue="hooked")
         Attempt.create(**CALL)
-    assert (rung(bell), rung(theirs)) == ({"default"}, {"hooked"})
+    assert (rung(notifier), rung(theirs)) == ({"default"}, {"hooked"})
 
 
-def test_ensure_rings_for_what_it_creates_only(sessions: Sessions, bell: Bell) -> None:
+def test_ensure_rings_for_what_it_creates_only(sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin() as session:
         Attempt.ensure(session, **CALL, idempotence_token="once")
-    assert rung(bell) == {"default"}
+    assert rung(notifier) == {"default"}
     with sessions.begin() as session:
         Attempt.ensure(session, **CALL, idempotence_token="once")
         Attempt.ensure(session, **CALL, idempotence_token="later", scheduled_at=LATER)
-    assert rung(bell) == NOTHING
+    assert rung(notifier) == NOTHING
 
 
-def test_create_many_rings_for_what_is_due(sessions: Sessions, bell: Bell) -> None:
+def test_create_many_rings_for_what_is_due(sessions: Sessions, notifier: Notifier) -> None:
     rows = [CALL, {**CALL, "queue": "mail"}, {**CALL, "queue": "later", "scheduled_at": LATER}]
     with sessions.begin() as session:
         Attempt.create_many(session, rows)
-        assert rung(bell) == NOTHING
-    assert rung(bell) == {"default", "mail"}
+        assert rung(notifier) == NOTHING
+    assert rung(notifier) == {"default", "mail"}
 
 
-def test_retry_now_rings(sessions: Sessions, bell: Bell) -> None:
+def test_retry_now_rings(sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin() as session:
         attempt = Attempt.create(**CALL, session=session, queue="mail", scheduled_at=LATER)
         session.flush()
         attempt.retry_now()
-    assert rung(bell) == {"mail"}
+    assert rung(notifier) == {"mail"}
 
 
-def test_a_scoped_session_rings(sessions: Sessions, bell: Bell) -> None:
+def test_a_scoped_session_rings(sessions: Sessions, notifier: Notifier) -> None:
     registry = scoped_session(sessions)
     registry.begin()
     Attempt.call(note)
     registry.commit()
     registry.remove()
-    assert rung(bell) == {"default"}
+    assert rung(notifier) == {"default"}
 
 
-def test_32_threads_ring_for_each_of_their_rows(sessions: Sessions, engine: Engine, bell: Bell) -> None:
+def test_32_threads_ring_for_each_of_their_rows(sessions: Sessions, engine: Engine, notifier: Notifier) -> None:
     meet = threading.Barrier(32 if engine.dialect.name != "sqlite" else 8)
 
     def produce(number: int) -> None:
@@ -218,7 +218,7 @@ def test_32_threads_ring_for_each_of_their_rows(sessions: Sessions, engine: Engi
 
     with ThreadPoolExecutor(meet.parties) as producers:
         list(producers.map(produce, range(meet.parties)))
-    assert rung(bell) == {f"kept-{number}" for number in range(meet.parties)}
+    assert rung(notifier) == {f"kept-{number}" for number in range(meet.parties)}
 
 
 # An AsyncSession
@@ -226,7 +226,7 @@ def test_32_threads_ring_for_each_of_their_rows(sessions: Sessions, engine: Engi
 
 @pytest.mark.parametrize("kind", ["begin", "commit", "scoped", "run_sync", "savepoint", "rollback", "lost savepoint"])
 def test_an_async_session_rings_as_a_session_does(
-    kind: str, async_engine_url: str, bell: Bell
+    kind: str, async_engine_url: str, notifier: Notifier
 ) -> None:  # fmt: skip
     async def body(engine: AsyncEngine) -> None:
         make = async_sessionmaker(engine)
@@ -246,66 +246,68 @@ def test_an_async_session_rings_as_a_session_does(
                 nested = await session.begin_nested()
                 Attempt.create(**CALL, session=session)
                 await (nested.commit() if kind == "savepoint" else nested.rollback())
-                assert rung(bell) == NOTHING
+                assert rung(notifier) == NOTHING
         else:
             async with make() as session:
                 Attempt.create(**CALL, session=session)
                 await session.flush()
-                assert rung(bell) == NOTHING
+                assert rung(notifier) == NOTHING
                 await getattr(session, kind)()
 
     run(async_engine_url, body)
-    assert rung(bell) == (NOTHING if kind in ("rollback", "lost savepoint") else {"default"})
+    assert rung(notifier) == (NOTHING if kind in ("rollback", "lost savepoint") else {"default"})
 
 
 # Core connections, and sessions on them
 
 
-def test_create_many_on_a_connection_rings_at_its_commit(engine: Engine, bell: Bell) -> None:
+def test_create_many_on_a_connection_rings_at_its_commit(engine: Engine, notifier: Notifier) -> None:
     with engine.connect() as connection:
         Attempt.create_many(connection, [CALL])
-        assert rung(bell) == NOTHING
+        assert rung(notifier) == NOTHING
         connection.rollback()
         connection.execute(select(1))
         connection.commit()
-        assert rung(bell) == NOTHING
+        assert rung(notifier) == NOTHING
         for queue in ("one", "two"):
             Attempt.create_many(connection, [{**CALL, "queue": queue}])
         connection.commit()
-        assert rung(bell) == {"one", "two"}
+        assert rung(notifier) == {"one", "two"}
         connection.execute(select(1))
         connection.commit()
-        assert rung(bell) == NOTHING
+        assert rung(notifier) == NOTHING
 
 
 @pytest.mark.parametrize("mode", ["create_savepoint", "rollback_only", "control_fully"])
 def test_a_session_within_somebody_elses_transaction_rings_when_that_commits(
-    mode: Any, engine: Engine, bell: Bell
+    mode: Any, engine: Engine, notifier: Notifier
 ) -> None:
     with engine.connect() as connection, connection.begin():
         with Session(connection, join_transaction_mode=mode) as session:
             Attempt.create(**CALL, session=session)
             session.commit()
-        assert rung(bell) == (NOTHING if connection.in_transaction() else {"default"})
-    assert rung(bell) == (NOTHING if mode == "control_fully" else {"default"})
+        assert rung(notifier) == (NOTHING if connection.in_transaction() else {"default"})
+    assert rung(notifier) == (NOTHING if mode == "control_fully" else {"default"})
 
 
 def test_what_a_performed_call_creates_rings_when_its_outcome_commits(
-    app: AsyncTask, write: Callable[..., Attempt], bell: Bell
+    app: AsyncTask, write: Callable[..., Attempt], notifier: Notifier
 ) -> None:
     def chain(session: Session) -> None:
         Attempt.create(**CALL, session=session, queue="next")
         session.commit()
-        assert rung(bell) == NOTHING
+        assert rung(notifier) == NOTHING
 
     will(chain)
     first = write(act_in_session)
-    rung(bell)
+    rung(notifier)
     assert app.perform(first.id).__class__.__name__ == "Succeeded"
-    assert rung(bell) == {"next"}
+    assert rung(notifier) == {"next"}
 
 
-def test_what_a_failed_call_creates_never_rings(app: AsyncTask, write: Callable[..., Attempt], bell: Bell) -> None:
+def test_what_a_failed_call_creates_never_rings(
+    app: AsyncTask, write: Callable[..., Attempt], notifier: Notifier
+) -> None:
     def chain(session: Session) -> None:
         Attempt.create(**CALL, session=session, queue="next")
         session.flush()
@@ -313,13 +315,13 @@ def test_what_a_failed_call_creates_never_rings(app: AsyncTask, write: Callable[
 
     will(chain)
     first = write(act_in_session)
-    rung(bell)
+    rung(notifier)
     app.perform(first.id)
-    assert rung(bell) == NOTHING
+    assert rung(notifier) == NOTHING
 
 
 def test_a_bell_that_cannot_be_found_does_not_tell_the_caller_that_its_commit_failed(
-    engine: Engine, bell: Bell
+    engine: Engine, notifier: Notifier
 ) -> None:
     class Moody(Session):
         is_moody = False

@@ -17,7 +17,7 @@ from async_task import Attempt, target
 from async_task.database.engines import Source
 from async_task.queue import workers
 from async_task.wakeup import notify
-from async_task.wakeup.in_process import Bell
+from async_task.wakeup.in_process import Notifier
 from async_task.wakeup.listener import Listener
 from databases import Database
 from elsewhere import await_
@@ -43,8 +43,8 @@ def with_driver(url: str, driver: str) -> URL:
 
 
 @contextlib.contextmanager
-def listening(source: Source, bell: Bell, **options: Any) -> Iterator[Listener]:
-    listener = Listener(source, TABLE, bell, **options)
+def listening(source: Source, notifier: Notifier, **options: Any) -> Iterator[Listener]:
+    listener = Listener(source, TABLE, notifier, **options)
     listener.start()
     try:
         await_(lambda: listener.is_listening, "it listens")
@@ -72,16 +72,16 @@ def test_what_others_commit_rings_the_bell_and_a_terminated_listener_is_replaced
     driver: str, database: Database, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "async_task")
-    bell = Bell()  # known to nobody but the listener: what rings it came through the database
-    workers.fall_asleep(engine, TABLE, "sleeper")
-    with listening(Source(with_driver(database.sync_url, driver)), bell) as listener:
+    notifier = Notifier()  # known to nobody but the listener: what rings it came through the database
+    workers.mark_asleep(engine, TABLE, "sleeper")
+    with listening(Source(with_driver(database.sync_url, driver)), notifier) as listener:
         commit_one(engine, "mail")
-        assert bell.wait(30) == {"mail"}
+        assert notifier.wait(30) == {"mail"}
         (pid,) = backends(engine)
         backends(engine, "pg_terminate_backend(pid)")
         await_(lambda: listener.is_listening and backends(engine) not in ([], [pid]), "another one listens")
         commit_one(engine, "ü print")
-        assert bell.wait(30) == {"ü print"}
+        assert notifier.wait(30) == {"ü print"}
     said = [record.message for record in caplog.records if "listening" in record.message]
     assert ["again" in line for line in said] == [False, True]
     await_(lambda: not backends(engine), "its connection is closed")
@@ -92,15 +92,15 @@ def test_what_others_commit_rings_the_bell_and_a_terminated_listener_is_replaced
 def test_a_connection_that_died_silently_is_noticed_and_replaced(
     driver: str, database: Database, engine: Engine, wire: "Wire"
 ) -> None:
-    bell = Bell()
-    workers.fall_asleep(engine, TABLE, "sleeper")
+    notifier = Notifier()
+    workers.mark_asleep(engine, TABLE, "sleeper")
     source = Source(wire.leading_to(with_driver(database.sync_url, driver)))
-    with listening(source, bell, probe_every=0.1, patience=0.3) as listener:
+    with listening(source, notifier, probe_every=0.1, patience=0.3) as listener:
         first = wire.num_accepted
         wire.freeze()
         await_(lambda: wire.num_accepted > first and listener.is_listening, "another one listens")
         commit_one(engine, "mail")
-        assert bell.wait(30) == {"mail"}
+        assert notifier.wait(30) == {"mail"}
 
 
 @on_postgresql
@@ -109,7 +109,7 @@ def test_it_is_closed_although_the_server_does_not_answer(
     driver: str, database: Database, engine: Engine, wire: "Wire"
 ) -> None:
     source = Source(wire.leading_to(with_driver(database.sync_url, driver)))
-    with listening(source, Bell()) as listener:
+    with listening(source, Notifier()) as listener:
         wire.freeze()
     assert not listener.is_listening
 
@@ -122,8 +122,8 @@ def test_a_server_that_is_away_at_first_is_found_later(
         port = taken.getsockname()[1]
     server = with_driver(database.sync_url, "psycopg")
     password = server.password or "secret"
-    source, bell = Source(server.set(host="127.0.0.1", port=port, query={}, password=password)), Bell()
-    listener = Listener(source, TABLE, bell)
+    source, notifier = Source(server.set(host="127.0.0.1", port=port, query={}, password=password)), Notifier()
+    listener = Listener(source, TABLE, notifier)
     listener.start()
     try:
         await_(lambda: listener._num_failures > 1, "it tries")
@@ -147,7 +147,7 @@ def test_a_pooler_that_forgets_what_was_said_is_seen_and_named(
     def _(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> Any:
         return "SELECT 1" if statement.startswith("LISTEN") else statement, parameters
 
-    listener = Listener(Source(forgetful), TABLE, Bell())
+    listener = Listener(Source(forgetful), TABLE, Notifier())
     listener.start()
     await_(lambda: listener._num_failures > 1, "it tries again")
     listener.close()
@@ -159,7 +159,7 @@ def test_a_pooler_that_forgets_what_was_said_is_seen_and_named(
 @on_postgresql
 def test_it_takes_no_connection_out_of_the_users_pool(database: Database, engine: Engine) -> None:
     small = create_engine(database.sync_url, pool_size=1, max_overflow=0, pool_timeout=0.01)
-    with small.connect(), listening(Source(small), Bell()):
+    with small.connect(), listening(Source(small), Notifier()):
         assert small.pool.checkedout() == 1  # type: ignore[attr-defined]
     small.dispose()
 
@@ -168,7 +168,7 @@ def test_it_takes_no_connection_out_of_the_users_pool(database: Database, engine
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_it_notices_a_dead_peer_by_itself(driver: str, database: Database, engine: Engine, wire: "Wire") -> None:
     source = Source(wire.leading_to(with_driver(database.sync_url, driver)))
-    with listening(source, Bell()) as listener:
+    with listening(source, Notifier()) as listener:
         ear: Any = listener._ear
         assert ear._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert ear._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15

@@ -113,7 +113,7 @@ def hearer(database: Database, engine: Engine) -> Iterator[Hearer]:
 
 @pytest.fixture
 def sleeper(engine: Engine) -> None:
-    workers.fall_asleep(engine, TABLE, "sleeper")
+    workers.mark_asleep(engine, TABLE, "sleeper")
 
 
 def produce(session: Session, *queues: str) -> None:
@@ -131,11 +131,11 @@ def count(engine: Engine) -> int:
 
 
 def test_who_falls_asleep_is_marked_and_has_beaten_and_is_unmarked_when_awake(engine: Engine) -> None:
-    workers.fall_asleep(engine, TABLE, "worker", kind="worker")
+    workers.mark_asleep(engine, TABLE, "worker", kind="worker")
     let_pass(engine, 50)
     with engine.connect() as connection:
         before = connection.execute(select(Worker.asleep, Worker.beat_at, Worker.kind)).one()
-    workers.awake(engine, TABLE, "worker")
+    workers.mark_awake(engine, TABLE, "worker")
     with engine.connect() as connection:
         after = connection.execute(select(Worker.asleep, Worker.beat_at, Worker.kind)).one()
     assert (before.asleep, after.asleep) == (True, False)
@@ -162,7 +162,7 @@ def test_a_sleeper_is_told_once_a_transaction_at_its_commit_of_each_queue(
 
 @on_postgresql
 def test_while_all_are_awake_nothing_is_sent(engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]) -> None:
-    workers.awake(engine, TABLE, "sleeper")
+    workers.mark_awake(engine, TABLE, "sleeper")
     with Session(engine) as session:
         produce(session)
     assert asked.count("ask") == 1
@@ -175,7 +175,7 @@ def test_that_nobody_sleeps_is_believed_for_20_ms(
 ) -> None:
     with Session(engine) as session:
         produce(session)
-        workers.fall_asleep(engine, TABLE, "sleeper")
+        workers.mark_asleep(engine, TABLE, "sleeper")
         clock(0.019)
         produce(session)
         assert asked.count("ask") == 1
@@ -189,11 +189,11 @@ def test_that_nobody_sleeps_is_believed_for_20_ms(
 @on_postgresql
 @pytest.mark.parametrize("how", ["dead for a minute", "of another table", "gone"])
 def test_no_one_is_told_who_is(how: str, engine: Engine, hearer: Hearer) -> None:
-    workers.fall_asleep(engine, TABLE if how != "of another table" else _table_of(HookedAttempt), "sleeper")
+    workers.mark_asleep(engine, TABLE if how != "of another table" else _table_of(HookedAttempt), "sleeper")
     if how == "dead for a minute":
         let_pass(engine, 60.5)
     elif how == "gone":
-        workers.leave(engine, TABLE, "sleeper")
+        workers.deregister(engine, TABLE, "sleeper")
     with Session(engine) as session:
         produce(session)
     assert hearer.heard() == []
@@ -362,7 +362,7 @@ def test_it_can_be_switched_off(engine: Engine, hearer: Hearer, sleeper: None, a
 
 
 def test_other_databases_are_asked_nothing(engine: Engine, asked: list[str], request: pytest.FixtureRequest) -> None:
-    workers.fall_asleep(engine, TABLE, "sleeper")
+    workers.mark_asleep(engine, TABLE, "sleeper")
     with Session(engine) as session:
         produce(session)
     with engine.begin() as connection:
@@ -476,7 +476,7 @@ def test_in_a_schema_that_sqlalchemy_puts_in_rows_are_written_and_sleepers_told(
     elsewhere = engine.execution_options(schema_translate_map={None: "put_in"})
     try:
         TABLE.metadata.create_all(elsewhere)
-        workers.fall_asleep(elsewhere, TABLE, "sleeper")
+        workers.mark_asleep(elsewhere, TABLE, "sleeper")
         for number in (1, 10):
             with elsewhere.begin() as connection:
                 Attempt.create_many(connection, [CALL] * number)

@@ -44,7 +44,7 @@ from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
 from async_task.worker.processes import parent, pool
 from async_task.worker.processes.parent import Calling, Died
-from async_task.worker.runtime import Shift
+from async_task.worker.runtime import Runtime
 from async_task.worker.worker import AttemptWorker
 from clockwork import row_of
 from databases import Database
@@ -203,12 +203,12 @@ def home(url: str, engine: Engine) -> Iterator[AsyncTask]:
 
 
 @pytest.fixture
-def shift(url: str, engine: Engine) -> Iterator[Shift]:
+def runtime(url: str, engine: Engine) -> Iterator[Runtime]:
     """For what only a worker does to its shift."""
     engine.dispose()
     source = Source(url)
-    with Shift(source, Attempt, dt.timedelta(seconds=1)) as shift:
-        yield shift
+    with Runtime(source, Attempt, dt.timedelta(seconds=1)) as runtime:
+        yield runtime
     source.close()
 
 
@@ -332,10 +332,10 @@ def test_when_the_parent_is_killed_all_its_children_go_with_it(
 
 @only_sync
 def test_the_lease_of_a_call_is_extended_while_its_process_lives(
-    shift: Shift, engine: Engine, write: Write, folder: str
+    runtime: Runtime, engine: Engine, write: Write, folder: str
 ) -> None:
     attempt = _put_away(engine, write(Isolated, "hold", {"folder": folder}))
-    with _performing(shift, attempt) as performed:
+    with _performing(runtime, attempt) as performed:
         await_(lambda: notes(folder), "the call begins")
         first = row_of(engine, attempt.id).lease_until
         await_(lambda: row_of(engine, attempt.id).lease_until > first, "its lease is extended")
@@ -345,11 +345,11 @@ def test_the_lease_of_a_call_is_extended_while_its_process_lives(
 
 @only_sync
 def test_a_process_that_nobody_needs_ends_by_itself_and_another_takes_its_place(
-    short_idling: None, shift: Shift, engine: Engine, write: Write, folder: str
+    short_idling: None, runtime: Runtime, engine: Engine, write: Write, folder: str
 ) -> None:
     for number in range(2):
         attempt = _put_away(engine, write(Isolated, "start", {"folder": folder}))
-        with _performing(shift, attempt) as performed:
+        with _performing(runtime, attempt) as performed:
             assert performed() == Succeeded(attempt.id)
         last = notes(folder)[number][2]
         await_(lambda pid=last: not is_there(pid), "it ends")
@@ -495,15 +495,15 @@ def test_a_suspect_that_never_returns_is_ended_some_time_after_its_limit(
 @only_sync
 @pytest.mark.parametrize("is_suspect", [False, True])
 def test_a_call_without_a_limit_is_broken_off_with_its_worker_and_given_back(
-    shift: Shift, engine: Engine, write: Write, folder: str, is_suspect: bool
+    runtime: Runtime, engine: Engine, write: Write, folder: str, is_suspect: bool
 ) -> None:
     attempt = write(Suspect if is_suspect else Isolated, "hold", {"folder": folder})
     if is_suspect:
         _suspect(engine, attempt)
     engine.dispose()
-    with _performing(shift, attempt) as performed:
+    with _performing(runtime, attempt) as performed:
         ((_, _, pid, _),) = await_(lambda: notes(folder), "the call begins")
-        shift.abandon()
+        runtime.abandon()
         outcome = performed()
     assert isinstance(outcome, Parked)
     assert outcome.reason == "its process was ended together with the worker's"
@@ -690,13 +690,13 @@ def _suspect(engine: Engine, attempt: Attempt) -> Attempt:
 
 
 @contextmanager
-def _performing(shift: Shift, attempt: Attempt) -> Iterator[Callable[[], Outcome]]:
+def _performing(runtime: Runtime, attempt: Attempt) -> Iterator[Callable[[], Outcome]]:
     """It is performed in a thread, as by a lane of a worker; what is yielded waits for the outcome."""
 
     def perform() -> Outcome:
-        with shift.lane() as lane:
-            claim = shift.claim_one(lane, attempt.id)
-            return claim if isinstance(claim, Outcome) else shift.perform(lane, claim)
+        with runtime.lane() as lane:
+            claim = runtime.claim_one(lane, attempt.id)
+            return claim if isinstance(claim, Outcome) else runtime.perform(lane, claim)
 
     with ThreadPoolExecutor(1) as thread:
         performed = thread.submit(perform)

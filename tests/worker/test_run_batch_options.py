@@ -29,10 +29,10 @@ from async_task import (
     target,
 )
 from async_task.encryption import encryptors
-from async_task.encryption.encryptors import know
+from async_task.encryption.encryptors import remember
 from async_task.queue import backlog, fetch
 from async_task.worker import run_batch
-from async_task.worker.runtime import Shift
+from async_task.worker.runtime import Runtime
 from clockwork import let_pass, row_of
 from databases import Database
 from outbox import Client, Gate, Gated, act, act_leased, application, calls, effect, gates, will
@@ -140,9 +140,9 @@ def test_one_lane_at_a_time_asks_a_queue_and_nobody_asks_again_what_was_found_em
 ) -> None:
     asked: list[str] = []
     asking: set[str] = set()
-    claim_due = Shift.claim_due
+    claim_due = Runtime.claim_due
 
-    def noted(self: Shift, lane: Any, queue: str, **options: Any) -> Any:
+    def noted(self: Runtime, lane: Any, queue: str, **options: Any) -> Any:
         assert queue not in asking
         asked.append(queue)
         asking.add(queue)
@@ -150,7 +150,7 @@ def test_one_lane_at_a_time_asks_a_queue_and_nobody_asks_again_what_was_found_em
         asking.discard(queue)
         return claim
 
-    monkeypatch.setattr(Shift, "claim_due", noted)
+    monkeypatch.setattr(Runtime, "claim_due", noted)
     queues = [f"q{number:02}" for number in range(12)] + ["full"] * 12
     for queue in queues:
         write(Client, "ping", queue=queue)
@@ -330,14 +330,14 @@ def test_a_preview_points_out_calls_under_a_key_that_this_process_does_not_have(
     monkeypatch.setattr(encryptors, "_known", dict(encryptors._known))
     old, new = Key.generate(id="k1"), Key.generate(id="k2")
     for key in (old, new):
-        know(AesGcmEncryptor([key]))
+        remember(AesGcmEncryptor([key]))
         write(Client, "ping", encryptor="aes-gcm")
     (found,) = app.preview_batch().calls
     assert (found.due, found.unperformable) == (2, 1)
     assert found.problems == (
         "DecryptionFailed: they lie under the key 'k1' of 'aes-gcm', which this process does not have: it has k2",
     )
-    know(AesGcmEncryptor([new, old]))
+    remember(AesGcmEncryptor([new, old]))
     (found,) = app.preview_batch().calls
     assert (found.due, found.unperformable, found.problems) == (2, 0, ())
 

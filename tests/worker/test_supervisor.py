@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 import elsewhere
-from async_task import AsyncTask, Attempt, ConfigurationError, Status, process_started
+from async_task import AsyncTask, Attempt, ConfigurationError, Status
 from async_task.queue import sweep
 from async_task.queue.sweep import SweepReport
-from async_task.queue.workers import Process, names_of
+from async_task.queue.workers import Process, names_of, process_started
 from async_task_cli.link import ABANDON, STOP, obey
 from async_task_cli.supervisor import pause_before, program
 from clockwork import row_of

@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 import outbox
 from async_task import AsyncTask, Attempt, AttemptJob, ConfigurationError, JobEvent, Status
 from async_task.execution import adaptive
-from async_task.execution.adaptive import Portion
-from async_task.execution.batch_executor import Handful
+from async_task.execution.adaptive import BatchSize
+from async_task.execution.batch_executor import BatchExecutor
 from async_task.schema.tables import Worker
 from async_task.worker import poller
-from async_task.worker.runtime import Shift
+from async_task.worker.runtime import Runtime
 from clockwork import forget_beats, row_of
 from elsewhere import await_
 from outbox import (
@@ -137,10 +137,10 @@ def test_a_call_that_was_taken_over_meanwhile_changes_nothing_and_takes_no_neigh
     made = make(engine, act, 8)
     stolen: list[Any] = []
     outbox.acts[:] = [lambda: calls.append("act")]
-    perform = Handful.perform
+    perform = BatchExecutor.perform
 
-    def after_a_theft(self: Handful) -> None:
-        waiting = [claim.id for claim, _ in self._hand.waiting]
+    def after_a_theft(self: BatchExecutor) -> None:
+        waiting = [claim.id for claim, _ in self._in_flight.waiting]
         if len(waiting) > 1 and not stolen:
             stolen.append(waiting[1])
             with engine.begin() as connection:
@@ -149,7 +149,7 @@ def test_a_call_that_was_taken_over_meanwhile_changes_nothing_and_takes_no_neigh
                 connection.execute(theft.values(taken | {"completed_at": Attempt.created_at}))
         perform(self)
 
-    monkeypatch.setattr(Handful, "perform", after_a_theft)
+    monkeypatch.setattr(BatchExecutor, "perform", after_a_theft)
     with working(app, concurrency=1):
         await_(lambda: at_rest(engine), "all are at rest")
     assert stolen
@@ -396,8 +396,8 @@ def test_a_lane_that_fails_again_and_again_rests_and_goes_on_when_it_can(
             raise LookupError("a bug")
         return claim_many(*given, **more)
 
-    claim_many = Shift.claim_many
-    monkeypatch.setattr(Shift, "claim_many", claim)
+    claim_many = Runtime.claim_many
+    monkeypatch.setattr(Runtime, "claim_many", claim)
     outbox.acts[:] = [lambda: None]
     make(engine, act)
     with working(AsyncTask(engine), concurrency=1, poll=0.01):
@@ -453,9 +453,9 @@ def test_what_one_lane_gives_back_is_kept_alive_by_the_lane_that_took_it(
 ) -> None:
     """Two calls were claimed together; the second, given back behind a slow first, outlasts that one on another lane:
     its lease is extended as before, and nobody makes it again."""
-    monkeypatch.setattr(Portion, "note", lambda self, number, seconds: None)
-    monkeypatch.setattr(Portion, "number", 10, raising=False)
-    monkeypatch.setattr(Portion, "__init__", lambda self, budget: None)
+    monkeypatch.setattr(BatchSize, "note", lambda self, number, seconds: None)
+    monkeypatch.setattr(BatchSize, "number", 10, raising=False)
+    monkeypatch.setattr(BatchSize, "__init__", lambda self, budget: None)
     first, second = outbox.gates["first"], outbox.gates["second"] = Gate(), Gate()
     outbox.acts[:] = [lambda: calls.append("act")]
     wanted = [{"target": Gated, "method_name": "leased", "method_args": {"gate": name}} for name in ("first", "second")]

@@ -13,9 +13,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, Status
-from async_task.database.clock import compared
+from async_task.database.clock import statement_now
 from async_task.queue.ordering import ahead
-from async_task.schema.tables import beside, table_of
+from async_task.schema.tables import companion_tables, table_of
 from async_task_cli.application import existing
 from async_task_cli.faults import Refusal
 from async_task_cli.fields import HIDDEN, Arguments, arguments_of, as_json_value, call_of, fields_of
@@ -61,9 +61,9 @@ def _find(session: Session, model: type[BaseAttempt], attempt_id: uuid.UUID) -> 
     if attempt is None:
         return None
     table = table_of(attempt)
-    events = beside(table).events
+    events = companion_tables(table).events
     mine = (events.c.job_type == table.name, events.c.job_id == str(attempt_id))
-    now = session.scalar(select(compared()))
+    now = session.scalar(select(statement_now()))
     assert now is not None
     happened = session.execute(select(events).where(*mine).order_by(events.c.id)).all()
     return Found(attempt, happened, now, session.scalar(select(ahead(table)).where(table.c.id == attempt_id)))

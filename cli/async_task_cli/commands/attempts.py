@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, Status
-from async_task.database.clock import compared
+from async_task.database.clock import statement_now
 from async_task.queue.backlog import MOST_COUNTED
 from async_task.queue.ordering import ahead
 from async_task.schema.tables import table_of
@@ -91,7 +91,7 @@ class Asked:
         has_more = len(rows) > self.limit
         is_all = not has_more and not self.behind
         counts = collections.Counter(row.status for row in rows) if is_all else self._counts(session)
-        now = session.scalar(select(compared()))
+        now = session.scalar(select(statement_now()))
         assert now is not None
         return Listing(rows[: self.limit], has_more, counts, now)
 

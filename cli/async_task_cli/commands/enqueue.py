@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from async_task import BaseAttempt, InvalidArguments, UnknownTarget
 from async_task.attempts.create import named_draft
-from async_task.database.clock import compared
+from async_task.database.clock import statement_now
 from async_task.errors import near
 from async_task.targets.registry import CALL, Method, registered_targets, target_named
 from async_task_cli.application import existing
@@ -62,7 +62,7 @@ def enqueue(
     text = _text_of(args)
     with existing(wanted) as app:
         method = _method(call)
-        now: dt.datetime = app.read(lambda session: session.scalar(select(compared())))
+        now: dt.datetime = app.read(lambda session: session.scalar(select(statement_now())))
         given = {
             **options, "target": method.target.name, "method_name": method.name, "idempotence_token": token,
             "scheduled_at": at if after is None else now + after,

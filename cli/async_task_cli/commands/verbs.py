@@ -8,7 +8,7 @@ import click
 from sqlalchemy import select
 
 from async_task import AsyncTask, Status
-from async_task.database.clock import compared
+from async_task.database.clock import statement_now
 from async_task.schema.audit import acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
@@ -114,5 +114,5 @@ def _change(
 
 def _from_now(app: AsyncTask, delay: dt.timedelta | None) -> dt.datetime:
     assert delay is not None
-    now: dt.datetime = app.read(lambda session: session.scalar(select(compared())))
+    now: dt.datetime = app.read(lambda session: session.scalar(select(statement_now())))
     return now + delay

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from async_task import Presence
+from async_task import WorkerInfo
 from async_task_cli.application import existing
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.terminal import coloured, counted, page, plain, span, table
@@ -46,7 +46,7 @@ def workers(wanted: Wanted, is_json: bool) -> None:
     console.print(f"{counted(len(found), 'process', 'processes')}.")
 
 
-def sheet(found: list[Presence]) -> Any:
+def sheet(found: list[WorkerInfo]) -> Any:
     """For people."""
     made = table(["NAME", "SINCE", "LAST BEAT", "STATE", "QUEUES", "LANES", "CLAIMS"], numbers=["LANES", "CLAIMS"])
     for one in found:
@@ -57,7 +57,7 @@ def sheet(found: list[Presence]) -> Any:
     return made
 
 
-def state(one: Presence) -> str:
+def state(one: WorkerInfo) -> str:
     if one.silent_for > SILENT:
         return "silent"
     if one.claims:
@@ -65,7 +65,7 @@ def state(one: Presence) -> str:
     return "asleep" if one.is_asleep else "awake"
 
 
-def as_data(one: Presence) -> dict[str, Any]:
+def as_data(one: WorkerInfo) -> dict[str, Any]:
     return {
         "name": one.name, "host": one.host, "pid": one.pid, "kind": one.kind,
         "started_at": one.started_at.isoformat(), "beat_at": one.beat_at.isoformat(),
@@ -74,5 +74,5 @@ def as_data(one: Presence) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _at_work(one: Presence) -> dt.timedelta:
+def _at_work(one: WorkerInfo) -> dt.timedelta:
     return one.beat_at + one.silent_for - one.started_at

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from async_task import Status
-from async_task.database.clock import written
+from async_task.database.clock import clock_now
 from async_task.encryption.ciphers import STORED_HEAD, key_id_stored
 from async_task.schema.tables import table_of
 from async_task_cli.demo.play import Play
@@ -92,7 +92,7 @@ def expired(play: Play) -> None:
     client, model = play.stage.shop["outbox"].OrderClient, play.stage.app.model
 
     def book(session: Any) -> uuid.UUID:
-        deadline = session.scalar(select(written(0.2)))
+        deadline = session.scalar(select(clock_now(0.2)))
         return model.options(session=session, expires_at=deadline).call(client.book_courier, number=number).id
 
     def is_swept() -> bool:

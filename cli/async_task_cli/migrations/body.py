@@ -12,7 +12,7 @@ from sqlalchemy.sql.ddl import sort_tables
 
 from async_task.database.dialects import sequence_of
 from async_task.schema.indexes import sequence_made, storage_of
-from async_task.schema.tables import SCHEMA_VERSION, beside
+from async_task.schema.tables import SCHEMA_VERSION, companion_tables
 from async_task_cli.migrations.rendering import creating, dropping, quoted, schema_of
 
 FIRST_VERSION = 1
@@ -51,7 +51,7 @@ def installing(tables: Sequence[Table], attempts: Table) -> Body:
     """Make `tables`, of which `attempts` is the one with the calls, in the version that this library needs."""
     ordered = sort_tables(tables)
     found = [creating(table) for table in ordered]
-    stamped = _stamped(attempts) if beside(attempts).version in tables else ""
+    stamped = _stamped(attempts) if companion_tables(attempts).version in tables else ""
     made = "\n".join(
         [_schema_made(attempts), *(text for text, _ in found), _stored(attempts), _counted(attempts), stamped]
     )
@@ -72,7 +72,7 @@ def upgrading(attempts: Table, since: int) -> Body:
 
 def _step(attempts: Table, version: int, way: str) -> str:
     text = resources.files(__package__).joinpath("versions", f"{version}_{way}.py.txt").read_text(encoding="utf-8")
-    others = beside(attempts)
+    others = companion_tables(attempts)
     return string.Template(text).substitute(
         table=quoted(attempts.name), prefix=attempts.name, schema=quoted(attempts.schema),
         events=quoted(others.events.name), workers=quoted(others.workers.name), version=quoted(others.version.name),
@@ -102,6 +102,6 @@ def _counted(attempts: Table, *, is_made: bool = True) -> str:
 
 
 def _stamped(attempts: Table) -> str:
-    version = beside(attempts).version
+    version = companion_tables(attempts).version
     table = f'sa.table({quoted(version.name)}, sa.column("version", sa.Integer()){schema_of(version)})'
     return f'op.bulk_insert({table}, [{{"version": {SCHEMA_VERSION}}}])'

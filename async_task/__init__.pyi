@@ -1,10 +1,10 @@
-"""The public names, each once. `async_task` loads this module when the first of them is asked for."""
+# The public names, each once: type checkers read this file, and `__init__.py` finds there where a name is.
 
 from async_task.app import AsyncTask as AsyncTask
 from async_task.arguments.types import argument_type as argument_type
 from async_task.attempts.attempt import Attempt as Attempt
 from async_task.attempts.attempt import BaseAttempt as BaseAttempt
-from async_task.database.lanes import Lane as Lane
+from async_task.attempts.attempt import metadata as metadata
 from async_task.encryption.ciphers import AesGcmEncryptor as AesGcmEncryptor
 from async_task.encryption.ciphers import FernetEncryptor as FernetEncryptor
 from async_task.encryption.conformance import check_encryptor as check_encryptor
@@ -39,16 +39,12 @@ from async_task.outcomes import Retried as Retried
 from async_task.outcomes import Succeeded as Succeeded
 from async_task.outcomes import Superseded as Superseded
 from async_task.queue.backlog import Depth as Depth
-from async_task.queue.claim import Claim as Claim
 from async_task.queue.limits import QueueState as QueueState
 from async_task.queue.sweep import SweepReport as SweepReport
-from async_task.queue.workers import Presence as Presence
-from async_task.queue.workers import Run as Run
-from async_task.queue.workers import process_started as process_started
+from async_task.queue.workers import WorkerInfo as WorkerInfo
 from async_task.schema.audit import acting as acting
 from async_task.schema.states import Status as Status
 from async_task.schema.tables import JobEvent as JobEvent
-from async_task.schema.tables import metadata as metadata
 from async_task.targets.context import Again as Again
 from async_task.targets.context import CurrentAttempt as CurrentAttempt
 from async_task.targets.context import Discard as Discard
@@ -65,3 +61,5 @@ from async_task.worker.run_batch import BatchPreview as BatchPreview
 from async_task.worker.run_batch import BatchReport as BatchReport
 from async_task.worker.run_batch import DueCalls as DueCalls
 from async_task.worker.worker import AttemptWorker as AttemptWorker
+
+__version__: str
