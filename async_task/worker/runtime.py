@@ -30,7 +30,7 @@ from async_task.execution.performer import held_elsewhere, perform, perform_ende
 from async_task.execution.settle import park
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.queue import fenced_writes, fetch, limits, sweep, workers
-from async_task.queue.claim import Claim
+from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.workers import RunningBatch, worker_name
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
@@ -81,7 +81,9 @@ class Runtime:
 
     def claim_one(self, lane: Lane, attempt_id: uuid.UUID) -> Claim | Outcome:
         """Take this attempt, or say why not."""
-        claim = partial(fetch.claim_one, lane.engine, self.table, self.worker, self.lease, attempt_id)
+        claim: Callable[[uuid.UUID], Claim | Outcome] = partial(
+            fetch.claim_one, lane.engine, self.table, self.worker, self.lease, attempt_id
+        )
         return self._claimed(lane, claim, lambda found: found[0])
 
     def claim_due(
@@ -95,19 +97,14 @@ class Runtime:
     ) -> Claim | None:
         """Take the most urgent due attempt of this queue, and of these targets where some are named: only what is
         started at once is claimed."""
-        claim = partial(
-            fetch.claim_due,
-            lane.engine,
-            self.table,
-            self.worker,
-            self.lease,
-            queue,
-            1,
-            began=began,
-            suspects=suspects,
-            targets=targets,
+        request = partial(
+            ClaimRequest, self.worker, self.lease, queue, 1, began=began, suspects=suspects, targets=tuple(targets)
         )
-        claims = self._claimed(lane, claim, lambda found: found)
+        claims = self._claimed(
+            lane,
+            lambda claim_id: fetch.claim_due(lane.engine, self.table, request(claim_id=claim_id)),
+            lambda found: found,
+        )
         return claims[0] if claims else None
 
     def claim_many(
@@ -120,11 +117,11 @@ class Runtime:
         marks = self._marks[queue] if probes_laterally(lane.engine.dialect) and not besides else None
 
         def claim(claim_id: uuid.UUID) -> tuple[list[Claim], dt.timedelta | None]:
-            given = (self.table, self.worker, self.lease, queue, number)
             began = time.monotonic()
-            at = [] if marks is None else marks.at(began)
+            at = () if marks is None else tuple(marks.at(began))
+            request = ClaimRequest(self.worker, self.lease, queue, number, claim_id, besides=tuple(besides), marks=at)
             try:
-                claims = fetch.claim_due(lane.connection, *given, claim_id=claim_id, besides=besides, marks=at)
+                claims = fetch.claim_due(lane.connection, self.table, request)
             except BaseException:
                 lane.drop_connection()
                 raise
@@ -150,17 +147,26 @@ class Runtime:
     ) -> tuple[Claim | None, dt.timedelta | None]:
         """The same of a queue with a limit; and where that holds something back, when to come again."""
         own = target_limits().get(queue)
-        where = (lane.engine, self.table, self.worker, self.lease, queue, 1, own)
-        claim = partial(limits.claim_limited, *where, began=began, suspects=suspects, targets=targets)
-        claims, after = self._claimed(lane, claim, lambda found: (found, None))
+        request = partial(
+            ClaimRequest, self.worker, self.lease, queue, 1, began=began, suspects=suspects, targets=tuple(targets)
+        )
+        claims, after = self._claimed(
+            lane,
+            lambda claim_id: limits.claim_limited(lane.engine, self.table, request(claim_id=claim_id), own),
+            lambda found: (found, None),
+        )
         return (claims[0] if claims else None), after
 
     def claim_many_limited(
         self, lane: Lane, queue: str, number: int, *, besides: Sequence[tuple[str, str]], patience: float
     ) -> tuple[list[Claim], dt.timedelta | None]:
         """As `claim_many`, of a queue with a limit; and where that holds something back, when to come again."""
-        where = (lane.engine, self.table, self.worker, self.lease, queue, number, target_limits().get(queue))
-        claim = partial(limits.claim_limited, *where, besides=besides)
+        own = target_limits().get(queue)
+        request = partial(ClaimRequest, self.worker, self.lease, queue, number, besides=tuple(besides))
+
+        def claim(claim_id: uuid.UUID) -> tuple[list[Claim], dt.timedelta | None]:
+            return limits.claim_limited(lane.engine, self.table, request(claim_id=claim_id), own)
+
         return self._claimed(lane, claim, lambda found: (found, None), patience, is_inside=True)
 
     def perform(self, lane: Lane, claim: Claim) -> Outcome:
@@ -214,7 +220,7 @@ class Runtime:
         return ExecutionContext(self.source, self.model, self.table, lane)
 
     def _claimed(
-        self, lane: Lane, claim: Callable[..., Claimed], found: Callable[[list[Claim]], Claimed],
+        self, lane: Lane, claim: Callable[[uuid.UUID], Claimed], found: Callable[[list[Claim]], Claimed],
         patience: float = PATIENCE, *, is_inside: bool = False,
     ) -> Claimed:  # fmt: skip
         """Claim under a fresh id, by which a claim is known that was committed although its connection was lost."""
@@ -225,7 +231,7 @@ class Runtime:
             was_first, is_first = is_first, False
             if not was_first and (claims := fetch.claims_under(lane.engine, self.table, claim_id)):
                 return found(claims)
-            return claim(claim_id=claim_id)
+            return claim(claim_id)
 
         run: Callable[[Callable[[], Any]], Any] = (lambda work: work()) if is_inside else lane.run
         retry_transient(lambda: run(lambda: self.heartbeat.before_claim(lane)), patience)

@@ -227,7 +227,7 @@ def test_a_claim_whose_lease_is_past_and_whose_row_is_free_is_no_obstacle_but_a_
     engine: Engine, write: Write, sessions: Sessions, verb: str
 ) -> None:
     attempt = write(Client, "ping")
-    fetch.claim_one(engine, TABLE, "another-worker", dt.timedelta(seconds=1), attempt.id)
+    fetch.claim_one(engine, TABLE, "another-worker", dt.timedelta(seconds=1), attempt.id, uuid.uuid4())
     with sessions.begin() as session, pytest.raises(InvalidState, match="being performed by another-worker since"):
         say(session.get_one(Attempt, attempt.id), verb)
     let_pass(engine, 2)

@@ -158,7 +158,7 @@ def test_what_is_lost_is_given_back_and_what_is_past_expires_before_anything_is_
 ) -> None:
     past, lost, doomed = write(Client, "ping", expires_at=_in(1)), write(Client, "ping"), write(Client, "ping")
     for attempt in (lost, doomed):
-        fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), attempt.id)
+        fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), attempt.id, uuid.uuid4())
     with engine.begin() as connection:
         connection.execute(update(TABLE).where(TABLE.c.id == doomed.id).values(num_attempts=3, num_crashes=2))
     let_pass(engine, 2)

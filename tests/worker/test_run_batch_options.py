@@ -89,7 +89,7 @@ def test_what_is_lost_or_late_is_swept_in_every_queue_and_of_every_target(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     late, lost = write(renamed, expires_at=_in(1)), write(renamed, queue="other")
-    fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), lost.id)
+    fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), lost.id, uuid.uuid4())
     let_pass(engine, 2)
     report = app.run_batch(queues=["mail"], targets=[Client])
     assert (report.expired, report.recovered, report.claimed) == (1, 1, 0)
@@ -296,7 +296,7 @@ def test_a_preview_says_what_is_due_lost_and_late_and_writes_nothing(
     write(Client, "ping", scheduled_at=_in(3600))
     write(Client, "ping", expires_at=_in(1))
     lost = write(Client, "ping")
-    fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), lost.id)
+    fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), lost.id, uuid.uuid4())
     let_pass(engine, 2)
     before = _everything(engine)
     found = app.preview_batch()

@@ -1,6 +1,7 @@
 """The watchdog gives back what waits behind a long call, on a connection that mostly has nothing to do."""
 
 import datetime as dt
+import uuid
 
 import pytest
 from sqlalchemy import Engine
@@ -9,6 +10,7 @@ from async_task import Attempt
 from async_task.database.engines import Source
 from async_task.database.lanes import open_lane
 from async_task.queue import fetch
+from async_task.queue.claim import ClaimRequest
 from async_task.worker.watchdog import Watchdog
 from clockwork import row_of
 from databases import Database, _kill_all
@@ -26,7 +28,7 @@ def test_a_connection_that_was_lost_while_there_was_nothing_to_do_leaves_no_clai
     watchdog = Watchdog(table, lambda: open_lane(source, private=True), lambda queue: None)
     ids = make(engine, act, 3)
     for _ in range(2):
-        claims = fetch.claim_due(engine, table, "somebody", LEASE, "default", 3)
+        claims = fetch.claim_due(engine, table, ClaimRequest("somebody", LEASE, "default", 3, uuid.uuid4()))
         assert len(claims) == 3
         watchdog.give_back(claims)
         assert {(row.claim_id, row.num_attempts) for row in (row_of(engine, one) for one in ids)} == {(None, 0)}
