@@ -94,7 +94,7 @@ def parking(table: Table, after: dt.timedelta, *, reason: str, started: bool) ->
 
 def released_unstarted(table: Table) -> Values:
     """Given back where it stood: it was taken, and not started."""
-    return {**UNCLAIMED, "updated_at": clock_now(), "num_attempts": table.c.num_attempts - 1}
+    return {**UNCLAIMED, "updated_at": clock_now(), **_start_taken_back(table)}
 
 
 def released_started(reason: str) -> Values:
@@ -104,7 +104,14 @@ def released_started(reason: str) -> Values:
 
 def released_to(table: Table, queue: str) -> Values:
     """Given back unstarted and uncharged, into another queue, where it waits until that is served."""
-    return {**UNCLAIMED, "queue": queue, "updated_at": clock_now(), "num_attempts": table.c.num_attempts - 1}
+    return {**UNCLAIMED, "queue": queue, "updated_at": clock_now(), **_start_taken_back(table)}
+
+
+def _start_taken_back(table: Table) -> Values:
+    # The batch that claimed it may claim it again, and a batch starts only what was not attempted since it began. When
+    # an earlier start was is no longer known, but it was before this one was due.
+    before = case((table.c.num_attempts > 1, table.c.due_at), else_=null())
+    return {"attempted_at": before, "num_attempts": table.c.num_attempts - 1}
 
 
 def recovering(table: Table, crash_limit: int, reason: str) -> Values:

@@ -69,7 +69,7 @@ class Link:
 def obey(worker: AttemptWorker, asked: bytes) -> None:
     """Whatever else was asked before: a signal may have come to all processes of a group, and by the link."""
     if asked == LOOK:
-        worker.look()
+        worker.poll_now()
         return
     with _turns:  # else both might call a first time, and the second of them would abandon
         if not worker.is_stopping:

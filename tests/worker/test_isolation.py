@@ -428,7 +428,7 @@ def test_answers_of_many_processes_are_never_mixed_up() -> None:
 
         def perform(one: Claim) -> object:
             try:
-                return isolation.perform(one, 30)
+                return isolation.perform_isolated(one, 30)
             except Died as death:
                 return str(death)
 
@@ -458,7 +458,7 @@ def test_the_limit_is_for_the_call_and_not_for_what_is_done_around_it() -> None:
 
     with in_children(opened) as isolation:
         one = claim()
-        assert isolation.perform(one, 0.5) == Failed(one.id, "answered")
+        assert isolation.perform_isolated(one, 0.5) == Failed(one.id, "answered")
 
 
 def test_what_a_call_left_behind_on_purpose_outlives_a_process_that_nobody_needs(short_idling: None) -> None:
@@ -466,7 +466,7 @@ def test_what_a_call_left_behind_on_purpose_outlives_a_process_that_nobody_needs
         return Failed(one.id, f"{os.getpid()} {subprocess.Popen(['sleep', '60']).pid}")
 
     with in_children(performing(leave)) as isolation:
-        answer = isolation.perform(claim(), None)
+        answer = isolation.perform_isolated(claim(), None)
         assert isinstance(answer, Failed)
         child, left = map(int, answer.reason.split())
         await_(lambda: not is_there(child), "it ends")
@@ -503,7 +503,7 @@ def test_a_call_without_a_limit_is_broken_off_with_its_worker_and_given_back(
     engine.dispose()
     with _performing(runtime, attempt) as performed:
         ((_, _, pid, _),) = await_(lambda: notes(folder), "the call begins")
-        runtime.abandon()
+        runtime.performer.abandon()
         outcome = performed()
     assert isinstance(outcome, Parked)
     assert outcome.reason == "its process was ended together with the worker's"
@@ -695,8 +695,8 @@ def _performing(runtime: Runtime, attempt: Attempt) -> Iterator[Callable[[], Out
 
     def perform() -> Outcome:
         with runtime.lane() as lane:
-            claim = runtime.claim_one(lane, attempt.id)
-            return claim if isinstance(claim, Outcome) else runtime.perform(lane, claim)
+            claim = lane.run(lambda: runtime.claimer.claim_one(lane, attempt.id))
+            return claim if isinstance(claim, Outcome) else runtime.performer.perform_claim(lane, claim)
 
     with ThreadPoolExecutor(1) as thread:
         performed = thread.submit(perform)

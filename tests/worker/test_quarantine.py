@@ -216,7 +216,7 @@ def test_claims_and_outcomes_survive_the_socket_with_every_field() -> None:
     sent = {"claim": big, "ended": ended}
     assert decode(encode(sent)) == sent
     with children(performing(lambda one: Failed(one.id, one.encoded_args))) as quarantine:
-        assert quarantine.perform(big, None) == Failed(big.id, big.encoded_args)
+        assert quarantine.perform_isolated(big, None) == Failed(big.id, big.encoded_args)
 
 
 def test_a_big_argument_arrives_in_the_quarantine(
@@ -231,22 +231,22 @@ def test_a_big_argument_arrives_in_the_quarantine(
 def test_a_child_that_dies_between_two_calls_is_nobodys_fault(tmp_path: pathlib.Path) -> None:
     with children(performing(_say_who)) as quarantine:
         for _ in range(20):
-            before = quarantine.perform(claim(), None)
+            before = quarantine.perform_isolated(claim(), None)
             assert isinstance(before, Failed)
             os.kill(int(before.reason), 9)
-            after = quarantine.perform(claim(), None)
+            after = quarantine.perform_isolated(claim(), None)
             assert isinstance(after, Failed)
             assert after.reason != before.reason
 
 
 def test_a_zygote_that_dies_is_nobodys_fault_and_another_takes_its_place() -> None:
     with children(performing(_say_who)) as quarantine:
-        before = quarantine.perform(claim(), None)
+        before = quarantine.perform_isolated(claim(), None)
         assert isinstance(before, Failed)
         zygote = parent_of(int(before.reason))
         os.kill(zygote, 9)
         os.waitid(os.P_PID, zygote, os.WEXITED | os.WNOWAIT)
-        after = quarantine.perform(claim(), None)
+        after = quarantine.perform_isolated(claim(), None)
         assert isinstance(after, Failed)
         assert parent_of(int(after.reason)) not in (zygote, os.getpid())
         await_(lambda: not is_there(int(before.reason)), "its child goes with it")
@@ -269,7 +269,7 @@ def test_a_death_is_told_at_once_with_its_cause_although_what_the_call_started_l
 
     with children(performing(leave_a_child_and_die)) as quarantine:
         with pytest.raises(Died, match="exit code 3"):
-            quarantine.perform(claim(), None)
+            quarantine.perform_isolated(claim(), None)
         left = int((tmp_path / "there").read_text())
         if is_daemon:
             os.kill(left, 9)  # nobody else does
@@ -283,7 +283,7 @@ def test_a_child_that_cannot_be_had_is_nobodys_fault() -> None:
         yield _say_who
 
     with children(fail) as quarantine, pytest.raises(NotPerformed, match="stays alive") as raised:
-        quarantine.perform(claim(), None)
+        quarantine.perform_isolated(claim(), None)
     assert not raised.value.started
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from async_task import outcomes
@@ -84,12 +85,12 @@ class Children:
     """The zygote, as its parent sees it. All methods may be called from several threads.
 
     `opened`: entered once in each child, it yields what performs a claim there, and enters what it is given for the
-    time of the call itself. `may_fork`: whether this process may be forked now.
+    time of the call itself. `database_file`: a file that this process must not have open when it forks (SQLite).
     """
 
-    def __init__(self, opened: Opened, may_fork: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, opened: Opened, database_file: str | None = None) -> None:
         self._opened = opened
-        self._may_fork = may_fork
+        self._database_file = database_file
         self._now: _Generation | None = None
         self._is_closed = False
         self._guard = threading.RLock()
@@ -97,7 +98,7 @@ class Children:
     @property
     def can_be_had(self) -> bool:
         """Whether the zygote is there, or may be forked."""
-        return self._now is not None or (hasattr(os, "fork") and self._may_fork())
+        return self._now is not None or (hasattr(os, "fork") and not self._has_database_open())
 
     def prepare(self) -> None:
         """Fork the zygote, unless it is there, or must not be. Raises OSError when the system has no process left."""
@@ -142,6 +143,17 @@ class Children:
                 return "its process was lost"
             child.generation.free.append(child.place)
             return str(answer["how"])
+
+    def _has_database_open(self) -> bool:
+        """As far as the system tells; if it does not, True."""
+        if self._database_file is None:
+            return False
+        try:
+            opened = [str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+        except OSError:
+            return True
+        name = os.path.realpath(self._database_file)
+        return any(one.startswith(name) for one in opened)
 
     def _begin(self) -> _Generation:
         (ours, theirs), board = _pair(), Board()
@@ -203,7 +215,7 @@ class Child:
         """Whether it waits for something to do: then the end is all that could be read of it."""
         return not self.is_over and not self._is_readable(0)
 
-    def perform(self, claim: Claim, limit: float | None) -> Outcome:
+    def request(self, claim: Claim, limit: float | None) -> Outcome:
         """What became of a claim there; `limit`: seconds that the call itself may take.
 
         Raises NotPerformed; and, when the child is no more, Gone, Died or TookTooLong.

@@ -18,7 +18,7 @@ class Isolation:
         self._is_closed = False
         self._guard = threading.Lock()
 
-    def perform(self, claim: Claim, limit: float | None) -> Outcome:
+    def perform_isolated(self, claim: Claim, limit: float | None) -> Outcome:
         """The outcome of a claim; `limit`: seconds that its call may take. May be called from several threads.
 
         Raises TookTooLong when it was ended for that, Died when its call killed the child, else NotPerformed.
@@ -27,7 +27,7 @@ class Isolation:
         for _ in range(TRIES):
             child = self._take()
             try:
-                return child.perform(claim, limit)
+                return child.request(claim, limit)
             except Gone as gone:
                 how = str(gone)
             finally:
@@ -75,10 +75,10 @@ class Quarantine:
         self._child = Isolation(children)
         self._one = threading.Lock()
 
-    def perform(self, claim: Claim, limit: float | None) -> Outcome:
-        """As `Isolation.perform`; without a limit it may take as long as it wants, or until `Children.close`."""
+    def perform_suspect(self, claim: Claim, limit: float | None) -> Outcome:
+        """As `Isolation.perform_isolated`; without a limit the call may take any time, or until `Children.close`."""
         with self._one:
-            return self._child.perform(claim, None if limit is None else limit + MARGIN)
+            return self._child.perform_isolated(claim, None if limit is None else limit + MARGIN)
 
     def close(self) -> None:
         self._child.close()
