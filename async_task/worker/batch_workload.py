@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from async_task.database.dialects import locks_neighbours
@@ -69,7 +69,8 @@ class BatchWorkload(Workload):
         self._start = start
         self._left = options.limit
         self._num_started = 0
-        self._reserved: set[uuid.UUID] = set()
+        self._reserved: set[tuple[uuid.UUID, uuid.UUID]] = set()
+        """By claim: what one lane has released, another one may have claimed before the first is done."""
         self._denied: set[str] = set()
         self._last_start: dict[str, float] = {}
         self._given_up: set[str] = set()
@@ -173,7 +174,7 @@ class BatchWorkload(Workload):
                 self._misses.pop(queue, None)
                 self._last_start[queue] = time.monotonic()
                 if self._left is not None:
-                    self._reserved.update(claim.id for claim in claims)
+                    self._reserved.update(_keys(claims))
         self._restore(granted - len(claims))
 
     def _restore(self, number: int) -> None:
@@ -188,14 +189,14 @@ class BatchWorkload(Workload):
     def _start_for_good(self, claims: Collection[Claim]) -> None:
         if self._options.limit is not None:
             with self._guard:
-                self._reserved.difference_update([claim.id for claim in claims])
+                self._reserved.difference_update(_keys(claims))
                 self._num_started += len(claims)
 
     def _restore_unstarted(self, claims: Collection[Claim]) -> None:
         if self._options.limit is None:
             return
         with self._guard:
-            unstarted = self._reserved.intersection([claim.id for claim in claims])
+            unstarted = self._reserved.intersection(_keys(claims))
             self._reserved -= unstarted
         self._restore(len(unstarted))
 
@@ -257,3 +258,7 @@ class BatchWorkload(Workload):
                 self._options.progress(self.report(left=max(0, self._due - self.outcomes.total())))
             except BaseException as error:
                 self.note_failure(error)
+
+
+def _keys(claims: Iterable[Claim]) -> Iterator[tuple[uuid.UUID, uuid.UUID]]:
+    return ((claim.id, claim.claim_id) for claim in claims)

@@ -31,8 +31,7 @@ from async_task import (
 from async_task.encryption import encryptors
 from async_task.encryption.encryptors import remember
 from async_task.queue import backlog, fetch
-from async_task.worker import run_batch
-from async_task.worker.runtime import Runtime
+from async_task.worker import batch_workload
 from clockwork import let_pass, row_of
 from databases import Database
 from outbox import Client, Gate, Gated, act, act_leased, application, calls, effect, gates, will
@@ -135,29 +134,6 @@ def test_a_full_queue_lets_none_behind_it_wait(app: AsyncTask, engine: Engine, w
     assert app.run_batch(concurrency=1).succeeded == 4
 
 
-def test_one_lane_at_a_time_asks_a_queue_and_nobody_asks_again_what_was_found_empty(
-    app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    asking: set[str] = set()
-    claim_due = Runtime.claim_due
-
-    def noted(self: Runtime, lane: Any, queue: str, **options: Any) -> Any:
-        assert queue not in asking
-        asked.append(queue)
-        asking.add(queue)
-        claim = claim_due(self, lane, queue, **options)
-        asking.discard(queue)
-        return claim
-
-    monkeypatch.setattr(Runtime, "claim_due", noted)
-    queues = [f"q{number:02}" for number in range(12)] + ["full"] * 12
-    for queue in queues:
-        write(Client, "ping", queue=queue)
-    assert app.run_batch(concurrency=4).succeeded == 24
-    assert sorted(asked) == sorted([*queues, *set(queues)])
-
-
 # For a time
 
 
@@ -181,7 +157,7 @@ def test_without_any_time_nothing_is_started_and_what_is_left_is_counted(
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Let ten minutes pass for the batch."""
     clock = types.SimpleNamespace(monotonic=time.monotonic)
-    monkeypatch.setattr(run_batch, "time", clock)
+    monkeypatch.setattr(batch_workload, "time", clock)
 
     def pass_ten_minutes() -> None:
         clock.monotonic = lambda: time.monotonic() + 600
