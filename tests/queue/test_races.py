@@ -164,7 +164,7 @@ def test_a_performer_that_outlived_its_claim_leaves_the_claim_of_its_successor_a
     forget_beats(engine)
     assert app.sweep().recovered == 1
     with _runtime(app) as runtime, runtime.lane() as lane:
-        claim = runtime.claimer.claim_one(lane, attempt.id)
+        claim = lane.run(lambda: runtime.claimer.claim_one(lane, attempt.id))
         assert isinstance(claim, Claim)
         gates[gate].opened.set()
         assert zombie.result() == Superseded(attempt.id)
@@ -200,7 +200,7 @@ def test_a_sweep_never_charges_a_call_whose_row_is_locked_or_whose_process_lives
 ) -> None:
     attempt = write(Gated, "locked", {"gate": gate})
     with _runtime(slow_app) as runtime, runtime.lane() as lane:
-        claim = runtime.claimer.claim_one(lane, attempt.id)
+        claim = lane.run(lambda: runtime.claimer.claim_one(lane, attempt.id))
         assert isinstance(claim, Claim)
         let_pass(engine, 2 * LONG)
         performing = pool.submit(lambda: _perform_on_a_lane(runtime, claim))
@@ -339,5 +339,5 @@ def _double_effects_of_zombies(engine: Engine, sessions: sessionmaker[Session], 
 
 def _claims(runtime: Runtime, ids: list[uuid.UUID]) -> list[Claim]:
     with runtime.lane() as lane:
-        claims = [runtime.claimer.claim_one(lane, one) for one in ids]
+        claims = [lane.run(partial(runtime.claimer.claim_one, lane, one)) for one in ids]
     return [claim for claim in claims if isinstance(claim, Claim)]

@@ -204,10 +204,11 @@ def home(url: str, engine: Engine) -> Iterator[AsyncTask]:
 
 @pytest.fixture
 def runtime(url: str, engine: Engine) -> Iterator[Runtime]:
-    """For what only a worker does to its shift."""
+    """Opened as a worker opens it."""
     engine.dispose()
     source = Source(url)
     with Runtime(source, Attempt, dt.timedelta(seconds=1)) as runtime:
+        runtime.prepare_children()
         yield runtime
     source.close()
 

@@ -18,7 +18,7 @@ from async_task.execution.adaptive import BatchSize
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.schema.tables import Worker
 from async_task.worker import poller
-from async_task.worker.runtime import Runtime
+from async_task.worker.claimer import Claimer
 from clockwork import forget_beats, row_of
 from elsewhere import await_
 from outbox import (
@@ -368,12 +368,12 @@ def test_looks_that_take_long_are_made_rarely(app: AsyncTask, engine: Engine, mo
     """As they do while somebody holds an old snapshot."""
     moments: list[float] = []
 
-    def look(*given: Any) -> Any:
+    def poll(*given: Any) -> Any:
         moments.append(time.monotonic())
         return found(*given)
 
-    found = poller.look
-    monkeypatch.setattr(poller, "look", look)
+    found = poller.poll
+    monkeypatch.setattr(poller, "poll", poll)
     monkeypatch.setattr(adaptive, "spared", lambda took: 0.2)
     outbox.acts[:] = [lambda: None]
     with working(app, poll=0.01):
@@ -394,10 +394,10 @@ def test_a_lane_that_fails_again_and_again_rests_and_goes_on_when_it_can(
         moments.append(time.monotonic())
         if len(moments) <= 3:
             raise LookupError("a bug")
-        return claim_many(*given, **more)
+        return claim_before(*given, **more)
 
-    claim_many = Runtime.claim_many
-    monkeypatch.setattr(Runtime, "claim_many", claim)
+    claim_before = Claimer.claim
+    monkeypatch.setattr(Claimer, "claim", claim)
     outbox.acts[:] = [lambda: None]
     make(engine, act)
     with working(AsyncTask(engine), concurrency=1, poll=0.01):
