@@ -1,4 +1,4 @@
-"""Children of this process: made without a shift or a database, and looked at from outside."""
+"""Children of this process: made without a runtime or a database, and watched from outside."""
 
 import datetime as dt
 import os

@@ -71,11 +71,11 @@ class ClaimPerformer:
             context = self.context_on(lane)
             bounds = bounds_of(context, claim)
             # Where there can be no children, a suspect is performed here, while nothing else is.
-            if claim.is_suspect and self._children.can_be_had:
+            if claim.is_suspect and self._children.can_be_started:
                 return self._bring_to_outcome(self._quarantine.perform_suspect, context, claim, bounds.limit)
             if not bounds.is_isolated:
                 return perform(context, claim, self._heartbeat.tracking)
-            if not self._children.can_be_had:
+            if not self._children.can_be_started:
                 return lane.run(partial(park, context, claim, NO_CHILDREN, started=False))
             return self._bring_to_outcome(self._isolation.perform_isolated, context, claim, bounds.limit)
         except BaseException:

@@ -215,7 +215,7 @@ def runtime(url: str, engine: Engine) -> Iterator[Runtime]:
 
 @pytest.fixture
 def short_idling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a shift that is taken after it: its processes idle for a moment only."""
+    """For a runtime that is opened after it: its processes idle for a moment only."""
     monkeypatch.setattr(parent, "IDLE", 0.05)
 
 
@@ -345,7 +345,7 @@ def test_the_lease_of_a_call_is_extended_while_its_process_lives(
 
 
 @only_sync
-def test_a_process_that_nobody_needs_ends_by_itself_and_another_takes_its_place(
+def test_an_idle_process_ends_by_itself_and_another_is_started_when_needed(
     short_idling: None, runtime: Runtime, engine: Engine, write: Write, folder: str
 ) -> None:
     for number in range(2):
@@ -358,9 +358,7 @@ def test_a_process_that_nobody_needs_ends_by_itself_and_another_takes_its_place(
 
 
 @only_sync
-def test_nothing_is_left_of_four_shifts_with_processes(
-    home: AsyncTask, engine: Engine, write: Write, folder: str
-) -> None:
+def test_four_runtimes_with_processes_leave_nothing(home: AsyncTask, engine: Engine, write: Write, folder: str) -> None:
     ids = [write(Isolated, "start", {"folder": folder}).id for _ in range(5)]
     engine.dispose()
     assert home.perform(ids[0]) == Succeeded(ids[0])  # what is opened once is open now
@@ -408,7 +406,7 @@ def test_the_users_word_about_errors_hears_of_the_limit_too(
 
 @pytest.mark.only_on("sqlite")
 @pytest.mark.parametrize("suspect", [False, True])
-def test_where_nothing_can_be_forked_it_is_parked_with_a_sentence(
+def test_an_isolated_call_is_parked_with_a_reason_where_nothing_can_be_forked(
     home: AsyncTask, engine: Engine, write: Write, folder: str, suspect: bool
 ) -> None:
     attempt = write(Isolated, "start", {"folder": folder})
@@ -462,7 +460,7 @@ def test_the_limit_is_for_the_call_and_not_for_what_is_done_around_it() -> None:
         assert isolation.perform_isolated(one, 0.5) == Failed(one.id, "answered")
 
 
-def test_what_a_call_left_behind_on_purpose_outlives_a_process_that_nobody_needs(short_idling: None) -> None:
+def test_what_a_call_left_behind_on_purpose_outlives_its_idle_process(short_idling: None) -> None:
     def leave(one: Claim) -> Outcome:
         return Failed(one.id, f"{os.getpid()} {subprocess.Popen(['sleep', '60']).pid}")
 
@@ -495,7 +493,7 @@ def test_a_suspect_that_never_returns_is_ended_some_time_after_its_limit(
 
 @only_sync
 @pytest.mark.parametrize("is_suspect", [False, True])
-def test_a_call_without_a_limit_is_broken_off_with_its_worker_and_given_back(
+def test_a_call_without_a_limit_is_ended_with_its_worker_and_its_claim_released(
     runtime: Runtime, engine: Engine, write: Write, folder: str, is_suspect: bool
 ) -> None:
     attempt = write(Suspect if is_suspect else Isolated, "hold", {"folder": folder})
@@ -542,7 +540,7 @@ def test_a_worker_that_is_told_twice_to_stop_ends_the_processes_of_its_calls(
 
 @contextmanager
 def _working(app: AsyncTask, *, concurrency: int) -> Iterator[AttemptWorker]:
-    """A worker at work in a thread; at the end it is told to stop, and waited for."""
+    """A worker that runs in a thread; stopped at the end."""
     worker = app.worker(concurrency=concurrency)
     with ThreadPoolExecutor(1) as thread:
         ended = thread.submit(worker.run)
@@ -593,7 +591,7 @@ def test_what_a_canceled_coroutine_raises_is_the_cause_of_the_timeout(
 
 
 @only_sync
-def test_a_canceled_coroutine_may_say_when_to_come_again(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_a_canceled_coroutine_may_return_again(app: AsyncTask, engine: Engine, write: Write) -> None:
     async def ask_again() -> Again | None:
         try:
             await asyncio.sleep(60)
@@ -609,7 +607,7 @@ def test_a_canceled_coroutine_may_say_when_to_come_again(app: AsyncTask, engine:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its protest, when it is thrown away
 @pytest.mark.parametrize("swallowed", [asyncio.CancelledError, BaseException])
-def test_a_coroutine_that_goes_on_after_its_cancellation_does_not_hold_the_lane(
+def test_a_coroutine_that_ignores_its_cancellation_does_not_block_the_lane(
     app: AsyncTask,
     engine: Engine,
     write: Write,

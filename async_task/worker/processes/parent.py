@@ -1,11 +1,11 @@
-"""Children: processes in which calls are performed, one call at a time each, so that a call can be ended, or die, and
+"""Child processes in which calls are performed, one call at a time each, so that a call can be ended, or die, and
 take nothing along.
 
 1. A zygote is forked from this process, best before it has threads or connections. It opens nothing.
-2. It forks a child for each that is asked for, which performs what comes over its socket with connections of its own.
-   Whoever was not asked for anything for a minute ends by itself.
-3. When a call kills its child, the zygote says so at once. A child that dies between two calls is nobody's fault: the
-   call that comes gets another one.
+2. It forks a child on request, which performs the claims that it reads from its socket, on connections of its own. A
+   child that reads nothing for a minute ends by itself.
+3. When a call kills its child, the zygote reports it at once. A child that dies between two calls charges neither: the
+   next call is given another child.
 4. A call that is past its limit is ended by SIGKILL with its whole process group: a loop that holds the GIL runs no
    handler of any other signal.
 5. When this process dies, the zygote ends its children and itself.
@@ -43,7 +43,7 @@ for _kind in (Claim, Status, *outcomes.KINDS):
 Calling = Callable[[], AbstractContextManager[None]]
 Opened = Callable[[Calling], AbstractContextManager[Callable[[Claim], Outcome]]]
 IDLE = 60.0
-"""Seconds after which a child that nobody asks for anything ends."""
+"""Seconds after which a child without requests ends."""
 OPENING, SETTLING = 120.0, 660.0
 """Seconds for what is not the call: to connect, decrypt and lock; to write the outcome while the database is away."""
 ENDING = 10.0
@@ -51,7 +51,7 @@ ENDING = 10.0
 
 
 class Died(Exception):
-    """The child died in the call; the message says how."""
+    """The child died in the call; the message tells how."""
 
 
 class TookTooLong(Exception):
@@ -59,7 +59,7 @@ class TookTooLong(Exception):
 
 
 class NotPerformed(Exception):
-    """Not the call's fault: no child could be had (`started` False), or the database failed it, or all were ended."""
+    """Not the call's fault: there was no child (`started` False), or the database failed it, or all were ended."""
 
     def __init__(self, reason: str, *, started: bool) -> None:
         super().__init__(reason)
@@ -67,12 +67,12 @@ class NotPerformed(Exception):
 
 
 class Gone(Exception):
-    """The child died before it took the call; the message says how."""
+    """The child died before it read the request; the message tells how."""
 
 
 @dataclass(eq=False)
 class _Generation:
-    """One zygote and what belongs to it: nothing of it is mixed up with its successor's."""
+    """One zygote and what belongs to it, kept apart from its successor's."""
 
     link: socket.socket
     pid: int
@@ -96,23 +96,23 @@ class Children:
         self._guard = threading.RLock()
 
     @property
-    def can_be_had(self) -> bool:
-        """Whether the zygote is there, or may be forked."""
+    def can_be_started(self) -> bool:
+        """Whether the zygote is running, or may be forked."""
         return self._now is not None or (hasattr(os, "fork") and not self._has_database_open())
 
     def prepare(self) -> None:
-        """Fork the zygote, unless it is there, or must not be. Raises OSError when the system has no process left."""
+        """Fork the zygote, unless it is running, or must not be. Raises OSError when the system has no process left."""
         with self._guard:
-            if self._now is None and self.can_be_had and not self._is_closed:
+            if self._now is None and self.can_be_started and not self._is_closed:
                 self._now = self._begin()
 
     def start(self) -> "Child":
-        """Another child. Raises NotPerformed when none can be had."""
+        """Start another child. Raises NotPerformed if that is not possible."""
         with self._guard:
             with contextlib.suppress(OSError):
                 self.prepare()
             if (now := self._now) is None or not now.free:
-                raise NotPerformed("no process could be had for its call", started=False)
+                raise NotPerformed("no process could be started for its call", started=False)
             place, (ours, theirs) = now.free.pop(), _pair()
             now.board.write(place, Stage.IDLE)
             answer = self._ask(now, {"fork": place}, [theirs.fileno()])
@@ -121,7 +121,7 @@ class Children:
                 ours.close()
                 now.free.append(place)
                 why = "" if answer is None else f": {answer['problem']}"
-                raise NotPerformed(f"no process could be had for its call{why}", started=False)
+                raise NotPerformed(f"no process could be started for its call{why}", started=False)
             return Child(self, now, place, ours)
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ class Children:
             self._ask(child.generation, {"end": child.place})
 
     def forget(self, child: "Child") -> str:
-        """How it died; its place is free for another one."""
+        """Returns how it died; its place is free for another one."""
         with self._guard:
             answer = self._ask(child.generation, {"forget": child.place})
             if answer is None or answer["how"] is None:
@@ -145,7 +145,7 @@ class Children:
             return str(answer["how"])
 
     def _has_database_open(self) -> bool:
-        """As far as the system tells; if it does not, True."""
+        """As far as the system tells; True if it does not."""
         if self._database_file is None:
             return False
         try:
@@ -173,7 +173,7 @@ class Children:
         return _Generation(ours, pid, board)
 
     def _ask(self, whom: _Generation, request: Mapping[str, int], give: list[int] | None = None) -> Any:
-        """The zygote's answer; None when it is there no more, and then its children are not either."""
+        """The zygote's answer; None when it has ended, and its children with it."""
         if whom is not self._now:
             return None
         try:
@@ -207,18 +207,18 @@ class Child:
 
     @property
     def is_over(self) -> bool:
-        """Whether it is known to be no more."""
+        """Whether it is known to have ended."""
         return self._how is not None
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for something to do: then the end is all that could be read of it."""
+        """Whether it waits for a request: only its end could be read from it then."""
         return not self.is_over and not self._is_readable(0)
 
     def request(self, claim: Claim, limit: float | None) -> Outcome:
-        """What became of a claim there; `limit`: seconds that the call itself may take.
+        """Have a claim performed there; returns its outcome. `limit`: seconds that the call itself may take.
 
-        Raises NotPerformed; and, when the child is no more, Gone, Died or TookTooLong.
+        Raises NotPerformed; and, when the child has ended, Gone, Died or TookTooLong.
         """
         self.generation.board.write(self.place, Stage.IDLE)  # one that has answered may not have come to it
         try:
@@ -233,7 +233,7 @@ class Child:
         return outcome
 
     def end(self) -> str:
-        """Kill it if it lives, with all that its calls have started; answers how it died."""
+        """Kill it if it lives, with all that its calls have started; returns how it died."""
         if self._how is None:
             self._children.kill(self)
             self._link.settimeout(ENDING)
@@ -244,7 +244,7 @@ class Child:
         return self._how
 
     def leave(self) -> None:
-        """Let it end by itself, for it is idle."""
+        """Let it end by itself; only while it is idle."""
         self._link.close()
 
     def _ask(self, request: bytes, limit: float | None) -> Mapping[str, Any]:
@@ -262,7 +262,7 @@ class Child:
         return decode(answer.decode())
 
     def _wait(self, asked: float, limit: float | None) -> Stage | None:
-        """Until there is something to read: None; or until it is at one thing for too long: at what."""
+        """Wait for something to read: None; or until one stage has taken too long: which one."""
         while True:
             stage, since = self.generation.board.read(self.place)
             left = _left(stage, asked if stage is Stage.IDLE else since, limit)
@@ -285,9 +285,9 @@ class Child:
 
 
 def _left(stage: Stage, since: float, limit: float | None) -> float:
-    """How many seconds a child may yet stay at what it is at."""
+    """How many seconds a child may remain at its stage."""
     if stage is Stage.CALLING and limit is None:
-        return OPENING  # for ever: it is asked again then
+        return OPENING  # no limit: it is checked again then
     limits = {Stage.CALLING: limit or 0, Stage.CALLED: SETTLING}
     return since + limits.get(stage, OPENING) - time.monotonic()
 

@@ -1,4 +1,4 @@
-"""Isolation: each call is performed in a child process, as many at once as there are lanes that ask."""
+"""Which child process performs a call: an idle one, or another one; for suspects always the same one."""
 
 import threading
 
@@ -10,7 +10,8 @@ TRIES = 3
 
 
 class Isolation:
-    """Children that wait for the next call, the one that was busy last in front: who is not needed for long ends."""
+    """Performs each call in a child, any number at once. The child that was busy last is used first: children that are
+    not needed for long end by themselves."""
 
     def __init__(self, children: Children) -> None:
         self._children = children
@@ -19,9 +20,9 @@ class Isolation:
         self._guard = threading.Lock()
 
     def perform_isolated(self, claim: Claim, limit: float | None) -> Outcome:
-        """The outcome of a claim; `limit`: seconds that its call may take. May be called from several threads.
+        """Returns the outcome of a claim; `limit`: seconds that its call may take. May be called from several threads.
 
-        Raises TookTooLong when it was ended for that, Died when its call killed the child, else NotPerformed.
+        Raises TookTooLong when the call was ended for that, Died when it killed the child, else NotPerformed.
         """
         how = ""
         for _ in range(TRIES):
@@ -35,7 +36,7 @@ class Isolation:
         raise NotPerformed(f"no process for its call stays alive: {how}", started=False)
 
     def close(self) -> None:
-        """Let those end that wait, and those that answer later."""
+        """Let idle children end, and busy ones when they have answered."""
         with self._guard:
             self._is_closed = True
             idle, self._idle = self._idle, []
@@ -69,7 +70,7 @@ asyncio its coroutine, which is gentler."""
 
 
 class Quarantine:
-    """Performs one suspect at a time, whoever asks."""
+    """Performs one suspect at a time, for any number of threads."""
 
     def __init__(self, children: Children) -> None:
         self._child = Isolation(children)
