@@ -19,8 +19,8 @@ from async_task.schema.tables import SCHEMA_VERSION, companion_tables
 from async_task_cli.migrations.rendering import creating, dropping, quoted, schema_of
 
 FIRST_VERSION = 1
-"""What the first `install --apply` made. Each later version has its steps in `versions/`. The tests execute them, up and
-down, on every database: an upgrade that was never executed is only a promise."""
+"""What the first `install --apply` made. Each later version has its steps in `versions/`. The tests execute them, up
+and down, on every database: an upgrade that was never executed is only a promise."""
 IMPORTS = "from sqlalchemy.dialects import mysql"
 KINDS = """\
 # What async-task's columns are made of, alike on every database. On MySQL texts are compared exactly, which MySQL

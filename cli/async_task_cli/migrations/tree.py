@@ -92,8 +92,8 @@ class Tree:
     @contextlib.contextmanager
     def _drafted(self, body: Body, place: Place) -> Iterator[tuple[Path, Path]]:
         """The finished revision in a temporary folder, and the path where it belongs."""
-        # A broken file in versions/ would break every later Alembic command. So the revision is rendered and compiled in
-        # a folder of its own, and only then linked to its name.
+        # A broken file in versions/ would break every later Alembic command. So the revision is rendered and compiled
+        # in a folder of its own, and only then linked to its name.
         place = self._settled(place)
         folder = self._folder(place)
         # The folder is in the tree's file system, so that a link works, and outside the version folders.

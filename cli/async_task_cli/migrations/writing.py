@@ -67,7 +67,7 @@ def writing(command: Callable[..., Any]) -> Callable[..., Any]:
         is_dry: bool, **options: Any,
     ) -> Any:  # fmt: skip
         if head and branch:
-            raise click.UsageError("--branch begins at the base: give --head or --branch, not both")
+            raise click.UsageError("--branch begins at the base: leave --head out, or --branch")
         place = Place(head, branch, version_path, engine)
         return command(*args, writing=Writing(config, place, is_dry), **options)
 
