@@ -3,7 +3,7 @@
     row = length of the wrapped key (2 bytes), wrapped key, nonce (12 bytes), ciphertext and tag
 
 `wrap` and `unwrap` are the Encrypt and Decrypt of a key service (KMS), with the context as its encryption context.
-Without them, an AES-256-GCM key from the environment variable ENVELOPE_KEYS is used instead (`async-task keys generate`).
+Without them, an AES-256-GCM key from the environment variable ENVELOPE_KEYS is used (`async-task keys generate`).
 """
 
 import os

@@ -10,7 +10,7 @@ FIRST_NUMBER = 1001
 
 
 def place_order(session: Session, customer: str, amount: int, *, number: int | None = None) -> Order:
-    """Write the order, and the calls that pack it and enter its payment. `amount` in cents; `number`: None for the next.
+    """Write the order and the calls that pack it and enter its payment. `amount` in cents; `number`: None for the next.
 
     The calls are made if and only if the transaction of `session` commits.
     """
