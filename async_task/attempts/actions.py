@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement, Table, insert, inspect, or_, select, updat
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
-from async_task.database.clock import MYSQL, statement_now
-from async_task.database.dialects import locks_rows
+from async_task.database.clock import statement_now
+from async_task.database.dialects import MYSQL, locks_rows
 from async_task.database.sessions import sync_session
 from async_task.error_text import storable
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Mapper, Session
 
 from async_task.arguments.encoding import encode
 from async_task.attempts.ambient import ambient_session, hold
-from async_task.database.clock import MYSQL, clock_now
-from async_task.database.dialects import numbered
+from async_task.database.clock import clock_now
+from async_task.database.dialects import MYSQL, numbered
 from async_task.database.sessions import blocking_session, sync_session
 from async_task.encryption.encryptors import Encryptor, NullEncryptor, context_of, encryptor_named, remember, seal
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments

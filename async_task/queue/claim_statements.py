@@ -26,7 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from async_task.database.clock import MYSQL, statement_now
+from async_task.database.clock import statement_now
+from async_task.database.dialects import MYSQL
 from async_task.queue import predicates
 from async_task.queue.claim import columns
 from async_task.schema.states import (
