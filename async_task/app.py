@@ -46,7 +46,7 @@ from async_task.validation import (
     scope_of,
     uuid_of,
 )
-from async_task.wakeup.notify import switch as switch_notify
+from async_task.wakeup.notify import switch_notify
 from async_task.worker.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob, interrupts_later
 from async_task.worker.run_batch import BatchPreview, BatchReport, Progress, preview
 from async_task.worker.runtime import Runtime

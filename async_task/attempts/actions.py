@@ -17,7 +17,7 @@ from async_task.queue.ordering import release_in
 from async_task.schema.audit import current_actor
 from async_task.schema.states import Status, Values, ending, moving, reviving
 from async_task.schema.tables import companion_tables, table_of
-from async_task.wakeup.commit_hooks import arrive
+from async_task.wakeup.commit_hooks import wake_after_commit
 
 PENDING = frozenset({Status.PENDING})
 GIVEN_UP = frozenset({Status.FAILED, Status.EXPIRED, Status.CANCELED})
@@ -44,7 +44,7 @@ def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None
         _change(attempt, own, "retry_now", GIVEN_UP, reviving(table), reason)
     else:
         _change(attempt, own, "retry_now", PENDING, moving(table, None), reason)
-    arrive(own, inspect(type(attempt)), {attempt.queue: 1})
+    wake_after_commit(own, inspect(type(attempt)), {attempt.queue: 1})
 
 
 def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: str | None) -> None:

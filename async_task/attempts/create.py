@@ -21,7 +21,7 @@ from async_task.schema.columns import uuid7
 from async_task.schema.states import Status
 from async_task.targets.policies import check_priority, check_queue
 from async_task.targets.registry import Method, target_of
-from async_task.wakeup.commit_hooks import arrive
+from async_task.wakeup.commit_hooks import wake_after_commit
 
 M = TypeVar("M")
 
@@ -176,7 +176,7 @@ def add(model: type[M], made: Draft, session: object | None) -> M:
     if session is None:
         hold(own)
     if made.is_due_at_once:
-        arrive(own, mapper, {made.form.queue: 1})
+        wake_after_commit(own, mapper, {made.form.queue: 1})
     return attempt
 
 
@@ -194,7 +194,7 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
         if asked is None:
             hold(own)
         if made.is_due_at_once:
-            arrive(own, mapper, {made.form.queue: 1})
+            wake_after_commit(own, mapper, {made.form.queue: 1})
     return there
 
 

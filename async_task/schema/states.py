@@ -130,7 +130,8 @@ def recovering(table: Table, crash_limit: int, reason: str) -> Values:
 
 
 def reviving(table: Table) -> Values:
-    """Pending again and due now, after it failed, expired or was canceled; counters at zero, a past deadline removed."""
+    """Pending again and due now, after it failed, expired or was canceled; with counters at zero, and without an
+    `expires_at` in the past."""
     return {
         **UNCLAIMED,
         "status": Status.PENDING,
@@ -157,8 +158,10 @@ def moving(table: Table, at: dt.datetime | None) -> Values:
 
 
 def looked_at() -> Values:
-    """No longer new: it waits until the earlier attempts of its order key have ended. It is a column of its own, because
-    SQLite could make `released` nullable only by rebuilding the table."""
+    """No longer new: it waits until the earlier attempts of its order key have ended.
+
+    `arrived` is a column of its own, because SQLite could make `released` nullable only by rebuilding the table.
+    """
     return {"arrived": None}
 
 
