@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from async_task.attempts.attempt import Attempt, BaseAttempt
 from async_task.database.engines import Database, Source
 from async_task.database.lanes import Lane, has_loop_running, open_lane
-from async_task.encryption.encryptors import Encryptor, remember
+from async_task.encryption.encryptors import Encryptor, register_encryptor
 from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
@@ -87,7 +87,7 @@ class AsyncTask:
         check_class(batch_job, BaseAttemptBatchJob, "batch_job")
         names = module_names(modules)
         for encryptor in listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
-            remember(encryptor)
+            register_encryptor(encryptor)
         switch_notify(table_of(model), notify)
         self._model = model
         self._lease = duration(lease, name="lease")

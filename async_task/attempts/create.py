@@ -15,7 +15,14 @@ from async_task.attempts.ambient import ambient_session, hold
 from async_task.database.clock import clock_now
 from async_task.database.dialects import MYSQL, numbered
 from async_task.database.sessions import blocking_session, sync_session
-from async_task.encryption.encryptors import Encryptor, NullEncryptor, context_of, encryptor_named, remember, seal
+from async_task.encryption.encryptors import (
+    Encryptor,
+    NullEncryptor,
+    context_of,
+    encryptor_named,
+    register_encryptor,
+    seal,
+)
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
 from async_task.schema.columns import uuid7
 from async_task.schema.states import Status
@@ -296,7 +303,7 @@ def _check_common(queue: object, priority: object, max_attempts: object) -> None
 def _encryptor(given: Encryptor | str | None) -> Encryptor:
     if given is None:
         return encryptor_named(NullEncryptor.name)
-    return encryptor_named(given) if isinstance(given, str) else remember(given)
+    return encryptor_named(given) if isinstance(given, str) else register_encryptor(given)
 
 
 def _mapping(method_args: object) -> dict[str, Any]:

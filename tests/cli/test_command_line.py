@@ -22,7 +22,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from async_task import Attempt, JobEvent, Status, target
 from async_task.database.driver_errors import is_transient
-from async_task.encryption.encryptors import remember
+from async_task.encryption.encryptors import register_encryptor
 from async_task_cli.faults import trace_of, verdict
 from async_task_cli.main import main
 from clockwork import forget_beats, let_pass, row_of
@@ -48,7 +48,7 @@ class Reversing:
         return ciphertext[::-1]
 
 
-remember(Reversing())
+register_encryptor(Reversing())
 
 
 @target("test.discreet", redact=["password"])

@@ -53,9 +53,7 @@ def test_a_notification_of_one_row_wakes_one_of_eight_threads(threads: ThreadPoo
     assert sorted(map(len, (one.result(30) for one in still))) == [0, 0, 0, 0, 1, 1, 1]
 
 
-def test_a_notification_that_no_thread_waited_for_is_kept_for_as_many_threads_as_there_are_rows_and_once_for_each() -> (
-    None
-):
+def test_a_notification_that_no_thread_waited_for_is_kept_for_one_thread_a_row() -> None:
     notifier = Notifier()
     notifier.notify("mail", 2)
     notifier.notify("print")
