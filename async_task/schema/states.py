@@ -75,7 +75,7 @@ def ending(table: Table, status: Status, *, last_error: Any, charged: bool = Fal
     }
 
 
-def waiting(table: Table, after: dt.timedelta, *, last_error: str | None, charged: bool) -> Values:
+def retrying(table: Table, after: dt.timedelta, *, last_error: str | None, charged: bool) -> Values:
     """Performed, and due again `after` from now: a retry (`charged`) or a poll."""
     return {
         **UNCLAIMED,
@@ -99,17 +99,17 @@ def parking(table: Table, after: dt.timedelta, *, reason: str, started: bool) ->
     }
 
 
-def released_unstarted(table: Table) -> Values:
+def releasing_unstarted(table: Table) -> Values:
     """Released with the same `due_at`, uncharged: claimed, and not started."""
     return {**UNCLAIMED, "updated_at": clock_now(), "num_attempts": table.c.num_attempts - 1}
 
 
-def released_started(reason: str) -> Values:
+def releasing_started(reason: str) -> Values:
     """Released with the same `due_at`, in the middle of its call."""
     return {**UNCLAIMED, "updated_at": clock_now(), "last_error": reason}
 
 
-def released_to(table: Table, queue: str) -> Values:
+def releasing_to_queue(table: Table, queue: str) -> Values:
     """Released unstarted and uncharged, into another queue."""
     return {**UNCLAIMED, "queue": queue, "updated_at": clock_now(), "num_attempts": table.c.num_attempts - 1}
 
@@ -129,7 +129,7 @@ def recovering(table: Table, crash_limit: int, reason: str) -> Values:
     }
 
 
-def reviving(table: Table) -> Values:
+def reopening(table: Table) -> Values:
     """Pending again and due now, after it failed, expired or was canceled; with counters at zero, and without an
     `expires_at` in the past."""
     return {
@@ -147,7 +147,7 @@ def reviving(table: Table) -> Values:
     }
 
 
-def moving(table: Table, at: dt.datetime | None) -> Values:
+def rescheduling(table: Table, at: dt.datetime | None) -> Values:
     """Due `at` (None: now), as a person asked. A claim that is left counts as a crash."""
     return {
         "num_crashes": table.c.num_crashes + _if_claimed(table),
@@ -157,7 +157,7 @@ def moving(table: Table, at: dt.datetime | None) -> Values:
     }
 
 
-def looked_at() -> Values:
+def clearing_arrived() -> Values:
     """No longer new: it waits until the earlier attempts of its order key have ended.
 
     `arrived` is a column of its own, because SQLite could make `released` nullable only by rebuilding the table.
@@ -165,7 +165,7 @@ def looked_at() -> Values:
     return {"arrived": None}
 
 
-def releasing() -> Values:
+def releasing_order_key() -> Values:
     """Its turn has come among the attempts of its order key."""
     return {"released": True, "arrived": None, "updated_at": clock_now()}
 
