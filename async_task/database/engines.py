@@ -75,6 +75,15 @@ class Source:
         if self._is_ours and not self.is_async:
             self._plain.dispose()
 
+    def close_idle(self) -> None:
+        """Close the idle connections of a synchronous engine, before this process is forked."""
+        if not self.is_async:
+            self._plain.dispose()
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: leave the connections of its parent alone, and open others."""
+        self._plain.dispose(close=False)
+
     @property
     def database_file(self) -> str:
         """The file of an SQLite database."""
