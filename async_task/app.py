@@ -182,17 +182,17 @@ class AsyncTask:
         listen: bool = True,
         processes: int = 1,
     ) -> AttemptWorker | Supervisor:
-        """What performs all that becomes due, until it is stopped: `app.worker().run()`.
+        """A worker, which performs attempts as they become due until it is stopped: `app.worker().run()`.
 
         `processes`: 1 works in this process. With more, a supervisor forks that number of worker processes, replaces
-        one that dies and recovers its attempts at once; it handles SIGTERM and SIGINT; see `Supervisor.run`.
-        All other options are for each process.
+        one that dies, recovers its attempts at once, and handles SIGTERM and SIGINT (see `Supervisor.run`). All other
+        options are for each process.
 
-        `concurrency`: lanes, each a thread with a connection of its own. `queues`: only these; a mapping says how many
-        lanes at most serve each (None: all). `async_concurrency`: coroutines at once. `settle_within`: for how long (in
-        seconds) the outcome of a call may wait to be committed with others; 0: each has a commit of its own. `poll`:
-        seconds between two looks of an idle worker. `grace`: seconds that calls may still take after `stop`. `listen`:
-        whether to hear PostgreSQL's notices on a connection of its own; not through a pooler in transaction mode.
+        `concurrency`: worker threads, each with a connection. `queues`: only these; a mapping gives the maximum of
+        threads for each (None: all). `async_concurrency`: maximum of running coroutines. `settle_within`: seconds
+        within which a finished call is committed, together with others; 0: each has its own commit. `poll`: seconds
+        between two polls of an idle worker. `grace`: seconds that calls may take after `stop`. `listen`: whether to
+        LISTEN on PostgreSQL, on a connection of its own; not possible through a pooler in transaction mode.
 
         Raises ConfigurationError for an invalid value, and for `processes` on a system without fork. `run` raises as
         `run_batch` does.
