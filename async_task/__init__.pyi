@@ -60,6 +60,7 @@ from async_task.worker.jobs import AttemptBatchJob as AttemptBatchJob
 from async_task.worker.jobs import AttemptJob as AttemptJob
 from async_task.worker.jobs import BaseAttemptBatchJob as BaseAttemptBatchJob
 from async_task.worker.jobs import BaseAttemptJob as BaseAttemptJob
+from async_task.worker.supervisor import Supervisor as Supervisor
 from async_task.worker.worker import AttemptWorker as AttemptWorker
 
 __version__: str
