@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, create_engine, func, select, update
 
 from async_task import AsyncTask, Attempt, AttemptJob, BatchReport, Status, target
 from async_task.database.lanes import Lane
@@ -22,6 +22,7 @@ from async_task.queue.claim import Claim
 from async_task.worker import batch_workload, run_batch
 from async_task.worker.claimer import Claimer
 from clockwork import row_of
+from databases import Database
 from elsewhere import await_
 from outbox import Client, Gate, Gated, Meeting, act, act_later, application, calls, gates, will
 from workers import counted, make
@@ -151,6 +152,32 @@ def test_the_next_of_a_key_is_performed_in_the_same_batch_in_whichever_queue_it_
     assert row_of(engine, other.id).status is Status.SUCCEEDED
 
 
+@pytest.mark.only_on("postgresql", "mysql")
+def test_a_pool_of_one_connection_is_enough(database: Database, engine: Engine, registered: None, write: Write) -> None:
+    """A lane keeps a connection open, and releases keys and asks for limits on another one."""
+    own = create_engine(database.sync_url, pool_size=1, max_overflow=0, pool_timeout=0.2)
+    target("limited.nothing", max_running=1)(_nothing)
+    target("test.plain")(_nothing_else)
+    for number in range(3):
+        write(_nothing, order_key="key")
+        write(_nothing_else, order_key=f"key {number}")
+    assert AsyncTask(own).run_batch().succeeded == 6
+    own.dispose()
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_an_attempt_that_stays_locked_is_left_to_the_next_batch(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_workload, "MOST_MISSES", 3)
+    locked, other = write(Client, "ping"), write(Client, "ping")
+    with engine.connect() as connection:
+        connection.execute(select(TABLE.c.id).where(TABLE.c.id == locked.id).with_for_update())
+        assert app.run_batch().claimed <= 1  # MariaDB may lock the other one too
+    app.run_batch()
+    assert {row_of(engine, one.id).num_attempts for one in (locked, other)} == {1}
+
+
 # Jobs of the user's own
 
 
@@ -276,3 +303,6 @@ def test_a_limit_that_lets_nothing_start_for_long_leaves_the_rest_to_the_next_ba
 
 
 def _nothing() -> None: ...
+
+
+def _nothing_else() -> None: ...
