@@ -17,7 +17,7 @@ from async_task.database.dialects import locks_neighbours
 from async_task.database.lanes import Lane
 from async_task.database.transactions import retry_transient
 from async_task.outcomes import Outcome
-from async_task.queue import backlog, limits, ordering
+from async_task.queue import backlog, fenced_writes, limits, ordering, pauses
 from async_task.queue.backlog import Scope
 from async_task.queue.claim import Claim
 from async_task.queue.sweep import sweep
@@ -73,7 +73,7 @@ class BaseAttemptBatchJob:
             swept = lane.run(lambda: sweep(lane.engine, self.runtime.table, self.runtime.lease))
             self._line_up(lane)
             found, now = self._look(lane, backlog.queues, self.scope.queues)
-            self._paused = self._look(lane, limits.paused)
+            self._paused = self._look(lane, pauses.paused)
             self._limited = {*self._look(lane, limits.limited), *target_limits()}
             names = [name for name in found if name not in self._paused]
             paused = len(found) - len(names)
@@ -163,7 +163,7 @@ class BaseAttemptBatchJob:
         """Whether it is a call of a paused target: it is given back, into the lane of that."""
         if (aside := own_queue(claim.target)) == queue or aside not in self._paused:
             return False
-        self._look(lane, limits.release_to_own_queue, [claim], aside)
+        self._look(lane, fenced_writes.release_to_queue, [claim], aside)
         return True
 
     def _is_held_back(

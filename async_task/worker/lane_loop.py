@@ -28,8 +28,7 @@ from async_task.execution.settle import Settled, release_next
 from async_task.outcomes import Outcome, Succeeded
 from async_task.queue import ordering
 from async_task.queue.claim import Claim
-from async_task.queue.fenced_writes import release_claims
-from async_task.queue.limits import release_to_own_queue
+from async_task.queue.fenced_writes import release_claims, release_to_queue
 from async_task.targets.registry import coroutine_calls, limits, own_queue
 from async_task.worker.coroutines import Coroutines, runs_on_loop
 from async_task.worker.round_robin import RoundRobin
@@ -140,7 +139,7 @@ class LaneLoop:
             aside[own_queue(claim.target)].append(claim)
         paused = [name for name in aside if name in self._round_robin.paused and name != queue]
         for name in paused:
-            retry_transient(partial(release_to_own_queue, lane.engine, self._runtime.table, aside.pop(name), name))
+            retry_transient(partial(release_to_queue, lane.engine, self._runtime.table, aside.pop(name), name))
         return [claim for kept in aside.values() for claim in kept] if paused else claims
 
     def _perform(self, lane: Lane, claims: list[Claim], sizes: BatchSizes) -> None:

@@ -15,11 +15,11 @@ from async_task.encryption.encryptors import encryptor_named
 from async_task.encryption.rotation import key_head
 from async_task.errors import AsyncTaskError
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Parked, Retried, Succeeded, Superseded
-from async_task.queue import limits, predicates
-from async_task.queue.backlog import Scope
+from async_task.queue import pauses, predicates
+from async_task.queue.backlog import Scope, calls_due
+from async_task.queue.running_batches import RunningBatch, running_batch
 from async_task.queue.sweep import SweepReport
-from async_task.queue.workers import RunningBatch, alive_here, running_batch
-from async_task.schema.states import is_overdue, is_pending
+from async_task.queue.workers import alive_here
 from async_task.targets.registry import target_named
 
 
@@ -208,17 +208,16 @@ class BatchPreview:
 
 def preview(engine: Engine, table: Table, lease: dt.timedelta, scope: Scope) -> BatchPreview:
     """What a batch would find now."""
-    paused = sorted(limits.paused(engine, table))
-    due = predicates.calls_due(table, (*_conditions(table, scope), table.c.queue.not_in(paused)), key_head(table))
+    paused = sorted(pauses.paused(engine, table))
+    due = calls_due(table, (*_conditions(table, scope), table.c.queue.not_in(paused)), key_head(table))
     with engine.begin() as connection:
         rows = connection.execute(due).all()
         found = tuple(_by_queue_and_target(rows))
-        overdue = (is_pending(table), table.c.claim_id.is_(None), is_overdue(table))
         return BatchPreview(
             due=sum(one.due for one in found),
             calls=found,
             to_recover=_orphans(connection, table, lease),
-            to_expire=_count(connection, table, overdue),
+            to_expire=_count(connection, table, predicates.can_expire(table)),
             overlapped=running_batch(connection, table, lease),
             paused=tuple(paused),
         )
@@ -254,7 +253,7 @@ def _problem(row: Any) -> str | None:
 
 def _orphans(connection: Connection, table: Table, lease: dt.timedelta) -> int:
     alive = alive_here(connection, table)
-    return _count(connection, table, (*predicates.lapsed(table, lease), table.c.claimed_by.not_in(alive)))
+    return _count(connection, table, (*predicates.is_orphan(table, lease), table.c.claimed_by.not_in(alive)))
 
 
 def _count(connection: Connection, table: Table, conditions: Iterable[Any]) -> int:

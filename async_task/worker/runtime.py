@@ -29,9 +29,10 @@ from async_task.execution.call import ExecutionContext, bounds_of, too_long
 from async_task.execution.performer import held_elsewhere, perform, perform_ended
 from async_task.execution.settle import park
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
-from async_task.queue import fenced_writes, fetch, limits, sweep, workers
+from async_task.queue import fenced_writes, fetch, limits, recovery, workers
 from async_task.queue.claim import Claim, ClaimRequest
-from async_task.queue.workers import RunningBatch, worker_name
+from async_task.queue.running_batches import RunningBatch
+from async_task.queue.workers import worker_name
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
 from async_task.targets.registry import limits as target_limits
@@ -258,12 +259,12 @@ class Runtime:
     def _lose(self, context: ExecutionContext, claim: Claim, how: str) -> Outcome:
         logger.warning("attempt %s: %s", claim.id, how)
         status = retry_transient(
-            lambda: context.lane.run(lambda: sweep.count_crash(context.engine, self.table, claim, how))
+            lambda: context.lane.run(lambda: recovery.recover_claim(context.engine, self.table, claim, how))
         )
         if status is None:
             return Superseded(claim.id)
         if status is Status.FAILED:
-            return Failed(claim.id, sweep.crashed_reason(claim.num_crashes + 1, how))
+            return Failed(claim.id, recovery.crash_reason(claim.num_crashes + 1, how))
         return Parked(claim.id, dt.timedelta(0), how)
 
     @contextmanager

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
 
 from async_task import Attempt
-from async_task.queue.backlog import SeenQueues, poll
+from async_task.queue.poll import SeenQueues, poll
 from outbox import act
 
 TABLE = Attempt.__table__

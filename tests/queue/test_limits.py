@@ -129,7 +129,7 @@ def test_no_more_are_in_hand_than_may_run_and_the_next_comes_when_one_has_ended(
     first, after = _claim(own, 10, Limit(2))
     assert (len(first), after) == (2, PAUSE)
     assert _claim(own, 10, Limit(2)) == ([], PAUSE)
-    assert fenced_writes.settle(own, TABLE, first[0], Decision(Status.SUCCEEDED), None)
+    assert fenced_writes.write_outcome(own, TABLE, first[0], Decision(Status.SUCCEEDED), None)
     assert len(_claim(own, 10, Limit(2))[0]) == 1
     assert len(_claim(own, 1, Limit(9))[0]) == 1
 

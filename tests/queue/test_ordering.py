@@ -22,7 +22,7 @@ from async_task import AsyncTask, Attempt, Failed, NotDue, Status, Succeeded
 from async_task.database.engines import Source
 from async_task.database.transactions import retry_transient
 from async_task.outcomes import Decision
-from async_task.queue import fenced_writes, fetch, ordering, sweep
+from async_task.queue import expiry, fenced_writes, fetch, ordering, recovery
 from async_task.queue.claim import Claim, ClaimRequest
 from clockwork import forget_beats, let_pass, row_of
 from databases import somebody_waits
@@ -266,7 +266,7 @@ def test_a_sweep_expires_what_is_late_in_a_line_and_lets_the_next_go(
     (behind,) = line("a", 1)
     ordering.release_arrived(own, TABLE)
     let_pass(engine, 120)
-    assert sweep.expire_page(own, TABLE) == 2  # without the rest of a sweep, which would find the key too
+    assert expiry.expire_overdue(own, TABLE) == 2  # without the rest of a sweep, which would find the key too
     assert [row_of(engine, one).status for one in late] == [Status.EXPIRED] * 2
     assert _released(engine) == [behind]
 
@@ -289,7 +289,7 @@ def test_a_sweep_finds_the_keys_whose_process_died_before_it_let_the_next_go(
     ordering.release_arrived(own, TABLE)
     for key in ("b", "c", "e"):
         claim = _claim(own, ids[key][0])
-        assert fenced_writes.settle(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
+        assert _succeed(own, claim)
     assert _released(engine) == sorted([ids["a"][0], ids["d"][0]])
     assert ordering.release_overlooked(own, TABLE, 2) == (1, "b")
     assert ordering.release_overlooked(own, TABLE, 2, "b") == (1, "d")
@@ -303,7 +303,7 @@ def test_a_sweep_finds_the_keys_whose_process_died_before_it_let_the_next_go(
 def test_the_first_batch_after_such_a_death_goes_on_with_the_key(line: Any, own: Engine, outbox_app: AsyncTask) -> None:
     ids = line("a", 3)
     claim = _claim(own, ids[0])
-    fenced_writes.settle(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
+    _succeed(own, claim)
     assert outbox_app.run_batch().succeeded == 2
 
 
@@ -339,7 +339,7 @@ def test_an_arrival_whose_head_settles_while_it_is_looked_at_is_not_forgotten(
     def settle_meanwhile(connection: Any) -> None:
         if next(is_first):
             return
-        fenced_writes.settle(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
+        _succeed(own, claim)
         assert ordering.release(own, TABLE, ["a"]) == 0
 
     event.listen(own, "commit", settle_meanwhile)
@@ -436,7 +436,7 @@ class Work:
         with self._guard:
             self._in_hand[key] -= 1
             self.done[key].append((seq, claim.id))
-        assert retry_transient(partial(fenced_writes.settle, engine, TABLE, claim, Decision(Status.SUCCEEDED), None))
+        assert retry_transient(partial(_succeed, engine, claim))
         retry_transient(partial(ordering.release, engine, TABLE, [key]))
 
 
@@ -494,13 +494,17 @@ def _claim(own: Engine, attempt_id: uuid.UUID) -> Claim:
     return claim
 
 
+def _succeed(own: Engine, claim: Claim) -> bool:
+    return fenced_writes.write_outcome(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
+
+
 def _lose(own: Engine, engine: Engine, attempt_id: uuid.UUID, *, times: int) -> None:
     """Start it so often in a process that dies, and let a sweep recover it."""
     for _ in range(times):
         fetch.claim_one(own, TABLE, "gone:1:0", LEASE, attempt_id, uuid.uuid4())
         let_pass(engine, 120)
         forget_beats(engine)
-        assert sweep.recover_page(own, TABLE, dt.timedelta(seconds=1))[0] == 1
+        assert recovery.recover_orphans(own, TABLE, dt.timedelta(seconds=1))[0] == 1
 
 
 def _release_and_go_on(own: Engine, attempt_id: uuid.UUID) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import elsewhere
 import outbox
 from async_task import AsyncTask, Attempt, Busy, InvalidState, NotPending, Outcome, Status, Succeeded, Superseded
-from async_task.queue import claim_statements, predicates
+from async_task.queue import predicates, settle_statements
 from async_task.queue.claim import Claim
 from async_task.worker.runtime import Runtime
 from clockwork import broken_promises, forget_beats, let_pass, row_of
@@ -184,10 +184,11 @@ def test_the_races_here_catch_a_library_without_a_fence(
 ) -> None:
     table: Any = Attempt.__table__
     monkeypatch.setattr(predicates, "is_mine", lambda table, attempt_id, claim_id: (table.c.id == attempt_id,))
-    for statement in (claim_statements.lock, claim_statements.ours, claim_statements.succeed):
+    statements = settle_statements
+    for statement in (statements.lock, statements.lock_and_count, statements.ours, statements.succeed):
         statement.cache_clear()  # what is made now has no fence
         request.addfinalizer(statement.cache_clear)
-    monkeypatch.setattr(claim_statements, "_ours", lambda table, dialect: (claim_statements._among(table, dialect),))
+    monkeypatch.setattr(statements, "_ours", lambda table, arrays: (statements._among(table, arrays),))
     found = _double_effects_of_zombies(engine, sessions, effect, 10)
     with engine.begin() as connection:  # else the promises of every test would be found broken too
         connection.execute(delete(effects))

@@ -19,7 +19,7 @@ from async_task import AlreadyRunning, AsyncTask, Attempt, AttemptBatchJob, Batc
 from async_task.database.engines import Source
 from async_task.database.lanes import open_lane
 from async_task.database.transactions import retry_transient
-from async_task.queue import workers
+from async_task.queue import running_batches
 from async_task.schema.tables import SCHEMA_VERSION, SchemaVersion, Worker
 from clockwork import let_pass, row_of
 from databases import Database
@@ -92,7 +92,7 @@ def test_skip_does_nothing_while_another_batch_is_at_work_and_names_it(
     before = [row_of(engine, one.id) for one in (late, waiting)]
     report = app.run_batch(overlap="skip")
     (other,) = _workers(engine)
-    assert report.overlapped == workers.RunningBatch(other.name, other.host, other.pid, other.started_at)
+    assert report.overlapped == running_batches.RunningBatch(other.name, other.host, other.pid, other.started_at)
     assert report == BatchReport(overlapped=report.overlapped)
     assert [row_of(engine, one.id) for one in (late, waiting)] == before
     working.end()
@@ -208,7 +208,7 @@ def _begin(source: Source, meet: threading.Barrier, worker: str) -> Any:
     with open_lane(source) as lane:
         lane.engine.connect().close()
         meet.wait(30)
-        return retry_transient(lambda: workers.begin(lane.engine, TABLE, worker, LONG, alone=True))
+        return retry_transient(lambda: running_batches.begin(lane.engine, TABLE, worker, LONG, alone=True))
 
 
 def _workers(engine: Engine) -> list[Any]:

@@ -17,7 +17,9 @@ from async_task import AsyncTask, Attempt, JobEvent, Retried, Status, SweepRepor
 from async_task.database.transactions import retry_transient
 from async_task.queue import fetch, workers
 from async_task.queue.claim import Claim
-from async_task.queue.sweep import expire_page, recover_page, sweep
+from async_task.queue.expiry import expire_overdue
+from async_task.queue.recovery import recover_orphans
+from async_task.queue.sweep import sweep
 from async_task.queue.workers import process_started
 from async_task.schema.tables import Worker
 from clockwork import forget_beats, let_pass, row_of
@@ -130,8 +132,8 @@ def test_a_sweep_goes_on_page_by_page(engine: Engine, write: Write) -> None:
         _claim(engine, write(Client, "ping"), GONE)
         write(Client, "ping", expires_at=_in(1))
     let_pass(engine, 2)
-    assert recover_page(engine, TABLE, LEASE, limit=2) == (2, 0)
-    assert expire_page(engine, TABLE, limit=2) == 2
+    assert recover_orphans(engine, TABLE, LEASE, limit=2) == (2, 0)
+    assert expire_overdue(engine, TABLE, limit=2) == 2
     assert sweep(engine, TABLE, LEASE, page=2) == SweepReport(recovered=3, expired=3)
 
 
@@ -188,7 +190,7 @@ def test_while_the_server_is_younger_than_a_lease_nothing_is_recovered_and_what_
     write(Client, "ping", expires_at=_in(1))
     let_pass(engine, 2)
     with monkeypatch.context() as young:
-        young.setattr("async_task.queue.sweep.server_uptime", lambda connection: 0.9)
+        young.setattr("async_task.queue.recovery.server_uptime", lambda connection: 0.9)
         assert app.sweep() == SweepReport(expired=1)
     assert app.sweep() == SweepReport(recovered=1)
 

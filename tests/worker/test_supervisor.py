@@ -15,7 +15,7 @@ from sqlalchemy import Engine, select, update
 
 import elsewhere
 from async_task import AsyncTask, Attempt, ConfigurationError, Status
-from async_task.queue import sweep
+from async_task.queue import recovery
 from async_task.queue.sweep import SweepReport
 from async_task.queue.workers import Process, names_of, process_started
 from async_task_cli.link import ABANDON, STOP, obey
@@ -200,14 +200,14 @@ def test_a_row_that_the_server_still_keeps_locked_is_waited_for(
     app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[SweepReport] = []
-    bury, has_looked = sweep.recover_page_of, threading.Event()
+    bury, has_looked = recovery.recover_claims_of, threading.Event()
 
     def look(*args: Any, **options: Any) -> Any:
         answer = bury(*args, **options)
         has_looked.set()
         return answer
 
-    monkeypatch.setattr(sweep, "recover_page_of", look)
+    monkeypatch.setattr(recovery, "recover_claims_of", look)
     with dying(engine, write, tmp_path) as (process, started):
         process.kill()
         with engine.connect() as connection, connection.begin() as lock:
