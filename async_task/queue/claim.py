@@ -36,8 +36,8 @@ class ClaimRequest:
 class Claim(NamedTuple):
     """One attempt, claimed under `claim_id`: the fence of every write about it. `number`: which start this is, from 1.
 
-    Its fields are those of the row, in the order of `COLUMNS`. Instants are as the driver gave them: most calls never
-    read one.
+    Its fields are those of the row, in the order of `COLUMNS`. Instants are as they came from the driver: most calls
+    never read one.
     """
 
     id: uuid.UUID

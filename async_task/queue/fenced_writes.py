@@ -107,7 +107,8 @@ def write_outcomes(
     """Write that these claims have `succeeded`, all of one claim id, and the outcomes of `others`; release those that
     are `unstarted`, likewise. Only the COMMIT may follow.
 
-    False when somebody else was first with one of them: the caller then rolls back, and writes each by itself.
+    False when somebody else was first with one of them. The caller then commits no more, and settles each by itself:
+    on PostgreSQL the others may be committed already, as the COMMIT goes to the server with the UPDATE.
     """
     arrays, is_all = takes_arrays(connection.dialect), not (others or unstarted)
     if succeeded:
@@ -129,7 +130,7 @@ def release_claims(where: Engine | Connection, table: Table, claims: Sequence[Cl
 def release_abandoned(engine: Engine, table: Table, claims: Sequence[Claim], *, started: bool = True) -> set[uuid.UUID]:
     """Release claims where they stood, although their calls may still run; uncharged where they were not `started`.
     Locked rows are skipped. Returns the ids of claims that are ours no longer."""
-    reason = "its worker gave it up in the middle of the call"
+    reason = "its worker was stopped in the middle of the call"
     done: set[uuid.UUID] = set()
     for claim in claims:
         with engine.begin() as connection:
@@ -153,7 +154,7 @@ def release_to_queue(engine: Engine, table: Table, claims: Sequence[Claim], queu
 
 
 def park(engine: Engine, table: Table, claim: Claim, after: dt.timedelta, reason: str, *, started: bool) -> bool:
-    """Release an attempt uncharged, due again `after` from now. A start is taken back only if the call had not begun:
+    """Release an attempt uncharged, due again `after` from now. A start is uncounted only if the call had not begun:
     else the world outside may have seen it. The event is written when the reason is new, not each time."""
     text = f"parked: {reason}"
     with engine.begin() as connection:
