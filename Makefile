@@ -1,5 +1,5 @@
-# One word each. Every word sets up what it needs by itself, once; only Python (3.11 or newer), pip and make must be there.
-# `make test ARGS="-k encryption"` hands words on; `make PYTHON=/path/to/python ...` chooses the interpreter; `make UV= ...` uses pip.
+# Each word sets up what it needs, once. You need Python 3.11 or newer, pip and make.
+# `make test ARGS="-k encryption"` passes arguments on, `make PYTHON=/path/to/python ...` chooses the interpreter, `make UV= ...` uses pip.
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -12,28 +12,28 @@ PEERS ?=
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench console
 
-help: ## say what the words are
+help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.demo ## see an outbox work, in the terminal
+demo: .venv/.demo ## show an outbox in the terminal
 	@.venv/bin/async-task demo $(ARGS)
 
-test: .venv/.dev ## run the tests, on every database that is there
+test: .venv/.dev ## run the tests on every database that answers
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal -q $(ARGS)
 
-check: .venv/.dev ## style, types and layers; a warning is an error
+check: .venv/.dev ## check style, types and imports; a warning is an error
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --warnings
 	@.venv/bin/lint-imports
-	@echo "Style, types and layers are clean."
+	@echo "Style, types and imports are clean."
 
-bench: .venv/.bench ## measure what is promised about speed, beside others (QUICK=1, ONLY=drain,latency, PEERS=0)
+bench: .venv/.bench ## measure speed beside other libraries (QUICK=1, ONLY=drain,latency, PEERS=0)
 	@.venv/bin/python -m benchmarks $(if $(QUICK),--plan quick) --only "$(ONLY)" --peers "$(PEERS)" \
 		$(if $(QUICK)$(ONLY)$(PEERS),,--page docs/benchmarks.md) $(ARGS)
 
-console: .venv/.demo ## a prompt in the example shop
+console: .venv/.demo ## open a Python prompt in the example shop
 	@PYTHONPATH=examples .venv/bin/python -q -i -m shop.console
 
 .venv/.demo: pyproject.toml | .venv/bin/python
@@ -55,7 +55,7 @@ console: .venv/.demo ## a prompt in the example shop
 	else said=$$("$(PYTHON)" -m venv .venv 2>&1) || { rm -rf .venv; echo "$$said" >&2; \
 	echo "$(PYTHON) could not make a virtual environment: on Debian and Ubuntu, install the package python3-venv." >&2; exit 1; }; fi
 
-# $(1): the extra to install, with the library itself in editable form
+# $(1): the extra to install; the library itself is installed in editable form
 define install
 begun=$$(date +%s); \
 if test -n "$(UV)"; then "$(UV)" pip install --quiet --python .venv/bin/python --editable '.[$(1)]'; \

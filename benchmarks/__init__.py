@@ -1,1 +1,1 @@
-"""What is promised about speed, measured against peers and against bare psycopg: `make bench`."""
+"""Measure what is promised about speed beside other libraries and bare psycopg: `make bench`."""

@@ -32,7 +32,7 @@ from benchmarks.server import private_server
 from benchmarks.stage import Stage
 from benchmarks.system import BARE, OURS, PEERS, Cannot
 
-# What matters most comes first: a quick run leaves out what its time does not suffice for.
+# The most important measures come first: a quick run leaves out those for which it has no time.
 MEASURES: tuple[Measure, ...] = (
     drain.MEASURE, drain.SINGLE, drain.WRITES, enqueue.MEASURE, bulk.MEASURE, latency.MEASURE, latency.HUNDRED,
     drain.TWO, idle.MEASURE, recovery.MEASURE, recovery.SUPERVISED, *each.FAMILY, link.MEASURE, beside.EMPTY,
@@ -71,9 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", choices=PLANS, default="full")
     parser.add_argument("--only", default="", help=f"of: {', '.join(one.name for one in MEASURES)}")
     parser.add_argument("--peers", default="", help=f"0, or of: {', '.join(PEERS)}")
-    parser.add_argument("--within", type=float, help="seconds after which nothing further is begun")
+    parser.add_argument("--within", type=float, help="seconds after which no further measure begins")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="the folder for the JSON")
-    parser.add_argument("--page", type=pathlib.Path, default=None, help="the page whose tables are replaced")
+    parser.add_argument("--page", type=pathlib.Path, default=None, help="the page whose tables to replace")
     return parser
 
 
@@ -96,7 +96,7 @@ def _peers(asked: str) -> list[str]:
 
 
 def _introduced(stage: Stage) -> tuple[dict[str, Any], dict[str, str]]:
-    """Each system's version and settings; those that are not here leave the stage, and it is said why."""
+    """The version and settings of each system, and why a system is missing on this machine."""
     systems, missing = {}, {}
     for name in list(stage.names):
         try:
@@ -121,5 +121,5 @@ def _tell(line: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the systems' own processes
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # in the processes of the systems
     sys.exit(main(sys.argv[1:]))

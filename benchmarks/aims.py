@@ -1,4 +1,4 @@
-"""What we set out to reach, and whether a run did. An aim whose figures are not in the run is left out."""
+"""The aims for speed, and whether a run reached them. An aim without figures in the run is left out."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ def aims(measures: Measures) -> list[Aim]:
 
 
 class Figures:
-    """The medians of a run, NaN where there are none."""
+    """The medians of a run. NaN if there are none."""
 
     def __init__(self, measures: Measures) -> None:
         self._measures = measures
@@ -33,7 +33,7 @@ class Figures:
         return math.nan
 
     def best(self, measure: str, column: str = "rate", lowest: bool = False) -> float:
-        """Of all peers."""
+        """The best figure of all peers."""
         rows = self._measures.get(measure, {"rows": []})["rows"]
         peers = [
             row["medians"][column]

@@ -1,4 +1,4 @@
-"""The application of `async-task worker`, where a supervisor is measured: BENCH_URL and BENCH_BOARD say on what."""
+"""The application of `async-task worker` when a supervisor is measured, on BENCH_URL with BENCH_BOARD."""
 
 import os
 import pathlib

@@ -1,4 +1,7 @@
-"""Where workers note what they have done, in memory that they share with the run: it costs the database nothing."""
+"""Workers count their calls in memory that they share with the run.
+
+Asking the database how many jobs are done would cost what is being measured.
+"""
 
 import mmap
 import pathlib
@@ -13,7 +16,7 @@ _SIZE = 8 * (SLOTS + 1)
 
 
 class Board:
-    """A count of calls, and the instant (seconds, monotonic, of the whole machine) at which call `n` began last.
+    """A count of calls, and the instant at which call `n` last began (seconds of the machine's monotonic clock).
 
     Little-endian in a file: an int64, then `SLOTS` doubles. One process writes, from any of its threads.
     """
@@ -45,12 +48,12 @@ class Board:
             self._ints[0] += 1
 
     def mark(self, number: int) -> None:
-        """Call `number` begins now."""
+        """Note that call `number` begins now."""
         struct.pack_into("<d", self._memory, 8 * (number + 1), time.monotonic())
         self.add()
 
     def start(self, number: int) -> float | None:
-        """When call `number` began last; None before."""
+        """When call `number` last began; None if it has not."""
         return struct.unpack_from("<d", self._memory, 8 * (number + 1))[0] or None
 
     def forget(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Processes of a system, as the run holds them."""
+"""The processes of a measured system."""
 
 import contextlib
 import json
@@ -21,11 +21,11 @@ GRACE = 5.0
 
 
 class Broken(Exception):
-    """A system failed at what it should be able to do; the message says how."""
+    """A system failed at something that it supports; the message says how."""
 
 
 class Child:
-    """A system in a process of its own that answers requests: `child.ask("enqueue_many", url=url, count=10)`."""
+    """A system in a process of its own, which answers requests: `child.ask("enqueue_many", url=url, count=10)`."""
 
     def __init__(self, name: str, log: pathlib.Path) -> None:
         self.name, self._log = name, log
@@ -33,7 +33,7 @@ class Child:
         self._turn = threading.Lock()
 
     def ask(self, do: str, patience: float = 300.0, **words: Any) -> Any:
-        """Its answer. Raises Cannot, Broken, and Broken after `patience` seconds."""
+        """The answer of the system. Raises Cannot and Broken; Broken also after `patience` seconds."""
         with self._turn:
             return self._asked(do, patience, words)
 
@@ -43,7 +43,7 @@ class Child:
             self._process = None
 
     def _asked(self, do: str, patience: float, words: dict[str, Any]) -> Any:
-        if self._process and self._process.poll() is not None:  # it ended with the thread that had started it
+        if self._process and self._process.poll() is not None:  # it ended with the thread that started it
             self.close()
         process = self._process = self._process or self._start()
         assert process.stdin
@@ -74,7 +74,7 @@ class Child:
 
 
 class Worker:
-    """A process that performs jobs, and its board."""
+    """A worker process, and its board."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", board: Board, log: pathlib.Path) -> None:
         self.process, self.board, self.log = process, board, log
@@ -84,7 +84,7 @@ class Worker:
         return self.process.pid
 
     def kill(self) -> None:
-        """As the machine would: at once, with all that it has started."""
+        """Kill it and everything that it started, with SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -98,7 +98,7 @@ class Worker:
 
 @contextlib.contextmanager
 def worker(name: str, url: str, folder: pathlib.Path, options: dict[str, Any]) -> Iterator[Worker]:
-    """A worker of this system on this database, which is gone at the end."""
+    """A running worker of this system on this database. It is stopped at the end."""
     path = folder / f"board-{time.monotonic_ns()}"
     log = path.with_suffix(".log")
     command = [sys.executable, "-m", "benchmarks.system", name, "work", url, str(path), json.dumps(options)]
@@ -113,7 +113,7 @@ def worker(name: str, url: str, folder: pathlib.Path, options: dict[str, Any]) -
 
 
 def _end(process: "subprocess.Popen[Any]") -> None:
-    """A process of ours and all that it has started, by asking, then by force."""
+    """End a process and everything that it started: first ask, then kill."""
     if process.stdin:
         with contextlib.suppress(OSError):
             process.stdin.close()

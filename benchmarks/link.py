@@ -1,4 +1,4 @@
-"""A link that is slower than loopback: each byte is held back for a while, in either direction.
+"""A link that is slower than loopback: a proxy that delays each byte in both directions.
 
 As a program: `python -m benchmarks.link FOLDER SECONDS`, from a port of 127.0.0.1, which it prints, to the socket
 of the PostgreSQL in that folder, until its standard input ends.
@@ -20,7 +20,7 @@ HOME = pathlib.Path(__file__).parent.parent
 
 @contextlib.contextmanager
 def delayed(folder: str, seconds: float) -> Iterator[int]:
-    """A port that leads to the server whose socket is in `folder`, `seconds` away."""
+    """A port of loopback that leads to the server whose socket is in `folder`, with a delay of `seconds` each way."""
     command = [sys.executable, "-m", "benchmarks.link", folder, str(seconds)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HOME) as process:
         assert process.stdin
@@ -33,7 +33,7 @@ def delayed(folder: str, seconds: float) -> Iterator[int]:
 
 
 class Link:
-    """One thread and `select`, whose patience counts microseconds where that of `epoll` counts milliseconds."""
+    """The proxy: one thread with `select`, whose timeout has microseconds. That of `epoll` has milliseconds."""
 
     def __init__(self, folder: str, seconds: float) -> None:
         self.seconds = seconds
@@ -46,7 +46,7 @@ class Link:
         self._ended: set[socket.socket] = set()
 
     def carry(self, until: int) -> None:
-        """Until the file descriptor `until` has ended."""
+        """Run until the file descriptor `until` is closed."""
         while True:
             patience = max(0.0, self._held[0][0] - time.monotonic()) if self._held else 1.0
             ready, free, _ = select.select([until, self._listener, *self._other], [*self._owed], [], patience)
@@ -80,7 +80,7 @@ class Link:
             del self._other[one]
 
     def _release(self) -> None:
-        """What was held for long enough is owed to the other side, and given at once as far as it takes it."""
+        """Send what was delayed for long enough, as far as the other side accepts it."""
         while self._held and self._held[0][0] <= time.monotonic():
             _, to, data = self._held.popleft()
             self._owed.setdefault(to, bytearray()).extend(data)
@@ -97,7 +97,7 @@ class Link:
                 del owed[: to.send(owed)]
         except BlockingIOError:
             return
-        except OSError:  # that side has hung up
+        except OSError:  # that side has closed the connection
             owed.clear()
         del self._owed[to]
         if to in self._ended:
@@ -108,7 +108,7 @@ class Link:
 
 def main(folder: str, seconds: str) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(29, 1000, 0, 0, 0)  # PR_SET_TIMERSLACK: sleep no longer than asked for
+        ctypes.CDLL(None).prctl(29, 1000, 0, 0, 0)  # PR_SET_TIMERSLACK: sleep no longer than requested
     link = Link(folder, float(seconds))
     print(link.port, flush=True)
     link.carry(sys.stdin.fileno())

@@ -1,5 +1,5 @@
-"""What a measure is, and how its rounds are taken: interleaved, each round in another order, so that a machine that
-drifts drifts for all."""
+"""A measure, and how its rounds are run: interleaved, each round in another order, so that a machine that slows down
+slows down for all systems."""
 
 import concurrent.futures
 import dataclasses
@@ -18,18 +18,18 @@ Sample = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A row of the table: a system, in one way of using it."""
+    """A row of the table: a system and one way to use it."""
 
     label: str
     system: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     place: str = ""
-    """One of `places.PLACES`, where each of them is measured."""
+    """One of `places.PLACES`, if the measure compares databases."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One figure. `digits` after the point."""
+    """One figure. `digits`: decimal places."""
 
     name: str
     heading: str
@@ -38,8 +38,8 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """`take(stage, subject)` is one sample. `said`: how it is measured, for who doubts it. `rounds`: fewer than the
-    plan's, where one is long."""
+    """`take(stage, subject)` takes one sample. `said`: how it is measured. `rounds`: fewer than those of the plan, if a
+    round is long."""
 
     name: str
     title: str
@@ -49,12 +49,12 @@ class Measure:
     take: Callable[[Stage, Subject], Sample]
     rounds: int | None = None
     at_once: bool = False
-    """All subjects at the same time: they only wait, and each has a database of its own."""
+    """Measure all subjects at the same time. They only wait, and each has a database of its own."""
 
 
 @dataclasses.dataclass
 class Result:
-    """The samples of one row, or why there are none."""
+    """The samples of one row, or the reason why there are none."""
 
     subject: Subject
     samples: list[Sample] = dataclasses.field(default_factory=list)
@@ -62,7 +62,7 @@ class Result:
 
 
 def run(stage: Stage, measure: Measure, until: float | None, tell: Callable[[str], None]) -> list[Result]:
-    """All rounds of a measure. `until` (monotonic): what has not begun by then is left out."""
+    """Run all rounds of a measure. `until` (monotonic): a sample that has not begun by then is left out."""
     results = [Result(subject) for subject in measure.subjects(stage) if _takes_part(stage, measure, subject)]
     for number in range(min(measure.rounds or stage.plan.rounds, stage.plan.rounds)):
         open_ones = [one for one in _turned(results, number) if one.reason is None or one.samples]
@@ -87,7 +87,7 @@ def _take(stage: Stage, measure: Measure, result: Result, until: float | None, t
     except (Cannot, Broken) as error:
         result.reason = str(error)
     except Exception as error:
-        # Ours or theirs, it ends one row and not the run; the log says where it was.
+        # An error, also one of our own, ends this row and not the run. The log says where it happened.
         traceback.print_exc()
         result.reason = f"{type(error).__name__}: {error}".splitlines()[0]
     else:

@@ -1,4 +1,4 @@
-"""Where the same worker runs besides PostgreSQL: MariaDB as the tests find it, and SQLite in the folder of the run."""
+"""The other databases of the same worker: MariaDB as the tests find it, and SQLite in the folder of the run."""
 
 import contextlib
 import os
@@ -22,45 +22,45 @@ SHOWN = (
 
 
 class Place(Protocol):
-    """What makes databases, and tells of itself."""
+    """A server, or a folder, in which databases are made."""
 
     @property
     def pids(self) -> Sequence[int]:
-        """The processes that are the server; none where it has none, or does not tell."""
+        """The processes of the server; none if it has none or they cannot be found."""
         ...
 
     def settings(self) -> dict[str, str]:
-        """Its version, and what matters to speed."""
+        """Its version, and the settings that matter for speed."""
         ...
 
     def url(self, database: str) -> str: ...
 
     def create(self, database: str) -> None:
-        """An empty one."""
+        """Make an empty database."""
         ...
 
     def drop(self, database: str) -> None: ...
 
     def settle(self, database: str) -> None:
-        """Fresh statistics, where one keeps them, and nothing left to write: every measure begins alike."""
+        """Update the statistics and write everything out, so that every measure begins alike."""
         ...
 
     def number(self, database: str, query: str) -> int:
-        """The one number that a query answers."""
+        """The one number that a query returns."""
         ...
 
     def statements(self, database: str) -> int | None:
-        """How many statements were sent so far; None where nobody counts them."""
+        """How many statements were sent so far; None if the database does not count them."""
         ...
 
 
 class MariaDB:
-    """One that answers, with the settings it has. Statements are those of the whole server. Raises Cannot."""
+    """A running server with its own settings. Statements are those of the whole server. Raises Cannot."""
 
     def __init__(self, _folder: pathlib.Path) -> None:
         url = os.environ.get(MYSQL_URL)
         self._server = make_url(url or LOCAL_MYSQL).set(drivername="mysql+pymysql")
-        # Connections that stay: what a new one says to the server would be counted.
+        # Keep the connections: the statements of a new one would be counted.
         self._engine = create_engine(
             self._server.set(database=None), isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5}
         )
@@ -108,7 +108,7 @@ class MariaDB:
 
 
 class SQLite:
-    """Files in a folder."""
+    """SQLite files in a folder."""
 
     pids = ()
 
@@ -116,14 +116,14 @@ class SQLite:
         self._folder = folder
 
     def settings(self) -> dict[str, str]:
-        """`synchronous` is the library's own default: 2 is FULL."""
+        """`synchronous` is the default of the SQLite library: 2 is FULL."""
         return {"version": sqlite3.sqlite_version, "synchronous": str(_number("sqlite://", "PRAGMA synchronous"))}
 
     def url(self, database: str) -> str:
         return f"sqlite:///{self._folder / database}.sqlite"
 
     def create(self, database: str) -> None:
-        """The first to connect makes the file."""
+        """Nothing to do: the first connection makes the file."""
 
     def drop(self, database: str) -> None:
         for path in self._folder.glob(f"{database}.sqlite*"):
@@ -136,11 +136,11 @@ class SQLite:
         return _number(self.url(database), query)
 
     def statements(self, database: str) -> None:
-        """There is no server to count them."""
+        """None: there is no server that counts them."""
 
 
 HOME = "PostgreSQL"
-"""The server of the run."""
+"""The PostgreSQL server of the run."""
 ELSEWHERE: dict[str, Callable[[pathlib.Path], Place]] = {"MariaDB": MariaDB, "SQLite": SQLite}
 PLACES = (HOME, *ELSEWHERE)
 

@@ -1,4 +1,4 @@
-"""How much is measured: all of it, what fits into three minutes, or as little as shows that the run itself works."""
+"""How much is measured: everything, what fits into three minutes, or just enough to test the benchmark itself."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from typing import Self
 class Plan:
     """Sizes are numbers of jobs or transactions, times are seconds.
 
-    `within`: after so long, what has not begun is left out, and said. `longest`: when a drain that has not ended is
-    broken off, and its rate taken until then. `peers_in`: the measures that peers take part in; None: all that are for
-    them. `each`: what is another size where each database is measured.
+    `within`: a measure that has not begun by then is left out, and the table says so. `longest`: a drain that has not
+    ended by then is stopped, and its rate until then counts. `peers_in`: the measures with peers; None: all. `each`:
+    the sizes that differ when each database is measured.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Processor time of processes and of what they started, and their memory, as Linux tells it in /proc."""
+"""Processor time and memory of processes and their descendants, from /proc of Linux."""
 
 import contextlib
 import os
@@ -8,26 +8,26 @@ from collections.abc import Iterable
 TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = pathlib.Path("/proc")
 Times = dict[int, float]
-"""Seconds on a processor so far, by process; with those of children that it has buried."""
+"""Seconds on a processor so far, by process, with those of children that it has waited for."""
 
 
 def is_told() -> bool:
-    """Whether this machine tells it."""
+    """Whether this machine has these figures."""
     return (_PROC / "self" / "schedstat").exists()
 
 
 def times(roots: Iterable[int]) -> Times:
-    """Of these processes and all below them that live; {} where the machine does not tell."""
+    """Those of these processes and their living descendants; {} if the machine has no figures."""
     return {pid: _seconds(pid) for pid in tree(roots)} if is_told() else {}
 
 
 def spent(before: Times, after: Times) -> float:
-    """Seconds between two readings. What ended in between is in its parent's."""
+    """Seconds between two readings. The time of a process that ended in between is in that of its parent."""
     return max(0.0, sum(after.values()) - sum(before.values()))
 
 
 def tree(roots: Iterable[int]) -> list[int]:
-    """These processes and all below them that live."""
+    """These processes and their living descendants."""
     below: dict[int, list[int]] = {}
     for folder in _PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError, ValueError):
@@ -41,7 +41,7 @@ def tree(roots: Iterable[int]) -> list[int]:
 
 
 def resident(roots: Iterable[int]) -> int:
-    """Bytes of memory in use by these processes and all below them, shared pages counted once a process."""
+    """Bytes of memory of these processes and their descendants. Shared pages count once for each process."""
     found = 0
     for pid in tree(roots):
         with contextlib.suppress(OSError, IndexError):
@@ -50,7 +50,7 @@ def resident(roots: Iterable[int]) -> int:
 
 
 def _seconds(pid: int) -> float:
-    """Of a backend of PostgreSQL, which has one thread, to the nanosecond; of others to the clock's tick."""
+    """To the nanosecond for a backend of PostgreSQL, which has one thread; to the clock tick for others."""
     folder = _PROC / str(pid)
     try:
         name, _, rest = (folder / "stat").read_text().rpartition(")")
@@ -59,6 +59,6 @@ def _seconds(pid: int) -> float:
             seconds = int((folder / "schedstat").read_text().split()[0]) / 1e9
         else:
             seconds = (own + system) / TICKS
-    except (OSError, IndexError, ValueError):  # it ended meanwhile
+    except (OSError, IndexError, ValueError):  # it has ended
         return 0.0
     return seconds + (buried + buried_system) / TICKS

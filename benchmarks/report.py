@@ -1,4 +1,4 @@
-"""What a run found: as JSON for machines, and as tables for people."""
+"""The results of a run: as JSON for programs, and as tables for people."""
 
 import dataclasses
 import datetime as dt
@@ -16,7 +16,7 @@ from benchmarks.system import OURS
 
 BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
 Report = dict[str, Any]
-"""What is written as JSON: see `assembled`."""
+"""The JSON of a run: see `assembled`."""
 
 
 def machine() -> dict[str, str]:
@@ -37,7 +37,7 @@ def assembled(
     plan: str, begun: dt.datetime, seconds: float, server: dict[str, str], systems: dict[str, Any],
     missing: dict[str, str], places: dict[str, dict[str, str]], found: list[tuple[Measure, list[Result]]],
 ) -> Report:  # fmt: skip
-    """`measures`: by name, each with its rows; a row has medians by column, its samples, or a reason why not."""
+    """`measures` has rows by the name of the measure. A row has medians by column and samples, or a reason without."""
     measures = {measure.name: _measure(measure, results) for measure, results in found}
     return {
         "plan": plan,
@@ -59,7 +59,7 @@ def write(report: Report, path: pathlib.Path) -> None:
 
 
 def publish(report: Report, page: pathlib.Path) -> None:
-    """Put the tables between the two markers of a page. Raises ValueError where they are not in it."""
+    """Write the tables between the two markers of a page. Raises ValueError if the page does not have them."""
     text = page.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -103,8 +103,8 @@ def _head(report: Report) -> str:
     return (
         f'Plan "{report["plan"]}", begun {report["begun"]}, {report["seconds"]:,.0f} s; {told["processor"]}, '
         f"{told['cores']} cores for clients and server together, {told['system']}, Python {told['python']}. "
-        f"PostgreSQL with {_settings(report['server'])}; all else as `initdb` leaves it.{''.join(places)} "
-        "Medians of the rounds.\n"
+        f"PostgreSQL with {_settings(report['server'])}; everything else as `initdb` sets it.{''.join(places)} "
+        "The figures are medians of the rounds.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""The PostgreSQL that all are measured on: a private one, started for the run, gone with it."""
+"""The PostgreSQL on which everything is measured: a private server that starts and ends with the run."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ SHOWN = (
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """A server that runs. `pids`: its postmaster's, whose children are the backends. `folder`: where its socket is."""
+    """A running server. `pids`: its postmaster, whose children are the backends. `folder`: that of its socket."""
 
     folder: str
     pids: tuple[int]
@@ -34,7 +34,7 @@ class Server:
         return psycopg.connect(self.url(database), autocommit=True, prepare_threshold=None)
 
     def settings(self) -> dict[str, str]:
-        """Those that matter to speed, as the server tells them."""
+        """The settings that matter for speed, read from the server."""
         with self.connect() as connection:
             rows = connection.execute("SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)", [
                 [*SHOWN]
@@ -51,7 +51,7 @@ class Server:
             connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(database)))
 
     def settle(self, database: str) -> None:
-        """Fresh statistics and nothing left to write: every measure begins alike."""
+        """Update the statistics and write everything out, so that every measure begins alike."""
         with self.connect(database) as connection:
             connection.execute("VACUUM ANALYZE")
             connection.execute("CHECKPOINT")
@@ -63,7 +63,7 @@ class Server:
         return int(row[0])
 
     def statements(self, database: str) -> int:
-        """How many statements were sent to this database so far; transactions, where only those are counted."""
+        """How many statements were sent to this database so far, or transactions if only those are counted."""
         with self.connect() as connection:
             if self.tells_statements:
                 query = (
@@ -79,7 +79,7 @@ class Server:
 
 @contextlib.contextmanager
 def private_server() -> Iterator[Server]:
-    """From the binaries of this machine. Raises RuntimeError where there are none."""
+    """Start it from the binaries of this machine. Raises RuntimeError if there are none."""
     launcher = _launcher()
     with contextlib.ExitStack() as until:
         try:
@@ -96,7 +96,7 @@ def private_server() -> Iterator[Server]:
 
 
 def _launcher() -> Any:
-    """The one that the tests have: it needs no rights and leaves nothing behind."""
+    """The launcher of the tests: it needs no rights and leaves nothing behind."""
     path = pathlib.Path(__file__).parent.parent / "tests" / "launch_postgres.py"
     spec = importlib.util.spec_from_file_location("launch_postgres", path)
     assert spec

@@ -1,4 +1,4 @@
-"""What a measure stands on: the server, fresh databases, jobs in them, and workers."""
+"""What a measure uses: the server, new databases, jobs in them, and workers."""
 
 import contextlib
 import copy
@@ -23,8 +23,8 @@ DAY = 86_400.0
 
 
 class Stage:
-    """`names`: the systems that are measured. `place`: where the databases are made; `server`, if nothing else is said.
-    `places`: the others that were asked for so far."""
+    """`names`: the measured systems. `place`: where databases are made, at first the `server`. `places`: the other ones
+    that were used so far."""
 
     def __init__(self, server: Server, folder: pathlib.Path, plan: Plan, names: list[str]) -> None:
         self.server, self.folder, self.plan, self.names = server, folder, plan, names
@@ -39,7 +39,11 @@ class Stage:
             child.close()
 
     def at(self, place: str) -> "Stage":
-        """The same where each database is measured, on this one; "": as it is. Raises Cannot where it is not there."""
+        """The same stage on another database; "": this one. Raises Cannot if that database does not answer.
+
+        Only where databases are made differs. So the measures are the same on all databases, and jobs need not be
+        copied in three dialects.
+        """
         if not place:
             return self
         if place != HOME and place not in self.places:
@@ -49,12 +53,12 @@ class Stage:
         return there
 
     def ask(self, name: str, do: str, **words: Any) -> Any:
-        """The system's own answer. Raises Cannot, Broken."""
+        """The answer of the system. Raises Cannot and Broken."""
         return self._children[name].ask(do, **words)
 
     @contextlib.contextmanager
     def database(self, name: str) -> Iterator[str]:
-        """A new database with this system's tables, dropped at the end."""
+        """A new database with the tables of this system. It is dropped at the end."""
         database = f"async_task_bench_{os.getpid()}_{next(self._numbers)}"
         with contextlib.ExitStack() as until:
             until.callback(self.place.drop, database)
@@ -67,8 +71,11 @@ class Stage:
 
     def fill(self, name: str, database: str, count: int, kind: str = "noop", *, delay: float = 0.0,
              fresh: dict[str, str] | None = None) -> None:  # fmt: skip
-        """So many jobs of a kind: one by the system's own door, the others copies of its row; elsewhere than on
-        PostgreSQL all by that door."""
+        """Write `count` jobs of a kind.
+
+        On PostgreSQL the system enqueues one job and the others are copies of its row, so that a million rows take
+        seconds and are alike for all systems. On other databases the system enqueues all of them.
+        """
         door = 1 if self._is_at_home else count
         self.ask(name, "enqueue", url=self.place.url(database), kind=kind, numbers=[0] * door, delay=delay)
         if door == count:
@@ -79,7 +86,7 @@ class Stage:
             _copy(connection, self.ask(name, "table"), count - 1, changes, newest, self.ask(name, "also"))
 
     def fill_finished(self, name: str, database: str, count: int) -> None:
-        """So many jobs that are done, and in the table still. Raises Cannot where they are not."""
+        """Write `count` finished jobs. Raises Cannot if finished jobs leave the table of the system."""
         done = self.ask(name, "finished")
         if done is None:
             raise Cannot("finished jobs leave its table")
@@ -91,7 +98,7 @@ class Stage:
 
     @contextlib.contextmanager
     def held(self, name: str, database: str) -> Iterator[None]:
-        """Nobody reads or writes its jobs meanwhile."""
+        """Lock the jobs table of the system, so that nothing reads or writes it meanwhile."""
         with self.server.connect(database) as connection, connection.transaction():
             table = SQL(".").join(map(Identifier, self.ask(name, "table").split(".")))
             connection.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
@@ -102,7 +109,7 @@ class Stage:
 
     @contextlib.contextmanager
     def worker(self, name: str, database: str, *, url: str | None = None, **options: Any) -> Iterator[Worker]:
-        """A worker process of this system."""
+        """A running worker process of this system."""
         with worker(name, url or self.place.url(database), self.folder, options) as one:
             yield one
 
@@ -110,7 +117,8 @@ class Stage:
         self, condition: Callable[[], bool], what: str, workers: list[Worker], patience: float = PATIENCE,
         every: float = 0.002,
     ) -> float:  # fmt: skip
-        """Until the condition holds; when that was (monotonic). Raises Broken when it does not, or a worker ends."""
+        """Wait until the condition is true; return when that was (monotonic). Raises Broken if it stays false, or a
+        worker ends."""
         until, look = time.monotonic() + patience, 0
         while not condition():
             look += 1
@@ -138,7 +146,7 @@ class Stage:
 def _copy(
     connection: Connection[Any], table: str, count: int, fresh: dict[str, str], which: str, also: list[str]
 ) -> None:
-    """`count` copies of the one row, with fresh values where rows must differ."""
+    """Insert `count` copies of the one row, with `fresh` values in columns that must differ."""
     if count < 1:
         return
     schema, _, name = table.rpartition(".")
@@ -161,5 +169,5 @@ def _copy(
 
 
 def _raw(text: Any) -> SQL:
-    """SQL that a system of ours brought, as it is."""
+    """SQL text that one of our own files brings, unchanged."""
     return SQL(text)

@@ -1,8 +1,8 @@
-"""What is measured: one of these a peer, each in processes of its own, so that its processor time can be taken and its
-crash does not end the run.
+"""The measured systems. Each runs in processes of its own, so that its processor time can be measured and its crash
+does not end the run.
 
-As a program (`python -m benchmarks.system NAME`) it answers requests: a line of JSON in, a line of JSON out. As
-`python -m benchmarks.system NAME work URL BOARD OPTIONS` it is a worker, until SIGTERM.
+`python -m benchmarks.system NAME` answers requests: a line of JSON in, a line of JSON out.
+`python -m benchmarks.system NAME work URL BOARD OPTIONS` is a worker until SIGTERM.
 """
 
 import contextlib
@@ -21,42 +21,42 @@ from typing import Any, Protocol
 from benchmarks.board import Board
 
 HOLD = 3600.0
-"""Seconds that a call of "hold" lasts: nobody waits for its end."""
+"""Seconds that a call of "hold" lasts. Nothing waits for its end."""
 BUSINESS = "CREATE TABLE IF NOT EXISTS business (id bigserial PRIMARY KEY, note text NOT NULL)"
 INSERT = "INSERT INTO business (note) VALUES ('an order')"
 
 
 class Cannot(Exception):
-    """A system does not do this; the message says why."""
+    """A system does not support this; the message says why."""
 
 
 class System(Protocol):
-    """A library that performs jobs out of PostgreSQL. URLs are libpq's. Kinds of jobs:
+    """A library that performs jobs from PostgreSQL. URLs are those of libpq. Kinds of jobs:
 
-    "noop" counts itself on the board; "mark" notes when it began, by its number; "hold" the same, and lasts;
-    "write" takes the transaction of its own outcome and writes one row with it.
+    "noop" counts itself on the board. "mark" notes when it began, by its number. "hold" does the same and then lasts.
+    "write" writes one row in the transaction of its own outcome.
     """
 
     name: str
     table: str
-    """Where its jobs lie."""
+    """The table of its jobs."""
     fresh: Mapping[str, str]
-    """For a copy of a job's row (number `n`): SQL for each column that differs; "DEFAULT" for the column's own."""
+    """SQL for each column that differs in copy number `n` of a job's row; "DEFAULT" for the default of the column."""
     also: tuple[str, ...]
-    """SQL that gives the copies what else belongs to a job."""
+    """SQL that adds what else belongs to the copies."""
     unfinished: str
-    """SQL: how many jobs are not recorded as done. Only asked when all have been called."""
+    """SQL: how many jobs are not recorded as done. It is asked only when all were called."""
     finished: str | None
-    """SQL: a condition for rows of `table` that are done; None where they leave the table."""
+    """SQL: a condition for finished rows of `table`; None if they leave the table."""
     by_restart: bool
-    """Whether a dead worker's jobs come back only when it is started again."""
+    """Whether the jobs of a dead worker run again only after it is restarted."""
     doors: tuple[str, ...]
-    """Ways to write a job into a caller's transaction; each has its own baseline."""
+    """The ways to enqueue a job in the caller's transaction. Each has a baseline of its own."""
 
     def version(self) -> str: ...
 
     def settings(self) -> dict[str, str]:
-        """Those that differ from its defaults, and those that matter."""
+        """The settings that differ from its defaults, and those that matter."""
         ...
 
     def prepare(self, url: str) -> None:
@@ -64,30 +64,30 @@ class System(Protocol):
         ...
 
     def transactions(self, url: str, count: int, door: str, enqueue: bool) -> float:
-        """Seconds for `count` transactions on one connection, each with one INSERT of business and, if `enqueue`, a job
-        that is a no-op."""
+        """Seconds for `count` transactions on one connection. Each has one business INSERT and, if `enqueue`, a no-op
+        job."""
         ...
 
     def enqueue_many(self, url: str, count: int) -> float:
-        """Seconds to write so many no-op jobs, in one transaction if it can."""
+        """Seconds to enqueue `count` no-op jobs, in one transaction if possible."""
         ...
 
     def enqueue(self, url: str, kind: str, numbers: list[int], delay: float) -> None:
-        """One job of this kind for each number, due `delay` seconds from now."""
+        """Enqueue one job of this kind for each number, due in `delay` seconds."""
         ...
 
     def pace(self, url: str, count: int, rate: float) -> list[float]:
-        """Jobs "mark" 0 to `count` - 1, so many a second, each in a transaction of its own on one open connection:
-        when each commit had returned (seconds, monotonic)."""
+        """Enqueue jobs "mark" 0 to `count` - 1 at `rate` a second, each in a transaction of its own on one connection.
+        Returns when each commit had returned (seconds, monotonic)."""
         ...
 
     def produce(self, url: str, producers: int, seconds: float) -> int:
-        """How many no-op jobs so many concurrent connections commit in that time, one a transaction."""
+        """How many no-op jobs `producers` concurrent connections commit in `seconds`, one a transaction."""
         ...
 
     def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
-        """Perform jobs until SIGTERM. `options`: "single" (one commit a job), "lanes", "kind", "processes",
-        "defaults" (nothing that was set for speed), "hold" (seconds that such a job lasts here, if not for ever)."""
+        """Perform jobs until SIGTERM. `options`: "single" (one commit a job), "lanes", "kind", "processes", "defaults"
+        (no settings for speed), "hold" (seconds that such a job lasts, if not for ever)."""
         ...
 
 
@@ -102,13 +102,13 @@ NAMES = {
     "graphile-worker": "node",
     "pg-boss": "node",
 }
-"""The file of each system."""
+"""The module of each system."""
 OURS, BARE = "async-task", "psycopg"
 PEERS = tuple(name for name in NAMES if name not in (OURS, BARE))
 
 
 def load(name: str) -> System:
-    """The system of this name. Raises Cannot where it is not installed."""
+    """The system of this name. Raises Cannot if it is not installed."""
     module = importlib.import_module(f"benchmarks.systems.{NAMES[name]}")
     made: System = module.make(name)
     return made
@@ -126,13 +126,13 @@ def main(words: list[str]) -> None:
 
 
 def _end_with_the_run() -> None:
-    """Where the system can: a run that is killed leaves no worker behind."""
+    """End with the run also if it is killed, where the operating system supports that."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def _answer(name: str) -> None:
-    """Requests from standard input, answers to what was standard output: what libraries print goes to the log."""
+    """Read requests from standard input, and answer on what was standard output. Libraries print to the log."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     system: System | None = None

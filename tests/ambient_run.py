@@ -1,4 +1,4 @@
-"""A coroutine with an AsyncEngine, in an event loop of its own."""
+"""Run a coroutine with an AsyncEngine."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import (
 
 
 def run(url: str, body: Callable[[AsyncEngine], Coroutine[Any, Any, Any]]) -> Any:
-    """`body` with an AsyncEngine, in an event loop of its own."""
+    """Run `body` with an AsyncEngine in an event loop of its own."""
 
     async def within() -> Any:
         engine = create_async_engine(url)

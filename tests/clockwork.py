@@ -1,4 +1,4 @@
-"""Time, moved instead of waited for; and what must hold of every row, whatever happened to it."""
+"""Move time instead of waiting for it, and check what must hold for every row."""
 
 import datetime as dt
 from typing import Any
@@ -12,7 +12,7 @@ from outbox import effects
 
 
 def let_pass(engine: Engine, time: dt.timedelta | float, *, workers: bool = True) -> None:
-    """Let `time` pass: every instant of every attempt, and of every worker's beat, lies that much further back."""
+    """Let `time` pass: move every instant of every attempt, and every worker's heartbeat, back by that much."""
     delta = time if isinstance(time, dt.timedelta) else dt.timedelta(seconds=time)
     for model in (Attempt, Worker) if workers else (Attempt,):
         table: Any = model.__table__
@@ -30,7 +30,7 @@ def let_pass(engine: Engine, time: dt.timedelta | float, *, workers: bool = True
 
 
 def forget_beats(engine: Engine) -> None:
-    """As if every worker had died a day ago: rows stay claimed, and nobody beats."""
+    """As if every worker had died a day ago: rows stay claimed, and no heartbeat is recent."""
     with engine.begin() as connection:
         for row in connection.execute(select(Worker.name, Worker.beat_at)).all():
             beat = row.beat_at - dt.timedelta(days=1)
@@ -38,7 +38,7 @@ def forget_beats(engine: Engine) -> None:
 
 
 def row_of(engine: Engine, attempt_id: Any) -> Any:
-    """The row of an attempt as it lies in the database now."""
+    """The row of an attempt as it is in the database now."""
     table: Any = Attempt.__table__
     with engine.connect() as connection:
         return connection.execute(select(table).where(table.c.id == attempt_id)).one()
@@ -48,10 +48,10 @@ a: Table = Attempt.__table__  # type: ignore[assignment]
 e = effects
 _pending = a.c.status == Status.PENDING
 _is_wrong = {
-    "completed_at is set exactly when it is at rest": _pending == a.c.completed_at.is_not(None),
-    "what is at rest is held by nobody": ~_pending & a.c.claim_id.is_not(None),
-    "errors and crashes are starts": a.c.num_errors + a.c.num_crashes > a.c.num_attempts,
-    "what succeeded was started": (a.c.status == Status.SUCCEEDED) & (a.c.num_attempts == 0),
+    "completed_at is set exactly when it is terminal": _pending == a.c.completed_at.is_not(None),
+    "a terminal attempt is not claimed": ~_pending & a.c.claim_id.is_not(None),
+    "errors and crashes are no more than tries": a.c.num_errors + a.c.num_crashes > a.c.num_attempts,
+    "an attempt that succeeded was tried": (a.c.status == Status.SUCCEEDED) & (a.c.num_attempts == 0),
 }
 _broken = select(a.c.id, *(wrong.label(promise) for promise, wrong in _is_wrong.items())).where(
     or_(*_is_wrong.values())
@@ -61,11 +61,11 @@ _succeeded = select(a.c.id).where(a.c.status == Status.SUCCEEDED)
 
 
 def broken_promises(connection: Connection) -> list[str]:
-    """What does not hold of the rows that a test leaves, in sentences; empty when all is well."""
+    """What does not hold for the rows that a test leaves, in sentences; empty if everything holds."""
     rows = connection.execute(_broken).mappings().all()
     found = [f"{promise}: not so for {row['id']}" for row in rows for promise in _is_wrong if row[promise]]
     ids = list(connection.scalars(_done))
     succeeded = {str(one) for one in connection.scalars(_succeeded)} if ids else set()
-    found += [f"attempt {one} has an effect, and did not succeed" for one in set(ids) - succeeded]
+    found += [f"attempt {one} has an effect, but did not succeed" for one in set(ids) - succeeded]
     found += [f"attempt {one} has its effect twice" for one in set(ids) if ids.count(one) > 1]
     return found

@@ -1,4 +1,4 @@
-"""The real databases that the tests run on: found or started here, never imitated."""
+"""The real databases that the tests run on. They are found or started, never imitated."""
 
 import contextlib
 import dataclasses
@@ -44,12 +44,12 @@ POSTGRESQL_IMAGE = "postgres:17"
 Name = Literal["postgresql", "mysql", "sqlite"]
 NAMES: tuple[Name, ...] = ("postgresql", "mysql", "sqlite")
 ALL_STATEMENTS = 5_000
-"""The `query_cache_size` of an engine that serves thousands of tests: those of one would drive out those of the next,
-which are compiled again."""
+"""The `query_cache_size` of an engine for thousands of tests. With a smaller one the statements of one test drive out
+those of the next, which are then compiled again."""
 
 
 class NoDatabase(Exception):
-    """A database that the tests need, or that was asked for by name, does not answer; the message says what to do."""
+    """A database that the tests need, or that a variable names, does not answer; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Available:
         return ran + [f"database: {name} DID NOT RUN: {why}" for name, why in self.absent.items()]
 
     def to_plain(self) -> dict[str, Any]:
-        """Only what pytest-xdist can send to a worker."""
+        """As plain values, which pytest-xdist can send to a worker."""
         return {"databases": [dataclasses.asdict(database) for database in self.databases], "absent": dict(self.absent)}
 
     @classmethod
@@ -84,7 +84,7 @@ class Available:
 
 
 def available(until: contextlib.ExitStack) -> Available:
-    """Every database there is; what had to be started ends with `until`. Raises NoDatabase without a PostgreSQL."""
+    """Every database that answers; a started one ends with `until`. Raises NoDatabase without a PostgreSQL."""
     found, absent = [_postgresql(until)], dict[Name, str]()
     if url := os.environ.get(MYSQL_URL):
         found.append(_asked_for(MYSQL_URL, _mysql, url))
@@ -98,7 +98,7 @@ def available(until: contextlib.ExitStack) -> Available:
 
 @contextlib.contextmanager
 def own(server: Database) -> Iterator[Database]:
-    """A database of this process alone; gone at the end, whatever is still connected to it."""
+    """A database of this process alone. It is dropped at the end, also with open connections to it."""
     name = f"async_task_test_{os.getpid()}_{secrets.token_hex(4)}"
     if server.name == "sqlite":
         with tempfile.TemporaryDirectory(prefix="async-task-sqlite-", dir=_where_files_are_quick()) as folder:
@@ -112,9 +112,9 @@ def own(server: Database) -> Iterator[Database]:
 
 
 def _where_files_are_quick() -> str | None:
-    """Memory, where there is plenty: no test takes the power away, and to wait for the disk at each commit is most of
+    """A folder in memory if there is enough: no test cuts the power, and waiting for the disk at each commit is most of
     what SQLite costs."""
-    memory = pathlib.Path("/dev/shm")  # noqa: S108 (the folder in it is of this user alone)
+    memory = pathlib.Path("/dev/shm")  # noqa: S108 (the folder in it belongs to this user alone)
     is_plenty = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
     return str(memory) if is_plenty else None
 
@@ -126,7 +126,7 @@ def delete_rows(connection: Connection, *several: MetaData) -> None:
 
 
 def filled(connection: Connection, *several: MetaData) -> list[Table]:
-    """The tables that hold rows, children first. Most do not, and one look finds those that do."""
+    """The tables that hold rows, children first. Most hold none, and one statement finds those that do."""
     tables = _children_first(several)
     return list(itertools.compress(tables, connection.execute(_are_filled(tables)).one()))
 
@@ -142,38 +142,38 @@ def _are_filled(tables: tuple[Table, ...]) -> Select[Any]:
 
 
 def somebody_waits(engine: Engine) -> bool:
-    """Whether a session of this server waits for the lock of another one, on a row."""
+    """Whether a session of this server waits for a row lock of another session."""
     asked = {
         "postgresql": "SELECT count(*) FROM pg_stat_activity "
         "WHERE wait_event_type = 'Lock' AND datname = current_database()",
         "mysql": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
     }
-    time.sleep(0.15)  # asked more often, MariaDB answers what it answered before
+    time.sleep(0.15)  # if asked more often, MariaDB repeats its last answer
     with engine.connect() as connection:
         return bool(connection.scalar(text(asked[engine.dialect.name])))
 
 
 def drop_own(engine: Engine, metadata: MetaData) -> None:
-    """Drop its tables, but for those that are async-task's in every metadata: other tests go on with them."""
+    """Drop its tables without those that async-task has in every metadata, because other tests use them."""
     from async_task import metadata as shared
 
     metadata.drop_all(engine, tables=[table for name, table in metadata.tables.items() if name not in shared.tables])
 
 
 def impatient_engine(database: Database, *, seconds: int = 5) -> Engine:
-    """An engine that gives up where another would wait for ever behind a transaction that a test left open."""
+    """An engine that does not wait for ever behind a transaction that a test left open."""
     patience: dict[Name, dict[str, Any]] = {
         "postgresql": {"options": f"-c lock_timeout={seconds}s"},
         "mysql": {"init_command": f"SET innodb_lock_wait_timeout = {seconds}"},
         "sqlite": {"timeout": seconds},
     }
-    # A test may kill every connection there is.
+    # A test may kill every connection.
     return create_engine(database.sync_url, pool_size=1, pool_pre_ping=True, connect_args=patience[database.name])
 
 
 def warm_engine(url: URL, **options: Any) -> Engine:
-    """As `create_engine`, with a pool and connections of its own; and with what earlier ones at this URL have learnt of
-    the server, and compiled."""
+    """As `create_engine`, with a pool of its own, and with what earlier engines at this URL learned about the server
+    and compiled."""
     first = _first_engine(url, tuple(options.items()), pathlib.Path.cwd())
     engine: Any = Engine(first.pool.recreate(), first.dialect, first.url, hide_parameters=first.hide_parameters)
     engine._compiled_cache = first._compiled_cache
@@ -182,11 +182,13 @@ def warm_engine(url: URL, **options: Any) -> Engine:
 
 @functools.cache
 def _first_engine(url: URL, options: tuple[tuple[str, Any], ...], folder: pathlib.Path) -> Any:
-    # By its folder too: there a relative path to an SQLite file is found once and for all.
+    # The folder is part of the key, because a relative path to an SQLite file is resolved once for each engine.
     return create_engine(url, query_cache_size=ALL_STATEMENTS, **dict(options))
 
 
 def _postgresql(until: contextlib.ExitStack) -> Database:
+    # Never without one: a suite that is green because PostgreSQL was missing proves the wrong thing. A container comes
+    # before the machine's own binaries, because it has the version that we say we support.
     if url := os.environ.get(POSTGRESQL_URL):
         return _asked_for(POSTGRESQL_URL, _postgresql_at, url)
     reasons = []
@@ -207,7 +209,7 @@ def _postgresql_in_docker() -> Iterator[Database]:
             container = _postgres_container()(POSTGRESQL_IMAGE, driver="psycopg")
             until.callback(container.stop)
             container.with_command("-c fsync=off -c max_connections=200").start()
-        except Exception as error:  # whatever a daemon or a registry may answer: the next way is tried
+        except Exception as error:  # any answer of a daemon or a registry: try the next way
             raise NoServer(f"Docker answers, but {POSTGRESQL_IMAGE} did not start: {error}") from error
         yield _postgresql_at(container.get_connection_url(), f"{POSTGRESQL_IMAGE} in Docker")
 
@@ -223,7 +225,7 @@ def _docker_answers() -> bool:
 def _docker_client_connects() -> bool:
     try:
         importlib.import_module("testcontainers.core.docker_client").DockerClient(timeout=1).client.close()
-    except Exception:  # no daemon, one that does not answer within a second, no testcontainers: no Docker for us
+    except Exception:  # no daemon, no answer within a second, or no testcontainers
         return False
     return True
 
@@ -255,8 +257,8 @@ def _mysql(url: str) -> Database:
 
 
 def _in_the_clear(server: Database) -> Database:
-    """Without TLS, as aiomysql is: PyMySQL first reads the certificates of the whole world for each connection, which
-    on some machines is more CPU (23 ms) than most tests take."""
+    """Without TLS, as aiomysql connects. For each connection PyMySQL reads all certificates of the machine, which takes
+    23 ms of CPU if they are in one file. An empty SSL_CERT_FILE would reach every program that a test starts."""
     url = make_url(server.sync_url).update_query_dict({"ssl_disabled": "true"})
     return dataclasses.replace(server, sync_url=url.render_as_string(hide_password=False))
 
@@ -297,11 +299,11 @@ def _drop(server: Database, name: str) -> None:
     if server.name == "postgresql":
         _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
         return
-    # A transaction that a test left open would make the drop wait for ever: MySQL has no FORCE.
+    # MySQL has no FORCE, and would wait for ever for a transaction that a test left open.
     busy = f"SELECT group_concat(id) FROM information_schema.processlist WHERE db = '{name}'"
     for connection in (_scalar(server, busy) or "").split(","):
         if connection:
-            with contextlib.suppress(DBAPIError):  # it may have ended by itself meanwhile
+            with contextlib.suppress(DBAPIError):  # it may have ended by itself
                 _execute(server, f"KILL {connection}")
     _execute(server, f"DROP DATABASE {name}")
 
@@ -322,7 +324,7 @@ def _admin(server: Database) -> Engine:
 
 
 def _kill_all(engine: Engine) -> None:
-    """Every connection to this database; those of `engine`, which the test itself uses, are closed before."""
+    """Kill every connection to this database. Those of `engine`, which the test uses, are closed before."""
     listed = {
         "postgresql": "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
         "AND backend_type = 'client backend'",
@@ -333,8 +335,11 @@ def _kill_all(engine: Engine) -> None:
         ids = [int(one) for one in connection.scalars(text(listed[engine.dialect.name]))]
     engine.dispose()
     _kill(engine, ids)
-    with engine.connect() as connection:  # MariaDB answers before they are gone
-        await_(lambda: not set(ids) & set(connection.scalars(text(listed[engine.dialect.name]))), "they are gone")
+    with engine.connect() as connection:  # MariaDB answers before they have ended
+        await_(
+            lambda: not set(ids) & set(connection.scalars(text(listed[engine.dialect.name]))),
+            "the connections have ended",
+        )
 
 
 def _kill(engine: Engine, ids: list[int]) -> None:

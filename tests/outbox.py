@@ -1,4 +1,4 @@
-"""What the tests call: registered targets that leave traces, in this process's memory and in the `effects` table."""
+"""The targets of the tests. They leave traces in the memory of this process and in the `effects` table."""
 
 import asyncio
 import ctypes
@@ -46,16 +46,16 @@ effects = Table(
     Column("what", String(200)),
 )
 calls: list[Any] = []
-"""What was called in this process: emptied before each test."""
+"""The calls of this process; emptied before each test."""
 
 
 class Broken(Exception):
-    """What the targets here raise."""
+    """Raised by the targets here."""
 
 
 @target("test.client", retry=Retry.every(60))
 class Client:
-    """Outside effects: static, class and async methods."""
+    """A client with effects outside the database: static, class and async methods."""
 
     @staticmethod
     def fulfill(customer_token: str, order_number: int) -> None:
@@ -115,19 +115,19 @@ def _mine(what: str) -> dict[str, Any]:
 
 
 class Rows(DeclarativeBase):
-    """The base of what the tests map: its tables are made with `effects`."""
+    """The declarative base of the tests. Its tables are created with `effects`."""
 
     metadata = more_metadata
 
 
 class Effect(Rows):
-    """A row of `effects` as an object, for targets that add instead of execute."""
+    """A row of `effects` as an object, for targets that use `session.add`."""
 
     __table__ = effects
 
 
 class HookedAttempt(BaseAttempt, Rows):
-    """An application's own model, with its own word about errors: `hooks[0](self, error)`."""
+    """An application's own model, which calls `hooks[0](self, error)` after an error."""
 
     __tablename__ = "hooked_attempts"
 
@@ -145,13 +145,13 @@ acts: list[Callable[..., Any]] = []
 
 
 def will(do: Callable[..., Any]) -> None:
-    """From now on, the targets `act...` do this."""
+    """From now on the targets `act...` call `do`."""
     acts[:] = [do]
 
 
 @target("test.act", retry=Retry.every(60))
 def act() -> Any:
-    """Whatever the test says, without a session."""
+    """Do what the test says, without a session."""
     return acts[0]()
 
 
@@ -174,13 +174,13 @@ async def act_later_locked() -> Any:
 
 @target("test.act_in_session", retry=Retry.every(60))
 def act_in_session(session: Session) -> Any:
-    """Whatever the test says, with the attempt's session."""
+    """Do what the test says, with the attempt's session."""
     return acts[0](session)
 
 
 @target("test.act_shared", retry=Retry.every(60), batch=20, settle_within=1)
 def act_shared(session: Session, number: int) -> Any:
-    """The same, in one transaction with others; what it writes is its number."""
+    """The same in a shared transaction. It writes its number."""
     calls.append(number)
     session.execute(effects.insert().values(**_mine(str(number))))
     return acts[0](session, number)
@@ -208,12 +208,12 @@ def act_by_default_policy() -> Any:
 
 @target("test.act_redacted", retry=Retry.every(60), redact=["card"])
 def act_redacted(card: str, order: int = 0) -> Any:
-    """Whatever the test says, with an argument that nothing may show."""
+    """Do what the test says, with an argument that must not appear anywhere."""
     return acts[0](card)
 
 
 class BoxEncryptor:
-    """Reversed and bound to its row; told to decrypt anything else, it quotes what it was given."""
+    """Reverses the arguments and binds them to their row. For another row it raises an error that quotes them."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -233,24 +233,24 @@ BOX = remember(BoxEncryptor("test.box"))
 
 @target("test.act_boxed", retry=Retry.every(60), encryptor=BOX)
 def act_boxed(card: str) -> Any:
-    """The same, encrypted by its target's policy."""
+    """The same, with arguments that the target's policy encrypts."""
     return acts[0](card)
 
 
 def application(engine: Engine, door: str, async_engine_url: str, **options: Any) -> AsyncTask:
-    """As the fixture `app`, with options of the test's own."""
+    """An application like the fixture `app`, with other options."""
     return AsyncTask(engine if door == "sync" else async_engine(async_engine_url), **{"lease": 1.0, **options})
 
 
 @functools.cache
 def async_engine(url: str) -> AsyncEngine:
-    """The one of this process at this URL, with what it has learnt of the server and compiled. It is for `AsyncTask`,
-    which opens connections of its own for each loop: a test that connects makes an engine in its own loop."""
-    return create_async_engine(url, query_cache_size=5_000)  # what all tests say stays compiled
+    """The one AsyncEngine of this process for this URL, so that what it learned and compiled is kept. It is for
+    `AsyncTask`, which opens connections for each loop; a test that connects makes an engine in its own loop."""
+    return create_async_engine(url, query_cache_size=5_000)  # keep the statements of all tests compiled
 
 
 def events_of(engine: Engine, attempt_id: Any, kind: str | None = None) -> list[Any]:
-    """What happened to an attempt, oldest first."""
+    """The events of an attempt, oldest first."""
     wanted = select(JobEvent).where(JobEvent.job_id == str(attempt_id)).order_by(JobEvent.id)
     with Session(engine) as session:
         found = list(session.scalars(wanted))
@@ -258,31 +258,31 @@ def events_of(engine: Engine, attempt_id: Any, kind: str | None = None) -> list[
     return [event for event in found if kind in (None, event.kind)]
 
 
-# What races and crashes need: calls that wait to be let through, and calls that leave traces in files.
+# For races and crashes: calls that wait at a gate, and calls that leave traces in files.
 
 
 class Gate:
-    """A call comes in, which the test awaits, and goes on when the test opens."""
+    """A call waits here until the test opens; the test can await the call."""
 
     def __init__(self) -> None:
         self.entered = threading.Semaphore(0)
         self.opened = threading.Event()
 
     def await_call(self) -> None:
-        assert self.entered.acquire(timeout=30), "nobody came"
+        assert self.entered.acquire(timeout=30), "no call came"
 
     def pass_through(self) -> None:
         self.entered.release()
-        assert self.opened.wait(30), "nobody opened"
+        assert self.opened.wait(30), "the test did not open"
 
 
 gates: dict[str, Gate] = {}
-"""By name: what `Gated` waits at in its first start. Later starts pass."""
+"""The gates at which the first try of `Gated` waits, by name. Later tries pass."""
 
 
 @target("test.gated", retry=Retry.every(60))
 class Gated:
-    """Waits at a gate, in either mode."""
+    """Calls that wait at a gate, locked or leased."""
 
     @staticmethod
     def locked(gate: str) -> None:
@@ -318,7 +318,7 @@ class Gated:
 
 
 class Meeting:
-    """Coroutines that wait for its end; `number` of them are there now."""
+    """Coroutines wait here until it ends. `number`: how many wait now."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -334,7 +334,7 @@ class Meeting:
 
 
 barriers: dict[str, threading.Barrier] = {}
-"""By name: what `Gated.meet` waits at."""
+"""The barriers at which `Gated.meet` waits, by name."""
 
 
 def _wait_at(gate: str) -> None:
@@ -343,7 +343,7 @@ def _wait_at(gate: str) -> None:
 
 
 def note(folder: str, word: str) -> None:
-    """One line in the folder's file `notes`: attempt, number of the start, process, word."""
+    """Write a line to the folder's file `notes`: attempt, number of the try, process, word."""
     current = current_attempt()
     with pathlib.Path(folder, "notes").open("ab", buffering=0) as file:
         file.write(f"{current.id} {current.number} {os.getpid()} {word}\n".encode())
@@ -356,7 +356,7 @@ def _hold(folder: str) -> None:
 
 @target("test.elsewhere", retry=Retry.every(60))
 class Elsewhere:
-    """For other processes: the traces are in files."""
+    """Calls in other processes, which leave their traces in files."""
 
     @staticmethod
     def start(folder: str) -> None:
@@ -364,7 +364,7 @@ class Elsewhere:
 
     @staticmethod
     def say_what_stays() -> None:
-        """How many objects are looked through for garbage no more."""
+        """Print how many objects the garbage collector skips."""
         print(gc.get_freeze_count())
 
     @staticmethod
@@ -387,7 +387,7 @@ class Elsewhere:
     @staticmethod
     @policy(batch=10, settle_within=1)
     def write_together(session: Session, folder: str, at_third: str) -> None:
-        """In its first start, the third one waits to be killed; or ends its transaction, and dies."""
+        """In the first try, the third call waits to be killed, or commits its transaction and dies."""
         note(folder, "start")
         is_third = len(pathlib.Path(folder, "notes").read_text().splitlines()) == 3
         if is_third and at_third == "commit":
@@ -408,7 +408,7 @@ class Elsewhere:
     @staticmethod
     def die(folder: str, how: str) -> None:
         note(folder, "start")
-        faulthandler.disable()  # it would tell of what is meant to happen
+        faulthandler.disable()  # it would print a trace of the crash that we want
         if how == "exit":
             os._exit(0)
         elif how == "segfault":
@@ -427,7 +427,7 @@ class _Endless:
 
 @target("test.greedy", retry=Retry.never())
 def be_greedy(folder: str) -> None:
-    """Takes all the memory that it lets itself have."""
+    """Use all the memory of a limit that it sets for itself."""
     note(folder, "start")
     used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))

@@ -1,4 +1,4 @@
-"""What a run of the command line ended with and printed."""
+"""The exit code and the output of a run of the command line."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What lies in a database, as sorted lines of text: two schemas are the same if these are."""
+"""A database schema as sorted lines of text: two schemas are equal if their lines are."""
 
 import re
 
@@ -21,13 +21,13 @@ POSTGRESQL = {
 
 
 def described(engine: Engine) -> list[str]:
-    """All tables, columns, indexes, constraints and storage parameters, without Alembic's own table."""
+    """All tables, columns, indexes, constraints and storage parameters, without the table of Alembic."""
     describe = {"postgresql": _postgresql, "sqlite": _sqlite}.get(engine.dialect.name, _mysql)
     return sorted(line for line in describe(engine) if "alembic_version" not in line)
 
 
 def execute_script(engine: Engine, script: str) -> None:
-    """Each statement of a script that `async-task sql` printed."""
+    """Execute each statement of a script that `async-task sql` printed."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for statement in re.split(r";\n\s*", script):
             if statement.strip() and statement.strip() not in ("BEGIN", "COMMIT"):
@@ -52,6 +52,6 @@ def _sqlite(engine: Engine) -> list[str]:
     with engine.connect() as connection:
         rows = connection.exec_driver_sql("SELECT tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL").all()
     flat = [(table, re.sub(r"\s+", " ", sql)) for table, sql in rows]
-    # At the commas that stand in no parentheses but those of the table itself.
+    # Split at commas that are in no other parentheses than those of the table.
     parts = [(table, part) for table, sql in flat for part in re.split(r",(?![^()]*\)[^()]*[^()\s])", sql)]
     return [f"{table}: {part.strip(' )')}" for table, part in parts]

@@ -1,4 +1,4 @@
-"""Calls that share a transaction: how tests write, claim and check them."""
+"""How tests write, claim and check calls that share a transaction."""
 
 import threading
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from outbox import act_shared, effects
 
 
 def claim_many(set_attribute: Callable[[Any, str, Any], None]) -> None:
-    """A lane claims many from the start, however busy the machine is."""
+    """Let a worker thread claim many attempts from the start, also on a busy machine."""
     set_attribute(BatchSize, "number", property(lambda self: 30, lambda self, number: None))
     set_attribute(batch_executor, "LONGEST_ALONE", 30.0)
 
@@ -54,7 +54,7 @@ def lock(connection: Connection, attempt_id: Any) -> None:
 
 
 def lock_before_the_first_call(monkeypatch: pytest.MonkeyPatch, connection: Connection, attempt_id: Any) -> None:
-    """When it is claimed, and its turn has not come."""
+    """Lock the row of an attempt that is claimed and not started yet."""
     perform, is_locked = BatchExecutor.perform, threading.Event()
 
     def after_a_lock(self: BatchExecutor) -> None:

@@ -8,18 +8,18 @@ from elsewhere import await_
 
 
 class Terminal:
-    """What a process says to a terminal, as it comes."""
+    """What a process prints on a terminal."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = pty.openpty()
         self.said = ""
 
     def await_words(self, words: str) -> None:
-        await_(lambda: words in self._hear(), f"{words!r} is said")
+        await_(lambda: words in self._hear(), f"{words!r} is printed")
 
     def close(self) -> str:
         os.close(self.theirs)
-        with contextlib.suppress(OSError):  # nobody speaks any more
+        with contextlib.suppress(OSError):  # the other end is closed
             while chunk := os.read(self.ours, 10_000):
                 self.said += chunk.decode()
         os.close(self.ours)

@@ -1,4 +1,4 @@
-"""Workers on threads of a test: running, stopped, abandoned; and what became of their attempts."""
+"""Workers on threads of a test, and what became of their attempts."""
 
 import contextlib
 import threading
@@ -14,7 +14,7 @@ from async_task.worker.worker import AttemptWorker
 
 @contextlib.contextmanager
 def working(app: AsyncTask, **settings: Any) -> Iterator[AttemptWorker]:
-    """A worker that runs, and has ended when this ends."""
+    """A running worker. It has ended when this block is left."""
     worker = app.worker(**{"poll": 0.05, "concurrency": 2, **settings})
     raised: list[BaseException] = []
 
@@ -36,7 +36,7 @@ def working(app: AsyncTask, **settings: Any) -> Iterator[AttemptWorker]:
 
 
 class AtWork:
-    """A worker on threads of its own."""
+    """A worker on threads of its own, which a test stops or abandons."""
 
     def __init__(self, app: AsyncTask, **settings: Any) -> None:
         self._before = set(threading.enumerate())
@@ -52,12 +52,12 @@ class AtWork:
         self._worker.stop()
 
     def await_farewell(self) -> None:
-        """Until it has ended, but for its lanes."""
+        """Wait until it has ended, without its worker threads."""
         self._thread.join(timeout=60)
         assert not self._thread.is_alive()
 
     def await_lanes(self) -> None:
-        """Until they have ended too: a process that lives on lets them."""
+        """Wait until its worker threads have ended too."""
         for one in set(threading.enumerate()) - self._before:
             if one.name.startswith("async-task-lane"):
                 one.join(timeout=60)
@@ -82,7 +82,7 @@ def counted(engine: Engine) -> dict[str, int]:
 
 
 def make(engine: Engine, target: Any, number: int = 1, **options: Any) -> list[Any]:
-    """So many attempts of one call, in one transaction; their ids."""
+    """Write `number` attempts of one call in one transaction, and return their ids."""
     with Session(engine) as session, session.begin():
         return Attempt.create_many(session, [{"target": target, **options} for _ in range(number)])
 

@@ -1,1 +1,1 @@
-"""One file a thing that is measured."""
+"""One module for each subject that is measured."""

@@ -1,4 +1,4 @@
-"""Draining beside many rows that are not due."""
+"""Drain a queue beside many rows that are not due."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from benchmarks.stage import DAY, Stage
 from benchmarks.system import BARE, OURS
 
 TEN = {"priority": "(n % 10)"}
-"""Each copy of a row of ours in another priority."""
+"""Our copies of a row have priorities 0 to 9 in turn."""
 
 
 def subjects(stage: Stage) -> list[Subject]:
@@ -30,7 +30,7 @@ def take(stage: Stage, subject: Subject, others: str) -> Sample:
         return {"rate": drain(stage, subject, database, count, count // 10, recorded=False)["rate"]}
 
 
-HOW = "As in the drain, {}; from the job after the warm-up until the last one was called."
+HOW = "As in the drain, {}. The clock runs from the job after the warm-up until the last one was called."
 COLUMNS = (Column("rate", "jobs/s"),)
 EMPTY = Measure(
     "empty", "Drain of 5,000 in an empty table", HOW.format("with nothing else in the table"), COLUMNS, subjects,

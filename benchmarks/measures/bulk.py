@@ -1,4 +1,4 @@
-"""Many jobs at once."""
+"""Enqueue many jobs at once."""
 
 from benchmarks.measure import Column, Measure, Sample, Subject
 from benchmarks.stage import Stage
@@ -19,7 +19,7 @@ def take(stage: Stage, subject: Subject) -> Sample:
 MEASURE = Measure(
     name="bulk",
     title="Bulk enqueue of 10,000",
-    said="The system's own call for many jobs, in one transaction where it can; the connection is open already.",
+    said="The system's own call for many jobs, in one transaction if possible, on a connection that is open already.",
     columns=(Column("rate", "jobs/s"),),
     subjects=subjects,
     take=take,

@@ -16,19 +16,19 @@ COLUMNS = (
     Column("server", "server CPU s per 1,000", 3),
 )
 HOW = (
-    "The jobs are there, the table is vacuumed and analysed, a checkpoint is done; then the worker starts. The clock "
-    "runs from the job after the warm-up (a tenth) until the last one is recorded as done in the database."
+    "The jobs are in the table, which is vacuumed and analysed, and a checkpoint is done. Then the worker starts. The "
+    "clock runs from the job after the warm-up (a tenth) until the database has the last one recorded as done."
 )
 
 
 GATHER = 3.0
-"""Seconds in which several workers start, before the table is theirs."""
+"""Seconds for several workers to start, before the table is unlocked."""
 
 
 def drain(stage: Stage, subject: Subject, database: str, total: int, warm: int, *, processes: int = 1,
           url: str | None = None, recorded: bool = True, **options: Any) -> Sample:  # fmt: skip
-    """Rate and processor time of workers that empty a database that is filled. `recorded`: until the database says that
-    all are done, not only until they were called."""
+    """The rate and processor time of workers that empty a filled database. `recorded`: until the database has all jobs
+    recorded as done, and not only until they were called."""
     stage.place.settle(database)
     with contextlib.ExitStack() as until:
         workers: list[Worker] = []
@@ -37,7 +37,7 @@ def drain(stage: Stage, subject: Subject, database: str, total: int, warm: int, 
             for _ in range(processes):
                 workers.append(until.enter_context(stage.worker(subject.system, database, url=url, **options)))
             if processes > 1:
-                time.sleep(GATHER)  # so that the first one is not done before the second has begun
+                time.sleep(GATHER)  # the first one must not be done before the second has started
 
         def done() -> int:
             return sum(one.board.count for one in workers)
@@ -50,7 +50,7 @@ def drain(stage: Stage, subject: Subject, database: str, total: int, warm: int, 
         if recorded and done() >= total:
             stage.await_(lambda: stage.unfinished(subject.system, database) == 0, "all jobs were recorded", workers)
         ended, after = time.monotonic(), _times(stage, workers)
-        if first >= total:  # all at once, before we looked: then with the start of the worker
+        if first >= total:  # all were called before we looked: then include the start of the worker
             first, began = 0, spawned
         jobs = min(done(), total) - first
     worker, server = (processor.spent(*one) / jobs * 1000 for one in zip(before, after, strict=True))

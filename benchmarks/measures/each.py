@@ -1,4 +1,4 @@
-"""The same worker on each database: ourselves alone, without peers."""
+"""The same worker on each database: async-task alone, without peers."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from benchmarks.system import OURS
 
 
 def _each(measure: Measure, said: str = "", ways: Callable[[Stage], list[Subject]] | None = None) -> Measure:
-    """A measure of ours on every database. `ways`: of using it, if other ones than the measure has."""
+    """One of the measures on every database, with the same code. `ways`: the ways to use async-task, if they differ."""
 
     def subjects(stage: Stage) -> list[Subject]:
         ours = [one for one in (ways or measure.subjects)(stage) if one.system == OURS]
@@ -25,7 +25,7 @@ def _each(measure: Measure, said: str = "", ways: Callable[[Stage], list[Subject
         measure,
         name=f"each-{measure.name}",
         title=f"{measure.title}: async-task on each database",
-        said=f"As in `{measure.name}`; on MariaDB and SQLite all jobs are made by our own door. {said}".strip(),
+        said=f"As in `{measure.name}`; on MariaDB and SQLite async-task enqueues all jobs. {said}".strip(),
         subjects=subjects,
     )
 
@@ -35,7 +35,7 @@ def _lanes(stage: Stage) -> list[Subject]:
     return [Subject(f"{OURS}, {label}", OURS, {"lanes": lanes}) for lanes, label in named.items()]
 
 
-PROCESSOR = "SQLite has no server: its work is the worker's. MariaDB's processor time is that of its whole process."
+PROCESSOR = "SQLite has no server: the worker does its work. MariaDB's processor time is that of its whole process."
 FAMILY = (
     _each(drain.MEASURE, PROCESSOR),
     _each(drain.SINGLE, PROCESSOR, _lanes),

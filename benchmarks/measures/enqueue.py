@@ -1,4 +1,4 @@
-"""What writing a job down adds to a transaction that has business of its own."""
+"""What a job adds to a business transaction."""
 
 from benchmarks.measure import Column, Measure, Sample, Subject
 from benchmarks.stage import Stage
@@ -10,7 +10,7 @@ def subjects(stage: Stage) -> list[Subject]:
 
 
 def take(stage: Stage, subject: Subject) -> Sample:
-    """Without and with the job, in turns, so that both see the same machine; the first turn warms up."""
+    """Without and with the job in turns, so that both run on the same machine. The first turn is the warm-up."""
     count = max(1, stage.plan.transactions // 4)
     with stage.database(subject.system) as database:
         url, door = stage.place.url(database), subject.options["door"]
@@ -30,9 +30,8 @@ def take(stage: Stage, subject: Subject) -> Sample:
 MEASURE = Measure(
     name="enqueue",
     title="A job in a transaction with one business INSERT",
-    said="One connection; each transaction is one INSERT into a table of the application, with and without a job that "
-    "is enqueued in it, through the system's own door for that. The overhead is the time with it over "
-    "the time without.",
+    said="One connection. Each transaction is one INSERT into a table of the application, with and without a job "
+    "that the system enqueues in it. The overhead is the time with the job over the time without.",
     columns=(Column("overhead", "x", 2), Column("without", "tx/s without"), Column("with", "tx/s with")),
     subjects=subjects,
     take=take,

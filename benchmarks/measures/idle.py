@@ -1,4 +1,4 @@
-"""What a worker costs that has nothing to do."""
+"""What an idle worker costs."""
 
 import time
 
@@ -9,7 +9,7 @@ from benchmarks.stage import Stage
 from benchmarks.system import BARE, OURS
 
 SETTLING = 0.2
-"""Of the time that is measured, first: what a worker sends while it starts is not idleness."""
+"""The share of the measured time to wait first: a worker that starts is not idle."""
 
 
 def subjects(stage: Stage) -> list[Subject]:
@@ -37,9 +37,9 @@ def take(stage: Stage, subject: Subject) -> Sample:
 MEASURE = Measure(
     name="idle",
     title="Idle",
-    said="Statements (pg_stat_statements) that one worker process sends to its database while nothing is due, by the "
-    "minute, and its share of a core; all systems wait at the same time, each in a database of its own. MariaDB counts "
-    "the statements of its whole server, with those of anybody else; nobody counts SQLite's.",
+    said="Statements a minute (pg_stat_statements) that one worker process sends while nothing is due, and its "
+    "share of a core. All systems wait at the same time, each in a database of its own. MariaDB counts the "
+    "statements of its whole server, also those of other clients. SQLite does not count them.",
     columns=(Column("statements", "statements a minute"), Column("core", "% of a core", 2)),
     subjects=subjects,
     take=take,

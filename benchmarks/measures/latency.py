@@ -1,4 +1,4 @@
-"""From the producer's commit to the start of the job."""
+"""The time from the producer's commit to the start of the job."""
 
 import statistics
 from functools import partial
@@ -23,7 +23,7 @@ def take(stage: Stage, subject: Subject, rate: float) -> Sample:
         commits = stage.ask(subject.system, "pace", url=url, count=count, rate=rate)
         stage.await_(lambda: worker.board.count >= count + 1, "all jobs began", [worker])
         starts = [worker.board.start(number) or 0.0 for number in range(count)]
-    # A job may begin before its producer hears that it has committed: that is 0, not less.
+    # A job may begin before its commit has returned to the producer: that counts as 0.
     waits = sorted(max(0.0, start - commit) * 1000 for start, commit in zip(starts, commits, strict=True))
     return {"p50": statistics.median(waits), "p95": _at(waits, 0.95), "p99": _at(waits, 0.99)}
 
@@ -33,9 +33,9 @@ def _at(ordered: list[float], share: float) -> float:
 
 
 HOW = (
-    "The worker runs and has done a job. A producer in another process commits a job at even times, each in a "
-    "transaction of its own; the wait is from when its commit returned until the call began, on the "
-    "machine's one monotonic clock."
+    "The worker runs and has done a job. A producer in another process commits jobs at equal intervals, each in a "
+    "transaction of its own. The latency is from the return of the commit to the start of the call, on the machine's "
+    "monotonic clock."
 )
 MEASURE = Measure(
     "latency", "Commit to start at 10 jobs a second", HOW, COLUMNS, subjects, partial(take, rate=10.0)

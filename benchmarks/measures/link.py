@@ -1,4 +1,4 @@
-"""The same over a link with a round trip of half a millisecond."""
+"""Drains over a link with a round trip of half a millisecond."""
 
 from benchmarks.link import delayed
 from benchmarks.measure import Column, Measure, Sample, Subject
@@ -35,7 +35,7 @@ def take(stage: Stage, subject: Subject) -> Sample:
 MEASURE = Measure(
     name="link",
     title="Drain over a link with a round trip of 0.5 ms",
-    said="As the drain, through a proxy on loopback that holds each byte back for 0.25 ms in either direction. The "
+    said="As in the drain, through a proxy on loopback that delays each byte by 0.25 ms in either direction. The "
     "proxy takes processor time of the same cores.",
     columns=(*COLUMNS[:2], Column("server", "server CPU s per 1,000", 3)),
     subjects=subjects,

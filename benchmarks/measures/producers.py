@@ -1,4 +1,4 @@
-"""Many producers at once, with and without a worker that waits for them."""
+"""Many producers at once, with and without a sleeping worker."""
 
 import contextlib
 
@@ -28,8 +28,8 @@ def take(stage: Stage, subject: Subject) -> Sample:
 MEASURE = Measure(
     name="producers",
     title="32 concurrent producers",
-    said="32 connections in one process (threads, or tasks of an event loop) each commit one job a transaction; alone, "
-    "and beside a worker that slept when they began, and performs their jobs meanwhile on the same cores.",
+    said="32 connections in one process (threads, or tasks of an event loop) commit one job a transaction. They run "
+    "alone, and beside a worker that slept when they began and performs their jobs on the same cores.",
     columns=(Column("rate", "tx/s"),),
     subjects=subjects,
     take=take,

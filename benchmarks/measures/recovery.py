@@ -1,4 +1,4 @@
-"""From the death of a worker until its jobs run again."""
+"""The time from the death of a worker until its jobs run again."""
 
 import contextlib
 import os
@@ -18,9 +18,9 @@ def subjects(stage: Stage) -> list[Subject]:
 
 
 def take(stage: Stage, subject: Subject) -> Sample:
-    """A second worker is there when the first is killed; or is started then, where only that brings jobs back."""
+    """A second worker runs when the first is killed, or is started then if only a restart recovers the jobs."""
     by_restart = stage.ask(subject.system, "by_restart")
-    again = {"lanes": RUNNING, "defaults": True, "hold": 0}  # what is repeated one after the other may end at once
+    again = {"lanes": RUNNING, "defaults": True, "hold": 0}  # jobs that run one after the other may end at once
     with (
         stage.database(subject.system) as database,
         stage.worker(subject.system, database, lanes=RUNNING, defaults=True) as first,
@@ -55,9 +55,9 @@ def _sample(killed: float, starts: list[float], patience: float, wanted: int) ->
 MEASURE = Measure(
     name="recovery",
     title="After kill -9 of a worker with running jobs",
-    said="Two jobs run in a worker, a second worker is idle beside it; the first is killed. Seconds until the jobs run "
-    "again, with default settings (dbos: its process is started again under the same id, which brings them back). All "
-    "systems wait at the same time, each in a database of its own.",
+    said="Two jobs run in a worker, and a second worker is idle. The first is killed. Seconds until the jobs run "
+    "again, with default settings (the process of dbos is started again under the same id, which recovers them). "
+    "All systems wait at the same time, each in a database of its own.",
     columns=(
         Column("first", "s until the first", 2),
         Column("all", "s until both", 2),
@@ -82,8 +82,7 @@ def _ours(stage: Stage) -> list[Subject]:
 
 
 def take_supervised(stage: Stage, subject: Subject) -> Sample:
-    """The children that hold jobs, one each, are killed; their supervisor sees it, gives the jobs back and starts
-    others."""
+    """Kill the children that run jobs, one job each. Their supervisor recovers the jobs and starts other children."""
     numbers = list(range(subject.options["jobs"]))
     with (
         stage.database(subject.system) as database,
@@ -105,7 +104,7 @@ def take_supervised(stage: Stage, subject: Subject) -> Sample:
 
 
 def _holders(stage: Stage, database: str) -> list[int]:
-    """The processes that hold claims: a worker is named host:pid:..."""
+    """The processes that have claims: a worker is named host:pid:..."""
     with stage.server.connect(database) as connection:
         rows = connection.execute("SELECT DISTINCT claimed_by FROM async_task_attempts WHERE claim_id IS NOT NULL")
         return [int(name.split(":")[-2]) for (name,) in rows]
@@ -119,8 +118,8 @@ def _later(worker: Worker, before: list[float]) -> list[float]:
 SUPERVISED = Measure(
     name="supervised",
     title="After kill -9 of a child that a supervisor watches",
-    said="Of `async-task worker --processes 2`, one child is killed, whose job the other one can take; or both, each "
-    "with a job running, so that Python has to start anew.",
+    said="One child of `async-task worker --processes 2` is killed, and the other one can claim its job; or both "
+    "are killed, each with a running job, so that Python has to start again.",
     columns=(Column("first", "s until the first", 2), Column("all", "s until all", 2), MEASURE.columns[2]),
     subjects=_ours,
     take=take_supervised,

@@ -1,4 +1,4 @@
-"""A worker at full rate for minutes: its rate while another session holds a snapshot, and its memory."""
+"""A worker at full rate for minutes: its memory, and its rate while another session holds a snapshot."""
 
 import contextlib
 import time
@@ -10,7 +10,7 @@ from benchmarks.stage import Stage
 from benchmarks.system import BARE, OURS
 
 POINTS = 20
-"""Of a curve."""
+"""The number of points of a curve."""
 
 
 def _ours(stage: Stage) -> list[Subject]:
@@ -23,7 +23,7 @@ def _ours_and_bare(stage: Stage) -> list[Subject]:
 
 
 def take_snapshot(stage: Stage, subject: Subject) -> Sample:
-    """The rate in each of 20 equal spans, and the last three over the first three."""
+    """The rate in each of 20 equal spans, and the ratio of the last three to the first three."""
     with stage.database(subject.system) as database, _snapshot(stage, database):
         rates = [rate for rate, _ in _sustain(stage, subject, database, stage.plan.snapshot)]
     first, last = sum(rates[:3]), sum(rates[-3:])
@@ -31,7 +31,7 @@ def take_snapshot(stage: Stage, subject: Subject) -> Sample:
 
 
 def take_memory(stage: Stage, subject: Subject) -> Sample:
-    """From when a tenth of the time is over, when all is loaded and pools are full."""
+    """Memory after a tenth of the time, when everything is loaded and pools are full, and at the end."""
     with stage.database(subject.system) as database:
         points = list(_sustain(stage, subject, database, stage.plan.memory))
     sizes = [size for _, size in points]
@@ -41,7 +41,7 @@ def take_memory(stage: Stage, subject: Subject) -> Sample:
 
 
 def _sustain(stage: Stage, subject: Subject, database: str, seconds: float) -> Iterator[tuple[float, float]]:
-    """Jobs a second and bytes of memory, once in each of 20 spans, of a worker that always has jobs before it."""
+    """Jobs a second and bytes of memory in each of 20 spans, for a worker that always has due jobs."""
     heap = max(50, stage.plan.drain)
     filled = heap * 2
     stage.fill(subject.system, database, filled)
@@ -62,7 +62,7 @@ def _sustain(stage: Stage, subject: Subject, database: str, seconds: float) -> I
 
 @contextlib.contextmanager
 def _snapshot(stage: Stage, database: str) -> Iterator[None]:
-    """Another session that reads for as long as this lasts: no dead row version may be removed meanwhile."""
+    """Another session that holds a snapshot, so that no dead row version can be removed."""
     with stage.server.connect(database) as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         connection.execute("SELECT count(*) FROM pg_class")
@@ -73,7 +73,7 @@ def _snapshot(stage: Stage, database: str) -> Iterator[None]:
 SNAPSHOT = Measure(
     name="snapshot",
     title="Drain while another session holds a snapshot",
-    said="A session reads once at REPEATABLE READ and stays in its transaction; the worker drains for 10 minutes, "
+    said="A session reads once at REPEATABLE READ and stays in its transaction. The worker drains for 10 minutes, "
     "and the queue is filled up as it empties. The curve is the rate in each twentieth of the time.",
     columns=(
         Column("first", "jobs/s at first"),
@@ -87,8 +87,8 @@ SNAPSHOT = Measure(
 MEMORY = Measure(
     name="memory",
     title="Memory at full rate",
-    said="Resident memory of the worker and of what it has started, while it drains for 10 minutes; from when a "
-    "tenth of the time is over.",
+    said="Resident memory of the worker and its child processes while it drains for 10 minutes, measured from the "
+    "end of the first tenth.",
     columns=(Column("begin", "MiB at first", 1), Column("end", "MiB at last", 1), Column("growth", "% more", 1)),
     subjects=_ours,
     take=take_memory,

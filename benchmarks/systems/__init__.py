@@ -1,1 +1,1 @@
-"""One file a system: ourselves, bare psycopg, and the peers."""
+"""One module for each system: async-task, bare psycopg, and the peers."""

@@ -1,4 +1,4 @@
-"""Bare psycopg on the same tables: what the statements alone cost, with nothing promised around them."""
+"""Bare psycopg on the same tables: what the statements cost without any promise."""
 
 import importlib.metadata
 import queue
@@ -33,7 +33,7 @@ WRITE = "INSERT INTO business (note) VALUES ('written by the attempt')"
 
 
 class Psycopg(AsyncTaskSystem):
-    """Row locks on a batch, one UPDATE, one commit; or one transaction a job under its row lock, in threads."""
+    """Row locks on a batch, one UPDATE and one commit; or one transaction a job under its row lock, in threads."""
 
     name = "psycopg"
     doors: tuple[str, ...] = ("psycopg",)
@@ -108,7 +108,7 @@ def _in_batches(url: str, board: Board, over: threading.Event) -> None:
 
 
 def _one_by_one(url: str, board: Board, over: threading.Event, threads: int, *, writes: bool) -> None:
-    """Which jobs there are is asked once, so that nothing but the job's own transaction is measured."""
+    """Ask once which jobs there are, so that only the transactions of the jobs are measured."""
     with psycopg.connect(url) as connection:
         known: queue.SimpleQueue[uuid.UUID] = queue.SimpleQueue()
         for row in connection.execute("SELECT id FROM async_task_attempts WHERE status = 'pending' ORDER BY due_at"):

@@ -1,4 +1,4 @@
-"""chancy: the executor for async jobs, 1,000 of them at once, polling eagerly."""
+"""chancy: its executor for async jobs with 1,000 running jobs and eager polling."""
 
 import asyncio
 import datetime as dt
@@ -19,7 +19,7 @@ from benchmarks.system import BUSINESS, HOLD, INSERT, Cannot, System
 CONCURRENCY = 1000
 lasting = [HOLD]
 boards: list[Board] = []
-"""That of this worker."""
+"""The board of this worker."""
 
 
 async def noop() -> None:
@@ -39,7 +39,7 @@ TARGETS = {"noop": noop, "mark": mark, "hold": hold}
 
 
 class Chancy:
-    """Sync producers on the caller's cursor; the worker is async, with the default plugins."""
+    """Sync producers on the caller's cursor, and an async worker with the default plugins."""
 
     name = "chancy"
     table = "chancy_jobs"

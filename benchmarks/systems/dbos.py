@@ -21,14 +21,14 @@ BESIDE = (
     "FROM dbos.workflow_status jobs, (SELECT * FROM dbos.{table} ORDER BY retention_timestamp DESC LIMIT 1) one "
     "WHERE {where} ON CONFLICT DO NOTHING"
 )
-"""Arguments and results lie in tables of their own."""
+"""Arguments and results are in other tables."""
 lasting = [HOLD]
 boards: list[Board] = []
-"""That of this worker."""
+"""The board of this worker."""
 
 
 class Dbos:
-    """Enqueued through its client, in the caller's SQLAlchemy transaction where there is one."""
+    """Enqueues with its client, in the caller's SQLAlchemy transaction if there is one."""
 
     name = "dbos"
     table = "dbos.workflow_status"
@@ -75,7 +75,7 @@ class Dbos:
         return taken
 
     def enqueue_many(self, url: str, count: int) -> float:
-        """It has no call for many: one after the other, in one transaction."""
+        """It has no call for many jobs: enqueue them one by one in one transaction."""
         engine, client = create_engine(_sqlalchemy(url)), _client(url)
         begun = time.perf_counter()
         with engine.begin() as connection:
@@ -132,7 +132,7 @@ class Dbos:
 
 
 class _launched:
-    """DBOS at work in this process, with the workflows and the queue of the benchmark."""
+    """DBOS running in this process, with the workflows and the queue of the benchmark."""
 
     def __init__(self, url: str, poll: float = POLL, executor: str | None = None) -> None:
         from dbos import DBOS

@@ -1,4 +1,4 @@
-"""graphile-worker and pg-boss, on Node: what they do is in `benchmarks/node`, their packages in a scratch folder."""
+"""graphile-worker and pg-boss on Node. Their programs are in `benchmarks/node`, their packages in a cache folder."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ PROGRAMS = pathlib.Path(__file__).parent.parent / "node"
 
 @dataclass
 class Node:
-    """Passes each request on to its program, and becomes it where it is a worker."""
+    """Passes each request to its Node program. A worker replaces this process by that program."""
 
     name: str
     table: str
@@ -85,7 +85,7 @@ class Node:
         return answer["answer"]
 
     def _start(self) -> "subprocess.Popen[str]":
-        """Its answers come on descriptor 3: libraries print to the others."""
+        """Answers come on descriptor 3, because libraries print to the other ones."""
         ours, theirs = os.pipe()
         self._answers = os.fdopen(ours)
         command = ["/bin/sh", "-c", f'exec "$@" 3>&{theirs}', "sh", "node", str(PROGRAMS / f"{self.name}.mjs")]
@@ -100,7 +100,7 @@ class Node:
 
 
 def _installed() -> pathlib.Path:
-    """The folder with the packages; npm fills it once. Raises Cannot."""
+    """The folder with the packages, which npm fills once. Raises Cannot."""
     if not (shutil.which("node") and shutil.which("npm")):
         raise Cannot("node and npm are not here")
     wanted = (PROGRAMS / "package.json").read_bytes()

@@ -20,11 +20,11 @@ from benchmarks.board import Board
 from benchmarks.system import HOLD, System
 
 LANES = 2
-"""Threads of a worker: as many as there are cores here. One commit per attempt waits for the disk: that has 8."""
+"""Worker threads: as many as there are cores here. With one commit an attempt they wait for the disk: then 8."""
 
 lasting = [HOLD]
 boards: list[Board] = []
-"""That of this worker."""
+"""The board of this worker."""
 
 
 class Base(DeclarativeBase):
@@ -32,7 +32,7 @@ class Base(DeclarativeBase):
 
 
 class Business(Base):
-    """What an application writes."""
+    """The business table of an application."""
 
     __tablename__ = "business"
 
@@ -67,7 +67,7 @@ TARGETS = {"noop": noop, "mark": mark, "hold": hold, "write": write}
 
 
 class AsyncTaskSystem:
-    """As its documentation has it, with its defaults. Besides libpq's URLs it takes SQLAlchemy's, for any database."""
+    """async-task with its defaults. It takes URLs of libpq, and those of SQLAlchemy for any database."""
 
     name = "async-task"
     table = "async_task_attempts"
@@ -173,7 +173,7 @@ class AsyncTaskSystem:
 
 
 def _supervise(url: str, board: Board, options: dict[str, Any]) -> None:
-    """Become the command line, which imports `benchmarks.app`."""
+    """Replace this process by the command line, which imports `benchmarks.app`."""
     words = ["worker", "--app", "benchmarks.app:app", "--concurrency", str(options["lanes"])]
     told = {**os.environ, "BENCH_URL": url, "BENCH_BOARD": str(board.path)}
     command = [sys.executable, "-m", "async_task_cli", *words, "--processes", str(options["processes"])]
@@ -228,7 +228,7 @@ def _arguments(kind: str, number: int) -> dict[str, int]:
 
 
 def with_driver(url: str) -> str:
-    """SQLAlchemy's URL for libpq's; another one as it is."""
+    """The SQLAlchemy URL for one of libpq. Other URLs stay as they are."""
     return url.replace("postgresql://", "postgresql+psycopg://")
 
 

@@ -1,4 +1,4 @@
-"""pgqueuer, on asyncpg and on psycopg: batches of 500, as its documentation has it for throughput."""
+"""pgqueuer on asyncpg and on psycopg, with batches of 500 as its documentation advises for throughput."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,11 @@ from benchmarks.system import BUSINESS, HOLD, INSERT, Cannot, System
 
 BATCH = 500
 BATCHES = 20
-"""In which a bulk is given: one statement takes lists of that many."""
+"""The number of jobs in one statement of a bulk enqueue."""
 
 
 class PgQueuer:
-    """Its own connection to each driver; the enqueue is on the caller's connection, in the caller's transaction."""
+    """Connects with either driver. It enqueues on the caller's connection, in the caller's transaction."""
 
     table = "pgqueuer"
     fresh: Mapping[str, str] = MappingProxyType({"id": "DEFAULT"})
@@ -169,7 +169,7 @@ class PgQueuer:
     async def _connected(
         self, url: str
     ) -> AsyncIterator[tuple[Callable[[], Any], Any, Callable[[str], Coroutine[Any, Any, Any]]]]:
-        """How a transaction begins, pgqueuer's queries on that connection, and how one of ours is sent on it."""
+        """How to begin a transaction, pgqueuer's queries on that connection, and how to send a statement of our own."""
         from pgqueuer.db import AsyncpgDriver, PsycopgDriver
         from pgqueuer.queries import Queries
 

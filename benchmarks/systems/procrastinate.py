@@ -1,4 +1,4 @@
-"""procrastinate: async tasks, a concurrency of 30, done jobs deleted."""
+"""procrastinate: async tasks, a concurrency of 30; done jobs are kept."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from benchmarks.system import BUSINESS, HOLD, INSERT, Cannot, System
 CONCURRENCY = 30
 lasting = [HOLD]
 boards: list[Board] = []
-"""That of this worker."""
+"""The board of this worker."""
 
 
 class Procrastinate:
-    """Sync producers over a pool of connections; the worker is async."""
+    """Sync producers with a pool of connections, and an async worker."""
 
     name = "procrastinate"
     table = "procrastinate_jobs"

@@ -1,9 +1,9 @@
-"""Envelope encryption: each attempt has a data key of its own, and a key service sees nothing but data keys.
+"""Envelope encryption: each attempt has a data key of its own, and a key service sees only data keys.
 
     row = length of the wrapped key (2 bytes), wrapped key, nonce (12 bytes), ciphertext and tag
 
-`wrap` and `unwrap` are what a KMS calls Encrypt and Decrypt, with the context as its encryption context. Without any,
-an AES-256-GCM key in the environment variable ENVELOPE_KEYS stands in for it (`async-task keys generate`).
+`wrap` and `unwrap` are the Encrypt and Decrypt of a key service (KMS), with the context as its encryption context.
+Without them, an AES-256-GCM key from the environment variable ENVELOPE_KEYS is used (`async-task keys generate`).
 """
 
 import os
@@ -16,11 +16,11 @@ from async_task import AesGcmEncryptor, DecryptionFailed, Keys
 
 NONCE = 12
 Service = Callable[[bytes, bytes], bytes]
-"""Takes a data key, plain or wrapped, and the context; answers the other."""
+"""Takes a data key, plain or wrapped, and the context. Returns the other form of the key."""
 
 
 class EnvelopeEncryptor:
-    """Known as "envelope" wherever this package is installed."""
+    """The encryptor named "envelope", wherever this package is installed."""
 
     name = "envelope"
 

@@ -1,1 +1,1 @@
-"""A small shop that uses async-task as any application would: orders, their outbox, and a warehouse that is called."""
+"""A small shop that uses async-task as any application would: orders, their outbox, and a warehouse to call."""

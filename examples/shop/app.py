@@ -1,8 +1,9 @@
 """The shop's application, as the command line finds it: `async-task --app shop.app:app`.
 
-SHOP_DATABASE_URL: its database, `shop.sqlite` in the working directory unless said. SHOP_LEASE: seconds after which the
-calls of a process that has died are given back. SHOP_KEYS_FILE: the keys for arguments that are secret, `shop.keys`
-unless said; without it there can be no refunds: (umask 077; async-task keys generate > shop.keys)
+SHOP_DATABASE_URL: the database; by default `shop.sqlite` in the working directory.
+SHOP_LEASE: seconds after which the attempts of a dead process are recovered; by default 5.
+SHOP_KEYS_FILE: the keys for secret arguments, by default `shop.keys`. Refunds need it:
+(umask 077; async-task keys generate > shop.keys)
 """
 
 import os
@@ -27,6 +28,6 @@ app = AsyncTask(
 
 
 def create_tables() -> None:
-    """Make the tables that are not there. A shop in earnest migrates."""
+    """Make the missing tables. A real shop migrates."""
     app.create_schema()
     Base.metadata.create_all(engine)

@@ -1,4 +1,4 @@
-"""What `make console` opens: `python -i -m shop.console`, with everything at hand."""
+"""The prompt of `make console`: `python -i -m shop.console`, with the names of the shop imported."""
 
 from shop.app import Session, app, create_tables
 from shop.models import Attempt, Order

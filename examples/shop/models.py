@@ -1,4 +1,4 @@
-"""The shop's tables, on any database: its orders and, beside them, the calls that must happen because of them."""
+"""The shop's tables on any database: its orders, and the calls that must happen because of them."""
 
 from sqlalchemy import Integer, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -7,11 +7,11 @@ from async_task import BaseAttempt
 
 
 class Base(DeclarativeBase):
-    """The shop's own base: one metadata, one history of migrations."""
+    """The declarative base of the shop: one metadata, one history of migrations."""
 
 
 class Order(Base):
-    """What somebody bought. `amount` is in cents; `status` is placed, then paid; or "refunded to 3000"."""
+    """An order. `amount` is in cents. `status` is "placed", then "paid", or for example "refunded to 3000"."""
 
     __tablename__ = "shop_orders"
 
@@ -26,6 +26,6 @@ class Order(Base):
 
 
 class Attempt(BaseAttempt, Base):
-    """The shop's outbox, in a table of its own."""
+    """The outbox of the shop, in a table of its own."""
 
     __tablename__ = "shop_attempts"

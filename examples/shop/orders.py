@@ -1,4 +1,4 @@
-"""Taking an order: what the shop writes and what must happen because of it, in one transaction."""
+"""Place an order: its row and the calls that it causes, in one transaction."""
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -10,9 +10,9 @@ FIRST_NUMBER = 1001
 
 
 def place_order(session: Session, customer: str, amount: int, *, number: int | None = None) -> Order:
-    """Write the order, and the calls to pack it and to enter its payment. `amount` in cents; `number`: else the next.
+    """Write the order and the calls that pack it and enter its payment. `amount` in cents; `number`: None for the next.
 
-    The calls are made when, and only when, the transaction of `session` commits.
+    The calls are made if and only if the transaction of `session` commits.
     """
     number = next_number(session) if number is None else number
     order = Order(number=number, customer=customer, amount=amount)
@@ -23,6 +23,6 @@ def place_order(session: Session, customer: str, amount: int, *, number: int | N
 
 
 def next_number(session: Session) -> int:
-    """The number after the greatest one."""
+    """The number after the greatest number."""
     greatest = session.scalar(select(func.max(Order.number)))
     return FIRST_NUMBER if greatest is None else greatest + 1

@@ -1,4 +1,4 @@
-"""What the shop's outbox may call: the warehouse, over HTTP, and the shop's own books, in the attempt's transaction."""
+"""The targets of the shop: the warehouse, over HTTP, and the shop's own orders, in the attempt's transaction."""
 
 import datetime as dt
 import json
@@ -12,9 +12,9 @@ from async_task import Retry, current_attempt, policy, target
 from shop.models import Order
 
 TIMEOUT = 10
-"""Seconds for one request."""
+"""The seconds that one request may take."""
 
-# Past no proxy: the warehouse is a neighbour.
+# Without a proxy: the warehouse is on this machine.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -25,36 +25,36 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     timeout=30,
 )
 class OrderClient:
-    """The warehouse, as the shop sees it."""
+    """The shop's client of the warehouse."""
 
     @staticmethod
     def fulfill(customer: str, number: int) -> None:
-        """Have the order packed. The warehouse may hear of it twice: the key says that it is the same request."""
+        """Have the order packed. The warehouse may get this request twice, but with the same idempotency key."""
         _post("/orders", {"customer": customer, "number": number})
 
     @staticmethod
     @policy(max_age=dt.timedelta(hours=2))
     def book_courier(number: int) -> None:
-        """Have it brought today. Two hours later nobody needs that any more."""
+        """Book a courier for today. After two hours the call expires, because nobody needs it then."""
         _post("/couriers", {"number": number})
 
 
 @target("shop.mark_paid")
 def mark_paid(session: Session, number: int) -> None:
-    """Enter the payment. The session is that of the attempt: the entry and `succeeded` are committed together."""
+    """Enter the payment. The session is that of the attempt, so the payment and `succeeded` are committed together."""
     order = session.scalars(select(Order).where(Order.number == number)).one()
     order.status = "paid"
 
 
 @target("shop.refund", encryptor="aes-gcm")
 def refund(session: Session, number: int, iban: str) -> None:
-    """Pay an order back. Whoever can read the outbox cannot read the account: its arguments lie there as ciphertext."""
+    """Pay an order back. The arguments are encrypted in the outbox, so that its readers cannot see the account."""
     order = session.scalars(select(Order).where(Order.number == number)).one()
     order.status = f"refunded to {iban[-4:]}"
 
 
 def _post(path: str, body: dict[str, object]) -> None:
-    request = urllib.request.Request(  # noqa: S310 - the address is the operator's
+    request = urllib.request.Request(  # noqa: S310 - the operator sets the address
         os.environ.get("SHOP_WAREHOUSE_URL", "http://127.0.0.1:8765") + path,
         data=json.dumps(body).encode(),
         headers={"Content-Type": "application/json", "Idempotency-Key": str(current_attempt().id)},

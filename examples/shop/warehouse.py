@@ -1,13 +1,13 @@
-"""The warehouse: a real HTTP server in a process of its own, which can be told to fail, and to let callers wait.
+"""The warehouse: an HTTP server in a process of its own. It can be told to fail, or to let callers wait.
 
     python -m shop.warehouse --port 8765
 
-POST /orders, /couriers   {"number": 7, ...} with an Idempotency-Key: 201 the first time, 200 for a key that it knows
-PUT /orders/7/behaviour   {"fail": 2}: answer 503 twice; {"hang": true}: pack, and do not answer until {"hang": false}
-GET /received             every request that came, in order
-GET /parcels              the numbers of what was packed, in order
+POST /orders, /couriers   {"number": 7, ...} with an Idempotency-Key: 201 the first time, 200 for a known key
+PUT /orders/7/behaviour   {"fail": 2}: answer 503 twice; {"hang": true}: pack, but do not answer until {"hang": false}
+GET /received             every request, first to last
+GET /parcels              the numbers of the packed orders, first to last
 
-It prints its address when it is ready. With --until-stdin-closes it ends with whoever started it.
+It prints its address when it is ready. With --until-stdin-closes it ends with the process that started it.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 
 class Books:
-    """What the warehouse remembers. Every method may be called from any thread."""
+    """The records of the warehouse. Every method may be called from any thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -30,14 +30,14 @@ class Books:
         self._hanging: set[int] = set()
 
     def receive(self, path: str, number: int, key: str) -> dict[str, Any]:
-        """Write a request down; its `answer` is still open."""
+        """Record a request. Its `answer` is not known yet."""
         with self._changed:
             entry = {"path": path, "number": number, "key": key, "answer": None}
             self._received.append(entry)
             return entry
 
     def handle(self, entry: dict[str, Any]) -> int:
-        """Do what it asks for, once a key; the status of the answer, when that may be given."""
+        """Pack once for each key, and return the HTTP status. Blocks while the order hangs."""
         number, key = entry["number"], entry["key"]
         with self._changed:
             if self._failures.get(number, 0) > 0:
@@ -64,7 +64,7 @@ class Books:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """HTTP in front of the books."""
+    """The HTTP interface of the warehouse."""
 
     server: "Warehouse"
 
@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(status, {"number": entry["number"]})
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: GET /received tells."""
+        """Print nothing: GET /received lists the requests."""
 
     def _body(self) -> dict[str, Any]:
         read: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -103,11 +103,11 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(text)
         except ConnectionError:
-            pass  # the caller did not live to hear it
+            pass  # the caller has died
 
 
 class Warehouse(ThreadingHTTPServer):
-    """On loopback only. `port` 0: any that is free."""
+    """The server, on loopback only. `port` 0 takes any free port."""
 
     daemon_threads = True
 
@@ -121,9 +121,9 @@ class Warehouse(ThreadingHTTPServer):
 
 
 def main() -> None:
-    """Serve until SIGINT, SIGTERM or, if asked to, the end of standard input."""
+    """Serve until SIGINT, SIGTERM or, with --until-stdin-closes, the end of standard input."""
     options = argparse.ArgumentParser(prog="python -m shop.warehouse", description="The warehouse of the example shop.")
-    options.add_argument("--port", type=int, default=0, help="0, the default: any that is free")
+    options.add_argument("--port", type=int, default=0, help="0, the default, takes any free port")
     options.add_argument("--until-stdin-closes", action="store_true")
     given = options.parse_args()
     warehouse = Warehouse(given.port)
@@ -135,7 +135,7 @@ def main() -> None:
 
 
 def _end_with_stdin() -> None:
-    # Not through sys.stdin, whose lock a thread that waits for ever would still hold at the end.
+    # Not through sys.stdin: at exit its lock would still belong to this waiting thread.
     while os.read(0, 4096):
         pass
     os._exit(0)

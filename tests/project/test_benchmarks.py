@@ -52,7 +52,7 @@ def test_a_tiny_run_without_peers_measures_ourselves_and_bare_psycopg_and_writes
     assert [row for row in rows if rows[row]["reason"]] == absent
     assert "server" not in rows["each-drain", "SQLite"]["medians"]
     assert all(figure >= 0 for row in rows.values() for figure in row["medians"].values())
-    assert all(len(rows[row]["samples"]) == TINY.round_robin for row in rows if row not in absent)
+    assert all(len(rows[row]["samples"]) == TINY.rounds for row in rows if row not in absent)
     text = page.read_text()
     assert "old" not in text
     assert "SQLite: `version=" in text
@@ -173,10 +173,10 @@ def stage(tmp_path: pathlib.Path) -> Stage:
     return Stage(None, tmp_path, TINY, [])  # type: ignore[arg-type]
 
 
-def _with_rounds(round_robin: int) -> Any:
+def _with_rounds(rounds: int) -> Any:
     import dataclasses
 
-    return dataclasses.replace(TINY, round_robin=round_robin)
+    return dataclasses.replace(TINY, rounds=rounds)
 
 
 def _report(measure: Measure, results: list[Result]) -> report.Report:

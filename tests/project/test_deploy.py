@@ -1,4 +1,4 @@
-"""The examples of a crontab and of systemd units: what stands in them works as it stands, but for the place."""
+"""The crontab and the systemd units in examples/deploy work as they are, in another folder."""
 
 import json
 import shutil
@@ -30,12 +30,12 @@ ANALYZE = shutil.which("systemd-analyze")
 
 @target("test_deploy.ring")
 def ring() -> None:
-    """What is called here."""
+    """The target of these tests."""
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """An application where the examples expect one, with one call that is due."""
+    """An application with one due call, in a folder like that of the examples."""
     place = tmp_path / "shop"
     (place / ".venv" / "bin").mkdir(parents=True)
     (place / ".venv" / "bin" / "async-task").symlink_to(Path(sys.executable).parent / "async-task")
@@ -59,17 +59,17 @@ def status_of(shop: Path) -> Status:
 
 
 def lines(name: str) -> list[str]:
-    """Without comments and empty lines."""
+    """The lines of a file without comments and empty lines."""
     text = (DEPLOY / name).read_text()
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def test_the_line_of_the_crontab_makes_what_is_due_and_says_nothing(shop: Path) -> None:
+def test_the_crontab_line_makes_the_due_call_and_prints_nothing(shop: Path) -> None:
     setting, line = lines("async-task.cron")
     assert setting.startswith("MAILTO=")
     *stars, command = line.split(maxsplit=5)
     assert stars == ["*"] * 5
-    assert "%" not in command  # which cron reads as a new line
+    assert "%" not in command  # cron reads % as a new line
     ended = subprocess.run(
         ["/bin/sh", "-c", command.replace(HOME, str(shop))],
         capture_output=True, text=True, timeout=60, check=False, env={"PATH": "/usr/bin:/bin"},
@@ -78,7 +78,7 @@ def test_the_line_of_the_crontab_makes_what_is_due_and_says_nothing(shop: Path) 
     assert status_of(shop) is Status.SUCCEEDED
 
 
-def test_the_command_of_the_service_makes_what_is_due_and_says_nothing(shop: Path) -> None:
+def test_the_command_of_the_batch_service_makes_the_due_call_and_prints_nothing(shop: Path) -> None:
     settings = dict(line.split("=", 1) for line in lines("async-task-batch.service") if "=" in line)
     assert settings["WorkingDirectory"] == HOME
     ended = subprocess.run(
@@ -89,25 +89,25 @@ def test_the_command_of_the_service_makes_what_is_due_and_says_nothing(shop: Pat
     assert status_of(shop) is Status.SUCCEEDED
 
 
-def test_the_command_of_the_worker_works_until_its_signal_and_has_time_for_its_grace(shop: Path) -> None:
+def test_the_command_of_the_worker_service_runs_until_sigterm_and_has_time_for_its_grace(shop: Path) -> None:
     settings = dict(line.split("=", 1) for line in lines("async-task-worker.service") if "=" in line)
     words = settings["ExecStart"].replace(HOME, str(shop)).split()
     grace = int(words[words.index("--grace") + 1].removesuffix("s"))
     assert int(settings["TimeoutStopSec"]) >= grace + MARGIN
     assert (settings["KillSignal"], settings["KillMode"]) == ("SIGTERM", "mixed")
     number = words.index("--processes")
-    words[number + 1] = "1"  # one is enough to see it work
+    words[number + 1] = "1"  # one is enough here
     working = subprocess.Popen(words, cwd=shop, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={})
-    await_(lambda: status_of(shop) is Status.SUCCEEDED, "the call that is due is made")
+    await_(lambda: status_of(shop) is Status.SUCCEEDED, "the due call is made")
     working.terminate()
     out, err = working.communicate(timeout=60)
     assert (working.returncode, out) == (int(settings["SuccessExitStatus"]), "")
     assert all(json.loads(line)["message"] for line in err.splitlines())
 
 
-if ANALYZE is not None:  # systemd's own word, where there is one to ask
+if ANALYZE is not None:  # only where systemd is installed
 
-    def test_systemd_finds_no_fault_with_the_units(shop: Path) -> None:
+    def test_systemd_accepts_the_units(shop: Path) -> None:
         for name in ("async-task-batch.service", "async-task-batch.timer", "async-task-worker.service"):
             (shop / name).write_text((DEPLOY / name).read_text().replace(HOME, str(shop)))
         assert ANALYZE is not None

@@ -1,4 +1,4 @@
-"""The package as a user meets it: what importing it loads, and what it needs to be installed."""
+"""What importing the package loads, and which dependencies it needs."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import async_task
 
 
 def run(program: str, folder: Path) -> str:
-    """What a fresh interpreter prints that runs this program in `folder`."""
+    """What a new interpreter prints that runs this program in `folder`."""
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
         cwd=folder, capture_output=True, text=True, timeout=60, check=False,
@@ -29,7 +29,7 @@ def test_importing_the_package_loads_none_of_its_dependencies(tmp_path: Path) ->
     assert heavy.strip() == "[]"
 
 
-def test_every_public_name_is_there_and_listed() -> None:
+def test_every_public_name_can_be_imported_and_is_listed() -> None:
     for name in async_task.__all__:
         assert getattr(async_task, name) is not None
     assert set(async_task.__all__) <= set(dir(async_task))

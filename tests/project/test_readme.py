@@ -1,4 +1,4 @@
-"""The README's five steps, as somebody pastes them into an empty folder."""
+"""The commands of the README work as they are printed, when a user pastes them into an empty folder."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def steps(section: str = "Use it") -> list[tuple[str, str]]:
-    """The blocks of a section: (language, text), in order."""
+    """The code blocks of a section, first to last: (language, text)."""
     section = README.read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     return BLOCK.findall(section)
 
@@ -54,7 +54,7 @@ def _with_url(block: str, url: str) -> str:
 
 
 def _paste(kind: str, block: str, folder: pathlib.Path) -> str:
-    """What a step prints; a block that names a file is written to it."""
+    """Run a block and return what it prints. A block that names a file is written to that file."""
     if kind == "console":
         return "".join(_typed(line, folder) for line in block.splitlines() if line.startswith("$ "))
     if kind == "cron":
@@ -71,10 +71,10 @@ MODULES = {"alembic": "alembic", "async-task": "async_task_cli"}
 
 
 def _typed(line: str, folder: pathlib.Path) -> str:
-    """A line behind a prompt. What a script of ours starts is started without the second of its imports."""
+    """Run a line that follows a prompt. Our own commands start from a process that has imported them already."""
     words = line.removeprefix("$ ")
     if "venv" in words or words.startswith(("pip ", "createdb ")):
-        return ""  # this environment, and this database, are those that are tried
+        return ""  # the test has an environment and a database already
     name, *given = shlex.split(words)
     if name not in MODULES:
         return _run(words, folder)
@@ -110,12 +110,12 @@ def _revisions(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 @pytest.mark.only_on("sqlite")
-def test_the_lines_of_the_worker_work_as_they_are_typed(process: Callable[..., Program], run: Run) -> None:
-    """Each until it is stopped, while the others run."""
+def test_the_commands_of_run_a_worker_work_as_they_are_printed(process: Callable[..., Program], run: Run) -> None:
+    """Each runs until it is stopped, and the others run beside it."""
     lines = [line.split()[2:] for _, block in steps("Run a worker") for line in block.splitlines()]
     assert [words[0] for words in lines] == ["worker", "worker", "workers"]
     working = [process(*words) for words in lines[:2]]
-    await_(lambda: len(run(*lines[2], "--json").lines) == 3, "one worker, and two under a supervisor, are at work")
+    await_(lambda: len(run(*lines[2], "--json").lines) == 3, "one worker and two under a supervisor are running")
     for one in working:
         one.send_signal(signal.SIGTERM)
     assert [one.wait() for one in working] == [143, 143]

@@ -1,4 +1,4 @@
-"""The example shop: its warehouse over real HTTP, and the console."""
+"""The example shop: its warehouse over HTTP, and its console."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def environment(tmp_path: pathlib.Path) -> dict[str, str]:
 
 @pytest.fixture
 def warehouse(environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
-    """A running warehouse; its address is the first line that it prints."""
+    """A running warehouse. The first line that it prints is its address."""
     command = [sys.executable, "-m", "shop.warehouse", "--until-stdin-closes"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) as process:
@@ -33,9 +33,9 @@ def warehouse(environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
 
 
 def ask(url: str, body: Any = None, method: str = "GET", key: str = "") -> tuple[int, Any]:
-    """The status of the answer, and what it says."""
+    """The HTTP status and the JSON of the answer."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Idempotency-Key": key}, method=method)  # noqa: S310 - we started it
+    request = urllib.request.Request(url, data, {"Idempotency-Key": key}, method=method)  # noqa: S310 - we started this server
     try:
         with _opener.open(request, timeout=10) as answer:
             return answer.status, json.load(answer)
@@ -44,7 +44,7 @@ def ask(url: str, body: Any = None, method: str = "GET", key: str = "") -> tuple
             return error.code, json.load(error)
 
 
-def test_the_warehouse_packs_once_a_key_and_tells_what_it_received(warehouse: "subprocess.Popen[str]") -> None:
+def test_the_warehouse_packs_once_for_a_key_and_lists_its_requests(warehouse: "subprocess.Popen[str]") -> None:
     assert warehouse.stdout is not None
     url = warehouse.stdout.readline().strip()
     ask(f"{url}/orders/7/behaviour", {"fail": 1}, "PUT")
@@ -60,7 +60,7 @@ def test_the_warehouse_packs_once_a_key_and_tells_what_it_received(warehouse: "s
     assert ask(f"{url}/nothing")[0] == 404
 
 
-def test_the_warehouse_ends_with_whoever_started_it(warehouse: "subprocess.Popen[str]") -> None:
+def test_the_warehouse_ends_with_its_parent(warehouse: "subprocess.Popen[str]") -> None:
     assert warehouse.stdout is not None
     assert warehouse.stdin is not None
     warehouse.stdout.readline()
@@ -68,7 +68,7 @@ def test_the_warehouse_ends_with_whoever_started_it(warehouse: "subprocess.Popen
     assert warehouse.wait(timeout=10) == 0
 
 
-def test_the_console_has_everything_at_hand_and_says_what_to_type(
+def test_the_console_imports_the_names_and_prints_what_to_type(
     environment: dict[str, str], tmp_path: pathlib.Path
 ) -> None:
     typed = (

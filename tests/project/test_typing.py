@@ -1,4 +1,4 @@
-"""The type checkers see what they should: both run over tests/typing, where a missing error is an error."""
+"""mypy and pyright accept and refuse what they should in tests/typing, where a missing error is an error."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ ROOT = FOLDER.parent.parent
 
 
 def said_by(*command: str) -> str:
-    """What a checker says about the folder; empty when it has nothing to say."""
+    """What a checker prints about the folder; empty if it finds nothing."""
     environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", *command, str(FOLDER)],
@@ -28,7 +28,7 @@ def said_by(*command: str) -> str:
 
 
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
-def test_right_calls_are_accepted_and_wrong_ones_are_not(checker: str) -> None:
+def test_the_checker_accepts_right_calls_and_refuses_wrong_ones(checker: str) -> None:
     command = ["mypy", "--strict"] if checker == "mypy" else ["pyright"]
     said = said_by(*command)
     assert not said, said
@@ -56,7 +56,7 @@ REFUSALS: dict[str, tuple[type[AsyncTaskError], str]] = {
 
 
 @pytest.mark.parametrize("slip", _slips(), ids=lambda slip: slip.__name__)
-def test_what_slips_past_the_checkers_is_refused_when_it_is_called(slip: Callable[[], None]) -> None:
+def test_a_wrong_call_that_the_checkers_miss_is_refused_at_run_time(slip: Callable[[], None]) -> None:
     error, why = REFUSALS[slip.__name__]
     with Session() as session, session.begin():
         assert ambient_session() is session

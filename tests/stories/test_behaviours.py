@@ -1,4 +1,4 @@
-"""What is inherited from square/async_task, sentence by sentence: kept, laid out in a table, counted, and mended."""
+"""The promises about one attempt, in the order of docs/origins.md: kept, actions, counters, mended."""
 
 import contextlib
 import datetime as dt
@@ -77,7 +77,7 @@ def is_about(moment: dt.datetime, expected: dt.datetime) -> bool:
 
 
 def bring_to(status: Status, app: AsyncTask, write: Write, sessions: Sessions) -> Attempt:
-    """An attempt in this state, by way of what leads there."""
+    """An attempt that reached this status as any attempt would."""
     attempt = write(Client, "ping")
     if status is Status.SUCCEEDED:
         app.perform(attempt.id)
@@ -99,7 +99,7 @@ def take(engine: Engine, attempt_id: uuid.UUID, worker: str = "another-worker") 
 
 
 def lose(app: AsyncTask, engine: Engine, attempt_id: uuid.UUID) -> None:
-    """One start of this attempt, lost with its process, and found by a sweep."""
+    """Let one try of this attempt crash, and let a sweep recover it."""
     let_pass(engine, HOUR)
     take(engine, attempt_id)
     let_pass(engine, 10)
@@ -108,7 +108,7 @@ def lose(app: AsyncTask, engine: Engine, attempt_id: uuid.UUID) -> None:
 
 
 def said_inside(app: AsyncTask, attempt: Attempt, ask: Callable[[], object]) -> Any:
-    """What `ask()` answers, or raises, while the attempt is being performed."""
+    """What `ask()` returns or raises while the attempt is being performed."""
     said: list[Any] = []
 
     def ask_now() -> None:
@@ -122,12 +122,12 @@ def said_inside(app: AsyncTask, attempt: Attempt, ask: Callable[[], object]) -> 
     return said[0]
 
 
-# Keep
+# Kept
 
 
 @pytest.mark.parametrize("commits", [True, False])
 @by_one_door
-def test_created_inside_the_callers_transaction_a_rollback_leaves_no_row_and_no_call(
+def test_a_rollback_of_the_callers_transaction_leaves_no_row_and_no_call(
     app: AsyncTask, engine: Engine, sessions: Sessions, commits: bool
 ) -> None:
     with sessions() as session:
@@ -185,7 +185,7 @@ def test_an_attempt_not_yet_due_is_not_performed_and_nothing_about_it_changes(
 
 
 @pytest.mark.parametrize("target", [act, act_leased])
-def test_the_attempt_is_counted_and_that_is_committed_before_the_call(
+def test_the_try_is_counted_and_committed_before_the_call(
     app: AsyncTask, engine: Engine, write: Write, target: object
 ) -> None:
     attempt = write(target)
@@ -196,9 +196,7 @@ def test_the_attempt_is_counted_and_that_is_committed_before_the_call(
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_then_the_row_is_locked_in_a_transaction_for_as_long_as_the_call_lasts(
-    app: AsyncTask, engine: Engine, write: Write
-) -> None:
+def test_the_row_is_locked_while_the_call_runs(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act)
     lock = select(TABLE.c.id).where(TABLE.c.id == attempt.id).with_for_update(nowait=True)
 
@@ -210,7 +208,7 @@ def test_then_the_row_is_locked_in_a_transaction_for_as_long_as_the_call_lasts(
     lock_it()
 
 
-def test_then_pending_is_asked_again_and_who_lost_his_claim_does_not_call(
+def test_a_worker_that_lost_its_claim_does_not_make_the_call(
     engine: Engine, door: str, async_engine_url: str, write: Write, database: Database
 ) -> None:
     class Robbed(AttemptJob):
@@ -232,7 +230,7 @@ def give_back(engine: Engine, attempt_id: uuid.UUID) -> None:
         connection.execute(update(TABLE).where(TABLE.c.id == attempt_id).values(free))
 
 
-def test_the_status_is_written_and_committed_together_with_the_targets_own_rows(
+def test_the_status_is_committed_together_with_the_targets_own_rows(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     attempt = write(effect)
@@ -240,7 +238,7 @@ def test_the_status_is_written_and_committed_together_with_the_targets_own_rows(
     assert row_of(engine, attempt.id).status is Status.SUCCEEDED  # clockwork: an effect is there, and once
 
 
-def test_a_crash_during_the_call_leaves_the_row_pending_and_the_attempt_counted(
+def test_a_crash_during_the_call_leaves_the_row_pending_and_the_try_counted(
     app: AsyncTask, engine: Engine, write: Write, door: str, database: Database
 ) -> None:
     attempt = write(Client, "die")
@@ -265,7 +263,7 @@ def test_success_makes_num_attempts_1_and_sets_completed_at(app: AsyncTask, engi
     assert is_about(row.completed_at, now())
 
 
-def test_a_raising_target_leaves_it_pending_with_one_attempt_and_its_error_reaches_the_hook(
+def test_a_target_that_raises_leaves_the_row_pending_with_one_try_and_the_error_reaches_the_hook(
     engine: Engine, door: str, async_engine_url: str, sessions: Sessions
 ) -> None:
     heard.clear()
@@ -282,7 +280,7 @@ def test_a_raising_target_leaves_it_pending_with_one_attempt_and_its_error_reach
 
 
 @pytest.mark.parametrize(("verb", "outcome"), [("fail", Failed), ("expire", Expired)])
-def test_the_hook_may_itself_fail_or_expire_the_attempt(
+def test_the_hook_may_fail_or_expire_the_attempt(
     engine: Engine, door: str, async_engine_url: str, sessions: Sessions, verb: str, outcome: type[Outcome]
 ) -> None:
     hooks[:] = [lambda attempt, error: getattr(attempt, verb)()]
@@ -294,7 +292,7 @@ def test_the_hook_may_itself_fail_or_expire_the_attempt(
 
 @pytest.mark.parametrize(("verb", "status"), [("expire", Status.SUCCEEDED), ("fail", Status.EXPIRED)])
 @by_one_door
-def test_expire_and_fail_need_pending_else_invalid_state_to_the_caller(
+def test_expire_and_fail_raise_invalid_state_unless_the_attempt_is_pending(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str, status: Status
 ) -> None:
     attempt = bring_to(status, app, write, sessions)
@@ -303,7 +301,7 @@ def test_expire_and_fail_need_pending_else_invalid_state_to_the_caller(
 
 
 @by_one_door
-def test_arguments_given_make_a_keyword_call(app: AsyncTask, write: Write) -> None:
+def test_arguments_make_a_keyword_call(app: AsyncTask, write: Write) -> None:
     app.perform(write(Client, "fulfill", {"order_number": 7, "customer_token": "c-1"}).id)
     assert calls == [("c-1", 7)]
 
@@ -316,7 +314,7 @@ def test_no_arguments_make_a_call_without_arguments(app: AsyncTask, write: Write
 
 
 @by_one_door
-def test_the_row_names_its_encryptor_and_rows_written_under_an_old_one_keep_reading(
+def test_the_row_names_its_encryptor_and_rows_under_an_old_encryptor_stay_readable(
     engine: Engine, door: str, async_engine_url: str, write: Write
 ) -> None:
     old, new = BoxEncryptor("test.old"), BoxEncryptor("test.new")
@@ -346,7 +344,7 @@ def test_a_targets_encryptor_is_used_unless_the_call_names_its_own(
 
 
 @by_one_door
-def test_ciphertext_that_was_moved_to_another_row_is_refused_and_parked_uncharged(
+def test_an_attempt_with_the_ciphertext_of_another_row_is_parked_uncharged(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     will(calls.append)
@@ -363,7 +361,7 @@ def test_ciphertext_that_was_moved_to_another_row_is_refused_and_parked_uncharge
     assert calls == []
 
 
-def test_target_method_and_token_are_unique(write: Write) -> None:
+def test_target_method_and_token_are_unique_together(write: Write) -> None:
     write(Client, "ping", idempotence_token="once")
     write(Client, "fail", idempotence_token="once")
     write(effect, idempotence_token="once")
@@ -379,7 +377,7 @@ def test_a_null_token_is_never_a_duplicate(engine: Engine, write: Write) -> None
         assert connection.scalar(select(func.count()).select_from(TABLE)) == 3
 
 
-def test_the_batch_job_picks_pending_and_due_and_hands_each_to_a_single_attempt_job(
+def test_the_batch_job_hands_each_due_attempt_to_a_single_attempt_job(
     engine: Engine, door: str, async_engine_url: str, write: Write, app: AsyncTask, sessions: Sessions
 ) -> None:
     handed: list[uuid.UUID] = []
@@ -398,7 +396,7 @@ def test_the_batch_job_picks_pending_and_due_and_hands_each_to_a_single_attempt_
     assert sorted(handed) == sorted(due)
 
 
-def test_the_single_attempt_job_performs_only_what_is_pending_so_a_duplicate_delivery_is_a_no_op(
+def test_a_duplicate_delivery_of_a_single_attempt_job_does_nothing(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     attempt = write(Client, "ping")
@@ -409,7 +407,7 @@ def test_the_single_attempt_job_performs_only_what_is_pending_so_a_duplicate_del
     assert len(calls) == 1
 
 
-def test_at_any_time_at_most_one_performs_an_attempt(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_an_attempt_has_at_most_one_performer_at_a_time(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act)
     will(lambda: calls.append("called"))
     start = threading.Barrier(4)
@@ -429,21 +427,21 @@ def test_at_any_time_at_most_one_performs_an_attempt(app: AsyncTask, engine: Eng
     assert {type(outcome) for outcome in outcomes} <= {Succeeded, Busy, NotPending}
 
 
-# Verbs and states
+# Actions and states
 
 
-def test_perform_a_pending_attempt_that_is_due(app: AsyncTask, write: Write) -> None:
+def test_perform_makes_the_call_of_a_due_attempt(app: AsyncTask, write: Write) -> None:
     attempt = write(Client, "ping")
     assert app.perform(attempt.id) == Succeeded(attempt.id)
 
 
-def test_perform_a_pending_attempt_that_is_not_due_answers_not_due(app: AsyncTask, write: Write) -> None:
+def test_perform_returns_not_due_before_the_attempt_is_due(app: AsyncTask, write: Write) -> None:
     attempt = write(Client, "ping", scheduled_at=now() + HOUR)
     assert isinstance(app.perform(attempt.id), NotDue)
 
 
 @pytest.mark.parametrize("target", [act, act_leased])
-def test_perform_what_is_being_performed_answers_busy(
+def test_perform_returns_busy_while_the_attempt_is_being_performed(
     app: AsyncTask, engine: Engine, door: str, async_engine_url: str, write: Write, target: object
 ) -> None:
     attempt = write(target)
@@ -458,7 +456,7 @@ def test_perform_what_is_being_performed_answers_busy(
 
 @pytest.mark.parametrize("status", AT_REST)
 @by_one_door
-def test_perform_what_is_at_rest_answers_not_pending(
+def test_perform_returns_not_pending_for_a_terminal_attempt(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, status: Status
 ) -> None:
     attempt = bring_to(status, app, write, sessions)
@@ -479,7 +477,7 @@ VERBS: dict[str, Callable[[Attempt, Session], None]] = {
 
 @pytest.mark.parametrize("verb", ENDS)
 @by_one_door
-def test_expire_fail_and_cancel_bring_a_pending_attempt_to_rest(
+def test_expire_fail_and_cancel_end_a_pending_attempt(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str
 ) -> None:
     attempt = write(Client, "ping")
@@ -503,7 +501,7 @@ def test_retry_now_makes_a_pending_attempt_due_now(
 
 
 @by_one_door
-def test_reschedule_makes_a_pending_attempt_due_then(
+def test_reschedule_makes_a_pending_attempt_due_at_that_instant(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
 ) -> None:
     attempt, then = write(Client, "ping"), now().replace(microsecond=0) + HOUR
@@ -517,7 +515,7 @@ def test_reschedule_makes_a_pending_attempt_due_then(
 @pytest.mark.parametrize("target", [act, act_leased])
 @pytest.mark.parametrize("verb", VERBS)
 @by_one_door
-def test_no_verb_touches_what_is_being_performed(
+def test_no_action_changes_an_attempt_that_is_being_performed(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str, target: object
 ) -> None:
     attempt = write(target)
@@ -546,7 +544,7 @@ def socket_name() -> str:
     [(verb, status) for verb in VERBS for status in AT_REST if verb != "retry_now" or status is Status.SUCCEEDED],
 )
 @by_one_door
-def test_every_other_verb_on_what_is_at_rest_is_invalid_state_and_changes_nothing(
+def test_every_other_action_on_a_terminal_attempt_raises_invalid_state_and_changes_nothing(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str, status: Status
 ) -> None:
     attempt = bring_to(status, app, write, sessions)
@@ -559,7 +557,7 @@ def test_every_other_verb_on_what_is_at_rest_is_invalid_state_and_changes_nothin
 
 @pytest.mark.parametrize("status", GIVEN_UP)
 @by_one_door
-def test_retry_now_revives_with_fresh_counters_and_the_events_keep_the_history(
+def test_retry_now_resets_the_counters_and_the_events_keep_the_history(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, status: Status
 ) -> None:
     attempt = write(Client, "fail")
@@ -582,7 +580,7 @@ def test_retry_now_revives_with_fresh_counters_and_the_events_keep_the_history(
 # Counters
 
 
-def test_num_attempts_counts_starts(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_num_attempts_counts_tries(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Client, "poll")
     for number in (1, 2, 3):
         app.perform(attempt.id)
@@ -590,7 +588,7 @@ def test_num_attempts_counts_starts(app: AsyncTask, engine: Engine, write: Write
         let_pass(engine, HOUR)
 
 
-def test_a_claim_given_back_unstarted_takes_its_start_back(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_a_claim_released_before_its_call_takes_its_try_back(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Client, "ping")
     with engine.begin() as connection:
         connection.execute(update(TABLE).values(target="gone"))
@@ -609,7 +607,7 @@ def test_num_errors_counts_what_the_target_raised(app: AsyncTask, engine: Engine
 
 @pytest.mark.parametrize("do", [lambda: None, lambda: Again(after=1), lambda: 1 / 0])
 @by_one_door
-def test_num_crashes_counts_the_starts_lost_since_one_last_reported_back(
+def test_num_crashes_counts_the_crashes_since_a_try_last_reported_back(
     app: AsyncTask, engine: Engine, write: Write, do: Callable[[], object]
 ) -> None:
     attempt = write(act)
@@ -624,7 +622,7 @@ def test_num_crashes_counts_the_starts_lost_since_one_last_reported_back(
 
 
 @by_one_door
-def test_three_starts_lost_in_a_row_end_failed(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_three_crashes_in_a_row_end_the_attempt_failed(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act)
     for _ in range(3):
         lose(app, engine, attempt.id)
@@ -687,7 +685,7 @@ def test_due_at_is_never_moved_by_a_claim_and_a_recovered_attempt_keeps_its_plac
     assert row.due_at - row.created_at == before.due_at - before.created_at
 
 
-# Mend
+# Mended
 
 
 def test_the_examples_of_the_readme_work_as_printed(app: AsyncTask, sessions: Sessions) -> None:
@@ -702,7 +700,7 @@ def test_the_examples_of_the_readme_work_as_printed(app: AsyncTask, sessions: Se
     assert sorted(calls) == [("c-81", 7355608), ("c-82", 7355609)]
 
 
-def test_perform_on_a_finished_row_answers_not_pending_and_does_not_vanish_into_the_hook(
+def test_perform_on_a_finished_attempt_returns_not_pending_and_calls_no_hook(
     engine: Engine, door: str, async_engine_url: str, sessions: Sessions
 ) -> None:
     heard.clear()
@@ -714,7 +712,7 @@ def test_perform_on_a_finished_row_answers_not_pending_and_does_not_vanish_into_
     assert heard == []
 
 
-def test_without_a_word_about_retries_an_error_waits_up_to_15_s_then_longer_and_ends_failed_after_4_days(
+def test_by_default_an_error_is_retried_within_15_s_then_later_and_fails_after_4_days(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     def break_it() -> None:
@@ -730,21 +728,21 @@ def test_without_a_word_about_retries_an_error_waits_up_to_15_s_then_longer_and_
     assert row_of(engine, attempt.id).num_errors == 2
 
 
-def test_a_row_is_handed_out_once_until_it_is_due_again(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_an_attempt_is_claimed_once_until_it_is_due_again(app: AsyncTask, engine: Engine, write: Write) -> None:
     write(Client, "fail")
     assert [app.run_batch().claimed for _ in range(3)] == [1, 0, 0]
     let_pass(engine, 61)
     assert [app.run_batch().claimed for _ in range(3)] == [1, 0, 0]
 
 
-def test_a_batch_leaves_alone_what_another_one_performs(
+def test_a_batch_does_not_claim_what_another_batch_performs(
     app: AsyncTask, engine: Engine, door: str, async_engine_url: str, write: Write
 ) -> None:
     other = application(engine, door, async_engine_url)
     assert said_inside(app, write(act), lambda: other.run_batch().claimed) == 0
 
 
-def test_errors_are_stored_in_last_error_and_in_one_event_each_without_arguments(
+def test_each_error_is_stored_in_last_error_and_in_one_event_without_arguments(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     attempt = write(Client, "fail", {"message": "no"})
@@ -773,7 +771,7 @@ def test_errors_are_stored_in_last_error_and_in_one_event_each_without_arguments
     ],
 )
 @by_one_door
-def test_a_row_can_name_neither_an_import_nor_a_private_method_nor_an_object(
+def test_a_row_cannot_name_an_import_a_private_method_or_an_object(
     app: AsyncTask, engine: Engine, write: Write, target: str, method: str, arguments: str
 ) -> None:
     attempt = write(Client, "ping")
@@ -784,12 +782,12 @@ def test_a_row_can_name_neither_an_import_nor_a_private_method_nor_an_object(
     assert calls == []
 
 
-def test_a_name_beginning_with_an_underscore_is_refused(engine: Engine, write: Write) -> None:
+def test_a_method_name_that_begins_with_an_underscore_is_refused(engine: Engine, write: Write) -> None:
     with pytest.raises(UnknownMethod, match="beginning with _"):
         write(Client, "__init__")
 
 
-def test_what_is_due_now_does_not_wait_a_tick(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_an_attempt_that_is_due_now_is_claimed_now(app: AsyncTask, engine: Engine, write: Write) -> None:
     due = now() + dt.timedelta(minutes=1)
     attempt = write(Client, "ping", scheduled_at=due)
     early = ClaimRequest("w", LEASE, "default", 1, uuid.uuid4(), began=due - dt.timedelta(microseconds=1))
@@ -799,7 +797,7 @@ def test_what_is_due_now_does_not_wait_a_tick(app: AsyncTask, engine: Engine, wr
     give_back(engine, attempt.id)
 
 
-def test_due_ness_is_asked_of_the_database_and_not_of_a_stale_object(
+def test_the_database_decides_what_is_due_and_not_a_stale_object(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
 ) -> None:
     attempt = write(Client, "ping")
@@ -809,15 +807,13 @@ def test_due_ness_is_asked_of_the_database_and_not_of_a_stale_object(
     assert isinstance(app.perform(attempt.id), NotDue)
 
 
-def test_the_row_is_the_lock_and_no_attempt_is_skipped_for_another(
-    app: AsyncTask, engine: Engine, write: Write
-) -> None:
+def test_the_row_is_the_lock_so_that_no_attempt_blocks_another(app: AsyncTask, engine: Engine, write: Write) -> None:
     first, others = write(act), [write(Client, "ping").id for _ in range(5)]
     outcomes = said_inside(app, first, lambda: [app.perform(one) for one in others])
     assert outcomes == [Succeeded(one) for one in others]
 
 
-def test_the_outcome_and_the_error_are_written_after_the_targets_own_writes_rolled_back(
+def test_the_error_is_written_after_the_targets_own_writes_are_rolled_back(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     attempt = write(effect, None, {"what": "raise"})

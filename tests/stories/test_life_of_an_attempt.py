@@ -1,4 +1,4 @@
-"""Whole stories, as somebody would tell them who runs a shop."""
+"""Whole stories of attempts in a shop."""
 
 import datetime as dt
 import hashlib
@@ -23,7 +23,7 @@ DAY = dt.timedelta(days=1)
 
 
 class Mirror:
-    """Writes backwards, and knows for which row."""
+    """Reverses the arguments and binds them to their row."""
 
     name = "test.mirror"
 
@@ -32,13 +32,13 @@ class Mirror:
 
     def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
         if ciphertext[:32] != hashlib.sha256(context).digest():
-            raise ValueError("this was written for another row")
+            raise ValueError("this was encrypted for another row")
         return ciphertext[32:][::-1]
 
 
 @pytest.fixture
 def answers() -> Iterator[list[object]]:
-    """What the target answers, one after the other: exceptions are raised."""
+    """What the target returns in its tries, one after the other. Exceptions are raised."""
     left: list[object] = []
 
     def answer() -> object:
@@ -52,7 +52,7 @@ def answers() -> Iterator[list[object]]:
     acts.clear()
 
 
-def test_an_order_is_taken_and_committed_and_its_call_is_made(
+def test_an_order_is_committed_and_its_call_is_made(
     app: AsyncTask, engine: Engine, sessions: sessionmaker[Session]
 ) -> None:
     with sessions.begin() as session:
@@ -67,7 +67,7 @@ def test_an_order_is_taken_and_committed_and_its_call_is_made(
     assert app.run_batch().claimed == 0
 
 
-def test_an_order_is_rolled_back_and_its_call_never_existed(app: AsyncTask, sessions: sessionmaker[Session]) -> None:
+def test_an_order_is_rolled_back_and_its_call_is_never_made(app: AsyncTask, sessions: sessionmaker[Session]) -> None:
     with sessions() as session:
         attempt = Attempt.create(target=Client, method_name="fulfill", method_args=ORDER, session=session)
         session.flush()
@@ -99,7 +99,7 @@ def test_a_call_fails_twice_and_succeeds_days_later(
     assert [event.message for event in events_of(engine, attempt.id, "error")] == ["Broken: away", "Broken: still away"]
 
 
-def test_a_call_that_fails_for_four_days_is_given_up(
+def test_a_call_that_fails_for_four_days_ends_failed(
     app: AsyncTask, engine: Engine, write: Write, answers: list[object]
 ) -> None:
     answers[:] = [Broken("away")] * 9
@@ -111,7 +111,7 @@ def test_a_call_that_fails_for_four_days_is_given_up(
     assert (row.status, row.num_errors, row.num_attempts) == (Status.FAILED, 5, 5)
 
 
-def test_an_offer_expires_before_anybody_could_make_it(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_an_offer_expires_before_a_worker_makes_it(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Client, "fulfill", ORDER, expires_at=dt.datetime.now(dt.UTC) + DAY)
     let_pass(engine, DAY)
     report = app.run_batch()
@@ -120,7 +120,7 @@ def test_an_offer_expires_before_anybody_could_make_it(app: AsyncTask, engine: E
     assert app.perform(attempt.id) == NotPending(attempt.id, Status.EXPIRED)
 
 
-def test_the_process_is_killed_in_the_call_and_the_next_one_makes_it_again(
+def test_a_process_is_killed_during_a_call_and_the_next_one_makes_the_call_again(
     app: AsyncTask, database: Database, door: str, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
     attempt = write(Elsewhere, "hold", {"folder": str(tmp_path)})
@@ -129,14 +129,14 @@ def test_the_process_is_killed_in_the_call_and_the_next_one_makes_it_again(
         await_(lambda: notes(tmp_path), "the call begins")
         process.kill()
     let_pass(engine, 60)
-    report = await_(lambda: (done := app.run_batch()).claimed and done, "its claim is given back")
+    report = await_(lambda: (done := app.run_batch()).claimed and done, "the attempt is recovered")
     assert (report.recovered, report.succeeded) == (1, 1)
     row = row_of(engine, attempt.id)
     assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 2, 0)
     assert [event.kind for event in events_of(engine, attempt.id)] == ["crash"]
 
 
-def test_a_person_cancels_what_is_no_longer_wanted(
+def test_a_person_cancels_a_call_that_is_no_longer_wanted(
     app: AsyncTask, engine: Engine, write: Write, sessions: sessionmaker[Session]
 ) -> None:
     attempt = write(Client, "fulfill", ORDER)
@@ -149,7 +149,7 @@ def test_a_person_cancels_what_is_no_longer_wanted(
         session.get_one(Attempt, attempt.id).cancel()
 
 
-def test_a_person_mends_the_cause_and_retries_what_had_failed(
+def test_a_person_removes_the_cause_and_retries_a_failed_call(
     app: AsyncTask, engine: Engine, write: Write, sessions: sessionmaker[Session], answers: list[object]
 ) -> None:
     answers[:] = [Broken("no such warehouse"), "done"]
@@ -165,7 +165,7 @@ def test_a_person_mends_the_cause_and_retries_what_had_failed(
     assert [event.kind for event in events_of(engine, attempt.id)] == ["error", "retry_now"]
 
 
-def test_a_poll_looks_again_until_there_is_something_to_see(
+def test_a_target_is_called_again_until_its_work_is_finished(
     app: AsyncTask, engine: Engine, write: Write, answers: list[object]
 ) -> None:
     answers[:] = [Again(after=600), Again(after=600), "shipped"]
@@ -180,7 +180,7 @@ def test_a_poll_looks_again_until_there_is_something_to_see(
     assert row_of(engine, attempt.id).num_attempts == 3
 
 
-def test_what_is_meant_for_tomorrow_is_not_done_today(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_a_call_scheduled_for_tomorrow_is_not_made_today(app: AsyncTask, engine: Engine, write: Write) -> None:
     tomorrow = dt.datetime.now(dt.UTC) + DAY
     attempt = write(Client, "fulfill", ORDER, scheduled_at=tomorrow)
     before = row_of(engine, attempt.id)
@@ -192,9 +192,7 @@ def test_what_is_meant_for_tomorrow_is_not_done_today(app: AsyncTask, engine: En
     assert app.perform(attempt.id) == Succeeded(attempt.id)
 
 
-def test_a_secret_is_read_by_the_target_and_by_nobody_who_looks_at_the_row(
-    app: AsyncTask, engine: Engine, write: Write
-) -> None:
+def test_the_target_gets_a_secret_that_the_row_does_not_show(app: AsyncTask, engine: Engine, write: Write) -> None:
     remember(Mirror())
     attempt = write(Client, "fulfill", ORDER, encryptor="test.mirror")
     row = row_of(engine, attempt.id)

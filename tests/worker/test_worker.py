@@ -372,8 +372,8 @@ def test_looks_that_take_long_are_made_rarely(app: AsyncTask, engine: Engine, mo
         moments.append(time.monotonic())
         return found(*given)
 
-    found = poller.look
-    monkeypatch.setattr(poller, "look", look)
+    found = poller.poll
+    monkeypatch.setattr(poller, "poll", look)
     monkeypatch.setattr(adaptive, "spared", lambda took: 0.2)
     outbox.acts[:] = [lambda: None]
     with working(app, poll=0.01):

@@ -1,1 +1,1 @@
-"""`async-task demo`: a shop, its database and its warehouse, on stage. What is said is checked."""
+"""`async-task demo`: a shop with its database and its warehouse. The demo checks everything that it prints."""

@@ -1,4 +1,4 @@
-"""One run of the demo: what it wrote down, what it expects to become of that, and how it speaks."""
+"""One run of the demo: its orders and calls, the statuses that it expects, and how it prints."""
 
 import uuid
 from collections import Counter
@@ -14,8 +14,11 @@ TELL = Callable[[str], None]
 
 @dataclass(slots=True)
 class Play:
-    """One run of the demo: the `calls` that it committed, by the number of their order; what it `expects` to become of
-    them; and how it speaks. `number`: of the next order. `unheard`: of those that were rolled back."""
+    """One run of the demo.
+
+    `tell`: prints a line. `number`: the number of the next order. `calls`: the committed calls by the number of their
+    order. `expects`: the statuses that they should reach. `unheard`: the numbers of orders that were rolled back.
+    """
 
     stage: Stage
     tell: TELL
@@ -34,21 +37,21 @@ class Play:
         return [one for calls in self.calls.values() for one in calls]
 
     def next_number(self) -> int:
-        """A number that no other order of this run has, not even one that was rolled back."""
+        """A number that no other order of this run has, also none that was rolled back."""
         self.number += 1
         return self.number - 1
 
     def write(self, session: Any, number: int, customer: str, amount: int) -> list[uuid.UUID]:
-        """An order and its calls, in the transaction of `session`; the ids of the calls."""
+        """Write an order and its calls in the transaction of `session`. Returns the ids of the calls."""
         self.stage.shop["orders"].place_order(session, customer, amount, number=number)
         return [one.id for one in session if isinstance(one, BaseAttempt)]
 
     def place(self, number: int, customer: str, amount: int) -> None:
-        """The same, committed."""
+        """Write them and commit."""
         self.calls[number] = self.stage.commit(lambda session: self.write(session, number, customer, amount))
 
     def rows(self, number: int) -> list[BaseAttempt]:
-        """The calls about this order, as they lie in the database now."""
+        """The calls of this order as they are in the database now."""
         return [self.row(one) for one in self.calls[number]]
 
     def row(self, attempt_id: uuid.UUID) -> BaseAttempt:
@@ -60,7 +63,7 @@ class Play:
         return next(row for row in self.rows(number) if row.method_name == "fulfill")
 
     def run_batches(self, number: int) -> None:
-        """Until all calls about this order are made."""
+        """Run batches until all calls of this order are made."""
 
         def is_done() -> bool:
             self.stage.app.run_batch()

@@ -1,4 +1,4 @@
-"""The scenes. Each does one thing for real, looks what became of it, and only then says so."""
+"""The scenes of the demo. Each does one thing for real, checks the result, and only then prints it."""
 
 import base64
 import contextlib
@@ -19,11 +19,11 @@ ACCOUNT = "DE89370400440532013000"
 
 
 class TornUp(Exception):
-    """The shop's transaction does not commit."""
+    """Raised to roll the shop's transaction back."""
 
 
 def rolled_back(play: Play) -> None:
-    """An order that never was: neither were its calls."""
+    """An order is rolled back, and its calls with it."""
     number, ids = play.next_number(), list[uuid.UUID]()
 
     def place_and_tear_up(session: Any) -> None:
@@ -47,7 +47,7 @@ def rolled_back(play: Play) -> None:
 
 
 def made_after_commit(play: Play) -> None:
-    """Nothing before the commit, everything after it."""
+    """No call is made before the commit, and every call after it."""
     numbers = [play.next_number() for _ in range(3)]
     for number, customer, amount in zip(numbers, ("Grace", "Edsger", "Barbara"), (4200, 990, 12000), strict=True):
         play.place(number, customer, amount)
@@ -67,7 +67,7 @@ def made_after_commit(play: Play) -> None:
 
 
 def failed_and_retried(play: Play) -> None:
-    """A warehouse that says 503 twice."""
+    """The warehouse answers 503 twice."""
     number = play.next_number()
     play.stage.warehouse.will(number, fail=2)
     began = time.monotonic()
@@ -87,7 +87,7 @@ def failed_and_retried(play: Play) -> None:
 
 
 def expired(play: Play) -> None:
-    """A courier for today, who was not asked for in time."""
+    """A courier for today was not called in time."""
     number = max(play.calls)
     client, model = play.stage.shop["outbox"].OrderClient, play.stage.app.model
 
@@ -113,14 +113,14 @@ def expired(play: Play) -> None:
 
 
 def killed(play: Play) -> None:
-    """kill -9 in the middle of a call, after its effect and before its answer."""
+    """kill -9 during a call, after its effect and before its answer."""
     number = play.next_number()
     play.stage.warehouse.will(number, hang=True)
     play.place(number, "Katherine", 7700)
     process = play.stage.run_elsewhere("run-batch")
     try:
         wait_until(lambda: play.stage.warehouse.parcels().count(number), "the process has the parcel packed")
-        # Its other call is not what this scene is about.
+        # This scene is not about the other call of the order.
         wait_until(lambda: any(row.status.is_terminal for row in play.rows(number)), "the process has it marked paid")
         play.tell(f"Order {number}: process {process.pid} runs `async-task run-batch`.")
         play.tell("The warehouse has packed, and does not answer.")
@@ -160,7 +160,7 @@ def _is_recovered(play: Play, number: int) -> bool:
 
 
 def asked_twice(play: Play) -> None:
-    """Somebody clicks twice: one token, one call."""
+    """A customer clicks twice: one token makes one call."""
     number, shop = play.next_number(), play.stage.shop
     call = {
         "target": shop["outbox"].OrderClient, "method_name": "fulfill", "idempotence_token": f"order-{number}",
@@ -190,7 +190,7 @@ def asked_twice(play: Play) -> None:
 
 
 def kept_secret(play: Play) -> None:
-    """A refund, whose account nobody can read in the row."""
+    """A refund whose account number is encrypted in the row."""
     number = min(play.calls)
     refund, model = play.stage.shop["outbox"].refund, play.stage.app.model
     made = play.stage.commit(
@@ -213,7 +213,7 @@ def kept_secret(play: Play) -> None:
 
 
 def left_for_you(play: Play) -> None:
-    """One call that is still to be made, by whoever tries the commands."""
+    """One call is left due for the user who tries the commands."""
     number = max(play.calls)
     mark_paid, model = play.stage.shop["outbox"].mark_paid, play.stage.app.model
     made = play.stage.commit(lambda session: model.options(session=session).call(mark_paid, number=number).id)
@@ -255,7 +255,7 @@ def _with_token(session: Any, stage: Stage, token: str) -> int:
 
 
 def _stored(session: Any, stage: Stage, attempt_id: uuid.UUID) -> dict[str, Any]:
-    """The row as the database has it."""
+    """The row as it is in the database."""
     table = table_of(stage.app.model)
     return dict(session.execute(select(table).where(table.c.id == attempt_id)).one()._mapping)
 

@@ -1,4 +1,4 @@
-"""The stage: a folder that is a small project, the shop's application in it, its database, and a warehouse process."""
+"""What the demo runs in: a folder that is a small project, the shop in it, its database, and a warehouse process."""
 
 import contextlib
 import importlib
@@ -31,12 +31,12 @@ KEYS_FILE = "shop.keys"
 
 
 class Untrue(Refusal):
-    """Something that the demo was about to say is not so."""
+    """Something that the demo was about to print is not true."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What the scenes play on. `shop`: the modules of the example, by name."""
+    """What the scenes use. `shop`: the modules of the example, by name."""
 
     folder: Path
     app: AsyncTask
@@ -44,13 +44,13 @@ class Stage:
     warehouse: Warehouse
 
     def run_elsewhere(self, *words: str) -> "subprocess.Popen[bytes]":
-        """`async-task ...` in the folder, in a process of its own."""
+        """Start `async-task ...` in the folder, as a process of its own."""
         nowhere = subprocess.DEVNULL
         command = [sys.executable, "-m", "async_task_cli", *words]
         return subprocess.Popen(command, cwd=self.folder, stdin=nowhere, stdout=nowhere, stderr=nowhere)
 
     def commit(self, work: Callable[[Any], T]) -> T:
-        """`work(session)` in a transaction of the shop's own, which commits."""
+        """Run `work(session)` in a transaction of the shop, and commit."""
         with self.shop["app"].Session(expire_on_commit=False) as session, session.begin():
             return work(session)
 
@@ -101,13 +101,13 @@ def shop_folder() -> Path:
 
 
 def check(is_so: bool, claim: str, found: object) -> None:
-    """Raises Untrue unless the claim holds."""
+    """Raises Untrue unless the statement is true."""
     if not is_so:
         raise Untrue(f"the demo was about to say that {claim}, and that is not so: found {found}")
 
 
 def wait_until(condition: Callable[[], T], claim: str) -> T:
-    """What `condition` answers as soon as that is true; looks every few milliseconds. Raises Untrue if it never is."""
+    """Wait until `condition()` is true, and return it. Asks every few milliseconds. Raises Untrue if it stays false."""
     until = time.monotonic() + PATIENCE
     while not (answer := condition()):
         if time.monotonic() > until:
@@ -126,7 +126,7 @@ def command_words() -> str:
 
 
 def entering(folder: Path, database_url: str | None) -> list[str]:
-    """The lines that lead a shell to the stage. A password is printed nowhere: it lies in a file of the user's own."""
+    """The lines that bring a shell into the folder. No password is printed: it is in a file that the user owns."""
     lines = [f"cd {shlex.quote(str(folder))}"]
     if database_url is None:
         return lines
@@ -139,7 +139,7 @@ def entering(folder: Path, database_url: str | None) -> list[str]:
 
 
 def usable(database_url: str | None) -> str | None:
-    """The same database, also from another folder. Raises Refusal for one the shop cannot use."""
+    """The URL of the same database from any folder. Raises Refusal for a database that the shop cannot use."""
     if database_url is None:
         return None
     address = AsyncTask(database_url).address
@@ -159,7 +159,7 @@ def _environment(database_url: str, warehouse_url: str, keys_file: Path) -> Iter
         "SHOP_KEYS_FILE": str(keys_file),
         "SHOP_LEASE": str(LEASE),
     }
-    # What leads this user's own command line somewhere must not lead the demo's there.
+    # The user's own ASYNC_TASK_ settings must not reach the commands of the demo.
     theirs = {name: os.environ.pop(name, None) for name in ("ASYNC_TASK_APP", "ASYNC_TASK_DATABASE_URL", *ours)}
     os.environ.update(ours)
     try:

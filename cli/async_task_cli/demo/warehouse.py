@@ -1,4 +1,4 @@
-"""The warehouse, as the demo sees it: a process that it started, told how to behave, and asked what it received."""
+"""The warehouse of the demo: a process that the demo starts, tells how to behave, and asks what it received."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ class Warehouse:
     @classmethod
     @contextlib.contextmanager
     def started(cls, folder: Path) -> Iterator[Self]:
-        """In a process of its own, which ends with this block and, whatever happens, with this process."""
+        """Run it in a process of its own, which ends with this block and, in any case, with this process."""
         command = [sys.executable, "-m", "shop.warehouse", "--until-stdin-closes"]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, text=True) as process:
@@ -38,11 +38,11 @@ class Warehouse:
                 process.terminate()
 
     def will(self, number: int, **behaviour: Any) -> None:
-        """From now on, this order's requests: `fail=2` or `hang=True`."""
+        """How to answer requests for this order from now on: `fail=2` or `hang=True`."""
         self._ask(f"/orders/{number}/behaviour", behaviour)
 
     def received(self, number: int) -> list[dict[str, Any]]:
-        """The requests about this order, in order."""
+        """The requests for this order, first to last."""
         return [entry for entry in self._ask("/received") if entry["number"] == number]
 
     def parcels(self) -> list[int]:

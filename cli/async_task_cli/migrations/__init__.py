@@ -1,1 +1,1 @@
-"""What `install`, `upgrade`, `sql` and `check` know of migrations: the one place that imports Alembic."""
+"""Migrations, for `install`, `upgrade`, `sql` and `check`. Nothing else imports Alembic."""

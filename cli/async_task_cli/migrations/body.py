@@ -1,5 +1,8 @@
-"""What a revision does to a database, as the Python text of its two functions: the one source of every way to it, be it
-a file in somebody's Alembic tree, a script of SQL, or the database itself."""
+"""What a revision does, as the Python text of its two functions.
+
+The file in an Alembic tree, the printed SQL and `--apply` all execute this text, so that they cannot differ. It imports
+nothing of this library, so that a later release cannot change what an older revision does.
+"""
 
 import string
 from collections.abc import Sequence
@@ -16,6 +19,8 @@ from async_task.schema.tables import SCHEMA_VERSION, companion_tables
 from async_task_cli.migrations.rendering import creating, dropping, quoted, schema_of
 
 FIRST_VERSION = 1
+"""What the first `install --apply` made. Each later version has its steps in `versions/`. The tests execute them, up
+and down, on every database: an upgrade that was never executed is only a promise."""
 IMPORTS = "from sqlalchemy.dialects import mysql"
 KINDS = """\
 # What async-task's columns are made of, alike on every database. On MySQL texts are compared exactly, which MySQL
@@ -36,8 +41,8 @@ instant = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The tables are of `version` after it. `upgrade` and `downgrade` are the texts of functions' bodies, without
-    indent, in which `op` and `sa` are Alembic's and SQLAlchemy's, and `imports` were made."""
+    """A revision that leaves the tables in `version`. `upgrade` and `downgrade` are the bodies of two functions,
+    without indent. They use `op` and `sa` of Alembic and SQLAlchemy, and what the lines of `imports` import."""
 
     version: int
     tables: tuple[str, ...]
@@ -48,7 +53,7 @@ class Body:
 
 
 def installing(tables: Sequence[Table], attempts: Table) -> Body:
-    """Make `tables`, of which `attempts` is the one with the calls, in the version that this library needs."""
+    """Create `tables` in the version that this library needs. `attempts` is the one of the attempts."""
     ordered = sort_tables(tables)
     found = [creating(table) for table in ordered]
     stamped = _stamped(attempts) if companion_tables(attempts).version in tables else ""
@@ -62,7 +67,7 @@ def installing(tables: Sequence[Table], attempts: Table) -> Body:
 
 
 def upgrading(attempts: Table, since: int) -> Body:
-    """Bring tables of the version `since` to the one that this library needs."""
+    """Upgrade tables from the version `since` to the one that this library needs."""
     steps = range(since + 1, SCHEMA_VERSION + 1)
     up = "\n".join(_step(attempts, version, "up") for version in steps)
     down = "\n".join(_step(attempts, version, "down") for version in reversed(steps))

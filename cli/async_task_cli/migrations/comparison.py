@@ -10,7 +10,7 @@ from sqlalchemy import Connection, MetaData, Table, inspect
 
 
 def differences(connection: Connection, tables: Sequence[Table]) -> list[str]:
-    """One sentence for each table, column or index of these that is missing, or is another."""
+    """One sentence for each of these tables, columns and indexes that is missing or differs."""
     return [words for metadata in _metadata_of(tables) for words in _differences(connection, metadata, tables)]
 
 
@@ -18,7 +18,7 @@ def _differences(connection: Connection, metadata: MetaData, tables: Sequence[Ta
     ours = {(table.schema, table.name) for table in tables}
     schemas = {table.schema for table in tables}
     if inspect(connection).default_schema_name in schemas:
-        return  # said by name, the default schema is not found by Alembic's comparison
+        return  # Alembic does not find the default schema if it is named
 
     def is_ours(item: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
         return kind != "table" or (item.schema, name) in ours
@@ -50,7 +50,7 @@ def _told(operation: Any) -> Iterator[str]:
         case ops.AlterColumnOp():
             yield f"{operation.table_name}.{operation.column_name} is of another type, default or nullability"
         case ops.DropIndexOp() | ops.DropColumnOp():
-            return  # somebody's own, for somebody's own reason
+            return  # the project may have columns and indexes of its own
         case _:
             yield f"{getattr(operation, 'table_name', 'a table')} differs: {type(operation).__name__}"
 

@@ -1,4 +1,4 @@
-"""What the env.py of an Alembic tree tells autogenerate to look at: it is run up to the point where it says so."""
+"""Which metadata the env.py of an Alembic tree gives to autogenerate. env.py is run up to where it configures it."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from async_task_cli.migrations.tree import Tree
 
 
 class Unknown(Exception):
-    """env.py could not be run so far; the text says why."""
+    """env.py could not be run up to that point; the text says why."""
 
 
 class _Said(BaseException):
@@ -23,18 +23,20 @@ class _Said(BaseException):
 
 
 def unseen(tree: Tree, tables: Sequence[Table]) -> list[str]:
-    """The names of those tables that autogenerate would drop, since no target_metadata of env.py has them. What env.py
-    does before it says so, it does: nothing as a rule, offline. Raises Unknown."""
+    """The names of the tables that no target_metadata of env.py has, so that autogenerate would drop them. env.py runs
+    offline up to `context.configure`, with whatever it does before that. Raises Unknown."""
     seen = {table for metadata in _metadata_of(tree) for table in metadata.tables}
     return [table.fullname for table in tables if table.fullname not in seen]
 
 
 def _metadata_of(tree: Tree) -> list[MetaData]:
+    # `check` alone runs env.py, and `install` never does. Alembic's template for several databases opens files for
+    # writing before it configures anything, so that one is not run at all.
     if tree.has_several_databases:
         raise Unknown("a tree of several databases writes files when its env.py is run: it was not")
     try:
         with _quietly(), EnvironmentContext(tree.config, tree.scripts, as_sql=True) as environment:
-            vars(environment)["configure"] = _listen  # what env.py calls, by way of alembic.context
+            vars(environment)["configure"] = _listen  # env.py calls it as alembic.context.configure
             tree.scripts.run_env()
     except _Said as said:
         given = said.metadata
@@ -50,7 +52,7 @@ def _listen(*_: Any, target_metadata: Any = None, **__: Any) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """env.py sets logging up for a program of its own."""
+    """Undo the logging set-up of env.py, and keep its output away from standard output."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:

@@ -1,4 +1,4 @@
-"""A body carried out: on a connection, or as a script of SQL."""
+"""Execute a revision on a connection, or print it as SQL."""
 
 import io
 import textwrap
@@ -14,12 +14,12 @@ DIALECTS = ("postgresql", "mysql", "mariadb", "sqlite")
 
 
 def carry_out(body: Body, connection: sa.Connection) -> None:
-    """Do it now, in the transaction that this connection has begun."""
+    """Execute it in the transaction that this connection has begun."""
     _run(body, MigrationContext.configure(connection))
 
 
 def as_sql(body: Body, dialect: str) -> str:
-    """The statements that do it on a database of that kind, the same every time; in one transaction where it can."""
+    """Its statements for this dialect, the same every time, in one transaction where the database has that."""
     written = io.StringIO()
     options = {"as_sql": True, "output_buffer": written, "literal_binds": True}
     context = MigrationContext.configure(dialect_name=dialect, opts=options)

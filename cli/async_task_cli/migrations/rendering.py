@@ -1,4 +1,4 @@
-"""Tables as the Python text of Alembic's operations, by Alembic's own renderer."""
+"""Tables as the text of Alembic operations, rendered by Alembic itself."""
 
 import json
 import re
@@ -20,24 +20,24 @@ DIALECTS = {"postgresql_where": postgresql.dialect, "sqlite_where": sqlite.diale
 
 
 def creating(table: Table) -> tuple[str, set[str]]:
-    """The operations that make this table and its indexes; and the lines of import that they need."""
+    """The operations that create this table and its indexes, and the import lines that they need."""
     indexes = sorted(table.indexes, key=lambda index: str(index.name))
     imports: set[str] = set()
     return _rendered([ops.CreateTableOp.from_table(table), *map(_creating_index, indexes)], imports), imports
 
 
 def dropping(table: Table) -> str:
-    """The operation that drops this table, with its indexes."""
+    """The operation that drops this table and its indexes."""
     return f"op.drop_table({quoted(table.name)}{schema_of(table)})"
 
 
 def quoted(value: str | None) -> str:
-    """A text as Python writes it, in double quotes."""
+    """A Python string literal in double quotes, or None."""
     return "None" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def quoted_all(values: Iterable[str]) -> str:
-    """The same of several, as a list."""
+    """A Python list of such literals."""
     return f"[{', '.join(quoted(one) for one in values)}]"
 
 
@@ -54,7 +54,7 @@ def _rendered(operations: list[Any], imports: set[str]) -> str:
 
 
 def _in_order(lines: list[str]) -> Iterator[str]:
-    """What stands inside of a table is indented, and its constraints, which of themselves have no order, get one."""
+    """Indent what is inside a table, and sort its constraints, which Alembic renders in no fixed order."""
     for is_constraint, group in groupby(lines, key=lambda line: re.match(r"sa\.\w+Constraint\(", line) is not None):
         for line in sorted(group) if is_constraint else group:
             yield f"    {line.removesuffix(',')}," if line.startswith("sa.") else line
@@ -64,7 +64,7 @@ def _creating_index(index: Index) -> ops.CreateIndexOp:
     operation = ops.CreateIndexOp.from_index(index)
     for option, dialect in DIALECTS.items():
         if isinstance(condition := operation.kw.get(option), ClauseElement):
-            # Each as its database writes it: SQLite takes a query's `released = 1` for that very text only.
+            # Each in the form of its database: SQLite uses the index only for a query with the very same text.
             compiled = condition.compile(
                 dialect=dialect(), compile_kwargs={"literal_binds": True, "include_table": False}
             )

@@ -1,4 +1,4 @@
-"""Somebody's own Alembic tree: found as Alembic finds it, read without a database, and given one more revision."""
+"""The Alembic tree of a project: found as Alembic finds it, read without a database, and given one more revision."""
 
 import contextlib
 import inspect
@@ -22,14 +22,14 @@ from async_task_cli.migrations.body import Body
 from async_task_cli.migrations.rendering import quoted_all
 
 MARKER, TABLES = "async_task_schema", "async_task_tables"
-"""What a revision of ours says of itself: the version of the tables after it, and their names."""
+"""The names in a revision of ours that hold the version of the tables after it, and the names of the tables."""
 BRANCH = "async_task"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a revision shall stand: behind `head` (None: the only one), or as a `branch` of its own; in which of the
-    tree's folders of versions; and for which of the databases of a tree that has several."""
+    """Where a revision goes: after `head` (None: the only one) or as a `branch` of its own, into which `folder` of
+    versions, and for which `engine` of a tree with several databases."""
 
     head: str | None = None
     branch: bool = False
@@ -52,12 +52,12 @@ class Tree:
 
     @property
     def env(self) -> Path:
-        """The file in which this tree says what its metadata is."""
+        """The file that configures the metadata of this tree."""
         return Path(self._scripts.dir) / "env.py"
 
     @property
     def has_several_databases(self) -> bool:
-        """Whether it is of Alembic's template multidb."""
+        """Whether it uses Alembic's template multidb."""
         return bool(self.config.get_alembic_option("databases"))
 
     def installed(self, attempts: Table) -> tuple[str, int] | None:
@@ -67,15 +67,15 @@ class Tree:
         return None if newest is None else (newest.revision, getattr(newest.module, MARKER))
 
     def made(self) -> set[str]:
-        """The names of all tables of ours that its revisions make."""
+        """The names of all tables of ours that its revisions create."""
         return {name for one in self._ours() for name in getattr(one.module, TABLES, ())}
 
     def _ours(self) -> list[Script]:
         return [one for one in self._revisions if isinstance(getattr(one.module, MARKER, None), int)]
 
     def write(self, body: Body, place: Place) -> Path:
-        """Write the revision, through this tree's own template and under its own naming. A file that cannot be rendered
-        or does not compile is never left behind. Raises Refusal."""
+        """Write the revision with this tree's own template and naming. A file that cannot be rendered or does not
+        compile is never left behind. Raises Refusal."""
         with self._drafted(body, place) as (made, path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -91,16 +91,18 @@ class Tree:
 
     @contextlib.contextmanager
     def _drafted(self, body: Body, place: Place) -> Iterator[tuple[Path, Path]]:
-        """The finished revision in a folder of its own, and where it belongs."""
+        """The finished revision in a temporary folder, and the path where it belongs."""
+        # A broken file in versions/ would break every later Alembic command. So the revision is rendered and compiled
+        # in a folder of its own, and only then linked to its name.
         place = self._settled(place)
         folder = self._folder(place)
-        # In the tree's file system, so that the file can be moved; and where Alembic looks for no revisions.
+        # The folder is in the tree's file system, so that a link works, and outside the version folders.
         with _refusing(), tempfile.TemporaryDirectory(prefix=".async-task-", dir=self._scripts.dir) as draft:
             made = self._render(body, place, Path(draft))
             yield made, folder / made.relative_to(draft)
 
     def _settled(self, place: Place) -> Place:
-        """The same, with the head spelled out. Raises Refusal where there are several, and none is said."""
+        """The same with its head named. Raises Refusal if there are several heads and none is given."""
         heads = self._scripts.get_heads()
         if place.head is not None or place.branch or len(heads) < 2:
             return place
@@ -136,6 +138,8 @@ class Tree:
         return list(self._scripts.version_locations) or [str(Path(self._scripts.dir) / "versions")]
 
     def _render(self, body: Body, place: Place, draft: Path) -> Path:
+        # The draft's folder is one more version location of a copy of this ScriptDirectory. So the tree's own template,
+        # naming and hooks are used, and nothing private of Alembic.
         kept = {name: getattr(self._scripts, name) for name in inspect.signature(ScriptDirectory).parameters}
         scripts = ScriptDirectory(
             **kept | {"version_locations": [*self._folders(), str(draft)], "messaging_opts": {"quiet": True}}
@@ -179,8 +183,8 @@ class Tree:
 
 
 def find_tree(file: Path | None) -> Tree | None:
-    """The tree that Alembic's configuration `file` names, else the one that Alembic itself would find from this folder:
-    by ALEMBIC_CONFIG, alembic.ini or pyproject.toml. None where there is none. Raises Refusal."""
+    """The tree of Alembic's configuration `file`. Without it, the tree that Alembic would find from this folder: by
+    ALEMBIC_CONFIG, alembic.ini or pyproject.toml. None if there is none. Raises Refusal."""
     given = file or (Path(os.environ["ALEMBIC_CONFIG"]) if "ALEMBIC_CONFIG" in os.environ else None)
     if given is not None and not given.is_file():
         raise Refusal(f"there is no Alembic configuration {given}", USAGE if file else CONFIGURATION)
@@ -195,7 +199,7 @@ def find_tree(file: Path | None) -> Tree | None:
 
 
 def _templated(body: Body, engine: str | None) -> dict[str, str]:
-    """The words of a template that stand for the two bodies; of a tree with several databases, those of one of them."""
+    """The template's words for the two bodies; in a tree with several databases, those of one engine."""
     prefix = f"{engine}_" if engine else ""
     return {
         f"{prefix}upgrades": textwrap.indent(body.upgrade, "    ").strip(),
@@ -205,9 +209,9 @@ def _templated(body: Body, engine: str | None) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    """What Alembic, or a file of the tree, says against it, in one sentence."""
+    """Turn errors of Alembic and of the tree's files into one sentence."""
     try:
-        # Alembic tells its progress on standard output, which is for data.
+        # Alembic prints its progress on standard output, which is for data.
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except Refusal:
@@ -226,7 +230,7 @@ def _refusing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _keeping_path() -> Iterator[None]:
-    """Alembic puts prepend_sys_path in front; each time that it is asked."""
+    """Keep the order of sys.path: Alembic puts prepend_sys_path in front, each time that it reads the configuration."""
     before = list(sys.path)
     yield
     added = [one for one in sys.path if one not in before]

@@ -1,4 +1,4 @@
-"""How a command writes a revision: the options that say where, the file, and what its owner does next."""
+"""How a command writes a revision: its options, the file, and what the user does next."""
 
 import functools
 import re
@@ -24,21 +24,21 @@ NO_TREE = (
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """How a revision shall be written: into the tree of which configuration, where in it, or not at all."""
+    """How to write a revision: into the tree of which configuration, at which place, or only printed (`is_dry`)."""
 
     config: Path | None
     place: Place
     is_dry: bool
 
     def tree(self) -> Tree:
-        """Raises Refusal where there is none."""
+        """Raises Refusal if there is none."""
         found = find_tree(self.config)
         if found is None:
             raise Refusal(NO_TREE, CONFIGURATION)
         return found
 
     def write(self, tree: Tree, body: Body, target_metadata: Sequence[str]) -> None:
-        """Write it, and say what is next: `target_metadata` are the lines that env.py needs, if any."""
+        """Write it, and print the next steps. `target_metadata`: the lines that env.py needs, if any."""
         if self.is_dry:
             click.echo(tree.text_of(body, self.place), nl=False)
             return
@@ -51,14 +51,16 @@ class Writing:
 
 
 def writing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say where a revision goes; the command is called with `writing=`."""
+    """Add the options that say where a revision goes. The command is called with `writing=`."""
 
     @click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="Alembic's configuration.")
-    @click.option("--head", metavar="REVISION", help="Behind this one, of several heads.")
-    @click.option("--branch", is_flag=True, help="As a branch of its own, labelled async_task.")
-    @click.option("--version-path", type=click.Path(path_type=Path), metavar="PATH", help="Into this of its folders.")
-    @click.option("--engine", metavar="NAME", help="For this of the databases of a multidb tree.")
-    @click.option("--dry-run", "is_dry", is_flag=True, help="Print what would be written; write nothing.")
+    @click.option("--head", metavar="REVISION", help="Add it after this head, if there are several.")
+    @click.option("--branch", is_flag=True, help="Add it as a branch of its own, labelled async_task.")
+    @click.option(
+        "--version-path", type=click.Path(path_type=Path), metavar="PATH", help="Write it into this version folder."
+    )
+    @click.option("--engine", metavar="NAME", help="The engine of a multidb tree that it is for.")
+    @click.option("--dry-run", "is_dry", is_flag=True, help="Print the revision and write nothing.")
     @functools.wraps(command)
     def written(
         *args: Any, config: Path | None, head: str | None, branch: bool, version_path: Path | None, engine: str | None,
@@ -73,7 +75,7 @@ def writing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def metadata_lines(model: type[BaseAttempt], tree: Tree) -> list[str]:
-    """The lines of env.py that show this model's tables to autogenerate, beside what it shows already."""
+    """The lines of env.py that show this model's tables to autogenerate, beside the metadata that it has already."""
     if table_of(model).metadata is not metadata:
         return metadata_lines_of(model.__module__, model.__name__)
     return ["from async_task import metadata as async_task_metadata", f"target_metadata = {_with_ours(tree)}"]
@@ -91,10 +93,10 @@ def _with_ours(tree: Tree) -> str:
 
 
 def metadata_lines_of(module: str, name: str) -> list[str]:
-    """The same, for a model that need not be there yet."""
+    """The same, for a model that need not exist yet."""
     return [f"from {module} import {name}", f"target_metadata = {name}.metadata"]
 
 
 def brief(path: Path) -> Path:
-    """As one would write it from here."""
+    """The path relative to the working directory, if it is below that."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

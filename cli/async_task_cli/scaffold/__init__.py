@@ -1,4 +1,4 @@
-"""What `async-task install --model PATH --jobs PATH` writes into somebody's project: `write(plan(Wish(...)))`."""
+"""What `async-task install --model PATH --jobs PATH` writes into a project: `write(plan(Wish(...)))`."""
 
 from async_task_cli.scaffold.files import Planned, Written, write
 from async_task_cli.scaffold.plans import Wish, plan

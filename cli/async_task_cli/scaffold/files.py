@@ -1,4 +1,4 @@
-"""Files for somebody's project: whole or not at all, and never over one that is there."""
+"""Files for a project: written whole or not at all, and never over an existing file."""
 
 import contextlib
 import os
@@ -13,14 +13,14 @@ from async_task_cli.faults import UNEXPECTED, Refusal
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A Python file that shall be there, with this text unless it is there already."""
+    """A Python file to write with this text, unless it exists."""
 
     path: Path
     text: str
 
     @property
     def is_there(self) -> bool:
-        """Whether something of that name is there now, be it a link that leads nowhere."""
+        """Whether the path exists, also as a broken link."""
         return os.path.lexists(self.path)
 
 
@@ -33,10 +33,10 @@ class Written:
 
 
 def write(planned: Sequence[Planned]) -> list[Written]:
-    """Write what is not there yet, and make the folders for it.
+    """Write the files that do not exist yet, and make their folders.
 
-    Raises Refusal: before anything is written if a text does not compile; in the middle if a folder cannot be written.
-    Each file that is there then is whole.
+    Raises Refusal before anything is written if a text does not compile, and in between if a folder cannot be written.
+    Every file that was written is whole.
     """
     for one in planned:
         _compile(one)
@@ -59,7 +59,7 @@ def _place(one: Planned) -> Written:
 
 
 def _made(one: Planned) -> bool:
-    """False if another install was quicker."""
+    """Whether we wrote it; False if another install wrote it first."""
     one.path.parent.mkdir(parents=True, exist_ok=True)
     with _beside(one) as draft:
         try:
@@ -71,7 +71,7 @@ def _made(one: Planned) -> bool:
 
 @contextlib.contextmanager
 def _beside(one: Planned) -> Iterator[Path]:
-    """The text in a file of its own in the same folder, under a name that nobody imports or collects."""
+    """The text in a temporary file in the same folder, under a name that Python and pytest ignore."""
     draft = one.path.with_name(f".{one.path.name}.{uuid.uuid4().hex}")
     try:
         with draft.open("x", encoding="utf-8", newline="\n") as file:
@@ -84,11 +84,13 @@ def _beside(one: Planned) -> Iterator[Path]:
 
 
 def _move(draft: Path, path: Path) -> None:
-    """Raises FileExistsError if `path` is there: unlike a rename, a link replaces nothing."""
+    """Raises FileExistsError if `path` exists."""
+    # A link is whole or absent, and replaces nothing: of two installs at once, one wins each file and the other says
+    # "kept". A rename would replace the file, and O_EXCL on the file itself would leave half a file after a crash.
     try:
         path.hardlink_to(draft)
     except FileExistsError:
         raise
-    except OSError:  # some file systems have no links: whoever makes the empty file may fill it
+    except OSError:  # some file systems have no links: the install that makes the empty file may fill it
         path.touch(exist_ok=False)
         draft.replace(path)

@@ -1,4 +1,4 @@
-"""The name under which a file of a project is imported. Nothing is imported to find it."""
+"""The name under which a file of a project is imported, found without importing anything."""
 
 import keyword
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from async_task_cli.faults import USAGE, Refusal
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module that shall be there, and the name under which it is imported."""
+    """A module to write, and the name under which it is imported."""
 
     path: Path
     name: str
@@ -20,7 +20,7 @@ class Module:
 
 
 def module_at(path: Path, project: Path) -> Module:
-    """The module of this path. Raises Refusal where it is no Python file, no name, or lies outside of `project`."""
+    """The module at `path`. Raises Refusal if it is not a Python file, has no valid name, or is outside `project`."""
     whole = path.resolve()
     if path.suffix != ".py" or whole.is_dir():
         raise Refusal(f"{path} is no Python file: write it like shop/attempt.py", USAGE)
@@ -32,7 +32,7 @@ def module_at(path: Path, project: Path) -> Module:
 def module_of(path: Path, project: Path) -> str:
     """`shop.attempt` for shop/attempt.py, src/shop/attempt.py, or lib/shop/attempt.py where lib/shop is a package.
 
-    `path` lies in `project`. Raises Refusal where no import can name it.
+    `path` is inside `project`. Raises Refusal if no import can name it.
     """
     parts = [*path.parent.relative_to(root_of(path, project)).parts]
     if path.stem != "__init__":
@@ -46,7 +46,7 @@ def module_of(path: Path, project: Path) -> str:
 
 
 def root_of(path: Path, project: Path) -> Path:
-    """The folder on the path from which `path` is imported: that of its topmost package, else src, else the project."""
+    """The folder from which `path` is imported: the parent of its topmost package, else src, else `project`."""
     packages = [folder for folder in _folders(path, project) if (folder / "__init__.py").exists()]
     if packages:
         return packages[-1].parent
@@ -55,12 +55,12 @@ def root_of(path: Path, project: Path) -> Path:
 
 
 def new_packages(path: Path, project: Path) -> list[Path]:
-    """The `__init__.py` of each folder that has to be made for `path` to be imported; outermost first."""
+    """The missing `__init__.py` files that importing `path` needs, outermost first."""
     root = root_of(path, project)
     made = [folder for folder in _folders(path, project) if root in folder.parents and not folder.exists()]
     return [folder / "__init__.py" for folder in reversed(made)]
 
 
 def _folders(path: Path, project: Path) -> list[Path]:
-    """From that of the file outwards, as far as the project, which is not among them."""
+    """The folders from the file outwards up to the project, without the project."""
     return [folder for folder in path.parents if project in folder.parents]

@@ -1,4 +1,4 @@
-"""Which files an install writes beside its revision, and with which text."""
+"""Which files `install` writes beside its revision, and with which text."""
 
 import re
 from collections.abc import Iterable
@@ -19,10 +19,10 @@ NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What somebody asked for. Paths may be relative to the working directory; `project` is the folder of the whole.
+    """What the user asked for. Paths may be relative to the working directory; `project` is the root folder.
 
-    `model`, `jobs`: the modules to write, None for those that are not wanted. `table`, `schema`: of the attempts.
-    `base`: where their declarative base lies, as `shop.models:Base`; None to look for it.
+    `model`, `jobs`: the modules to write, or None. `table`, `schema`: those of the attempts. `base`: the declarative
+    base, as `shop.models:Base`; None to search for it.
     """
 
     project: Path
@@ -34,10 +34,10 @@ class Wish:
 
 
 def plan(wish: Wish) -> list[Planned]:
-    """Every file that belongs to the wish, those that are there already among them; writes and imports nothing.
+    """Every file for this wish, existing files included. Writes and imports nothing.
 
-    Raises Refusal for a path that is no module of the project, a base that is not written module:Name, and a
-    pyproject.toml that cannot be read.
+    Raises Refusal for a path that is not a module of the project, for a base that is not written module:Name, and for
+    a pyproject.toml that cannot be read.
     """
     project = wish.project.resolve()
     model, jobs = _module(wish.model, project), _module(wish.jobs, project)

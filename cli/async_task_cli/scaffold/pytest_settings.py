@@ -1,4 +1,4 @@
-"""Whether a project has pytest, and where its tests lie."""
+"""Whether a project has pytest, and where its tests are."""
 
 import configparser
 import re
@@ -43,7 +43,7 @@ def _pyproject(project: Path) -> dict[str, Any]:
 
 
 def _settings(project: Path, pyproject: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What pytest itself would read, in its order; None where nothing is set."""
+    """The settings that pytest itself would read, in its order; None if nothing is set."""
     tools = pyproject.get("tool", {}).get("pytest")
     found = [_ini(project / name, section) for name, section in INI_FILES.items()]
     found[2:2] = [None if tools is None else tools.get("ini_options", tools)]
@@ -62,7 +62,7 @@ def _ini(file: Path, section: str) -> Mapping[str, Any] | None:
 
 
 def _folder(project: Path, settings: Mapping[str, Any]) -> Path:
-    """The first of its testpaths that is a folder inside of it, made or not; else tests, or test where only that is."""
+    """The first of its testpaths inside the project, existing or not; else tests, or test if only that exists."""
     named = [(project / word).resolve() for word in _words(settings.get("testpaths", "")) if "*" not in word]
     for folder in named:
         if project in folder.parents and not folder.is_file():
@@ -72,13 +72,13 @@ def _folder(project: Path, settings: Mapping[str, Any]) -> Path:
 
 
 def _words(setting: Any) -> list[str]:
-    """pytest takes lists, and texts of several words."""
+    """pytest accepts lists, and strings of several words."""
     words = setting.split() if isinstance(setting, str) else setting
     return [part for word in words for part in str(word).split("=")]
 
 
 def _mentions(value: Any) -> bool:
-    """Whether pytest, or a plugin of it, is a key or a text anywhere in there: as a dependency of any tool, say."""
+    """Whether pytest or one of its plugins is a key or a string anywhere in it, for example as a dependency."""
     return any(MENTION.match(text) for text in _texts(value))
 
 

@@ -1,4 +1,4 @@
-"""What the modules of a project define, by their text alone: somebody's code is not run to write some beside it."""
+"""What the modules of a project define, found in their text. Importing them might connect, print or exit."""
 
 import ast
 import os
@@ -17,29 +17,30 @@ ELSEWHERE = {"node_modules", "site-packages", "__pycache__", "build", "dist", "t
 
 
 def subclasses(path: Path, *names: str) -> list[str]:
-    """The names of the classes on a module's top level that have one of `names` among their bases."""
+    """The names of the top-level classes of a module that have one of `names` among their bases."""
     found = (node for node in _statements(_text(path)) if isinstance(node, ast.ClassDef))
     return [node.name for node in found if _bases(node) & set(names)]
 
 
 def declarative_bases(project: Path) -> list[str]:
-    """Every declarative base that the project's own modules define, as `shop.models:Base`; without those on which
-    mapped classes become dataclasses, which attempts cannot be."""
+    """Every declarative base that the project's own modules define, as `shop.models:Base`. Bases that turn mapped
+    classes into dataclasses are left out, because attempts cannot be dataclasses. The caller uses a base only if there
+    is exactly one: with several, the model gets a base of its own."""
     found = []
     for path in _modules(project):
         text = _text(path)
-        if not any(word.encode() in text for word in DECLARATIVE | MAKES_BASES):  # quicker than to parse them all
+        if not any(word.encode() in text for word in DECLARATIVE | MAKES_BASES):  # quicker than parsing all of them
             continue
         names = [name for node in _statements(text) for name in _declarative(node)]
         try:
             found += [f"{module_of(path, project)}:{name}" for name in names]
-        except Refusal:  # a script, which nobody imports
+        except Refusal:  # a script that is never imported
             continue
     return sorted(found)
 
 
 def is_there(module: str, project: Path) -> bool:
-    """Whether this module lies in the project; of others, whether their package is installed. Imports nothing."""
+    """Whether the module is in the project, or its package is installed. Imports nothing."""
     top, *rest = module.split(".")
     for root in (project, project / "src"):
         if (root / top).is_dir() or (root / f"{top}.py").is_file():
@@ -60,7 +61,7 @@ def _is_searched(folder: Path) -> bool:
 
 
 def _text(path: Path) -> bytes:
-    """Empty where it cannot be read."""
+    """Empty if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:
@@ -68,9 +69,9 @@ def _text(path: Path) -> bytes:
 
 
 def _statements(text: bytes) -> list[ast.stmt]:
-    """Of a module's top level; none where it is no Python."""
+    """The top-level statements of a module; none if it is not Python."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of somebody's backslashes we have nothing to say
+        with warnings.catch_warnings(action="ignore"):  # such as those about the project's backslashes
             return ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []

@@ -1,4 +1,4 @@
-"""Which test modules an install writes where the project has pytest, and the factory of their attempts."""
+"""Which test modules `install` writes if the project has pytest, and the factory of their attempts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,11 +22,12 @@ class Imported:
 
 
 def tests_of(model: Module | None, jobs: Module | None, project: Path) -> list[Planned]:
-    """Tests of what is wanted, and their factory; none where there is no pytest.
+    """The tests of the model and the jobs, and their factory; none without pytest.
 
-    A module that was there before is tested under the names that it has; one in which nothing is to be found, not at
-    all.
+    A module that existed before is tested under its own class names, or not at all if it has no such class.
     """
+    # The factory takes the model as an argument, so that its text is the same for every project. It makes its rows with
+    # the model's own actions, because the CHECK constraints refuse a row that is inserted in a terminal state.
     wanted = model or jobs
     settings = pytest_settings(project) if wanted else None
     if wanted is None or settings is None:
@@ -68,7 +69,7 @@ def _tests_of_jobs(
 
 
 def _factory(settings: PytestSettings, wanted: Module, project: Path) -> Module:
-    """Beside the tests; beside the code where tests cannot import each other, as pytest advises."""
+    """Beside the tests, or beside the code if tests cannot import each other, as pytest advises."""
     if settings.by_importlib:
         path = wanted.path.with_name(f"{FACTORY}.py")
         return Module(path, module_of(path, project))
@@ -78,7 +79,7 @@ def _factory(settings: PytestSettings, wanted: Module, project: Path) -> Module:
 
 
 def _class_in(module: Module | None, mixin: str, otherwise: str) -> Imported | None:
-    """The subclass of `mixin`: that which we write, or that which the file has if it was there."""
+    """The subclass of `mixin` that we write, or that an existing file has."""
     if module is None:
         return None
     found = subclasses(module.path, mixin) if module.path.exists() else [otherwise]
@@ -87,7 +88,7 @@ def _class_in(module: Module | None, mixin: str, otherwise: str) -> Imported | N
 
 
 def _lines(*imported: Imported) -> str:
-    """An import for each module, in order; after a blank line, those that linters know for the project's own."""
+    """One import line a module, in order. Those that linters take for the project's own follow a blank line."""
     names: dict[str, list[str]] = {}
     for one in imported:
         names.setdefault(one.module, []).append(one.name)
