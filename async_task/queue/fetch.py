@@ -73,6 +73,7 @@ def _claim_due(connection: Connection, table: Table, request: ClaimRequest, *, c
     values = wanted | given | {"a_number": request.limit}
     if request.targets or request.besides:  # its text depends on how many of these there are
         return _claims(connection.execute(claim, values).all())
+    # With its BEGIN and COMMIT: one way to the server and back instead of three, a third less for an empty claim.
     return _claims(at_once(connection, claim, values, commits=commits).rows)
 
 
