@@ -12,16 +12,23 @@ from sqlalchemy.orm import Mapper, Session
 
 from async_task.arguments.encoding import encode
 from async_task.attempts.ambient import ambient_session, hold
-from async_task.database.clock import MYSQL, clock_now
-from async_task.database.dialects import numbered
+from async_task.database.clock import clock_now
+from async_task.database.dialects import MYSQL, numbered
 from async_task.database.sessions import blocking_session, sync_session
-from async_task.encryption.encryptors import Encryptor, NullEncryptor, context_of, encryptor_named, remember, seal
+from async_task.encryption.encryptors import (
+    Encryptor,
+    NullEncryptor,
+    context_of,
+    encryptor_named,
+    register_encryptor,
+    seal,
+)
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
 from async_task.schema.columns import uuid7
 from async_task.schema.states import Status
 from async_task.targets.policies import check_priority, check_queue
 from async_task.targets.registry import Method, target_of
-from async_task.wakeup.commit_hooks import arrive
+from async_task.wakeup.commit_hooks import wake_after_commit
 
 M = TypeVar("M")
 
@@ -176,7 +183,7 @@ def add(model: type[M], made: Draft, session: object | None) -> M:
     if session is None:
         hold(own)
     if made.is_due_at_once:
-        arrive(own, mapper, {made.form.queue: 1})
+        wake_after_commit(own, mapper, {made.form.queue: 1})
     return attempt
 
 
@@ -194,7 +201,7 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
         if asked is None:
             hold(own)
         if made.is_due_at_once:
-            arrive(own, mapper, {made.form.queue: 1})
+            wake_after_commit(own, mapper, {made.form.queue: 1})
     return there
 
 
@@ -296,7 +303,7 @@ def _check_common(queue: object, priority: object, max_attempts: object) -> None
 def _encryptor(given: Encryptor | str | None) -> Encryptor:
     if given is None:
         return encryptor_named(NullEncryptor.name)
-    return encryptor_named(given) if isinstance(given, str) else remember(given)
+    return encryptor_named(given) if isinstance(given, str) else register_encryptor(given)
 
 
 def _mapping(method_args: object) -> dict[str, Any]:

@@ -29,10 +29,10 @@ from async_task.schema.states import (
     ending,
     is_pending,
     parking,
-    released_started,
-    released_to,
-    released_unstarted,
-    waiting,
+    releasing_started,
+    releasing_to_queue,
+    releasing_unstarted,
+    retrying,
 )
 
 
@@ -135,7 +135,7 @@ def release_abandoned(engine: Engine, table: Table, claims: Sequence[Claim], *, 
     for claim in claims:
         with engine.begin() as connection:
             if connection.execute(settle_statements.lock_one(table, claim)).first() is not None:
-                values = released_started(reason) if started else released_unstarted(table)
+                values = releasing_started(reason) if started else releasing_unstarted(table)
                 connection.execute(settle_statements.change_one(table, claim, values))
                 if started:
                     record(connection, table, claim.id, "parked", reason, number=claim.number)
@@ -149,7 +149,7 @@ def release_to_queue(engine: Engine, table: Table, claims: Sequence[Claim], queu
     """Release claims that were not started, uncharged, into another queue. Returns how many were still ours."""
     mine = (table.c.id.in_([one.id for one in claims]), table.c.claim_id.in_({one.claim_id for one in claims}))
     with engine.begin() as connection:
-        change = settle_statements.change(table, released_to(table, queue)).where(*mine, is_pending(table))
+        change = settle_statements.change(table, releasing_to_queue(table, queue)).where(*mine, is_pending(table))
         return connection.execute(change).rowcount
 
 
@@ -199,7 +199,7 @@ def _lost(connection: Connection, table: Table, claims: Sequence[Claim], number:
 def _values(table: Table, decision: Decision, failure: Failure | None) -> Values:
     summary = failure.summary if failure else None
     if decision.after is not None:
-        return waiting(table, decision.after, last_error=summary, charged=decision.charged)
+        return retrying(table, decision.after, last_error=summary, charged=decision.charged)
     text = ": ".join(part for part in (decision.reason, summary) if part) or None
     return ending(table, decision.status, last_error=text, charged=decision.charged)
 

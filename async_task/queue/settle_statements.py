@@ -27,7 +27,7 @@ from async_task.database.clock import statement_now
 from async_task.database.dialects import by_primary_key
 from async_task.queue import predicates
 from async_task.queue.claim import Claim
-from async_task.schema.states import Status, Values, ending, extending, is_overdue, released_unstarted
+from async_task.schema.states import Status, Values, ending, extending, is_overdue, releasing_unstarted
 
 Statement = Any
 """A select of several columns, whose type SQLAlchemy 2.0 and 2.1 spell differently."""
@@ -63,7 +63,7 @@ def succeed(table: Table, arrays: bool) -> Update:
 @lru_cache(maxsize=64)
 def release(table: Table, arrays: bool) -> Update:
     """Release those of `ids` that are still ours under `a_claim` and were not started."""
-    return _change_ours(table, arrays, released_unstarted(table))
+    return _change_ours(table, arrays, releasing_unstarted(table))
 
 
 @lru_cache(maxsize=64)

@@ -30,7 +30,7 @@ from async_task import (
     target,
 )
 from async_task.database.clock import clock_now
-from async_task.encryption.encryptors import remember
+from async_task.encryption.encryptors import register_encryptor
 from clockwork import row_of
 
 SECRET = "canary-4711"
@@ -823,7 +823,7 @@ def test_no_encryptor_can_call_itself_null_and_thereby_be_left_out() -> None:
     nameless = Reversing()
     nameless.name = "null"
     with pytest.raises(ConfigurationError, match="says that nothing is encrypted"):
-        remember(nameless)
+        register_encryptor(nameless)
 
 
 def charge() -> None:

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from async_task import Attempt, JobEvent, Status, target
 from async_task.database.driver_errors import is_transient
-from async_task.encryption.encryptors import remember
+from async_task.encryption.encryptors import register_encryptor
 from async_task_cli.faults import trace_of, verdict
 from async_task_cli.main import main
 from clockwork import forget_beats, let_pass, row_of
@@ -48,7 +48,7 @@ class Reversing:
         return ciphertext[::-1]
 
 
-remember(Reversing())
+register_encryptor(Reversing())
 
 
 @target("test.discreet", redact=["password"])
@@ -493,8 +493,8 @@ def test_modules_are_imported_with_a_bare_database(run: Run, write: Write) -> No
         ),
         ("list --database-url nonsense", 78, "the database URL cannot be read"),
         ("list --database-url nosuch://me:s3cret@host/x", 78, "no database dialect is called 'nosuch'"),
-        ("list --database-url postgresql+psycopg://me:s3cret@host:many/x", 78, "a port that is no number"),
-        ("list --database-url postgresql+psycopg://me:s3cr@et:s3cret@host/x", 78, "a port that is no number"),
+        ("list --database-url postgresql+psycopg://me:s3cret@host:many/x", 78, "a port that is not a number"),
+        ("list --database-url postgresql+psycopg://me:s3cr@et:s3cret@host/x", 78, "a port that is not a number"),
         ("list --database-url mysql://me:s3cret@host/x", 78, "async-task[mysql]"),
         ("list --database-url postgresql+psycopg2://me:s3cret@host/x", 78, "async-task[postgres]"),
         ("list --database-url sqlite://", 78, "in memory"),
