@@ -39,7 +39,7 @@ from async_task.outcomes import Retried as Retried
 from async_task.outcomes import Succeeded as Succeeded
 from async_task.outcomes import Superseded as Superseded
 from async_task.queue.backlog import Depth as Depth
-from async_task.queue.limits import QueueState as QueueState
+from async_task.queue.pauses import QueueState as QueueState
 from async_task.queue.sweep import SweepReport as SweepReport
 from async_task.queue.workers import WorkerInfo as WorkerInfo
 from async_task.schema.audit import acting as acting

@@ -19,9 +19,9 @@ from async_task.encryption.encryptors import Encryptor, register_encryptor
 from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
-from async_task.queue import limits
+from async_task.queue import pauses
 from async_task.queue.backlog import Depth, depths
-from async_task.queue.limits import QueueState
+from async_task.queue.pauses import QueueState
 from async_task.queue.sweep import SweepReport, sweep
 from async_task.queue.workers import WorkerInfo, running_workers
 from async_task.schema import versions
@@ -245,14 +245,14 @@ class AsyncTask:
             raise ConfigurationError(f"reason is a text, not {type(reason).__name__}")
         by, table = current_actor(), table_of(self._model)
         self._check_once("pause")
-        return self._run("pause", lambda engine: limits.pause(engine, table, name, by=by, reason=reason))
+        return self._run("pause", lambda engine: pauses.pause(engine, table, name, by=by, reason=reason))
 
     def resume(self, queue: str | None = None, *, target: object = None) -> bool:
         """Go on with what was paused; what was set aside waits in the queue named after the target, for whoever serves
         that (`run_batch` serves all). False when it was not paused. Raises as `pause`."""
         name, table = queue_meant(queue, target), table_of(self._model)
         self._check_once("resume")
-        return self._run("resume", lambda engine: limits.resume(engine, table, name))
+        return self._run("resume", lambda engine: pauses.resume(engine, table, name))
 
     def paused(self) -> list[QueueState]:
         """What is paused, by whom, since when and why. Raises as `run_batch`."""
@@ -262,7 +262,7 @@ class AsyncTask:
         """The queues that are paused or limited, by name; of the limits those that this database has seen at work, and
         those that the targets of this process say. Raises as `run_batch`."""
         self._check_once("queues")
-        found = self._run("queues", lambda engine: limits.states(engine, table_of(self._model)))
+        found = self._run("queues", lambda engine: pauses.queue_states(engine, table_of(self._model)))
         known = {one.name: one for one in found}
         for name, limit in target_limits().items():
             one = known.get(name, QueueState(name, None, None, None, None, None))

@@ -1,4 +1,4 @@
-"""How one performing ends, and the pure decision that leads there from what the target answered."""
+"""How performing an attempt ends, and the pure decision about it from what the target returned or raised."""
 
 import datetime as dt
 import random
@@ -13,7 +13,7 @@ from async_task.targets.retry import Retry
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What `app.perform` answers: one of the classes below."""
+    """What `app.perform` returns: one of the classes below."""
 
     attempt_id: uuid.UUID
 
@@ -25,7 +25,7 @@ class Succeeded(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Retried(Outcome):
-    """Still pending: due again `after` from now; `error` says what was raised, None for a poll (`Again`)."""
+    """Still pending, due again `after` from now. `error`: what was raised; None for a poll (`Again`)."""
 
     after: dt.timedelta
     error: str | None = None
@@ -52,8 +52,8 @@ class Canceled(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class NotDue(Outcome):
-    """Not performed: due at `due_at`, and not before the attempt `behind`, an earlier one of its key, is at rest (None:
-    it waits for no other). Nothing about the attempt changed."""
+    """Not performed: due at `due_at`, and not before the attempt `behind`, an earlier one of its order key, is at rest
+    (None: it waits for no other). Nothing about the attempt changed."""
 
     due_at: dt.datetime
     behind: uuid.UUID | None = None
@@ -61,14 +61,14 @@ class NotDue(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class NotPending(Outcome):
-    """Not performed: at rest in `status`, or None where there is no such attempt."""
+    """Not performed: at rest in `status`; None: there is no such attempt."""
 
     status: Status | None
 
 
 @dataclass(frozen=True, slots=True)
 class Busy(Outcome):
-    """Not performed: somebody holds it, `by` whom and `since` when (None: for the moment of a change)."""
+    """Not performed: claimed `by` a worker `since` an instant; both None if its row is locked for a change."""
 
     by: str | None
     since: dt.datetime | None
@@ -76,12 +76,12 @@ class Busy(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Superseded(Outcome):
-    """Somebody else took or changed the attempt meanwhile: nothing of this performing was written."""
+    """Somebody else claimed or changed the attempt meanwhile: no outcome was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parked(Outcome):
-    """Not the call's fault: nothing is charged, and it is due again `after` from now; `reason` says what to mend."""
+    """Released uncharged, due again `after` from now: the fault is not the call's. `reason` says what to mend."""
 
     after: dt.timedelta
     reason: str
@@ -92,9 +92,8 @@ KINDS = (Succeeded, Retried, Failed, Expired, Canceled, NotDue, NotPending, Busy
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What shall become of a performed attempt. `after` is set exactly when it stays pending.
-
-    `charged`: an error is counted. `error`: what was raised, or None.
+    """The new state of a performed attempt. `after`: set exactly when it stays pending. `charged`: an error is counted.
+    `error`: what was raised, or None.
     """
 
     status: Status
@@ -109,10 +108,10 @@ SUCCESS = Decision(Status.SUCCEEDED)
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where an attempt stands when its call has ended, in durations: the clocks of two machines never meet.
+    """What a decision needs to know of the attempt; in durations, so that no two clocks are ever compared.
 
-    `age`: since `scheduled_at` or else `created_at`. `left`: until `expires_at`, None without one. `errors`: counted
-    before this call. `max_attempts`: the row's own bound, before the policy's.
+    `age`: since `scheduled_at`, or else `created_at`. `left`: until `expires_at`; None without one. `errors`: counted
+    before this call. `max_attempts`: the row's own maximum, which goes before the policy's.
     """
 
     age: dt.timedelta
@@ -122,7 +121,7 @@ class Standing:
 
 
 def decide(answer: object, standing: Standing, retry: Retry, draw: Callable[[], float] = random.random) -> Decision:
-    """What becomes of an attempt whose call returned `answer`, or raised it (a BaseException)."""
+    """Decide about an attempt whose call returned `answer`, or raised it (a BaseException)."""
     if isinstance(answer, BaseException):
         return _after_error(answer, standing, retry, draw)
     if isinstance(answer, Again):
@@ -132,7 +131,7 @@ def decide(answer: object, standing: Standing, retry: Retry, draw: Callable[[], 
 
 def _after_error(error: BaseException, standing: Standing, retry: Retry, draw: Callable[[], float]) -> Decision:
     if isinstance(error, Discard):
-        return _failed("", error)  # what it says of itself is the reason; it may hold what must be hidden first
+        return _failed("", error)  # its own text becomes the reason later, when secrets in it are hidden
     errors = standing.errors + 1
     most = standing.max_attempts if standing.max_attempts is not None else retry.max_attempts
     if most is not None and errors >= most:

@@ -7,13 +7,15 @@ import contextlib
 import os
 import socket
 import threading
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
     Float,
+    Select,
     Sequence,
     Table,
+    Update,
     cast,
     column,
     func,
@@ -29,6 +31,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 MYSQL = ("mysql", "mariadb")
 """The names of both dialects, for `@compiles` and `with_variant`."""
+
+S = TypeVar("S", Select[Any], Update)
 
 
 def sequence_of(attempts: Table) -> Sequence:
@@ -98,6 +102,31 @@ def locks_neighbours(dialect: Dialect) -> bool:
     """Whether a statement that locks rows also locks their neighbours for a moment: MySQL and MariaDB. There SKIP
     LOCKED may find no row although an unlocked one exists."""
     return dialect.name in MYSQL
+
+
+def takes_arrays(dialect: Dialect) -> bool:
+    """Whether one parameter can hold an array, however long: PostgreSQL."""
+    return dialect.name == "postgresql"
+
+
+def counts_locked_rows(dialect: Dialect) -> bool:
+    """Whether one statement can lock rows, count them, and limit how long its transaction may last: PostgreSQL."""
+    return dialect.name == "postgresql"
+
+
+def walks_index_names(dialect: Dialect) -> bool:
+    """Whether a recursive statement finds each next name of an index by one look into it. Not MySQL and MariaDB, which
+    find their way in an index by constants only: there it reads all rows."""
+    return dialect.name not in MYSQL
+
+
+def by_primary_key(table: Table, statement: S) -> S:
+    """The statement, told on MySQL and MariaDB to find its rows by the primary key: in a small table they would walk
+    over all rows, and wait for each that is locked."""
+    for name in MYSQL:
+        hinted: Any = statement.with_hint(text="FORCE INDEX (PRIMARY)", selectable=table, dialect_name=name)
+        statement = hinted
+    return statement
 
 
 def copies_rows(dialect: Dialect) -> bool:

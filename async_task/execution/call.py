@@ -76,7 +76,7 @@ class PreparedCall(NamedTuple):
     def current(self, claim: Claim) -> CurrentAttempt:
         """What `current_attempt` answers while this call is made."""
         limit = _time_limit(self.is_locked, self.timeout)
-        return CurrentAttempt(claim.id, claim.number, None if limit is None else claim.taken_at + limit)
+        return CurrentAttempt(claim.id, claim.number, None if limit is None else claim.claimed_at + limit)
 
 
 def prepare(context: ExecutionContext, claim: Claim) -> PreparedCall:

@@ -122,7 +122,7 @@ class GroupCommit:
         try:
             connection = self._context.lane.connection
             connection.begin()
-            lost = fenced_writes.lock_all(connection, self._context.table, claims, LOCKED_LIMIT)
+            lost = fenced_writes.lock_claims(connection, self._context.table, claims, LOCKED_LIMIT)
         except (DBAPIError, PoolTimeout) as problem:
             self._context.lane.drop_connection()
             self._is_locked = False
@@ -228,7 +228,7 @@ class GroupCommit:
         succeeded = [one.claim for one in called if one.decision is SUCCESS]
         others = [one for one in called if one.decision is not SUCCESS]
         written = [OutcomeWrite(one.claim, one.decision, failure_of(one.decision, one.call)) for one in others]
-        if not fenced_writes.write_all(connection, self._context.table, succeeded, written, unstarted):
+        if not fenced_writes.write_outcomes(connection, self._context.table, succeeded, written, unstarted):
             raise SomebodyElse
         transaction.commit()
         self._reports.succeeded += succeeded
@@ -242,13 +242,13 @@ class GroupCommit:
             return True
         self._unstarted += in_flight.take_all_waiting()
         try:
-            fenced_writes.extend(lane.connection, self._context.table, in_flight.running.claim, self._lease)
+            fenced_writes.extend_lease(lane.connection, self._context.table, in_flight.running.claim, self._lease)
             self._write(in_flight.called, self._unstarted)
             in_flight.called, self._unstarted = [], []
             self._is_locked = self._is_locked and locks
             if self._is_locked:
                 lane.connection.begin()
-                fenced_writes.lock_all(lane.connection, self._context.table, [in_flight.running.claim], LOCKED_LIMIT)
+                fenced_writes.lock_claims(lane.connection, self._context.table, [in_flight.running.claim], LOCKED_LIMIT)
         except Exception as problem:
             # What was called is written by the lane, as soon as this call is over.
             logger.warning("a long call was not cut off: %s", describe(problem).summary)

@@ -78,7 +78,7 @@ def settle_kept(
 
 def after_lost_claim(context: ExecutionContext, claim: Claim, call: PreparedCall) -> "Settled":
     """Superseded by somebody else; unless it was the target itself, whose change of its row is rolled back by now."""
-    row = retry_transient(lambda: fenced_writes.standing(context.engine, context.table, claim.id), LONG_PATIENCE)
+    row = retry_transient(lambda: fenced_writes.read_state(context.engine, context.table, claim.id), LONG_PATIENCE)
     if row is None or row.claim_id != claim.claim_id:
         return Settled(Superseded(claim.id))
     error = InvalidState("the target changed the row of its own attempt: let it return, raise or Discard instead")
@@ -195,7 +195,7 @@ def _write(
             if hit:
                 transaction.commit()
         else:
-            hit = fenced_writes.settle(context.engine, context.table, claim, decision, failure)
+            hit = fenced_writes.write_outcome(context.engine, context.table, claim, decision, failure)
     except Exception as problem:
         logger.warning(
             "the outcome of attempt %s was not written at once: %s", claim.id, describe(problem, call.secrets).summary
@@ -246,7 +246,7 @@ def _or_written(
 
 def found_written(context: ExecutionContext, claim: Claim, call: PreparedCall, decision: Decision) -> Settled | None:
     """What the row says when the claim is no longer ours: our outcome, or somebody else's."""
-    row = retry_transient(lambda: fenced_writes.standing(context.engine, context.table, claim.id), LONG_PATIENCE)
+    row = retry_transient(lambda: fenced_writes.read_state(context.engine, context.table, claim.id), LONG_PATIENCE)
     if row is not None and row.claim_id == claim.claim_id:
         return None
     is_committed = row is not None and row.num_attempts == claim.number and row.status == decision.status
@@ -269,7 +269,7 @@ def _finish(context: ExecutionContext, claim: Claim, call: PreparedCall, decisio
 
 def _settle_at_last(context: ExecutionContext, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
     return retry_transient(
-        lambda: fenced_writes.settle(context.engine, context.table, claim, decision, failure), LONG_PATIENCE
+        lambda: fenced_writes.write_outcome(context.engine, context.table, claim, decision, failure), LONG_PATIENCE
     )
 
 

@@ -17,7 +17,7 @@ from async_task.database.lanes import Lane
 from async_task.database.sessions import is_async_session
 from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.queue.claim import Claim
-from async_task.queue.fenced_writes import lock_all
+from async_task.queue.fenced_writes import lock_claims
 
 SAVEPOINT = "async_task_call"
 
@@ -134,7 +134,7 @@ class CallTransaction:
     def _lock(self, connection: Connection) -> None:
         savepoint = SAVEPOINT if self._for_session else None
         limit = dt.timedelta(seconds=self._limit)
-        if lock_all(connection, self._table, [self._claim], limit, savepoint=savepoint):
+        if lock_claims(connection, self._table, [self._claim], limit, savepoint=savepoint):
             self.is_lost = True
             raise ClaimLost("this attempt was taken or changed by somebody else")
         self._opened_at = time.monotonic()

@@ -34,10 +34,10 @@ class ClaimRequest:
 
 
 class Claim(NamedTuple):
-    """One attempt, taken under `claim_id`: the fence of every write about it. `number`: which start this is, from 1.
+    """One attempt, claimed under `claim_id`: the fence of every write about it. `number`: which start this is, from 1.
 
-    Its fields are what the row holds, in the order of `COLUMNS`. The instants are unread: what most calls never ask for
-    is not made ready.
+    Its fields are those of the row, in the order of `COLUMNS`. Instants are as they came from the driver: most calls
+    never read one.
     """
 
     id: uuid.UUID
@@ -66,19 +66,19 @@ class Claim(NamedTuple):
         return self.num_crashes > 0
 
     @property
-    def taken_at(self) -> dt.datetime:
-        """When it was taken, by the database's clock."""
+    def claimed_at(self) -> dt.datetime:
+        """When it was claimed, by the database's clock."""
         return UnreadInstant.read(self.attempted_at)
 
     @property
     def age(self) -> dt.timedelta:
-        """How long before that it was wanted: since `scheduled_at`, or else `created_at`."""
+        """From `scheduled_at`, or else `created_at`, to its claim."""
         wanted_at = self.created_at if self.scheduled_at is None else self.scheduled_at
         return UnreadInstant.between(wanted_at, self.attempted_at)
 
     @property
     def left(self) -> dt.timedelta | None:
-        """How long after that it expires; None without `expires_at`."""
+        """From its claim to `expires_at`; None without `expires_at`."""
         return None if self.expires_at is None else UnreadInstant.between(self.attempted_at, self.expires_at)
 
 
@@ -86,9 +86,10 @@ COLUMNS = tuple({"encoded_args": "method_args", "number": "num_attempts"}.get(na
 
 
 def columns(table: Table) -> list[Any]:
-    """The columns that a claim is made of: `Claim._make(row)`."""
+    """The columns of a claim: `Claim._make(row)`."""
     return [_unread(table.c[name]) for name in COLUMNS]
 
 
 def _unread(column: Any) -> Any:
+    # As seconds on PostgreSQL: the text of a timestamptz costs both sides (of 500 rows, 16.6 us a row instead of 14.8).
     return type_coerce(column, UnreadInstant()) if isinstance(column.type, Instant) else column

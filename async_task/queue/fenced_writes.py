@@ -1,5 +1,12 @@
-"""What is done to attempts that are claimed, outside of their calls. Each function is one transaction, or part of its
-caller's."""
+"""What is written about claims outside of their calls; each write is fenced by the claim id.
+
+1. Lock: `lock_claims`, `succeed_and_lock`.
+2. Write outcomes: `write_outcome`, `write_outcomes`.
+3. Release or park what is not performed: `release_claims`, `release_abandoned`, `release_to_queue`, `park`.
+4. `extend_lease`, and `read_state` for an outcome whose COMMIT was not answered.
+
+A function that is given a connection writes in its transaction, which the caller commits.
+"""
 
 import datetime as dt
 import uuid
@@ -8,79 +15,173 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Table
 
+from async_task.database.dialects import counts_locked_rows, takes_arrays
 from async_task.database.pipeline import COMMIT_AND_BEGIN, Step, at_once, in_turn
 from async_task.database.transactions import transaction_on
 from async_task.error_text import Failure
 from async_task.outcomes import Decision
-from async_task.queue import claim_statements, predicates
+from async_task.queue import settle_statements
 from async_task.queue.claim import Claim
 from async_task.schema.audit import record
-from async_task.schema.states import Status, Values, ending, parking, releasing_started, releasing_unstarted, retrying
+from async_task.schema.states import (
+    Status,
+    Values,
+    ending,
+    is_pending,
+    parking,
+    releasing_started,
+    releasing_to_queue,
+    releasing_unstarted,
+    retrying,
+)
 
 
 class OutcomeWrite(NamedTuple):
-    """What is to be written of one performing."""
+    """An outcome to be written."""
 
     claim: Claim
     decision: Decision
     failure: Failure | None
 
 
-def settle(engine: Engine, table: Table, claim: Claim, decision: Decision, failure: Failure | None) -> bool:
-    """Write the outcome, in a transaction of its own. False when somebody else was first: nothing was written."""
-    with engine.begin() as connection:
-        return write_outcome(connection, table, claim, decision, failure)
-
-
-def write_outcome(
-    connection: Connection, table: Table, claim: Claim, decision: Decision, failure: Failure | None
-) -> bool:
-    """The same in the transaction of `connection`, and the event of what was raised."""
-    if decision.status is Status.SUCCEEDED:
-        succeed = claim_statements.succeed(table, connection.dialect.name)
-        return bool(connection.execute(succeed, _of_all(connection, [claim])).rowcount == 1)
-    if not _hits(connection, predicates.settle(table, claim.id, claim.claim_id, _values_of(table, decision, failure))):
-        return False
-    if failure is not None:
-        message = f"{failure.summary} ({decision.reason})" if decision.reason else failure.summary
-        record(connection, table, claim.id, "error", message, number=claim.number, detail=failure.trace)
-    elif decision.status in (Status.FAILED, Status.EXPIRED):
-        record(connection, table, claim.id, decision.status.value, decision.reason, number=claim.number)
-    return True
-
-
-def lock_all(
+def lock_claims(
     connection: Connection, table: Table, claims: Sequence[Claim], limit: dt.timedelta, *, savepoint: str | None = None
 ) -> set[uuid.UUID]:
-    """Lock the rows of these claims, which were taken together; then set a savepoint, if there is to be one. PostgreSQL
-    ends the transaction when it idles, or one of its statements runs, longer than `limit`. Answers the ids of those
-    that no longer stand: mostly none."""
-    name, given = connection.dialect.name, _of_all(connection, claims)
-    is_counted = name == "postgresql"
-    if is_counted:
-        given["a_limit"] = _milliseconds(limit)
+    """Lock the rows of these claims, all of one claim id; then set a savepoint, if one is named. PostgreSQL ends the
+    transaction when it idles, or a statement of it runs, for longer than `limit`. Returns the ids of lost claims."""
+    given, arrays = _parameters(connection, claims), takes_arrays(connection.dialect)
     then = None if savepoint is None else f"SAVEPOINT {savepoint}"
-    rows = at_once(connection, claim_statements.lock(table, name), given, then=then).rows
-    if is_counted:
-        return _lost(connection, table, claims, rows[0][0])
-    return {claim.id for claim in claims} - {row[0] for row in rows}
+    if not counts_locked_rows(connection.dialect):
+        rows = at_once(connection, settle_statements.lock(table, arrays), given, then=then).rows
+        return {claim.id for claim in claims}.difference(row[0] for row in rows)
+    given["a_limit"] = _milliseconds(limit)
+    (row,) = at_once(connection, settle_statements.lock_and_count(table, arrays), given, then=then).rows
+    return _lost(connection, table, claims, row[0])
 
 
 def succeed_and_lock(
     connection: Connection, table: Table, succeeded: Sequence[Claim], claims: Sequence[Claim], limit: dt.timedelta
 ) -> tuple[int, set[uuid.UUID]]:
-    """Write that the first have succeeded, commit, and in the transaction that follows lock the others, as `lock_all`:
-    all of them were taken together. Only where `connection` `chains`. Answers how many of the first were still ours,
-    and the ids of the others that no longer stand."""
-    name = connection.dialect.name
-    locked = _of_all(connection, claims) | {"a_limit": _milliseconds(limit)}
+    """Write that the first have succeeded, commit, and lock the others in the transaction that follows, as
+    `lock_claims` does; all of one claim id. Only where `connection` `chains`.
+
+    One way to the server and back instead of four. If any of the three steps fails, nothing is known of the first.
+    Returns how many of the first were still ours, and the ids of lost claims among the others.
+    """
+    arrays = takes_arrays(connection.dialect)
+    locked = _parameters(connection, claims) | {"a_limit": _milliseconds(limit)}
     done, _, found = in_turn(
         connection,
-        Step(claim_statements.succeed(table, name), _of_all(connection, succeeded)),
+        Step(settle_statements.succeed(table, arrays), _parameters(connection, succeeded)),
         COMMIT_AND_BEGIN,
-        Step(claim_statements.lock(table, name), locked),
+        Step(settle_statements.lock_and_count(table, arrays), locked),
     )
     return done.number, _lost(connection, table, claims, found.rows[0][0])
+
+
+def write_outcome(
+    where: Engine | Connection, table: Table, claim: Claim, decision: Decision, failure: Failure | None
+) -> bool:
+    """Write an outcome, and the event of what was raised. On an engine: in a transaction of its own. False when
+    somebody else was first: nothing was written."""
+    if isinstance(where, Engine):
+        with where.begin() as connection:
+            return write_outcome(connection, table, claim, decision, failure)
+    if decision.status is Status.SUCCEEDED:
+        succeed = settle_statements.succeed(table, takes_arrays(where.dialect))
+        return where.execute(succeed, _parameters(where, [claim])).rowcount == 1
+    if not _is_changed(where, table, claim, _values(table, decision, failure)):
+        return False
+    if failure is not None:
+        message = f"{failure.summary} ({decision.reason})" if decision.reason else failure.summary
+        record(where, table, claim.id, "error", message, number=claim.number, detail=failure.trace)
+    elif decision.status in (Status.FAILED, Status.EXPIRED):
+        record(where, table, claim.id, decision.status.value, decision.reason, number=claim.number)
+    return True
+
+
+def write_outcomes(
+    connection: Connection, table: Table, succeeded: Sequence[Claim], others: Sequence[OutcomeWrite] = (),
+    unstarted: Sequence[Claim] = (),
+) -> bool:  # fmt: skip
+    """Write that these claims have `succeeded`, all of one claim id, and the outcomes of `others`; release those that
+    are `unstarted`, likewise. Only the COMMIT may follow.
+
+    False when somebody else was first with one of them. The caller then commits no more, and settles each by itself:
+    on PostgreSQL the others may be committed already, as the COMMIT goes to the server with the UPDATE.
+    """
+    arrays, is_all = takes_arrays(connection.dialect), not (others or unstarted)
+    if succeeded:
+        succeed = settle_statements.succeed(table, arrays)
+        if at_once(connection, succeed, _parameters(connection, succeeded), commits=is_all).number != len(succeeded):
+            return False
+    if unstarted:
+        connection.execute(settle_statements.release(table, arrays), _parameters(connection, unstarted))
+    return all(write_outcome(connection, table, *one) for one in others)
+
+
+def release_claims(where: Engine | Connection, table: Table, claims: Sequence[Claim]) -> None:
+    """Release claims of one claim id that were not started, uncharged, where they stood."""
+    with transaction_on(where) as connection:
+        release = settle_statements.release(table, takes_arrays(connection.dialect))
+        connection.execute(release, _parameters(connection, claims))
+
+
+def release_abandoned(engine: Engine, table: Table, claims: Sequence[Claim], *, started: bool = True) -> set[uuid.UUID]:
+    """Release claims where they stood, although their calls may still run; uncharged where they were not `started`.
+    Locked rows are skipped. Returns the ids of claims that are ours no longer."""
+    reason = "its worker was stopped in the middle of the call"
+    done: set[uuid.UUID] = set()
+    for claim in claims:
+        with engine.begin() as connection:
+            if connection.execute(settle_statements.lock_one(table, claim)).first() is not None:
+                values = releasing_started(reason) if started else releasing_unstarted(table)
+                connection.execute(settle_statements.change_one(table, claim, values))
+                if started:
+                    record(connection, table, claim.id, "parked", reason, number=claim.number)
+            row = connection.execute(settle_statements.state(table, claim.id)).first()
+            if row is None or row.claim_id != claim.claim_id:
+                done.add(claim.id)
+    return done
+
+
+def release_to_queue(engine: Engine, table: Table, claims: Sequence[Claim], queue: str) -> int:
+    """Release claims that were not started, uncharged, into another queue. Returns how many were still ours."""
+    mine = (table.c.id.in_([one.id for one in claims]), table.c.claim_id.in_({one.claim_id for one in claims}))
+    with engine.begin() as connection:
+        change = settle_statements.change(table, releasing_to_queue(table, queue)).where(*mine, is_pending(table))
+        return connection.execute(change).rowcount
+
+
+def park(engine: Engine, table: Table, claim: Claim, after: dt.timedelta, reason: str, *, started: bool) -> bool:
+    """Release an attempt uncharged, due again `after` from now. A start is uncounted only if the call had not begun:
+    else the world outside may have seen it. The event is written when the reason is new, not each time."""
+    text = f"parked: {reason}"
+    with engine.begin() as connection:
+        is_ours = _is_changed(connection, table, claim, parking(table, after, reason=text, started=started))
+        if is_ours and claim.last_error != text:
+            record(connection, table, claim.id, "parked", reason, number=claim.number)
+        return is_ours
+
+
+def extend_lease(connection: Connection, table: Table, claim: Claim, lease: dt.timedelta) -> None:
+    """Let the claim hold without a lock for another lease."""
+    extend = settle_statements.extend(table, takes_arrays(connection.dialect), lease)
+    connection.execute(extend, _parameters(connection, [claim]))
+
+
+def read_state(engine: Engine, table: Table, attempt_id: uuid.UUID) -> Any:
+    """The row of `settle_statements.state`; None if there is no such attempt."""
+    with engine.begin() as connection:
+        return connection.execute(settle_statements.state(table, attempt_id)).first()
+
+
+def _parameters(connection: Connection, claims: Sequence[Claim]) -> dict[str, Any]:
+    """Of a statement about claims of one claim id."""
+    ids: Any = [one.id for one in claims]
+    if takes_arrays(connection.dialect):  # the array's text, written by us: a quarter of the time
+        ids = f"{{{','.join([one.hex for one in ids])}}}"
+    return {"ids": ids, "a_claim": claims[0].claim_id}
 
 
 def _milliseconds(limit: dt.timedelta) -> str:
@@ -88,97 +189,21 @@ def _milliseconds(limit: dt.timedelta) -> str:
 
 
 def _lost(connection: Connection, table: Table, claims: Sequence[Claim], number: int) -> set[uuid.UUID]:
-    """The ids of those that were not locked; asked for only when so many were not all of them."""
+    """The ids of those that were not locked; asked for only when fewer than all were."""
     if number == len(claims):
         return set()
-    standing = connection.scalars(claim_statements.ours(table, connection.dialect.name), _of_all(connection, claims))
-    return {claim.id for claim in claims}.difference(standing)
+    ours = settle_statements.ours(table, takes_arrays(connection.dialect))
+    return {claim.id for claim in claims}.difference(connection.scalars(ours, _parameters(connection, claims)))
 
 
-def write_all(
-    connection: Connection, table: Table, succeeded: Sequence[Claim], others: Sequence[OutcomeWrite] = (),
-    unstarted: Sequence[Claim] = (),
-) -> bool:  # fmt: skip
-    """Write that these claims, which were taken together, have `succeeded`, what became of `others`, and give back
-    those that were not started; only the COMMIT follows. False when somebody else was first with one: whoever began the
-    transaction then commits no more, and looks at each by itself."""
-    name = connection.dialect.name
-    if succeeded:
-        is_all = not (others or unstarted)
-        done = at_once(
-            connection, claim_statements.succeed(table, name), _of_all(connection, succeeded), commits=is_all
-        )
-        if done.number != len(succeeded):
-            return False
-    if unstarted:
-        connection.execute(claim_statements.give_back(table, name), _of_all(connection, unstarted))
-    return all(write_outcome(connection, table, *one) for one in others)
-
-
-def release_claims(where: Engine | Connection, table: Table, claims: Sequence[Claim]) -> None:
-    """Give claims that were taken together, and not started, back where they stood, uncharged."""
-    with transaction_on(where) as connection:
-        connection.execute(claim_statements.give_back(table, connection.dialect.name), _of_all(connection, claims))
-
-
-def release_abandoned(engine: Engine, table: Table, claims: Sequence[Claim], *, started: bool = True) -> set[uuid.UUID]:
-    """Give claims back where they stood, although their calls may still go on; uncharged where they were not `started`.
-    Rows that somebody has locked are skipped. Answers the ids of those that need no more."""
-    reason = "its worker gave it up in the middle of the call"
-    done: set[uuid.UUID] = set()
-    for claim in claims:
-        with engine.begin() as connection:
-            row = connection.execute(predicates.lock(table, claim.id, claim.claim_id, waits=False)).first()
-            if row is not None:
-                values = releasing_started(reason) if started else releasing_unstarted(table)
-                connection.execute(predicates.settle(table, claim.id, claim.claim_id, values))
-            if row is not None and started:
-                record(connection, table, claim.id, "parked", reason, number=claim.number)
-            standing = connection.execute(predicates.standing(table, claim.id)).first()
-            if standing is None or standing.claim_id != claim.claim_id:
-                done.add(claim.id)
-    return done
-
-
-def extend(connection: Connection, table: Table, claim: Claim, lease: dt.timedelta) -> None:
-    """Let a claim be believed without a lock for another lease."""
-    connection.execute(claim_statements.extend(table, connection.dialect.name, lease), _of_all(connection, [claim]))
-
-
-def park(engine: Engine, table: Table, claim: Claim, after: dt.timedelta, reason: str, *, started: bool) -> bool:
-    """Give an attempt back uncharged. The event is written when the reason is a new one, not each time."""
-    text = f"parked: {reason}"
-    with engine.begin() as connection:
-        hit = _hits(
-            connection,
-            predicates.settle(table, claim.id, claim.claim_id, parking(table, after, reason=text, started=started)),
-        )
-        if hit and claim.last_error != text:
-            record(connection, table, claim.id, "parked", reason, number=claim.number)
-        return hit
-
-
-def standing(engine: Engine, table: Table, attempt_id: uuid.UUID) -> Any:
-    """The row of `queries.standing`, None when it is gone."""
-    with engine.begin() as connection:
-        return connection.execute(predicates.standing(table, attempt_id)).first()
-
-
-def _of_all(connection: Connection, claims: Sequence[Claim]) -> dict[str, Any]:
-    """The parameters of a statement about claims that were taken together."""
-    ids: Any = [one.id for one in claims]
-    if connection.dialect.name == "postgresql":  # an array as a text: written by us, it takes a quarter of the time
-        ids = f"{{{','.join([one.hex for one in ids])}}}"
-    return {"ids": ids, "a_claim": claims[0].claim_id}
-
-
-def _values_of(table: Table, decision: Decision, failure: Failure | None) -> Values:
-    said = failure.summary if failure else None
+def _values(table: Table, decision: Decision, failure: Failure | None) -> Values:
+    summary = failure.summary if failure else None
     if decision.after is not None:
-        return retrying(table, decision.after, last_error=said, charged=decision.charged)
-    text = ": ".join(part for part in (decision.reason, said) if part) or None
+        return retrying(table, decision.after, last_error=summary, charged=decision.charged)
+    text = ": ".join(part for part in (decision.reason, summary) if part) or None
     return ending(table, decision.status, last_error=text, charged=decision.charged)
 
 
-def _hits(connection: Connection, statement: Any) -> bool:
-    return connection.execute(statement).rowcount == 1
+def _is_changed(connection: Connection, table: Table, claim: Claim, values: Values) -> bool:
+    """False when somebody else was first."""
+    return connection.execute(settle_statements.change_one(table, claim, values)).rowcount == 1

@@ -1,11 +1,12 @@
-"""Order: attempts of one key are performed one at a time, in the order in which they were written down.
+"""Order: attempts with one order key are performed one at a time, in the order in which they were created.
 
-1. A keyed attempt arrives unreleased, where no claim sees it.
-2. Whoever looks at the arrivals releases the first of each key, unless one of that key is released already.
-3. Whoever brings a released one to rest releases the next: after its commit, so that it sees all that was there then.
-4. Should the process die in between, a sweep finds the key.
+1. A keyed attempt arrives unreleased: no claim sees it.
+2. A poll that finds arrivals releases the first attempt of each key, unless one of that key is released already.
+3. The worker that settles a released attempt releases the next one, in another transaction after that commit: only a
+   new snapshot sees what arrived meanwhile.
+4. If its process dies in between, a sweep finds the key.
 
-A unique index on the key of what is released is the guard: two at a time cannot be written, whoever is wrong.
+A unique index allows one released attempt for each key, whatever this module does wrong.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,6 @@ from sqlalchemy import (
     Select,
     String,
     Table,
-    and_,
     any_,
     bindparam,
     column,
@@ -32,31 +32,31 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 
 from async_task.database.dialects import probes_laterally
-from async_task.schema.states import Status, clearing_arrived, releasing_order_key
+from async_task.schema.states import clearing_arrived, is_pending, releasing_order_key
 
 PAGE = 500
 
 
 def release(engine: Engine, table: Table, keys: Iterable[str]) -> int:
-    """Release the first pending attempt of each of these keys, unless one of that key is released. Answers how many.
+    """Release the first pending attempt of each of these keys, unless one of that key is released. Returns how many.
 
-    Whoever has brought a keyed attempt to rest calls this when that is committed.
+    To be called when the outcome of a keyed attempt is committed.
     """
     with engine.begin() as connection:
         return release_in(connection, table, keys)
 
 
 def release_arrived(engine: Engine, table: Table, limit: int = PAGE) -> int:
-    """Look at up to `limit` attempts that have just arrived, and release those whose turn it is. Answers how many were
-    looked at; 0 costs one look into an empty index."""
+    """Release those of up to `limit` arrivals whose turn it is. Returns how many arrivals there were; 0 costs one look
+    into an empty index."""
     with engine.begin() as connection:
         found = connection.execute(_arrivals(table, limit)).all()
         if not found:
             return 0
         ids = [row.id for row in found]
-        # By id alone: these are locked, and by the status MySQL would wait for the locks of others.
+        # By id alone: these rows are locked, and by the status MySQL would wait for other locks.
         connection.execute(update(table).where(table.c.id.in_(ids)).values(clearing_arrived()))
-    # In a transaction of its own: whoever settled meanwhile passed over the rows that were locked here.
+    # In a transaction of its own: a worker that settled meanwhile skipped the rows that were locked here.
     release(engine, table, {row.order_key for row in found})
     return len(found)
 
@@ -64,8 +64,8 @@ def release_arrived(engine: Engine, table: Table, limit: int = PAGE) -> int:
 def release_overlooked(
     engine: Engine, table: Table, limit: int = PAGE, after: str | None = None
 ) -> tuple[int, str | None]:
-    """Among the next `limit` keys behind `after`, find those that wait for a process that died before it released the
-    next. Answers how many were released, and the last key if there may be more behind it."""
+    """Among the next `limit` keys behind `after`, release those whose worker died before it released the next attempt.
+    Returns how many were released, and the last key if there may be more behind it."""
     with engine.begin() as connection:
         found = connection.execute(_keys(table, limit, after)).all()
         released = release_in(connection, table, [row.key for row in found if not row.is_released])
@@ -73,7 +73,7 @@ def release_overlooked(
 
 
 def release_in(connection: Connection, table: Table, keys: Iterable[str | None]) -> int:
-    """As `release`, in the caller's transaction, which stays usable whatever others do."""
+    """As `release`, in the caller's transaction, which stays usable if another process is faster."""
     wanted = sorted({key for key in keys if key is not None})
     if not wanted:
         return 0
@@ -90,15 +90,15 @@ def next_of(engine: Engine, table: Table, key: str) -> Any:
 
 
 def ahead(table: Table) -> Any:
-    """Of each row of the enclosing statement: the id of the attempt for which it waits, else null."""
+    """For each row of the enclosing statement: the id of the attempt that it waits for, else null."""
     other = table.alias("other")
-    waits = (_pending(table), ~table.c.released)
+    waits = (is_pending(table), ~table.c.released)
     found: Any = select(other.c.id).where(other.c.order_slot == table.c.order_key, *waits)
     return found.correlate(table).scalar_subquery()
 
 
 def waits_behind(connection: Connection, table: Table, key: str) -> Any:
-    """The id of the attempt for which the others of this key wait; None when there is none."""
+    """The id of the attempt that the others of this key wait for; None when there is none."""
     return connection.scalar(_released(table, key))
 
 
@@ -107,7 +107,7 @@ def _released(table: Table, key: str) -> Any:
 
 
 def _release_many(connection: Connection, table: Table, keys: Sequence[str]) -> int:
-    """All in one statement (PostgreSQL); one by one if somebody was faster with one of them."""
+    """All in one statement (PostgreSQL); one by one if another process was faster with one of them."""
     try:
         with connection.begin_nested():
             return connection.execute(_releasing_all(table, keys)).rowcount
@@ -116,12 +116,12 @@ def _release_many(connection: Connection, table: Table, keys: Sequence[str]) -> 
 
 
 def _release_one(connection: Connection, table: Table, key: str) -> int:
-    first = connection.scalar(_first(table, table.c.order_key == key).where(~_is_taken(table, literal(key))))
+    first = connection.scalar(_first(table, table.c.order_key == key).where(~_has_released(table, literal(key))))
     if first is None or connection.scalar(_free(table, table.c.id == first)) is None:
         return 0
     try:
         return connection.execute(update(table).where(table.c.id == first).values(releasing_order_key())).rowcount
-    except IntegrityError:
+    except IntegrityError:  # another process was faster
         return 0
 
 
@@ -130,52 +130,44 @@ def _releasing_all(table: Table, keys: Sequence[str]) -> Any:
         column("key", String), name="wanted"
     )
     keyed = wanted.render_derived()
-    line = table.alias("line")
+    line: Any = table.alias("line")
     first = _first(line, line.c.order_key == keyed.c.key).lateral("first")
-    heads = select(first.c.id).select_from(keyed.join(first, true())).where(~_is_taken(table, keyed.c.key))
+    heads = select(first.c.id).select_from(keyed.join(first, true())).where(~_has_released(table, keyed.c.key))
     free = _free(table, table.c.id == any_(func.array(heads.scalar_subquery())))
     return update(table).where(table.c.id == any_(func.array(free.scalar_subquery()))).values(releasing_order_key())
 
 
 def _first(table: Any, of_key: ColumnElement[bool]) -> Select[Any]:
-    return select(table.c.id).where(_pending(table), of_key).order_by(table.c.seq).limit(1)
+    return select(table.c.id).where(is_pending(table), of_key).order_by(table.c.seq).limit(1)
 
 
-def _is_taken(table: Table, key: Any) -> ColumnElement[bool]:
+def _has_released(table: Table, key: Any) -> ColumnElement[bool]:
     """Whether an attempt of this key is released."""
     slot = table.alias("slot")
     return select(slot.c.id).where(slot.c.order_slot == key).exists()
 
 
 def _free(table: Table, which: ColumnElement[bool]) -> Select[Any]:
-    """Lock these, unless somebody else has: who releases one does that, who ends one releases the next."""
-    still = (which, _pending(table), ~table.c.released)
+    """Lock these rows if they are free: a process that has one locked releases it, or ends it and releases the next."""
+    still = (which, is_pending(table), ~table.c.released)
     return select(table.c.id).where(*still).with_for_update(skip_locked=True, key_share=True)
 
 
 def _arrivals(table: Table, limit: int) -> Select[Any]:
-    arrived: Any = select(table.c.id, table.c.order_key).where(_pending(table), table.c.arrived)
+    arrived: Any = select(table.c.id, table.c.order_key).where(is_pending(table), table.c.arrived)
     found: Select[Any] = arrived.limit(limit).with_for_update(skip_locked=True, key_share=True)
     return found
 
 
 def _keys(table: Table, limit: int, after: str | None) -> Any:
-    """The next keys of what is pending: one look into the index for each, however long its line is."""
-    behind = table.alias("behind")
-    first = select(func.min(table.c.order_key).label("key")).where(_pending(table), table.c.order_key > (after or ""))
+    """The next keys of pending attempts: one look into the index for each, however many wait for it."""
+    behind: Any = table.alias("behind")
+    first = select(func.min(table.c.order_key).label("key")).where(is_pending(table), table.c.order_key > (after or ""))
     walk = first.cte("walk", recursive=True)
-    following = select(func.min(behind.c.order_key)).where(_pending(behind), behind.c.order_key > walk.c.key)
+    following = select(func.min(behind.c.order_key)).where(is_pending(behind), behind.c.order_key > walk.c.key)
     walk = walk.union_all(select(following.scalar_subquery()).where(walk.c.key.is_not(None)))
     return (
-        select(walk.c.key, _is_taken(table, walk.c.key).label("is_released"))
+        select(walk.c.key, _has_released(table, walk.c.key).label("is_released"))
         .where(walk.c.key.is_not(None))
         .limit(limit)
-    )
-
-
-def _pending(table: Any) -> ColumnElement[bool]:
-    # A literal, as in `queries`: behind a parameter no plan is sure of the partial indexes.
-    return and_(
-        table.c.status == literal(Status.PENDING, table.c.status.type, literal_execute=True),
-        table.c.completed_at.is_(None),
     )

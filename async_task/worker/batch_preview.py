@@ -11,9 +11,10 @@ from async_task.encryption.ciphers import refuse_missing_key
 from async_task.encryption.encryptors import encryptor_named
 from async_task.encryption.rotation import key_head
 from async_task.errors import AsyncTaskError
-from async_task.queue import limits, predicates
-from async_task.queue.backlog import Scope
-from async_task.queue.workers import RunningBatch, alive_here, running_batch
+from async_task.queue import pauses, predicates
+from async_task.queue.backlog import Scope, calls_due
+from async_task.queue.running_batches import RunningBatch, running_batch
+from async_task.queue.workers import alive_here
 from async_task.schema.states import is_overdue, is_pending
 from async_task.targets.registry import target_named
 
@@ -47,8 +48,8 @@ class BatchPreview:
 
 def preview(engine: Engine, table: Table, lease: dt.timedelta, scope: Scope) -> BatchPreview:
     """What a batch would find now."""
-    paused = sorted(limits.paused(engine, table))
-    due = predicates.calls_due(table, (*_conditions(table, scope), table.c.queue.not_in(paused)), key_head(table))
+    paused = sorted(pauses.paused(engine, table))
+    due = calls_due(table, (*_conditions(table, scope), table.c.queue.not_in(paused)), key_head(table))
     with engine.begin() as connection:
         rows = connection.execute(due).all()
         found = tuple(_by_queue_and_target(rows))
@@ -93,7 +94,7 @@ def _problem(row: Any) -> str | None:
 
 def _orphans(connection: Connection, table: Table, lease: dt.timedelta) -> int:
     alive = alive_here(connection, table)
-    return _count(connection, table, (*predicates.lapsed(table, lease), table.c.claimed_by.not_in(alive)))
+    return _count(connection, table, (*predicates.is_orphan(table, lease), table.c.claimed_by.not_in(alive)))
 
 
 def _count(connection: Connection, table: Table, conditions: Iterable[Any]) -> int:

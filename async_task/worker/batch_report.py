@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Parked, Retried, Succeeded, Superseded
+from async_task.queue.running_batches import RunningBatch
 from async_task.queue.sweep import SweepReport
-from async_task.queue.workers import RunningBatch
 
 
 @dataclass(frozen=True, slots=True)

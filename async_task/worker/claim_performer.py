@@ -23,7 +23,7 @@ from async_task.execution.call import ExecutionContext, bounds_of, too_long
 from async_task.execution.performer import held_elsewhere, perform, perform_ended
 from async_task.execution.settle import park
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
-from async_task.queue import fenced_writes, sweep
+from async_task.queue import fenced_writes, recovery
 from async_task.queue.claim import Claim
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
@@ -117,12 +117,12 @@ class ClaimPerformer:
     def _count_crash(self, context: ExecutionContext, claim: Claim, how: str) -> Outcome:
         logger.warning("attempt %s: %s", claim.id, how)
         status = retry_transient(
-            lambda: context.lane.run(lambda: sweep.count_crash(context.engine, self._table, claim, how))
+            lambda: context.lane.run(lambda: recovery.recover_claim(context.engine, self._table, claim, how))
         )
         if status is None:
             return Superseded(claim.id)
         if status is Status.FAILED:
-            return Failed(claim.id, sweep.crashed_reason(claim.num_crashes + 1, how))
+            return Failed(claim.id, recovery.crash_reason(claim.num_crashes + 1, how))
         return Parked(claim.id, dt.timedelta(0), how)
 
     @contextmanager

@@ -220,7 +220,7 @@ class Coroutines:
                 others.append(OutcomeWrite(claim, decision, failure_of(decision, call)))
         connection = context.lane.connection
         with connection.begin() as transaction:
-            write = partial(fenced_writes.write_all, connection, context.table)
+            write = partial(fenced_writes.write_outcomes, connection, context.table)
             if write([], others) and all(write(succeeded) for succeeded in by_claim.values()):
                 return True
             transaction.rollback()

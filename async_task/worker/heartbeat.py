@@ -13,8 +13,8 @@ from functools import partial
 from sqlalchemy import Table
 
 from async_task.database.lanes import Lane
-from async_task.queue import workers
-from async_task.queue.workers import RunningBatch
+from async_task.queue import running_batches, workers
+from async_task.queue.running_batches import RunningBatch
 
 WARNS_EVERY = 60.0
 """Seconds after which it is logged again that the database is away."""
@@ -49,10 +49,12 @@ class Heartbeat:
     def begin_run(self, lane: Lane, *, alone: bool) -> RunningBatch | None:
         """From now until `stop` this is a batch that other processes see. `alone`: only if no other batch is running;
         else that one is returned, and nothing has begun."""
-        other = lane.run(lambda: workers.begin(lane.engine, self._table, self._worker, self._lease, alone=alone))
+        other = lane.run(
+            lambda: running_batches.begin(lane.engine, self._table, self._worker, self._lease, alone=alone)
+        )
         if other is None:
             with self._changed:
-                self._kind, self._last = workers.KIND, time.monotonic()
+                self._kind, self._last = running_batches.KIND, time.monotonic()
                 self._start()
         return other
 

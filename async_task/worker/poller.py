@@ -15,8 +15,8 @@ from async_task.database.lanes import Lane
 from async_task.error_text import describe
 from async_task.execution.adaptive import Cost, PollInterval
 from async_task.queue import workers
-from async_task.queue.backlog import PollResult, SeenQueues, poll
 from async_task.queue.ordering import PAGE, release_arrived
+from async_task.queue.poll import PollResult, SeenQueues, poll
 from async_task.wakeup.in_process import Notifier
 from async_task.wakeup.listener import Listener
 from async_task.worker.background_task import BackgroundTask

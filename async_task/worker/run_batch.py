@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from async_task.database.lanes import Lane
 from async_task.database.transactions import retry_transient
-from async_task.queue import backlog, limits, ordering
+from async_task.queue import backlog, limits, ordering, pauses
 from async_task.queue.sweep import sweep
 from async_task.worker.batch_report import BatchReport
 from async_task.worker.batch_workload import PAUSE_AFTER_A_MISS, BatchOptions, BatchStart, BatchWorkload
@@ -52,7 +52,7 @@ class _Batch:
         while self._ask(ordering.release_arrived) >= ordering.PAGE:
             pass
         found, self._began = self._ask(backlog.queues, options.scope.queues)
-        self._round_robin.paused = self._ask(limits.paused)
+        self._round_robin.paused = self._ask(pauses.paused)
         self._round_robin.limited = frozenset(self._ask(limits.limited))
         self._queues = self._without_paused(found)
         start = BatchStart(self._began, since, swept, paused=len(found) - len(self._queues))

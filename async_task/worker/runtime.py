@@ -20,7 +20,8 @@ from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import retry_transient
 from async_task.execution.call import ExecutionContext
 from async_task.queue import workers
-from async_task.queue.workers import RunningBatch, worker_name
+from async_task.queue.running_batches import RunningBatch
+from async_task.queue.workers import worker_name
 from async_task.schema.tables import table_of
 from async_task.worker.claim_performer import ClaimPerformer
 from async_task.worker.claimer import Claimer

@@ -23,7 +23,7 @@ from async_task.execution.settle import release_next
 from async_task.outcomes import Outcome, Succeeded
 from async_task.queue import ordering
 from async_task.queue.claim import Claim, ClaimRequest
-from async_task.queue.limits import release_to_own_queue
+from async_task.queue.fenced_writes import release_to_queue
 from async_task.targets.registry import limits as target_limits
 from async_task.targets.registry import own_queue
 from async_task.worker.round_robin import RoundRobin
@@ -125,7 +125,7 @@ class Workload(ABC):
         paused = [name for name in by_target if name in self.round_robin.paused and name != queue]
         for name in paused:
             released = by_target.pop(name)
-            retry_transient(partial(release_to_own_queue, lane.engine, self.runtime.table, released, name))
+            retry_transient(partial(release_to_queue, lane.engine, self.runtime.table, released, name))
         return [claim for kept in by_target.values() for claim in kept] if paused else claims
 
     # What became of claims.

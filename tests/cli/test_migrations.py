@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import databases
 from async_task import AsyncTask, Attempt, BaseAttempt, metadata
-from async_task.queue import predicates
+from async_task.queue.claim_statements import Shape, lock_due
 from async_task.schema.tables import SCHEMA_VERSION, table_of
 from async_task.schema.versions import tables_of
 from async_task_cli.main import main
@@ -369,8 +369,7 @@ def test_the_claim_index_is_used_after_a_migration_too(new: New) -> None:
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SET enable_seqscan = off")
-        conditions = predicates.due(table_of(Attempt), began=None, suspects=False)
-        statement = predicates.due_in_priority(table_of(Attempt), "default", 0, conditions, 1)
+        statement = lock_due(table_of(Attempt), Shape()).params(a_queue="default", a_priority=0, a_number=1)
         sql = str(statement.compile(engine, compile_kwargs={"literal_binds": True, "render_postcompile": True}))
         word = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
         plan = str(connection.exec_driver_sql(f"{word} {sql}").all())

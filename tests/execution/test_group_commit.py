@@ -57,7 +57,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
         monkeypatch.setattr(fenced_writes, name, noted)
 
-    note("lock_all")
+    note("lock_claims")
     note("succeed_and_lock")
     return found
 
@@ -110,7 +110,7 @@ def test_that_is_one_way_to_the_server_and_back(app: AsyncTask, engine: Engine, 
     make(engine, act, NUMBER)
     perform(app, engine)
     assert counted(engine) == {"succeeded": NUMBER}
-    assert turns == [("lock_all", 1)] + [("succeed_and_lock", 1)] * (NUMBER - 1)
+    assert turns == [("lock_claims", 1)] + [("succeed_and_lock", 1)] * (NUMBER - 1)
 
 
 def test_what_has_answered_waits_for_its_commit_no_longer_than_it_may(
@@ -146,7 +146,7 @@ def test_where_outcomes_share_a_commit_so_do_the_locks_of_the_next_portion(
     make(engine, act, 10)
     perform(app, engine, settle_within=0.5)
     assert counted(engine) == {"succeeded": 10}
-    assert turns == [("lock_all", 4), ("succeed_and_lock", 4), ("succeed_and_lock", 2)]
+    assert turns == [("lock_claims", 4), ("succeed_and_lock", 4), ("succeed_and_lock", 2)]
     assert len(set(calls)) == 10
 
 

@@ -1,52 +1,49 @@
-"""One look at everything that a worker might have to do."""
+"""The backlog: what waits, and what is due."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable
 
-import pytest
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, update
 
 from async_task import Attempt
-from async_task.queue.backlog import SeenQueues, poll
-from outbox import act
+from async_task.queue import backlog
+from async_task.queue.backlog import Depth
+from claims import TABLE, claimed, seconds_from_now
+from outbox import Client, effect
 
-TABLE = Attempt.__table__
-LEASE = dt.timedelta(seconds=5)
-
-
-@pytest.fixture
-def connection(engine: Engine) -> Iterator[Connection]:
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        yield connection
+Write = Callable[..., Attempt]
 
 
-def make(engine: Engine, *queues: str) -> None:
-    with Session(engine) as session, session.begin():
-        Attempt.create_many(session, [{"target": act, "queue": queue} for queue in queues])
+def test_each_queue_in_which_anything_waits_is_found(engine: Engine, write: Write) -> None:
+    for name in ("b", "a", "a", "B"):
+        write(Client, "ping", queue=name)
+    claimed(engine, write(Client, "ping", queue="claimed").id)
+    assert sorted(backlog.queues(engine, TABLE)[0]) == ["B", "a", "b"]
+    assert backlog.queues(engine, TABLE, ["x"])[0] == ["x"]
 
 
-@pytest.mark.parametrize("remembers", [True, False])
-def test_each_queue_is_found_in_which_something_is_due(engine: Engine, connection: Connection, remembers: bool) -> None:
-    """Also where names differ in what a collation may overlook, and one comes to lie between others."""
-    names = SeenQueues() if remembers else None
-    assert poll(connection, TABLE, "me", LEASE, (), names).queues == frozenset()
-    make(engine, "b", "b", "B", "b ", "é")
-    assert poll(connection, TABLE, "me", LEASE, (), names).queues == {"b", "B", "b ", "é"}
-    make(engine, "a", "c", "😀")
-    assert poll(connection, TABLE, "me", LEASE, (), names).queues == {"a", "b", "B", "b ", "c", "é", "😀"}
+def test_queues_are_asked_for_due_attempts_of_some_targets_and_for_suspects(engine: Engine, write: Write) -> None:
+    ping = write(Client, "ping", queue="ping")
+    write(effect, queue="effect")
+    write(Client, "ping", queue="later", scheduled_at=seconds_from_now(60))
+    suspect = write(Client, "ping", queue="suspect")
+    with engine.begin() as connection:
+        connection.execute(update(TABLE).where(TABLE.c.id == suspect.id).values(num_attempts=1, num_crashes=1))
+    names, began = backlog.queues(engine, TABLE)
+    began += dt.timedelta(seconds=1)
+    assert sorted(backlog.with_due(engine, TABLE, names, began, (), suspects=False)) == ["effect", "ping"]
+    assert backlog.with_due(engine, TABLE, names, began, (ping.target,), suspects=False) == ["ping"]
+    assert backlog.with_due(engine, TABLE, names, began, (), suspects=True) == ["suspect"]
+    assert backlog.with_suspects(engine, TABLE) == ["suspect"]
+    assert backlog.with_suspects(engine, TABLE, ["ping"]) == []
+    assert backlog.left(engine, TABLE, names, began, ()) == 3
 
 
-def test_a_look_is_one_statement_where_no_queue_is_new(engine: Engine, connection: Connection) -> None:
-    make(engine, "b", "d", "f")
-    names = SeenQueues()
-    poll(connection, TABLE, "me", LEASE, (), names)
-    sent: list[str] = []
-    event.listen(connection, "before_cursor_execute", lambda *given: sent.append(given[2]))
-    assert poll(connection, TABLE, "me", LEASE, (), names).queues == {"b", "d", "f"}
-    assert len(sent) == 1
-
-
-def test_only_the_wanted_queues_are_looked_at(engine: Engine, connection: Connection) -> None:
-    make(engine, "b", "d", "f")
-    assert poll(connection, TABLE, "me", LEASE, ("d", "x"), SeenQueues()).queues == {"d"}
+def test_depths_count_what_is_due_later_and_claimed(engine: Engine, write: Write) -> None:
+    for priority in (0, 9):
+        write(Client, "ping", queue="mail", priority=priority)
+    write(Client, "ping", queue="mail", scheduled_at=seconds_from_now(60))
+    claimed(engine, write(Client, "ping", queue="claimed").id)
+    write(Client, "ping", queue="keyed", order_key="a")  # until it is released
+    assert backlog.depths(engine, TABLE) == [Depth("claimed", 0, 0, 1), Depth("mail", 2, 1, 0)]
+    assert backlog.depths(engine, TABLE, ["mail"])[-1] == Depth("mail", 2, 1, 0)

@@ -45,7 +45,7 @@ def test_a_rate_is_starts_in_a_second(given: object, rate: float) -> None:
 
 
 @pytest.mark.parametrize("given", ["10", "10/d", "-1/s", "0/s", 0, -1, True, None, float("inf"), "ten/s"])
-def test_what_is_no_rate_is_refused(given: object) -> None:
+def test_an_invalid_rate_is_refused(given: object) -> None:
     with pytest.raises(ConfigurationError, match='rate is "10/s"'):
         rate_of(given)
 
@@ -72,7 +72,7 @@ def test_how_many_may_start_now(
     assert allowance(limit, running=running, tokens=tokens, since=dt.timedelta(seconds=since)) == allowed
 
 
-# Said by targets
+# Given by targets
 
 
 def test_a_limited_target_waits_in_a_queue_of_its_own_unless_it_names_one(registered: None) -> None:
@@ -110,7 +110,7 @@ def test_several_targets_share_one_limit_and_may_not_contradict_each_other(regis
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.5, "5", True])
-def test_what_is_no_number_of_calls_is_refused(registered: None, most: Any) -> None:
+def test_an_invalid_max_running_is_refused(registered: None, most: Any) -> None:
     with pytest.raises(ConfigurationError, match="max_running is a whole number of at least 1"):
         target("limited.wrong", max_running=most)(lambda: None)
 
@@ -123,18 +123,18 @@ def test_a_method_has_no_limit_of_its_own() -> None:
 # Claimed
 
 
-def test_no_more_are_in_hand_than_may_run_and_the_next_comes_when_one_has_ended(own: Engine, write: Write) -> None:
+def test_no_more_are_claimed_than_may_run_and_the_next_is_claimed_when_one_has_ended(own: Engine, write: Write) -> None:
     for _ in range(5):
         write(Client, "ping", queue="few")
     first, after = _claim(own, 10, Limit(2))
     assert (len(first), after) == (2, PAUSE)
     assert _claim(own, 10, Limit(2)) == ([], PAUSE)
-    assert fenced_writes.settle(own, TABLE, first[0], Decision(Status.SUCCEEDED), None)
+    assert fenced_writes.write_outcome(own, TABLE, first[0], Decision(Status.SUCCEEDED), None)
     assert len(_claim(own, 10, Limit(2))[0]) == 1
     assert len(_claim(own, 1, Limit(9))[0]) == 1
 
 
-def test_what_was_saved_up_starts_at_once_and_the_rest_as_time_passes(own: Engine, write: Write) -> None:
+def test_saved_starts_are_made_at_once_and_the_rest_as_time_passes(own: Engine, write: Write) -> None:
     ids = [write(Client, "ping", queue="few").id for _ in range(9)]
     slow = Limit(None, 2.0)
     claims, after = _claim(own, 10, slow)
@@ -148,15 +148,13 @@ def test_what_was_saved_up_starts_at_once_and_the_rest_as_time_passes(own: Engin
     assert len(_claim(own, 10, slow)[0]) == 2
 
 
-def test_an_empty_queue_takes_nothing_from_its_rate(own: Engine, write: Write) -> None:
+def test_an_empty_claim_uses_up_nothing_of_the_rate(own: Engine, write: Write) -> None:
     assert _claim(own, 10, Limit(None, 1.0)) == ([], None)
     write(Client, "ping", queue="few")
     assert len(_claim(own, 10, Limit(None, 1.0))[0]) == 1
 
 
-def test_a_limit_that_only_the_database_knows_is_kept_and_a_new_one_of_the_targets_takes_its_place(
-    own: Engine, write: Write
-) -> None:
+def test_a_limit_in_the_database_holds_until_a_target_brings_another_one(own: Engine, write: Write) -> None:
     for _ in range(4):
         write(Client, "ping", queue="few")
     assert len(_claim(own, 10, Limit(1))[0]) == 1
@@ -165,9 +163,7 @@ def test_a_limit_that_only_the_database_knows_is_kept_and_a_new_one_of_the_targe
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_who_claims_while_another_one_does_waits_and_counts_what_that_one_took(
-    own: Engine, engine: Engine, write: Write
-) -> None:
+def test_two_claims_at_once_are_made_one_after_the_other(own: Engine, engine: Engine, write: Write) -> None:
     _claim(own, 1, Limit(2))
     for _ in range(5):
         write(Client, "ping", queue="few")
@@ -177,7 +173,7 @@ def test_who_claims_while_another_one_does_waits_and_counts_what_that_one_took(
     def meanwhile(_: Any) -> None:
         if not found:
             found.append(threads.submit(_claim, other, 10, Limit(2)))
-            elsewhere.await_(lambda: somebody_waits(engine), "the second one waits at the turnstile")
+            elsewhere.await_(lambda: somebody_waits(engine), "the second claim waits for the row of the queue")
 
     with ThreadPoolExecutor(1) as threads:
         event.listen(own, "commit", meanwhile)
@@ -186,7 +182,7 @@ def test_who_claims_while_another_one_does_waits_and_counts_what_that_one_took(
     other.dispose()
 
 
-def test_many_lanes_together_never_hold_more_than_the_limit(own: Engine, engine: Engine, write: Write) -> None:
+def test_many_lanes_together_never_claim_more_than_the_limit(own: Engine, engine: Engine, write: Write) -> None:
     with engine.begin() as connection:
         Attempt.create_many(connection, [{"target": Client, "method_name": "ping", "queue": "few"}] * 20)
 
@@ -232,7 +228,7 @@ def _claim(own: Engine, limit: int, own_limit: Limit | None) -> tuple[list[Claim
 
 
 def _refilled(own: Engine, ago: float) -> None:
-    """As if it had been asked last so many seconds ago, and had nothing left."""
+    """As if the last claim had been that many seconds `ago`, and had left no start."""
     with own.begin() as connection:
         row = connection.execute(QUEUES.select()).one()
         moved = row.refilled_at - dt.timedelta(seconds=ago)

@@ -1,4 +1,4 @@
-"""Attempts with an order key: one at a time, in the order in which they were written down."""
+"""Attempts with an order key: one at a time, in the order in which they were created."""
 
 import datetime as dt
 import itertools
@@ -22,7 +22,7 @@ from async_task import AsyncTask, Attempt, Failed, NotDue, Status, Succeeded
 from async_task.database.engines import Source
 from async_task.database.transactions import retry_transient
 from async_task.outcomes import Decision
-from async_task.queue import fenced_writes, fetch, ordering, sweep
+from async_task.queue import expiry, fenced_writes, fetch, ordering, recovery
 from async_task.queue.claim import Claim, ClaimRequest
 from clockwork import forget_beats, let_pass, row_of
 from databases import somebody_waits
@@ -53,11 +53,11 @@ def own(engine: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def line(write: Write) -> Callable[..., list[uuid.UUID]]:
-    """`line("a", 3)`: so many attempts of a key that ping, each committed by itself; their ids in order."""
+    """`line("a", 3)`: three attempts with this key that ping, each committed by itself; their ids in order."""
     return lambda key, count, **options: [write(Client, "ping", order_key=key, **options).id for _ in range(count)]
 
 
-def test_keyed_attempts_are_numbered_in_the_order_of_their_inserts_by_every_door(
+def test_keyed_attempts_are_numbered_in_the_order_of_their_inserts_however_they_are_created(
     engine: Engine, sessions: Sessions
 ) -> None:
     ids = []
@@ -112,7 +112,7 @@ def test_a_batch_drains_each_key_in_order_and_never_two_of_a_key_at_a_time(
     assert _overlaps(engine) == []
 
 
-def test_a_batch_leaves_to_the_next_one_what_comes_while_it_works(
+def test_a_batch_leaves_attempts_that_arrive_while_it_runs_to_the_next_batch(
     outbox_app: AsyncTask, write: Write, engine: Engine
 ) -> None:
     late: list[uuid.UUID] = []
@@ -128,7 +128,7 @@ def test_a_batch_leaves_to_the_next_one_what_comes_while_it_works(
     assert outbox_app.run_batch().succeeded == 1
 
 
-def test_a_failing_head_blocks_its_key_only_and_is_skipped_by_a_verb(
+def test_a_failing_attempt_blocks_only_its_own_key_until_a_person_ends_it(
     outbox_app: AsyncTask, write: Write, line: Any, sessions: Sessions, engine: Engine
 ) -> None:
     head = write(Client, "fail", order_key="a").id
@@ -145,7 +145,7 @@ def test_a_failing_head_blocks_its_key_only_and_is_skipped_by_a_verb(
     assert outbox_app.run_batch().succeeded == 2
 
 
-def test_a_suspect_head_is_performed_before_the_others_of_its_key_in_the_same_batch(
+def test_a_suspect_is_performed_before_the_others_of_its_key_in_the_same_batch(
     outbox_app: AsyncTask, write: Write, line: Any, engine: Engine, own: Engine
 ) -> None:
     ids = line("a", 3)
@@ -165,7 +165,7 @@ def test_an_attempt_performed_by_its_id_waits_for_its_turn(outbox_app: AsyncTask
     ]
 
 
-def test_a_call_that_gives_up_lets_the_next_one_go(outbox_app: AsyncTask, write: Write, line: Any) -> None:
+def test_a_discarded_attempt_releases_the_next_one(outbox_app: AsyncTask, write: Write, line: Any) -> None:
     head = write(Client, "give_up", {"reason": "sold out"}, order_key="a").id
     (behind,) = line("a", 1)
     assert isinstance(outbox_app.perform(head), Failed)
@@ -175,7 +175,7 @@ def test_a_call_that_gives_up_lets_the_next_one_go(outbox_app: AsyncTask, write:
 # For people
 
 
-def test_list_and_show_say_behind_what_an_attempt_waits(
+def test_list_and_show_name_the_attempt_that_another_one_waits_for(
     run: Run, line: Any, own: Engine, sessions: Sessions, outbox_app: AsyncTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "180")
@@ -200,18 +200,18 @@ def test_list_and_show_say_behind_what_an_attempt_waits(
     assert "wait" not in run("list").out
 
 
-def test_a_call_is_enqueued_by_hand_behind_others_of_its_key(run: Run, line: Any, outbox_app: AsyncTask) -> None:
+def test_an_enqueued_attempt_waits_for_earlier_ones_of_its_key(run: Run, line: Any, outbox_app: AsyncTask) -> None:
     line("shop 1", 1)
     said = run("enqueue", "test.client.ping", "--order-key", "shop 1", "--module", "outbox")
     assert said.code == 0, said.err
     assert isinstance(outbox_app.perform(said.out.strip()), NotDue)
 
 
-# Verbs and sweeps
+# Actions and sweeps
 
 
 @pytest.mark.parametrize("verb", ["cancel", "fail", "expire"])
-def test_each_verb_that_ends_the_first_lets_the_next_go_in_its_own_transaction(
+def test_an_action_that_ends_the_first_attempt_releases_the_next_in_the_same_transaction(
     line: Any, sessions: Sessions, own: Engine, engine: Engine, verb: str
 ) -> None:
     ids = line("a", 3)
@@ -228,7 +228,7 @@ def test_each_verb_that_ends_the_first_lets_the_next_go_in_its_own_transaction(
     assert _released(engine) == [ids[1]]
 
 
-def test_what_is_revived_lines_up_again_and_runs_before_younger_ones(
+def test_a_revived_attempt_waits_for_its_turn_and_runs_before_later_ones(
     line: Any, sessions: Sessions, own: Engine, engine: Engine, outbox_app: AsyncTask
 ) -> None:
     ids = line("a", 4)
@@ -249,7 +249,7 @@ def test_what_is_revived_lines_up_again_and_runs_before_younger_ones(
     assert _released(engine) == [ids[0]]
 
 
-def test_a_sweep_that_fails_the_first_lets_the_next_go(
+def test_a_sweep_that_fails_the_first_attempt_releases_the_next(
     line: Any, own: Engine, engine: Engine, outbox_app: AsyncTask
 ) -> None:
     ids = line("a", 2)
@@ -258,7 +258,7 @@ def test_a_sweep_that_fails_the_first_lets_the_next_go(
     assert _released(engine) == [ids[1]]
 
 
-def test_a_sweep_expires_what_is_late_in_a_line_and_lets_the_next_go(
+def test_a_sweep_that_expires_attempts_of_a_key_releases_the_next(
     write: Write, line: Any, own: Engine, engine: Engine, outbox_app: AsyncTask
 ) -> None:
     soon = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
@@ -266,12 +266,12 @@ def test_a_sweep_expires_what_is_late_in_a_line_and_lets_the_next_go(
     (behind,) = line("a", 1)
     ordering.release_arrived(own, TABLE)
     let_pass(engine, 120)
-    assert sweep.expire_page(own, TABLE) == 2  # without the rest of a sweep, which would find the key too
+    assert expiry.expire_overdue(own, TABLE) == 2  # without the rest of a sweep, which would find the key too
     assert [row_of(engine, one).status for one in late] == [Status.EXPIRED] * 2
     assert _released(engine) == [behind]
 
 
-def test_an_overdue_one_that_is_performed_by_its_id_expires_and_lets_the_next_go(
+def test_an_overdue_attempt_that_is_performed_by_its_id_expires_and_releases_the_next(
     write: Write, line: Any, own: Engine, engine: Engine, outbox_app: AsyncTask
 ) -> None:
     soon = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
@@ -282,14 +282,14 @@ def test_an_overdue_one_that_is_performed_by_its_id_expires_and_lets_the_next_go
     assert outbox_app.perform(behind) == Succeeded(behind)
 
 
-def test_a_sweep_finds_the_keys_whose_process_died_before_it_let_the_next_go(
+def test_a_sweep_finds_keys_whose_process_died_before_it_released_the_next_attempt(
     line: Any, own: Engine, engine: Engine, outbox_app: AsyncTask
 ) -> None:
     ids = {key: line(key, 2) for key in ("a", "b", "c", "d", "e")}
     ordering.release_arrived(own, TABLE)
     for key in ("b", "c", "e"):
         claim = _claim(own, ids[key][0])
-        assert fenced_writes.settle(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
+        assert _succeed(own, claim)
     assert _released(engine) == sorted([ids["a"][0], ids["d"][0]])
     assert ordering.release_overlooked(own, TABLE, 2) == (1, "b")
     assert ordering.release_overlooked(own, TABLE, 2, "b") == (1, "d")
@@ -300,10 +300,12 @@ def test_a_sweep_finds_the_keys_whose_process_died_before_it_let_the_next_go(
     assert ordering.release_overlooked(own, TABLE) == (0, None)
 
 
-def test_the_first_batch_after_such_a_death_goes_on_with_the_key(line: Any, own: Engine, outbox_app: AsyncTask) -> None:
+def test_the_first_batch_after_such_a_death_continues_with_the_key(
+    line: Any, own: Engine, outbox_app: AsyncTask
+) -> None:
     ids = line("a", 3)
     claim = _claim(own, ids[0])
-    fenced_writes.settle(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
+    _succeed(own, claim)
     assert outbox_app.run_batch().succeeded == 2
 
 
@@ -311,25 +313,25 @@ def test_the_first_batch_after_such_a_death_goes_on_with_the_key(line: Any, own:
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_who_is_second_to_release_a_key_is_told_by_the_index_and_can_go_on(
+def test_the_second_release_of_a_key_is_refused_by_the_index_and_its_transaction_stays_usable(
     line: Any, own: Engine, engine: Engine
 ) -> None:
-    """The second one's snapshot has seen neither the first one's release nor, so, the row that it released."""
+    """The second transaction's snapshot does not see the row that the first one released."""
     first, second = line("a", 2)
     with ThreadPoolExecutor(1) as threads:
         with own.begin() as connection:
             connection.execute(update(TABLE).where(TABLE.c.id == second).values(released=True))
-            other = threads.submit(_release_and_go_on, own, first)
-            elsewhere.await_(lambda: somebody_waits(engine), "the second one waits for the first")
+            other = threads.submit(_release_and_continue, own, first)
+            elsewhere.await_(lambda: somebody_waits(engine), "the second release waits for the first")
         assert other.result(30) == (0, 1)
     assert _released(engine) == [second]
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_an_arrival_whose_head_settles_while_it_is_looked_at_is_not_forgotten(
+def test_an_arrival_is_released_although_the_attempt_before_it_settles_meanwhile(
     line: Any, own: Engine, engine: Engine
 ) -> None:
-    """The looker has locked it, and sees its head still pending; the settler passes over what is locked."""
+    """The poll has locked the arrival and sees the attempt before it as pending; the settle skips locked rows."""
     claim = _claim(own, line("a", 1)[0])
     (behind,) = line("a", 1)
     _let_mysql_use_indexes(engine)
@@ -339,7 +341,7 @@ def test_an_arrival_whose_head_settles_while_it_is_looked_at_is_not_forgotten(
     def settle_meanwhile(connection: Any) -> None:
         if next(is_first):
             return
-        fenced_writes.settle(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
+        _succeed(own, claim)
         assert ordering.release(own, TABLE, ["a"]) == 0
 
     event.listen(own, "commit", settle_meanwhile)
@@ -348,7 +350,7 @@ def test_an_arrival_whose_head_settles_while_it_is_looked_at_is_not_forgotten(
 
 
 def _let_mysql_use_indexes(engine: Engine) -> None:
-    """Of a few rows it would walk over all, and keep them locked until the commit in which this test settles."""
+    """In a small table it would walk over all rows, and lock them until the commit in which this test settles."""
     if engine.dialect.name == "mysql":
         with engine.begin() as connection:
             Attempt.create_many(connection, [PING | {"queue": "filler"}] * 200)
@@ -366,17 +368,17 @@ def test_many_lanes_and_producers_never_start_two_of_a_key_nor_one_out_of_order(
 
 
 class Work:
-    """Producers that write keyed attempts, and lanes that claim, settle and release them, all at the same time."""
+    """Producers that create keyed attempts, and lanes that claim, settle and release them, all at the same time."""
 
     def __init__(self, engine: Engine, *, keys: int, producers: int, each: int, lanes: int) -> None:
         self.keys, self.producers, self.each, self.lanes = keys, producers, each, lanes
         self.source = Source(engine)
         self.overlapped: list[str] = []
         self.done: dict[str, list[tuple[int, uuid.UUID]]] = defaultdict(list)
-        """By their keys: places in the order, and ids."""
+        """By key: the numbers and ids of the attempts, in the order in which they were performed."""
         self.written: dict[uuid.UUID, tuple[float, float]] = {}
-        """When its transaction had not begun, and when it was committed."""
-        self._in_hand: Counter[str] = Counter()
+        """Of each attempt: an instant before its transaction began, and one after it was committed."""
+        self._running: Counter[str] = Counter()
         self._guard = threading.Lock()
 
     def run(self) -> None:
@@ -387,9 +389,8 @@ class Work:
                 one.result(120)
 
     def out_of_order(self) -> list[tuple[str, int, int]]:
-        """Pairs of which the one that was done first was begun when the other was committed. Of two transactions that
-        were open at the same time neither is first, whichever has the lower place; those of one producer follow each
-        other."""
+        """Pairs of which the one performed first was begun after the other was committed. Two transactions that were
+        open at the same time have no order, whichever has the lower number."""
         return [
             (key, late, early)
             for key, done in self.done.items()
@@ -410,7 +411,7 @@ class Work:
         engine = self.source.private()
         until = time.monotonic() + 60
         while self.producers * self.each > sum(map(len, self.done.values())):
-            assert time.monotonic() < until, "something waits for ever"
+            assert time.monotonic() < until, "an attempt is never released"
             retry_transient(partial(ordering.release_arrived, engine, TABLE))
             claims = retry_transient(
                 partial(fetch.claim_due, engine, TABLE, ClaimRequest("lane", LEASE, "default", 2, uuid.uuid4()))
@@ -425,8 +426,8 @@ class Work:
     def _begin(self, claim: Claim) -> None:
         assert claim.order_key is not None
         with self._guard:
-            self._in_hand[claim.order_key] += 1
-            if self._in_hand[claim.order_key] > 1:
+            self._running[claim.order_key] += 1
+            if self._running[claim.order_key] > 1:
                 self.overlapped.append(claim.order_key)
 
     def _settle(self, engine: Engine, claim: Claim) -> None:
@@ -434,13 +435,13 @@ class Work:
         with engine.connect() as connection:
             seq = connection.scalar(select(TABLE.c.seq).where(TABLE.c.id == claim.id))
         with self._guard:
-            self._in_hand[key] -= 1
+            self._running[key] -= 1
             self.done[key].append((seq, claim.id))
-        assert retry_transient(partial(fenced_writes.settle, engine, TABLE, claim, Decision(Status.SUCCEEDED), None))
+        assert retry_transient(partial(_succeed, engine, claim))
         retry_transient(partial(ordering.release, engine, TABLE, [key]))
 
 
-def test_a_key_that_is_taken_is_left_alone_without_an_error_in_the_servers_log(
+def test_a_key_with_a_released_attempt_is_left_alone_without_an_error_in_the_servers_log(
     line: Any, sessions: Sessions, own: Engine, engine: Engine
 ) -> None:
     ids = line("a", 2)
@@ -456,11 +457,11 @@ def test_a_key_that_is_taken_is_left_alone_without_an_error_in_the_servers_log(
     assert errors == []
 
 
-# Long lines
+# Long queues behind one key
 
 
 @pytest.mark.parametrize("counted", [False, True], ids=["as they came", "with statistics"])
-def test_the_next_of_a_key_is_found_without_a_walk_over_its_line(
+def test_the_next_attempt_of_a_key_is_found_without_a_walk_over_all_that_wait(
     engine: Engine, own: Engine, sessions: Sessions, counted: bool
 ) -> None:
     with sessions.begin() as session:
@@ -494,17 +495,21 @@ def _claim(own: Engine, attempt_id: uuid.UUID) -> Claim:
     return claim
 
 
+def _succeed(own: Engine, claim: Claim) -> bool:
+    return fenced_writes.write_outcome(own, TABLE, claim, Decision(Status.SUCCEEDED), None)
+
+
 def _lose(own: Engine, engine: Engine, attempt_id: uuid.UUID, *, times: int) -> None:
-    """Start it so often in a process that dies, and let a sweep recover it."""
+    """Start it N times in a process that dies, and let a sweep recover it."""
     for _ in range(times):
         fetch.claim_one(own, TABLE, "gone:1:0", LEASE, attempt_id, uuid.uuid4())
         let_pass(engine, 120)
         forget_beats(engine)
-        assert sweep.recover_page(own, TABLE, dt.timedelta(seconds=1))[0] == 1
+        assert recovery.recover_orphans(own, TABLE, dt.timedelta(seconds=1))[0] == 1
 
 
-def _release_and_go_on(own: Engine, attempt_id: uuid.UUID) -> tuple[int, int]:
-    """Try to release the key, and see whether the transaction can go on."""
+def _release_and_continue(own: Engine, attempt_id: uuid.UUID) -> tuple[int, int]:
+    """Try to release the key, and use the transaction again."""
     with own.connect() as connection, connection.begin():
         released = ordering.release_in(connection, TABLE, ["a"])
         is_pending = update(TABLE).where(TABLE.c.id == attempt_id).values(priority=3)
@@ -525,7 +530,7 @@ def _in_order_of_start(engine: Engine) -> list[uuid.UUID]:
 
 
 def _overlaps(engine: Engine) -> list[str]:
-    """Which began before the one before it in its key had ended."""
+    """Attempts that began before the one before them in their key had ended."""
     with engine.connect() as connection:
         t = TABLE.c
         columns: Any = select(t.order_key, t.attempted_at, t.completed_at)

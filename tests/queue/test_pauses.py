@@ -1,4 +1,4 @@
-"""Pauses: queues and targets of which nothing is started for now."""
+"""Pauses: queues and targets of which nothing is claimed for now."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def outbox_app(engine: Engine) -> Iterator[AsyncTask]:
     made.close()
 
 
-def test_nothing_is_started_from_a_paused_queue_until_it_goes_on(outbox_app: AsyncTask, write: Write) -> None:
+def test_nothing_is_started_from_a_paused_queue_until_it_is_resumed(outbox_app: AsyncTask, write: Write) -> None:
     write(Client, "ping", queue="mail")
     write(Client, "ping")
     with acting("anna@shop"):
@@ -46,7 +46,7 @@ def test_nothing_is_started_from_a_paused_queue_until_it_goes_on(outbox_app: Asy
     assert (report.claimed, report.paused) == (1, 0)
 
 
-def test_calls_of_a_paused_target_are_set_aside_uncharged_and_others_of_its_queue_go_on(
+def test_calls_of_a_paused_target_wait_uncharged_in_its_own_queue_and_others_are_performed(
     outbox_app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     ours, others = [write(effect).id for _ in range(3)], [write(Client, "ping").id for _ in range(3)]
@@ -74,7 +74,7 @@ def test_a_paused_queue_with_a_limit_keeps_its_limit(outbox_app: AsyncTask, engi
     own.dispose()
 
 
-def test_what_is_neither_a_queue_nor_a_target_is_refused(outbox_app: AsyncTask) -> None:
+def test_a_name_that_is_neither_a_queue_nor_a_target_is_refused(outbox_app: AsyncTask) -> None:
     for wrong in ({}, {"queue": "a", "target": effect}, {"queue": ""}, {"queue": "a", "reason": 7}):
         with pytest.raises(ConfigurationError):
             outbox_app.pause(**wrong)  # type: ignore[arg-type]

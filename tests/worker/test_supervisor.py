@@ -16,7 +16,7 @@ from sqlalchemy import Engine, select, update
 
 import elsewhere
 from async_task import AsyncTask, Attempt, ConfigurationError, Status
-from async_task.queue import sweep
+from async_task.queue import recovery
 from async_task.queue.sweep import SweepReport, recover_process
 from async_task.queue.workers import Process, names_of, process_started
 from async_task.worker.link import ABANDON, STOP
@@ -363,14 +363,14 @@ def test_recovery_waits_for_a_row_that_the_server_still_keeps_locked(
     engine: Engine, write: Write, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[SweepReport] = []
-    recover_page, has_looked = sweep.recover_page_of, threading.Event()
+    recover_page, has_looked = recovery.recover_claims_of, threading.Event()
 
     def look(*args: Any, **options: Any) -> Any:
         page = recover_page(*args, **options)
         has_looked.set()
         return page
 
-    monkeypatch.setattr(sweep, "recover_page_of", look)
+    monkeypatch.setattr(recovery, "recover_claims_of", look)
     with in_calls(engine, write, tmp_path, 1) as process:
         dead = Process(os.uname().nodename, process.pid, process_started(process.pid) or "")
         process.kill()

@@ -1,4 +1,4 @@
-"""Races: two that want the same attempt, and one that comes back from the dead. Arranged by gates, not by sleeping."""
+"""Races: two workers that want the same attempt, and one that outlived its claim. Gates arrange them, not sleeps."""
 
 import contextlib
 import pathlib
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import elsewhere
 import outbox
 from async_task import AsyncTask, Attempt, Busy, InvalidState, NotPending, Outcome, Status, Succeeded, Superseded
-from async_task.queue import claim_statements, predicates
+from async_task.queue import predicates, settle_statements
 from async_task.queue.claim import Claim
 from async_task.worker.runtime import Runtime
 from clockwork import broken_promises, forget_beats, let_pass, row_of
@@ -56,7 +56,7 @@ def slow_app(engine: Engine, door: str, async_engine_url: str) -> Iterator[Async
     app.close()
 
 
-def test_of_two_threads_that_perform_one_attempt_one_calls_it_and_the_other_is_told(
+def test_of_two_threads_that_perform_one_attempt_one_calls_it_and_the_other_is_refused(
     app: AsyncTask, engine: Engine, write: Write, pool: ThreadPoolExecutor, tmp_path: pathlib.Path
 ) -> None:
     attempts = [write(Elsewhere, "start", {"folder": str(tmp_path)}) for _ in range(8)]
@@ -83,7 +83,7 @@ def test_of_two_processes_that_perform_the_same_attempts_each_is_called_by_one(
     assert sorted(one for one, *_ in notes(tmp_path)) == sorted(map(str, ids))
 
 
-def test_who_comes_while_an_attempt_is_performed_is_told_by_whom(
+def test_a_second_performer_is_told_which_worker_is_performing(
     app: AsyncTask, write: Write, pool: ThreadPoolExecutor, gate: str
 ) -> None:
     attempt = write(Gated, "locked", {"gate": gate})
@@ -97,7 +97,7 @@ def test_who_comes_while_an_attempt_is_performed_is_told_by_whom(
     assert app.perform(attempt.id) == NotPending(attempt.id, Status.SUCCEEDED)
 
 
-def test_cancel_and_run_at_once_have_one_legal_end_and_the_loser_is_told(
+def test_cancel_and_perform_at_once_have_one_legal_end_and_the_loser_is_refused(
     app: AsyncTask,
     engine: Engine,
     write: Write,
@@ -122,7 +122,7 @@ def test_cancel_and_run_at_once_have_one_legal_end_and_the_loser_is_told(
     assert ends <= {Status.CANCELED, Status.SUCCEEDED}
 
 
-def test_cancel_that_comes_during_the_call_is_refused_and_one_that_came_before_prevents_it(
+def test_cancel_during_a_call_is_refused_and_cancel_before_it_prevents_it(
     app: AsyncTask, engine: Engine, write: Write, pool: ThreadPoolExecutor, sessions: sessionmaker[Session], gate: str
 ) -> None:
     attempt, other = write(Gated, "locked", {"gate": gate}), write(Gated, "locked", {"gate": gate})
@@ -154,7 +154,7 @@ def test_a_performer_that_outlived_its_claim_writes_nothing(
     assert _effects(engine) == ([(str(attempt.id), 2)] if method == "write_leased" else [])
 
 
-def test_a_performer_that_outlived_its_claim_leaves_the_claim_of_its_successor_alone(
+def test_a_performer_that_outlived_its_claim_does_not_touch_the_next_claim(
     app: AsyncTask, slow_app: AsyncTask, engine: Engine, write: Write, pool: ThreadPoolExecutor, gate: str
 ) -> None:
     attempt = write(Gated, "leased", {"gate": gate})
@@ -175,7 +175,7 @@ def test_a_performer_that_outlived_its_claim_leaves_the_claim_of_its_successor_a
 
 @pytest.mark.parametrize("target", [effect, (Gated, "write_leased")], ids=["locked", "leased"])
 def test_no_zombie_of_two_hundred_has_an_effect(engine: Engine, sessions: sessionmaker[Session], target: Any) -> None:
-    """So many on three databases in both modes."""
+    """34 on each of three databases, in both modes."""
     assert _double_effects_of_zombies(engine, sessions, target, 34) == []
 
 
@@ -184,10 +184,11 @@ def test_the_races_here_catch_a_library_without_a_fence(
 ) -> None:
     table: Any = Attempt.__table__
     monkeypatch.setattr(predicates, "is_mine", lambda table, attempt_id, claim_id: (table.c.id == attempt_id,))
-    for statement in (claim_statements.lock, claim_statements.ours, claim_statements.succeed):
+    statements = settle_statements
+    for statement in (statements.lock, statements.lock_and_count, statements.ours, statements.succeed):
         statement.cache_clear()  # what is made now has no fence
         request.addfinalizer(statement.cache_clear)
-    monkeypatch.setattr(claim_statements, "_ours", lambda table, dialect: (claim_statements._among(table, dialect),))
+    monkeypatch.setattr(statements, "_ours", lambda table, arrays: (statements._among(table, arrays),))
     found = _double_effects_of_zombies(engine, sessions, effect, 10)
     with engine.begin() as connection:  # else the promises of every test would be found broken too
         connection.execute(delete(effects))
@@ -211,7 +212,7 @@ def test_a_sweep_never_charges_a_call_whose_row_is_locked_or_whose_process_lives
     assert row_of(engine, attempt.id).num_crashes == 0
 
 
-def test_a_sweep_never_charges_a_leased_call_whose_process_beats(
+def test_a_sweep_never_charges_a_leased_call_whose_process_has_a_heartbeat(
     slow_app: AsyncTask, engine: Engine, write: Write, pool: ThreadPoolExecutor, gate: str
 ) -> None:
     attempt = write(Gated, "leased", {"gate": gate})
@@ -224,7 +225,7 @@ def test_a_sweep_never_charges_a_leased_call_whose_process_beats(
     assert row_of(engine, attempt.id).num_crashes == 0
 
 
-def test_a_killed_process_leaves_its_attempt_counted_and_its_writes_undone_and_a_sweep_brings_it_back(
+def test_after_a_killed_process_the_start_is_counted_its_writes_are_undone_and_a_sweep_recovers_the_attempt(
     app: AsyncTask, url: str, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
     attempt = write(Elsewhere, "write_and_hold", {"folder": str(tmp_path)})
@@ -268,7 +269,7 @@ def test_two_batches_in_two_processes_perform_no_attempt_twice(
 
 
 def _at_once(pool: ThreadPoolExecutor, work: list[Callable[[], Any]]) -> list[Any]:
-    """What each answered; all begin when all are there."""
+    """What each returned; all begin at the same time."""
     meet = threading.Barrier(len(work))
 
     def begin(one: Callable[[], Any]) -> Any:
@@ -295,7 +296,7 @@ def _effects(engine: Engine) -> list[tuple[str, int]]:
 
 @contextlib.contextmanager
 def _runtime(app: AsyncTask) -> Iterator[Runtime]:
-    """At work in this process, where `app` works."""
+    """A runtime of this process on the database of `app`."""
     with app._runtime("perform") as runtime:
         yield runtime
 
@@ -307,7 +308,7 @@ def _perform_on_a_lane(runtime: Runtime, claim: Claim) -> Outcome:
 
 def _double_effects_of_zombies(engine: Engine, sessions: sessionmaker[Session], target: Any, number: int) -> list[str]:
     """Each attempt is claimed, lost and claimed again; half of the zombies perform before their successor, half after.
-    Answers what does not hold afterwards."""
+    Returns the promises that are broken afterwards."""
     thing, method = target if isinstance(target, tuple) else (target, None)
     arguments = {"gate": ""} if method else {}
     rows = [{"target": thing, "method_name": method, "method_args": arguments} for _ in range(number)]
@@ -331,8 +332,8 @@ def _double_effects_of_zombies(engine: Engine, sessions: sessionmaker[Session], 
         outcomes += [runtime.performer.perform_claim(lane, claim) for claim in zombies[half:]]
     with engine.connect() as connection:
         wrong = broken_promises(connection)
-    wrong += [f"a zombie was told {one}" for one in outcomes if not isinstance(one, Superseded)]
-    wrong += [f"a successor was told {one}" for one in ended if not isinstance(one, Succeeded)]
+    wrong += [f"a zombie returned {one}" for one in outcomes if not isinstance(one, Superseded)]
+    wrong += [f"a successor returned {one}" for one in ended if not isinstance(one, Succeeded)]
     wrong += [f"attempt {one} has the effect of start {number}" for one, number in _effects(engine) if number != 2]
     return wrong
 

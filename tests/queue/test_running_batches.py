@@ -1,4 +1,4 @@
-"""Two batches at once: what they share, and how one sees the other, on whatever machine it is."""
+"""Two batches at once: how they share the work, and how one sees the other."""
 
 import contextlib
 import datetime as dt
@@ -19,7 +19,7 @@ from async_task import AlreadyRunning, AsyncTask, Attempt, AttemptBatchJob, Batc
 from async_task.database.engines import Source
 from async_task.database.lanes import open_lane
 from async_task.database.transactions import retry_transient
-from async_task.queue import workers
+from async_task.queue import running_batches
 from async_task.schema.tables import SCHEMA_VERSION, SchemaVersion, Worker
 from clockwork import let_pass, row_of
 from databases import Database
@@ -38,7 +38,7 @@ def url(database: Database, door: str) -> str:
 
 @pytest.fixture
 def working(app: AsyncTask, write: Write) -> Iterator["Working"]:
-    """A batch of this process that is in a call, until it is let go or the test has ended."""
+    """A batch of this process that is in a call until it is ended, at the latest by the end of the test."""
     name = uuid.uuid4().hex
     gates[name] = Gate()
     write(Gated, "leased", {"gate": name})
@@ -85,14 +85,14 @@ def test_two_processes_at_once_perform_each_attempt_once_and_share_the_work(
     assert len(notes(tmp_path)) == 2
 
 
-def test_skip_does_nothing_while_another_batch_is_at_work_and_names_it(
+def test_skip_does_nothing_while_another_batch_is_running_and_names_it(
     app: AsyncTask, engine: Engine, write: Write, working: Working
 ) -> None:
     late, waiting = write(Client, "ping", expires_at=_in(-1)), write(Client, "ping")
     before = [row_of(engine, one.id) for one in (late, waiting)]
     report = app.run_batch(overlap="skip")
     (other,) = _workers(engine)
-    assert report.overlapped == workers.RunningBatch(other.name, other.host, other.pid, other.started_at)
+    assert report.overlapped == running_batches.RunningBatch(other.name, other.host, other.pid, other.started_at)
     assert report == BatchReport(overlapped=report.overlapped)
     assert [row_of(engine, one.id) for one in (late, waiting)] == before
     working.end()
@@ -100,7 +100,9 @@ def test_skip_does_nothing_while_another_batch_is_at_work_and_names_it(
     assert (report.overlapped, report.expired) == (None, 1)
 
 
-def test_fail_raises_and_says_who_is_at_work(app: AsyncTask, engine: Engine, write: Write, working: Working) -> None:
+def test_fail_raises_and_names_the_running_batch(
+    app: AsyncTask, engine: Engine, write: Write, working: Working
+) -> None:
     waiting = write(Client, "ping")
     with pytest.raises(AlreadyRunning) as refused:
         app.run_batch(overlap="fail")
@@ -111,13 +113,13 @@ def test_fail_raises_and_says_who_is_at_work(app: AsyncTask, engine: Engine, wri
     assert row_of(engine, waiting.id).num_attempts == 0
 
 
-def test_allow_works_beside_another_batch(app: AsyncTask, write: Write, working: Working) -> None:
-    # That it is seen itself, the tests of the others show: `working` allows.
+def test_allow_performs_attempts_beside_another_batch(app: AsyncTask, write: Write, working: Working) -> None:
+    # The other tests show that such a batch is seen itself: `working` is one.
     write(Client, "ping")
     assert app.run_batch().succeeded == 1
 
 
-def test_what_performs_a_single_attempt_is_no_batch(app: AsyncTask, write: Write) -> None:
+def test_performing_a_single_attempt_is_no_batch(app: AsyncTask, write: Write) -> None:
     name = uuid.uuid4().hex
     gate = gates[name] = Gate()
     attempt = write(Gated, "leased", {"gate": name})
@@ -139,7 +141,7 @@ def test_a_batch_of_another_table_is_no_overlap(
     other.close()
 
 
-def test_a_killed_batch_counts_as_at_work_for_one_lease_and_no_longer(
+def test_a_killed_batch_counts_as_running_for_one_lease(
     url: str, app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
     write(Elsewhere, "hold", {"folder": str(tmp_path)})
@@ -152,7 +154,7 @@ def test_a_killed_batch_counts_as_at_work_for_one_lease_and_no_longer(
     assert app.run_batch(overlap="skip").overlapped is None
 
 
-def test_a_batch_beats_as_long_as_it_lasts_also_while_it_holds_nothing(
+def test_a_batch_has_a_heartbeat_until_it_ends_also_without_claims(
     engine: Engine, door: str, async_engine_url: str
 ) -> None:
     entered, go = threading.Event(), threading.Event()
@@ -169,10 +171,13 @@ def test_a_batch_beats_as_long_as_it_lasts_also_while_it_holds_nothing(
         assert entered.wait(30)
         (first,) = _workers(engine)
         try:
-            await_(lambda: _workers(engine)[0].beat_at > first.beat_at + dt.timedelta(seconds=0.3), "it beats on")
+            await_(
+                lambda: _workers(engine)[0].beat_at > first.beat_at + dt.timedelta(seconds=0.3),
+                "its heartbeat continues",
+            )
             with engine.begin() as connection:  # as `forget_workers` may, after a day without the database
                 connection.execute(delete(Worker))
-            again = await_(lambda: _workers(engine), "it writes itself down again")[0]
+            again = await_(lambda: _workers(engine), "it registers again")[0]
             assert (again.name, again.kind, again.job_type) == (first.name, "run-batch", TABLE.name)
         finally:
             go.set()
@@ -182,8 +187,8 @@ def test_a_batch_beats_as_long_as_it_lasts_also_while_it_holds_nothing(
 
 
 @pytest.mark.parametrize("is_written", [True, False], ids=["version", "no_version"])
-def test_of_two_that_begin_at_the_same_instant_one_works(engine: Engine, is_written: bool) -> None:
-    """Each holds still before it writes itself down, for the other to look meanwhile, if it can."""
+def test_of_two_batches_that_begin_at_the_same_instant_one_runs(engine: Engine, is_written: bool) -> None:
+    """Each waits before it registers, so that the other one could look for running batches meanwhile."""
     if is_written:
         with engine.begin() as connection:
             connection.execute(insert(SchemaVersion).values(version=SCHEMA_VERSION))
@@ -208,7 +213,7 @@ def _begin(source: Source, meet: threading.Barrier, worker: str) -> Any:
     with open_lane(source) as lane:
         lane.engine.connect().close()
         meet.wait(30)
-        return retry_transient(lambda: workers.begin(lane.engine, TABLE, worker, LONG, alone=True))
+        return retry_transient(lambda: running_batches.begin(lane.engine, TABLE, worker, LONG, alone=True))
 
 
 def _workers(engine: Engine) -> list[Any]:

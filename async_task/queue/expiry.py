@@ -1,0 +1,61 @@
+"""Expiring: attempts past their `expires_at` that are not claimed come to rest as `expired`."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, Table, insert, select, update
+
+from async_task.outcomes import Busy, Expired, Outcome
+from async_task.queue.ordering import release_in
+from async_task.queue.pages import PAGE, refusing
+from async_task.queue.predicates import can_expire, without
+from async_task.schema.audit import event, record
+from async_task.schema.states import Status, Values, ending, is_pending
+from async_task.schema.tables import companion_tables
+
+REASON = "past its expires_at"
+
+
+def expire_overdue(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()) -> int:
+    """Expire one page, without the ids `besides`; returns how many. Raises Refused."""
+    with engine.begin() as connection:
+        ids = list(connection.scalars(_overdue(table, limit, besides)))
+        with refusing(ids):
+            if ids:
+                change = update(table).where(table.c.id.in_(ids), is_pending(table)).values(_expired(table))
+                connection.execute(change)
+                events = [event(table, one, "expired", REASON) for one in ids]
+                connection.execute(insert(companion_tables(table).events), events)
+        release_in(connection, table, connection.scalars(_keys_of(table, ids)) if ids else ())
+        return len(ids)
+
+
+def expire_one(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
+    """Expire this attempt, in the caller's transaction; Busy if its row is locked."""
+    unclaimed = (table.c.id == attempt_id, is_pending(table), table.c.claim_id.is_(None))
+    found = select(table.c.id).where(table.c.id == attempt_id, *can_expire(table))
+    if connection.scalar(found.with_for_update(skip_locked=True, key_share=True)) is None:
+        return Busy(attempt_id, None, None)
+    connection.execute(update(table).where(*unclaimed).values(_expired(table)))
+    record(connection, table, attempt_id, "expired", REASON)
+    release_in(connection, table, connection.scalars(_keys_of(table, [attempt_id])))
+    return Expired(attempt_id, REASON)
+
+
+def _overdue(table: Table, limit: int, besides: Sequence[uuid.UUID]) -> Select[Any]:
+    return (
+        select(table.c.id)
+        .where(*can_expire(table), *without(table.c.id, besides))
+        .order_by(table.c.expires_at, table.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+
+
+def _expired(table: Table) -> Values:
+    return ending(table, Status.EXPIRED, last_error=table.c.last_error, crashed=True)
+
+
+def _keys_of(table: Table, ids: Sequence[uuid.UUID]) -> Select[Any]:
+    return select(table.c.order_key).where(table.c.id.in_(ids), table.c.order_key.is_not(None)).distinct()

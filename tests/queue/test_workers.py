@@ -1,0 +1,79 @@
+"""Workers: their rows, heartbeats and claims."""
+
+import datetime as dt
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from sqlalchemy import Engine, select
+
+from async_task import Attempt
+from async_task.database.transactions import retry_transient
+from async_task.queue import workers
+from async_task.queue.workers import Process, process_started
+from async_task.schema.tables import Worker
+from claims import TABLE, claimed
+from clockwork import let_pass, row_of
+from outbox import Client
+
+Write = Callable[..., Attempt]
+LEASE = dt.timedelta(seconds=1)
+
+
+def test_a_heartbeat_extends_the_leases_of_its_own_claims_only(engine: Engine, write: Write) -> None:
+    mine, others = claimed(engine, write(Client, "ping").id, "me"), claimed(engine, write(Client, "ping").id, "other")
+    let_pass(engine, 10)
+    before = [row_of(engine, one.id).lease_until for one in (mine, others)]
+    workers.beat(engine, TABLE, "me", LEASE, [mine.id, others.id])
+    after = [row_of(engine, one.id).lease_until for one in (mine, others)]
+    assert after[0] > before[0]
+    assert after[1] == before[1]
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_a_heartbeat_waits_for_no_locked_row(engine: Engine, write: Write) -> None:
+    claim = claimed(engine, write(Client, "ping").id, "me")
+    before = row_of(engine, claim.id).lease_until
+    with engine.begin() as connection:
+        connection.execute(select(TABLE.c.id).where(TABLE.c.id == claim.id).with_for_update()).all()
+        workers.beat(engine, TABLE, "me", LEASE * 60, [claim.id])
+    assert row_of(engine, claim.id).lease_until == before
+
+
+def test_the_first_heartbeats_of_one_process_may_be_written_at_once_and_make_one_row(engine: Engine) -> None:
+    meet, names = threading.Barrier(4), [f"quadruplet {number}" for number in range(10)]
+
+    def beat(_: int) -> None:
+        for name in names:
+            meet.wait(30)
+            retry_transient(partial(workers.beat, engine, TABLE, name, LEASE, []))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(beat, range(4)))
+    with engine.connect() as connection:
+        assert sorted(connection.scalars(select(Worker.name))) == names
+
+
+def test_running_workers_are_listed_with_the_number_of_their_claims(engine: Engine, write: Write) -> None:
+    for name in ("one", "two"):
+        workers.beat(engine, TABLE, name, LEASE, [], kind="worker")
+    for _ in range(2):
+        claimed(engine, write(Client, "ping").id, "two")
+    assert {one.name: one.claims for one in workers.running_workers(engine, TABLE)} == {"one": 0, "two": 2}
+
+
+def test_the_rows_of_a_dead_process_are_deleted_when_it_has_no_claim_left(engine: Engine, write: Write) -> None:
+    for name in ("free", "claims"):
+        workers.beat(engine, TABLE, name, LEASE, [])
+    with engine.connect() as connection:
+        host = connection.scalar(select(Worker.host).limit(1))
+    process = Process(str(host), os.getpid(), process_started(os.getpid()) or "")
+    claimed(engine, write(Client, "ping").id, "claims")
+    assert not workers.deregister_process(engine, TABLE, process)
+    assert [one.name for one in workers.running_workers(engine, TABLE)] == ["claims"]
+    with engine.begin() as connection:
+        connection.execute(TABLE.delete())
+    assert workers.deregister_process(engine, TABLE, process)
