@@ -14,19 +14,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
 from async_task.execution.adaptive import BatchSizes
-from async_task.execution.batch_executor import BatchExecutor, Way, way_of
+from async_task.execution.batch_executor import BatchExecutor
 from async_task.execution.call import ExecutionContext, PreparedCall
-from async_task.execution.performer import followed, perform_prepared, prepared
-from async_task.execution.settle import Settled, release_next
+from async_task.execution.commit_rules import CommitRules
+from async_task.execution.performer import perform_call, prepare_or_park
 from async_task.outcomes import Outcome, Succeeded
-from async_task.queue import ordering
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import release_claims
 from async_task.queue.limits import release_to_own_queue
@@ -148,14 +144,9 @@ class LaneLoop:
         self._runtime.heartbeat.track(held)
         try:
             calls = self._handed_over(lane, self._prepared(lane, claims), sizes)
-            executor = BatchExecutor(
-                self._runtime.context_on(lane), calls, sizes, self._runtime.lease, self._settle_within,
-                way=way_of if self._single is None else lambda call: Way.ALONE,
-                alone=self._perform_alone,
-                succeeded=lambda claims: self._note_succeeded(lane, claims),
-                ended=lambda claim, call, settled: self._end(lane, claim, call, settled),
-                stop=self._is_over,
-            )  # fmt: skip
+            rules = CommitRules(self._settle_within, each_alone=self._single is not None)
+            context = self._runtime.context_on(lane)
+            executor = BatchExecutor(context, calls, sizes, rules, self._runtime.lease, owner=self)
             self._watch(executor, len(calls))
         finally:
             self._runtime.heartbeat.untrack(held)
@@ -165,7 +156,7 @@ class LaneLoop:
         context = self._runtime.context_on(lane)
         calls: list[tuple[Claim, PreparedCall]] = []
         for claim in claims:
-            call = prepared(context, claim)
+            call = prepare_or_park(context, claim)
             if isinstance(call, Outcome):
                 self._tally.count(call)
             else:
@@ -204,46 +195,36 @@ class LaneLoop:
     def _watch(self, executor: BatchExecutor, number: int) -> None:
         self._executor = executor
         if number < 2:
-            executor.perform()
+            executor.execute()
             return
         self._watchdog.watch(executor)
         try:
-            executor.perform()
+            executor.execute()
         finally:
             self._watchdog.forget(executor)
 
-    def _perform_alone(self, context: ExecutionContext, claim: Claim, call: PreparedCall) -> None:
+    # What a batch asks of its owner.
+
+    def is_stopping(self) -> bool:
+        return self._is_over()
+
+    def perform_alone(self, context: ExecutionContext, claim: Claim, call: PreparedCall) -> None:
         if self._single is not None:
             self._tally.count(self._single(context.lane, claim))
         elif call.method.policy.isolate:
             self._tally.count(self._runtime.perform(context.lane, claim))
         else:
-            self._tally.count(perform_prepared(context, claim, call, self._runtime.heartbeat.tracking))
+            self._tally.count(perform_call(context, claim, call, self._runtime.heartbeat.tracking))
 
-    def _end(self, lane: Lane, claim: Claim, call: PreparedCall, settled: Settled) -> None:
-        self._tally.count(followed(self._runtime.context_on(lane), claim, call, settled))
+    def succeeded(self, claims: list[Claim]) -> None:
+        self._tally.count_succeeded(len(claims))
+        for queue in {claim.queue for claim in claims if claim.order_key is not None}:
+            self._ring_for_following(queue)
+
+    def ended(self, claim: Claim, outcome: Outcome) -> None:
+        self._tally.count(outcome)
         if claim.order_key is not None:
             self._ring_for_following(claim.queue)
-
-    def _note_succeeded(self, lane: Lane, claims: list[Claim]) -> None:
-        self._tally.count_succeeded(len(claims))
-        keys = {claim.order_key: claim for claim in claims if claim.order_key is not None}
-        if keys:
-            self._release(lane, keys)
-            for queue in {claim.queue for claim in keys.values()}:
-                self._ring_for_following(queue)
-
-    def _release(self, lane: Lane, keys: dict[str, Claim]) -> None:
-        """A process that dies here leaves keys that a sweep finds."""
-        try:
-            retry_transient(lambda: ordering.release(lane.engine, self._runtime.table, keys))
-        except Exception as error:
-            logger.warning("%d keys were not released at once: %s", len(keys), describe(error).summary)
-            if isinstance(error, (OperationalError, PoolTimeout)):  # the database is away
-                return
-            # It refuses one of them, which holds up neither the others nor what is in hand.
-            for claim in keys.values():
-                release_next(self._runtime.context_on(lane), claim, Succeeded(claim.id))
 
     def _ring_for_following(self, queue: str) -> None:
         """The next one of a key may go, which was due long before."""

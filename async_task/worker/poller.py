@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from async_task.database.lanes import Lane, open_lane
 from async_task.error_text import describe
-from async_task.execution.adaptive import Cost, PollInterval
+from async_task.execution.adaptive import PollInterval, QueryCost
 from async_task.queue import workers
 from async_task.queue.backlog import PollResult, SeenQueues, poll
 from async_task.queue.ordering import PAGE, release_arrived
@@ -115,7 +115,7 @@ class Poller:
         self._num_claimed = 0
         self._sweeps_at = 0.0
         self._spares_until = 0.0
-        self._cost = Cost()
+        self._cost = QueryCost()
         self._keys_seen_at = -KEYS_FOR
         self._complained_at = -COMPLAINS_EVERY
 
@@ -156,7 +156,7 @@ class Poller:
             self._sweeps_at = time.monotonic() + SWEEPS_EVERY
             self._sweep.ask()
         if self._has_progressed():
-            self._pace.rung()
+            self._pace.notified()
         return found
 
     def _look_again(self, lane: Lane) -> PollResult:

@@ -24,10 +24,10 @@ from async_task.database.dialects import locks_rows, probes_laterally
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import PATIENCE, retry_transient
-from async_task.execution.adaptive import Marks
-from async_task.execution.call import ExecutionContext, bounds_of, too_long
-from async_task.execution.performer import held_elsewhere, perform, perform_ended
-from async_task.execution.settle import park
+from async_task.execution.adaptive import StartMarks
+from async_task.execution.call import ExecutionContext, bounds_of, timeout_error
+from async_task.execution.performer import perform_claim, settle_interrupted, tracked_elsewhere
+from async_task.execution.release import park
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.queue import fenced_writes, fetch, limits, sweep, workers
 from async_task.queue.claim import Claim
@@ -60,7 +60,7 @@ class Runtime:
         self.lease = lease
         # On a connection of its own: the user's pool may be busy with the very calls whose leases are to be extended.
         self.heartbeat = Heartbeat(self.table, self.worker, lease, lambda: open_lane(source, private=True))
-        self._marks: defaultdict[str, Marks] = defaultdict(Marks)
+        self._marks: defaultdict[str, StartMarks] = defaultdict(StartMarks)
         # SQLite must not be carried over a fork.
         self._children = Children(self._in_child, may_fork=lambda: not self._has_database_open())
         self._quarantine = Quarantine(self._children)
@@ -173,7 +173,7 @@ class Runtime:
             if claim.is_suspect and self._children.can_be_had:
                 return self._perform_in(self._quarantine, context, claim, bounds.limit)
             if not bounds.is_isolated:
-                return perform(context, claim, self.heartbeat.tracking)
+                return perform_claim(context, claim, self.heartbeat.tracking)
             if not self._children.can_be_had:
                 return lane.run(partial(park, context, claim, NO_CHILDREN, started=False))
             return self._perform_in(self._isolation, context, claim, bounds.limit)
@@ -244,8 +244,8 @@ class Runtime:
                 return self._lose(context, claim, str(death))
             except TookTooLong:
                 assert limit is not None
-                late = too_long(limit, "its process was ended")
-                return perform_ended(context, claim, late, dt.timedelta(seconds=time.monotonic() - began))
+                late = timeout_error(limit, "its process was ended")
+                return settle_interrupted(context, claim, late, dt.timedelta(seconds=time.monotonic() - began))
             except NotPerformed as unable:
                 return context.lane.run(partial(park, context, claim, str(unable), started=unable.started))
 
@@ -265,7 +265,7 @@ class Runtime:
         """In a child: what performs a claim there, with connections of its own."""
         with open_lane(self.source, private=True) as lane:
             context = replace(self.context_on(lane), calling=calling)
-            yield lambda claim: perform(context, claim, held_elsewhere)
+            yield lambda claim: perform_claim(context, claim, tracked_elsewhere)
 
     def _has_database_open(self) -> bool:
         """Whether this process has an SQLite database open, as far as the system tells; never for a server."""

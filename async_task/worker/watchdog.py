@@ -59,7 +59,7 @@ class Watchdog:
             while self._wait():
                 now = time.monotonic()
                 for executor in [one for one in tuple(self._watched) if one.is_overdue(now)]:
-                    for queue in {claim.queue for claim in executor.cut(self.give_back)}:
+                    for queue in {claim.queue for claim in executor.detach_running(self.give_back)}:
                         self._ring(queue)
         finally:
             self._drop_lane()

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from async_task import Again, AsyncTask, Attempt, Failed, Parked, Retried, Retry, Succeeded, target
 from async_task.execution import settle
-from async_task.execution.settle import LOSSES
+from async_task.execution.settle import MAX_LOSSES
 from clockwork import let_pass, row_of
 from databases import somebody_waits
 from elsewhere import await_
@@ -229,15 +229,15 @@ def test_who_loses_its_connection_again_and_again_comes_to_an_end(
     """It closes the driver's own connection, of which a driver tells as of one that the server has closed."""
     attempt = write(target)
     will(close_driver)
-    for _ in range(LOSSES):
+    for _ in range(MAX_LOSSES):
         assert isinstance(app.perform(attempt.id), Parked)
         let_pass(engine, 5)
     row = row_of(engine, attempt.id)
-    assert (row.num_attempts, row.num_errors) == (LOSSES, 0)
+    assert (row.num_attempts, row.num_errors) == (MAX_LOSSES, 0)
     assert len(events_of(engine, attempt.id, "parked")) == 1
     assert isinstance(app.perform(attempt.id), Retried)
     row = row_of(engine, attempt.id)
-    assert (row.num_attempts, row.num_errors, row.num_crashes) == (LOSSES + 1, 1, 0)
+    assert (row.num_attempts, row.num_errors, row.num_crashes) == (MAX_LOSSES + 1, 1, 0)
     assert row.last_error.startswith("ConnectionError: the call has lost its connection")
 
 
@@ -246,7 +246,7 @@ def test_only_losses_in_a_row_count(app: AsyncTask, engine: Engine, write: Write
     attempt = write(act_in_session)
     for wish in (close_driver, lambda session: Again(after=0), close_driver):
         will(wish)
-        for _ in range(LOSSES if wish is close_driver else 1):
+        for _ in range(MAX_LOSSES if wish is close_driver else 1):
             assert isinstance(app.perform(attempt.id), Parked if wish is close_driver else Retried)
             let_pass(engine, 5)
     assert row_of(engine, attempt.id).num_errors == 0
@@ -263,7 +263,7 @@ def test_a_lock_that_is_not_to_be_had_may_be_waited_for_as_long_as_it_takes(
     will(lambda session: session.execute(wanted.with_for_update(nowait=True)))
     with engine.begin() as connection:
         connection.execute(wanted.with_for_update())
-        for _ in range(LOSSES + 2):
+        for _ in range(MAX_LOSSES + 2):
             assert isinstance(app.perform(attempt.id), Parked)
             let_pass(engine, 5)
 
@@ -272,7 +272,7 @@ def test_a_lock_that_is_not_to_be_had_may_be_waited_for_as_long_as_it_takes(
 def test_so_does_who_loses_it_in_a_shared_transaction(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settle, "LOSSES", 1)
+    monkeypatch.setattr(settle, "MAX_LOSSES", 1)
     does(lambda session, number: close_driver(session) if number == 2 else None)
     ids = numbered(engine, 5)
     with working(app, concurrency=1):

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, Select, create_engine, event, select, text, updat
 import outbox
 from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt
 from async_task.execution import batch_executor, group_commit, in_flight
-from async_task.execution.adaptive import AT_HAND, BatchSize
+from async_task.execution.adaptive import CLAIM_BUDGET, BatchSize
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.queue import fenced_writes
 from clockwork import row_of
@@ -40,7 +40,7 @@ def _one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _portions_of(number: int) -> Any:
     """So many are locked, and written, at once."""
-    return property(lambda self: 30 if self._budget == AT_HAND else number, lambda self, number: None)
+    return property(lambda self: 30 if self._budget == CLAIM_BUDGET else number, lambda self, number: None)
 
 
 @pytest.fixture

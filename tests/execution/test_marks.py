@@ -15,7 +15,7 @@ from async_task.database.clock import clock_now
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.execution import adaptive
-from async_task.execution.adaptive import EARLIEST, LONGEST, PRIORITIES, Cost, Marks
+from async_task.execution.adaptive import EARLIEST, LONGEST_REST, PRIORITIES, QueryCost, StartMarks
 from async_task.worker.runtime import Runtime
 from outbox import act
 
@@ -24,11 +24,11 @@ SECOND = dt.timedelta(seconds=1)
 
 
 def test_the_first_claim_begins_at_the_front() -> None:
-    assert Marks().at(0.0) == []
+    assert StartMarks().at(0.0) == []
 
 
 def test_after_one_from_the_front_others_begin_where_it_came_to_for_nine_times_as_long() -> None:
-    marks = Marks()
+    marks = StartMarks()
     marks.note({0: NOON - SECOND}, now=99.0, front_took=0.6)
     marks.note({0: NOON, 7: NOON - SECOND}, now=100.0, front_took=0.5)
     wanted: dict[int, Any] = dict.fromkeys(PRIORITIES, EARLIEST) | {0: NOON, 7: NOON - SECOND}
@@ -39,7 +39,7 @@ def test_after_one_from_the_front_others_begin_where_it_came_to_for_nine_times_a
 
 
 def test_a_mark_goes_forward_only() -> None:
-    marks = Marks()
+    marks = StartMarks()
     marks.note({3: NOON}, now=-1.0, front_took=1.0)
     marks.note({3: NOON}, now=0.0, front_took=1.0)
     marks.note({3: NOON - SECOND}, now=0.5)
@@ -49,7 +49,7 @@ def test_a_mark_goes_forward_only() -> None:
 
 
 def test_what_does_not_begin_at_the_front_does_not_put_it_off() -> None:
-    marks = Marks()
+    marks = StartMarks()
     marks.note({0: NOON}, now=-1.0, front_took=1.0)
     marks.note({0: NOON}, now=0.0, front_took=1.0)
     marks.note({0: NOON}, now=8.9)
@@ -57,20 +57,20 @@ def test_what_does_not_begin_at_the_front_does_not_put_it_off() -> None:
 
 
 def test_as_long_as_it_is_cheap_every_claim_begins_at_the_front() -> None:
-    marks = Marks()
+    marks = StartMarks()
     marks.note({0: NOON}, now=0.0, front_took=0.01)
     assert marks.at(0.0) == []
 
 
 def test_however_dear_it_is_the_front_is_looked_at_now_and_then() -> None:
-    marks = Marks()
+    marks = StartMarks()
     marks.note({0: NOON}, now=-1_000.0, front_took=1_000.0)
     marks.note({0: NOON}, now=0.0, front_took=1_000.0)
-    assert marks.until_front(0.0) == LONGEST
+    assert marks.until_front(0.0) == LONGEST_REST
 
 
 def test_what_takes_long_once_is_not_spared() -> None:
-    cost = Cost()
+    cost = QueryCost()
     assert cost.note(0.1, now=1.0) == 0
     assert cost.note(4.0, now=5.5) == pytest.approx(0.9)
     assert cost.note(0.2, now=6.0) == pytest.approx(1.8)
@@ -78,7 +78,7 @@ def test_what_takes_long_once_is_not_spared() -> None:
 
 
 def test_what_several_wait_for_at_once_is_once() -> None:
-    cost = Cost()
+    cost = QueryCost()
     cost.note(0.1, now=1.0)
     assert [cost.note(4.0, now=5.5 + number / 100) for number in range(4)] == [pytest.approx(0.9)] * 4
     assert cost.note(2.0, now=8.0) == 18
@@ -113,7 +113,7 @@ def take(runtime: Runtime, lane: Lane, number: int) -> tuple[list[uuid.UUID], dt
 @pytest.fixture
 def dear(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if every claim from the front took long."""
-    monkeypatch.setattr(adaptive, "spared", lambda took: LONGEST)
+    monkeypatch.setattr(adaptive, "rest_after", lambda seconds: LONGEST_REST)
 
 
 @pytest.mark.only_on("postgresql")
@@ -126,7 +126,7 @@ def test_what_is_due_before_the_mark_waits_for_a_claim_from_the_front_and_says_w
     found, after = take(runtime, lane, 10)
     assert found == [third, urgent]  # of a priority of which nothing was taken yet, it begins at the front
     assert after is not None
-    assert LONGEST - 5 < after.total_seconds() <= LONGEST
+    assert LONGEST_REST - 5 < after.total_seconds() <= LONGEST_REST
     runtime.begin_at_front("default")
     assert take(runtime, lane, 10) == ([late], None)
 

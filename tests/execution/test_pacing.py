@@ -30,7 +30,7 @@ def test_after_a_ring_it_looks_often_again() -> None:
     pace = PollInterval(1.0, draw=middle)
     for _ in range(12):
         pace.next()
-    pace.rung()
+    pace.notified()
     assert [pace.next() for _ in range(2)] == pytest.approx([0.005, 0.01])
 
 

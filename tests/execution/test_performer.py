@@ -379,9 +379,9 @@ def test_what_a_returned_coroutine_raises_and_answers_counts(app: AsyncTask, wri
 
 
 ANSWERS = {
-    "a generator": (generator, "TypeError: the target answered a generator"),
-    "an async generator": (async_generator, "TypeError: the target answered a async_generator"),
-    "an awaitable": (Awaitable, "TypeError: the target answered a Awaitable"),
+    "a generator": (generator, "TypeError: the target returned a generator"),
+    "an async generator": (async_generator, "TypeError: the target returned a async_generator"),
+    "an awaitable": (Awaitable, "TypeError: the target returned a Awaitable"),
     "an exception": (lambda: Broken("returned"), "TypeError: the target returned Broken"),
     "the class Again": (lambda: Again, "TypeError: the target returned Again"),
 }

@@ -35,9 +35,9 @@ def is_abandoned(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once the handful of a lane was abandoned."""
     abandon, done = BatchExecutor.abandon, threading.Event()
 
-    def abandoned(self: BatchExecutor, aside: Any) -> Any:
+    def abandoned(self: BatchExecutor, release: Any) -> Any:
         try:
-            return abandon(self, aside)
+            return abandon(self, release)
         finally:
             done.set()
 
@@ -92,7 +92,7 @@ def test_what_is_abandoned_before_its_connection_is_had_is_not_called(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_abandoned: threading.Event
 ) -> None:
     monkeypatch.setattr(worker, "LONGEST_FAREWELL", 0.3)
-    perform = SharedTransaction.perform
+    run_call = SharedTransaction.run_call
 
     def perform_abandoned(self: SharedTransaction, *given: Any) -> bool:
         lock(other, ids[0])
@@ -100,9 +100,9 @@ def test_what_is_abandoned_before_its_connection_is_had_is_not_called(
         assert is_abandoned.wait(30)
         work.await_farewell()
         holding.rollback()
-        return perform(self, *given)
+        return run_call(self, *given)
 
-    monkeypatch.setattr(SharedTransaction, "perform", perform_abandoned)
+    monkeypatch.setattr(SharedTransaction, "run_call", perform_abandoned)
     does(lambda session, number: None)
     with engine.connect() as other, other.begin() as holding:
         ids = numbered(engine, 3)
@@ -142,20 +142,19 @@ def test_what_was_not_committed_is_not_called_again_when_it_is_abandoned_at_the_
 ) -> None:
     """The connection is lost at the COMMIT; when the rows have been read, it is abandoned, and one is locked."""
     monkeypatch.setattr(worker, "LONGEST_FAREWELL", 0.3)
-    end, seen = SharedTransaction.end, list[Any]()
+    finish, seen = SharedTransaction.finish, list[Any]()
 
     def lose(connection: Any) -> None:
         if seen and connection is seen[0]:
             disconnect(connection)
 
-    def end_and_wait(self: SharedTransaction) -> Any:
-        ended = end(self)
+    def finish_and_wait(self: SharedTransaction, outcomes: Any) -> None:
+        finish(self, outcomes)
         lock(other, ids[1])
         work.abandon()
         assert is_abandoned.wait(30)
-        return ended
 
-    monkeypatch.setattr(SharedTransaction, "end", end_and_wait)
+    monkeypatch.setattr(SharedTransaction, "finish", finish_and_wait)
     event.listen(Engine, "commit", lose)
     does(lambda session, number: seen.append(session.connection()))
     try:

@@ -317,7 +317,7 @@ def test_what_was_taken_over_before_its_call_is_not_called_and_takes_no_neighbou
 ) -> None:
     does(lambda session, number: None)
     ids = numbered(engine, 6)
-    perform = BatchExecutor.perform
+    execute = BatchExecutor.execute
     stolen: list[Any] = []
 
     def after_a_theft(self: BatchExecutor) -> None:
@@ -327,9 +327,9 @@ def test_what_was_taken_over_before_its_call_is_not_called_and_takes_no_neighbou
             with engine.begin() as connection:
                 theft = update(Attempt).where(Attempt.id.in_(stolen))
                 connection.execute(theft.values(taken | {"completed_at": Attempt.created_at}))
-        perform(self)
+        execute(self)
 
-    monkeypatch.setattr(BatchExecutor, "perform", after_a_theft)
+    monkeypatch.setattr(BatchExecutor, "execute", after_a_theft)
     with working(app, concurrency=1):
         await_(lambda: at_rest(engine), "all are at rest")
     assert counted(engine) == {"succeeded": 4, "canceled": 2}
