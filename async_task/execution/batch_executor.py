@@ -43,6 +43,7 @@ class BatchOwner(OutcomeSink, Protocol):
 
     def is_stopping(self) -> bool:
         """Whether no further call may start."""
+        ...
 
 
 class BatchExecutor:

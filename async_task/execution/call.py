@@ -49,7 +49,10 @@ CLEAN_UP = 5.0
 
 class PreparedCall(NamedTuple):
     """A call that is ready to run. `hidden`: names of the arguments that must not be shown, None: all of them.
-    `timeout`: the policy's, or None. `known_secrets`: texts that must not be shown, where the call can change them."""
+    `timeout`: the policy's, or None. `known_secrets`: texts that must not be shown, where the call can change them.
+
+    There may be thousands a second: what few calls need (secrets, deadline, `current_attempt()`) is computed on demand.
+    """
 
     method: Method
     arguments: dict[str, Any]
@@ -91,7 +94,7 @@ def prepare(context: ExecutionContext, claim: Claim) -> PreparedCall:
             f"{method.signature.label} takes encrypted arguments only, and these are plain text: if you know who wrote "
             "them, `async-task rotate-keys --to-policy` encrypts them"
         )
-    arguments = decode(_text_of(claim))
+    arguments = decode(_decrypted_arguments(claim))
     method.signature.check(arguments)
     if method.signature.session_is_async and not context.source.is_async:
         raise ConfigurationError(f"{method.signature.label} asks for an AsyncSession: give AsyncTask an AsyncEngine")
@@ -135,7 +138,7 @@ def _time_limit(is_locked: bool, timeout: dt.timedelta | None) -> dt.timedelta |
     return timeout or (LOCKED_LIMIT if is_locked else None)
 
 
-def _text_of(claim: Claim) -> str:
+def _decrypted_arguments(claim: Claim) -> str:
     if claim.encryptor == NullEncryptor.name:
         return claim.encoded_args
     context = context_of(claim.id, claim.target, claim.method_name)

@@ -69,7 +69,7 @@ def commit_and_lock(
     """Commit that these calls have succeeded, and lock the rows of `claims` in the next transaction, in one round trip.
 
     Returns whether all outcomes are known to be committed, and the ids of `claims` that were lost; None instead of ids
-    if nothing is locked, and the lane's connection is dropped.
+    if nothing is locked, and the lane's connection is dropped. Only where the connection `chains`.
     """
     connection, committed = context.lane.connection, [one.claim for one in succeeded]
     try:

@@ -153,6 +153,7 @@ class CallTransaction:
         savepoints inside of ours, and nothing else.
         """
         cls = made_by if issubclass(made_by, wanted) else wanted
+        # "create_savepoint" costs a savepoint, but without it rollback() would end our transaction.
         session = cls(**options, join_transaction_mode="create_savepoint")
         own: Any = session.sync_session if is_async_session(cls) else session
         own.get_bind = lambda *args, **kwargs: self._open_for(own)
@@ -166,7 +167,8 @@ class CallTransaction:
         return self.open()
 
     def keep_or_undo(self, answer: object) -> object:
-        """Keep the target's writes if it returned, undo them if it raised. Deferred constraints are left to the COMMIT.
+        """Keep the target's writes if it returned, undo them if it raised. Deferred constraints are left to the COMMIT:
+        SET CONSTRAINTS costs a round trip, and its effect outlives the savepoint.
 
         Returns `answer`; `Raised` with the database's error if the writes cannot be kept, and with CommittedInside if
         they cannot be undone.
