@@ -5,6 +5,7 @@ import datetime as dt
 import logging
 import random
 from collections.abc import Sequence
+from functools import partial
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -51,8 +52,13 @@ def release_unlocked(context: ExecutionContext, claims: Sequence[Claim], problem
             park_unlocked(context, claim, problem)
         return
     # One by one, without waiting for locks: one statement for all would wait for the same lock again, and meanwhile
-    # keep the other rows locked.
-    retry_transient(lambda: fenced_writes.release_abandoned(context.engine, context.table, claims, started=False))
+    # keep the other rows locked. Twice: on MariaDB another claim or heartbeat locks neighbouring rows for a moment.
+    left = claims
+    for _ in range(2):
+        released = retry_transient(
+            partial(fenced_writes.release_abandoned, context.engine, context.table, left, started=False)
+        )
+        left = [claim for claim in left if claim.id not in released]
 
 
 def release_unstarted(context: ExecutionContext, claims: Sequence[Claim]) -> None:
