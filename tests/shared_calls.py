@@ -55,12 +55,12 @@ def lock(connection: Connection, attempt_id: Any) -> None:
 
 def lock_before_the_first_call(monkeypatch: pytest.MonkeyPatch, connection: Connection, attempt_id: Any) -> None:
     """Lock the row of an attempt that is claimed and not started yet."""
-    perform, is_locked = BatchExecutor.perform, threading.Event()
+    execute, is_locked = BatchExecutor.execute, threading.Event()
 
     def after_a_lock(self: BatchExecutor) -> None:
         if not is_locked.is_set():
             lock(connection, attempt_id)
             is_locked.set()
-        perform(self)
+        execute(self)
 
-    monkeypatch.setattr(BatchExecutor, "perform", after_a_lock)
+    monkeypatch.setattr(BatchExecutor, "execute", after_a_lock)

@@ -1,143 +1,152 @@
-"""How many attempts a lane takes at once: as many as lately fitted into the time that it may keep them. Pure."""
+"""Numbers that adapt to measurements: how many attempts to claim and to commit together, where in a queue to begin, and
+how long to wait. Pure: callers give the time."""
 
 import datetime as dt
 import random
 from collections.abc import Callable, Mapping
 
-MOST = 500
-AT_HAND = 0.02
-"""Seconds of work that a lane may have claimed and not begun."""
+# Batch sizes.
+
+MAX_BATCH_SIZE = 500
+CLAIM_BUDGET = 0.02
+"""Seconds of work that a lane may claim ahead."""
 
 
 class BatchSize:
-    """A number that learns: doubled when so many took at most half of `budget` (seconds), twice when at most an eighth,
-    and halved when they took more than all of it. Not from how long one of them took: on a busy machine that is mostly
-    waiting."""
+    """A number of attempts that take `budget` seconds at most, learned by doubling and halving.
+
+    Count the time in calls only: with the database's time in it, a slow database got more commits to do. Learn from
+    whole batches: on a busy machine a single call is mostly waiting, and every call would seem slow.
+    """
 
     def __init__(self, budget: float) -> None:
         self._budget = budget
         self.number = 1
 
     def note(self, number: int, seconds: float) -> None:
-        """So many were done, together, in so long."""
+        """A batch of `number` attempts took `seconds`. Halve after more than the budget, double after half of it or
+        less, quadruple after an eighth or less."""
         if seconds > self._budget:
             self.number = max(1, self.number // 2)
         elif number >= self.number and seconds <= self._budget / 2:
-            self.number = min((2 if seconds > self._budget / 8 else 4) * self.number, MOST)
+            self.number = min((2 if seconds > self._budget / 8 else 4) * self.number, MAX_BATCH_SIZE)
 
 
 class BatchSizes:
-    """Of one queue, on one lane: how many to claim, and how many may share a commit."""
+    """Of one queue on one lane: how many attempts to claim, and how many to commit together."""
 
     def __init__(self) -> None:
-        self.to_claim = BatchSize(AT_HAND)
+        self.to_claim = BatchSize(CLAIM_BUDGET)
         self._to_settle: dict[float, BatchSize] = {}
 
     def to_settle(self, within: float) -> BatchSize:
-        """Of those that are to be written within so many seconds."""
+        """Of calls that are committed within so many seconds."""
         if within not in self._to_settle:
             self._to_settle[within] = BatchSize(within)
         return self._to_settle[within]
 
 
+# Queries that are expensive now and then.
+
+CHEAP = 0.01
+"""Seconds. A query that takes no longer is repeated whenever it is wanted."""
+REST = 9.0
+"""An expensive query is not repeated for so many times its duration: it takes a tenth of the time at most."""
+LONGEST_REST = 30.0
+"""Seconds after which it is repeated, however expensive it is."""
+
+
+def rest_after(seconds: float) -> float:
+    """Seconds for which a query that took `seconds` is not repeated."""
+    return min(REST * seconds, LONGEST_REST) if seconds > CHEAP else 0.0
+
+
+class QueryCost:
+    """How long a repeated query takes: the shorter of its last two durations, since one may have waited for a lock.
+    Runs at the same time count as one: they wait for the same lock."""
+
+    def __init__(self) -> None:
+        self._last = self._before = 0.0
+        self._ended = float("-inf")
+
+    def note(self, seconds: float, *, now: float) -> float:
+        """A run took `seconds` and ended `now`. Returns the seconds for which the query should not be repeated."""
+        if now - seconds >= self._ended:
+            self._before = self._last
+        self._last, self._ended = seconds, now
+        return rest_after(min(self._last, self._before))
+
+
+# Where claims begin.
+
 PRIORITIES = range(10)
-
-
 EARLIEST = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
-DEAR = 0.01
-"""Seconds; what takes no longer is done whenever it is wanted."""
+class StartMarks:
+    """Of one queue, shared by the lanes of a process: the `due_at` at which the next claim begins, by priority.
 
-
-SHARE = 9.0
-"""What is dear is done for one part of the time, at most, to so many parts without it."""
-
-
-LONGEST = 30.0
-"""Seconds after which it is done again, whatever it costs."""
-
-
-def spared(took: float) -> float:
-    """Seconds for which something is not done again that took so long."""
-    return min(SHARE * took, LONGEST) if took > DEAR else 0.0
-
-
-class Cost:
-    """What something costs that is done again and again: what it took lately, but not once by chance, as behind a lock.
-    Whatever goes on beside it meets the same chance."""
-
-    def __init__(self) -> None:
-        self._took = self._before = 0.0
-        self._ended = float("-inf")
-
-    def note(self, took: float, *, now: float) -> float:
-        """It took so many seconds until now. Seconds for which it is to be spared."""
-        if now - took >= self._ended:
-            self._before = self._took
-        self._took, self._ended = took, now
-        return spared(min(self._took, self._before))
-
-
-class Marks:
-    """Of one queue, shared by the lanes of a process. What is due before a mark was taken, or is late, or was given
-    back: claims from the front find it, and as long as they are cheap all claims are."""
+    While another session holds an old snapshot, the index keeps the entries of all attempts that were claimed since. A
+    claim from the front walks over them. So when that is expensive, most claims begin where the last ones ended.
+    Attempts that become due before the mark, or are released, are found by the next claim from the front.
+    """
 
     def __init__(self) -> None:
         self._marks = dict.fromkeys(PRIORITIES, EARLIEST)
         self._front_at = 0.0
-        self._front = Cost()
+        self._front_cost = QueryCost()
 
     def at(self, now: float) -> list[dt.datetime]:
-        """Where the next claim begins, by priority; empty: at the front."""
+        """Where the next claim begins, by priority. Empty: at the front."""
         return [] if now >= self._front_at else [*self._marks.values()]
 
     def note(self, latest: Mapping[int, dt.datetime], *, now: float, front_took: float | None = None) -> None:
-        """The latest of what was taken, by priority: when it was due. `front_took`: seconds that the claim took, if it
-        began at the front."""
+        """A claim got attempts up to `latest`, by priority. `front_took`: its seconds, if it began at the front."""
         for priority, due_at in latest.items():
             self._marks[priority] = max(self._marks[priority], due_at)
         if front_took is not None:
-            self._front_at = now + self._front.note(front_took, now=now)
+            self._front_at = now + self._front_cost.note(front_took, now=now)
 
     def until_front(self, now: float) -> float:
-        """Seconds until a claim begins at the front again."""
+        """Seconds until the next claim from the front."""
         return max(0.0, self._front_at - now)
 
 
-FIRST = 0.005
-"""Seconds until the first look of a fresh sleeper."""
+# Waiting.
+
+FIRST_POLL = 0.005
+"""Seconds from an empty poll to the next one, at first."""
 
 
 class PollInterval:
-    """Seconds to wait until the next look: none after something was found, then 5, 10, 20 ... ms up to `poll`.
+    """Seconds to wait until the next poll: 0 after one that found something, then 5, 10, 20 ... ms up to `poll`.
 
-    Each is up to a quarter shorter or longer; at `poll`, up to 3 %: processes that idle do not come to look together,
-    they look as often as they were told, and 99 of 100 rows wait no longer than `poll`. `draw()`: from 0 to 1.
+    Each wait is up to a quarter shorter or longer. At `poll` it is 3 %: so idle processes do not poll in step, poll as
+    often as configured on average, and 99 of 100 attempts wait no longer than `poll`. `draw` returns 0 to 1.
     """
 
     def __init__(self, poll: float, draw: Callable[[], float] = random.random) -> None:
         self._poll = poll
         self._draw = draw
-        self._step = FIRST
+        self._step = FIRST_POLL
         self._has_found = False
 
     def found(self) -> None:
-        """The last look found something: look again at once."""
+        """The last poll found something: poll again at once."""
         self._has_found = True
 
-    def rung(self) -> None:
-        """Something is said to be there: if the next look finds nothing, it comes in a moment."""
-        self._step = FIRST
+    def notified(self) -> None:
+        """A notification came: if the next poll finds nothing, the attempt is visible in a moment."""
+        self._step = FIRST_POLL
 
     def next(self) -> float:
         """How many seconds to wait now."""
         if self._has_found:
-            self._has_found, self._step = False, FIRST
+            self._has_found, self._step = False, FIRST_POLL
             return 0.0
-        step, self._step = self._step, min(self._step * 2, max(self._poll, FIRST))
-        is_settled = step >= self._poll
-        return self._jittered(self._poll, 0.03) if is_settled else min(self._jittered(step, 0.25), self._poll)
+        step, self._step = self._step, min(self._step * 2, max(self._poll, FIRST_POLL))
+        is_longest = step >= self._poll
+        return self._with_jitter(self._poll, 0.03) if is_longest else min(self._with_jitter(step, 0.25), self._poll)
 
-    def _jittered(self, seconds: float, share: float) -> float:
+    def _with_jitter(self, seconds: float, share: float) -> float:
         return seconds * (1 + share * (2 * self._draw() - 1))

@@ -1,285 +1,249 @@
-"""Calls that are made together: no session is wanted, so that they share their locks and their commit.
+"""Group commit: calls that take no session share the locks of their rows, and the commit of their outcomes.
 
-1. Lock the rows of a portion (or keep their leases), as many as lately were called within `settle_within`.
-2. One call follows the other.
-3. Write all outcomes in one commit. Where all is well, and more waits, the next portion is locked with it: one way to
-   the server and back for both.
+1. Lock the rows of a group (or rely on their leases): as many as were lately called within `settle_within`.
+2. Run the calls one after the other.
+3. Write all outcomes in one commit. If all have succeeded and more calls wait, the same round trip locks the next
+   group.
+
+What is locked can only be settled on the connection that locked it. A call that takes no session leaves that connection
+idle, so the watchdog may use it during the call.
 """
 
+import contextlib
 import datetime as dt
 import logging
 import time
 import uuid
-from collections.abc import Callable
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from async_task.database.dialects import chains
-from async_task.database.driver_errors import is_statement_timeout, transient_error
 from async_task.database.lanes import LOCKED_LIMIT
-from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
 from async_task.execution.adaptive import BatchSizes
-from async_task.execution.call import ExecutionContext, PreparedCall, make
-from async_task.execution.in_flight import InFlight, Reports, Waiting
-from async_task.execution.settle import Called, Settled, decided, failure_of, park, settle_alone, settled
+from async_task.execution.call import ExecutionContext, PreparedCall, run_call
+from async_task.execution.commit_rules import CommitMode, CommitRules
+from async_task.execution.finished_call import FinishedCall, Settlement, finish
+from async_task.execution.follow_up import CommittedOutcomes
+from async_task.execution.in_flight import ClaimedCall, InFlight
+from async_task.execution.outcome_writer import commit_and_lock, commit_group, write_each, write_group
+from async_task.execution.release import release_unlocked, release_unstarted
 from async_task.outcomes import SUCCESS, Superseded
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
-from async_task.queue.fenced_writes import OutcomeWrite
 
 logger = logging.getLogger("async_task")
 
 
 class GroupCommit:
-    """`goes_along`: whether a call is to be made so; `within`: the seconds after which its outcome is to be written."""
+    """The groups of one lane's batch, one after the other."""
 
     def __init__(
         self,
         context: ExecutionContext,
         in_flight: InFlight,
         sizes: BatchSizes,
+        rules: CommitRules,
         lease: dt.timedelta,
-        reports: Reports,
-        *,
-        goes_along: Callable[[PreparedCall], bool],
-        within: Callable[[PreparedCall], float],
+        outcomes: CommittedOutcomes,
     ) -> None:
         self._context = context
         self._in_flight = in_flight
         self._sizes = sizes
+        self._rules = rules
         self._lease = lease
-        self._reports = reports
-        self._goes_along = goes_along
-        self._within = within
+        self._outcomes = outcomes
         self._unstarted: list[Claim] = []
         self._is_locked = False
         self.is_open = False
-        """Whether a portion is locked, or being called."""
+        """Whether a group is locked, or its calls run."""
 
     @property
     def holds_others(self) -> bool:
-        """Whether anything but its call ends with this lane's transaction."""
-        return self.is_open and (self._is_locked or bool(self._in_flight.called))
+        """Whether the lane's transaction holds more than the running call."""
+        return self.is_open and (self._is_locked or bool(self._in_flight.finished))
 
-    def perform(self) -> None:
-        """What goes along at the front of the hand, until something else stands there. Inside of `lane.run`."""
-        self._open()
+    def run(self) -> None:
+        """Run and settle the grouped calls at the front, up to the first other one. Inside of `lane.run`."""
+        self._open_group()
         try:
-            self._call_all()
-            while self._go_on():
-                self._call_all()
+            self._run_calls()
+            while self._commit_and_lock_next():
+                self._run_calls()
         finally:
             self._settle()
 
-    def _open(self) -> None:
-        """Lock the next few, if they want to be locked."""
-        with self._in_flight.guarded():
-            chosen = self._choose()
-            self.is_open, self._is_locked = True, chosen[0][1].is_locked
-            self._in_flight.offer(self._lock(chosen) if self._is_locked else chosen)
+    def _open_group(self) -> None:
+        with self._in_flight.lock():
+            group = self._next_group()
+            self.is_open, self._is_locked = True, group[0][1].is_locked
+            self._in_flight.schedule(self._lock_rows(group) if self._is_locked else group)
 
-    def _call_all(self) -> None:
-        began, number = time.monotonic(), 0
-        while (one := self._in_flight.next()) is not None:
-            number += 1
-            self._call(*one)
-        took = time.monotonic() - began
-        if number:
-            self._in_flight.in_calls += took
-            self._sizes.to_settle(self._in_flight.within).note(number, took)
-
-    def _call(self, claim: Claim, call: PreparedCall) -> None:
-        began = time.monotonic()
-        answer = make(self._context, claim, call, None)
-        elapsed = time.monotonic() - began
-        decision = SUCCESS if answer is None else decided(claim, call, answer, dt.timedelta(seconds=elapsed))
-        with self._in_flight.guarded():
-            self._in_flight.running = None
-            if not self._in_flight.called:
-                self._in_flight.held_since = time.monotonic()
-            self._in_flight.called.append(Called(claim, call, decision))
-
-    def _choose(self) -> list[Waiting]:
-        """Calls that are to be locked alike, and written equally soon."""
+    def _next_group(self) -> list[ClaimedCall]:
+        """Calls that are locked alike, and settled equally soon."""
         waiting = self._in_flight.waiting
         first = waiting[0][1]
-        within = self._in_flight.within = self._within(first)
-        most = self._sizes.to_settle(within).number
-        chosen: list[Waiting] = []
-        while waiting and len(chosen) < most:
+        seconds = self._in_flight.settle_within = self._rules.seconds(first)
+        maximum = self._sizes.to_settle(seconds).number
+        group: list[ClaimedCall] = []
+        while waiting and len(group) < maximum:
             call = waiting[0][1]
-            is_alike = call.is_locked is first.is_locked and self._within(call) == within
-            if not is_alike or not self._goes_along(call):
+            is_alike = call.is_locked is first.is_locked and self._rules.seconds(call) == seconds
+            if not is_alike or not self._is_grouped(call):
                 break
-            chosen.append(waiting.popleft())
-        return chosen
+            group.append(waiting.popleft())
+        return group
 
-    def _lock(self, chosen: list[Waiting]) -> list[Waiting]:
-        """Begin, and lock; what was taken from us meanwhile is dropped, and all of it when the database fails us."""
-        claims = [claim for claim, _ in chosen]
+    def _is_grouped(self, call: PreparedCall) -> bool:
+        return self._rules.mode(call) is CommitMode.GROUPED
+
+    def _lock_rows(self, group: list[ClaimedCall]) -> list[ClaimedCall]:
+        """Begin, and lock the rows. Returns the calls whose claims are still ours: none after a database error."""
+        claims, connection = [claim for claim, _ in group], None
         try:
             connection = self._context.lane.connection
             connection.begin()
             lost = fenced_writes.lock_claims(connection, self._context.table, claims, LOCKED_LIMIT)
         except (DBAPIError, PoolTimeout) as problem:
+            if connection is not None and not connection.invalidated:
+                # MariaDB notices a closed connection late, and keeps the rows locked that are to be released now.
+                with contextlib.suppress(Exception):
+                    connection.rollback()
             self._context.lane.drop_connection()
             self._is_locked = False
-            self._refuse(claims, problem)
+            release_unlocked(self._context, claims, problem)
             return []
-        return self._without(lost, chosen)
+        return self._without_lost(lost, group)
 
-    def _without(self, lost: set[uuid.UUID], chosen: list[Waiting]) -> list[Waiting]:
+    def _without_lost(self, lost: set[uuid.UUID], group: list[ClaimedCall]) -> list[ClaimedCall]:
         if not lost:
-            return chosen
-        for claim, call in chosen:
+            return group
+        for claim, call in group:
             if claim.id in lost:
-                self._reports.ended.append((claim, call, Settled(Superseded(claim.id))))
-        return [one for one in chosen if one[0].id not in lost]
+                self._outcomes.add(claim, call, Settlement(Superseded(claim.id)))
+        return [one for one in group if one[0].id not in lost]
 
-    # Going on.
+    def _run_calls(self) -> None:
+        began, number = time.monotonic(), 0
+        while (one := self._in_flight.start_next()) is not None:
+            number += 1
+            self._run_call(*one)
+        seconds = time.monotonic() - began
+        if number:
+            self._in_flight.seconds_in_calls += seconds
+            self._sizes.to_settle(self._in_flight.settle_within).note(number, seconds)
 
-    def _go_on(self) -> bool:
-        """Write what has succeeded, and lock the next portion, in one way to the server and back. Whether it was done:
-        not when there is more to write than that, or nothing to lock."""
-        with self._in_flight.guarded():
-            if not self._can_go_on():
+    def _run_call(self, claim: Claim, call: PreparedCall) -> None:
+        in_flight = self._in_flight
+        began = time.monotonic()
+        answer = run_call(self._context, claim, call, None)
+        finished = finish(claim, call, answer, time.monotonic() - began)
+        with in_flight.lock():
+            in_flight.running = None
+            if not in_flight.finished:
+                in_flight.first_finished_at = time.monotonic()
+            in_flight.finished.append(finished)
+
+    # From one group to the next.
+
+    def _commit_and_lock_next(self) -> bool:
+        """Commit this group and lock the next one in one round trip. Returns whether the next group is locked.
+
+        Does nothing if an outcome is not a success, or if no locked group follows.
+        """
+        in_flight = self._in_flight
+        with in_flight.lock():
+            if not self._can_lock_next():
                 return False
-            called, self._in_flight.called = self._in_flight.called, []
-            chosen = self._choose()
-            is_written = self._write_and_lock([one.claim for one in called], chosen)
+            finished, in_flight.finished = in_flight.finished, []
+            group = self._next_group()
+            in_flight.running = in_flight.first_finished_at = None
+            is_written, lost = commit_and_lock(self._context, finished, [claim for claim, _ in group])
+            self._is_locked = lost is not None
+            in_flight.schedule(group if lost is None else self._without_lost(lost, group))
         if is_written:
-            self._reports.succeeded += (one.claim for one in called)
+            self._outcomes.add_succeeded([one.claim for one in finished])
         else:
-            for one in called:
-                self._settle_alone(one)
-        self._reports.tell()
+            self._write_each(finished)
+        self._outcomes.report()
         return self._is_locked
 
-    def _can_go_on(self) -> bool:
+    def _can_lock_next(self) -> bool:
         in_flight = self._in_flight
-        if not (self._is_locked and in_flight.called and in_flight.waiting) or in_flight.stop() or not self._is_short():
+        if not (self._is_locked and in_flight.finished and in_flight.waiting):
+            return False
+        if in_flight.is_stopping() or not self._is_short():
             return False
         following = in_flight.waiting[0][1]
-        is_alike = following.is_locked and self._goes_along(following)
-        are_well = not self._unstarted and all(one.decision is SUCCESS for one in in_flight.called)
-        return is_alike and are_well and chains(self._context.lane.connection)
-
-    def _write_and_lock(self, succeeded: list[Claim], chosen: list[Waiting]) -> bool:
-        """Whether it is known that all of the first are written."""
-        lane, claims = self._context.lane, [claim for claim, _ in chosen]
-        self._in_flight.running = self._in_flight.held_since = None
-        try:
-            number, lost = fenced_writes.succeed_and_lock(
-                lane.connection, self._context.table, succeeded, claims, LOCKED_LIMIT
-            )
-        except Exception as problem:
-            # Whichever of the two it was: they are looked at by themselves, and the others locked by themselves.
-            _complain(len(succeeded), problem)
-            lane.drop_connection()
-            self._is_locked = False
-            self._in_flight.offer(chosen)
-            return False
-        self._in_flight.offer(self._without(lost, chosen))
-        return number == len(succeeded)
+        is_alike = following.is_locked and self._is_grouped(following)
+        have_succeeded = not self._unstarted and all(one.decision is SUCCESS for one in in_flight.finished)
+        return is_alike and have_succeeded and chains(self._context.lane.connection)
 
     # Settling.
 
     def _settle(self) -> None:
-        """Write what was called, and commit; then tell of it."""
+        """Commit the finished calls, and report them. Calls that wait for too long are released."""
         in_flight = self._in_flight
-        with in_flight.guarded():
-            in_flight.running, in_flight.held_since, self.is_open = None, None, False
-            unstarted = [] if self._is_short() else in_flight.take_all_waiting()
-            unstarted, self._unstarted = self._unstarted + unstarted, []
-            called, in_flight.called = in_flight.called, []
-            try:
-                self._write(called, unstarted)
-                unstarted = []
-            except Exception as problem:
-                _complain(len(called), problem)
-                self._context.lane.drop_connection()
-            else:
-                called = []
-            self._is_locked = False
-        for left in called:
-            self._settle_alone(left)
-        self._give_back(unstarted)
-        self._reports.tell()
-
-    def _settle_alone(self, one: Called) -> None:
-        """What cannot be written holds up no other: its claim is a stray from now on."""
-        try:
-            self._reports.ended.append((one.claim, one.call, settle_alone(self._context, *one)))
-        except Exception as problem:
-            logger.error("attempt %s: %s", one.claim.id, describe(problem, one.call.secrets).summary)
+        with in_flight.lock():
+            in_flight.running, in_flight.first_finished_at, self.is_open = None, None, False
+            unstarted = self._unstarted + ([] if self._is_short() else in_flight.remove_waiting())
+            finished, in_flight.finished, self._unstarted = in_flight.finished, [], []
+            is_written = self._write_group(finished, unstarted)
+        if not is_written:
+            self._write_each(finished)
+            release_unstarted(self._context, unstarted)
+        self._outcomes.report()
 
     def _is_short(self) -> bool:
-        """Whether what waits will have its turn so soon that nobody else need be asked."""
-        return len(self._in_flight.waiting) <= self._sizes.to_claim.number and not self._in_flight.stop()
+        """Whether so few calls wait that this lane can run them soon."""
+        return len(self._in_flight.waiting) <= self._sizes.to_claim.number and not self._in_flight.is_stopping()
 
-    def _write(self, called: list[Called], unstarted: list[Claim]) -> None:
-        """Write and commit, in the transaction that locks, or in one for this. Raises what the database says."""
-        if not (called or unstarted or self._is_locked):
-            return
-        connection = self._context.lane.connection
-        transaction = connection.get_transaction() or connection.begin()
-        succeeded = [one.claim for one in called if one.decision is SUCCESS]
-        others = [one for one in called if one.decision is not SUCCESS]
-        written = [OutcomeWrite(one.claim, one.decision, failure_of(one.decision, one.call)) for one in others]
-        if not fenced_writes.write_outcomes(connection, self._context.table, succeeded, written, unstarted):
-            raise SomebodyElse
-        transaction.commit()
-        self._reports.succeeded += succeeded
-        self._reports.ended += ((one.claim, one.call, settled(one.claim, one.call, one.decision)) for one in others)
+    def _write_group(self, finished: list[FinishedCall], unstarted: list[Claim]) -> bool:
+        was_locked, self._is_locked = self._is_locked, False
+        if not (finished or unstarted or was_locked):
+            return True
+        if not write_group(self._context, finished, unstarted):
+            return False
+        self._add_committed(finished)
+        return True
 
-    def cut_off(self, *, locks: bool = True) -> bool:
-        """Write all but the running call, whose row is locked again if it `locks`; what waits is given back. On this
-        lane's connection, while its thread is in the call. Whether it was done."""
+    def _add_committed(self, finished: list[FinishedCall]) -> None:
+        self._outcomes.add_succeeded([one.claim for one in finished if one.decision is SUCCESS])
+        for one in finished:
+            if one.decision is not SUCCESS:
+                self._outcomes.add(one.claim, one.call, one.settlement)
+
+    def _write_each(self, finished: list[FinishedCall]) -> None:
+        for one, settlement in write_each(self._context, finished):
+            if settlement is not None:
+                self._outcomes.add(one.claim, one.call, settlement)
+
+    # From the watchdog's thread, on this lane's connection, while its own thread is in the call.
+
+    def detach_running(self, *, stays_locked: bool = True) -> bool:
+        """Commit everything but the running call: the finished outcomes, and the release of the calls that wait. The
+        running call's lease is extended, and its row locked again if it `stays_locked`.
+
+        Returns whether that was done. If not, the finished outcomes are written as soon as the running call ends.
+        """
         in_flight, lane = self._in_flight, self._context.lane
         if in_flight.running is None:
             return True
-        self._unstarted += in_flight.take_all_waiting()
+        running = in_flight.running.claim
+        self._unstarted += in_flight.remove_waiting()
         try:
-            fenced_writes.extend_lease(lane.connection, self._context.table, in_flight.running.claim, self._lease)
-            self._write(in_flight.called, self._unstarted)
-            in_flight.called, self._unstarted = [], []
-            self._is_locked = self._is_locked and locks
+            fenced_writes.extend_lease(lane.connection, self._context.table, running, self._lease)
+            commit_group(self._context, in_flight.finished, self._unstarted)
+            self._add_committed(in_flight.finished)
+            in_flight.finished, self._unstarted = [], []
+            self._is_locked = self._is_locked and stays_locked
             if self._is_locked:
                 lane.connection.begin()
-                fenced_writes.lock_claims(lane.connection, self._context.table, [in_flight.running.claim], LOCKED_LIMIT)
+                fenced_writes.lock_claims(lane.connection, self._context.table, [running], LOCKED_LIMIT)
         except Exception as problem:
-            # What was called is written by the lane, as soon as this call is over.
-            logger.warning("a long call was not cut off: %s", describe(problem).summary)
+            logger.warning("a long call still holds up others: %s", describe(problem).summary)
             lane.drop_connection()
             self._is_locked = False
             return False
         return True
-
-    def _give_back(self, unstarted: list[Claim]) -> None:
-        if unstarted:
-            retry_transient(lambda: fenced_writes.release_claims(self._context.engine, self._context.table, unstarted))
-
-    def _refuse(self, claims: list[Claim], problem: BaseException) -> None:
-        """None of these was started: the weather passes, and who holds a row lets go of it, so that they go back where
-        they stood; else they are parked."""
-        is_late = isinstance(problem, DBAPIError) and is_statement_timeout(problem.orig)
-        if is_late or isinstance(problem, PoolTimeout) or transient_error(problem) is not None:
-            # One by one: who waited for somebody's lock would wait for it again, and keep the others locked.
-            retry_transient(
-                lambda: fenced_writes.release_abandoned(
-                    self._context.engine, self._context.table, claims, started=False
-                )
-            )
-            return
-        for claim in claims:
-            park(self._context, claim, f"its row could not be locked: {describe(problem).summary}", started=False)
-
-
-class SomebodyElse(Exception):
-    """Somebody else was first with one of the outcomes, at least: each is to be looked at by itself."""
-
-
-def _complain(number: int, problem: BaseException) -> None:
-    logger.warning("%d outcomes were not written at once: %s", number, describe(problem).summary)

@@ -1,7 +1,7 @@
-"""What a lane has in hand: calls that wait, the one that is made, and those that have answered and are not written yet.
+"""Calls that a lane has claimed and not committed: those that wait, the one that runs, and those that have finished.
 
-The lane takes from it; whoever watches the lane looks at it from another thread, and may take away what waits. Both do
-so `guarded`.
+The lane's thread takes calls from here. The watchdog reads this from another thread, and may remove calls that wait.
+Both hold the lock.
 """
 
 import threading
@@ -13,102 +13,85 @@ from typing import NamedTuple
 
 from async_task.database.lanes import Lane
 from async_task.execution.call import PreparedCall
-from async_task.execution.settle import Called, Settled
+from async_task.execution.finished_call import FinishedCall
 from async_task.queue.claim import Claim
 
-Waiting = tuple[Claim, PreparedCall]
-Ended = Callable[[Claim, PreparedCall, Settled], None]
+ClaimedCall = tuple[Claim, PreparedCall]
 
 
-class Running(NamedTuple):
-    """The call that is being made, `since` when (`time.monotonic`)."""
+class RunningCall(NamedTuple):
+    """The call that runs, `since` when (`time.monotonic`)."""
 
     claim: Claim
     since: float
 
 
 class InFlight:
-    """`stop`: once it answers True, nothing further is started. `within`: seconds after which what has answered is to
-    be written, whatever still waits."""
+    """`settle_within`: seconds after which finished calls are committed, even if others wait. `is_stopping`: once it
+    returns True, no further call is started."""
 
-    def __init__(self, lane: Lane, calls: Iterable[Waiting], within: float, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, lane: Lane, calls: Iterable[ClaimedCall], settle_within: float, is_stopping: Callable[[], bool]
+    ) -> None:
         self._lane = lane
-        self.stop = stop
-        self.within = within
+        self.is_stopping = is_stopping
+        self.settle_within = settle_within
         self.waiting = deque(calls)
-        self.running: Running | None = None
-        self.called: list[Called] = []
-        """What has answered."""
-        self.held_since: float | None = None
-        """When the first answered of what is not committed."""
-        self.in_calls = 0.0
-        """Seconds. What the database takes is not counted: if it is slow, smaller portions make it slower."""
-        self._left = 0
-        self._guard = threading.Lock()
+        self.running: RunningCall | None = None
+        self.finished: list[FinishedCall] = []
+        self.first_finished_at: float | None = None
+        """When the first call finished whose outcome is not committed (`time.monotonic`)."""
+        self.seconds_in_calls = 0.0
+        """Without the time of the database: smaller batches would make a slow database slower still."""
+        self._num_scheduled = 0
+        self._lock = threading.Lock()
 
-    def guarded(self) -> AbstractContextManager[object]:
+    def lock(self) -> AbstractContextManager[object]:
         """For the lane's own thread. Inside of `lane.run`."""
-        return self._lane.holding(self._guard) if self._lane.is_async else self._guard
+        # On an event loop it must not block: the thread that holds the lock may need that loop.
+        return self._lane.holding(self._lock) if self._lane.is_async else self._lock
 
     @contextmanager
-    def guarded_from_outside(self, patience: float) -> Iterator[bool]:
-        """For other threads; True if it is theirs within so many seconds. Else the lane is at the database."""
-        is_mine = self._guard.acquire(timeout=patience) if patience else self._guard.acquire(blocking=False)
+    def try_lock(self, timeout: float) -> Iterator[bool]:
+        """For other threads: whether the lock was acquired within `timeout` seconds. If not, the lane waits for the
+        database."""
+        is_acquired = self._lock.acquire(timeout=timeout) if timeout else self._lock.acquire(blocking=False)
         try:
-            yield is_mine
+            yield is_acquired
         finally:
-            if is_mine:
-                self._guard.release()
+            if is_acquired:
+                self._lock.release()
 
-    def offer(self, chosen: list[Waiting]) -> None:
-        """These are next, and no others until more are offered."""
-        self.waiting.extendleft(reversed(chosen))
-        self._left = len(chosen)
+    def schedule(self, calls: list[ClaimedCall]) -> None:
+        """Let `start_next` start these calls, and then no more."""
+        self.waiting.extendleft(reversed(calls))
+        self._num_scheduled = len(calls)
 
-    def next(self) -> Waiting | None:
-        """The next of those that were offered, which runs from now on; None when none is left, what was called before
-        wants to be written, or nothing is to be started."""
-        with self.guarded():
+    def start_next(self) -> ClaimedCall | None:
+        """The next scheduled call, which is now the running one. None if there is none, if finished calls must be
+        committed first, or if the worker is stopping."""
+        with self.lock():
             now = time.monotonic()
-            is_late = self.held_since is not None and now - self.held_since >= self.within
-            if not self._left or not self.waiting or is_late or self.stop():
+            is_late = self.first_finished_at is not None and now - self.first_finished_at >= self.settle_within
+            if not self._num_scheduled or not self.waiting or is_late or self.is_stopping():
                 self.running = None
                 return None
-            self._left -= 1
+            self._num_scheduled -= 1
             one = self.waiting.popleft()
-            self.running = Running(one[0], now)
+            self.running = RunningCall(one[0], now)
             return one
 
-    def take_all_waiting(self) -> list[Claim]:
-        """They are to be given back."""
-        unstarted = [claim for claim, _ in self.waiting]
+    def remove_waiting(self) -> list[Claim]:
+        """The claims of all calls that wait, which the caller releases."""
+        claims = [claim for claim, _ in self.waiting]
         self.waiting.clear()
-        return unstarted
+        return claims
 
     @contextmanager
     def timing(self) -> Iterator[None]:
-        """Around a call."""
+        """Around a call: add its time to `seconds_in_calls`."""
         began = time.monotonic()
         try:
             yield
         finally:
-            self.in_calls += time.monotonic() - began
-
-
-class Reports:
-    """What is to be told of calls that were written with others, once that is committed: most have succeeded, and are
-    told of together; the rest one by one."""
-
-    def __init__(self, tell_succeeded: Callable[[list[Claim]], None], tell_ended: Ended) -> None:
-        self._tell_succeeded = tell_succeeded
-        self._tell_ended = tell_ended
-        self.succeeded: list[Claim] = []
-        self.ended: list[tuple[Claim, PreparedCall, Settled]] = []
-
-    def tell(self) -> None:
-        succeeded, self.succeeded = self.succeeded, []
-        if succeeded:
-            self._tell_succeeded(succeeded)
-        ended, self.ended = self.ended, []
-        for one in ended:
-            self._tell_ended(*one)
+            self.seconds_in_calls += time.monotonic() - began

@@ -1,175 +1,114 @@
-"""Performing one claimed attempt, from its row to its outcome.
+"""Performs one claimed attempt, from its row to its outcome.
 
-1. Prepare: find the target, decrypt and check the arguments. What is missing here parks the attempt, uncharged.
-2. Call: under the row's lock, in the transaction of the outcome (locked); or with no transaction open (leased).
-3. Settle: decide what becomes of it, and write that down, fenced, together with the target's own writes.
-4. Tell the user's `handle_perform_error` of an error, in a transaction of its own.
-5. Let the next attempt of its order key go, if it is at rest.
+1. Prepare: find the target, decrypt and check the arguments. If something is missing, the attempt is parked, uncharged.
+2. Call: in the transaction of the outcome, with the row locked (locked mode), or with no transaction open (leased).
+3. Settle: decide what becomes of the attempt, and write that together with the target's own writes.
+4. Follow up: call the user's error hook, and release the next attempt of the order key.
 """
 
 import datetime as dt
-import logging
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
-from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from async_task.attempts.attempt import BaseAttempt
 from async_task.database.lanes import Raised
-from async_task.error_text import describe
 from async_task.errors import AsyncTaskError, ClaimLost
-from async_task.execution.call import ExecutionContext, PreparedCall, make, prepare
-from async_task.execution.settle import Settled, after_lost_claim, park, release_next, settle
+from async_task.execution.call import ExecutionContext, PreparedCall, prepare, run_call
+from async_task.execution.finished_call import Settlement
+from async_task.execution.follow_up import follow_up
+from async_task.execution.release import park, park_unlocked
+from async_task.execution.settle import settle, settle_lost_claim
 from async_task.execution.transaction import CallTransaction, Disconnected
-from async_task.outcomes import Canceled, Expired, Failed, Outcome, Superseded
+from async_task.outcomes import Outcome, Superseded
 from async_task.queue.claim import Claim
-from async_task.schema.states import Status
-
-logger = logging.getLogger("async_task")
 
 
-Settling = Callable[[ExecutionContext, Claim, PreparedCall], Settled]
-
-
-class Holding(Protocol):
-    """What keeps a claim alive while its call is made: the beat of its process."""
+class Tracking(Protocol):
+    """Extends the lease of a claim while its call runs: the heartbeat of its process."""
 
     def __call__(self, attempt_id: uuid.UUID) -> AbstractContextManager[None]: ...
 
 
-def held_elsewhere(attempt_id: uuid.UUID) -> AbstractContextManager[None]:
-    """For a process whose claims another one keeps alive."""
+def tracked_elsewhere(attempt_id: uuid.UUID) -> AbstractContextManager[None]:
+    """In a child process: its parent extends the lease."""
     return nullcontext()
 
 
-def perform(context: ExecutionContext, claim: Claim, holding: Holding) -> Outcome:
-    """Perform a claimed attempt to its outcome. Raises what the database raises when it stays away too long."""
-    return context.lane.run(partial(_perform, context, claim, holding))
+def perform_claim(context: ExecutionContext, claim: Claim, tracking: Tracking) -> Outcome:
+    """Perform a claimed attempt. Raises what the database raises when it stays away too long."""
+
+    def perform() -> Outcome:
+        call = prepare_or_park(context, claim)
+        return call if isinstance(call, Outcome) else perform_call(context, claim, call, tracking)
+
+    return context.lane.run(perform)
 
 
-def perform_ended(context: ExecutionContext, claim: Claim, error: BaseException, elapsed: dt.timedelta) -> Outcome:
-    """What becomes of a call that was made elsewhere, and ended from outside: as if it had raised `error`."""
-    ended = partial(_settle_ended, error, elapsed)
-    return context.lane.run(partial(_perform, context, claim, held_elsewhere, ended))
+def settle_interrupted(context: ExecutionContext, claim: Claim, error: BaseException, elapsed: dt.timedelta) -> Outcome:
+    """Settle a call that ran in another process and was ended there, as if it had raised `error`."""
+
+    def settle_in_lane() -> Outcome:
+        call = prepare_or_park(context, claim)
+        if isinstance(call, Outcome):
+            return call
+        transaction = CallTransaction(context.lane, context.table, claim, call.limit, for_session=False)
+        settlement = settle(context, claim, call, transaction, Raised(error), elapsed.total_seconds())
+        return follow_up(context, claim, call, settlement)
+
+    return context.lane.run(settle_in_lane)
 
 
-def _perform(context: ExecutionContext, claim: Claim, holding: Holding, settled_by: Settling | None = None) -> Outcome:
-    call = prepared(context, claim)
-    return call if isinstance(call, Outcome) else perform_prepared(context, claim, call, holding, settled_by)
-
-
-def prepared(context: ExecutionContext, claim: Claim) -> PreparedCall | Outcome:
-    """The call of a claim; or, where something for it is missing, its outcome: it is parked. Inside of `lane.run`."""
+def prepare_or_park(context: ExecutionContext, claim: Claim) -> PreparedCall | Outcome:
+    """The call of a claim; if something is missing for it, the attempt is parked. Inside of `lane.run`."""
     try:
         return prepare(context, claim)
     except AsyncTaskError as error:
         return park(context, claim, f"{type(error).__name__}: {error}", started=False)
     except Exception as error:
-        # An encryptor that cannot be loaded, a validator that breaks: what they say may quote what they were given.
+        # An encryptor that cannot be loaded, a validator that fails: their text may quote the arguments.
         return park(context, claim, f"the call could not be prepared: {type(error).__name__}", started=False)
 
 
-def perform_prepared(
-    context: ExecutionContext, claim: Claim, call: PreparedCall, holding: Holding, settled_by: Settling | None = None
-) -> Outcome:
-    """Make the call and bring it to its outcome. Inside of `lane.run`."""
-    with holding(claim.id):
-        settled = (settled_by or _call_and_settle)(context, claim, call)
-    return followed(context, claim, call, settled)
+def perform_call(context: ExecutionContext, claim: Claim, call: PreparedCall, tracking: Tracking) -> Outcome:
+    """Run a prepared call by itself, settle it, and follow up. Inside of `lane.run`."""
+    with tracking(claim.id):
+        settlement = _run_and_settle(context, claim, call)
+    return follow_up(context, claim, call, settlement)
 
 
-def followed(context: ExecutionContext, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
-    """The outcome, when what follows it is done: the user's `handle_perform_error` is told of an error, and the next
-    attempt of the same key may go."""
-    outcome = _told(context, claim, call, settled)
-    release_next(context, claim, outcome)
-    return outcome
-
-
-def _told(context: ExecutionContext, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome:
-    if settled.error is None:
-        return settled.outcome
-    logger.info("attempt %s: try %d raised %s", claim.id, claim.number, type(settled.error).__qualname__)
-    return _after_hook(context, claim, call, settled) or settled.outcome
-
-
-def _call_and_settle(context: ExecutionContext, claim: Claim, call: PreparedCall) -> Settled:
-    transaction = CallTransaction(
-        context.lane, context.table, claim, call.limit, for_session=call.session_class is not None
-    )
+def _run_and_settle(context: ExecutionContext, claim: Claim, call: PreparedCall) -> Settlement:
+    has_session = call.session_class is not None
+    transaction = CallTransaction(context.lane, context.table, claim, call.limit, for_session=has_session)
     try:
         context.lane.transaction = transaction
-        if call.is_locked and (problem := _lock(transaction)) is not None:
-            return _unlocked(context, claim, transaction, problem)
+        if call.is_locked and (settlement := _lock(context, claim, call, transaction)) is not None:
+            return settlement
         began = time.monotonic()
-        answer = make(context, claim, call, transaction)
+        answer = run_call(context, claim, call, transaction)
         if transaction.is_disconnected:
-            return Settled(Superseded(claim.id))
-        return settle(context, claim, call, transaction, answer, dt.timedelta(seconds=time.monotonic() - began))
-    except ClaimLost:
-        transaction.close()
-        return after_lost_claim(context, claim, call)
+            return Settlement(Superseded(claim.id))
+        return settle(context, claim, call, transaction, answer, time.monotonic() - began)
     finally:
         context.lane.transaction = None
         transaction.close()
 
 
-def _settle_ended(
-    error: BaseException, elapsed: dt.timedelta, context: ExecutionContext, claim: Claim, call: PreparedCall
-) -> Settled:
-    transaction = CallTransaction(context.lane, context.table, claim, call.limit, for_session=False)
-    try:
-        return settle(context, claim, call, transaction, Raised(error), elapsed)
-    except ClaimLost:
-        return after_lost_claim(context, claim, call)
-
-
-def _lock(transaction: CallTransaction) -> Exception | None:
+def _lock(
+    context: ExecutionContext, claim: Claim, call: PreparedCall, transaction: CallTransaction
+) -> Settlement | None:
+    """Lock the row. If that fails, settle the attempt without a call."""
     try:
         transaction.open()
+        return None
+    except ClaimLost:
+        transaction.close()
+        return settle_lost_claim(context, claim, call)
     except (DBAPIError, PoolTimeout, Disconnected) as problem:
         transaction.close()
-        return problem
-    return None
-
-
-def _unlocked(context: ExecutionContext, claim: Claim, transaction: CallTransaction, problem: Exception) -> Settled:
-    if transaction.is_disconnected:
-        return Settled(Superseded(claim.id))
-    return Settled(park(context, claim, f"its row could not be locked: {describe(problem).summary}", started=False))
-
-
-def _after_hook(context: ExecutionContext, claim: Claim, call: PreparedCall, settled: Settled) -> Outcome | None:
-    """Run the user's `handle_perform_error`; the outcome that it led to, None when it changed nothing."""
-    if not _overrides_hook(context.model) or settled.error is None:
-        return None
-    try:
-        with context.source.session(context.engine) as session, session.begin():
-            attempt = session.get(context.model, claim.id)
-            if attempt is None:
-                return None
-            before = attempt.status
-            attempt.handle_perform_error(settled.error)
-            session.flush()
-            after, reason = attempt.status, attempt.last_error or ""
-    except BaseException as error:
-        logger.error("handle_perform_error of attempt %s raised %s", claim.id, describe(error, call.secrets).summary)
-        return None
-    ended = {
-        Status.FAILED: Failed(claim.id, reason),
-        Status.EXPIRED: Expired(claim.id, reason),
-        Status.CANCELED: Canceled(claim.id),
-    }
-    return ended.get(after) if after is not before else None
-
-
-def _overrides_hook(model: type[BaseAttempt]) -> bool:
-    mapper: Any = inspect(model)
-    mapped = [one.class_ for one in mapper.base_mapper.self_and_descendants]
-    return any(cls.handle_perform_error is not BaseAttempt.handle_perform_error for cls in mapped)
+        if transaction.is_disconnected:
+            return Settlement(Superseded(claim.id))
+        return Settlement(park_unlocked(context, claim, problem))

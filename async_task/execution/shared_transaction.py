@@ -1,10 +1,10 @@
-"""A transaction that calls of one target share, because it says `batch=`.
+"""A transaction that calls of one method share, because their target says `batch=`.
 
-1. One call follows the other: its row is locked, a SAVEPOINT set, the target called with a session of its own.
-2. What it wrote is kept, or undone alone, and its outcome is written before the next call begins: whatever ends the
-   transaction, be it a COMMIT of a later target's own, no writes of it are committed without the outcome.
-3. One COMMIT for all. When it fails, or anything before it, nothing is guessed: each row is read again, and what is not
-   written is to be performed again by itself.
+1. The calls run one after the other: each locks its row, sets a SAVEPOINT, and gets a session of its own.
+2. Its writes are kept, or undone alone, and its outcome is written before the next call begins. So no writes are ever
+   committed without their outcome, even if a later target ends the transaction with a COMMIT of its own.
+3. One COMMIT ends them all. If that fails, or anything before it, nothing is guessed: each row is read again, and calls
+   that were not committed are performed again, each by itself.
 """
 
 import datetime as dt
@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -20,34 +19,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from async_task.database.lanes import Raised
 from async_task.error_text import describe
 from async_task.errors import ClaimLost
-from async_task.execution.call import ExecutionContext, PreparedCall, make
-from async_task.execution.faults import Fault, judged
-from async_task.execution.settle import (
-    Called,
-    Settled,
-    after_lost_claim,
-    decided,
-    failure_of,
-    found_written,
-    kept_or_undone,
-    settle_alone,
-    settle_fault,
-    settle_kept,
-    settled,
-)
+from async_task.execution.call import ExecutionContext, PreparedCall, run_call
+from async_task.execution.faults import Fault, classify
+from async_task.execution.finished_call import FinishedCall, Settlement, finish
+from async_task.execution.follow_up import CommittedOutcomes
+from async_task.execution.in_flight import ClaimedCall
+from async_task.execution.outcome_writer import read_back, settle_or_log, write_in, write_unless_written
+from async_task.execution.settle import settle, settle_fault, settle_lost_claim
 from async_task.execution.transaction import CallTransaction, Disconnected
-from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
 
 logger = logging.getLogger("async_task")
-
-
-class Ended(NamedTuple):
-    """A claim, its call, and what became of it."""
-
-    claim: Claim
-    call: PreparedCall
-    settled: Settled
 
 
 class SharedTransaction:
@@ -57,106 +39,119 @@ class SharedTransaction:
         self._context = context
         self._limit = limit
         self._transaction: CallTransaction | None = None
-        self._afterwards: list[tuple[Claim, PreparedCall, Callable[[], Settled | None]]] = []
-        self.called: list[Called] = []
-        """Whose outcome is written here, and not committed."""
-        self._undone: list[tuple[Claim, PreparedCall]] = []
+        self._to_settle: list[tuple[Claim, PreparedCall, Callable[[], Settlement | None]]] = []
+        """Calls to settle once the transaction has ended: it holds their rows, and perhaps the pool's last
+        connection."""
+        self.finished: list[FinishedCall] = []
+        """Calls whose outcome is written in the transaction, and not committed."""
+        self._undone: list[ClaimedCall] = []
         self._is_abandoned = False
 
     @property
-    def undone(self) -> list[tuple[Claim, PreparedCall]]:
-        """What is to be performed again by itself, once this has ended: nothing of it is committed. When it was
-        abandoned, nothing: somebody else performs it."""
-        is_given_back = self._transaction is not None and self._transaction.is_disconnected
-        return [] if is_given_back else self._undone
+    def undone(self) -> list[ClaimedCall]:
+        """Calls to perform again, each by itself, once the transaction has ended: nothing of them is committed. None if
+        it was abandoned: their claims are released."""
+        is_released = self._transaction is not None and self._transaction.is_disconnected
+        return [] if is_released else self._undone
 
-    def abandon(self) -> list[Claim]:
-        """From another thread: nothing further is begun, what is not committed is undone. Answers the claims of what
-        was begun before the call that is running; those that were settled meanwhile stand no longer."""
-        self._is_abandoned = True
-        if self._transaction is not None:
-            self._transaction.disconnect()
-        ended = [one[0] for one in self._afterwards] + [one[0] for one in self._undone]
-        return [one.claim for one in self.called] + ended
-
-    def perform(self, claim: Claim, call: PreparedCall) -> bool:
-        """Make the call, and write its outcome. Whether another one can follow."""
+    def run_call(self, claim: Claim, call: PreparedCall) -> bool:
+        """Run the call, and write its outcome. Returns whether another call can follow."""
         try:
-            transaction = self._go_on(claim)
+            transaction = self._begin_next(claim)
         except ClaimLost:
-            self._end_later(claim, call, lambda: after_lost_claim(self._context, claim, call))
+            self._settle_later(claim, call, lambda: settle_lost_claim(self._context, claim, call))
             return True
         except (DBAPIError, PoolTimeout, Disconnected) as problem:
-            self._fall_apart(problem)
+            self._close_after(problem)
             self._undone.append((claim, call))
             return False
         began = time.monotonic()
-        answer = make(self._context, claim, call, transaction)
+        answer = run_call(self._context, claim, call, transaction)
         if transaction.is_disconnected:
             return False
-        answer = kept_or_undone(transaction, answer)
-        return self._note(transaction, claim, call, answer, dt.timedelta(seconds=time.monotonic() - began))
+        answer = transaction.keep_or_undo(answer)
+        return self._write_outcome(transaction, claim, call, answer, time.monotonic() - began)
 
-    def end(self) -> list[Ended]:
-        """Commit. What became of all that were called, but for those that are `undone` now; when it was abandoned, of
-        those that were settled before somebody gave them back."""
+    def finish(self, outcomes: CommittedOutcomes) -> None:
+        """Commit, and add the outcomes of all calls except the `undone`. If it was abandoned, add those of calls that
+        were settled before their claims were released."""
         is_committed = self._commit()
-        for one in self.called:
-            self._end_later(one.claim, one.call, partial(self._ended, one, is_committed=is_committed))
-        return [ended for ended in map(self._brought_to_its_end, self._afterwards) if ended is not None]
+        for finished in self.finished:
+            settle_finished = partial(self._settle_finished, finished, is_committed=is_committed)
+            self._settle_later(finished.claim, finished.call, settle_finished)
+        for one in self._to_settle:
+            if (settlement := settle_or_log(*one)) is not None:
+                outcomes.add(one[0], one[1], settlement)
 
-    def break_off(self) -> None:
-        """Undo what was called: what is claimed is then found as stray."""
+    def roll_back(self) -> None:
+        """Undo all calls. A sweep recovers their claims."""
         self._context.lane.transaction = None
         if self._transaction is not None:
             self._transaction.close()
 
-    def _go_on(self, claim: Claim) -> CallTransaction:
-        context = self._context
+    def abandon(self) -> list[Claim]:
+        """From another thread: start nothing further, and undo what is not committed.
+
+        Returns the claims of all calls that began before the running one. Those that were settled meanwhile are no
+        longer ours.
+        """
+        self._is_abandoned = True
+        if self._transaction is not None:
+            self._transaction.disconnect()
+        others = [one[0] for one in self._to_settle] + [one[0] for one in self._undone]
+        return [one.claim for one in self.finished] + others
+
+    # One call.
+
+    def _begin_next(self, claim: Claim) -> CallTransaction:
+        lane = self._context.lane
         if self._transaction is None:
-            self._transaction = context.lane.transaction = CallTransaction(
-                context.lane, context.table, claim, self._limit, for_session=True
+            self._transaction = lane.transaction = CallTransaction(
+                lane, self._context.table, claim, self._limit, for_session=True
             )
-            if self._is_abandoned:  # while there was nothing to disconnect
+            if self._is_abandoned:  # before there was anything to disconnect
                 self._transaction.disconnect()
-        self._transaction.go_on(claim)
+        self._transaction.begin_next(claim)
         return self._transaction
 
-    def _note(
-        self, transaction: CallTransaction, claim: Claim, call: PreparedCall, answer: object, elapsed: dt.timedelta
+    def _write_outcome(
+        self, transaction: CallTransaction, claim: Claim, call: PreparedCall, answer: object, seconds: float
     ) -> bool:
-        if not transaction.is_usable:  # its target ended the transaction, or the server did
+        if not transaction.is_usable:  # its target or the server has ended the transaction
             if isinstance(answer, Raised):
-                self._end_later(
-                    claim, call, lambda: settle_kept(self._context, claim, call, transaction, answer, elapsed)
+                self._settle_later(
+                    claim, call, lambda: settle(self._context, claim, call, transaction, answer, seconds)
                 )
             else:
                 self._undone.append((claim, call))
             return False
-        answer = judged(call, transaction, answer)
+        answer = classify(call, transaction, answer)
         if isinstance(answer, Fault):
             fault = answer
-            self._end_later(claim, call, lambda: settle_fault(self._context, claim, call, fault, elapsed))
+            self._settle_later(claim, call, lambda: settle_fault(self._context, claim, call, fault, seconds))
             return True
-        return self._write(transaction, Called(claim, call, decided(claim, call, answer, elapsed)))
+        return self._write(transaction, finish(claim, call, answer, seconds))
 
-    def _write(self, transaction: CallTransaction, one: Called) -> bool:
-        claim, call, decision = one
+    def _write(self, transaction: CallTransaction, finished: FinishedCall) -> bool:
+        claim, call, decision = finished
         try:
-            written = fenced_writes.write_outcome(
-                transaction.open(), self._context.table, claim, decision, failure_of(decision, call)
-            )
-            if written:
-                self.called.append(one)
-                return True
-            raise ClaimLost("the target changed the row of its own attempt")
+            # One by one, and not all in one statement: a COMMIT of a later target would commit the writes of this one
+            # without its outcome.
+            write_in(transaction, self._context, finished)
         except Exception as problem:
-            self._fall_apart(problem)
-        if decision.error is None:
-            self._undone.append((claim, call))
-        else:  # nothing of it is lost with the transaction: it is not called again for that
-            self._end_later(claim, call, lambda: settle_alone(self._context, claim, call, decision))
-        return False
+            self._close_after(problem)
+            if decision.error is None:
+                self._undone.append((claim, call))
+            else:  # it has no writes that could be lost with the transaction, and is not called again
+                self._settle_later(claim, call, lambda: write_unless_written(self._context, finished))
+            return False
+        self.finished.append(finished)
+        return True
+
+    def _settle_later(self, claim: Claim, call: PreparedCall, settle: Callable[[], Settlement | None]) -> None:
+        self._to_settle.append((claim, call, settle))
+
+    # All calls.
 
     def _commit(self) -> bool:
         transaction = self._transaction
@@ -168,37 +163,20 @@ class SharedTransaction:
             transaction.commit()
             return True
         except Exception as problem:
-            self._fall_apart(problem)
+            self._close_after(problem)
             return False
         finally:
             self._context.lane.transaction = None
             transaction.close()
 
-    def _fall_apart(self, problem: BaseException) -> None:
-        logger.warning("%d calls in one transaction are undone: %s", len(self.called), describe(problem).summary)
+    def _close_after(self, problem: BaseException) -> None:
+        logger.warning("%d calls of one transaction are undone: %s", len(self.finished), describe(problem).summary)
         if self._transaction is not None:
             self._transaction.close()
 
-    def _ended(self, one: Called, *, is_committed: bool) -> Settled | None:
-        """What was written of it; None: nothing, and it is performed again."""
-        result = settled(*one) if is_committed else found_written(self._context, *one)
-        if result is None:
+    def _settle_finished(self, one: FinishedCall, *, is_committed: bool) -> Settlement | None:
+        """What was committed of the call. None if nothing was: it is performed again."""
+        settlement = one.settlement if is_committed else read_back(self._context, one)
+        if settlement is None:
             self._undone.append((one.claim, one.call))
-        return result
-
-    def _end_later(self, claim: Claim, call: PreparedCall, settle: Callable[[], Settled | None]) -> None:
-        """Once the transaction has ended, which holds the row, and perhaps the pool's last connection."""
-        self._afterwards.append((claim, call, settle))
-
-    def _brought_to_its_end(self, one: tuple[Claim, PreparedCall, Callable[[], Settled | None]]) -> Ended | None:
-        """What cannot be written holds up no other: its claim is a stray from now on."""
-        claim, call, settle = one
-        try:
-            try:
-                result = settle()
-            except ClaimLost:
-                result = after_lost_claim(self._context, claim, call)
-        except Exception as problem:
-            logger.error("attempt %s: %s", claim.id, describe(problem, call.secrets).summary)
-            return None
-        return None if result is None else Ended(claim, call, result)
+        return settlement

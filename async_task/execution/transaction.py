@@ -1,5 +1,5 @@
-"""The transaction in which an attempt is performed, or some of them one after the other: opened under the attempt's row
-lock, tamed for the target's session, closed with the outcome."""
+"""The transaction of a call, or of several calls one after the other: it locks the attempt's row, serves the target's
+session inside of a savepoint, and commits with the outcome."""
 
 import contextlib
 import datetime as dt
@@ -13,28 +13,32 @@ from sqlalchemy.orm import Session
 
 from async_task.database.dialects import disconnect
 from async_task.database.driver_errors import FAULTS, is_transient
-from async_task.database.lanes import Lane
+from async_task.database.lanes import Lane, Raised
 from async_task.database.sessions import is_async_session
 from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import lock_claims
 
 SAVEPOINT = "async_task_call"
+LOST = "another worker has claimed or changed this attempt"
 
 
 class CommittedInside(Exception):
-    """The transaction is no longer ours: the target ended it with a COMMIT or ROLLBACK of its own."""
+    """The target ended our transaction with a COMMIT or ROLLBACK of its own."""
 
     def __init__(self) -> None:
         super().__init__("the target ended the attempt's transaction itself; see what it did before a retry")
 
 
 class Disconnected(Exception):
-    """The call was abandoned before its transaction was open: it is somebody else's now."""
+    """The call was abandoned before its transaction was open: its claim is released."""
 
 
 class CallTransaction:
-    """One transaction, opened before the call (locked) or at the target's first use of its session (leased)."""
+    """Opened before the call (locked mode), or when the target first uses its session (leased mode).
+
+    `limit`: how long the server lets it idle, or run one statement. `for_session`: the target takes a session.
+    """
 
     def __init__(self, lane: Lane, table: Table, claim: Claim, limit: dt.timedelta, *, for_session: bool) -> None:
         self._lane = lane
@@ -51,13 +55,13 @@ class CallTransaction:
         self._was_dropped = False
         self._met_fault = False
         self.was_rolled_back = False
-        """Whether the server rolled back all of it in the middle of the call, for a fault: what came after that was in
-        another transaction."""
-        self.is_lost = False
+        """Whether the server rolled back all of it during the call because of a fault. What the call did after that was
+        in another transaction."""
+        self.is_claim_lost = False
         self.is_disconnected = False
 
     def disconnect(self) -> None:
-        """End its conversation with the server, from outside of its thread: what the call answers is not written."""
+        """Close its connection to the server, from another thread. The outcome of its call is not written."""
         self.is_disconnected = True
         connection = self._connection
         if connection is not None:
@@ -70,41 +74,36 @@ class CallTransaction:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the outcome can be written in it: it is open, and still the transaction that was begun."""
+        """Whether the outcome can be written in it: it is open, and still the transaction that we began."""
         root = self._root
         return self._connection is not None and not self.has_lost_connection() and root is not None and root.is_active
 
     def has_lost_connection(self) -> bool:
-        """Whether its connection was lost; unless that was at the COMMIT, nothing of it was committed."""
+        """Whether its connection was lost. Unless that was during the COMMIT, nothing was committed."""
         if self._connection is not None and _is_gone(self._connection):
             self._was_lost, self._was_dropped = True, self._connection not in FAULTS
         return self._was_lost
 
     def has_dropped_connection(self) -> bool:
-        """Whether the call itself invalidated its connection: it was lost, and no driver had said so."""
+        """Whether the call itself invalidated its connection: it was lost, and no driver had reported that."""
         return self.has_lost_connection() and self._was_dropped
 
     @property
     def is_past_limit(self) -> bool:
-        """Whether it was held for one claim longer than the server was told to allow."""
+        """Whether it has been open for one claim longer than its limit."""
         return self._opened_at is not None and time.monotonic() - self._opened_at >= self._limit
 
-    @property
-    def holds_writes(self) -> bool:
-        """Whether the target may have written in this transaction: it must then commit together with the outcome."""
-        return self._for_session and self.is_open
-
     def open(self) -> Connection:
-        """Begin, lock the row, check the claim, set the savepoint. Raises ClaimLost, and Disconnected."""
-        if self.is_lost:
-            raise ClaimLost("this attempt was taken or changed by somebody else")
+        """Begin, lock the row, check the claim, set the savepoint. Raises ClaimLost and Disconnected."""
+        if self.is_claim_lost:
+            raise ClaimLost(LOST)
         if self._connection is None:
             try:
                 self._begin()
             except DBAPIError as problem:
                 if not problem.connection_invalidated:
                     raise
-                self._was_lost = False  # while it waited for this call: nothing was done in it
+                self._was_lost = False  # while it was idle before this call: nothing was done in it
                 self._begin()
         assert self._connection is not None
         return self._connection
@@ -112,19 +111,19 @@ class CallTransaction:
     def _begin(self) -> None:
         connection = self._connection = self._connect()
         try:
-            if self.is_disconnected:  # before there was anything to disconnect
+            if self.is_disconnected:  # before there was a connection to close
                 raise Disconnected
-            FAULTS.pop(connection, None)  # met by what was done on it before
+            FAULTS.pop(connection, None)  # a fault of earlier work on this connection
             self._root = connection.begin()
             self._lane.limit(connection, self._limit)
             self._lock(connection)
         except BaseException:
-            self.close()  # without lock and savepoint nobody may write in it
+            self.close()  # without lock and savepoint nothing may be written in it
             raise
 
-    def go_on(self, claim: Claim) -> None:
-        """To the next claim, in the same transaction if it is open. Raises ClaimLost and Severed: nothing was begun."""
-        self._claim, self._session, self.is_lost = claim, None, False
+    def begin_next(self, claim: Claim) -> None:
+        """Lock the row of the next claim, in the same transaction if it is open. Raises as `open`."""
+        self._claim, self._session, self.is_claim_lost = claim, None, False
         if self._connection is None:
             self.open()
         else:
@@ -135,23 +134,26 @@ class CallTransaction:
         savepoint = SAVEPOINT if self._for_session else None
         limit = dt.timedelta(seconds=self._limit)
         if lock_claims(connection, self._table, [self._claim], limit, savepoint=savepoint):
-            self.is_lost = True
-            raise ClaimLost("this attempt was taken or changed by somebody else")
+            self.is_claim_lost = True
+            raise ClaimLost(LOST)
         self._opened_at = time.monotonic()
 
     def _connect(self) -> Connection:
         try:
             return self._lane.lend_connection()
         except SQLAlchemyError:
-            self._was_lost = True  # none was to be had: the weather, whatever the driver calls it
+            self._was_lost = True  # no connection: an infrastructure error, whatever the driver calls it
             raise
 
     def session(self, wanted: type[Any], made_by: type[Any], options: dict[str, Any]) -> Any:
-        """The session for the target: of the class it asks for, or the user's own when that is one of these.
+        """The session for the target: of the class that it takes, or of the user's own subclass of that.
 
-        Its commit() and rollback() end savepoints inside of ours, and nothing else.
+        It gets its connection through `get_bind`, at its first use: so it works for both modes and both kinds of
+        session, and whatever routing a user's class has, it is inside our transaction. Its commit() and rollback() end
+        savepoints inside of ours, and nothing else.
         """
         cls = made_by if issubclass(made_by, wanted) else wanted
+        # "create_savepoint" costs a savepoint, but without it rollback() would end our transaction.
         session = cls(**options, join_transaction_mode="create_savepoint")
         own: Any = session.sync_session if is_async_session(cls) else session
         own.get_bind = lambda *args, **kwargs: self._open_for(own)
@@ -159,32 +161,57 @@ class CallTransaction:
         return session
 
     def _open_for(self, session: Session) -> Connection:
-        # Who kept it from another call would write into a transaction of whatever is called now.
+        # A session kept from an earlier call would write into the transaction of the call that runs now.
         if session is not self._session:
             raise AsyncTaskError("the call that this session was made for has ended")
         return self.open()
 
-    def keep(self) -> None:
-        """Bring the target's writes into our transaction. Raises what the database holds against them."""
+    def keep_or_undo(self, answer: object) -> object:
+        """Keep the target's writes if it returned, undo them if it raised. Deferred constraints are left to the COMMIT:
+        SET CONSTRAINTS costs a round trip, and its effect outlives the savepoint.
+
+        Returns `answer`; `Raised` with the database's error if the writes cannot be kept, and with CommittedInside if
+        they cannot be undone.
+        """
+        if not isinstance(answer, Raised):
+            try:
+                self._keep_writes()
+                return answer
+            except BaseException as error:
+                answer = Raised(error)
+        try:
+            if not isinstance(answer.error, CommittedInside):
+                self._undo_writes()
+            return answer
+        except CommittedInside as found:
+            found.__cause__ = answer.error
+            return Raised(found)
+        finally:
+            if isinstance(answer.error, CommittedInside) or not self.is_usable:
+                self.close()
+
+    def _keep_writes(self) -> None:
+        """Release the savepoint. Raises what the database raises."""
         if self._session is not None:
             if self._session.in_transaction():
                 self._session.commit()
             self._session.close()
             self._session = None
-        if self.holds_writes and self._connection is not None:
+        if self._for_session and self._connection is not None:
             self._check_root()
+            # A round trip of its own: this is how we notice that the target has ended the transaction.
             self._connection.exec_driver_sql(f"RELEASE SAVEPOINT {SAVEPOINT}")
 
-    def undo(self) -> None:
-        """Roll the target's writes back, and keep the lock; or find that the server has rolled back everything, and is
-        no longer `is_usable`. Raises CommittedInside when they can no longer be rolled back."""
+    def _undo_writes(self) -> None:
+        """Roll back to the savepoint, and keep the lock. If the server has rolled back everything, the transaction is
+        no longer `is_usable`. Raises CommittedInside if the writes can no longer be rolled back."""
         if self._session is not None:
             with contextlib.suppress(Exception):
                 self._session.rollback()
             with contextlib.suppress(Exception):
                 self._session.close()
             self._session = None
-        if not self.holds_writes or self._connection is None:
+        if not self._for_session or self._connection is None:
             return
         self._check_root()
         if self.has_lost_connection():
@@ -192,24 +219,26 @@ class CallTransaction:
         try:
             self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {SAVEPOINT}")
         except DBAPIError as error:
+            # After MySQL's deadlock (1213) the savepoint is gone too: only both together say that the server rolled
+            # back everything, although the call may have caught the error.
             self._root = None
             self.was_rolled_back = FAULTS.get(self._connection, False)
             if not (self.has_lost_connection() or is_transient(error.orig) or self.was_rolled_back):
                 raise CommittedInside from error
 
     def commit(self) -> None:
-        """Raises what the database says; whether it was committed is then for the row to tell."""
+        """Raises what the database raises. Then only the row tells whether it was committed."""
         if self._root is not None:
             self._root.commit()
             self._is_committed = True
 
     def close(self) -> None:
-        """Roll back what is not committed, and give the connection back."""
-        _ = self.has_lost_connection(), self.has_met_fault()  # to be known afterwards
+        """Roll back what is not committed, and return the connection."""
+        _ = self.has_lost_connection(), self.has_met_fault()  # which remember their result
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        # After a COMMIT that failed, or one of the target's own, nobody knows what the driver still has begun.
+        # After a COMMIT that failed, or one of the target's own, the driver may still be in a transaction.
         is_sound = self._is_committed or (self._root is not None and self._root.is_active and not self._was_lost)
         self._is_committed = False
         try:
@@ -221,8 +250,7 @@ class CallTransaction:
             self._lane.return_connection(connection, self._limit, is_sound=is_sound)
 
     def has_met_fault(self) -> bool:
-        """Whether a statement on its own connection met an error of the infrastructure; of other engines it knows
-        nothing."""
+        """Whether a statement on its own connection met an error of the infrastructure. Other engines do not count."""
         if self._connection is not None:
             self._met_fault = self._connection in FAULTS
         return self._met_fault
@@ -236,5 +264,5 @@ class CallTransaction:
 
 
 def _is_gone(connection: Connection) -> bool:
-    """Whether it was invalidated, or what the pool gave it was taken from under it."""
+    """Whether it was invalidated, or the pool's connection below it was."""
     return connection.invalidated or not (connection.closed or connection.connection.is_valid)

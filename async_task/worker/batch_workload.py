@@ -207,10 +207,10 @@ class BatchWorkload(Workload):
         self.has_ended_keys = self.has_ended_keys or claim.order_key is not None
         super().note_ended(claim, outcome)
 
-    def note_succeeded(self, lane: Lane, claims: list[Claim]) -> None:
+    def note_succeeded(self, claims: list[Claim]) -> None:
         self._start_for_good(claims)
         self.has_ended_keys = self.has_ended_keys or any(claim.order_key is not None for claim in claims)
-        super().note_succeeded(lane, claims)
+        super().note_succeeded(claims)
 
     def note_coroutines(self, started: Collection[Claim], queue: str) -> None:
         self._start_for_good(started)

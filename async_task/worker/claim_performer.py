@@ -19,9 +19,9 @@ from async_task.database.dialects import locks_rows
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import retry_transient
-from async_task.execution.call import ExecutionContext, bounds_of, too_long
-from async_task.execution.performer import held_elsewhere, perform, perform_ended
-from async_task.execution.settle import park
+from async_task.execution.call import ExecutionContext, bounds_of, timeout_error
+from async_task.execution.performer import perform_claim, settle_interrupted, tracked_elsewhere
+from async_task.execution.release import park
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.queue import fenced_writes, recovery
 from async_task.queue.claim import Claim
@@ -74,7 +74,7 @@ class ClaimPerformer:
             if claim.is_suspect and self._children.can_be_started:
                 return self._bring_to_outcome(self._quarantine.perform_suspect, context, claim, bounds.limit)
             if not bounds.is_isolated:
-                return perform(context, claim, self._heartbeat.tracking)
+                return perform_claim(context, claim, self._heartbeat.tracking)
             if not self._children.can_be_started:
                 return lane.run(partial(park, context, claim, NO_CHILDREN, started=False))
             return self._bring_to_outcome(self._isolation.perform_isolated, context, claim, bounds.limit)
@@ -109,8 +109,8 @@ class ClaimPerformer:
                 return self._count_crash(context, claim, str(death))
             except TookTooLong:
                 assert limit is not None
-                late = too_long(limit, "its process was ended")
-                return perform_ended(context, claim, late, dt.timedelta(seconds=time.monotonic() - began))
+                late = timeout_error(limit, "its process was ended")
+                return settle_interrupted(context, claim, late, dt.timedelta(seconds=time.monotonic() - began))
             except NotPerformed as unable:
                 return context.lane.run(partial(park, context, claim, str(unable), started=unable.started))
 
@@ -130,4 +130,4 @@ class ClaimPerformer:
         """In a child process: what performs a claim there, on connections of its own."""
         with open_lane(self._source, private=True) as lane:
             context = replace(self.context_on(lane), calling=calling)
-            yield lambda claim: perform(context, claim, held_elsewhere)
+            yield lambda claim: perform_claim(context, claim, tracked_elsewhere)

@@ -14,7 +14,7 @@ from async_task.database.clock import UnreadInstant
 from async_task.database.dialects import probes_laterally
 from async_task.database.lanes import Lane
 from async_task.database.transactions import PATIENCE, retry_transient
-from async_task.execution.adaptive import Marks
+from async_task.execution.adaptive import StartMarks
 from async_task.outcomes import Outcome
 from async_task.queue import fetch, limits
 from async_task.queue.claim import Claim, ClaimRequest
@@ -34,7 +34,7 @@ class Claimer:
         self._worker = worker
         self._lease = lease
         self._heartbeat = heartbeat
-        self._marks: defaultdict[str, Marks] = defaultdict(Marks)
+        self._marks: defaultdict[str, StartMarks] = defaultdict(StartMarks)
 
     def request(
         self,

@@ -15,10 +15,11 @@ from async_task.database.lanes import Lane
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
 from async_task.execution.adaptive import BatchSizes
-from async_task.execution.batch_executor import BatchExecutor, Way, way_of
+from async_task.execution.batch_executor import BatchExecutor
 from async_task.execution.call import ExecutionContext, PreparedCall
-from async_task.execution.performer import followed, perform_prepared, prepared
-from async_task.execution.settle import Settled
+from async_task.execution.commit_rules import CommitRules
+from async_task.execution.in_flight import ClaimedCall
+from async_task.execution.performer import perform_call, prepare_or_park
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import release_abandoned, release_claims
@@ -30,7 +31,6 @@ from async_task.worker.workload import Workload
 logger = logging.getLogger("async_task")
 LONGEST_PAUSE = 1.0
 """Seconds for which a thread does nothing that fails again and again."""
-Prepared = list[tuple[Claim, PreparedCall]]
 
 
 class LaneLoop:
@@ -109,12 +109,12 @@ class LaneLoop:
             self._runtime.heartbeat.untrack(tracked)
             self._workload.note_done(claims)
 
-    def _prepared(self, lane: Lane, claims: list[Claim]) -> Prepared:
+    def _prepared(self, lane: Lane, claims: list[Claim]) -> list[ClaimedCall]:
         """The calls that can be made. A claim for whose call something is missing is parked."""
         context = self._runtime.context_on(lane)
-        calls: Prepared = []
+        calls: list[ClaimedCall] = []
         for claim in claims:
-            call = prepared(context, claim)
+            call = prepare_or_park(context, claim)
             if isinstance(call, Outcome):
                 self._workload.note_ended(claim, call)
             else:
@@ -123,7 +123,7 @@ class LaneLoop:
 
     # Coroutines.
 
-    def _handed_over(self, calls: Prepared, sizes: BatchSizes) -> tuple[Prepared, list[Claim]]:
+    def _handed_over(self, calls: list[ClaimedCall], sizes: BatchSizes) -> tuple[list[ClaimedCall], list[Claim]]:
         """The calls of this lane. Coroutines are started, as many as there are slots for; the claims of the others are
         returned too, and are to be released."""
         if self._workload.own_job is not None:
@@ -145,15 +145,10 @@ class LaneLoop:
 
     # Calls of this lane.
 
-    def _execute(self, lane: Lane, calls: Prepared, sizes: BatchSizes) -> None:
-        executor = self._executor = BatchExecutor(
-            self._runtime.context_on(lane), calls, sizes, self._runtime.lease, self._settle_within,
-            way=way_of if self._workload.own_job is None else lambda call: Way.ALONE,
-            alone=self._perform_alone,
-            succeeded=lambda claims: self._workload.note_succeeded(lane, claims),
-            ended=lambda claim, call, settled: self._end(lane, claim, call, settled),
-            stop=self._workload.is_over,
-        )  # fmt: skip
+    def _execute(self, lane: Lane, calls: list[ClaimedCall], sizes: BatchSizes) -> None:
+        rules = CommitRules(self._settle_within, each_alone=self._workload.own_job is not None)
+        context = self._runtime.context_on(lane)
+        executor = self._executor = BatchExecutor(context, calls, sizes, rules, self._runtime.lease, owner=self)
         try:
             self._watch(executor, len(calls))
         except BaseException:
@@ -163,31 +158,39 @@ class LaneLoop:
 
     def _watch(self, executor: BatchExecutor, number: int) -> None:
         if number < 2:
-            executor.perform()
+            executor.execute()
             return
         self._watchdog.watch(executor)
         try:
-            executor.perform()
+            executor.execute()
         finally:
             self._watchdog.forget(executor)
 
-    def _perform_alone(self, context: ExecutionContext, claim: Claim, call: PreparedCall) -> None:
-        self._workload.note_ended(claim, self._performed_alone(context, claim, call))
+    # What a batch asks of its owner.
 
-    def _performed_alone(self, context: ExecutionContext, claim: Claim, call: PreparedCall) -> Outcome:
+    def is_stopping(self) -> bool:
+        return self._workload.is_over()
+
+    def succeeded(self, claims: list[Claim]) -> None:
+        self._workload.note_succeeded(claims)
+
+    def ended(self, claim: Claim, outcome: Outcome) -> None:
+        self._workload.note_ended(claim, outcome)
+
+    def perform_alone(self, context: ExecutionContext, claim: Claim, call: PreparedCall) -> None:
+        self._workload.note_ended(claim, self._outcome_alone(context, claim, call))
+
+    def _outcome_alone(self, context: ExecutionContext, claim: Claim, call: PreparedCall) -> Outcome:
         performer = self._runtime.performer
         if self._workload.own_job is None and call.method.policy.isolate:
             return performer.perform_claim(context.lane, claim)
         try:
             if self._workload.own_job is not None:
                 return self._workload.own_job(context.lane, claim)
-            return perform_prepared(context, claim, call, self._runtime.heartbeat.tracking)
+            return perform_call(context, claim, call, self._runtime.heartbeat.tracking)
         except BaseException:
             performer.release(context.lane, claim)
             raise
-
-    def _end(self, lane: Lane, claim: Claim, call: PreparedCall, settled: Settled) -> None:
-        self._workload.note_ended(claim, followed(self._runtime.context_on(lane), claim, call, settled))
 
     # After an error: what cannot be released at once is a lost claim, which a sweep releases.
 

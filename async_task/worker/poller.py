@@ -13,7 +13,7 @@ from typing import Protocol
 
 from async_task.database.lanes import Lane
 from async_task.error_text import describe
-from async_task.execution.adaptive import Cost, PollInterval
+from async_task.execution.adaptive import PollInterval, QueryCost
 from async_task.queue import workers
 from async_task.queue.ordering import PAGE, release_arrived
 from async_task.queue.poll import PollResult, SeenQueues, poll
@@ -78,7 +78,7 @@ class Poller:
         self._num_claimed = 0
         self._sweeps_at = 0.0
         self._not_before = 0.0
-        self._cost = Cost()
+        self._cost = QueryCost()
         self._keys_seen_at = -KEYS_FOR
         self._warned_at = -WARNS_EVERY
 
@@ -119,7 +119,7 @@ class Poller:
             self._sweeps_at = time.monotonic() + SWEEPS_EVERY
             self._sweep.request()
         if self._has_progressed():
-            self._interval.rung()
+            self._interval.notified()
         return found
 
     def _poll_after_release(self, lane: Lane) -> PollResult:

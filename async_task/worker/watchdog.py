@@ -70,7 +70,7 @@ class Watchdog:
             while self._wait():
                 now = time.monotonic()
                 for executor in [one for one in tuple(self._watched) if one.is_overdue(now)]:
-                    if released := executor.cut(self.release):
+                    if released := executor.detach_running(self.release):
                         self._workload.note_released(released)
         finally:
             self._drop_lane()

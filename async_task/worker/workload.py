@@ -6,22 +6,15 @@
 4. Outcomes are counted.
 """
 
-import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
 from async_task.database.lanes import Lane
 from async_task.database.transactions import PATIENCE, retry_transient
-from async_task.error_text import describe
-from async_task.execution.settle import release_next
 from async_task.outcomes import Outcome, Succeeded
-from async_task.queue import ordering
 from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.fenced_writes import release_to_queue
 from async_task.targets.registry import limits as target_limits
@@ -29,7 +22,6 @@ from async_task.targets.registry import own_queue
 from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
 
-logger = logging.getLogger("async_task")
 PerformClaim = Callable[[Lane, Claim], Outcome]
 """Performs one claim from its row on."""
 
@@ -136,14 +128,11 @@ class Workload(ABC):
         if claim.order_key is not None:
             self.request_at_front(claim.queue)
 
-    def note_succeeded(self, lane: Lane, claims: list[Claim]) -> None:
-        """These have succeeded, in one commit; the next of their order keys are to be released."""
+    def note_succeeded(self, claims: list[Claim]) -> None:
+        """These have succeeded, in one commit, and the next of their order keys were released."""
         self.count_succeeded(len(claims))
-        keys = {claim.order_key: claim for claim in claims if claim.order_key is not None}
-        if keys:
-            self._release_keys(lane, keys)
-            for queue in {claim.queue for claim in keys.values()}:
-                self.request_at_front(queue)
+        for queue in {claim.queue for claim in claims if claim.order_key is not None}:
+            self.request_at_front(queue)
 
     def note_coroutines(self, started: Collection[Claim], queue: str) -> None:
         """Of the coroutines of this queue, these were started: only their outcomes will be told. Others wait there, or
@@ -186,15 +175,3 @@ class Workload(ABC):
             queues = tuple(self._coroutine_queues)
         for queue in queues:
             self.request_at_front(queue)
-
-    def _release_keys(self, lane: Lane, keys: dict[str, Claim]) -> None:
-        """If the process dies here, a sweep finds these keys."""
-        try:
-            retry_transient(lambda: ordering.release(lane.engine, self.runtime.table, keys))
-        except Exception as error:
-            logger.warning("%d keys were not released at once: %s", len(keys), describe(error).summary)
-            if isinstance(error, (OperationalError, PoolTimeout)):  # the database is away
-                return
-            # It refuses one of them, which must not hold up the others.
-            for claim in keys.values():
-                release_next(self.runtime.context_on(lane), claim, Succeeded(claim.id))

@@ -1,5 +1,5 @@
-"""What the database does to a call in its middle is not the call's fault, also when the call swallows it; what the call
-does to its own connection is."""
+"""Faults: errors of the infrastructure during a call are not charged, even if the call catches them. What the call does
+to its own connection is charged."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from async_task import Again, AsyncTask, Attempt, Failed, Parked, Retried, Retry, Succeeded, target
 from async_task.execution import settle
-from async_task.execution.settle import LOSSES
+from async_task.execution.settle import MAX_LOSSES
 from clockwork import let_pass, row_of
 from databases import somebody_waits
 from elsewhere import await_
@@ -36,7 +36,7 @@ def _many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def meet_deadlock(engine: Engine, session: Session) -> None:
-    """Raised in this session: the rival, who has the second row and wants the first, has written more."""
+    """This session gets the error: the rival, which has the second row and wants the first, has written more."""
     with engine.begin() as connection:
         connection.execute(insert(effects), [{"what": f"row {number}"} for number in range(20)])
     _touch(session.connection(), "row 0")
@@ -64,7 +64,7 @@ def _touch(connection: Connection, what: str) -> None:
     connection.execute(update(effects).where(effects.c.id.in_(ids)).values(number=1))
 
 
-def swallow_deadlock(engine: Engine, session: Session) -> None:
+def catch_deadlock(engine: Engine, session: Session) -> None:
     put(session, "before")
     with contextlib.suppress(OperationalError):
         meet_deadlock(engine, session)
@@ -72,7 +72,7 @@ def swallow_deadlock(engine: Engine, session: Session) -> None:
 
 
 def of_the_call(engine: Engine) -> list[str]:
-    """What is committed of what it wrote."""
+    """What the call has committed."""
     with engine.connect() as connection:
         return sorted(what for what in connection.scalars(select(effects.c.what)) if not what.startswith("row"))
 
@@ -81,7 +81,7 @@ def of_the_call(engine: Engine) -> list[str]:
 @both_doors
 @both_modes
 @pytest.mark.parametrize("then", ["returns", "meets another fault", "reads what it wrote"])
-def test_a_swallowed_deadlock_that_took_the_whole_transaction_along_is_not_charged(
+def test_a_caught_deadlock_that_rolled_back_the_whole_transaction_is_not_charged(
     app: AsyncTask, engine: Engine, write: Write, target: Any, then: str
 ) -> None:
     [locked] = make(engine, act_in_session, queue="nobody's")
@@ -92,7 +92,7 @@ def test_a_swallowed_deadlock_that_took_the_whole_transaction_along_is_not_charg
         if len(calls) > 1:
             put(session, "again")
             return
-        swallow_deadlock(engine, session)
+        catch_deadlock(engine, session)
         if then == "meets another fault":
             wanted: Any = select(Attempt.id).where(Attempt.id == locked).with_for_update(nowait=True)
             with contextlib.suppress(OperationalError):
@@ -115,13 +115,13 @@ def test_a_swallowed_deadlock_that_took_the_whole_transaction_along_is_not_charg
 @mysql_only
 @both_modes
 @pytest.mark.parametrize("then", ["raises", "commits"])
-def test_what_a_call_does_after_it_has_swallowed_a_deadlock_is_its_own(
+def test_an_error_or_commit_after_a_caught_deadlock_is_charged(
     app: AsyncTask, engine: Engine, write: Write, target: Any, then: str
 ) -> None:
     attempt = write(target)
 
     def do(session: Session) -> None:
-        swallow_deadlock(engine, session)
+        catch_deadlock(engine, session)
         if then == "commits":
             session.connection().commit()
         raise Broken
@@ -135,12 +135,12 @@ def test_what_a_call_does_after_it_has_swallowed_a_deadlock_is_its_own(
 
 @mysql_only
 @both_doors
-def test_a_swallowed_deadlock_in_a_shared_transaction_is_charged_to_nobody(app: AsyncTask, engine: Engine) -> None:
-    """Those before it were rolled back with it, and are called again; those behind it go on."""
+def test_a_caught_deadlock_in_a_shared_transaction_is_charged_to_no_call(app: AsyncTask, engine: Engine) -> None:
+    """The calls before it were rolled back with it, and run again. Those after it run as usual."""
 
     def act(session: Session, number: int) -> None:
         if number == 2 and calls.count(2) == 1:
-            swallow_deadlock(engine, session)
+            catch_deadlock(engine, session)
 
     does(act)
     ids = numbered(engine, 5)
@@ -157,7 +157,7 @@ def close_driver(session: Session) -> None:
     driver.close()
 
 
-def go_on_without(session: Session) -> None:
+def write_after_invalidate(session: Session) -> None:
     session.connection().invalidate()
     put(session, "77")
 
@@ -165,16 +165,16 @@ def go_on_without(session: Session) -> None:
 DROPS: dict[str, Callable[[Session], Any]] = {
     "invalidates its connection": lambda session: session.connection().invalidate(),
     "invalidates its session": lambda session: session.invalidate(),
-    "goes on without": go_on_without,
-    "gives it back to the pool": lambda session: session.connection().connection.close(),
-    "invalidates what the pool gave": lambda session: session.connection().connection.invalidate(),
+    "writes after that": write_after_invalidate,
+    "returns it to the pool": lambda session: session.connection().connection.close(),
+    "invalidates the pool's connection": lambda session: session.connection().connection.invalidate(),
 }
 
 
 @both_doors
 @both_modes
 @pytest.mark.parametrize("how", DROPS)
-def test_who_invalidates_its_own_connection_is_charged_at_once(
+def test_a_call_that_invalidates_its_own_connection_is_charged_at_once(
     app: AsyncTask, engine: Engine, write: Write, target: Any, how: str
 ) -> None:
     attempt = write(target)
@@ -192,7 +192,9 @@ def test_who_invalidates_its_own_connection_is_charged_at_once(
 
 
 @both_doors
-def test_in_a_shared_transaction_it_alone_is_charged(app: AsyncTask, engine: Engine) -> None:
+def test_in_a_shared_transaction_only_the_call_that_invalidates_its_connection_is_charged(
+    app: AsyncTask, engine: Engine
+) -> None:
     does(lambda session, number: session.connection().invalidate() if number == 2 else None)
     ids = numbered(engine, 5)
     with working(app, concurrency=1):
@@ -215,7 +217,7 @@ async def cancel_statement(session: AsyncSession) -> None:
 
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("door", ["async"])
-def test_who_swallows_that_its_statement_was_canceled_is_charged(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_a_call_that_cancels_its_own_statement_is_charged(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(cancel_statement)
     assert isinstance(app.perform(attempt.id), Retried)
     assert row_of(engine, attempt.id).num_errors == 1
@@ -223,39 +225,36 @@ def test_who_swallows_that_its_statement_was_canceled_is_charged(app: AsyncTask,
 
 @both_doors
 @both_modes
-def test_who_loses_its_connection_again_and_again_comes_to_an_end(
+def test_a_call_that_loses_its_connection_again_and_again_is_charged_in_the_end(
     app: AsyncTask, engine: Engine, write: Write, target: Any
 ) -> None:
-    """It closes the driver's own connection, of which a driver tells as of one that the server has closed."""
+    """It closes the driver's connection, which drivers report like one that the server has closed."""
     attempt = write(target)
     will(close_driver)
-    for _ in range(LOSSES):
+    for _ in range(MAX_LOSSES):
         assert isinstance(app.perform(attempt.id), Parked)
         let_pass(engine, 5)
     row = row_of(engine, attempt.id)
-    assert (row.num_attempts, row.num_errors) == (LOSSES, 0)
+    assert (row.num_attempts, row.num_errors) == (MAX_LOSSES, 0)
     assert len(events_of(engine, attempt.id, "parked")) == 1
     assert isinstance(app.perform(attempt.id), Retried)
     row = row_of(engine, attempt.id)
-    assert (row.num_attempts, row.num_errors, row.num_crashes) == (LOSSES + 1, 1, 0)
+    assert (row.num_attempts, row.num_errors, row.num_crashes) == (MAX_LOSSES + 1, 1, 0)
     assert row.last_error.startswith("ConnectionError: the call has lost its connection")
 
 
-def test_only_losses_in_a_row_count(app: AsyncTask, engine: Engine, write: Write) -> None:
-    """And of another kind of weather there may be as much as there is."""
+def test_only_losses_in_a_row_are_counted(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_in_session)
     for wish in (close_driver, lambda session: Again(after=0), close_driver):
         will(wish)
-        for _ in range(LOSSES if wish is close_driver else 1):
+        for _ in range(MAX_LOSSES if wish is close_driver else 1):
             assert isinstance(app.perform(attempt.id), Parked if wish is close_driver else Retried)
             let_pass(engine, 5)
     assert row_of(engine, attempt.id).num_errors == 0
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_a_lock_that_is_not_to_be_had_may_be_waited_for_as_long_as_it_takes(
-    app: AsyncTask, engine: Engine, write: Write
-) -> None:
+def test_lock_errors_are_never_charged(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_in_session)
     wanted: Any = select(effects.c.id).where(effects.c.what == "row 0")
     with engine.begin() as connection:
@@ -263,16 +262,16 @@ def test_a_lock_that_is_not_to_be_had_may_be_waited_for_as_long_as_it_takes(
     will(lambda session: session.execute(wanted.with_for_update(nowait=True)))
     with engine.begin() as connection:
         connection.execute(wanted.with_for_update())
-        for _ in range(LOSSES + 2):
+        for _ in range(MAX_LOSSES + 2):
             assert isinstance(app.perform(attempt.id), Parked)
             let_pass(engine, 5)
 
 
 @pytest.mark.parametrize("door", ["sync"])
-def test_so_does_who_loses_it_in_a_shared_transaction(
+def test_a_call_that_loses_the_connection_of_a_shared_transaction_again_and_again_is_charged(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settle, "LOSSES", 1)
+    monkeypatch.setattr(settle, "MAX_LOSSES", 1)
     does(lambda session, number: close_driver(session) if number == 2 else None)
     ids = numbered(engine, 5)
     with working(app, concurrency=1):

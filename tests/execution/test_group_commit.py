@@ -1,4 +1,4 @@
-"""Calls that are made together: where each outcome is committed by itself, that commit takes the next lock along."""
+"""Group commit: calls that take no session share their commit, and one round trip locks the next group."""
 
 import gc
 import logging
@@ -15,7 +15,7 @@ from sqlalchemy import Engine, Select, create_engine, event, select, text, updat
 import outbox
 from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt
 from async_task.execution import batch_executor, group_commit, in_flight
-from async_task.execution.adaptive import AT_HAND, BatchSize
+from async_task.execution.adaptive import CLAIM_BUDGET, BatchSize
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.queue import fenced_writes
 from clockwork import row_of
@@ -33,27 +33,27 @@ NUMBER = 6
 
 @pytest.fixture(autouse=True)
 def _one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lane claims many from the start, writes each outcome by itself, and no call is found to be long."""
-    monkeypatch.setattr(BatchSize, "number", _portions_of(1), raising=False)
+    """A lane claims many from the start, commits each outcome by itself, and no call is overdue."""
+    monkeypatch.setattr(BatchSize, "number", _groups_of(1), raising=False)
     monkeypatch.setattr(BatchExecutor, "is_overdue", lambda self, now: False)
 
 
-def _portions_of(number: int) -> Any:
-    """So many are locked, and written, at once."""
-    return property(lambda self: 30 if self._budget == AT_HAND else number, lambda self, number: None)
+def _groups_of(number: int) -> Any:
+    """So many are locked, and committed, together."""
+    return property(lambda self: 30 if self._budget == CLAIM_BUDGET else number, lambda self, number: None)
 
 
 @pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Of each time that rows were locked: by which function, and how many."""
+def locks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """For each time that rows were locked: the function, and the number of rows."""
     found: list[tuple[str, int]] = []
 
     def note(name: str) -> None:
-        locks = getattr(fenced_writes, name)
+        lock_rows = getattr(fenced_writes, name)
 
         def noted(*given: Any) -> Any:
             found.append((name, len(given[-2])))
-            return locks(*given)
+            return lock_rows(*given)
 
         monkeypatch.setattr(fenced_writes, name, noted)
 
@@ -80,7 +80,7 @@ def is_locked(engine: Engine, attempt_id: Any) -> bool:
 
 
 def perform(app: AsyncTask, engine: Engine, until: Callable[[], bool] | None = None, **settings: Any) -> int:
-    """How many have succeeded, as the worker has it."""
+    """How many have succeeded, as the worker counts them."""
     with working(app, concurrency=1, **{"settle_within": 0, **settings}) as worker:
         await_(until or (lambda: at_rest(engine)), "all are at rest")
     return worker.tally[Succeeded]
@@ -89,14 +89,14 @@ def perform(app: AsyncTask, engine: Engine, until: Callable[[], bool] | None = N
 def test_each_outcome_is_committed_and_the_next_row_locked_before_the_next_call(app: AsyncTask, engine: Engine) -> None:
     found: list[Any] = []
 
-    def look(number: int) -> None:
+    def check(number: int) -> None:
         with engine.connect() as connection:
             succeeded = select(Attempt.id).where(Attempt.status == Status.SUCCEEDED)
             found.append(set(connection.scalars(succeeded)))
         if engine.dialect.name != "sqlite":
             assert is_locked(engine, calls[number])
 
-    does(look)
+    does(check)
     make(engine, act, NUMBER)
     perform(app, engine)
     assert counted(engine) == {"succeeded": NUMBER}
@@ -105,32 +105,32 @@ def test_each_outcome_is_committed_and_the_next_row_locked_before_the_next_call(
 
 @sync_only
 @postgresql_only
-def test_that_is_one_way_to_the_server_and_back(app: AsyncTask, engine: Engine, turns: list[tuple[str, int]]) -> None:
+def test_commit_and_next_lock_are_one_round_trip(app: AsyncTask, engine: Engine, locks: list[tuple[str, int]]) -> None:
     does(lambda number: None)
     make(engine, act, NUMBER)
     perform(app, engine)
     assert counted(engine) == {"succeeded": NUMBER}
-    assert turns == [("lock_claims", 1)] + [("succeed_and_lock", 1)] * (NUMBER - 1)
+    assert locks == [("lock_claims", 1)] + [("succeed_and_lock", 1)] * (NUMBER - 1)
 
 
-def test_what_has_answered_waits_for_its_commit_no_longer_than_it_may(
+def test_a_finished_call_is_committed_within_settle_within(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many are locked with it: the second call takes longer than that, and the third finds both written."""
+    """The second call takes longer than that. The third one finds both committed, although more share their lock."""
     passed, found = [0.0], list[Any]()
     moved = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
     monkeypatch.setattr(in_flight, "time", moved)
     monkeypatch.setattr(group_commit, "time", moved)
-    monkeypatch.setattr(BatchSize, "number", _portions_of(30))
+    monkeypatch.setattr(BatchSize, "number", _groups_of(30))
 
-    def look(number: int) -> None:
+    def check(number: int) -> None:
         with engine.connect() as connection:
             succeeded = select(Attempt.id).where(Attempt.status == Status.SUCCEEDED)
             found.append(set(connection.scalars(succeeded)))
         if number == 1:
             passed[0] = 1.0
 
-    does(look)
+    does(check)
     make(engine, act, 4)
     perform(app, engine, settle_within=0.5)
     assert found[:3] == [set(), set(), set(calls[:2])]
@@ -138,21 +138,21 @@ def test_what_has_answered_waits_for_its_commit_no_longer_than_it_may(
 
 @sync_only
 @postgresql_only
-def test_where_outcomes_share_a_commit_so_do_the_locks_of_the_next_portion(
-    app: AsyncTask, engine: Engine, turns: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+def test_outcomes_share_a_commit_and_the_next_group_shares_a_lock(
+    app: AsyncTask, engine: Engine, locks: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BatchSize, "number", _portions_of(4))
+    monkeypatch.setattr(BatchSize, "number", _groups_of(4))
     does(lambda number: None)
     make(engine, act, 10)
     perform(app, engine, settle_within=0.5)
     assert counted(engine) == {"succeeded": 10}
-    assert turns == [("lock_claims", 4), ("succeed_and_lock", 4), ("succeed_and_lock", 2)]
+    assert locks == [("lock_claims", 4), ("succeed_and_lock", 4), ("succeed_and_lock", 2)]
     assert len(set(calls)) == 10
 
 
 @pytest.mark.parametrize("happening", ["begin", "commit"])
-def test_who_listens_to_transactions_hears_each(
-    database: Database, engine: Engine, turns: list[tuple[str, int]], happening: str
+def test_listeners_see_each_begin_and_commit(
+    database: Database, engine: Engine, locks: list[tuple[str, int]], happening: str
 ) -> None:
     own, heard = create_engine(database.sync_url), list[int]()
     event.listen(own, happening, lambda connection: heard.append(len(calls)))
@@ -161,11 +161,11 @@ def test_who_listens_to_transactions_hears_each(
     perform(AsyncTask(own, lease=1), engine)
     own.dispose()
     assert counted(engine) == {"succeeded": NUMBER}
-    assert not [name for name, _ in turns if name == "succeed_and_lock"]
+    assert not [name for name, _ in locks if name == "succeed_and_lock"]
     assert set(heard) >= set(range(1, NUMBER + 1))
 
 
-def test_what_does_not_succeed_is_written_as_ever(app: AsyncTask, engine: Engine) -> None:
+def test_errors_and_polls_are_written_in_the_group(app: AsyncTask, engine: Engine) -> None:
     def act_oddly(number: int) -> Any:
         if number == 2:
             raise Broken("no such order")
@@ -181,28 +181,26 @@ def test_what_does_not_succeed_is_written_as_ever(app: AsyncTask, engine: Engine
 
 
 @servers_only
-def test_what_was_taken_over_before_its_lock_is_not_called(app: AsyncTask, engine: Engine) -> None:
+def test_an_attempt_that_was_canceled_before_its_lock_is_not_called(app: AsyncTask, engine: Engine) -> None:
     ids = make(engine, act, NUMBER)
-    stolen: list[Any] = []
+    canceled: list[Any] = []
 
-    def steal(number: int) -> None:
+    def cancel(number: int) -> None:
         if number == 1:
-            stolen.append(next(one for one in ids if one not in calls))
-            taken = {"claim_id": None, "claimed_by": None, "lease_until": None, "status": Status.CANCELED}
+            canceled.append(next(one for one in ids if one not in calls))
+            ended = {"claim_id": None, "claimed_by": None, "lease_until": None, "status": Status.CANCELED}
             with engine.begin() as connection:
-                theft = update(Attempt).where(Attempt.id == stolen[0])
-                connection.execute(theft.values(taken | {"completed_at": Attempt.created_at}))
+                by_hand = update(Attempt).where(Attempt.id == canceled[0])
+                connection.execute(by_hand.values(ended | {"completed_at": Attempt.created_at}))
 
-    does(steal)
+    does(cancel)
     perform(app, engine)
     assert counted(engine) == {"succeeded": NUMBER - 1, "canceled": 1}
-    assert sorted(calls) == sorted(set(ids) - set(stolen))
+    assert sorted(calls) == sorted(set(ids) - set(canceled))
 
 
 @servers_only
-def test_a_connection_that_is_lost_in_a_call_loses_no_outcome_and_makes_no_call_twice(
-    app: AsyncTask, engine: Engine
-) -> None:
+def test_a_connection_lost_during_a_call_loses_no_outcome_and_repeats_no_call(app: AsyncTask, engine: Engine) -> None:
     def lose(number: int) -> None:
         if number == 2:
             _kill_all(engine)
@@ -211,39 +209,39 @@ def test_a_connection_that_is_lost_in_a_call_loses_no_outcome_and_makes_no_call_
 
     does(lose)
     ids = make(engine, act, NUMBER)
-    perform(app, engine, lambda: len(calls) == NUMBER)  # nobody looks meanwhile, whose connection would be lost too
+    perform(app, engine, lambda: len(calls) == NUMBER)  # no query meanwhile: its connection would be lost too
     assert sorted(calls) == sorted(ids)
     rows = [row_of(engine, one) for one in ids]
     assert {(row.status, row.num_attempts, row.num_errors) for row in rows} == {(Status.SUCCEEDED, 1, 0)}
 
 
 @servers_only
-def test_a_row_that_somebody_holds_for_longer_than_locks_are_waited_for_holds_up_itself_alone(
+def test_a_row_locked_longer_than_the_lock_timeout_does_not_hold_up_others(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is left, and found when it is free again; its neighbours of the same lane are called meanwhile."""
+    """It is claimed again when it is free. The others of its batch run meanwhile."""
     own = impatient_engine(database, seconds=1)
-    _holds_up_itself_alone(own, engine, monkeypatch)
+    _assert_others_run(own, engine, monkeypatch)
 
 
 @postgresql_only
-def test_so_it_is_where_statements_may_run_no_longer(
+def test_a_row_locked_longer_than_the_statement_timeout_does_not_hold_up_others(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = create_engine(database.sync_url, connect_args={"options": "-c statement_timeout=300ms"})
-    _holds_up_itself_alone(own, engine, monkeypatch)
+    _assert_others_run(own, engine, monkeypatch)
 
 
-def _holds_up_itself_alone(own: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BatchSize, "number", _portions_of(4))
+def _assert_others_run(own: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BatchSize, "number", _groups_of(4))
     ids = sorted(make(engine, act, NUMBER))
     does(lambda number: None)
     with engine.connect() as other, other.begin() as holding:
         lock_before_the_first_call(monkeypatch, other, ids[2])
         with working(AsyncTask(own, lease=1), concurrency=1, settle_within=0):
-            await_(lambda: counted(engine) == {"succeeded": NUMBER - 1, "pending": 1}, "its neighbours are called")
+            await_(lambda: counted(engine) == {"succeeded": NUMBER - 1, "pending": 1}, "the others run")
             holding.rollback()
-            await_(lambda: at_rest(engine), "it is found")
+            await_(lambda: at_rest(engine), "it is claimed again")
     own.dispose()
     assert sorted(calls) == ids
     rows = [row_of(engine, one) for one in ids]
@@ -252,7 +250,7 @@ def _holds_up_itself_alone(own: Engine, engine: Engine, monkeypatch: pytest.Monk
 
 
 @servers_only
-def test_of_a_worker_whose_connection_was_lost_nothing_is_kept(
+def test_a_worker_whose_connection_was_lost_is_garbage_collected(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It logs an error, and pytest keeps what is logged.
@@ -276,8 +274,7 @@ REFUSALS = {
 
 @pytest.fixture(params=list(REFUSALS))
 def refusing(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Callable[[Any], None]]:
-    """From then on, the server does not take it that this one has succeeded: the row is not changed, or the COMMIT
-    fails."""
+    """From then on, the server refuses the success of this attempt: the row is not changed, or the COMMIT fails."""
     is_silent = request.param == "not written"
 
     def refuse(attempt_id: Any) -> None:
@@ -294,24 +291,24 @@ def refusing(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Callabl
 
 
 @postgresql_only
-def test_an_outcome_that_cannot_be_written_takes_no_neighbour_along(
+def test_an_outcome_that_cannot_be_written_does_not_affect_others(
     app: AsyncTask, engine: Engine, refusing: Callable[[Any], None]
 ) -> None:
     ids = make(engine, act, NUMBER)
     refused = ids[2]
     refusing(refused)
     does(lambda number: None)
-    told = perform(app, engine, lambda: counted(engine) == {"succeeded": NUMBER - 1, "pending": 1})
-    assert told == NUMBER - 1
+    num_succeeded = perform(app, engine, lambda: counted(engine) == {"succeeded": NUMBER - 1, "pending": 1})
+    assert num_succeeded == NUMBER - 1
     assert row_of(engine, refused).status is Status.PENDING
     assert {one: calls.count(one) for one in ids if one != refused} == dict.fromkeys(set(ids) - {refused}, 1)
 
 
 @postgresql_only
-def test_a_key_whose_next_cannot_be_released_takes_neither_other_keys_nor_what_is_in_hand_along(
+def test_an_order_key_that_cannot_be_released_affects_neither_other_keys_nor_running_calls(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BatchSize, "number", _portions_of(4))
+    monkeypatch.setattr(BatchSize, "number", _groups_of(4))
     app = AsyncTask(engine, lease=60)
     for key in ("refused", "other"):
         make(engine, act, 2, order_key=key)
@@ -333,11 +330,11 @@ def test_a_key_whose_next_cannot_be_released_takes_neither_other_keys_nor_what_i
     assert len(set(calls)) == len(calls) == NUMBER + 3
 
 
-@pytest.mark.parametrize("portion", [1, 30])
-def test_it_stops_between_two_calls_and_gives_back_what_was_not_begun(
-    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, portion: int
+@pytest.mark.parametrize("size", [1, 30])
+def test_it_stops_between_two_calls_and_releases_those_that_have_not_started(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(BatchSize, "number", _portions_of(portion))
+    monkeypatch.setattr(BatchSize, "number", _groups_of(size))
     worker = app.worker(concurrency=1, poll=0.05, settle_within=0.5)
     does(lambda number: worker.stop() if number == 2 else None)
     ids = make(engine, act, NUMBER)
@@ -351,25 +348,25 @@ def test_it_stops_between_two_calls_and_gives_back_what_was_not_begun(
 
 
 @servers_only
-@pytest.mark.parametrize(("portion", "at"), [(1, 0), (1, 2), (4, 2)])
-def test_asked_again_while_it_waits_for_a_row_it_gives_back_all_that_it_holds(
-    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, portion: int, at: int
+@pytest.mark.parametrize(("size", "at"), [(1, 0), (1, 2), (4, 2)])
+def test_a_second_stop_while_it_waits_for_a_row_releases_all_of_its_claims(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, size: int, at: int
 ) -> None:
-    """Somebody holds the row whose turn it is: the first of all, one that is locked with the commit before it, or one
-    of some that are locked together; of these MariaDB keeps the ones before it locked until it notices."""
+    """Another transaction has locked the next row: the first of all, one that is locked with the commit before it, or
+    one of a group. MariaDB keeps the group's rows before it locked until it notices that the client has gone."""
     monkeypatch.setattr(batch_executor, "LONGEST_AT_DATABASE", 0.1)
-    monkeypatch.setattr(BatchSize, "number", _portions_of(portion))
+    monkeypatch.setattr(BatchSize, "number", _groups_of(size))
     ids = sorted(make(engine, act, NUMBER))
     does(lambda number: None)
     with engine.connect() as other, other.begin() as holding:
         lock_before_the_first_call(monkeypatch, other, ids[at])
         with at_work(app, settle_within=0) as work:
-            await_(lambda: somebody_waits(engine), "its lane waits for the row")
+            await_(lambda: somebody_waits(engine), "its thread waits for the row")
             work.abandon()
             work.await_farewell()
             rows = [row_of(engine, one) for one in ids]
             holding.rollback()
-    done = at // portion * portion
+    done = at // size * size
     kept = {at} if engine.dialect.name == "postgresql" else set(range(done, at + 1))
     assert calls == ids[:done]
     assert [row.status for row in rows[:done]] == [Status.SUCCEEDED] * done

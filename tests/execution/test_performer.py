@@ -1,4 +1,4 @@
-"""Performing one attempt: `app.perform`, with every outcome, on every database, through both doors."""
+"""Performing one attempt: `app.perform`, with every outcome, on every database, on sync and async engines."""
 
 import asyncio
 import contextlib
@@ -74,7 +74,7 @@ def now() -> dt.datetime:
 
 
 def written(engine: Engine) -> list[str | None]:
-    """What the targets' own transactions have left in `effects`."""
+    """What the targets have committed to `effects`."""
     with engine.connect() as connection:
         return list(connection.scalars(select(effects.c.what).order_by(effects.c.id)))
 
@@ -86,7 +86,7 @@ def put(session: Session, what: str = "kept") -> Any:
 # Outcomes
 
 
-def test_a_call_that_returns_is_succeeded_and_counted_once(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_a_call_that_returns_succeeds_and_is_counted_once(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Client, "fulfill", {"customer_token": "c-1", "order_number": 7})
     assert app.perform(attempt.id) == Succeeded(attempt.id)
     row = row_of(engine, attempt.id)
@@ -95,7 +95,7 @@ def test_a_call_that_returns_is_succeeded_and_counted_once(app: AsyncTask, engin
     assert calls == [("c-1", 7)]
 
 
-def test_writes_of_a_raising_target_are_rolled_back_and_its_error_is_kept(
+def test_writes_of_a_target_that_raises_are_rolled_back_and_its_error_is_stored(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     attempt = write(effect, None, {"what": "raise"})
@@ -123,7 +123,7 @@ def test_a_statement_is_compiled_once_for_all_lanes(
     assert compiled == []
 
 
-def test_retried_says_after_how_long_and_why(app: AsyncTask, write: Write) -> None:
+def test_retried_has_the_delay_and_the_error(app: AsyncTask, write: Write) -> None:
     failing, polling = write(Client, "fail"), write(Client, "poll")
     patient = write(Client, "ask_for_patience", {"seconds": 300})
     assert app.perform(failing.id) == Retried(failing.id, dt.timedelta(seconds=60), "Broken: no such order")
@@ -131,7 +131,7 @@ def test_retried_says_after_how_long_and_why(app: AsyncTask, write: Write) -> No
     assert app.perform(patient.id) == Retried(patient.id, dt.timedelta(seconds=300), "RetryAfter: slow down")
 
 
-def test_failed_says_why(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_failed_has_a_reason(app: AsyncTask, engine: Engine, write: Write) -> None:
     discarded, used_up = write(Client, "give_up", {"reason": "no such order"}), write(Client, "fail", max_attempts=1)
     assert app.perform(discarded.id) == Failed(discarded.id, "Discard: no such order")
     assert app.perform(used_up.id) == Failed(used_up.id, "max_attempts used up: 1 of 1: Broken: no such order")
@@ -140,7 +140,9 @@ def test_failed_says_why(app: AsyncTask, engine: Engine, write: Write) -> None:
         assert (row.status, row.num_errors, row.completed_at is not None) == (Status.FAILED, 1, True)
 
 
-def test_expired_before_and_after_a_try(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_an_attempt_expires_before_its_first_try_or_after_an_error(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
     untried = write(Client, "ping", expires_at=now() + HOUR)
     let_pass(engine, HOUR)
     tried = write(Client, "fail", expires_at=now() + dt.timedelta(seconds=59))
@@ -149,7 +151,7 @@ def test_expired_before_and_after_a_try(app: AsyncTask, engine: Engine, write: W
     assert [row_of(engine, one.id).num_errors for one in (untried, tried)] == [0, 1]
 
 
-def test_not_due_says_when(app: AsyncTask, write: Write) -> None:
+def test_not_due_has_the_time(app: AsyncTask, write: Write) -> None:
     then = now().replace(microsecond=0) + HOUR
     attempt = write(Client, "ping", scheduled_at=then)
     assert app.perform(attempt.id) == NotDue(attempt.id, then)
@@ -163,7 +165,7 @@ def test_an_unknown_id_is_not_pending_without_a_status(
     assert app.perform(as_given(unknown)) == NotPending(uuid.UUID(unknown), None)
 
 
-def test_what_is_no_id_is_refused(app: AsyncTask) -> None:
+def test_an_invalid_id_is_refused(app: AsyncTask) -> None:
     with pytest.raises(ConfigurationError, match="UUID"):
         app.perform("7355608")
 
@@ -178,10 +180,10 @@ def test_busy_while_another_transaction_has_the_row_locked(app: AsyncTask, engin
 
 
 @pytest.mark.parametrize("target", [act_leased, act_later, act_in_session_leased])
-def test_superseded_when_its_claim_was_lost_meanwhile_and_nothing_of_it_is_written(
+def test_a_call_that_lost_its_claim_is_superseded_and_writes_nothing(
     app: AsyncTask, engine: Engine, write: Write, door: str, async_engine_url: str, target: object
 ) -> None:
-    silent = application(engine, door, async_engine_url, lease=60)  # so long that it does not beat meanwhile
+    slow = application(engine, door, async_engine_url, lease=60)  # so long that no heartbeat falls into the test
 
     def outlast(*given: Session) -> None:
         let_pass(engine, 100)
@@ -193,7 +195,7 @@ def test_superseded_when_its_claim_was_lost_meanwhile_and_nothing_of_it_is_writt
 
     attempt = write(target)
     will(outlast)
-    assert silent.perform(attempt.id) == Superseded(attempt.id)
+    assert slow.perform(attempt.id) == Superseded(attempt.id)
     assert row_of(engine, attempt.id) == calls[0]
     assert (calls[0].status, calls[0].num_crashes, calls[0].last_error) == (Status.PENDING, 1, None)
     assert written(engine) == []
@@ -218,7 +220,7 @@ UNREADY = {
 
 
 @pytest.mark.parametrize("error", UNREADY)
-def test_what_this_process_lacks_parks_the_attempt_uncharged_with_one_event(
+def test_a_missing_target_method_key_or_argument_parks_the_attempt_uncharged_with_one_event(
     app: AsyncTask, engine: Engine, write: Write, error: str
 ) -> None:
     attempt = write(Client, "ping")
@@ -239,7 +241,7 @@ def test_what_this_process_lacks_parks_the_attempt_uncharged_with_one_event(
     assert calls == []
 
 
-def test_what_was_parked_goes_on_when_what_it_lacked_is_there(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_a_parked_attempt_succeeds_once_its_target_is_there(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Client, "ping")
     for target, outcome in (("no.such.target", Parked), ("test.client", Succeeded)):
         with engine.begin() as connection:
@@ -293,8 +295,8 @@ ERRORS = {
 each_kind_of_call = pytest.mark.parametrize(
     "target",
     [
-        act_in_session,  # everywhere: what a database is told, and undoes
-        # Who takes no session says nothing to the database: locked and leased, through both doors.
+        act_in_session,  # on every database: it rolls back there
+        # Without a session nothing depends on the database.
         pytest.param(act, marks=pytest.mark.only_on("postgresql")),
         pytest.param(act_later, marks=pytest.mark.only_on("postgresql")),
     ],
@@ -302,12 +304,12 @@ each_kind_of_call = pytest.mark.parametrize(
 
 
 @each_kind_of_call
-def test_whatever_a_target_raises_is_rolled_back_and_recorded_and_the_process_lives(
+def test_any_exception_of_a_target_is_rolled_back_and_recorded_and_does_not_end_the_process(
     app: AsyncTask, engine: Engine, write: Write, target: object
 ) -> None:
     for said, error in ERRORS.items():
         if isinstance(error, StopIteration) and target is act_later:
-            continue  # Python itself makes a RuntimeError of it
+            continue  # Python itself turns it into a RuntimeError
         will(raising(error))
         attempt = write(target)
         outcome = app.perform(attempt.id)
@@ -322,7 +324,9 @@ def test_whatever_a_target_raises_is_rolled_back_and_recorded_and_the_process_li
 
 
 @only_async
-def test_the_same_of_an_async_session_target(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_any_exception_of_a_target_with_an_async_session_is_rolled_back_and_recorded(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
     for said, error in ERRORS.items():
 
         async def do(session: AsyncSession, error: BaseException = error) -> None:
@@ -354,7 +358,7 @@ async def async_generator() -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("target", [act, act_leased, act_in_session])
-def test_a_coroutine_that_a_def_returns_is_run(app: AsyncTask, write: Write, target: object) -> None:
+def test_a_coroutine_returned_by_a_plain_function_is_run(app: AsyncTask, write: Write, target: object) -> None:
     async def run() -> None:
         await asyncio.sleep(0)
         calls.append("run")
@@ -365,7 +369,7 @@ def test_a_coroutine_that_a_def_returns_is_run(app: AsyncTask, write: Write, tar
     assert calls == ["run"]
 
 
-def test_what_a_returned_coroutine_raises_and_answers_counts(app: AsyncTask, write: Write) -> None:
+def test_the_result_of_a_returned_coroutine_is_the_answer_of_the_call(app: AsyncTask, write: Write) -> None:
     async def fail() -> None:
         raise Broken("later")
 
@@ -379,16 +383,16 @@ def test_what_a_returned_coroutine_raises_and_answers_counts(app: AsyncTask, wri
 
 
 ANSWERS = {
-    "a generator": (generator, "TypeError: the target answered a generator"),
-    "an async generator": (async_generator, "TypeError: the target answered a async_generator"),
-    "an awaitable": (Awaitable, "TypeError: the target answered a Awaitable"),
+    "a generator": (generator, "TypeError: the target returned a generator"),
+    "an async generator": (async_generator, "TypeError: the target returned a async_generator"),
+    "an awaitable": (Awaitable, "TypeError: the target returned a Awaitable"),
     "an exception": (lambda: Broken("returned"), "TypeError: the target returned Broken"),
     "the class Again": (lambda: Again, "TypeError: the target returned Again"),
 }
 
 
 @each_kind_of_call
-def test_what_never_ran_is_never_recorded_as_success(
+def test_a_returned_generator_awaitable_or_exception_is_an_error(
     app: AsyncTask, engine: Engine, write: Write, target: object
 ) -> None:
     for answer, (make, said) in ANSWERS.items():
@@ -411,7 +415,7 @@ def commit_and_begin(session: Session) -> None:
 
 
 Do = Callable[[Session], Any]
-TAMED: dict[str, Do] = {
+SESSION_ENDS: dict[str, Do] = {
     "commits": Session.commit,
     "commits twice": commit_twice,
     "leaves a nested transaction open": lambda session: (session.begin_nested(), put(session, "also")),
@@ -422,16 +426,16 @@ TAMED: dict[str, Do] = {
 
 
 @pytest.mark.parametrize(
-    ("how", "target"), [*((how, act_in_session) for how in TAMED), ("commits twice", act_in_session_leased)]
+    ("how", "target"), [*((how, act_in_session) for how in SESSION_ENDS), ("commits twice", act_in_session_leased)]
 )
-def test_a_tamed_session_commits_with_its_attempt_or_not_at_all(
+def test_a_commit_of_the_targets_session_commits_with_the_attempt_or_not_at_all(
     app: AsyncTask, engine: Engine, write: Write, how: str, target: object
 ) -> None:
     for raises in (True, False):
 
         def do(session: Session, raises: bool = raises) -> None:
             put(session)
-            TAMED[how](session)
+            SESSION_ENDS[how](session)
             if raises:
                 raise Broken
 
@@ -442,7 +446,7 @@ def test_a_tamed_session_commits_with_its_attempt_or_not_at_all(
 
 
 @pytest.mark.parametrize("how", ["rollback", "close"])
-def test_a_rollback_or_close_takes_back_what_the_target_wrote_before_it_and_no_more(
+def test_a_rollback_or_close_undoes_the_writes_before_it_and_no_others(
     app: AsyncTask, engine: Engine, write: Write, how: str
 ) -> None:
     def do(session: Session) -> None:
@@ -459,7 +463,9 @@ def test_a_rollback_or_close_takes_back_what_the_target_wrote_before_it_and_no_m
 @only_async
 @pytest.mark.parametrize("how", ["commit", "rollback", "close"])
 @pytest.mark.parametrize("target", [act_in_async_session, act_in_async_session_locked])
-def test_an_async_session_is_tamed_too(app: AsyncTask, engine: Engine, write: Write, how: str, target: object) -> None:
+def test_the_same_holds_for_an_async_session(
+    app: AsyncTask, engine: Engine, write: Write, how: str, target: object
+) -> None:
     for raises in (False, True):
 
         async def do(session: AsyncSession, raises: bool = raises) -> None:
@@ -475,7 +481,7 @@ def test_an_async_session_is_tamed_too(app: AsyncTask, engine: Engine, write: Wr
 
 
 ALSO = ("commits twice", "leaves a nested transaction open", "adds without a flush")
-UNTAMED: dict[str, Do] = {
+TRANSACTION_ENDS: dict[str, Do] = {
     "a raw COMMIT": lambda session: session.execute(text("COMMIT")),
     "a raw ROLLBACK": lambda session: session.execute(text("ROLLBACK")),
     "connection().commit()": lambda session: session.connection().commit(),
@@ -484,15 +490,15 @@ UNTAMED: dict[str, Do] = {
 }
 
 
-@pytest.mark.parametrize("how", UNTAMED)
-def test_who_ends_the_attempts_own_transaction_ends_failed_and_is_never_retried(
+@pytest.mark.parametrize("how", TRANSACTION_ENDS)
+def test_a_target_that_ends_the_attempts_transaction_fails_and_is_never_retried(
     app: AsyncTask, engine: Engine, write: Write, database: Database, how: str
 ) -> None:
     for raises in (False, True):
 
         def do(session: Session, raises: bool = raises) -> None:
             put(session)
-            UNTAMED[how](session)
+            TRANSACTION_ENDS[how](session)
             if raises:
                 raise Broken("after it")
 
@@ -507,7 +513,7 @@ def test_who_ends_the_attempts_own_transaction_ends_failed_and_is_never_retried(
         (recorded,) = events_of(engine, attempt.id)
         assert recorded.num_attempt == 1
         assert ("Broken: after it" in recorded.detail) == raises
-    if database.name != "sqlite":  # which commits each further statement by itself
+    if database.name != "sqlite":  # there each further statement commits by itself
         assert "more" not in written(engine)
     let_pass(engine, HOUR)
     assert app.run_batch().claimed == 0
@@ -544,7 +550,7 @@ def violate(session: Session) -> None:
     session.execute(effects.insert().values(id=1, what="second"))
 
 
-def test_a_swallowed_integrity_error_never_leaves_a_part_of_the_effects_together_with_a_retry(
+def test_an_integrity_error_that_the_target_catches_never_leaves_half_of_its_writes_and_a_retry(
     app: AsyncTask, engine: Engine, write: Write, database: Database
 ) -> None:
     def do(session: Session) -> None:
@@ -554,7 +560,7 @@ def test_a_swallowed_integrity_error_never_leaves_a_part_of_the_effects_together
     will(do)
     attempt = write(act_in_session)
     outcome = app.perform(attempt.id)
-    if database.name == "postgresql":  # its transaction is broken, and says so at the next statement
+    if database.name == "postgresql":  # its transaction is aborted, and the next statement fails
         assert isinstance(outcome, Retried)
         assert written(engine) == []
     else:
@@ -562,7 +568,7 @@ def test_a_swallowed_integrity_error_never_leaves_a_part_of_the_effects_together
         assert written(engine) == ["first"]
 
 
-def test_an_integrity_error_swallowed_around_a_savepoint_of_its_own_does_no_harm(
+def test_an_integrity_error_caught_around_a_savepoint_undoes_that_savepoint_only(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     def do(session: Session) -> None:
@@ -577,7 +583,7 @@ def test_an_integrity_error_swallowed_around_a_savepoint_of_its_own_does_no_harm
 
 
 @pytest.mark.only_on("postgresql", "sqlite")
-def test_a_deferred_constraint_that_fails_takes_the_effects_back_and_is_an_error_of_the_target(
+def test_a_deferred_constraint_that_fails_undoes_the_writes_and_is_an_error_of_the_target(
     engine: Engine, door: str, async_engine_url: str, write: Write, database: Database
 ) -> None:
     metadata = MetaData()
@@ -612,7 +618,7 @@ def test_a_deferred_constraint_that_fails_takes_the_effects_back_and_is_an_error
 
 @pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize("target", [act_in_session, act_in_session_leased])
-def test_an_attempt_created_inside_exists_exactly_if_its_parents_transaction_commits(
+def test_an_attempt_created_by_a_target_exists_exactly_if_the_targets_transaction_commits(
     app: AsyncTask, engine: Engine, write: Write, raises: bool, target: object
 ) -> None:
     def do(session: Session) -> None:
@@ -626,7 +632,7 @@ def test_an_attempt_created_inside_exists_exactly_if_its_parents_transaction_com
     assert app.perform(calls[0]) == (NotPending(calls[0], None) if raises else Succeeded(calls[0]))
 
 
-def test_what_can_be_a_target_is_called(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_every_kind_of_target_is_called(app: AsyncTask, engine: Engine, write: Write) -> None:
     arguments = {"customer_token": "c-1", "order_number": 7}
     for attempt in (
         write(Client, "fulfill", arguments),
@@ -642,7 +648,7 @@ def test_what_can_be_a_target_is_called(app: AsyncTask, engine: Engine, write: W
 
 
 @only_async
-def test_an_async_session_target_writes_in_the_attempts_transaction(
+def test_a_target_with_an_async_session_writes_in_the_attempts_transaction(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     good, bad = write(effect_later), write(effect_later, None, {"what": "raise"})
@@ -663,7 +669,7 @@ def test_an_async_session_target_writes_in_the_attempts_transaction(
         (act_later_locked, "locked", "locked"),
     ],
 )
-def test_locked_holds_the_row_and_leased_only_from_the_first_use_of_its_session(
+def test_a_locked_call_locks_the_row_and_a_leased_one_only_from_the_first_use_of_its_session(
     app: AsyncTask, engine: Engine, write: Write, target: object, before: str, after: str
 ) -> None:
     attempt = write(target)
@@ -687,7 +693,7 @@ def test_locked_holds_the_row_and_leased_only_from_the_first_use_of_its_session(
     assert calls == [before, after]
 
 
-def test_a_leased_session_that_is_never_used_opens_nothing(app: AsyncTask, write: Write) -> None:
+def test_a_leased_call_that_does_not_use_its_session_opens_no_transaction(app: AsyncTask, write: Write) -> None:
     will(lambda session: calls.append(session.in_transaction()))
     attempt = write(act_in_session_leased)
     assert app.perform(attempt.id) == Succeeded(attempt.id)
@@ -697,7 +703,7 @@ def test_a_leased_session_that_is_never_used_opens_nothing(app: AsyncTask, write
 # Limits
 
 
-def test_the_timeout_of_an_async_target_ends_it(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_an_async_target_is_canceled_after_its_timeout(app: AsyncTask, engine: Engine, write: Write) -> None:
     async def sleep() -> None:
         try:
             await asyncio.sleep(30)
@@ -714,7 +720,7 @@ def test_the_timeout_of_an_async_target_ends_it(app: AsyncTask, engine: Engine, 
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_the_time_limit_ends_the_transaction_of_a_call_that_sleeps_and_it_is_charged_as_a_timeout(
+def test_a_call_that_sleeps_past_its_limit_loses_its_transaction_and_is_charged_with_a_timeout(
     app: AsyncTask, engine: Engine, write: Write, database: Database
 ) -> None:
     def do(session: Session) -> None:
@@ -732,7 +738,7 @@ def test_the_time_limit_ends_the_transaction_of_a_call_that_sleeps_and_it_is_cha
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_the_time_limit_ends_a_statement_that_lasts_and_it_is_charged_as_a_timeout(
+def test_a_statement_that_exceeds_the_limit_is_ended_and_the_call_is_charged_with_a_timeout(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     def do(session: Session) -> None:
@@ -752,9 +758,9 @@ def test_the_time_limit_ends_a_statement_that_lasts_and_it_is_charged_as_a_timeo
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-@pytest.mark.parametrize("swallowed", [False, True])
-def test_a_deadlock_between_two_targets_is_retried_without_a_part_of_its_effects(
-    app: AsyncTask, engine: Engine, write: Write, database: Database, swallowed: bool
+@pytest.mark.parametrize("is_caught", [False, True])
+def test_a_deadlock_of_two_targets_undoes_all_writes_of_one_and_a_retry_succeeds(
+    app: AsyncTask, engine: Engine, write: Write, database: Database, is_caught: bool
 ) -> None:
     with engine.begin() as connection:
         connection.execute(effects.insert(), [{"id": 1, "what": "0"}, {"id": 2, "what": "0"}])
@@ -773,7 +779,7 @@ def test_a_deadlock_between_two_targets_is_retried_without_a_part_of_its_effects
         try:
             add_one(session, second)
         except OperationalError:
-            if not swallowed:
+            if not is_caught:
                 raise
 
     will(do)
@@ -788,7 +794,7 @@ def test_a_deadlock_between_two_targets_is_retried_without_a_part_of_its_effects
         thread.join()
     lost = [one for one in outcomes if not isinstance(one, Succeeded)]
     assert len(lost) == 1
-    assert isinstance(lost[0], Parked | Retried | Failed if swallowed else Parked | Retried)
+    assert isinstance(lost[0], Parked | Retried | Failed if is_caught else Parked | Retried)
     assert written(engine) == ["1", "1"]
     if not isinstance(lost[0], Failed):
         let_pass(engine, 61)
@@ -797,10 +803,10 @@ def test_a_deadlock_between_two_targets_is_retried_without_a_part_of_its_effects
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-@pytest.mark.parametrize("swallowed", [False, True])
+@pytest.mark.parametrize("is_caught", [False, True])
 @pytest.mark.parametrize("target", [act_in_session, act_in_session_leased])
-def test_a_connection_lost_in_the_call_parks_the_attempt_uncharged_and_nothing_of_it_is_written(
-    app: AsyncTask, engine: Engine, write: Write, database: Database, target: object, swallowed: bool
+def test_a_connection_lost_during_the_call_parks_the_attempt_uncharged_and_undoes_its_writes(
+    app: AsyncTask, engine: Engine, write: Write, database: Database, target: object, is_caught: bool
 ) -> None:
     pid, kill = {
         "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
@@ -814,7 +820,7 @@ def test_a_connection_lost_in_the_call_parks_the_attempt_uncharged_and_nothing_o
         try:
             put(session)
         except OperationalError:
-            if not swallowed:
+            if not is_caught:
                 raise
 
     will(do)
@@ -828,7 +834,7 @@ def test_a_connection_lost_in_the_call_parks_the_attempt_uncharged_and_nothing_o
 # Which attempt
 
 
-def test_current_attempt_says_id_number_and_deadline(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_current_attempt_has_id_number_and_deadline(app: AsyncTask, engine: Engine, write: Write) -> None:
     def look() -> Again:
         calls.append(current_attempt())
         return Again(after=1)
@@ -845,12 +851,12 @@ def test_current_attempt_says_id_number_and_deadline(app: AsyncTask, engine: Eng
         attempt = write(target)
         app.perform(attempt.id)
         limit = 0.05 if target is act_brief_later else 0.5
-        taken = row_of(engine, attempt.id).attempted_at
-        assert calls.pop().deadline in (None, taken + dt.timedelta(seconds=limit))
+        started = row_of(engine, attempt.id).attempted_at
+        assert calls.pop().deadline in (None, started + dt.timedelta(seconds=limit))
 
 
 @pytest.mark.parametrize("target", [act, act_leased, act_later, act_in_session])
-def test_current_attempt_is_known_in_every_kind_of_call_and_in_what_it_awaits(
+def test_current_attempt_is_known_in_every_kind_of_call_and_in_coroutines_that_it_awaits(
     app: AsyncTask, write: Write, target: object
 ) -> None:
     async def later() -> None:
@@ -866,15 +872,13 @@ def test_current_attempt_is_known_in_every_kind_of_call_and_in_what_it_awaits(
     assert calls == [attempt.id, attempt.id]
 
 
-def test_outside_of_a_call_there_is_no_current_attempt(app: AsyncTask, write: Write) -> None:
+def test_there_is_no_current_attempt_outside_of_a_call(app: AsyncTask, write: Write) -> None:
     app.perform(write(Client, "ping").id)
     with pytest.raises(AsyncTaskError, match="no attempt is being performed here"):
         current_attempt()
 
 
-def test_arguments_that_this_process_cannot_check_park_the_attempt(
-    app: AsyncTask, engine: Engine, write: Write
-) -> None:
+def test_arguments_that_cannot_be_decoded_park_the_attempt(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_boxed, None, {"card": "4111"})
     with engine.begin() as connection:
         connection.execute(update(TABLE).values(encryptor="null", method_args="[1, 2"))

@@ -1,4 +1,4 @@
-"""Calls that share a transaction, because their target says `batch=`: each counts for itself, whatever befalls them."""
+"""Calls that share a transaction because their target says `batch=`: each is settled for itself, whatever happens."""
 
 import contextlib
 import pathlib
@@ -64,14 +64,14 @@ def soon(session: Session, number: int) -> None:
     outbox.acts[0](session, number)
 
 
-def test_calls_that_share_a_transaction_are_committed_all_at_once(app: AsyncTask, engine: Engine) -> None:
+def test_calls_that_share_a_transaction_are_committed_together(app: AsyncTask, engine: Engine) -> None:
     roots: list[Any] = []
 
-    def look(session: Session, number: int) -> None:
+    def check(session: Session, number: int) -> None:
         roots.append(session.connection().get_transaction())
         assert written(engine) == []
 
-    does(look)
+    does(check)
     numbered(engine, 8)
     with working(app, concurrency=1):
         await_(lambda: at_rest(engine), "all are called")
@@ -81,7 +81,7 @@ def test_calls_that_share_a_transaction_are_committed_all_at_once(app: AsyncTask
     assert all(one is roots[0] for one in roots)
 
 
-def test_there_are_never_more_in_one_transaction_than_batch_says(app: AsyncTask, engine: Engine) -> None:
+def test_no_more_calls_than_batch_share_a_transaction(app: AsyncTask, engine: Engine) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))
     numbered(engine, 8, by_three)
@@ -91,7 +91,9 @@ def test_there_are_never_more_in_one_transaction_than_batch_says(app: AsyncTask,
     assert max(sum(one is root for one in roots) for root in roots) == 3
 
 
-def test_the_calls_of_a_handful_share_it_also_when_others_stand_between_them(app: AsyncTask, engine: Engine) -> None:
+def test_calls_of_one_method_share_a_transaction_although_others_wait_between_them(
+    app: AsyncTask, engine: Engine
+) -> None:
     roots: list[Any] = []
     outbox.acts[:] = [lambda session, *_: roots.append(session.connection().get_transaction())]
     with Session(engine) as session, session.begin():
@@ -105,7 +107,7 @@ def test_the_calls_of_a_handful_share_it_also_when_others_stand_between_them(app
     assert max(sum(one is root for one in roots) for root in roots) == 4
 
 
-def test_with_a_commit_for_each_outcome_there_is_nothing_to_share(app: AsyncTask, engine: Engine) -> None:
+def test_no_calls_share_a_transaction_if_settle_within_is_0(app: AsyncTask, engine: Engine) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))
     numbered(engine, 5, by_default)
@@ -114,7 +116,7 @@ def test_with_a_commit_for_each_outcome_there_is_nothing_to_share(app: AsyncTask
     assert len({id(one) for one in roots}) == 5
 
 
-def test_no_further_call_begins_once_the_first_has_waited_for_its_commit_long_enough(
+def test_no_further_call_begins_once_the_first_has_waited_settle_within_for_its_commit(
     app: AsyncTask, engine: Engine
 ) -> None:
     roots: list[Any] = []
@@ -133,20 +135,22 @@ def test_no_further_call_begins_once_the_first_has_waited_for_its_commit_long_en
     assert max(sum(one is root for one in roots) for root in roots) <= 2
 
 
-@pytest.mark.parametrize("how", ["raises", "breaks a rule", "commits and raises", "breaks a rule in a flush"])
-def test_what_raises_is_undone_alone(app: AsyncTask, engine: Engine, how: str) -> None:
+@pytest.mark.parametrize(
+    "how", ["raises", "violates a constraint", "commits and raises", "violates a constraint in a flush"]
+)
+def test_a_call_that_raises_is_undone_alone(app: AsyncTask, engine: Engine, how: str) -> None:
     def act(session: Session, number: int) -> None:
         if number not in (2, 3):
             return
         if how.startswith("commits"):
             session.commit()
             session.execute(effects.insert().values(what="99"))
-        if how == "breaks a rule in a flush":
+        if how == "violates a constraint in a flush":
             session.add(outbox.Effect(id=1, what="99"))
             session.flush()
             session.add(outbox.Effect(id=1, what="99"))
             session.flush()
-        if how == "breaks a rule":
+        if how == "violates a constraint":
             session.execute(effects.insert().values(id=1, what="99"))
             session.execute(effects.insert().values(id=1, what="99"))
         raise Broken
@@ -166,15 +170,15 @@ def test_what_raises_is_undone_alone(app: AsyncTask, engine: Engine, how: str) -
 
 
 @pytest.mark.parametrize("is_lost", ["before it", "after it"])
-def test_when_the_commit_fails_each_row_is_read_and_what_is_not_written_is_called_once_more(
+def test_after_a_failed_commit_each_row_is_read_and_calls_that_are_not_committed_run_again(
     app: AsyncTask, engine: Engine, is_lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection is lost at the COMMIT, before the server has heard of it or after: nobody knows."""
+    """The connection is lost at the COMMIT, before the server has executed it or after: the client cannot know."""
     does(lambda session, number: seen.append(session.connection()))
     seen: list[Any] = []
     broken: list[Any] = []
 
-    def cut_off(connection: Any) -> None:
+    def lose(connection: Any) -> None:
         if seen and not broken and connection is seen[0]:
             broken.append(connection)
             if is_lost == "after it":
@@ -184,13 +188,13 @@ def test_when_the_commit_fails_each_row_is_read_and_what_is_not_written_is_calle
             if is_lost == "after it" or connection.dialect.name == "sqlite":
                 raise connection.dialect.loaded_dbapi.OperationalError("the connection is lost")
 
-    event.listen(Engine, "commit", cut_off)
+    event.listen(Engine, "commit", lose)
     try:
         ids = numbered(engine, 6)
         with working(app, concurrency=1) as worker:
             await_(lambda: at_rest(engine), "all are called")
     finally:
-        event.remove(Engine, "commit", cut_off)
+        event.remove(Engine, "commit", lose)
     assert worker.tally == {Succeeded: 6}
     assert broken
     assert written(engine) == list(range(6))
@@ -201,7 +205,7 @@ def test_when_the_commit_fails_each_row_is_read_and_what_is_not_written_is_calle
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_constraint_that_fails_at_the_commit_is_the_error_of_who_broke_it_and_of_nobody_else(
+def test_a_constraint_that_fails_at_the_commit_is_charged_to_the_call_that_violated_it_alone(
     app: AsyncTask, engine: Engine
 ) -> None:
     metadata = MetaData()
@@ -237,7 +241,7 @@ ENDS: dict[str, Callable[[Session], Any]] = {
     "a raw COMMIT": lambda session: session.execute(text("COMMIT")),
     "a raw COMMIT and more writes": lambda session: (session.execute(text("COMMIT")), put(session, "77")),
     "connection().commit()": lambda session: session.connection().commit(),
-    "a raw COMMIT between two of its transactions": commit_between,
+    "a raw COMMIT between two session transactions": commit_between,
     "a raw ROLLBACK": lambda session: session.execute(text("ROLLBACK")),
     "connection().rollback()": lambda session: session.connection().rollback(),
 }
@@ -245,7 +249,7 @@ ENDS: dict[str, Callable[[Session], Any]] = {
 
 @pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize("how", ENDS)
-def test_who_ends_the_transaction_of_all_has_failed_and_all_others_are_written_once(
+def test_a_target_that_ends_the_shared_transaction_fails_and_all_others_are_committed_once(
     app: AsyncTask, engine: Engine, database: Database, how: str, raises: bool
 ) -> None:
     def act(session: Session, number: int) -> None:
@@ -264,28 +268,30 @@ def test_who_ends_the_transaction_of_all_has_failed_and_all_others_are_written_o
     others = [one for one in ids if one != ids[3]]
     assert {(row_of(engine, one).status, row_of(engine, one).num_attempts) for one in others} == {(Status.SUCCEEDED, 1)}
     kept = [3] if "COMMIT" in how or "commit" in how else []
-    alone = [77] if "more" in how and database.name == "sqlite" else []  # it commits each further statement by itself
+    alone = (
+        [77] if "more" in how and database.name == "sqlite" else []
+    )  # there each further statement commits by itself
     assert written(engine) == sorted([0, 1, 2, 4, 5, *kept, *alone])
-    undone = [] if kept else [0, 1, 2]  # these calls are made again
+    undone = [] if kept else [0, 1, 2]  # these calls run again
     assert sorted(calls) == sorted([*range(6), *undone])
 
 
-def work_in_handfuls(url: str) -> None:
+def work_in_batches(url: str) -> None:
     claim_many(setattr)
     AsyncTask(url, lease=1, modules=["outbox"]).worker(concurrency=1, poll=0.05).run()
 
 
 @pytest.mark.parametrize("at_third", ["killed", "commit"])
-def test_of_a_process_that_dies_in_the_middle_nothing_is_committed_without_its_outcome(
+def test_a_process_that_dies_in_a_shared_transaction_commits_no_writes_without_their_outcome(
     app: AsyncTask, engine: Engine, database: Database, door: str, async_engine_url: str, tmp_path: pathlib.Path,
     at_third: str,
 ) -> None:  # fmt: skip
-    """Killed in the third call: nothing of the first two is committed. Killed after a COMMIT of the third's own: the
-    first two are at rest, and are not called again."""
+    """If it is killed in the third call, nothing is committed. If the third call commits and is killed then, the first
+    two have succeeded, and do not run again."""
     url = database.sync_url if door == "sync" else async_engine_url
     arguments = {"folder": str(tmp_path), "at_third": at_third}
     ids = make(engine, outbox.Elsewhere, 5, method_name="write_together", method_args=arguments)
-    with elsewhere.process(work_in_handfuls, url) as process:
+    with elsewhere.process(work_in_batches, url) as process:
         if at_third == "killed":
             await_(lambda: len(notes(tmp_path)) == 3, "the third call begins")
             process.kill()
@@ -299,7 +305,7 @@ def test_of_a_process_that_dies_in_the_middle_nothing_is_committed_without_its_o
     pathlib.Path(tmp_path, "go").touch()
     let_pass(engine, 10)
     forget_beats(engine)
-    if database.name == "sqlite":  # the quarantine forks: its file must not be open here
+    if database.name == "sqlite":  # the quarantine forks: the file must not be open here
         engine.dispose()
     with working(app, concurrency=1):
         await_(lambda: at_rest(engine), "all are called")
@@ -312,31 +318,33 @@ def test_of_a_process_that_dies_in_the_middle_nothing_is_committed_without_its_o
 
 
 @sync_only
-def test_what_was_taken_over_before_its_call_is_not_called_and_takes_no_neighbour_along(
+def test_an_attempt_that_was_canceled_before_its_call_is_not_called_and_the_others_succeed(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     does(lambda session, number: None)
     ids = numbered(engine, 6)
-    perform = BatchExecutor.perform
-    stolen: list[Any] = []
+    execute = BatchExecutor.execute
+    canceled: list[Any] = []
 
-    def after_a_theft(self: BatchExecutor) -> None:
-        if not stolen:
-            stolen.extend((ids[0], ids[3]))
-            taken = {"claim_id": None, "claimed_by": None, "lease_until": None, "status": Status.CANCELED}
+    def after_a_cancel(self: BatchExecutor) -> None:
+        if not canceled:
+            canceled.extend((ids[0], ids[3]))
+            ended = {"claim_id": None, "claimed_by": None, "lease_until": None, "status": Status.CANCELED}
             with engine.begin() as connection:
-                theft = update(Attempt).where(Attempt.id.in_(stolen))
-                connection.execute(theft.values(taken | {"completed_at": Attempt.created_at}))
-        perform(self)
+                cancel = update(Attempt).where(Attempt.id.in_(canceled))
+                connection.execute(cancel.values(ended | {"completed_at": Attempt.created_at}))
+        execute(self)
 
-    monkeypatch.setattr(BatchExecutor, "perform", after_a_theft)
+    monkeypatch.setattr(BatchExecutor, "execute", after_a_cancel)
     with working(app, concurrency=1):
         await_(lambda: at_rest(engine), "all are at rest")
     assert counted(engine) == {"succeeded": 4, "canceled": 2}
     assert sorted(calls) == written(engine) == [1, 2, 4, 5]
 
 
-def test_who_changes_its_own_row_has_failed_and_the_others_are_called_again(app: AsyncTask, engine: Engine) -> None:
+def test_a_target_that_changes_its_own_row_fails_and_the_others_are_called_again(
+    app: AsyncTask, engine: Engine
+) -> None:
     def act(session: Session, number: int) -> None:
         if number == 3:
             mine = update(Attempt).where(Attempt.id == outbox.current_attempt().id)
@@ -352,8 +360,8 @@ def test_who_changes_its_own_row_has_failed_and_the_others_are_called_again(app:
 
 
 @servers_only
-def test_what_the_infrastructure_did_to_one_is_charged_to_nobody(app: AsyncTask, engine: Engine) -> None:
-    """The connection is lost in the middle of a call: it is parked, and those before it are called again."""
+def test_a_lost_connection_is_charged_to_no_call(app: AsyncTask, engine: Engine) -> None:
+    """It is lost in the middle of a call: that one is parked, and those before it run again."""
 
     def act(session: Session, number: int) -> None:
         if number == 3 and calls.count(3) == 1:
@@ -371,10 +379,10 @@ def test_what_the_infrastructure_did_to_one_is_charged_to_nobody(app: AsyncTask,
 
 @servers_only
 @pytest.mark.parametrize("called", [act_shared, by_default])
-def test_what_one_call_met_is_not_held_against_the_next_on_the_same_connection(
+def test_a_fault_of_one_call_is_not_taken_for_a_fault_of_the_next_one_on_the_same_connection(
     app: AsyncTask, engine: Engine, tmp_path: pathlib.Path, called: Any
 ) -> None:
-    """The first one swallows a lock that is not to be had; the second one's error is of another database."""
+    """The first call catches a lock error. The second one raises an error of another database."""
     elsewhere_closed = create_engine(f"sqlite:///{tmp_path}/missing/x.sqlite")
     [locked] = make(engine, act_in_session, queue="nobody's")
 
@@ -398,7 +406,7 @@ def test_what_one_call_met_is_not_held_against_the_next_on_the_same_connection(
 
 
 @servers_only
-def test_a_lock_that_is_not_to_be_had_parks_who_asked_for_it_and_nobody_else(app: AsyncTask, engine: Engine) -> None:
+def test_a_lock_error_parks_the_call_that_met_it_and_no_other(app: AsyncTask, engine: Engine) -> None:
     [locked] = make(engine, act_in_session, queue="nobody's")
 
     def act(session: Session, number: int) -> None:
@@ -419,17 +427,17 @@ def test_a_lock_that_is_not_to_be_had_parks_who_asked_for_it_and_nobody_else(app
 
 
 @servers_only
-def test_a_slow_call_holds_back_none_of_those_that_were_to_share_its_transaction(
+def test_a_slow_call_does_not_hold_up_the_calls_that_wait_for_its_transaction(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was called before it waits for its commit, which would commit half of it; the rest is given back."""
+    """Calls that ran before it wait for its commit. Those that have not started are released."""
     gate = Gate()
     does(lambda session, number: gate.pass_through() if number == 2 else None)
     ids = numbered(engine, 12)
     with working(app, concurrency=2):
         gate.await_call()
         monkeypatch.setattr(batch_executor, "LONGEST_ALONE", 0.01)
-        await_(lambda: counted(engine) == {"succeeded": 9, "pending": 3}, "the others did not wait")
+        await_(lambda: counted(engine) == {"succeeded": 9, "pending": 3}, "other lanes run the released ones")
         assert written(engine) == list(range(3, 12))
         with engine.connect() as connection:
             lock: Select[Any] = select(Attempt.id).where(Attempt.id.in_(ids[:3])).with_for_update(skip_locked=True)
@@ -442,7 +450,7 @@ def test_a_slow_call_holds_back_none_of_those_that_were_to_share_its_transaction
         assert set(connection.scalars(select(Attempt.num_attempts))) == {1}
 
 
-def test_it_stops_when_what_is_in_hand_is_done_and_gives_back_what_was_not_begun(
+def test_after_stop_the_running_call_is_committed_and_calls_that_have_not_started_are_released(
     app: AsyncTask, engine: Engine
 ) -> None:
     gate = Gate()
@@ -459,14 +467,14 @@ def test_it_stops_when_what_is_in_hand_is_done_and_gives_back_what_was_not_begun
 
 
 @servers_only
-def test_asked_again_it_abandons_them_all_and_gives_them_back(app: AsyncTask, engine: Engine) -> None:
+def test_after_a_second_stop_all_calls_are_undone_and_released(app: AsyncTask, engine: Engine) -> None:
     gate = Gate()
     does(lambda session, number: gate.pass_through() if number == 2 else None)
     ids = numbered(engine, 6)
     with at_work(app) as work:
         gate.await_call()
         work.abandon()
-        await_(lambda: all(row_of(engine, one).claim_id is None for one in ids), "they are given back")
+        await_(lambda: all(row_of(engine, one).claim_id is None for one in ids), "they are released")
         gate.opened.set()
     assert written(engine) == []
     rows = [row_of(engine, one) for one in ids]
@@ -474,7 +482,7 @@ def test_asked_again_it_abandons_them_all_and_gives_them_back(app: AsyncTask, en
     assert {(row.status, row.num_errors, row.num_crashes) for row in rows} == {(Status.PENDING, 0, 0)}
 
 
-def test_attempts_of_one_key_go_on_in_order(app: AsyncTask, engine: Engine) -> None:
+def test_attempts_of_one_order_key_run_in_order(app: AsyncTask, engine: Engine) -> None:
     does(lambda session, number: None)
     numbered(engine, 8, order_key="one")
     with working(app, concurrency=2):
@@ -483,9 +491,7 @@ def test_attempts_of_one_key_go_on_in_order(app: AsyncTask, engine: Engine) -> N
     assert written(engine) == list(range(8))
 
 
-def test_the_users_hook_is_told_of_an_error_after_the_commit_of_all(
-    engine: Engine, door: str, async_engine_url: str
-) -> None:
+def test_the_error_hook_is_called_after_the_shared_commit(engine: Engine, door: str, async_engine_url: str) -> None:
     app = outbox.application(engine, door, async_engine_url, model=HookedAttempt)
     outbox.heard.clear()
     seen: list[int] = []
@@ -515,9 +521,7 @@ def test_the_users_hook_is_told_of_an_error_after_the_commit_of_all(
         app.close()
 
 
-def test_calls_share_a_transaction_in_a_batch_too_and_are_performed_alone_by_perform(
-    app: AsyncTask, engine: Engine
-) -> None:
+def test_run_batch_shares_a_transaction_and_perform_does_not(app: AsyncTask, engine: Engine) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))
     numbered(engine, 3)
@@ -528,7 +532,7 @@ def test_calls_share_a_transaction_in_a_batch_too_and_are_performed_alone_by_per
     assert len({id(one) for one in roots}) == 3
 
 
-def test_batch_is_refused_where_there_is_nothing_to_share() -> None:
+def test_batch_is_refused_for_a_target_that_cannot_share_a_transaction() -> None:
     class Ledger:
         @staticmethod
         def write(session: Session) -> None: ...

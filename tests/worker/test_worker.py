@@ -137,7 +137,7 @@ def test_a_lost_claim_changes_nothing_and_does_not_affect_others_of_its_batch(
     made = make(engine, act, 8)
     stolen: list[Any] = []
     outbox.acts[:] = [lambda: calls.append("act")]
-    perform = BatchExecutor.perform
+    execute = BatchExecutor.execute
 
     def after_a_theft(self: BatchExecutor) -> None:
         waiting = [claim.id for claim, _ in self._in_flight.waiting]
@@ -147,9 +147,9 @@ def test_a_lost_claim_changes_nothing_and_does_not_affect_others_of_its_batch(
                 taken = {"claim_id": None, "claimed_by": None, "lease_until": None, "status": Status.CANCELED}
                 theft = update(Attempt).where(Attempt.id == stolen[0])
                 connection.execute(theft.values(taken | {"completed_at": Attempt.created_at}))
-        perform(self)
+        execute(self)
 
-    monkeypatch.setattr(BatchExecutor, "perform", after_a_theft)
+    monkeypatch.setattr(BatchExecutor, "execute", after_a_theft)
     with working(app, concurrency=1):
         await_(lambda: at_rest(engine), "all are at rest")
     assert stolen
@@ -374,7 +374,7 @@ def test_polls_that_take_long_are_made_rarely(app: AsyncTask, engine: Engine, mo
 
     found = poller.poll
     monkeypatch.setattr(poller, "poll", poll)
-    monkeypatch.setattr(adaptive, "spared", lambda took: 0.2)
+    monkeypatch.setattr(adaptive, "rest_after", lambda seconds: 0.2)
     outbox.acts[:] = [lambda: None]
     with working(app, poll=0.01):
         await_(lambda: moments, "it has looked")

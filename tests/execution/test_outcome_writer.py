@@ -1,4 +1,4 @@
-"""A COMMIT that the server carries out although the connection is lost on which its answer was to come."""
+"""A COMMIT that the server executes although the connection is lost before its answer arrives."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ ATTEMPTS = "async_task_attempts"
 
 @pytest.fixture
 def commits_wait(engine: Engine) -> Iterator[None]:
-    """Whoever brings an attempt of the key "slow" to rest waits in its COMMIT for whoever holds the lock."""
+    """The COMMIT that ends an attempt of the key "slow" waits for an advisory lock."""
     with engine.begin() as connection:
         connection.execute(text(f"CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $${SLOW}$$"))
         when = f"AFTER UPDATE ON {ATTEMPTS} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
@@ -35,21 +35,21 @@ def commits_wait(engine: Engine) -> Iterator[None]:
 
 @pytest.fixture
 def own(database: Database) -> Iterator[tuple[Engine, dict[int, Any]]]:
-    """An engine, and its connections by the process that serves them."""
+    """An engine, and its connections by the id of their server process."""
     made, opened = create_engine(database.sync_url), dict[int, Any]()
     event.listen(made, "connect", lambda driver, record: opened.update({driver.info.backend_pid: driver}))
     yield made, opened
     made.dispose()
 
 
-def cut(driver: Any) -> None:
+def shut_down(driver: Any) -> None:
     end = socket.socket(fileno=os.dup(driver.fileno()))
     end.shutdown(socket.SHUT_RDWR)
     end.close()
 
 
 def waiting(engine: Engine, kind: str) -> Callable[[], list[int]]:
-    """The processes that wait for such a lock."""
+    """The server processes that wait for such a lock."""
 
     def find() -> list[int]:
         with engine.connect() as connection:
@@ -60,17 +60,17 @@ def waiting(engine: Engine, kind: str) -> Callable[[], list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "tally"),
     [
         ({"target": act}, {Succeeded: 2}),
         ({"target": act_in_session}, {Succeeded: 2}),
-        # Nobody keeps what became of it, as it is to be performed again if it was not committed.
+        # Its outcome is not remembered: the call would run again if it was not committed.
         ({"target": act_shared, "method_args": {"number": 1}}, {Superseded: 1, Succeeded: 1}),
     ],
     ids=["without session", "with session", "in a shared transaction"],
 )
-def test_it_is_told_as_what_it_is_and_the_next_of_its_key_goes(
-    engine: Engine, own: tuple[Engine, dict[int, Any]], commits_wait: None, call: dict[str, Any], told: dict[Any, int]
+def test_the_outcome_of_an_unanswered_commit_is_reported_and_the_next_of_its_key_runs(
+    engine: Engine, own: tuple[Engine, dict[int, Any]], commits_wait: None, call: dict[str, Any], tally: dict[Any, int]
 ) -> None:
     mine, opened = own
     will(lambda *given: None)
@@ -80,9 +80,9 @@ def test_it_is_told_as_what_it_is_and_the_next_of_its_key_goes(
         holder.execute(text("SELECT pg_advisory_lock(4711)"))
         with working(AsyncTask(mine, lease=5), concurrency=1, settle_within=0) as worker:
             (pid,) = await_(waiting(engine, "advisory"), "its COMMIT waits")
-            cut(opened[pid])
-            await_(waiting(engine, "transactionid"), "it tries to write the outcome once more")
+            shut_down(opened[pid])
+            await_(waiting(engine, "transactionid"), "the outcome is written again")
             holder.execute(text("SELECT pg_advisory_unlock(4711)"))
             await_(lambda: at_rest(engine), "all are at rest", 20)
     assert counted(engine) == {"succeeded": 2}
-    assert worker.tally == told
+    assert worker.tally == tally

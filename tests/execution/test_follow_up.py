@@ -1,4 +1,4 @@
-"""`handle_perform_error`: the user's own word about a failed try."""
+"""What follows an outcome: the user's `handle_perform_error` after a failed try."""
 
 import datetime as dt
 import logging
@@ -43,7 +43,9 @@ def read(sessions: Sessions, attempt_id: UUID) -> HookedAttempt:
         return session.get_one(HookedAttempt, attempt_id)
 
 
-def test_it_gets_the_error_itself_after_every_failed_try(app: AsyncTask, engine: Engine, write_own: Write) -> None:
+def test_the_hook_gets_the_raised_error_after_every_failed_try(
+    app: AsyncTask, engine: Engine, write_own: Write
+) -> None:
     attempt_id = write_own(Client, "fail", {"message": "no"}, max_attempts=2)
     assert isinstance(app.perform(attempt_id), Retried)
     with engine.begin() as connection:
@@ -56,14 +58,14 @@ def test_it_gets_the_error_itself_after_every_failed_try(app: AsyncTask, engine:
 @pytest.mark.parametrize(
     ("method", "arguments"), [("ask_for_patience", {"seconds": 5}), ("give_up", {"reason": "gone"})]
 )
-def test_it_is_called_for_a_retry_after_and_a_discard_too(
+def test_the_hook_is_called_for_retry_after_and_discard_too(
     app: AsyncTask, write_own: Write, method: str, arguments: dict[str, Any]
 ) -> None:
     app.perform(write_own(Client, method, arguments))
     assert len(heard) == 1
 
 
-def test_it_is_called_only_after_a_failed_try(app: AsyncTask, engine: Engine, write_own: Write) -> None:
+def test_the_hook_is_called_only_after_a_failed_try(app: AsyncTask, engine: Engine, write_own: Write) -> None:
     assert isinstance(app.perform(write_own(Client, "ping")), Succeeded)
     assert isinstance(app.perform(write_own(Client, "poll")), Retried)
     parked = write_own(Client, "ping")
@@ -74,7 +76,7 @@ def test_it_is_called_only_after_a_failed_try(app: AsyncTask, engine: Engine, wr
     assert heard == []
 
 
-def test_it_finds_the_state_recorded_and_itself_attached_in_a_transaction_of_its_own(
+def test_the_hook_sees_the_committed_state_and_runs_in_a_transaction_of_its_own(
     app: AsyncTask, sessions: Sessions, write_own: Write
 ) -> None:
     seen: list[Any] = []
@@ -89,7 +91,7 @@ def test_it_finds_the_state_recorded_and_itself_attached_in_a_transaction_of_its
     assert seen == [(1, "Broken: after the write", None, True), 1]
 
 
-def test_its_writes_are_committed(app: AsyncTask, sessions: Sessions, write_own: Write) -> None:
+def test_writes_of_the_hook_are_committed(app: AsyncTask, sessions: Sessions, write_own: Write) -> None:
     def note(attempt: HookedAttempt, error: BaseException) -> None:
         attempt.note = f"told the shop: {error}"
 
@@ -103,7 +105,7 @@ def test_its_writes_are_committed(app: AsyncTask, sessions: Sessions, write_own:
     ("verb", "outcome", "status"),
     [("fail", Failed, Status.FAILED), ("expire", Expired, Status.EXPIRED), ("cancel", Canceled, Status.CANCELED)],
 )
-def test_fail_expire_and_cancel_are_legal_in_it_and_the_outcome_says_so(
+def test_the_hook_may_fail_expire_or_cancel_the_attempt_and_that_is_the_outcome(
     app: AsyncTask, sessions: Sessions, write_own: Write, verb: str, outcome: type[Any], status: Status
 ) -> None:
     hooks[:] = [lambda attempt, error: getattr(attempt, verb)(reason="we know this one")]
@@ -115,7 +117,7 @@ def test_fail_expire_and_cancel_are_legal_in_it_and_the_outcome_says_so(
     assert (attempt.status, attempt.num_errors, attempt.last_error) == (status, 1, "we know this one")
 
 
-def test_what_has_failed_already_cannot_be_failed_in_it_again(
+def test_the_hook_cannot_fail_an_attempt_that_has_failed_already(
     app: AsyncTask, sessions: Sessions, write_own: Write
 ) -> None:
     raised: list[BaseException] = []
@@ -134,7 +136,7 @@ def test_what_has_failed_already_cannot_be_failed_in_it_again(
 
 
 @pytest.mark.parametrize("error", [ValueError("in the hook"), SystemExit(3), KeyboardInterrupt("in the hook")])
-def test_what_it_raises_is_logged_and_rolled_back_and_the_state_is_recorded_all_the_same(
+def test_an_exception_of_the_hook_is_logged_and_rolled_back_and_the_outcome_stays(
     app: AsyncTask, sessions: Sessions, write_own: Write, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     def break_it(attempt: HookedAttempt, given: BaseException) -> None:
@@ -151,7 +153,7 @@ def test_what_it_raises_is_logged_and_rolled_back_and_the_state_is_recorded_all_
     assert (attempt.status, attempt.num_errors, attempt.note) == (Status.PENDING, 1, None)
 
 
-def test_what_the_database_refuses_of_its_writes_is_logged(
+def test_writes_of_the_hook_that_the_database_refuses_are_logged(
     app: AsyncTask, sessions: Sessions, write_own: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     def write_too_much(attempt: HookedAttempt, error: BaseException) -> None:

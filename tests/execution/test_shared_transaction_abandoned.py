@@ -1,5 +1,5 @@
-"""A worker that is asked again abandons a transaction that calls share: what it had begun is given back uncharged, and
-nothing of it is called again by this process, wherever its thread is just then."""
+"""A second stop abandons a shared transaction: its calls are released uncharged, and this process calls none of them
+again, wherever its thread is at that moment."""
 
 import threading
 from functools import partial
@@ -32,12 +32,12 @@ def _many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def is_abandoned(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set once the handful of a lane was abandoned."""
+    """Set once a lane's batch was abandoned."""
     abandon, done = BatchExecutor.abandon, threading.Event()
 
-    def abandoned(self: BatchExecutor, aside: Any) -> Any:
+    def abandoned(self: BatchExecutor, release: Any) -> Any:
         try:
-            return abandon(self, aside)
+            return abandon(self, release)
         finally:
             done.set()
 
@@ -51,7 +51,7 @@ def charged(engine: Engine) -> list[tuple[int, int]]:
     return [tuple(one) for one in rows if any(one)]
 
 
-def is_given_back(engine: Engine, *ids: Any) -> bool:
+def is_released(engine: Engine, *ids: Any) -> bool:
     rows = [row_of(engine, one) for one in ids]
     return all((row.status, row.claim_id) == (Status.PENDING, None) for row in rows)
 
@@ -59,12 +59,12 @@ def is_given_back(engine: Engine, *ids: Any) -> bool:
 @servers_only
 @pytest.mark.parametrize("stays_locked", [False, True])
 @pytest.mark.parametrize("at", [0, 2])
-def test_while_its_thread_waits_for_a_row_all_are_given_back_and_none_is_called_again(
+def test_while_its_thread_waits_for_a_row_all_calls_are_released_and_none_runs_again(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_abandoned: threading.Event, at: int,
     stays_locked: bool,
 ) -> None:  # fmt: skip
-    """Also when the row is free only after the farewell: its claim stands then; and in MariaDB those of the rows before
-    it, which stay locked as long as the server does not notice. PostgreSQL is told."""
+    """If the row is free only after the shutdown, it stays claimed; on MariaDB so do the rows before it, which stay
+    locked until the server notices that the client has gone. On PostgreSQL the statement is canceled."""
     monkeypatch.setattr(lane_pool, "LONGEST_RELEASE", 0.3 if stays_locked else 30.0)
     does(lambda session, number: None)
     ids = numbered(engine, 5)
@@ -78,21 +78,21 @@ def test_while_its_thread_waits_for_a_row_all_are_given_back_and_none_is_called_
                 work.await_farewell()
             holding.rollback()
             work.await_farewell()
-            assert is_given_back(engine, *ids[at + 1 :])
-            assert is_given_back(engine, ids[at]) is not stays_locked
-            is_told = engine.dialect.name == "postgresql"
-            assert is_given_back(engine, *ids[:at]) is (is_told or not stays_locked or not at)
+            assert is_released(engine, *ids[at + 1 :])
+            assert is_released(engine, ids[at]) is not stays_locked
+            is_canceled = engine.dialect.name == "postgresql"
+            assert is_released(engine, *ids[:at]) is (is_canceled or not stays_locked or not at)
     assert calls == list(range(at))
     assert (written(engine), charged(engine)) == ([], [])
     assert [row_of(engine, one).num_attempts for one in ids] == [1] * (at + 1) + [0] * (4 - at)
 
 
 @servers_only
-def test_what_is_abandoned_before_its_connection_is_had_is_not_called(
+def test_a_call_abandoned_before_its_transaction_is_open_does_not_run(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_abandoned: threading.Event
 ) -> None:
     monkeypatch.setattr(lane_pool, "LONGEST_RELEASE", 0.3)
-    perform = SharedTransaction.perform
+    run_call = SharedTransaction.run_call
 
     def perform_abandoned(self: SharedTransaction, *given: Any) -> bool:
         lock(other, ids[0])
@@ -100,9 +100,9 @@ def test_what_is_abandoned_before_its_connection_is_had_is_not_called(
         assert is_abandoned.wait(30)
         work.await_farewell()
         holding.rollback()
-        return perform(self, *given)
+        return run_call(self, *given)
 
-    monkeypatch.setattr(SharedTransaction, "perform", perform_abandoned)
+    monkeypatch.setattr(SharedTransaction, "run_call", perform_abandoned)
     does(lambda session, number: None)
     with engine.connect() as other, other.begin() as holding:
         ids = numbered(engine, 3)
@@ -112,7 +112,7 @@ def test_what_is_abandoned_before_its_connection_is_had_is_not_called(
 
 
 @servers_only
-def test_what_was_undone_and_waits_for_its_row_to_be_called_alone_is_not_called_again(
+def test_an_undone_call_that_waits_for_its_row_is_not_called_again(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection of all is lost in the third call; the second is locked by somebody when its turn comes again."""
@@ -137,25 +137,24 @@ def test_what_was_undone_and_waits_for_its_row_to_be_called_alone_is_not_called_
 
 
 @servers_only
-def test_what_was_not_committed_is_not_called_again_when_it_is_abandoned_at_the_commit(
+def test_calls_abandoned_after_a_failed_commit_are_not_called_again(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_abandoned: threading.Event
 ) -> None:
-    """The connection is lost at the COMMIT; when the rows have been read, it is abandoned, and one is locked."""
+    """The connection is lost at the COMMIT. When the rows were read, the worker is abandoned, and one row is locked."""
     monkeypatch.setattr(lane_pool, "LONGEST_RELEASE", 0.3)
-    end, seen = SharedTransaction.end, list[Any]()
+    finish, seen = SharedTransaction.finish, list[Any]()
 
     def lose(connection: Any) -> None:
         if seen and connection is seen[0]:
             disconnect(connection)
 
-    def end_and_wait(self: SharedTransaction) -> Any:
-        ended = end(self)
+    def finish_and_wait(self: SharedTransaction, outcomes: Any) -> None:
+        finish(self, outcomes)
         lock(other, ids[1])
         work.abandon()
         assert is_abandoned.wait(30)
-        return ended
 
-    monkeypatch.setattr(SharedTransaction, "end", end_and_wait)
+    monkeypatch.setattr(SharedTransaction, "finish", finish_and_wait)
     event.listen(Engine, "commit", lose)
     does(lambda session, number: seen.append(session.connection()))
     try:
@@ -164,7 +163,7 @@ def test_what_was_not_committed_is_not_called_again_when_it_is_abandoned_at_the_
             with at_work(app) as work:
                 await_(is_abandoned.is_set, "it is abandoned")
                 work.await_farewell()
-                assert is_given_back(engine, ids[0], ids[2])
+                assert is_released(engine, ids[0], ids[2])
                 holding.rollback()
     finally:
         event.remove(Engine, "commit", lose)
@@ -174,11 +173,11 @@ def test_what_was_not_committed_is_not_called_again_when_it_is_abandoned_at_the_
 
 @servers_only
 @pytest.mark.parametrize("ends", [True, False])
-def test_what_the_database_did_to_one_of_them_is_not_left_to_its_lease(
+def test_a_parked_call_of_an_abandoned_transaction_is_released_at_once(
     app: AsyncTask, engine: Engine, is_abandoned: threading.Event, ends: bool
 ) -> None:
-    """The second wants a lock that is not to be had, for which it is parked once the transaction has ended: which is
-    abandoned in the third, whether that comes to an end or not."""
+    """The second call meets a lock error, and would be parked after the transaction. The third one is abandoned,
+    whether it returns or not."""
     [locked] = make(engine, act_in_session, queue="nobody's")
     gate = Gate()
 
@@ -200,7 +199,7 @@ def test_what_the_database_did_to_one_of_them_is_not_left_to_its_lease(
             if ends:
                 gate.opened.set()
             work.await_farewell()
-            assert is_given_back(engine, *ids)
+            assert is_released(engine, *ids)
             gate.opened.set()
     assert (calls, written(engine), charged(engine)) == ([0, 1, 2], [], [])
     assert [row_of(engine, one).num_attempts for one in ids] == [1, 1, 1, 0, 0]

@@ -1,4 +1,4 @@
-"""The decision, without a database: what becomes of an attempt from what its target answered."""
+"""The decision, without a database: what becomes of an attempt after the answer of its target."""
 
 import datetime as dt
 from typing import Any
@@ -23,11 +23,11 @@ def standing(
 
 
 @pytest.mark.parametrize("answer", [None, 0, False, "done", {}, object(), Again])
-def test_whatever_else_is_returned_is_success(answer: Any) -> None:
+def test_any_other_answer_is_success(answer: Any) -> None:
     assert decide(answer, standing(left=TICK, errors=99, max_attempts=1), Retry.never()).status is Status.SUCCEEDED
 
 
-def test_an_error_is_charged_and_waits_as_the_policy_says() -> None:
+def test_an_error_is_charged_and_delayed_by_the_policy() -> None:
     decision = decide(ERROR, standing(), MINUTELY)
     assert (decision.status, decision.after, decision.charged) == (Status.PENDING, 60 * SECOND, True)
     assert decision.error is ERROR
@@ -84,7 +84,7 @@ def test_again_is_bound_by_expires_at_alone(after: dt.timedelta, age: dt.timedel
     assert decision.error is None
 
 
-def test_retry_after_waits_its_own_time_and_is_charged() -> None:
+def test_retry_after_uses_its_own_delay_and_is_charged() -> None:
     decision = decide(RetryAfter(after=7), standing(), MINUTELY)
     assert (decision.status, decision.after, decision.charged) == (Status.PENDING, 7 * SECOND, True)
 
@@ -97,16 +97,16 @@ def test_retry_after_is_bound_by_max_attempts_until_and_expires_at() -> None:
 
 
 @pytest.mark.parametrize("retry", [Retry.never(), Retry.schedule()])
-def test_retry_after_says_when_and_not_how_often(retry: Retry) -> None:
+def test_retry_after_does_not_overrule_a_policy_without_retries(retry: Retry) -> None:
     assert decide(RetryAfter(after=7), standing(), retry).status is Status.FAILED
 
 
-def test_retry_after_has_words_of_its_own() -> None:
+def test_retry_after_has_a_message() -> None:
     assert str(RetryAfter(after=7)) == "asked to be tried again after 7 s"
     assert str(RetryAfter("slow down", after=7)) == "slow down"
 
 
-def test_discard_ends_failed_at_once_and_its_reason_is_left_to_be_hidden() -> None:
+def test_discard_ends_failed_at_once_and_its_reason_is_not_copied_into_the_decision() -> None:
     decision = decide(Discard("secret"), standing(left=TICK), MINUTELY)
     assert (decision.status, decision.charged) == (Status.FAILED, True)
     assert "secret" not in decision.reason
@@ -122,7 +122,7 @@ def test_any_base_exception_is_an_error_like_others(error: BaseException) -> Non
     age=DURATIONS, left=st.none() | DURATIONS, errors=st.integers(0, 100), most=st.none() | st.integers(1, 100),
     drawn=st.floats(0, 1, exclude_max=True),
 )  # fmt: skip
-def test_a_wait_is_said_exactly_for_what_stays_pending(
+def test_a_decision_has_a_delay_exactly_if_the_attempt_stays_pending(
     answer: object, age: dt.timedelta, left: dt.timedelta | None, errors: int, most: int | None, drawn: float
 ) -> None:
     decision = decide(answer, standing(age, left, errors, most), Retry.exponential(max_attempts=50), lambda: drawn)

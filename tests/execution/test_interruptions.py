@@ -1,5 +1,5 @@
-"""What is nobody's fault, and what only looks so: busy pools, Ctrl-C, faults of other databases, targets that change
-their own row. Nothing is lost, doubled, or charged to the wrong one."""
+"""Interruptions: busy pools, Ctrl-C, errors of other databases, targets that change their own row. No attempt is lost,
+doubled, or charged for what is not its fault."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ Write = Callable[..., Attempt]
 LEASE = 1.0
 
 
-@target("test.weather.cancel_itself")
+@target("test.interruptions.cancel_itself")
 async def cancel_itself(and_wait: bool) -> None:
     task = asyncio.current_task()
     assert task is not None
@@ -43,7 +43,7 @@ async def cancel_itself(and_wait: bool) -> None:
 
 
 @pytest.mark.parametrize("and_wait", [False, True])
-def test_an_async_target_that_cancels_its_own_task_is_an_error_of_its_own(
+def test_an_async_target_that_cancels_its_own_task_is_charged_with_an_error(
     app: AsyncTask, engine: Engine, write: Write, and_wait: bool
 ) -> None:
     attempt, other = write(cancel_itself, None, {"and_wait": and_wait}), write(act)
@@ -55,7 +55,7 @@ def test_an_async_target_that_cancels_its_own_task_is_an_error_of_its_own(
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_a_pool_without_a_free_connection_costs_time_and_no_call(
+def test_calls_wait_for_a_free_connection_of_a_busy_pool_and_run_once(
     database: Database, write: Write, engine: Engine
 ) -> None:
     small = create_engine(database.sync_url, pool_size=1, max_overflow=0, pool_timeout=0.2)
@@ -71,7 +71,7 @@ def test_a_pool_without_a_free_connection_costs_time_and_no_call(
     ended = threading.Event()
     attempts = [write(act_leased) for _ in range(3)]
 
-    def take_the_pool() -> None:
+    def occupy_the_pool() -> None:
         calls.append(1)
         if not held.is_set():
             threads.append(threading.Thread(target=hold))
@@ -80,7 +80,7 @@ def test_a_pool_without_a_free_connection_costs_time_and_no_call(
             threading.Timer(0.7, ended.set).start()
 
     threads: list[threading.Thread] = []
-    will(take_the_pool)
+    will(occupy_the_pool)
     report = app.run_batch(concurrency=1)
     threads[0].join()
     assert (report.succeeded, len(calls)) == (3, 3)
@@ -88,7 +88,7 @@ def test_a_pool_without_a_free_connection_costs_time_and_no_call(
     small.dispose()
 
 
-def test_ctrl_c_while_an_attempt_is_performed_comes_after_its_outcome_is_written(
+def test_ctrl_c_during_a_call_is_raised_after_the_outcome_is_committed(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     attempt = write(act, max_attempts=1)
@@ -100,7 +100,7 @@ def test_ctrl_c_while_an_attempt_is_performed_comes_after_its_outcome_is_written
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_ctrl_c_in_a_batch_starts_nothing_further_and_waits_for_what_is_in_hand(
+def test_ctrl_c_in_a_batch_starts_no_further_call_and_waits_for_the_running_ones(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     attempts = [write(act_leased) for _ in range(5)]
@@ -121,10 +121,10 @@ def test_ctrl_c_in_a_batch_starts_nothing_further_and_waits_for_what_is_in_hand(
     assert all(row.claim_id is None for row in rows)
 
 
-def test_ctrl_c_while_the_lanes_of_a_batch_are_started_waits_for_them_and_starts_nothing_further(
+def test_ctrl_c_while_a_batch_starts_its_threads_waits_for_them_and_starts_no_call(
     app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a thread that is just being started would not be waited for."""
+    """Otherwise a thread that is just being started would not be waited for."""
     start, stop, lanes = threading.Thread.start, threading.Event(), list[threading.Thread]()
 
     def interrupted(thread: threading.Thread) -> None:
@@ -143,7 +143,7 @@ def test_ctrl_c_while_the_lanes_of_a_batch_are_started_waits_for_them_and_starts
     assert [lane.is_alive() for lane in lanes] == [False]
 
 
-def test_a_fault_of_another_database_is_the_targets_own_error(
+def test_an_error_of_another_database_is_charged_to_the_target(
     app: AsyncTask, engine: Engine, write: Write, tmp_path: Path
 ) -> None:
     def read_elsewhere(session: Session) -> None:
@@ -157,7 +157,7 @@ def test_a_fault_of_another_database_is_the_targets_own_error(
 
 
 @pytest.mark.parametrize("change", ["delete", "claim"])
-def test_a_target_that_changes_its_own_row_has_failed_and_its_change_is_undone(
+def test_a_target_that_changes_its_own_row_fails_and_its_change_is_undone(
     app: AsyncTask, engine: Engine, write: Write, change: str
 ) -> None:
     table: Any = Attempt.__table__
@@ -177,7 +177,7 @@ def test_a_target_that_changes_its_own_row_has_failed_and_its_change_is_undone(
     assert row_of(engine, attempt.id).status == Status.FAILED
 
 
-def test_a_process_that_works_no_more_holds_nothing(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_a_process_that_has_ended_its_work_is_no_running_worker(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act)
     will(lambda: calls.append(row_of(engine, attempt.id).claimed_by))
     assert app.perform(attempt.id) == Succeeded(attempt.id)
@@ -186,10 +186,10 @@ def test_a_process_that_works_no_more_holds_nothing(app: AsyncTask, engine: Engi
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_after_an_outage_a_sweep_lets_the_living_beat_before_it_judges(
+def test_after_an_outage_a_sweep_waits_for_heartbeats_before_it_recovers_claims(
     app: AsyncTask, engine: Engine, write: Write, database: Database
 ) -> None:
-    """The living worker is one that beats half a lease after the sweep could connect."""
+    """The worker's heartbeat comes half a lease after the sweep could connect."""
     attempt = write(act_leased)
     elsewhere = create_engine(database.sync_url)
     other = AsyncTask(elsewhere, lease=LEASE)
@@ -208,30 +208,30 @@ def test_after_an_outage_a_sweep_lets_the_living_beat_before_it_judges(
     elsewhere.dispose()
 
 
-def test_the_failure_of_a_call_that_cannot_be_stored_as_it_is_said_in_ascii(
+def test_an_error_text_that_the_database_cannot_store_is_stored_in_ascii(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from async_task.queue import fenced_writes
 
-    written_as_said = fenced_writes.write_outcome
+    write_outcome = fenced_writes.write_outcome
 
-    def refuse_what_is_not_latin(connection: Any, table: Any, claim: Any, decision: Any, failure: Any) -> bool:
+    def refuse_other_characters(connection: Any, table: Any, claim: Any, decision: Any, failure: Any) -> bool:
         if failure is not None:
             failure.summary.encode("latin-1")
-        return written_as_said(connection, table, claim, decision, failure)
+        return write_outcome(connection, table, claim, decision, failure)
 
-    monkeypatch.setattr(fenced_writes, "write_outcome", refuse_what_is_not_latin)
+    monkeypatch.setattr(fenced_writes, "write_outcome", refuse_other_characters)
 
-    def complain() -> None:
+    def fail() -> None:
         raise Broken("price in \N{EURO SIGN}")
 
     attempt = write(act)
-    will(complain)
+    will(fail)
     assert isinstance(app.perform(attempt.id), Retried)
     assert row_of(engine, attempt.id).last_error == "Broken: price in \\u20ac"
 
 
-def test_what_the_users_engine_does_at_each_begin_is_done_for_targets_too(
+def test_listeners_of_the_users_engine_see_the_transactions_of_targets(
     engine: Engine, door: str, async_engine_url: str, write: Write
 ) -> None:
     mine = create_async_engine(async_engine_url) if door == "async" else create_engine(engine.url)

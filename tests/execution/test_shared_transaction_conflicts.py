@@ -1,5 +1,5 @@
-"""A transaction that calls share, and what stands beside it: other transactions that it cannot be serialized with,
-limits, pauses, and coroutines of the same queue."""
+"""A shared transaction and its neighbours: serialization failures, deadlocks, limits, pauses, and coroutines of its
+queue."""
 
 import threading
 from collections import Counter
@@ -33,7 +33,7 @@ def charged(engine: Engine) -> list[Any]:
     return [tuple(one) for one in rows if any(one)]
 
 
-# What cannot be serialized
+# Serialization failures and deadlocks
 
 Fail = Callable[[str, str, int], None]
 FAIL = """
@@ -53,7 +53,7 @@ WHERE = {
 
 @pytest.fixture
 def fail(engine: Engine) -> Iterator[Fail]:
-    """`fail("at the COMMIT", "40001", 1)`: there the third call meets this so many times, whatever is rolled back."""
+    """`fail("at the COMMIT", "40001", 1)`: the third call meets this SQLSTATE there, once, whatever is rolled back."""
 
     def fail(where: str, state: str, times: int) -> None:
         with engine.begin() as connection:
@@ -71,7 +71,7 @@ def fail(engine: Engine) -> Iterator[Fail]:
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("state", ["40001", "40P01"])
 @pytest.mark.parametrize("where", WHERE)
-def test_what_cannot_be_serialized_is_called_again_and_nothing_is_charged_lost_or_doubled(
+def test_after_a_serialization_failure_calls_run_again_and_none_is_charged_lost_or_doubled(
     app: AsyncTask, engine: Engine, fail: Fail, where: str, state: str, times: int
 ) -> None:
     does(lambda session, number: None)
@@ -90,10 +90,8 @@ def test_what_cannot_be_serialized_is_called_again_and_nothing_is_charged_lost_o
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_a_deadlock_over_the_row_of_the_next_call_undoes_all_and_is_charged_to_nobody(
-    app: AsyncTask, engine: Engine
-) -> None:
-    """Somebody has locked the row of the fourth, and wants that of the first."""
+def test_a_deadlock_over_the_row_of_the_next_call_undoes_all_and_charges_none(app: AsyncTask, engine: Engine) -> None:
+    """Another transaction has locked the row of the fourth call, and wants that of the first."""
     is_locked = threading.Event()
 
     def lock(connection: Any, attempt_id: Any) -> None:
@@ -102,9 +100,11 @@ def test_a_deadlock_over_the_row_of_the_next_call_undoes_all_and_is_charged_to_n
 
     def rival() -> None:
         with engine.connect() as connection, connection.begin() as transaction:
-            connection.execute(insert(effects), [{"what": "99"}] * 50)  # MariaDB ends who has written less
+            connection.execute(insert(effects), [{"what": "99"}] * 50)  # MariaDB ends the transaction with fewer writes
             if engine.dialect.name == "postgresql":
-                connection.execute(text("SET LOCAL deadlock_timeout = '30s'"))  # and PostgreSQL who asks first
+                connection.execute(
+                    text("SET LOCAL deadlock_timeout = '30s'")
+                )  # PostgreSQL the one whose timeout is shorter
             lock(connection, ids[3])
             is_locked.set()
             lock(connection, ids[0])
@@ -147,7 +147,7 @@ def rare(registered: None) -> Any:
     return target("test.beside.rare", batch=10, settle_within=1, rate=4)(noted)
 
 
-def test_no_more_share_a_transaction_than_may_run(app: AsyncTask, engine: Engine, few: Any) -> None:
+def test_no_more_calls_share_a_transaction_than_max_running(app: AsyncTask, engine: Engine, few: Any) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))
     ids = numbered(engine, 7, few)
@@ -159,7 +159,7 @@ def test_no_more_share_a_transaction_than_may_run(app: AsyncTask, engine: Engine
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_what_waits_for_its_commit_counts_as_running(app: AsyncTask, engine: Engine, few: Any) -> None:
+def test_a_call_that_waits_for_its_commit_counts_as_running(app: AsyncTask, engine: Engine, few: Any) -> None:
     gate = Gate()
     does(lambda session, number: gate.pass_through() if number == 2 else None)
     numbered(engine, 7, few)
@@ -176,7 +176,7 @@ def test_what_waits_for_its_commit_counts_as_running(app: AsyncTask, engine: Eng
     assert written(engine) == [*range(7)]
 
 
-def test_no_more_share_a_transaction_than_its_rate_lets_start(app: AsyncTask, engine: Engine, rare: Any) -> None:
+def test_no_more_calls_share_a_transaction_than_the_rate_allows(app: AsyncTask, engine: Engine, rare: Any) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))
     numbered(engine, 6, rare)
@@ -188,10 +188,10 @@ def test_no_more_share_a_transaction_than_its_rate_lets_start(app: AsyncTask, en
 
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("has_its_own_queue", [True, False])
-def test_a_pause_lets_what_is_begun_end_and_nothing_further_begin(
+def test_a_pause_lets_running_calls_end_and_starts_no_others(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, few: Any, has_its_own_queue: bool
 ) -> None:
-    """Of a target that has a queue of its own, and of one that shares it with others."""
+    """For a target that has a queue of its own, and for one that shares it with others."""
     called = few if has_its_own_queue else act_shared
     gate = Gate()
     does(lambda session, number: gate.pass_through() if number == 2 else None)
@@ -203,12 +203,12 @@ def test_a_pause_lets_what_is_begun_end_and_nothing_further_begin(
         gate.await_call()
         assert person.pause(target=called)
         known = len(looks) + 2
-        await_(lambda: len(looks) >= known, "the worker has heard of it")
+        await_(lambda: len(looks) >= known, "the worker has seen it")
         later = numbered(engine, 3, called)
         gate.opened.set()
-        await_(lambda: all(row_of(engine, one).status is Status.SUCCEEDED for one in first), "it ends")
+        await_(lambda: all(row_of(engine, one).status is Status.SUCCEEDED for one in first), "they end")
         make(engine, outbox.Client, method_name="ping")
-        await_(lambda: counted(engine) == {"succeeded": 4, "pending": 3}, "others go on")
+        await_(lambda: counted(engine) == {"succeeded": 4, "pending": 3}, "other targets run")
         assert {(row_of(engine, one).num_attempts, row_of(engine, one).claim_id) for one in later} == {(0, None)}
         assert [one for one in calls if isinstance(one, int)] == [0, 1, 2]
         assert person.resume(target=called)
@@ -218,8 +218,8 @@ def test_a_pause_lets_what_is_begun_end_and_nothing_further_begin(
 
 
 @pytest.mark.parametrize("door", ["async"])
-def test_coroutines_with_a_session_of_the_same_queue_are_written_beside_it(app: AsyncTask, engine: Engine) -> None:
-    """Each by itself: neither waits for the other, nor is undone with it."""
+def test_coroutines_with_a_session_are_committed_by_themselves_beside_it(app: AsyncTask, engine: Engine) -> None:
+    """Neither waits for the other, nor is undone with it."""
     roots: list[Any] = []
 
     def act(session: Session, number: int) -> None:
