@@ -141,6 +141,13 @@ def lost_claims(table: Table) -> Statement:
     return select(*columns(table)).where(is_pending(table), table.c.claim_id.is_not(None), *lost)
 
 
+@lru_cache(maxsize=64)
+def claims_of(table: Table) -> Statement:
+    """All claims of `a_worker`; found in the index of live claims."""
+    claimed = (is_pending(table), table.c.lease_until.is_not(None), table.c.claimed_by == bindparam("a_worker"))
+    return select(*columns(table)).where(*claimed)
+
+
 QUEUE, PAUSED, LIMITED, UNKNOWN = "queue", "paused", "limited", "unknown"
 KINDS = ARRIVALS, SUSPECTS, ORPHANS, OVERDUE = "arrivals", "suspects", "orphans", "overdue"
 
