@@ -108,6 +108,13 @@ def lost_claims(table: Table) -> Statement:
     return select(*columns(table)).where(*predicates.is_lost_claim(table, bindparam("a_worker")))
 
 
+@lru_cache(maxsize=64)
+def claims_of(table: Table) -> Statement:
+    """All claims of `a_worker`; found in the index of live claims."""
+    claimed = (is_pending(table), table.c.lease_until.is_not(None), table.c.claimed_by == bindparam("a_worker"))
+    return select(*columns(table)).where(*claimed)
+
+
 def _nearest_due(table: Table, shape: Shape) -> Select[Any]:
     """One lateral probe for each priority, most urgent first: no sort, and no walk over rows that are not due.
 

@@ -63,6 +63,12 @@ def lost_claims(engine: Engine, table: Table, worker: str) -> list[Claim]:
         return _claims(connection.execute(claim_statements.lost_claims(table), {"a_worker": worker}).all())
 
 
+def claims_of(engine: Engine, table: Table, worker: str) -> list[Claim]:
+    """All claims of this worker."""
+    with engine.begin() as connection:
+        return _claims(connection.execute(claim_statements.claims_of(table), {"a_worker": worker}).all())
+
+
 def _claim_due(connection: Connection, table: Table, request: ClaimRequest, *, commits: bool) -> list[Claim]:
     shape, wanted = Shape.of(request), _wanted(request)
     given = {"a_claim": request.claim_id, "a_worker": request.worker}

@@ -1,6 +1,7 @@
 """What the lanes of a batch have to do: what was due when it began, once, within what it was asked for."""
 
 import datetime as dt
+import logging
 import threading
 import time
 import uuid
@@ -8,8 +9,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
 from async_task.database.dialects import locks_neighbours
+from async_task.database.driver_errors import transient_error
 from async_task.database.lanes import Lane
+from async_task.database.transactions import retry_transient
+from async_task.error_text import describe
 from async_task.outcomes import Outcome
 from async_task.queue import backlog
 from async_task.queue.backlog import Scope
@@ -20,10 +27,13 @@ from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
 from async_task.worker.workload import PerformClaim, Workload
 
+logger = logging.getLogger("async_task")
 LIMIT_PATIENCE = 10.0
 """Seconds for which a batch waits for a limit that lets nothing start."""
 MOST_MISSES = 50
 """How often a queue may seem empty while something in it is due: then somebody has it locked for long."""
+MOST_FAILURES = 50
+"""How often threads of one batch may fail because of the database."""
 PAUSE_AFTER_A_MISS = 0.02
 LONGEST_PAUSE = 0.2
 """Seconds until a limited queue is claimed from again."""
@@ -54,7 +64,8 @@ class BatchStart:
 
 
 class BatchWorkload(Workload):
-    """Everything that was due when the batch began. An error of a thread ends the batch: `failure`."""
+    """Everything that was due when the batch began. What a thread raises ends the batch (`failure`), but for errors of
+    the database."""
 
     def __init__(
         self,
@@ -75,6 +86,7 @@ class BatchWorkload(Workload):
         self._last_start: dict[str, float] = {}
         self._given_up: set[str] = set()
         self._misses: Counter[str] = Counter()
+        self._num_failures = 0
         self._telling = threading.Lock()
         self._due: int | None = None
         self.failure: BaseException | None = None
@@ -94,8 +106,18 @@ class BatchWorkload(Workload):
         """Whether as many have been started as the limit allows."""
         return self._options.limit is not None and self._num_started >= self._options.limit
 
-    def note_failure(self, error: BaseException) -> None:
-        self.failure = self.failure or error
+    def note_failure(self, error: BaseException, queue: str | None = None) -> None:
+        """After an error of the database the queue is requested again: if that stays away, the next claim fails, which
+        is patient. Any other error ends the batch."""
+        is_transient = isinstance(error, (OperationalError, PoolTimeout)) or transient_error(error) is not None
+        with self._guard:
+            self._num_failures += 1
+            is_passing = is_transient and queue is not None and self._num_failures <= MOST_FAILURES
+        if self.failure is None and queue is not None and is_passing:
+            logger.warning("a thread of the batch failed and restarts: %s", describe(error).summary)
+            self.round_robin.request(queue)
+        else:
+            self.failure = self.failure or error
 
     # Claiming.
 
@@ -108,6 +130,9 @@ class BatchWorkload(Workload):
         claims: list[Claim] = []
         try:
             claims = super().claim(lane, queue, granted, besides=besides, suspects=suspects)
+        except BaseException as error:
+            self.failure = self.failure or error
+            raise
         finally:
             self._settle_reservation(queue, granted, claims)
         if not claims and locks_neighbours(lane.engine.dialect):
@@ -117,7 +142,7 @@ class BatchWorkload(Workload):
     def is_due(self, lane: Lane, queue: str, *, suspects: bool) -> bool:
         """Whether anything in this queue is left to the batch; locked rows count. Inside of `lane.run`."""
         where = (lane.engine, self.runtime.table, [queue], self._start.began, self._options.scope.targets)
-        return bool(backlog.with_due(*where, suspects=suspects))
+        return bool(retry_transient(lambda: backlog.with_due(*where, suspects=suspects)))
 
     def may_come_again(self, queue: str) -> bool:
         """Whether a queue may be claimed from again that seemed empty while something in it is due; counts that."""

@@ -74,8 +74,8 @@ class LaneLoop:
                 num_failed = 0
             except BaseException as error:  # SystemExit too would end the thread, and leave its queues unserved
                 num_failed += 1
-                self._workload.note_failure(error)
                 lane.run(lane.drop_connection)
+                self._workload.note_failure(error, queue)
                 time.sleep(min(0.1 * num_failed, LONGEST_PAUSE))
             finally:
                 self._round_robin.put_back(queue, number)

@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from typing import Any, TypeVar
 
 from async_task.database.lanes import Lane
 from async_task.database.transactions import retry_transient
-from async_task.queue import backlog, limits, ordering, pauses
+from async_task.error_text import describe
+from async_task.queue import backlog, fenced_writes, fetch, limits, ordering, pauses
+from async_task.queue.claim import Claim
 from async_task.queue.sweep import sweep
 from async_task.worker.batch_report import BatchReport
 from async_task.worker.batch_workload import PAUSE_AFTER_A_MISS, BatchOptions, BatchStart, BatchWorkload
@@ -23,6 +26,7 @@ from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
 from async_task.worker.workload import PerformClaim
 
+logger = logging.getLogger("async_task")
 T = TypeVar("T")
 LONGEST_WAIT = 0.5
 """Seconds after which it is checked again whether the batch is to end."""
@@ -92,6 +96,10 @@ class _Batch:
             raise
         finally:
             pool.close()
+        try:
+            self._release(self._lost_claims())
+        except Exception as error:  # the database is away: whatever ends the batch now says so
+            logger.warning("claims of a batch may wait for their lease: %s", describe(error).summary)
 
     # What is due.
 
@@ -104,9 +112,24 @@ class _Batch:
                 continue
             # Only the table knows: a coroutine may have ended a moment ago, a key have been released into any queue.
             claimed_before = self._round_robin.num_claimed
-            is_done = not self._request_what_is_left()
-            if is_done and self._round_robin.is_idle and self._round_robin.num_claimed == claimed_before:
+            lost = self._lost_claims()
+            if self._has_stayed_idle(claimed_before):
+                self._release(lost)
+            if not self._request_what_is_left() and self._has_stayed_idle(claimed_before):
                 return
+
+    def _has_stayed_idle(self, claimed_before: int) -> bool:
+        return self._round_robin.is_idle and self._round_robin.num_claimed == claimed_before
+
+    def _lost_claims(self) -> list[Claim]:
+        """While all is idle: claims that no thread knows, as the database failed when they were to be released."""
+        claims = self._ask(fetch.claims_of, self._runtime.worker)
+        return [claim for claim in claims if not self._runtime.heartbeat.tracks(claim.id)]
+
+    def _release(self, claims: list[Claim]) -> None:
+        if claims:
+            logger.warning("a batch releases %d lost claims", len(claims))
+            self._ask(fenced_writes.release_abandoned, claims)
 
     def _request_what_is_left(self) -> bool:
         """Whether anything was left, in a queue in which not too often nothing was found."""

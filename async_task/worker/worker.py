@@ -146,7 +146,7 @@ class _WorkerWorkload(Workload):
     def is_over(self) -> bool:
         return self._worker.is_stopping
 
-    def note_failure(self, error: BaseException) -> None:
+    def note_failure(self, error: BaseException, queue: str | None = None) -> None:
         # A poll requests the queue again; a sweep releases what was claimed.
         logger.error("worker %s: a thread failed and restarts: %s", self.runtime.worker, describe(error).summary)
 

@@ -49,8 +49,8 @@ class Workload(ABC):
         """Whether nothing further is to be started."""
 
     @abstractmethod
-    def note_failure(self, error: BaseException) -> None:
-        """A worker thread failed at something that is nobody's call."""
+    def note_failure(self, error: BaseException, queue: str | None = None) -> None:
+        """A worker thread failed, with `queue`, at something that is not charged to any call."""
 
     # Claiming.
 

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, func, select, update
+from sqlalchemy.exc import OperationalError
 
 from async_task import AsyncTask, Attempt, AttemptJob, BatchReport, Status, target
 from async_task.database.lanes import Lane
+from async_task.execution.batch_executor import BatchExecutor
 from async_task.outcomes import Outcome
 from async_task.queue import fetch
 from async_task.queue.claim import Claim
-from async_task.worker import batch_workload, run_batch
+from async_task.worker import batch_workload, lane_loop, run_batch
 from async_task.worker.claimer import Claimer
 from clockwork import row_of
 from databases import Database
@@ -222,6 +224,41 @@ def test_a_job_of_the_users_own_that_raises_ends_the_batch_and_charges_nothing(
         charged = (TABLE.c.num_errors + TABLE.c.num_crashes > 0, TABLE.c.num_attempts > 1)
         assert not connection.scalars(select(TABLE.c.id).where(charged[0] | charged[1])).all()
     app.close()
+
+
+# Errors of the database
+
+
+@sync_only
+@pytest.mark.parametrize("can_release", [True, False])
+def test_an_error_of_the_database_in_a_thread_ends_no_batch_and_leaves_no_claim(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, can_release: bool
+) -> None:
+    raised: list[BatchExecutor] = []
+    perform = BatchExecutor.perform
+
+    def fail_once(self: BatchExecutor) -> None:
+        if raised:
+            return perform(self)
+        raised.append(self)
+        raise OperationalError("LOCK", {}, Exception("the connection is lost"))
+
+    def refuse(*given: Any, **more: Any) -> None:
+        raise OperationalError("UPDATE", {}, Exception("the connection is lost"))
+
+    monkeypatch.setattr(BatchExecutor, "perform", fail_once)
+    if not can_release:
+        for name in ("release_claims", "release_abandoned"):
+            monkeypatch.setattr(lane_loop, name, refuse)
+    make(engine, Client, 20, method_name="ping")
+    succeeded = app.run_batch(concurrency=1).succeeded
+    assert raised
+    assert succeeded == (20 if can_release else 19)  # of what is found claimed it is unknown whether it was started
+    assert claimed(engine) == 0
+    monkeypatch.undo()
+    assert app.run_batch().succeeded == 20 - succeeded
+    with engine.connect() as connection:
+        assert not connection.scalar(select(func.sum(TABLE.c.num_crashes + TABLE.c.num_errors)))
 
 
 # Progress
