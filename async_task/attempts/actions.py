@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement, Table, insert, inspect, or_, select, updat
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
-from async_task.database.clock import MYSQL, statement_now
-from async_task.database.dialects import locks_rows
+from async_task.database.clock import statement_now
+from async_task.database.dialects import locks_rows, reads_snapshots
 from async_task.database.sessions import sync_session
 from async_task.error_text import storable
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
@@ -118,8 +118,7 @@ def _standing(session: Session, table: Table, attempt_id: Any) -> Any:
     columns = (table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at)
     look = select(*columns).where(table.c.id == attempt_id)
     row = None
-    if session.connection(bind_arguments={"clause": table}).dialect.name in MYSQL:
-        # What a plain look sees there may be as old as the caller's transaction.
+    if reads_snapshots(session.connection(bind_arguments={"clause": table}).dialect):
         row = session.execute(look.with_for_update(skip_locked=True)).first()
     return row or session.execute(look).first()
 

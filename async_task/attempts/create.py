@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Table, inspect, select
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Mapper, Session
 
 from async_task.arguments.encoding import encode
 from async_task.attempts.ambient import ambient_session, hold
-from async_task.database.clock import MYSQL, clock_now
-from async_task.database.dialects import numbered
+from async_task.database.clock import clock_now
+from async_task.database.dialects import insert_into, numbered, skips_conflicts
 from async_task.database.sessions import blocking_session, sync_session
 from async_task.encryption.encryptors import Encryptor, NullEncryptor, context_of, encryptor_named, remember, seal
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
@@ -207,16 +206,16 @@ def _insert_unless_there(own: Session, mapper: Mapper[Any], table: Table, made: 
         return there
     values = made.numbered(table).stamped(from_now).given_values | discriminator(mapper)
     connection = own.connection(bind_arguments={"mapper": mapper})
-    if connection.dialect.name in MYSQL:
-        # ON DUPLICATE KEY waits for whoever performs the row; a plain look does not.
+    insert = insert_into(connection.dialect, table).values(values)
+    if not skips_conflicts(connection.dialect):
+        # The INSERT waits for whoever performs the row; this plain read does not.
         if (there := own.scalars(find).first()) is not None:
             return there
-        connection.execute(mysql.insert(table).values(values).on_duplicate_key_update(id=table.c.id))
+        connection.execute(insert.on_duplicate_key_update(id=table.c.id))
         return own.scalars(find.with_for_update(read=True)).one()
-    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    unless_there = insert(table).values(values).on_conflict_do_nothing(
+    unless_there = insert.on_conflict_do_nothing(
         index_elements=token, index_where=table.c.idempotence_token.is_not(None)
-    )  # fmt: skip
+    )
     for _ in range(3):  # the winner may be pruned between our insert and our look
         connection.execute(unless_there)
         if (there := own.scalars(find).first()) is not None:
