@@ -12,6 +12,8 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from async_task.attempts.attempt import Attempt, BaseAttempt
+from async_task.attempts.browse import Attempts
+from async_task.attempts.pages import clock_of
 from async_task.database.engines import Database, Source
 from async_task.database.lanes import Lane, has_loop_running, open_lane
 from async_task.encryption.encryptors import Encryptor, remember
@@ -113,6 +115,11 @@ class AsyncTask:
     def lease(self) -> dt.timedelta:
         """For how long a claim is believed without a lock."""
         return self._lease
+
+    @property
+    def attempts(self) -> Attempts:
+        """Reads attempts: `app.attempts.list(status="failed")`, `.get(id)`, `.events(id)`, `.counts()`, ..."""
+        return Attempts(self._model, self._read_checked)
 
     def run_batch(
         self,
@@ -322,14 +329,24 @@ class AsyncTask:
         """Close the connections that wait in a pool made here, from a URL; a later verb opens others."""
         self._source.close()
 
-    def read(self, work: Callable[[Any], T]) -> T:
-        """`work(session)` in a transaction of its own, on either kind of engine: for programs that look at rows."""
+    def now(self) -> dt.datetime:
+        """The database's clock, by which everything is due and expires. Raises as `run_batch`."""
+        return self._read("now", clock_of)
 
+    def read(self, work: Callable[[Any], T]) -> T:
+        """`work(session)` in a transaction of its own, on either kind of engine: for programs that read rows."""
+        return self._read("read", work)
+
+    def _read(self, verb: str, work: Callable[[Session], T]) -> T:
         def in_session(engine: Engine) -> T:
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 return work(session)
 
-        return self._run("read", in_session)
+        return self._run(verb, in_session)
+
+    def _read_checked(self, verb: str, work: Callable[[Session], T]) -> T:
+        self._check_once(verb)
+        return self._read(verb, work)
 
     def write(self, work: Callable[[Any], T]) -> T:
         """`work(session)` in a transaction of its own, which commits when it returns: for programs that use the verbs

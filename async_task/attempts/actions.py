@@ -123,14 +123,23 @@ def _standing(session: Session, table: Table, attempt_id: Any) -> Any:
     return row or session.execute(look).first()
 
 
+def refusal(
+    verb: str, attempt_id: Any, status: Status, claimed_by: str | None, attempted_at: dt.datetime | None
+) -> str | None:
+    """Why `verb` is not legal for an attempt in `status` that is claimed by `claimed_by` (None: by no worker); None
+    where it is legal."""
+    legal = LEGAL.get(verb, PENDING)
+    if status not in legal:
+        return f"{verb}: attempt {attempt_id} is {status}, and must be {' or '.join(sorted(legal))}"
+    if claimed_by is not None:
+        since = "" if attempted_at is None else f" since {attempted_at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{verb}: attempt {attempt_id} is being performed by {claimed_by}{since}"
+    return None
+
+
 def _why_not(session: Session, table: Table, attempt_id: Any, verb: str) -> str:
     row = _standing(session, table, attempt_id)
     if row is None:
         return f"{verb}: there is no attempt {attempt_id}"
-    legal = LEGAL.get(verb, PENDING)
-    if row.status not in legal:
-        return f"{verb}: attempt {attempt_id} is {row.status}, and must be {' or '.join(sorted(legal))}"
-    if row.claim_id is not None:
-        since = f"{row.attempted_at:%Y-%m-%d %H:%M:%S} UTC"
-        return f"{verb}: attempt {attempt_id} is being performed by {row.claimed_by} since {since}"
-    return f"{verb}: attempt {attempt_id} is being changed by another transaction at this moment; try again"
+    is_changing = f"{verb}: attempt {attempt_id} is being changed by another transaction at this moment; try again"
+    return refusal(verb, attempt_id, row.status, row.claimed_by, row.attempted_at) or is_changing
