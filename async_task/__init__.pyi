@@ -6,6 +6,7 @@ from async_task.attempts.attempt import Attempt as Attempt
 from async_task.attempts.attempt import BaseAttempt as BaseAttempt
 from async_task.attempts.attempt import metadata as metadata
 from async_task.attempts.browse import Attempts as Attempts
+from async_task.attempts.call_problems import CallProblem as CallProblem
 from async_task.attempts.depths import Depths as Depths
 from async_task.attempts.depths import QueueDepth as QueueDepth
 from async_task.attempts.depths import TargetDepth as TargetDepth
@@ -15,7 +16,10 @@ from async_task.attempts.failures import FailureReport as FailureReport
 from async_task.attempts.info import AttemptInfo as AttemptInfo
 from async_task.attempts.pages import AttemptPage as AttemptPage
 from async_task.attempts.pages import StatusCounts as StatusCounts
+from async_task.attempts.parsed_call import ParsedCall as ParsedCall
+from async_task.attempts.parsed_call import parse_call as parse_call
 from async_task.attempts.shown_arguments import ShownArguments as ShownArguments
+from async_task.database.driver_errors import is_unavailable as is_unavailable
 from async_task.encryption.ciphers import AesGcmEncryptor as AesGcmEncryptor
 from async_task.encryption.ciphers import FernetEncryptor as FernetEncryptor
 from async_task.encryption.conformance import check_encryptor as check_encryptor
