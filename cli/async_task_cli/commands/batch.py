@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from async_task import AsyncTask, BatchPreview, BatchReport
-from async_task.queue.backlog import MOST_COUNTED
+from async_task import MOST_COUNTED, AsyncTask, BatchPreview, BatchReport
 from async_task_cli.application import existing
 from async_task_cli.faults import NO_TIME_LEFT, SOME_FAILED
 from async_task_cli.fields import as_json_value

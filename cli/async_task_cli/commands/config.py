@@ -11,9 +11,6 @@ import click
 from rich.text import Text
 
 from async_task import AsyncTask
-from async_task.encryption.encryptors import encryptor_names
-from async_task.schema.tables import table_of
-from async_task.targets.registry import registered_targets
 from async_task_cli.actor import named_actor, problem_of
 from async_task_cli.application import find_app, named_app, named_database, project_file
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
@@ -66,11 +63,11 @@ def _of(app: AsyncTask, wanted: Wanted) -> Iterator[tuple[str, Setting]]:
     url, model = named_database(wanted), app.model
     yield "database", Setting(app.address, source if url is None or source != DEFAULT else url.place)
     yield "model", Setting(f"{model.__module__}:{model.__qualname__}", source)
-    yield "table", Setting(table_of(model).fullname, source)
+    yield "table", Setting(app.table_name, source)
     yield "lease_seconds", Setting(app.lease.total_seconds(), source)
     yield "concurrency", Setting(CONCURRENCY, DEFAULT)
-    yield "encryptors", Setting(encryptor_names(), HERE)
-    yield "targets", Setting([one.name for one in registered_targets()], HERE)
+    yield "encryptors", Setting(app.encryptor_names, HERE)
+    yield "targets", Setting(app.target_names, HERE)
 
 
 def _print(settings: dict[str, Setting], *, is_json: bool) -> None:

@@ -7,14 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
-from async_task import BaseAttempt, InvalidArguments, UnknownTarget
-from async_task.attempts.create import named_draft
-from async_task.database.clock import statement_now
-from async_task.errors import near
-from async_task.targets.registry import CALL, Method, registered_targets, target_named
+from async_task import BaseAttempt, InvalidArguments, UnknownTarget, parse_call
 from async_task_cli.application import existing
 from async_task_cli.faults import CONFIGURATION, USAGE, Refusal
 from async_task_cli.fields import as_json_value
@@ -61,41 +55,24 @@ def enqueue(
     _refuse_two("--expires-at", expires_at, "--expires-in", expires_in)
     text = _text_of(args)
     with existing(wanted) as app:
-        method = _method(call)
-        now: dt.datetime = app.read(lambda session: session.scalar(select(statement_now())))
+        now = app.now()
         given = {
-            **options, "target": method.target.name, "method_name": method.name, "idempotence_token": token,
+            **options, "idempotence_token": token,
             "scheduled_at": at if after is None else now + after,
             "expires_at": expires_at if expires_in is None else now + expires_in,
         }  # fmt: skip
         try:
-            given["method_args"] = method.signature.read(text)
-            told = _foreseen(given) if is_dry else app.write(lambda session: _write(session, app.model, given, now))
+            given |= parse_call(call, text)
+            work = _foreseen if is_dry else _write
+            result: dict[str, Any] = app.write(lambda session: work(session, app.model, given, now))
+        except UnknownTarget as error:
+            raise Refusal(f"{error}: name its --app or --module", CONFIGURATION) from None
         except InvalidArguments as error:
             words = str(error)
         else:
-            _print(told, is_json=is_json)
+            _print(result, is_json=is_json)
             return
     raise Refusal(words, USAGE)  # outside of the handler: what it handles may hold the arguments
-
-
-def _method(call: str) -> Method:
-    """What is to be called. Raises UnknownMethod, and Refusal for an unknown target, with the nearest one."""
-    try:
-        return target_named(call).method(None)
-    except UnknownTarget:
-        target, _, method = call.rpartition(".")
-    try:
-        return target_named(target).method(method)
-    except UnknownTarget:
-        raise Refusal(
-            f"no target is registered as {call!r}{near(call, _calls())}: name its --app or --module", CONFIGURATION
-        ) from None
-
-
-def _calls() -> list[str]:
-    found = [(one.name, name) for one in registered_targets() for name in one.own_callables()]
-    return [name if method == CALL else f"{name}.{method}" for name, method in found]
 
 
 def _text_of(args: str) -> str:
@@ -115,39 +92,39 @@ def _refuse_two(name: str, one: object, other_name: str, other: object) -> None:
         raise click.UsageError(f"{name} or {other_name}: not both")
 
 
-def _write(session: Session, model: type[BaseAttempt], given: dict[str, Any], now: dt.datetime) -> dict[str, Any]:
+RESULT = ("id", "status", "target", "method_name", "queue", "priority", "due_at", "expires_at")
+
+
+def _write(session: Any, model: type[BaseAttempt], given: dict[str, Any], now: dt.datetime) -> dict[str, Any]:
     if given["idempotence_token"] is not None:
         attempt = model.ensure(session, **given)
     else:
         attempt = model.create(session=session, **given)
         session.flush()
     session.refresh(attempt)
-    return _told(attempt, created=attempt.created_at >= now, dry_run=False)
+    return {**{name: getattr(attempt, name) for name in RESULT}, "created": attempt.created_at >= now, "dry_run": False}
 
 
-def _foreseen(given: dict[str, Any]) -> dict[str, Any]:
-    values = {"due_at": None, **named_draft("enqueue", given).values, "id": None}
-    return {**{name: values[name] for name in TOLD}, "created": False, "dry_run": True}
+def _foreseen(session: Any, model: type[BaseAttempt], given: dict[str, Any], _now: dt.datetime) -> dict[str, Any]:
+    attempt = model.create(session=session, **given)
+    session.rollback()  # before anything is flushed
+    at = {"due_at": given["scheduled_at"], "expires_at": given["expires_at"], "id": None}
+    facts = {name: at[name] if name in at else getattr(attempt, name) for name in RESULT}
+    return {**facts, "created": False, "dry_run": True}
 
 
-TOLD = ("id", "status", "target", "method_name", "queue", "priority", "due_at", "expires_at")
-
-
-def _told(attempt: BaseAttempt, **more: Any) -> dict[str, Any]:
-    return {**{name: getattr(attempt, name) for name in TOLD}, **more}
-
-
-def _print(told: dict[str, Any], *, is_json: bool) -> None:
+def _print(result: dict[str, Any], *, is_json: bool) -> None:
     if is_json:
-        click.echo(json.dumps({name: as_json_value(value) for name, value in told.items()}))
-    elif told["dry_run"]:
-        due = "at once" if told["due_at"] is None else moment(told["due_at"])
-        say(f"Would write down {_call(told)}, due {due}, queue {told['queue']}, priority {told['priority']}.")
+        click.echo(json.dumps({name: as_json_value(value) for name, value in result.items()}))
+    elif result["dry_run"]:
+        due = "at once" if result["due_at"] is None else moment(result["due_at"])
+        say(f"Would write down {_call(result)}, due {due}, queue {result['queue']}, priority {result['priority']}.")
     else:
-        click.echo(str(told["id"]))
-        if not told["created"]:
-            say(f"It was there before, and is {told['status']}.")
+        click.echo(str(result["id"]))
+        if not result["created"]:
+            say(f"It was there before, and is {result['status']}.")
 
 
-def _call(told: dict[str, Any]) -> str:
-    return told["target"] if told["method_name"] == CALL else f"{told['target']}.{told['method_name']}"
+def _call(result: dict[str, Any]) -> str:
+    target, method = result["target"], result["method_name"]
+    return str(target) if method == "__call__" else f"{target}.{method}"

@@ -9,12 +9,11 @@ from sqlalchemy import make_url
 from sqlalchemy.orm import DeclarativeBase
 
 from async_task import Attempt, BaseAttempt
-from async_task.schema.tables import table_of
-from async_task.schema.versions import tables_of
 from async_task_cli.application import find_app, find_model
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.migrations.body import installing
 from async_task_cli.migrations.execution import as_sql
+from async_task_cli.migrations.schema import table_of, tables_of
 from async_task_cli.migrations.writing import Writing, brief, metadata_lines, metadata_lines_of, writing
 from async_task_cli.options import SETTINGS, Wanted, reaching
 from async_task_cli.scaffold import Planned, Wish, plan, write

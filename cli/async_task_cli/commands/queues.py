@@ -6,8 +6,7 @@ import json
 import click
 from rich.text import Text
 
-from async_task import QueueState
-from async_task.schema.audit import acting
+from async_task import QueueState, acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.fields import as_json_value

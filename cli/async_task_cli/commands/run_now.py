@@ -22,8 +22,8 @@ from async_task import (
     Status,
     Succeeded,
     Superseded,
+    acting,
 )
-from async_task.schema.audit import acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.changes import Change, Verb, changed, foreseen, report, status_of

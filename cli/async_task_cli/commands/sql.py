@@ -2,11 +2,10 @@
 
 import click
 
-from async_task.schema.tables import SCHEMA_VERSION, table_of
-from async_task.schema.versions import tables_of
 from async_task_cli.application import find_model
 from async_task_cli.migrations.body import FIRST_VERSION, installing, upgrading
 from async_task_cli.migrations.execution import DIALECTS, as_sql
+from async_task_cli.migrations.schema import SCHEMA_VERSION, table_of, tables_of
 from async_task_cli.options import SETTINGS, Wanted, reaching
 
 dialect = click.option(

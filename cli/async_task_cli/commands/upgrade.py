@@ -6,11 +6,11 @@ import click
 from sqlalchemy import make_url
 
 from async_task import AsyncTask, BaseAttempt
-from async_task.schema.tables import SCHEMA_VERSION, table_of
 from async_task_cli.application import find_app, find_model, refuse_missing_file
 from async_task_cli.faults import CONFIGURATION, Refusal
 from async_task_cli.migrations.body import Body, upgrading
 from async_task_cli.migrations.execution import as_sql, carry_out
+from async_task_cli.migrations.schema import SCHEMA_VERSION, table_of
 from async_task_cli.migrations.writing import Writing, writing
 from async_task_cli.options import SETTINGS, Wanted, reaching
 from async_task_cli.terminal import say

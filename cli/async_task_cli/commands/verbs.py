@@ -5,11 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from sqlalchemy import select
 
-from async_task import AsyncTask, Status
-from async_task.database.clock import statement_now
-from async_task.schema.audit import acting
+from async_task import AsyncTask, Status, acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.changes import Verb, each, report
@@ -58,7 +55,8 @@ def reschedule(
         raise click.UsageError("say when: --at INSTANT or --in DURATION")
 
     def verb(app: AsyncTask) -> Verb:
-        due = at if at is not None else _from_now(app, delay)
+        due = app.now() + delay if delay is not None else at
+        assert due is not None
         return Verb(
             "reschedule", "reschedule", Status.PENDING, f"pending, due {moment(due)}", {"at": due, "reason": reason}
         )
@@ -110,9 +108,3 @@ def _change(
         ids = chosen.found(app, verb.word, states)
         changes = each(app, verb, ids, is_dry=chosen.is_dry)
         return report(verb.word, changes, is_dry=chosen.is_dry, is_json=is_json)
-
-
-def _from_now(app: AsyncTask, delay: dt.timedelta | None) -> dt.datetime:
-    assert delay is not None
-    now: dt.datetime = app.read(lambda session: session.scalar(select(statement_now())))
-    return now + delay
