@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: most commands end at once; one that has calls in hand finishes those first."""
+"""SIGINT and SIGTERM: most commands end at once; one with running calls finishes those first."""
 
 import contextlib
 import os
@@ -20,13 +20,13 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises Terminated, so that what was opened is closed; SIGINT raises KeyboardInterrupt anyway."""
+    """SIGTERM raises Terminated, so that open connections are closed; SIGINT raises KeyboardInterrupt anyway."""
     with _handling({signal.SIGTERM: _terminate}):
         yield
 
 
 class Stop:
-    """For a command with calls in hand. At the first signal `event` is set; the second ends the process at once.
+    """For a command with running calls. The first signal sets `event`; the second one ends the process at once.
 
     `exit_code`: 130 or 143 after a signal, None without one.
     """
@@ -43,8 +43,8 @@ class Stop:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.event.is_set():
-            _write(on_terminal=_SHOW_CURSOR)  # a bar that is being drawn has hidden it
-            # Threads that are in a call cannot be ended in any other way.
+            _write(on_terminal=_SHOW_CURSOR)  # a progress bar has hidden it
+            # A thread in a call cannot be ended in any other way.
             os._exit(128 + number)
         self.exit_code = 128 + number
         self.event.set()
@@ -52,14 +52,14 @@ class Stop:
 
 
 class Leave:
-    """For a command that performs until it is stopped. Each of the first two signals calls `stop()`, which finishes
-    what is in hand, and then abandons it; the third ends the process at once. `spell(words)`: the line that tells it.
-    `is_patient`: every signal is a first one, because somebody else says when to abandon.
+    """For a command that performs until it is stopped. Each of the first two signals calls `stop()`, which first
+    finishes running calls, and then abandons them; the third one ends the process at once. `spell(words)`: the line
+    that is printed. `is_patient`: every signal counts as the first one, because another process says when to abandon.
 
     `exit_code`: 130 or 143 after a signal, None without one.
     """
 
-    WORDS = "stopping: what is in hand is being finished; a second signal abandons it", "abandoning what is in hand"
+    WORDS = "stopping: finishing running calls; a second signal abandons them", "abandoning running calls"
 
     def __init__(self, stop: Callable[[], object], spell: Callable[[str], str], *, is_patient: bool = False) -> None:
         self.exit_code: int | None = None
@@ -84,7 +84,8 @@ class Leave:
 
 
 def _write(words: str = "", *, on_terminal: str) -> None:
-    """To standard error, `on_terminal` before it. Not through sys.stderr: it may be in the middle of a write."""
+    """Write to standard error, on a terminal with `on_terminal` before. Not through sys.stderr, which may be in the
+    middle of a write."""
     with contextlib.suppress(OSError):
         stderr = sys.__stderr__.fileno() if sys.__stderr__ else 2
         os.write(stderr, f"{on_terminal if os.isatty(stderr) else ''}{words}".encode())

@@ -1,4 +1,4 @@
-"""`async-task config`: what is configured, and where each value comes from."""
+"""`async-task config`: each setting, and where it comes from."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ CONCURRENCY = inspect.signature(AsyncTask.run_batch).parameters["concurrency"].d
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """One value and where it comes from; both None where nothing was said. `problem`: why it cannot be used."""
+    """One value and where it comes from; both None where it is not set. `problem`: why it cannot be used."""
 
     value: Any
     source: str | None
@@ -33,11 +33,12 @@ class Setting:
 @as_json
 @reaching
 def config(wanted: Wanted, is_json: bool) -> None:
-    """Say what is configured, and where each value comes from: an option, the environment, a file, the application, or
-    a default. The database is not asked, and no password is shown.
+    """Show what is configured, and where each value comes from: an option, the environment, a file, the application,
+    or a default. Does not connect to the database, and shows no password.
 
-    Where the application cannot be found, what is known is printed, and the command ends as all others do.
-    --json: one object, with value, source and problem (null, or why the value cannot be used) by name.
+    Where the application cannot be loaded, the other settings are printed, and the command ends as all others do.
+
+    --json writes one object, with value, source and problem (null, or why the value cannot be used) by name.
     """
     settings = dict(_said(wanted))
     try:
@@ -58,7 +59,7 @@ def _said(wanted: Wanted) -> Iterator[tuple[str, Setting]]:
 
 
 def _of(app: AsyncTask, wanted: Wanted) -> Iterator[tuple[str, Setting]]:
-    """What the application brings, or the defaults of a bare database."""
+    """The settings of the application, or the defaults where there is only a database."""
     source = DEFAULT if named_app(wanted) is None else "the application"
     url, model = named_database(wanted), app.model
     yield "database", Setting(app.address, source if url is None or source != DEFAULT else url.place)

@@ -1,4 +1,4 @@
-"""`async-task enqueue`: a call written down by hand."""
+"""`async-task enqueue`: a call that a person writes down."""
 
 import datetime as dt
 import json
@@ -20,17 +20,15 @@ from async_task_cli.terminal import moment, say
 @click.command("enqueue", context_settings=SETTINGS)
 @click.argument("call", metavar="TARGET[.METHOD]")
 @click.option("--args", "args", metavar="JSON|@FILE|-", default="{}", help="The arguments by name, as a JSON object.")
-@click.option(
-    "--token", metavar="TOKEN", help="Idempotence token: the attempt that has it is answered, if there is one."
-)
-@click.option("--queue", metavar="NAME", help="Where it waits [default: the target's].")
+@click.option("--token", metavar="TOKEN", help="Idempotence token: where an attempt has it, that one's id is printed.")
+@click.option("--queue", metavar="NAME", help="The queue [default: the target's].")
 @click.option("--priority", type=click.IntRange(0, 9), metavar="N", help="0 first, 9 last [default: the target's].")
 @click.option("--order-key", metavar="KEY", help="Performed after all earlier ones with this key, one at a time.")
 @click.option("--at", "at", type=Moment(), metavar="INSTANT", help="Due then: 2026-10-25T02:30Z.")
-@click.option("--in", "after", type=Length(), metavar="DURATION", help="Due so long from now: 90s, 15min, 2h, 3d.")
-@click.option("--expires-at", type=Moment(), metavar="INSTANT", help="Not to be started after that.")
-@click.option("--expires-in", type=Length(), metavar="DURATION", help="Not to be started later than that from now.")
-@click.option("--max-attempts", type=click.IntRange(1, 32767), metavar="N", help="Fail at that many errors.")
+@click.option("--in", "after", type=Length(), metavar="DURATION", help="Due after that time: 90s, 15min, 2h, 3d.")
+@click.option("--expires-at", type=Moment(), metavar="INSTANT", help="Not to be started after that instant.")
+@click.option("--expires-in", type=Length(), metavar="DURATION", help="Not to be started after that time.")
+@click.option("--max-attempts", type=click.IntRange(1, 32767), metavar="N", help="Fail at the N-th error.")
 @click.option("--encryptor", metavar="NAME", help="Encrypt the arguments with it [default: the target's].")
 @click.option("--dry-run", "is_dry", is_flag=True, help="Check everything, and write nothing.")
 @as_json
@@ -39,17 +37,18 @@ def enqueue(
     wanted: Wanted, call: str, args: str, token: str | None, at: dt.datetime | None, after: dt.timedelta | None,
     expires_at: dt.datetime | None, expires_in: dt.timedelta | None, is_dry: bool, is_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Write a call down, and print its id. Checked as Attempt.create checks it.
+    """Write a call down, and print its id. It is checked as Attempt.create checks it.
 
-    The arguments are plain JSON: each is made what its annotation says ("2026-10-25" for a date, a list for a tuple, an
-    object for a dataclass). A Decimal, "19.90" or 19.90, keeps its digits as they are written; no other number is made
-    of a text, and no text of a number. Of Decimal | str a text is the one that is named first; of Decimal | float a
-    number with a point is a float, and a text the Decimal. The form in which arguments are stored, {"$": "date", "v":
-    "2026-10-25"}, is taken too. A name stands once in an object. Arguments are never repeated in a message.
+    The arguments are plain JSON. Each becomes what its annotation says: "2026-10-25" a date, a list a tuple, an object
+    a dataclass. A Decimal, "19.90" or 19.90, keeps its digits. No text becomes another number, and no number a text.
+    With Decimal | str a text becomes the one that is named first; with Decimal | float a number with a point becomes a
+    float, and a text the Decimal. The form in which arguments are stored, {"$": "date", "v": "2026-10-25"}, is valid
+    too. A name may be in an object only once. No message repeats an argument.
 
-    Ends with 78 for a target that is not known here, with 2 for arguments that do not fit. --json: one object with id,
-    created (false where the token had its attempt), status, target, method_name, queue, priority, due_at, expires_at,
-    dry_run.
+    Ends with 78 for an unknown target, with 2 for arguments that do not fit.
+
+    --json writes one object: id, created (false where an attempt had the token), status, target, method_name, queue,
+    priority, due_at, expires_at, dry_run.
     """
     _refuse_two("--at", at, "--in", after)
     _refuse_two("--expires-at", expires_at, "--expires-in", expires_in)
