@@ -1,4 +1,4 @@
-"""Who did it: what `acting` says, the verbs' events hold."""
+"""The actor: `acting` gives it, and the events of verbs have it."""
 
 import asyncio
 import contextvars
@@ -17,7 +17,7 @@ from clockwork import row_of
 from outbox import Client, events_of
 
 
-def test_each_verb_writes_down_who_did_it(engine: Engine, sessions: sessionmaker[Session], write: Any) -> None:
+def test_each_verb_writes_the_actor_into_its_event(engine: Engine, sessions: sessionmaker[Session], write: Any) -> None:
     attempt = write(Client, "ping")
     with acting("anna@laptop"), sessions.begin() as session:
         mine = session.get(Attempt, attempt.id)
@@ -33,7 +33,7 @@ def test_each_verb_writes_down_who_did_it(engine: Engine, sessions: sessionmaker
     }
 
 
-def test_without_it_nobody_is_named_and_after_it_neither(
+def test_without_acting_and_after_it_there_is_no_actor(
     engine: Engine, sessions: sessionmaker[Session], write: Any
 ) -> None:
     attempt = write(Client, "ping")
@@ -44,7 +44,7 @@ def test_without_it_nobody_is_named_and_after_it_neither(
     assert [event.actor for event in events_of(engine, attempt.id)] == [None]
 
 
-def test_it_holds_through_run_sync(engine: Engine, async_engine_url: str, write: Any) -> None:
+def test_acting_holds_through_run_sync(engine: Engine, async_engine_url: str, write: Any) -> None:
     attempt = write(Client, "ping")
 
     async def cancel() -> None:
@@ -59,7 +59,7 @@ def test_it_holds_through_run_sync(engine: Engine, async_engine_url: str, write:
     assert [(event.actor, event.message) for event in events_of(engine, attempt.id)] == [("anna", "moved")]
 
 
-def test_it_holds_through_an_application_over_either_engine(app: AsyncTask, engine: Engine, write: Any) -> None:
+def test_acting_holds_through_an_application_over_either_engine(app: AsyncTask, engine: Engine, write: Any) -> None:
     attempt = write(Client, "ping")
     with acting("anna"):
         status = app.write(lambda session: _canceled(session, attempt.id))
@@ -73,7 +73,7 @@ def _canceled(session: Session, attempt_id: uuid.UUID) -> Status:
     return attempt.status
 
 
-def test_what_an_application_writes_is_whole_or_not_there(app: AsyncTask, engine: Engine, write: Any) -> None:
+def test_app_write_commits_all_or_nothing(app: AsyncTask, engine: Engine, write: Any) -> None:
     attempt = write(Client, "ping")
 
     def cancel_and_raise(session: Session) -> None:
@@ -86,15 +86,15 @@ def test_what_an_application_writes_is_whole_or_not_there(app: AsyncTask, engine
     assert events_of(engine, attempt.id) == []
 
 
-def test_an_application_writes_in_sessions_of_the_user_s_kind(engine: Engine) -> None:
+def test_app_write_uses_sessions_of_the_users_class(engine: Engine) -> None:
     class Own(Session):
-        """A session with more to it."""
+        """A session class of the user's own."""
 
     made = AsyncTask(sessionmaker(engine, class_=Own, info={"tenant": "blue"}))
     assert made.write(lambda session: (isinstance(session, Own), session.info["tenant"])) == (True, "blue")
 
 
-def test_it_is_of_its_context_and_of_no_other_thread() -> None:
+def test_acting_holds_in_its_context_and_in_no_other_thread() -> None:
     found: list[str | None] = []
     with acting("anna"):
         inherited = contextvars.copy_context()
