@@ -36,14 +36,14 @@ _begun: ContextVar[frozenset["weakref.ref[_Open]"]] = ContextVar("async_task_beg
 
 
 class _Open:
-    """A session's open root transaction: where it was begun, and how many attempts each SAVEPOINT in it has."""
+    """A session's open root transaction: where it was begun, and how many new attempts each SAVEPOINT in it has."""
 
-    __slots__ = ("__weakref__", "has_ended", "held", "place", "task")
+    __slots__ = ("__weakref__", "has_ended", "place", "task", "unsaved")
 
     def __init__(self, task: _Task | None) -> None:
         self.place = _thread.place if task is None else _tasks.setdefault(task, {})
         self.task = None if task is None else weakref.ref(task)
-        self.held: dict[SessionTransaction | None, int] = {}
+        self.unsaved: dict[SessionTransaction | None, int] = {}
         self.has_ended = False
         # Pruned here, not at the transaction's end, which is in another context for an AsyncSession.
         still_open = (ref for ref in _begun.get() if (one := ref()) is not None and not one.has_ended)
@@ -74,7 +74,7 @@ def ambient_session() -> Session:
     )
 
 
-def hold(session: Session) -> None:
+def note_created(session: Session) -> None:
     """Remember that an attempt was created in `session` without `session=`, to warn if that closes without a commit."""
     opened = session.info.get(_OPEN)
     if opened is not None:
@@ -103,26 +103,26 @@ def _note_end(session: Session, transaction: SessionTransaction) -> None:
         return
     if transaction.parent is not None:
         # The attempts of a SAVEPOINT that ends are its parent's; of one that was rolled back there are none.
-        _count(opened, _innermost(session), opened.held.pop(transaction, 0))
+        _count(opened, _innermost(session), opened.unsaved.pop(transaction, 0))
         return
     del session.info[_OPEN]
     opened.has_ended = True
     opened.place.pop(weakref.ref(session), None)
-    if opened.held and not _is_raising(opened):
-        _warn_of_loss(sum(opened.held.values()))
+    if opened.unsaved and not _is_raising(opened):
+        _warn_of_loss(sum(opened.unsaved.values()))
 
 
 @event.listens_for(Session, "after_commit")
 def _note_commit(session: Session) -> None:
     # The release of a SAVEPOINT comes here too, but is not a commit.
     if not session.in_nested_transaction() and (opened := session.info.get(_OPEN)):
-        opened.held.clear()
+        opened.unsaved.clear()
 
 
 @event.listens_for(Session, "after_rollback")
 def _note_rollback(session: Session) -> None:
     if opened := session.info.get(_OPEN):
-        opened.held.pop(_innermost(session), None)
+        opened.unsaved.pop(_innermost(session), None)
 
 
 def _innermost(session: Session) -> SessionTransaction | None:
@@ -131,7 +131,7 @@ def _innermost(session: Session) -> SessionTransaction | None:
 
 def _count(opened: _Open, transaction: SessionTransaction | None, number: int) -> None:
     if number:
-        opened.held[transaction] = opened.held.get(transaction, 0) + number
+        opened.unsaved[transaction] = opened.unsaved.get(transaction, 0) + number
 
 
 def _is_raising(opened: _Open) -> bool:

@@ -65,7 +65,7 @@ class Attempts:
         attempts a page has, 1 to 10,000. `after`: `next` of the page before. New attempts do not shift the pages.
 
         A page of a list with filters reads 10,000 rows at most (by due time, 1,000 of each priority of a queue), and so
-        it may be short, or empty, before the last one. Go on until `next` is None:
+        it may be short, or empty, before the last one. Read on until `next` is None:
 
             page = app.attempts.list(status="failed")
             while page.next and len(page.attempts) < 50:

@@ -37,7 +37,7 @@ def problems_of(session: Session, table: Table) -> list[CallProblem]:
             "target", ((row[0], row[1]) for row in waiting), lambda name, method: target_named(name).method(method)
         ),
         *_unknown("encryptor", ((row[2],) for row in waiting), encryptor_named),
-        *_unknown("key", ((row[2], row[3]) for row in waiting), _look_for_key),
+        *_unknown("key", ((row[2], row[3]) for row in waiting), _check_key),
         *_plain_text(session, table),
     ]
 
@@ -50,7 +50,7 @@ def _unknown(about: Subject, names: Iterable[tuple[str, ...]], look_up: Callable
             yield CallProblem(about, f"calls wait that are parked: {error}", is_blocking=True)
 
 
-def _look_for_key(encryptor: str, head: str) -> None:
+def _check_key(encryptor: str, head: str) -> None:
     try:
         known = encryptor_named(encryptor)
     except AsyncTaskError:

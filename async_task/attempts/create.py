@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Table, inspect, select
 from sqlalchemy.orm import Mapper, Session
 
-from async_task.attempts.ambient import ambient_session, hold
+from async_task.attempts.ambient import ambient_session, note_created
 from async_task.attempts.draft import Draft, from_now, named_draft
 from async_task.database.dialects import insert_into, skips_conflicts
 from async_task.database.sessions import blocking_session, sync_session
@@ -25,7 +25,7 @@ def add(model: type[M], made: Draft, session: object | None) -> M:
     attempt = model(**values)
     own.add(attempt)
     if session is None:
-        hold(own)
+        note_created(own)
     if made.is_due_at_once:
         arrive(own, mapper, {made.form.queue: 1})
     return attempt
@@ -43,7 +43,7 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
     there = _insert_unless_there(own, mapper, table, made)
     if there.id == made.id:
         if asked is None:
-            hold(own)
+            note_created(own)
         if made.is_due_at_once:
             arrive(own, mapper, {made.form.queue: 1})
     return there
@@ -60,7 +60,7 @@ def _insert_unless_there(own: Session, mapper: Mapper[Any], table: Table, made: 
     connection = own.connection(bind_arguments={"mapper": mapper})
     insert = insert_into(connection.dialect, table).values(values)
     if not skips_conflicts(connection.dialect):
-        # The INSERT waits for whoever performs the row; this plain read does not.
+        # The INSERT waits for the lock of a call that is being performed; this plain read does not.
         if (there := own.scalars(find).first()) is not None:
             return there
         connection.execute(insert.on_duplicate_key_update(id=table.c.id))

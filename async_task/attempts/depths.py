@@ -44,7 +44,7 @@ class TargetDepth:
 class Depths:
     """How much waits. `by_queue` and `by_target`, each in the order of the names. `is_complete`: whether every attempt
     was counted; else the numbers are lower bounds: MOST_COUNTED attempts are counted in each priority of a queue, 100
-    queues are looked into, and about 10,000 attempts are read for their targets."""
+    queues are read, and about 10,000 attempts are read for their targets."""
 
     by_queue: tuple[QueueDepth, ...]
     by_target: tuple[TargetDepth, ...]

@@ -1,7 +1,7 @@
 """Pages in the order of due time, of what waits in a queue: read along the index of each queue and priority.
 
-Of each such line so many rows are read, whether they are selected or not. What follows the last row read of a line is
-not known; so the page ends at the nearest of these last rows, and the next one begins there.
+Of each such line a number of rows is read, whether they are selected or not. What follows the last row read of a line
+is not known; so the page ends at the nearest of these last rows, and the next one begins there.
 """
 
 import datetime as dt
@@ -21,7 +21,7 @@ from async_task.schema.states import Status, is_waiting
 SCANNED = 1_000
 """How many rows of each line a page of a filtered list reads at most."""
 MOST_QUEUES = 100
-"""How many queues are looked into at most."""
+"""How many queues are read at most."""
 PRIORITIES = range(10)
 WAITING = frozenset({Status.PENDING.value, "due", "stuck"})
 """The statuses of what can wait in a queue."""

@@ -56,14 +56,14 @@ def failures_of(session: Session, table: Table) -> FailureReport:
     targets = _targets_of(session, table, {one.attempt_id for one in errors})
     groups: dict[tuple[str | None, str, str], list[EventInfo]] = {}
     for one in errors:
-        exception, message = told(one.kind, one.message)
+        exception, message = parsed(one.kind, one.message)
         groups.setdefault((targets.get(one.attempt_id), exception, message), []).append(one)
     found = [_group(*key, alike) for key, alike in groups.items()]
     found.sort(key=lambda group: (-group.count, -group.last.timestamp(), group.exception))
     return FailureReport(tuple(found), len(errors), is_complete)
 
 
-def told(kind: str, message: str | None) -> tuple[str, str]:
+def parsed(kind: str, message: str | None) -> tuple[str, str]:
     """The exception and the normalised message of an error, from what its event says."""
     first = (message or "").partition("\n")[0]
     if kind == CRASH:

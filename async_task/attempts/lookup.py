@@ -13,14 +13,14 @@ from async_task.errors import UnknownAttempt
 SHORTEST = 4
 """How many hexadecimal digits a part of an id has at least."""
 NEWEST = 50_000
-"""Among how many of the newest attempts the end of an id is looked for: no index knows ids by their end."""
+"""Among how many of the newest attempts the end of an id is searched: no index finds ids by their end."""
 DIGITS = 32
 _PART = re.compile(r"[0-9a-f]+", re.IGNORECASE)
 
 
 def id_meant(session: Session, table: Table, given: uuid.UUID | str) -> uuid.UUID:
     """The id that is given as such, as text, or by its first or last digits; a whole id need not be of any row. Raises
-    UnknownAttempt where a part fits no attempt, or several, or is no part of an id."""
+    UnknownAttempt where a part fits no attempt, or several, or is not a part of an id."""
     if isinstance(given, uuid.UUID):
         return given
     digits = str(given).strip().replace("-", "").lower()

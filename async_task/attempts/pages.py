@@ -128,7 +128,7 @@ def _stretch(session: Session, chosen: Selection, after: str | None, most: int |
     if most is None:
         return _Stretch(within, None)
     ids = select(key).where(*within).order_by(key.desc() if is_newest else key)
-    end = session.scalar(ids.limit(1).offset(most - 1))  # past so many entries of the index, and no more
+    end = session.scalar(ids.limit(1).offset(most - 1))  # a bounded number of index entries
     if end is None:
         return _Stretch(within, None)
     return _Stretch([*within, key >= end if is_newest else key <= end], str(end))

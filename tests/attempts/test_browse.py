@@ -22,7 +22,7 @@ from async_task import (
     target,
 )
 from async_task.attempts import due_pages, lookup, pages
-from async_task.attempts.failures import normalised, told
+from async_task.attempts.failures import normalised, parsed
 from clockwork import let_pass
 from conftest import by_one_door
 from outbox import Client, act, act_boxed, act_redacted
@@ -420,8 +420,8 @@ def test_errors_are_looked_for_among_the_newest_events(
         ("crash", "the process x has died", ("crash", "the process x has died")),
     ],
 )
-def test_an_error_is_told_by_its_exception_and_its_message(kind: str, message: Any, expected: Any) -> None:
-    assert told(kind, message) == expected
+def test_an_error_is_parsed_into_exception_and_message(kind: str, message: Any, expected: Any) -> None:
+    assert parsed(kind, message) == expected
 
 
 def test_a_message_is_normalised_by_its_numbers_uuids_and_quoted_texts() -> None:

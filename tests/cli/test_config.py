@@ -29,7 +29,9 @@ def settings(say: Run, *words: str) -> dict[str, Any]:
     return {name: (one["value"], one["source"]) for name, one in said.json.items()}
 
 
-def test_a_bare_database_is_shown_with_its_defaults_and_without_a_password(say: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bare_database_is_shown_with_its_defaults_and_without_a_password(
+    say: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = settings(say, "--database-url", URL, "--module", "outbox")
     assert found["database"] == ("postgresql+psycopg://me:***@127.0.0.1:1/shop", "--database-url")
     assert found["application"] == (None, None)

@@ -352,9 +352,7 @@ def test_debug_shows_where_and_no_row_also_with_an_engine_that_shows_parameters(
     ],
 )
 @on_one_database
-def test_invalid_options_are_one_sentence(
-    run: Run, engine: Engine, words: str, code: int, part: str
-) -> None:
+def test_invalid_options_are_one_sentence(run: Run, engine: Engine, words: str, code: int, part: str) -> None:
     pathlib.Path("latin.json").write_bytes(b'{"name": "Zo\xeb"}')
     said = run("enqueue", *words.split())
     assert (said.code, said.out, said.err.count("\n")) == (code, "", 1)

@@ -48,9 +48,7 @@ def test_a_lock_timeout_is_transient_also_where_the_driver_gives_a_state(engine:
 
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("wrong", [{"database": "no_such_database"}, {"username": "nobody", "password": "s3cret"}])
-def test_a_missing_database_and_a_refused_login_end_69(
-    say: Run, database: Database, wrong: dict[str, str]
-) -> None:
+def test_a_missing_database_and_a_refused_login_end_69(say: Run, database: Database, wrong: dict[str, str]) -> None:
     url = make_url(database.sync_url).set(**wrong).render_as_string(hide_password=False)  # type: ignore[arg-type]
     said = say("list", "--database-url", url)
     assert (said.code, said.out, said.err.count("\n")) == (69, "", 1)

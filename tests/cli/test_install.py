@@ -136,7 +136,9 @@ def test_of_several_folders_the_one_of_the_head_is_taken(tree: Callable[..., pat
     assert [one.parent.name for one in revisions(migrations.parent)] == ["two", "two"]
 
 
-def test_a_revision_uses_the_trees_template_names_and_folders_by_date(tree: Callable[..., pathlib.Path], run: Run) -> None:
+def test_a_revision_uses_the_trees_template_names_and_folders_by_date(
+    tree: Callable[..., pathlib.Path], run: Run
+) -> None:
     migrations = tree()
     ini = migrations.parent / "alembic.ini"
     replace(ini, "[alembic]\n", "[alembic]\nrecursive_version_locations = true\ntimezone = UTC\n")
@@ -151,7 +153,9 @@ def test_a_revision_uses_the_trees_template_names_and_folders_by_date(tree: Call
     works(run, migrations)
 
 
-def test_a_tree_may_be_for_several_databases(tree: Callable[..., pathlib.Path], run: Run, tmp_path: pathlib.Path) -> None:
+def test_a_tree_may_be_for_several_databases(
+    tree: Callable[..., pathlib.Path], run: Run, tmp_path: pathlib.Path
+) -> None:
     run("alembic", "init", "-t", "multidb", "migrations")
     ini = tmp_path / "alembic.ini"
     for number in ("", "2"):
@@ -295,7 +299,9 @@ def test_alembics_own_variable_names_the_configuration(tree: Callable[..., pathl
     assert len(revisions(migrations)) == 1
 
 
-def test_with_another_table_or_schema_install_prints_the_model_to_write(tree: Callable[..., pathlib.Path], run: Run) -> None:
+def test_with_another_table_or_schema_install_prints_the_model_to_write(
+    tree: Callable[..., pathlib.Path], run: Run
+) -> None:
     migrations = tree()
     said = run("install", "--table", "letters", "--schema", "post")
     assert "op.create_table('letters'," in revisions(migrations)[0].read_text()
@@ -315,9 +321,7 @@ def test_check_reports_a_revision_that_the_database_lacks(tree: Callable[..., pa
     assert "`alembic upgrade head` brings the database there" in said
 
 
-def test_an_unknown_base_is_refused_and_nothing_is_written(
-    tree: Callable[..., pathlib.Path], run: Run
-) -> None:
+def test_an_unknown_base_is_refused_and_nothing_is_written(tree: Callable[..., pathlib.Path], run: Run) -> None:
     migrations = tree()
     before = files(migrations.parent)
     said = run("install", "--model", "shop/attempt.py", "--base", "nope:Base", code=2)

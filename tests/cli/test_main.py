@@ -106,9 +106,7 @@ def test_every_command_refuses_a_wrong_option_with_one_sentence(say: Run, comman
         ("demo --database-url postgresql+asyncpg://me:s3cret@127.0.0.1:1/x", 2, "the demo's shop is synchronous"),
     ],
 )
-def test_an_error_is_one_sentence_with_its_exit_code(
-    words: str, code: int, part: str, tmp_path: pathlib.Path
-) -> None:
+def test_an_error_is_one_sentence_with_its_exit_code(words: str, code: int, part: str, tmp_path: pathlib.Path) -> None:
     pathlib.Path("broken_module.py").write_text("1 / 0\n")
     pathlib.Path("needy_module.py").write_text("import no_such_driver\n")
     with contextlib.closing(sqlite3.connect("there.sqlite")) as connection:

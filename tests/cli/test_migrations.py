@@ -345,7 +345,8 @@ def test_check_schema_and_upgrade_apply_find_old_tables_and_upgrade_them(
     assert "the tables are of version 1, and this library needs 3: `async-task upgrade`" in capsys.readouterr().err
     assert main(["check", *at]) == 1
     assert (
-        "NOT  version     1 is old: this library needs 3, and `async-task upgrade` makes it" in capsys.readouterr().out
+        "NOT  version     1 is old: this library needs 3, and `async-task upgrade` brings it there"
+        in capsys.readouterr().out
     )
     assert main(["upgrade", "--apply", "--dry-run", *at]) == 0
     assert "DROP INDEX ix_async_task_attempts_waiting" in capsys.readouterr().out

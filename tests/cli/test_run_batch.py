@@ -54,7 +54,9 @@ def start(process: Callable[..., Program]) -> Callable[..., Program]:
     return lambda *words, **options: process("run-batch", "--module", "outbox", *words, **options)
 
 
-def test_queue_and_target_may_be_repeated_and_leave_other_attempts_alone(batch: Batch, engine: Engine, write: Write) -> None:
+def test_queue_and_target_may_be_repeated_and_leave_other_attempts_alone(
+    batch: Batch, engine: Engine, write: Write
+) -> None:
     made = {queue: write(Client, "ping", queue=queue) for queue in ("default", "mail", "slow")}
     other = write(effect, queue="mail")
     code, out, err = batch("--queue", "mail", "--queue", "slow", "--target", "test.client", "--json")
@@ -153,9 +155,7 @@ def test_overlap_skips_fails_or_allows_while_another_run_is_running(
     assert batch("--overlap", "fail") == (0, "", "")
 
 
-def test_a_dry_run_shows_what_is_due_and_does_nothing(
-    batch: Batch, engine: Engine, write: Write
-) -> None:
+def test_a_dry_run_shows_what_is_due_and_does_nothing(batch: Batch, engine: Engine, write: Write) -> None:
     ping, strange = write(Client, "ping"), write(Client, "ping", queue="mail")
     with engine.begin() as connection:
         connection.execute(update(TABLE).where(TABLE.c.id == strange.id).values(target="nobody.knows"))
@@ -229,9 +229,7 @@ def test_the_second_signal_shows_the_cursor_again(start: Any, write: Write, tmp_
     assert "\x1b[?25h" in terminal.close().rpartition("\x1b[?25l")[2]
 
 
-def test_without_a_terminal_no_progress_bar_is_drawn(
-    start: Any, write: Write, tmp_path: pathlib.Path
-) -> None:
+def test_without_a_terminal_no_progress_bar_is_drawn(start: Any, write: Write, tmp_path: pathlib.Path) -> None:
     write(Elsewhere, "hold", {"folder": str(tmp_path)})
     working = start()
     await_(lambda: notes(tmp_path), "it is in the call")

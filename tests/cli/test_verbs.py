@@ -171,7 +171,15 @@ def test_all_takes_the_filters_of_list_and_names_the_next_ones(run: Run, engine:
     assert [line.split()[0] for line in said.out.splitlines()] == [str(one.id) for one in written[:2]]
     assert f"--after {written[1].id}" in said.err
     assert statuses(engine, *written, other) == ["canceled", "canceled", "pending", "pending"]
-    assert run("cancel", "--all", "--queue", "none", "--yes").err == "No attempt is selected.\n"
+    assert run("cancel", "--all", "--queue", "mail", "--status", "failed", "--yes").err == "No attempt is selected.\n"
+
+
+def test_all_refuses_a_queue_that_nothing_knows(run: Run, engine: Engine, write: Write) -> None:
+    attempt = write(Client, "ping", queue="mail")
+    said = run("cancel", "--all", "--queue", "mial", "--yes")
+    assert (said.code, said.out, said.err.count("\n")) == (78, "", 1)
+    assert "no queue is named 'mial' (did you mean 'mail'?)" in said.err
+    assert statuses(engine, attempt) == ["pending"]
 
 
 def test_more_than_a_page_is_selected_before_anything_changes(

@@ -56,10 +56,10 @@ def run_now(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | Non
     not_pending or superseded; null when the attempt could not be made due.
     """
     verb = Verb("run-now", "retry_now", Status.PENDING, "performed now", {"reason": reason})
-    who = actor_of(actor)
+    name = actor_of(actor)
     with existing(wanted) as app:
         ids = chosen.found(app, verb.word, (Status.PENDING.value,))
-        changes = (foreseen(app, verb, one) if chosen.is_dry else _run(app, verb, one, who) for one in ids)
+        changes = (foreseen(app, verb, one) if chosen.is_dry else _run(app, verb, one, name) for one in ids)
         with Stop(STOPPING).listening() as stop:
             code = report(verb.word, _until(stop, changes), is_dry=chosen.is_dry, is_json=is_json)
     return code if stop.exit_code is None else stop.exit_code
