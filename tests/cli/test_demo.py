@@ -99,7 +99,7 @@ def test_on_its_own_file_the_demo_ends_0_leaves_no_process_and_its_commands_work
     assert (ended.returncode, ended.stderr) == (0, "")
     check_that_nobody_outlives_it(ended.stdout)
     check_what_it_said(ended.stdout)
-    told = ended.stdout.partition("It is all still there")[0].splitlines()[2:]
+    told = ended.stdout.partition("Everything is still there")[0].splitlines()[2:]
     assert max(map(len, told)) <= 80
     check_next_commands(ended.stdout)
     (folder,) = tmp_path.iterdir()

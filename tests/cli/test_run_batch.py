@@ -167,7 +167,7 @@ def test_a_dry_run_shows_what_is_due_and_does_nothing(batch: Batch, engine: Engi
         ["QUEUE", "TARGET", "DUE"], ["default", "test.client", "1"], ["mail", "nobody.knows", "1"],
     ]  # fmt: skip
     assert "1 attempt of nobody.knows in mail would be parked: UnknownTarget:" in " ".join(out.split())
-    assert lines[-2] == "2 attempts are due, of which a run with this limit starts 1."
+    assert lines[-2] == "2 attempts are due; a run with this limit starts 1 of them."
     assert lines[-1] == "Nothing was done: this is a dry run."
     code, out, err = batch("--dry-run", "--json")
     assert (code, err) == (0, "")
@@ -223,7 +223,7 @@ def test_the_second_signal_shows_the_cursor_again(start: Any, write: Write, tmp_
     working = start("--concurrency", "1", stderr=terminal.theirs)
     terminal.await_words("\x1b[?25l")
     working.send_signal(signal.SIGINT)
-    terminal.await_words("a second signal abandons it")
+    terminal.await_words("a second signal abandons them")
     working.send_signal(signal.SIGINT)
     assert working.wait(60) == 130
     assert "\x1b[?25h" in terminal.close().rpartition("\x1b[?25l")[2]

@@ -65,7 +65,7 @@ def test_it_says_one_line_performs_what_comes_and_counts_at_the_end(
     assert set(report) == {"succeeded", "retried", "failed", "expired", "canceled", "parked", "superseded"}
     told, stopping, ended = err.splitlines()
     assert told == "a word of a target"
-    assert stopping.endswith(" INFO stopping: what is in hand is being finished; a second signal abandons it")
+    assert stopping.endswith(" INFO stopping: finishing running calls; a second signal abandons them")
     assert ended.endswith(": 1 succeeded")
 
 
