@@ -78,6 +78,7 @@ from async_task.worker.jobs import BaseAttemptJob as BaseAttemptJob
 from async_task.worker.run_batch import BatchPreview as BatchPreview
 from async_task.worker.run_batch import BatchReport as BatchReport
 from async_task.worker.run_batch import DueCalls as DueCalls
+from async_task.worker.supervisor import Supervisor as Supervisor
 from async_task.worker.worker import AttemptWorker as AttemptWorker
 
 __version__: str

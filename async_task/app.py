@@ -1,11 +1,12 @@
 """The application: which database, which model, which targets; and the verbs that make calls happen."""
 
 import datetime as dt
-import socket
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
@@ -17,7 +18,7 @@ from async_task.attempts.call_problems import CallProblem, problems_of
 from async_task.attempts.pages import clock_of
 from async_task.database.engines import Database, Source
 from async_task.database.lanes import Lane, has_loop_running, open_lane
-from async_task.encryption.encryptors import Encryptor, encryptor_names, remember
+from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
 from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
@@ -25,8 +26,8 @@ from async_task.queue import limits
 from async_task.queue.backlog import Depth, depths
 from async_task.queue.claim import Claim
 from async_task.queue.limits import QueueState
-from async_task.queue.sweep import SweepReport, recover_process, sweep
-from async_task.queue.workers import Process, WorkerInfo, process_started, running_workers
+from async_task.queue.sweep import SweepReport, sweep
+from async_task.queue.workers import WorkerInfo, running_workers
 from async_task.schema import versions
 from async_task.schema.audit import current_actor
 from async_task.schema.tables import table_of
@@ -49,14 +50,15 @@ from async_task.validation import (
     scope_of,
     uuid_of,
 )
-from async_task.wakeup.notify import switch as switch_notify
+from async_task.wakeup.notify import switch_notify
 from async_task.worker.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob, interrupts_later
 from async_task.worker.run_batch import BatchPreview, BatchReport, Progress, preview
 from async_task.worker.runtime import Runtime
+from async_task.worker.supervisor import Supervisor
 from async_task.worker.worker import AttemptWorker, WorkerSettings
 
 T = TypeVar("T")
-TAKES = {"perform": ", attempt_id", "bury": ", pid, started", "read": ", work", "write": ", work"}
+TAKES = {"perform": ", attempt_id", "read": ", work", "write": ", work"}
 """What must be given to a verb."""
 
 
@@ -90,7 +92,7 @@ class AsyncTask:
         check_class(batch_job, BaseAttemptBatchJob, "batch_job")
         names = module_names(modules)
         for encryptor in listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
-            remember(encryptor)
+            register_encryptor(encryptor)
         switch_notify(table_of(model), notify)
         self._model = model
         self._lease = duration(lease, name="lease")
@@ -201,16 +203,22 @@ class AsyncTask:
         poll: Duration = 1.0,
         grace: Duration = 30.0,
         listen: bool = True,
-    ) -> AttemptWorker:
-        """What performs all that becomes due, until it is stopped: `app.worker().run()`.
+        processes: int = 1,
+    ) -> AttemptWorker | Supervisor:
+        """A worker, which performs attempts as they become due until it is stopped: `app.worker().run()`.
 
-        `concurrency`: lanes, each a thread with a connection of its own. `queues`: only these; a mapping says how many
-        lanes at most serve each (None: all). `async_concurrency`: coroutines at once. `settle_within`: for how long (in
-        seconds) the outcome of a call may wait to be committed with others; 0: each has a commit of its own. `poll`:
-        seconds between two looks of an idle worker. `grace`: seconds that calls may still take after `stop`. `listen`:
-        whether to hear PostgreSQL's notices on a connection of its own; not through a pooler in transaction mode.
+        `processes`: 1 works in this process. With more, a supervisor forks that number of worker processes, replaces
+        one that dies, recovers its attempts at once, and handles SIGTERM and SIGINT (see `Supervisor.run`). All other
+        options are for each process.
 
-        Raises ConfigurationError for what is no such value. `run` raises as `run_batch` does.
+        `concurrency`: worker threads, each with a connection. `queues`: only these; a mapping gives the maximum of
+        threads for each (None: all). `async_concurrency`: maximum of running coroutines. `settle_within`: seconds
+        within which a finished call is committed, together with others; 0: each has its own commit. `poll`: seconds
+        between two polls of an idle worker. `grace`: seconds that calls may take after `stop`. `listen`: whether to
+        LISTEN on PostgreSQL, on a connection of its own; not possible through a pooler in transaction mode.
+
+        Raises ConfigurationError for an invalid value, and for `processes` on a system without fork. `run` raises as
+        `run_batch` does.
         """
         settings = WorkerSettings(
             concurrency=at_least(1, concurrency, "concurrency"),
@@ -226,7 +234,16 @@ class AsyncTask:
             raise ConfigurationError(f"poll is from 0.01 s to an hour: it was {settings.poll:g} s")
         if settings.settle_within > longest:
             raise ConfigurationError(f"settle_within is at most half of the lease, {longest:g} s")
-        return AttemptWorker(lambda: self._runtime("worker"), settings, single=self._single)
+
+        def worker() -> AttemptWorker:
+            return AttemptWorker(lambda: self._runtime("worker"), settings, single=self._single)
+
+        if at_least(1, processes, "processes") == 1:
+            return worker()
+        if not hasattr(os, "fork"):
+            raise ConfigurationError("processes is 1 on this system, which cannot fork a process")
+        check = partial(self._check_once, "worker")
+        return Supervisor(worker, settings, processes, self._source, table_of(self._model), check=check)
 
     def _single(self, runtime: Runtime) -> Callable[[Lane, Claim], Outcome] | None:
         """The user's own way to perform a claim; None where there is none."""
@@ -273,18 +290,6 @@ class AsyncTask:
             one = known.get(name, QueueState(name, None, None, None, None, None))
             known[name] = replace(one, max_running=limit.max_running, rate=limit.rate)
         return [known[name] for name in sorted(known)]
-
-    def bury(self, pid: int, started: str) -> SweepReport:
-        """Give back, at once, what a process of this machine had in hand that has died: each start is counted as lost,
-        as a sweep does it when the lease is past. For who knows that it died: who started it, and has waited for it.
-
-        `started`: what `process_started(pid)` said while it lived. Raises ConfigurationError for a process that still
-        runs, and as `run_batch`.
-        """
-        if process_started(pid) == started:
-            raise ConfigurationError(f"process {pid} still runs: what it has in hand is its own")
-        dead = Process(socket.gethostname(), pid, started)
-        return self._run("bury", lambda engine: recover_process(engine, table_of(self._model), dead))
 
     def backlog(self, queues: Iterable[str] = ()) -> list[Depth]:
         """How much is due, waits, and is claimed, by queue: in these, and where anything is claimed; of none named, in

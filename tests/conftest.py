@@ -22,6 +22,7 @@ import outbox
 from async_task import AsyncTask, Attempt
 from async_task.database import engines
 from async_task.database.dialects import server_uptime
+from async_task.encryption import encryptors
 from async_task.targets import registry
 from async_task_cli.main import main
 from databases import ALL_STATEMENTS, Available, Database
@@ -216,6 +217,12 @@ def registered() -> Iterator[None]:
     yield
     registry._registered.clear()
     registry._registered.update(before)
+
+
+@pytest.fixture
+def own_encryptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encryptors that this test registers are forgotten after it."""
+    monkeypatch.setattr(encryptors, "_known", dict(encryptors._known))
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ from async_task import (
     policy,
     target,
 )
-from async_task.encryption.encryptors import remember
+from async_task.encryption.encryptors import register_encryptor
 
 more_metadata = MetaData()
 effects = Table(
@@ -228,7 +228,7 @@ class BoxEncryptor:
         return content
 
 
-BOX = remember(BoxEncryptor("test.box"))
+BOX = register_encryptor(BoxEncryptor("test.box"))
 
 
 @target("test.act_boxed", retry=Retry.every(60), encryptor=BOX)

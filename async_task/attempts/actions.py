@@ -15,9 +15,9 @@ from async_task.error_text import storable
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.queue.ordering import release_in
 from async_task.schema.audit import current_actor
-from async_task.schema.states import Status, Values, ending, moving, reviving
+from async_task.schema.states import Status, Values, ending, reopening, rescheduling
 from async_task.schema.tables import companion_tables, table_of
-from async_task.wakeup.commit_hooks import arrive
+from async_task.wakeup.commit_hooks import wake_after_commit
 
 PENDING = frozenset({Status.PENDING})
 GIVEN_UP = frozenset({Status.FAILED, Status.EXPIRED, Status.CANCELED})
@@ -41,16 +41,16 @@ def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None
     own = _session_of(attempt, session)
     row = _standing(own, table, attempt.id)
     if row is not None and row.status in GIVEN_UP:
-        _change(attempt, own, "retry_now", GIVEN_UP, reviving(table), reason)
+        _change(attempt, own, "retry_now", GIVEN_UP, reopening(table), reason)
     else:
-        _change(attempt, own, "retry_now", PENDING, moving(table, None), reason)
-    arrive(own, inspect(type(attempt)), {attempt.queue: 1})
+        _change(attempt, own, "retry_now", PENDING, rescheduling(table, None), reason)
+    wake_after_commit(own, inspect(type(attempt)), {attempt.queue: 1})
 
 
 def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: str | None) -> None:
     """Due at `at`. Raises InvalidState, InvalidArguments."""
     _check_reason(reason)
-    values = moving(table_of(attempt), at)
+    values = rescheduling(table_of(attempt), at)
     _change(attempt, _session_of(attempt, session), "reschedule", PENDING, values, reason)
 
 

@@ -26,7 +26,7 @@ from async_task.database.clock import clock_now, statement_now
 from async_task.encryption.encryptors import Encryptor, context_of, encryptor_named, unseal
 from async_task.errors import ConfigurationError, InvalidState
 from async_task.schema.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText, uuid7
-from async_task.schema.indexes import OrderSlot, furnish
+from async_task.schema.indexes import OrderSlot, complete_table
 from async_task.schema.states import Status
 from async_task.schema.tables import Base, companion_tables
 from async_task.targets.registry import method_of
@@ -352,7 +352,7 @@ def _furnish(mapper: Mapper[Any], model: type[Any]) -> None:
         raise _no_dataclass(model)
     # Not in __table_args__, which a subclass may replace: the fence depends on these indexes and checks.
     if isinstance(mapper.local_table, Table) and "claim_id" in mapper.local_table.c:
-        furnish(mapper.local_table)
+        complete_table(mapper.local_table)
         companion_tables(mapper.local_table)
 
 

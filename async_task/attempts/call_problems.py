@@ -31,7 +31,7 @@ def problems_of(session: Session, table: Table) -> list[CallProblem]:
     """By subject. One walk over what waits, and one over the whole table for what is in plain text."""
     c = table.c
     asked: Any = select(c.target, c.method_name, c.encryptor, key_head(table)).where(is_pending(table)).distinct()
-    waiting = session.execute(asked.order_by(c.target, c.method_name, c.encryptor)).all()
+    waiting: Any = session.execute(asked.order_by(c.target, c.method_name, c.encryptor)).all()
     return [
         *_unknown(
             "target", ((row[0], row[1]) for row in waiting), lambda name, method: target_named(name).method(method)
@@ -63,7 +63,7 @@ def _plain_text(session: Session, table: Table) -> Iterator[CallProblem]:
     c = table.c
     waiting = func.sum(case((is_pending(table), 1), else_=0))
     calls: Any = select(c.target, c.method_name, func.count(), waiting).where(c.encryptor == NullEncryptor.name)
-    rows = session.execute(calls.group_by(c.target, c.method_name)).all()
+    rows: Any = session.execute(calls.group_by(c.target, c.method_name)).all()
     total = parked = 0
     for target, method, number, pending in rows:
         policy = _policy_of(target, method)

@@ -11,7 +11,7 @@ from async_task.attempts.draft import Draft, from_now, named_draft
 from async_task.database.dialects import insert_into, skips_conflicts
 from async_task.database.sessions import blocking_session, sync_session
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
-from async_task.wakeup.commit_hooks import arrive
+from async_task.wakeup.commit_hooks import wake_after_commit
 
 M = TypeVar("M")
 
@@ -27,7 +27,7 @@ def add(model: type[M], made: Draft, session: object | None) -> M:
     if session is None:
         note_created(own)
     if made.is_due_at_once:
-        arrive(own, mapper, {made.form.queue: 1})
+        wake_after_commit(own, mapper, {made.form.queue: 1})
     return attempt
 
 
@@ -45,7 +45,7 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
         if asked is None:
             note_created(own)
         if made.is_due_at_once:
-            arrive(own, mapper, {made.form.queue: 1})
+            wake_after_commit(own, mapper, {made.form.queue: 1})
     return there
 
 

@@ -33,7 +33,7 @@ from async_task.database.dialects import copies_rows, numbered, take_numbers
 from async_task.database.sessions import blocking_session
 from async_task.errors import AsyncTaskError, InvalidArguments
 from async_task.schema.columns import HiddenText
-from async_task.wakeup.commit_hooks import arrive, arrive_by
+from async_task.wakeup.commit_hooks import wake_after_commit, wake_after_connection_commit
 
 FEW = 3
 """Up to this number of rows, each is written by an INSERT of its own."""
@@ -63,9 +63,9 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
         _write_many(connection, table, of_class, placed)
     counts = Counter(one.form.queue for one in drafts if one.is_due_at_once)
     if session is None:
-        arrive_by(connection, table, counts)
+        wake_after_connection_commit(connection, table, counts)
     else:
-        arrive(session, mapper, counts)
+        wake_after_commit(session, mapper, counts)
     return [one.id for one in drafts]
 
 

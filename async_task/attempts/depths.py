@@ -74,7 +74,8 @@ def depths_of(session: Session, table: Table) -> Depths:
     share = max(FEWEST, MOST_COUNTED // max(1, sum(line.parts for line in lines)))
     targets: dict[str, _Target] = {}
     for line in lines:
-        for name, is_due, number, oldest in session.execute(_targets_in(table, line, now, share)):
+        rows: Any = session.execute(_targets_in(table, line, now, share))
+        for name, is_due, number, oldest in rows:
             targets.setdefault(name, _Target()).add(is_due, number, oldest)
     is_counted = all(max(*line.due, line.all) < MOST_COUNTED for line in lines) and len(lines) < MOST_QUEUES
     is_read = all(max(*line.due, line.all) <= share for line in lines)

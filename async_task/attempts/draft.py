@@ -11,7 +11,14 @@ from sqlalchemy import Table
 from async_task.arguments.encoding import encode
 from async_task.database.clock import clock_now
 from async_task.database.dialects import numbered
-from async_task.encryption.encryptors import Encryptor, NullEncryptor, context_of, encryptor_named, remember, seal
+from async_task.encryption.encryptors import (
+    Encryptor,
+    NullEncryptor,
+    context_of,
+    encryptor_named,
+    register_encryptor,
+    seal,
+)
 from async_task.errors import ConfigurationError, InvalidArguments
 from async_task.schema.columns import uuid7
 from async_task.schema.states import Status
@@ -216,7 +223,7 @@ def _check_common(queue: object, priority: object, max_attempts: object) -> None
 def _encryptor(given: Encryptor | str | None) -> Encryptor:
     if given is None:
         return encryptor_named(NullEncryptor.name)
-    return encryptor_named(given) if isinstance(given, str) else remember(given)
+    return encryptor_named(given) if isinstance(given, str) else register_encryptor(given)
 
 
 def _mapping(method_args: object) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def counts_of(session: Session, model: type[Any], filters: Filters, after: str |
     chosen = Selection(model, filters, clock_of(session))
     stretch = _stretch(session, chosen, after, COUNTED, is_newest=True)
     asked: Any = select(model.status, func.count()).where(*stretch.within, *chosen.conditions)
-    found: dict[Status, int] = {row[0]: row[1] for row in session.execute(asked.group_by(model.status))}
+    rows: Any = session.execute(asked.group_by(model.status))
+    found: dict[Status, int] = dict(rows.all())
     if not found and after is None:
         refuse_unknown_names(session, chosen)
     by_status = {status: found[status] for status in Status if status in found}

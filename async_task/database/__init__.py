@@ -1,1 +1,1 @@
-"""What the databases do differently, and the connections that this library makes."""
+"""The databases: what they do differently, engines and lanes, errors, transactions."""

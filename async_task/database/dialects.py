@@ -1,4 +1,7 @@
-"""What PostgreSQL, MySQL/MariaDB and SQLite do differently. Only exceptions stand here: all other SQL is the same."""
+"""What PostgreSQL, MySQL/MariaDB and SQLite do differently. All other SQL is the same.
+
+Each capability is a function with a name. Other packages ask these, and never for the name of a dialect or driver.
+"""
 
 import contextlib
 import os
@@ -25,17 +28,20 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from async_task.database.clock import MYSQL
+MYSQL = ("mysql", "mariadb")
+"""The names of both dialects, for `@compiles` and `with_variant`."""
 
 
 def sequence_of(attempts: Table) -> Sequence:
-    """PostgreSQL's sequence from which an attempts table numbers its keyed rows; it lies in the table's schema."""
+    """PostgreSQL's sequence for the `seq` of an attempts table; it is in the table's schema."""
     return Sequence(f"sq_{attempts.name}_order", schema=attempts.schema)
 
 
 class numbered(FunctionElement[int]):
-    """The `seq` of a row of this key that is inserted now: past that of every row of the key that is committed. Nobody
-    waits for anybody for it, so that rows of transactions that are open at the same time have no order among them."""
+    """The `seq` of a row that is inserted now with this order key: greater than that of every committed row of the key.
+
+    Transactions do not wait for each other here, so rows of transactions that are open at the same time have no order.
+    """
 
     name = "numbered"
     inherit_cache = True
@@ -43,8 +49,8 @@ class numbered(FunctionElement[int]):
 
     def __init__(self, attempts: Table, key: str) -> None:
         line = attempts.alias("line")
-        same = (line.c.status == literal_column("'pending'"), line.c.order_key == literal(key, line.c.order_key.type))
-        last = select(func.coalesce(func.max(line.c.seq), 0)).where(*same).correlate(None).scalar_subquery()
+        of_key = (line.c.status == literal_column("'pending'"), line.c.order_key == literal(key, line.c.order_key.type))
+        last = select(func.coalesce(func.max(line.c.seq), 0)).where(*of_key).correlate(None).scalar_subquery()
         super().__init__(sequence_of(attempts).next_value(), last)
 
 
@@ -58,20 +64,21 @@ def _numbered(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
 @compiles(numbered, "mysql")
 @compiles(numbered, "mariadb")
 def _mysql_number(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
-    # Begins anew, higher, when the server does. Without the server's own number, with which it is too large for us.
+    # It starts again at a higher number when the server restarts. We cut off the server's id, which would make the
+    # number too large for our column.
     return compiler.process(func.uuid_short().op("&")(literal_column(str(2**56 - 1))), **kw)
 
 
 @compiles(numbered, "sqlite")
 def _sqlite_number(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
-    # There is one writer at a time. The clock (in milliseconds) is for rows that come back: they are older than others.
+    # There is one writer at a time. The clock (in milliseconds) keeps a row that is retried later behind newer ones.
     _, last = element.clauses
     clock = cast(func.julianday(literal_column("'now'"), type_=Float()) * literal_column("86400000"), BigInteger)
     return compiler.process(func.max(last + literal_column("1"), clock), **kw)
 
 
 def take_numbers(connection: Connection, attempts: Table, count: int) -> list[int] | None:
-    """The `seq` of `count` rows that are inserted now; None where each row's INSERT must ask for its own."""
+    """The `seq` of `count` rows that are inserted now; None where each INSERT must compute its own (`numbered`)."""
     if connection.dialect.name != "postgresql":
         return None
     following = select(sequence_of(attempts).next_value()).select_from(func.generate_series(1, count))
@@ -79,7 +86,7 @@ def take_numbers(connection: Connection, attempts: Table, count: int) -> list[in
 
 
 def locks_rows(dialect: Dialect) -> bool:
-    """Whether a single row can be locked. SQLite locks the whole database, so there every call is leased."""
+    """Whether a single row can be locked. SQLite locks the whole database, so every call is leased there."""
     return dialect.name != "sqlite"
 
 
@@ -102,53 +109,100 @@ def insert_into(dialect: Dialect, attempts: Table) -> Any:
 
 
 def probes_laterally(dialect: Dialect) -> bool:
-    """Whether one statement can probe each priority, lock what it finds, update it and return it: PostgreSQL."""
+    """Whether one statement can probe each priority, and lock, update and return the rows that it finds: PostgreSQL."""
     return dialect.name == "postgresql"
 
 
 def locks_neighbours(dialect: Dialect) -> bool:
-    """Whether a statement that locks some rows locks others beside them for a moment: MySQL and MariaDB. Then SKIP
-    LOCKED may find nothing although something is there."""
+    """Whether a statement that locks rows also locks their neighbours for a moment: MySQL and MariaDB. There SKIP
+    LOCKED may find no row although an unlocked one exists."""
     return dialect.name in MYSQL
 
 
 def copies_rows(dialect: Dialect) -> bool:
     """Whether rows can be written with COPY: PostgreSQL through psycopg 3."""
-    return dialect.name == "postgresql" and dialect.driver in ("psycopg", "psycopg_async")
+    return dialect.name == "postgresql" and uses_libpq(dialect)
 
 
 def pipelines(connection: Connection) -> bool:
-    """Whether statements can be sent without waiting for the one before, past SQLAlchemy: PostgreSQL through psycopg 3.
-    Not where somebody listens to what SQLAlchemy does, or wants other schemas put into it."""
+    """Whether statements can be sent in psycopg's pipeline, without waiting for each answer: PostgreSQL through
+    psycopg 3 on a synchronous engine.
+
+    The pipeline bypasses SQLAlchemy. So it is not used where the user listens to SQLAlchemy's statements, or lets
+    SQLAlchemy translate schemas.
+    """
     dialect = connection.dialect
     if dialect.name != "postgresql" or dialect.driver != "psycopg" or dialect.is_async:
         return False
     from psycopg import Pipeline
 
-    is_heard = any(getattr(connection.dispatch, name) for name in HEARD)
-    is_changed = is_heard or connection.get_execution_options().get("schema_translate_map")
-    return not is_changed and Pipeline.is_supported()
+    has_listeners = any(getattr(connection.dispatch, name) for name in STATEMENT_EVENTS)
+    needs_sqlalchemy = has_listeners or connection.get_execution_options().get("schema_translate_map")
+    return not needs_sqlalchemy and Pipeline.is_supported()
 
 
 def chains(connection: Connection) -> bool:
-    """Whether, besides, a COMMIT can go with statements of the transaction that follows it. Not where somebody wants to
-    say something in each transaction."""
+    """Whether a pipeline can also hold a COMMIT and the statements of the next transaction: PostgreSQL 12, and nobody
+    listens to begin or commit, where a user may set something for each transaction."""
     version: Any = connection.dialect.server_version_info
-    heard: Any = connection.dispatch
-    return pipelines(connection) and version >= (12,) and not (heard.begin or heard.commit)
+    listeners: Any = connection.dispatch
+    return pipelines(connection) and version >= (12,) and not (listeners.begin or listeners.commit)
 
 
-HEARD = ("before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute")
-"""Events of a connection that tell of statements, and may change them."""
+STATEMENT_EVENTS = ("before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute")
+"""Events of a connection that report its statements, and may change them."""
 
 
 def notifies(dialect: Dialect) -> bool:
-    """Whether a transaction can tell other processes that it committed: PostgreSQL's NOTIFY."""
+    """Whether a transaction can notify other processes when it commits: PostgreSQL's NOTIFY."""
     return dialect.name == "postgresql"
 
 
+def receives_notifications(dialect: Dialect) -> bool:
+    """Whether we can LISTEN through this driver: PostgreSQL through psycopg 3 or asyncpg."""
+    return notifies(dialect) and (uses_libpq(dialect) or dialect.driver == "asyncpg")
+
+
+def uses_libpq(dialect: Dialect) -> bool:
+    """Whether the driver is built on libpq, and its connection has a `pgconn`: psycopg 3, sync or async."""
+    return dialect.driver in ("psycopg", "psycopg_async")
+
+
+def has_schemas(dialect: Dialect) -> bool:
+    """Whether a database has schemas in it, made with CREATE SCHEMA: PostgreSQL."""
+    return dialect.name == "postgresql"
+
+
+def has_time_zones(dialect: Dialect) -> bool:
+    """Whether a column can hold an instant with its time zone: PostgreSQL's timestamptz."""
+    return dialect.name == "postgresql"
+
+
+def has_longtext(dialect: Dialect) -> bool:
+    """Whether TEXT ends at 64 KiB, and LONGTEXT holds more: MySQL and MariaDB."""
+    return dialect.name in MYSQL
+
+
+def is_mariadb(dialect: Dialect) -> bool:
+    """Whether this is MariaDB, by either name of the dialect; under "mysql" it is known once a connection was made."""
+    return bool(getattr(dialect, "is_mariadb", False)) or dialect.name == "mariadb"
+
+
+def exact_collation(dialect: Dialect) -> str:
+    """Of MySQL and MariaDB: the collation that compares texts by their characters alone, with spaces at the end.
+
+    The two have none in common: for utf8mb4_bin, "a " equals "a".
+    """
+    return "utf8mb4_nopad_bin" if is_mariadb(dialect) else "utf8mb4_0900_bin"
+
+
+def sets_isolation_by_statement(dialect: Dialect) -> bool:
+    """Whether SQLAlchemy's `isolation_level` is a statement at each checkout of a connection: MySQL and MariaDB."""
+    return dialect.name in MYSQL
+
+
 def server_uptime(connection: Connection) -> float | None:
-    """Seconds since the database server started; None where there is no server, or where it does not tell."""
+    """Seconds since the database server started; None where there is no server, or where it does not say."""
     name = connection.dialect.name
     if name == "postgresql":
         age = func.extract("epoch", func.statement_timestamp() - func.pg_postmaster_start_time())
@@ -163,23 +217,27 @@ def server_uptime(connection: Connection) -> float | None:
 
 
 def _status_schema(connection: Connection) -> str:
-    return "information_schema" if getattr(connection.dialect, "is_mariadb", False) else "performance_schema"
+    return "information_schema" if is_mariadb(connection.dialect) else "performance_schema"
 
 
 def limit_session(connection: Connection, seconds: float) -> None:
-    """On MySQL and MariaDB, let the server end a transaction of this session when it idles, or one of its statements
-    runs, longer than so many whole seconds; until `unlimit_session`. MySQL has the limit for idling only.
+    """On MySQL and MariaDB: until `unlimit_session`, the server ends a transaction of this session that idles, or a
+    statement that runs, for longer than `seconds` (whole ones). MySQL has the limit for idling only.
 
-    A frozen process would otherwise hold the row, and what is to be swept, for ever. PostgreSQL is told by what locks,
-    for its transaction only: a pooler in between may give the next one another session.
+    Without it a frozen process would keep its row locked for ever. On PostgreSQL the statement that locks the row sets
+    the limit, for its transaction only: behind a pooler the next transaction may have another session.
     """
     if connection.dialect.name in MYSQL:
         _set_session(connection, max(1, int(seconds)), max(1, int(seconds)))
 
 
 def disconnect(connection: Connection) -> None:
-    """End the conversation with the server from outside of the thread that leads it. What waits in PostgreSQL for a
-    lock is canceled (psycopg); elsewhere the server notices when it has it, and keeps what was locked until then."""
+    """Cut `connection` off from its server, from another thread than the one that uses it.
+
+    On PostgreSQL (psycopg) a statement that waits for a lock is also canceled: a server that waits does not notice that
+    its client is gone, and keeps its locks. Other servers notice once they have the lock. We send MySQL no KILL: behind
+    a pooler the connection id may be another session's.
+    """
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
         driver.close()
@@ -190,17 +248,17 @@ def disconnect(connection: Connection) -> None:
         end.shutdown(socket.SHUT_RDWR)
     finally:
         end.close()
-    if cancel is not None:  # on a thread: a network that is down would keep whoever waits for it
-        threading.Thread(target=_canceled, args=(cancel,), name="async-task-cancel", daemon=True).start()
+    if cancel is not None:  # on a thread of its own, because a network that is down blocks it
+        threading.Thread(target=_send_cancel, args=(cancel,), name="async-task-cancel", daemon=True).start()
 
 
-def _canceled(cancel: Any) -> None:
+def _send_cancel(cancel: Any) -> None:
     with contextlib.suppress(Exception):
         cancel.cancel()
 
 
 def _descriptor_of(driver: Any) -> int:
-    """Of the socket of a driver's connection: each has it in another place."""
+    """The file descriptor of a connection's socket, which each driver keeps in another place."""
     if hasattr(driver, "fileno"):  # psycopg
         return int(driver.fileno())
     if hasattr(driver, "_sock"):  # PyMySQL
@@ -210,14 +268,14 @@ def _descriptor_of(driver: Any) -> int:
 
 
 def unlimit_session(connection: Connection) -> None:
-    """Take back what `limit_session` left on the session, before the connection returns to its pool."""
+    """Undo `limit_session`, before the connection returns to its pool."""
     if connection.dialect.name in MYSQL:
         _set_session(connection, "DEFAULT", "DEFAULT")
 
 
 def _set_session(connection: Connection, idle: int | str, statement: int | str) -> None:
-    """How long a transaction may idle and a statement run, in seconds. MySQL has no limit for statements that write."""
-    if getattr(connection.dialect, "is_mariadb", False):
+    """Limit how long a transaction idles and a statement runs, in seconds; MySQL has no limit for a write."""
+    if is_mariadb(connection.dialect):
         limits = f"idle_transaction_timeout = {idle}, max_statement_time = {statement}"
     else:
         limits = f"wait_timeout = {idle}"

@@ -1,5 +1,5 @@
-"""What a driver's error says: whether it is transient, whether the database can be used at all, and which connections
-have met one."""
+"""What a driver's error means: whether it is transient, whether the database can be used at all, and which connections
+have met a transient one."""
 
 import socket
 import weakref
@@ -9,6 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+# SQLSTATEs (PostgreSQL), error numbers (MySQL, MariaDB) and words (SQLite) of transient errors.
 TRANSIENT_STATES = ("08", "53", "57P", "40001", "40P01", "25006", "55P03")
 TRANSIENT_CODES = frozenset(
     {1020, 1021, 1040, 1041, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 1290, 1836, 2002, 2003, 2006, 2013, 2055}
@@ -24,11 +25,11 @@ TRANSIENT_WORDS = (
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether a driver's error speaks of the infrastructure (connection, disk full, deadlock, serialization, read-only
-    server) and says nothing of the call that met it. Takes the driver's own exception (`DBAPIError.orig`)."""
+    """Whether this is an error of the infrastructure (connection, disk full, deadlock, serialization, read-only
+    server), for which the call that met it is not to blame. Takes the driver's own exception (`DBAPIError.orig`)."""
     if error is None:
         return False
-    # MySQL's code comes first: the state that PyMySQL tells beside it since 1.2 is HY000 for most of them.
+    # MySQL's number comes first: the SQLSTATE that PyMySQL adds since 1.2 is HY000 for most of them.
     code = error.args[0] if error.args else None
     if isinstance(code, int):
         return code in TRANSIENT_CODES
@@ -39,23 +40,21 @@ def is_transient(error: BaseException | None) -> bool:
 
 
 ACCESS_STATES = ("28", "3D")
-
-
 ACCESS_CODES = frozenset({0, 1044, 1045, 1049, 1129, 1130, 1203, 1226, 1698})
 
 
 def is_unusable(error: BaseException | None) -> bool:
-    """Whether a driver's OperationalError or InterfaceError says that the database cannot be used, for now or by this
-    URL: not reached, no access, not there; and not that it refused a statement. Takes `DBAPIError.orig`."""
+    """Whether a driver's OperationalError or InterfaceError means that the database cannot be used, now or by this URL:
+    not reachable, no access, or no such database. False if it refused a statement. Takes `DBAPIError.orig`."""
     if is_transient(error):
         return True
     code = error.args[0] if error is not None and error.args else None
     if isinstance(code, int):
-        return code in ACCESS_CODES or 2000 <= code < 2100  # MySQL's own for its clients
+        return code in ACCESS_CODES or 2000 <= code < 2100  # those of MySQL's client library
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
         return state.startswith(ACCESS_STATES)
-    # Before it is connected, PostgreSQL's driver has no state; and SQLite's words have been looked at.
+    # Before it is connected, PostgreSQL's driver has no SQLSTATE. SQLite's words were checked above.
     return not hasattr(error, "sqlite_errorcode")
 
 
@@ -76,39 +75,43 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_statement_timeout(error: BaseException | None) -> bool:
-    """Whether a driver's error says that the server cancelled a statement that ran too long."""
+    """Whether a driver's error says that the server canceled a statement that ran too long."""
     return getattr(error, "sqlstate", None) == "57014" or (
         error is not None and bool(error.args) and error.args[0] in (1969, 3024)
     )
 
 
 FAULTS: "weakref.WeakKeyDictionary[Connection, bool]" = weakref.WeakKeyDictionary()
-"""Connections that have met an error of the infrastructure; and whether the server rolled back the whole transaction
-with its savepoints. Not the error itself: its traceback holds the connection, which would stay for ever."""
+"""Connections that have met a transient error, and whether the server then rolled back the whole transaction with its
+savepoints. We keep no error: its traceback refers to the connection, which is the key, and both would stay for ever."""
 
 
 def note_faults(dialect: Dialect) -> None:
-    """From now on keep `FAULTS` for the connections of this dialect: who swallows such an error must not hide it."""
-    if not event.contains(dialect, "handle_error", _heard):
-        event.listen(dialect, "handle_error", _heard)
+    """Record the transient errors of this dialect's connections in `FAULTS`, so that a target that catches one does not
+    hide it."""
+    if not event.contains(dialect, "handle_error", _on_error):
+        event.listen(dialect, "handle_error", _on_error)
 
 
 def note_fault(connection: Connection, error: BaseException) -> None:
-    """It has met this error of the driver's. MySQL's deadlock, 1213, takes the savepoints along, which explains
-    whatever comes after it: whoever swallows it goes on in another transaction."""
+    """Record that `connection` met this transient error of its driver.
+
+    Only MySQL's deadlock (1213) is known to roll back the savepoints too: a call that catches it continues in another
+    transaction. A lock timeout (1205) does so only with `innodb_rollback_on_timeout`.
+    """
     FAULTS[connection] = FAULTS.get(connection, False) or error.args[:1] == (1213,)
 
 
-def _heard(context: Any) -> None:
+def _on_error(context: Any) -> None:
     connection, error = context.connection, context.original_exception
-    # Whose statement was canceled has ended its connection itself.
+    # A coroutine that is canceled during a statement ends its connection itself: that is no fault.
     is_fault = is_transient(error) or (context.is_disconnect and isinstance(error, Exception))
     if connection is not None and is_fault:
         note_fault(connection, error)
 
 
 def transient_error(error: BaseException) -> DBAPIError | None:
-    """The database error behind `error` that speaks of the infrastructure and not of the call, or None."""
+    """The transient database error that `error` is, or that caused it; None if there is none."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:

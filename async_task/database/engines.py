@@ -1,4 +1,4 @@
-"""The engines the library works with: made from a URL, or beside the user's own without changing it."""
+"""Engines of the library: made from a URL, or beside the user's own engine, which is left unchanged."""
 
 import contextlib
 import threading
@@ -9,8 +9,7 @@ from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
-from async_task.database.clock import MYSQL
-from async_task.database.dialects import locks_rows
+from async_task.database.dialects import locks_rows, sets_isolation_by_statement
 from async_task.database.driver_errors import note_faults
 from async_task.database.sessions import asyncio_kinds
 from async_task.errors import ConfigurationError
@@ -20,15 +19,16 @@ if TYPE_CHECKING:
 
     Database = str | URL | Engine | AsyncEngine | sessionmaker[Any] | async_sessionmaker[Any]
 else:
-    Database = object  # as in `sessions`: a synchronous program need not have greenlet
+    Database = object  # as in `sessions`: a synchronous program may not have greenlet
 
+# The extra of async-task that installs a module.
 EXTRAS = {"psycopg": "postgres", "pymysql": "mysql", "aiosqlite": "sqlite-async", "greenlet": "asyncio"}
 LOCK_WAIT_MS = 10_000
 
 
 class Source:
-    """Where the attempts lie: an engine, and how the user makes sessions. Raises ConfigurationError, in a sentence, for
-    a URL that cannot be read, a driver that is not installed, or a database that cannot be shared."""
+    """The database with the attempts: an engine, and how the user makes sessions. Raises ConfigurationError for a URL
+    that cannot be read, a driver that is not installed, or a database that connections cannot share."""
 
     def __init__(self, given: Database) -> None:
         self.session_class: type[Any] = Session
@@ -47,8 +47,8 @@ class Source:
         plain: Engine = engine.sync_engine if self.is_async else engine
         _refuse_memory(plain.url)
         self._plain = plain
-        self._introducing = threading.Lock()
-        self._is_introduced = False
+        self._initializing = threading.Lock()
+        self._is_initialized = False
         note_faults(plain.dialect)
 
     @property
@@ -57,7 +57,7 @@ class Source:
 
     @property
     def pool(self) -> Pool:
-        """The user's; another one after each time that they dispose of their engine."""
+        """The pool of the user's engine; they get a new one when they dispose of their engine."""
         return self._plain.pool
 
     @property
@@ -66,37 +66,49 @@ class Source:
 
     @property
     def address(self) -> str:
-        """The URL without its query, in which anything may stand, and with three asterisks for the password."""
+        """The URL with three asterisks for the password, and without its query, which may hold secrets."""
         return self._plain.url.set(query={}).render_as_string(hide_password=True)
 
     def close(self) -> None:
-        """Close the waiting connections of an engine made here. An AsyncEngine's never wait: each lane has its own."""
+        """Close the idle connections of an engine that was made from a URL. An AsyncEngine has none: lanes have their
+        own pools."""
         if self._is_ours and not self.is_async:
             self._plain.dispose()
 
+    def close_idle(self) -> None:
+        """Close the idle connections of a synchronous engine, before this process is forked."""
+        if not self.is_async:
+            self._plain.dispose()
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: leave the connections of its parent alone, and open others."""
+        self._plain.dispose(close=False)
+
     @property
     def database_file(self) -> str:
-        """Of an SQLite database: its file."""
+        """The file of an SQLite database."""
         return str(self._plain.url.database).removeprefix("file:").partition("?")[0]
 
-    def introduce(self, connect: Callable[[], object]) -> None:
-        """`connect` once, before anybody else does: all engines made here share one dialect, which learns from its
-        first connection what the server is, and meanwhile answers others wrongly."""
-        if not self._is_introduced:
-            with self._introducing:
-                if not self._is_introduced:
+    def initialize_dialect(self, connect: Callable[[], object]) -> None:
+        """Call `connect` at the first call, and let other threads wait for it.
+
+        All engines made here share one dialect. It learns from its first connection which server this is, and gives
+        wrong answers to other threads until then.
+        """
+        if not self._is_initialized:
+            with self._initializing:
+                if not self._is_initialized:
                     connect()
-                    self._is_introduced = True
+                    self._is_initialized = True
 
     def session(self, engine: Engine) -> Session:
-        """A session over `engine` of the user's own kind, for what their overrides run in; over an AsyncEngine a plain
-        one."""
+        """A session on `engine`, of the user's own class, for their overrides; a plain one if they use AsyncSession."""
         if issubclass(self.session_class, Session):
             return self.session_class(engine, **self.session_options)
         return Session(engine)
 
     def shared(self) -> Engine:
-        """An engine on the user's own pool, for a synchronous database that locks rows; else one with its own pool."""
+        """An engine on the user's own pool if that is synchronous and the database locks rows; else a private one."""
         if self.is_async or not locks_rows(self._plain.dialect):
             return self.private()
         plain = self._plain
@@ -105,51 +117,28 @@ class Source:
             "echo": plain.echo,
             "hide_parameters": plain.hide_parameters,
         }
-        return _made_alike(Engine(plain.pool, plain.dialect, plain.url, **given), plain)
+        return _configured_like(Engine(plain.pool, plain.dialect, plain.url, **given), plain)
 
     def private(self) -> Engine:
-        """An engine with a pool of its own, made like the user's: for another event loop, or another process."""
+        """An engine with a pool of its own, configured like the user's: for another event loop, or another process."""
         pool = self._plain.pool.recreate()
         engine = Engine(pool, self._plain.dialect, self._plain.url, hide_parameters=True)
-        return _made_alike(engine, self._plain)
+        return _configured_like(engine, self._plain)
 
 
 _OURS = ("bind", "binds", "class_", "close_resets_only", "join_transaction_mode", "twophase", "sync_session_class")
 
 
-def _behave_alike(engine: Engine, model: Engine) -> None:
-    """With the options and the listeners of `model`, which may set a tenant at each begin, or translate schemas; and
-    with its compiled statements, as SQLAlchemy's own copies of an engine: both speak one dialect, and each lane and
-    each beat would compile every statement again."""
-    options = {name: value for name, value in model.get_execution_options().items() if name != "isolation_level"}
-    engine.update_execution_options(**options)
-    copied: Any = engine
-    original: Any = model
-    _listen_alike(copied.dispatch, original.dispatch)
-    copied._has_events = getattr(original, "_has_events", True)
-    copied._compiled_cache = original._compiled_cache
+def _configured_like(engine: Engine, model: Engine) -> Engine:
+    """`engine`, with the options and listeners of `model`, and with READ COMMITTED transactions.
 
-
-def _listen_alike(dispatch: Any, model: Any) -> None:
-    """With the listeners of `model`; of what `engine.execution_options()` answers, these and those of `engine`."""
-    if not hasattr(model, "local"):
-        dispatch._update(model, only_propagate=False)
-        return
-    for name in dispatch._event_names:
-        own = getattr(model, name).local
-        if own.listeners:
-            getattr(dispatch, name).for_modify(dispatch)._update(own, only_propagate=False)
-    _listen_alike(dispatch, model.parent)
-
-
-def _made_alike(engine: Engine, model: Engine) -> Engine:
-    """An engine like `model`, but that its transactions are what ours must be, whatever the user's are: what is said
-    last counts. (An `engine.execution_options()` of theirs would be asked before theirs.)"""
-    _behave_alike(engine, model)
-    name = engine.dialect.name
-    if name in MYSQL:
-        # There that option is a statement at each checkout, which on a dead connection fails with the driver's naked
-        # error.
+    It is an engine beside the user's, not `execution_options()` of theirs: SQLAlchemy calls the listeners of the
+    engine below last, so an AUTOCOMMIT of theirs would win, and no row would be locked.
+    """
+    _copy_behaviour(engine, model)
+    if sets_isolation_by_statement(engine.dialect):
+        # For each transaction: on a dead connection the statement at checkout raises the driver's own error, which
+        # SQLAlchemy does not wrap.
         event.listen(engine, "begin", _begin_mysql)
     elif locks_rows(engine.dialect):
         engine.update_execution_options(isolation_level="READ COMMITTED")
@@ -159,30 +148,57 @@ def _made_alike(engine: Engine, model: Engine) -> Engine:
     return engine
 
 
-def _is_automatic(connection: Connection) -> bool:
-    """Whether each of its statements is a transaction by itself."""
+def _copy_behaviour(engine: Engine, model: Engine) -> None:
+    """Copy the options and listeners of `model`, which may set a tenant at each begin, or translate schemas.
+
+    Its compiled statements are shared, as by SQLAlchemy's own copies of an engine: both have one dialect, and every
+    lane would compile every statement again.
+    """
+    options = {name: value for name, value in model.get_execution_options().items() if name != "isolation_level"}
+    engine.update_execution_options(**options)
+    copied: Any = engine
+    original: Any = model
+    _copy_listeners(copied.dispatch, original.dispatch)
+    copied._has_events = getattr(original, "_has_events", True)
+    copied._compiled_cache = original._compiled_cache
+
+
+def _copy_listeners(dispatch: Any, model: Any) -> None:
+    """Copy the listeners of `model`; if that is an engine's `execution_options()`, also those of the engine itself."""
+    if not hasattr(model, "local"):
+        dispatch._update(model, only_propagate=False)
+        return
+    for name in dispatch._event_names:
+        own = getattr(model, name).local
+        if own.listeners:
+            getattr(dispatch, name).for_modify(dispatch)._update(own, only_propagate=False)
+    _copy_listeners(dispatch, model.parent)
+
+
+def _is_autocommit(connection: Connection) -> bool:
+    """Whether each of its statements is a transaction of its own."""
     return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
 
 
 def _begin_mysql(connection: Connection) -> None:
-    if _is_automatic(connection):
+    if _is_autocommit(connection):
         return
-    connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")  # of the one that follows
-    connection.exec_driver_sql("START TRANSACTION")  # also where the user's engine is set to AUTOCOMMIT
+    connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")  # for the next one
+    connection.exec_driver_sql("START TRANSACTION")  # also if the user's engine is in AUTOCOMMIT
 
 
 def _refuse_memory(url: URL) -> None:
     name = url.database or ":memory:"
     in_memory = ":memory:" in name or "mode=memory" in name or url.query.get("mode") == "memory"
     if url.get_backend_name() == "sqlite" and in_memory:
-        raise ConfigurationError("an SQLite database in memory is another one for each connection: give it a file")
+        raise ConfigurationError("an SQLite database in memory belongs to one connection: use a file")
 
 
 def _bind_of(maker: Any) -> Any:
     bind = maker.kw.get("bind")
     if bind is None:
         raise ConfigurationError(
-            "this sessionmaker is bound to no engine: give AsyncTask its engine, or sessionmaker(engine)"
+            "this sessionmaker is bound to no engine: give AsyncTask an engine, or sessionmaker(engine)"
         )
     return bind
 
@@ -207,12 +223,12 @@ def _engine_from(url: str | URL) -> Any:
             "the database URL cannot be read: write it like postgresql+psycopg://user@host/database"
         ) from None
     except ImportError as error:
-        # Of a missing greenlet, SQLAlchemy says so in its own words, and names no module.
+        # For a missing greenlet SQLAlchemy raises an error of its own, which names no module.
         raise ConfigurationError(_missing_driver(make_url(url), error.name or "greenlet")) from None
     except ValueError:
-        # What it says quotes a part of the URL, which may be one of the password.
+        # Its text quotes a part of the URL, which may be a part of the password.
         raise ConfigurationError(
-            "the database URL has a port that is no number: in a password, write @ : / as %40 %3A %2F"
+            "the database URL has a port that is not a number: in a password, write @ : / as %40 %3A %2F"
         ) from None
 
 
@@ -223,7 +239,7 @@ def _missing_driver(url: URL, module: str) -> str:
     if url.drivername in ("mysql", "mariadb"):
         plain = url.drivername
         return f"{plain}:// means the driver mysqlclient: write {plain}+pymysql:// and install async-task[mysql]"
-    wanted = "aiosqlite" if url.drivername == "sqlite+aiosqlite" else module  # its extra brings greenlet too
+    wanted = "aiosqlite" if url.drivername == "sqlite+aiosqlite" else module  # its extra installs greenlet too
     advice = f"install async-task[{EXTRAS[wanted]}]" if wanted in EXTRAS else f"install {wanted}"
     if wanted == "psycopg2":
         advice += ", or write postgresql+psycopg:// and install async-task[postgres]"
@@ -231,17 +247,19 @@ def _missing_driver(url: URL, module: str) -> str:
 
 
 def _open_sqlite(connection: Any, record: Any) -> None:
-    # The driver's own BEGIN is deferred: it reads first, and then fails to become a writer.
+    # The driver's own BEGIN is deferred: the transaction first reads, and then may fail to become a writer.
+    # `synchronous` stays FULL: NORMAL loses committed outcomes when the power fails.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA busy_timeout = 500")
-    with contextlib.suppress(Exception):  # somebody reads it just now: then another connection will
+    with contextlib.suppress(Exception):  # if somebody reads just now, a later connection sets it
         cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MS}")
     cursor.close()
 
 
 def _begin_sqlite(connection: Any) -> None:
-    if _is_automatic(connection):
+    if _is_autocommit(connection):
         return
+    # Lanes wait for each other in SQLite (busy_timeout): with a lock of ours attempts that write were slower (0.73x).
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,5 +1,8 @@
-"""Lanes: where attempts are performed. A lane is a thread with an engine; on an AsyncEngine it also has an event loop,
-and all that touches the database runs in a greenlet on it, so that there is one body of code for both."""
+"""Lanes: the threads in which attempts are performed, each with an engine.
+
+On an AsyncEngine a lane also has an event loop, and all code that uses the database runs there in a greenlet. So the
+same synchronous code serves both kinds of engine.
+"""
 
 import asyncio
 import contextlib
@@ -14,7 +17,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.util import await_only, greenlet_spawn  # wants greenlet only when used
+from sqlalchemy.util import await_only, greenlet_spawn  # they need greenlet only when called
 
 from async_task.database.dialects import disconnect, limit_session, unlimit_session
 from async_task.database.engines import Source
@@ -23,7 +26,7 @@ T = TypeVar("T")
 
 
 class Raised:
-    """What a call raised, kept apart from an exception that it returned."""
+    """The exception that a call raised; a bare exception is one that it returned."""
 
     __slots__ = ("error",)
 
@@ -31,63 +34,65 @@ class Raised:
         self.error = error
 
 
-class Severable(Protocol):
-    """What can be ended from outside of its thread."""
+class Disconnectable(Protocol):
+    """A transaction that another thread can cut off."""
 
-    def sever(self) -> None: ...
+    def disconnect(self) -> None: ...
 
 
 class Lane:
-    """On a synchronous engine. `engine` may be used inside of `run` only."""
+    """A lane on a synchronous engine. `engine` may be used inside of `run` only."""
 
     is_async = False
-    """Whether its thread runs a loop while it works."""
+    """Whether its thread runs an event loop while it works."""
 
     def __init__(self, source: Source, *, private: bool = False) -> None:
         self.engine: Engine = source.private() if private else source.shared()
         self._owns = private or self.engine.pool is not source.pool
         self._runner: asyncio.Runner | None = None
         self._connection: Connection | None = None
-        self._lent_with: Any = None
-        self.transaction: Severable | None = None
-        """The transaction of the call that is being performed alone."""
+        self._options_when_lent: Any = None
+        self.transaction: Disconnectable | None = None
+        """The transaction of the call that is now performed by itself."""
 
     def run(self, work: Callable[[], T]) -> T:
-        """Do `work`, which may use the database."""
+        """Do `work`, which may use the database, and return its result."""
         return work()
 
     @property
     def connection(self) -> Connection:
-        """One that stays open, for what is done again and again. Inside of `run`, or of `meanwhile`."""
+        """The lane's own connection, which stays open. Inside of `run` or `run_during_call`."""
         if self._connection is None:
             self._connection = self.engine.connect()
             limit_session(self._connection, LOCKED_LIMIT.total_seconds())
-            self._connection.rollback()  # what it began with that
+            self._connection.rollback()  # the transaction that setting the limit began
         return self._connection
 
     @property
     def autocommit(self) -> Connection:
-        """The same for single statements, each of which is a transaction by itself. A lane has one of the two."""
+        """The lane's own connection in AUTOCOMMIT, for single statements: in a transaction that idles, the rows that
+        they wrote would stay locked. A lane uses either this or `connection`."""
         if self._connection is None:
-            # Of the connection: an option of the engine would come before the one that the engine has already.
+            # An option of the connection: the engine's own isolation level would win over another option of the engine.
             self._connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         return self._connection
 
-    def lend(self) -> Connection:
-        """A connection for the transaction of a call that is performed alone, until `take_back`: the one that stays
-        open if there is one, else one of the pool. Inside of `run`."""
+    def lend_connection(self) -> Connection:
+        """A connection for the transaction of a call that is performed by itself: the lane's own if that is open, else
+        one of the pool. Give it to `return_connection` afterwards. Inside of `run`."""
         if self._connection is None:
             return self.engine.connect()
-        self._lent_with = self._connection.get_execution_options()
+        self._options_when_lent = self._connection.get_execution_options()
         return self._connection
 
     def limit(self, connection: Connection, seconds: float) -> None:
-        """What was lent may idle, and its statements run, for so long: see `limit_session`. In its transaction."""
+        """Limit a lent connection, in its transaction, to `seconds`: see `limit_session`."""
         if connection is not self._connection or seconds != LOCKED_LIMIT.total_seconds():
             limit_session(connection, seconds)
 
-    def take_back(self, connection: Connection, seconds: float, *, is_sound: bool) -> None:
-        """What was lent, and limited to so many seconds, is in no transaction now; unless it is not sound."""
+    def return_connection(self, connection: Connection, seconds: float, *, is_sound: bool) -> None:
+        """Take back a lent connection that was limited to `seconds`. `is_sound`: it can be used again, and has no
+        transaction open."""
         if connection is not self._connection:
             try:
                 if is_sound:
@@ -97,22 +102,22 @@ class Lane:
                 connection.close()
         elif not is_sound:
             self.drop_connection()
-        elif self._must_return():
-            self._end_connection()
+        elif self._must_close():
+            self._close_connection()
         elif seconds != LOCKED_LIMIT.total_seconds():
             limit_session(connection, LOCKED_LIMIT.total_seconds())
             connection.rollback()
 
-    def _must_return(self) -> bool:
-        """Whether what was lent must not stay open: its target gave it other options, which would be those of all that
-        follows; or somebody listens to what returns to the pool, most likely to clear what was set on it."""
+    def _must_close(self) -> bool:
+        """Whether the lane's own connection must not be used for another call: the target changed its options, or the
+        user listens to the pool, probably to clear what a call has set on the connection."""
         assert self._connection is not None
         pool: Any = self.engine.pool.dispatch
-        is_changed = self._connection.get_execution_options() is not self._lent_with
+        is_changed = self._connection.get_execution_options() is not self._options_when_lent
         return is_changed or bool(pool.checkout or pool.checkin or pool.reset)
 
     def drop_connection(self) -> None:
-        """It met an error: end it, with whatever it had begun, and open another one when it is asked for."""
+        """After an error, invalidate the lane's own connection and its transaction; the next use opens another one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(Exception):
@@ -120,59 +125,59 @@ class Lane:
             with contextlib.suppress(Exception):
                 connection.close()
 
-    def sever(self) -> None:
-        """Cut off the transaction of the call that this lane performs alone, from another thread: its locks are free as
-        soon as the server notices, and nothing about the call is written."""
+    def disconnect_call(self) -> None:
+        """Cut off the transaction of the call that this lane performs by itself, from another thread: the server frees
+        its locks once it notices, and nothing is written about the call."""
         transaction = self.transaction
         if transaction is not None:
-            transaction.sever()
+            transaction.disconnect()
 
-    def hang_up(self) -> None:
-        """End what `connection` does at the database, from another thread, perhaps waiting for somebody's lock."""
+    def disconnect(self) -> None:
+        """Cut off the lane's own connection, from another thread; it may be waiting for a lock."""
         connection = self._connection
         if connection is not None:
             with contextlib.suppress(Exception):
                 disconnect(connection)
 
-    def meanwhile(self, work: Callable[[], T]) -> T:
-        """Do `work`, which may use `connection`, on another thread while this lane makes a `call`."""
+    def run_during_call(self, work: Callable[[], T]) -> T:
+        """Do `work`, which may use `connection`, on another thread, while this lane is in `call`."""
         return work()
 
-    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """What a coroutine returned, or `Raised`. Inside of `run`."""
+    def run_coroutine(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine: what it returned, or `Raised`. Inside of `run`."""
         if self._runner is None:
             self._runner = asyncio.Runner()
         runner = self._runner
-        return _uncanceled(lambda: runner.run(kept(work), context=contextvars.copy_context()))
+        return _uncanceled(lambda: runner.run(returned_or_raised(work), context=contextvars.copy_context()))
 
     @contextlib.contextmanager
-    def guarded(self, guard: threading.Lock) -> Iterator[None]:
-        """Hold a lock that whoever does something `meanwhile` holds too. Inside of `run`."""
-        # On a loop it would block what the other waits for.
-        while not guard.acquire(blocking=not self.is_async):
-            rest(0.001)
+    def holding(self, lock: threading.Lock) -> Iterator[None]:
+        """Hold a lock that the work of `run_during_call` holds too. Inside of `run`."""
+        # On an event loop we never block: the other thread's work needs the loop to come to an end.
+        while not lock.acquire(blocking=not self.is_async):
+            sleep(0.001)
         try:
             yield
         finally:
-            guard.release()
+            lock.release()
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """What a plain function that uses no session of ours returned, or `Raised`. Inside of `run`."""
-        return _tried(function)
+        """Call a plain function that uses no session of ours: what it returned, or `Raised`. Inside of `run`."""
+        return _called(function)
 
-    def call_here(self, function: Callable[[], Any]) -> Any:
-        """The same for one that uses a session of ours, where the connection of that lives. Inside of `run`."""
-        return _tried(function)
+    def call_with_session(self, function: Callable[[], Any]) -> Any:
+        """The same for a function that uses a session of ours: on the thread of its connection. Inside of `run`."""
+        return _called(function)
 
     def close(self) -> None:
-        """End the loop, and the connections that are this lane's own."""
+        """Close the event loop, and the lane's own connections."""
         if self._runner is not None:
             self._runner.close()
-        self._end_connection()
+        self._close_connection()
         if self._owns:
             self.engine.dispose()
 
-    def _end_connection(self) -> None:
+    def _close_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(Exception):
@@ -188,7 +193,7 @@ class Lane:
 
 
 class AsyncLane(Lane):
-    """On an AsyncEngine: with a loop, and connections of its own, which no other loop may touch."""
+    """A lane on an AsyncEngine, with an event loop and connections of its own: a connection belongs to its loop."""
 
     is_async = True
 
@@ -202,45 +207,46 @@ class AsyncLane(Lane):
             return work()
         return self._loop.run(_spawned(work), context=contextvars.copy_context())
 
-    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        # In a task of its own, as in `Lane.wait`: what the target does to its task must not befall the lane.
-        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(kept(work))))
+    def run_coroutine(self, work: Coroutine[Any, Any, Any]) -> Any:
+        # In a task of its own, as in `Lane`: what the target does to its task must not happen to the lane.
+        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(returned_or_raised(work))))
 
     def call(self, function: Callable[[], Any]) -> Any:
-        # In a thread without a running loop: a plain function may want to start one.
+        # On a thread without a running loop: a plain function may start one.
         context = contextvars.copy_context()
-        return await_only(self._loop.get_loop().run_in_executor(self._thread, lambda: context.run(_tried, function)))
+        return await_only(self._loop.get_loop().run_in_executor(self._thread, lambda: context.run(_called, function)))
 
-    def meanwhile(self, work: Callable[[], T]) -> T:
-        # The call has left the loop, which waits for it: there, and nowhere else, the connection may be used.
+    def run_during_call(self, work: Callable[[], T]) -> T:
+        # The loop waits for the call, and is free: the connection may be used there, and nowhere else.
         return asyncio.run_coroutine_threadsafe(_spawned(work), self._loop.get_loop()).result()
 
     def close(self) -> None:
-        self.run(self._end_connection)
+        self.run(self._close_connection)
         self.run(self.engine.dispose)
         self._thread.shutdown()
         self._loop.close()
 
 
 class LoopLane(Lane):
-    """On the event loop that runs, for work in its greenlets, many at a time, with connections of this loop alone."""
+    """A lane on the running event loop, for many pieces of work at a time, each in a greenlet of the loop. Its
+    connections are used by this loop alone."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(source, private=True)
 
-    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(kept(work))))
+    def run_coroutine(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(returned_or_raised(work))))
 
     def call(self, function: Callable[[], Any]) -> Any:
         context = contextvars.copy_context()
-        return await_only(asyncio.get_running_loop().run_in_executor(None, lambda: context.run(_tried, function)))
+        return await_only(asyncio.get_running_loop().run_in_executor(None, lambda: context.run(_called, function)))
 
 
 def open_lane(source: Source, *, private: bool = False) -> Lane:
-    """A lane of the kind that `source` needs; `private`: with connections that no other lane or process shares."""
+    """A lane of the kind that `source` needs. `private`: no other lane or process shares its connections."""
     lane = AsyncLane(source) if source.is_async else Lane(source, private=private)
     try:
-        source.introduce(lambda: lane.run(lambda: lane.engine.connect().close()))
+        source.initialize_dialect(lambda: lane.run(lambda: lane.engine.connect().close()))
     except BaseException:
         lane.close()
         raise
@@ -251,9 +257,9 @@ async def _spawned(work: Callable[[], T]) -> T:
     return await greenlet_spawn(work)
 
 
-async def kept(work: Coroutine[Any, Any, Any]) -> Any:
-    """What it returned, or `Raised`."""
-    # Here, inside of the loop: SystemExit and KeyboardInterrupt would tear the loop down.
+async def returned_or_raised(work: Coroutine[Any, Any, Any]) -> Any:
+    """Await a coroutine: what it returned, or `Raised`."""
+    # It must be caught inside of the loop: SystemExit and KeyboardInterrupt would end the loop.
     try:
         return await work
     except BaseException as error:
@@ -261,14 +267,15 @@ async def kept(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _uncanceled(wait: Callable[[], Any]) -> Any:
-    """A target that cancels its task and returns at once is seen to be canceled only when the task has ended."""
+    """What `wait` returns, or `Raised`: a coroutine that cancels its own task and returns at once is canceled only when
+    the task has ended."""
     try:
         return wait()
     except asyncio.CancelledError as error:
         return _raised(error)
 
 
-def _tried(function: Callable[[], Any]) -> Any:
+def _called(function: Callable[[], Any]) -> Any:
     try:
         return function()
     except BaseException as error:
@@ -277,13 +284,13 @@ def _tried(function: Callable[[], Any]) -> Any:
 
 def _raised(error: BaseException) -> Raised:
     if isinstance(error, MemoryError):
-        # What the call has taken is needed to write down that it failed.
+        # Free what the call has allocated: we need memory to write its failure.
         traceback.clear_frames(error.__traceback__)
     return Raised(error)
 
 
-def rest(seconds: float) -> None:
-    """Sleep, and let others run meanwhile: a thread, or the loop of this greenlet."""
+def sleep(seconds: float) -> None:
+    """Sleep, without blocking the event loop if this is a greenlet on one."""
     if has_loop_running():
         await_only(asyncio.sleep(seconds))
     else:
@@ -291,7 +298,7 @@ def rest(seconds: float) -> None:
 
 
 def has_loop_running() -> bool:
-    """Whether this thread runs an event loop now, which a synchronous verb would block."""
+    """Whether this thread runs an event loop now, which a synchronous call would block."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -300,3 +307,4 @@ def has_loop_running() -> bool:
 
 
 LOCKED_LIMIT = dt.timedelta(seconds=60)
+"""How long the transaction of a locked call may last by default."""

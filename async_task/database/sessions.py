@@ -1,5 +1,8 @@
-"""Which kind of session something is. SQLAlchemy's asyncio half wants greenlet, which a synchronous program need not
-have: so it is never imported here, and what nobody has imported, nothing can be an instance of."""
+"""Which kind of session something is.
+
+SQLAlchemy's asyncio half needs greenlet, which a synchronous program may not have. So we never import it here: nothing
+can be an instance of a class that nobody has imported.
+"""
 
 import sys
 from typing import Any
@@ -30,10 +33,12 @@ def blocking_session(session: object) -> Session:
     Raises ConfigurationError for an AsyncSession, which would have to be awaited, and for anything else.
     """
     if isinstance(session, str):
-        raise ConfigurationError("a session stands first, and this is a text: reason is a keyword: cancel(reason=...)")
+        raise ConfigurationError(
+            "the first argument is a session, not a text; the reason is a keyword: cancel(reason=...)"
+        )
     if is_async_session(type(session)) or issubclass(type(session), asyncio_kinds("async_scoped_session")):
         raise ConfigurationError(
-            "this does I/O, and an AsyncSession has to be awaited for that: "
+            "this does I/O, for which an AsyncSession must be awaited: "
             "await session.run_sync(attempt.cancel, reason=...), "
             "await session.run_sync(Attempt.ensure, target=..., ...)"
         )
@@ -41,21 +46,21 @@ def blocking_session(session: object) -> Session:
 
 
 def is_session(cls: type[Any]) -> bool:
-    """Whether this is a class of sessions, of either half."""
+    """Whether this is a class of sessions, sync or async."""
     return issubclass(cls, (Session, *asyncio_kinds("AsyncSession")))
 
 
 def is_async_session(cls: type[Any]) -> bool:
-    """Whether this is a kind of AsyncSession."""
+    """Whether this is AsyncSession or a subclass."""
     return issubclass(cls, asyncio_kinds("AsyncSession"))
 
 
 def is_registry(cls: type[Any]) -> bool:
-    """Whether this is a scoped registry of sessions, of either half."""
+    """Whether this is a scoped registry of sessions, sync or async."""
     return issubclass(cls, (scoped_session, *asyncio_kinds("async_scoped_session")))
 
 
 def asyncio_kinds(*names: str) -> tuple[type[Any], ...]:
-    """These classes of SQLAlchemy's asyncio half; none while nobody has imported it."""
+    """These classes of `sqlalchemy.ext.asyncio`; none as long as nobody has imported it."""
     module = sys.modules.get("sqlalchemy.ext.asyncio")
     return tuple(getattr(module, name) for name in names if hasattr(module, name))

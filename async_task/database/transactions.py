@@ -1,4 +1,4 @@
-"""Transactions that outlast a database which is away for a while."""
+"""Transactions: on a given engine or connection, and repeated after transient errors."""
 
 import random
 import time
@@ -11,31 +11,32 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from async_task.database.driver_errors import transient_error
-from async_task.database.lanes import rest
+from async_task.database.lanes import sleep
 
 T = TypeVar("T")
 PATIENCE = 30.0
+"""Seconds for which a claim is tried: giving it up costs nothing."""
 LONG_PATIENCE = 600.0
-"""Seconds for which an outcome is held ready for a database that is away: to give it up is to make the call again."""
+"""Seconds for which the writing of an outcome is tried: after that the call would be made again."""
 
 
 def retry_transient(work: Callable[[], T], patience: float = PATIENCE) -> T:
-    """Do `work`, again while the infrastructure fails, with jittered backoff, for `patience` seconds; then raise."""
+    """Do `work`, and repeat it after a transient error, with jittered backoff, for `patience` seconds; then raise."""
     until, pause = time.monotonic() + patience, 0.05
     while True:
         try:
             return work()
         except (DBAPIError, PoolTimeout) as error:
-            is_passing = isinstance(error, (OperationalError, PoolTimeout)) or transient_error(error) is not None
-            if not is_passing or time.monotonic() + pause > until:
+            is_transient = isinstance(error, (OperationalError, PoolTimeout)) or transient_error(error) is not None
+            if not is_transient or time.monotonic() + pause > until:
                 raise
-        rest(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
-        pause = min(2 * pause, 1.2)  # so that whoever comes back is met within 2 s
+        sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
+        pause = min(2 * pause, 1.2)  # so that we notice within 2 s that the database is back
 
 
 @contextmanager
 def transaction_on(where: Engine | Connection) -> Iterator[Connection]:
-    """A transaction on a connection of its own, or on this one."""
+    """A transaction on a new connection of an engine, or on the given connection."""
     if isinstance(where, Engine):
         with where.begin() as connection:
             yield connection

@@ -1,1 +1,1 @@
-"""Encrypted arguments: encryptors, ciphers, keys, and key rotation."""
+"""Encryption of arguments: encryptors, ciphers, keys, key rotation, and the conformance test."""

@@ -1,10 +1,11 @@
-"""The ready-made encryptors. Each ciphertext is an envelope: a version, the id of its key, and what the cipher made.
+"""The ready-made encryptors. Each ciphertext is an envelope: a version, the id of its key, and the cipher's output.
 
     version  1 byte: 1
-    key id   32 bytes: ASCII, filled up with NUL
+    key id   32 bytes: ASCII, padded with NUL
     body     AES-GCM: a random nonce (12 bytes), ciphertext, tag (16). Fernet: a token, as bytes.
 
-The 33 bytes of the head are 44 characters in base64, so that a database can tell rows by their keys.
+The 33 bytes of the head are 44 characters in base64. So SQL finds a row's key by the first characters of its text:
+rotation needs no state, and rows under keys that nobody has any more can be counted too.
 """
 
 import base64
@@ -21,12 +22,12 @@ from async_task.errors import ConfigurationError, DecryptionFailed
 VERSION = b"\x01"
 HEAD = len(VERSION) + LONGEST_ID
 STORED_HEAD = HEAD * 4 // 3
-"""How many characters of a row's text tell its key."""
+"""The number of characters at the beginning of a row's text that identify its key."""
 NONCE, DIGEST = 12, 32
 
 
 class KeyedEncryptor(ABC):
-    """What the ready-made encryptors have in common: keys with ids, and the envelope. Not to be used itself."""
+    """The common base of the ready-made encryptors: keys with ids, and the envelope."""
 
     kind: ClassVar[str]
 
@@ -39,17 +40,17 @@ class KeyedEncryptor(ABC):
         self.keys.require(self.kind)
 
     def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
-        """Under the first key, bound to `context` and to this encryptor's name."""
+        """Encrypt under the first key; the ciphertext is bound to `context` and to this encryptor's name."""
         key = self.keys.first
         head = head_of(key.id)
         return head + self._encrypt(key.secret, plaintext, self._bound(head, context))
 
     def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
-        """Raises DecryptionFailed, without content: a key that is missing or wrong, another context, a changed text."""
+        """Raises DecryptionFailed, without content, for a missing or wrong key, another context or a changed text."""
         head, body = ciphertext[:HEAD], ciphertext[HEAD:]
         key_id = key_id_in(head)
         if key_id is None:
-            raise DecryptionFailed(f"the stored arguments are not what {self.name!r} wrote")
+            raise DecryptionFailed(f"the stored arguments were not written by {self.name!r}")
         plaintext = self._decrypt(self.keys.named(key_id).secret, body, self._bound(head, context))
         if plaintext is None:
             raise DecryptionFailed(
@@ -67,7 +68,7 @@ class KeyedEncryptor(ABC):
 
     @abstractmethod
     def _encrypt(self, secret: bytes, plaintext: bytes, bound: bytes) -> bytes:
-        """The body of an envelope to which `bound` belongs."""
+        """The body of an envelope, bound to `bound`."""
 
     @abstractmethod
     def _decrypt(self, secret: bytes, body: bytes, bound: bytes) -> bytes | None:
@@ -77,7 +78,7 @@ class KeyedEncryptor(ABC):
 class AesGcmEncryptor(KeyedEncryptor):
     """AES-256-GCM: `AesGcmEncryptor(Keys.from_environment("SHOP_KEYS"))`. The first key encrypts, all decrypt.
 
-    The context is associated data. Nonces are random: take a new key before one has encrypted 2**32 attempts.
+    The context is associated data. Nonces are random: use a new key before the old one has encrypted 2**32 attempts.
     """
 
     kind = "aes-gcm"
@@ -104,7 +105,7 @@ class AesGcmEncryptor(KeyedEncryptor):
 class FernetEncryptor(KeyedEncryptor):
     """Fernet (AES-128-CBC with HMAC-SHA256): `FernetEncryptor(Keys.from_file("/run/secrets/shop"))`.
 
-    Fernet knows no context: its digest stands before the plaintext, inside of what the token authenticates.
+    Fernet has no associated data: a digest of the context goes before the plaintext, and the token authenticates both.
     """
 
     kind = "fernet"
@@ -130,29 +131,31 @@ class FernetEncryptor(KeyedEncryptor):
 
 
 def head_of(key_id: str) -> bytes:
-    """What every ciphertext under this key begins with."""
+    """The head of every ciphertext under this key."""
     return VERSION + key_id.encode("ascii").ljust(LONGEST_ID, b"\0")
 
 
 def stored_head_of(key_id: str) -> str:
-    """The same as a row has it: its first `STORED_HEAD` characters."""
+    """The same in base64: the first `STORED_HEAD` characters of a row's text."""
     return base64.b64encode(head_of(key_id)).decode()
 
 
 def key_id_in(head: bytes) -> str | None:
-    """The id of the key in the head of an envelope; None when it is none of ours."""
+    """The id of the key in the head of an envelope; None if this is not such a head."""
     key_id = head[len(VERSION) :].rstrip(b"\0").decode("ascii", "replace")
     return key_id if is_key_id(key_id) and head == head_of(key_id) else None
 
 
 def refuse_missing_key(encryptor: object, stored: str) -> None:
-    """Raises DecryptionFailed when this process has not the key of a row's text, of which `stored` is the beginning.
-    Nothing is decrypted; an encryptor without keys is let pass."""
+    """Raises DecryptionFailed if `encryptor` does not have the key of a row whose text begins with `stored`.
+
+    Nothing is decrypted. An encryptor without keys is accepted.
+    """
     if not isinstance(encryptor, KeyedEncryptor):
         return
     key_id = key_id_stored(stored)
     if key_id is None:
-        raise DecryptionFailed(f"the stored arguments are not what {encryptor.name!r} wrote")
+        raise DecryptionFailed(f"the stored arguments were not written by {encryptor.name!r}")
     try:
         encryptor.keys.named(key_id)
     except DecryptionFailed:
@@ -160,12 +163,12 @@ def refuse_missing_key(encryptor: object, stored: str) -> None:
     else:
         return
     raise DecryptionFailed(
-        f"they lie under the key {key_id!r} of {encryptor.name!r}, which this process does not have: it has {known}"
+        f"they are under the key {key_id!r} of {encryptor.name!r}, which this process does not have: it has {known}"
     )
 
 
 def key_id_stored(text: str) -> str | None:
-    """The same of the beginning of a row's text."""
+    """The id of the key of a row, from the beginning of its text; None if no ready-made encryptor wrote it."""
     try:
         return key_id_in(base64.b64decode(text[:STORED_HEAD], validate=True))
     except ValueError:

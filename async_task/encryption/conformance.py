@@ -1,4 +1,4 @@
-"""Conformance: what must hold of whatever is plugged in, for its author's own tests."""
+"""The conformance test for encryptors, for the tests of their authors."""
 
 import uuid
 from collections.abc import Iterator
@@ -28,10 +28,12 @@ PLAINTEXTS = {
 def check_encryptor(encryptor: Encryptor) -> None:
     """Raises ConfigurationError with one sentence for each rule that `encryptor` breaks:
 
-    it has a name of 1 to 64 characters; what it encrypts it decrypts (nothing, any bytes, 1 MB), each time, and
-    differently each time; the plaintext is not to be seen in the ciphertext; another context (of another row, target or
-    method), and a changed or cut ciphertext, are refused; and
-    what it raises then says nothing of the plaintext.
+    1. It has a name of 1 to 64 characters.
+    2. It decrypts what it encrypts (an empty text, any bytes, 1 MB), and the same plaintext has another ciphertext each
+       time.
+    3. The ciphertext does not contain the plaintext.
+    4. It refuses another context (of another row, target or method), and a changed or cut ciphertext.
+    5. What it raises then does not quote the plaintext.
     """
     check_shape(encryptor)
     broken = list(dict.fromkeys(_broken_rules(encryptor)))
@@ -46,11 +48,11 @@ def _broken_rules(encryptor: Encryptor) -> Iterator[str]:
     except Exception:
         return
     if isinstance(sealed, bytes):
-        yield from _seen(sealed)
+        yield from _shown(sealed)
         if sealed == again:
-            yield "it encrypts the same to the same: take a new nonce each time"
+            yield "the same plaintext has the same ciphertext: use a new nonce each time"
         for context in ELSEWHERE:
-            yield from _accepted(encryptor, sealed, context, "under another context: a moved row")
+            yield from _accepted(encryptor, sealed, context, "of another context: a moved row")
         for changed in _changes(sealed):
             yield from _accepted(encryptor, changed, CONTEXT, "that was changed or cut")
 
@@ -61,30 +63,30 @@ def _broken_round_trips(encryptor: Encryptor) -> Iterator[str]:
             try:
                 sealed = encryptor.encrypt(plaintext, context=CONTEXT)
                 if not isinstance(sealed, bytes):
-                    yield f"encrypt() answers bytes, not {type(sealed).__name__}"
+                    yield f"encrypt() returns bytes, not {type(sealed).__name__}"
                 elif encryptor.decrypt(sealed, context=CONTEXT) != plaintext:
-                    yield f"{what} does not come back as it was"
+                    yield f"{what} is changed by encrypt() and decrypt()"
             except Exception as error:
                 yield f"{what} cannot be encrypted and decrypted: {type(error).__name__}"
 
 
-def _seen(sealed: bytes) -> Iterator[str]:
+def _shown(sealed: bytes) -> Iterator[str]:
     if SECRET in sealed or SECRET[::-1] in sealed:
-        yield "the plaintext is to be seen in the ciphertext"
+        yield "the ciphertext contains the plaintext"
 
 
 def _accepted(encryptor: Encryptor, sealed: bytes, context: bytes, how: str) -> Iterator[str]:
     try:
         encryptor.decrypt(sealed, context=context)
     except Exception as error:
-        if any(_tells(one) for one in _chain(error)):
+        if any(_quotes(one) for one in _chain(error)):
             yield "what it raises quotes the plaintext"
     else:
         yield f"it decrypts a ciphertext {how}"
 
 
 def _changes(sealed: bytes) -> Iterator[bytes]:
-    """One bit of each byte, the end cut off, something behind it, nothing at all."""
+    """Ciphertexts with one bit of each byte changed, cut at either end, with a byte appended, and empty."""
     for place in range(len(sealed)):
         yield sealed[:place] + bytes([sealed[place] ^ 1]) + sealed[place + 1 :]
     yield from (sealed[:-1], sealed[1:], sealed + b"\0", b"")
@@ -92,15 +94,15 @@ def _changes(sealed: bytes) -> Iterator[bytes]:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: list[BaseException] = []
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
         if one is not None and one not in seen:
             seen.append(one)
-            waiting += [one.__cause__, one.__context__]
+            pending += [one.__cause__, one.__context__]
             yield one
 
 
-def _tells(error: BaseException) -> bool:
-    said = f"{error} {error.args!r} {error!r}"
-    return any(text.decode() in said for text in (SECRET, SECRET[::-1], b"conformance-canary"))
+def _quotes(error: BaseException) -> bool:
+    shown = f"{error} {error.args!r} {error!r}"
+    return any(text.decode() in shown for text in (SECRET, SECRET[::-1], b"conformance-canary"))

@@ -1,4 +1,4 @@
-"""Encryptors: what one is, which are known to this process, and how a text becomes a row's sealed text."""
+"""Encryptors: their interface, those that this process knows, and sealing and unsealing the text of a row."""
 
 import base64
 import contextlib
@@ -9,28 +9,29 @@ from typing import Any, Protocol, runtime_checkable
 from async_task.errors import AsyncTaskError, ConfigurationError, DecryptionFailed, UnknownEncryptor
 
 GROUP = "async_task.encryptors"
-"""The entry points by which an installed package brings encryptors."""
+"""The entry-point group by which an installed package provides encryptors."""
 
 
 @runtime_checkable
 class Encryptor(Protocol):
-    """Encrypts the arguments of attempts, in several threads at a time. `name` (1 to 64 characters) is what the row
-    stores; never an import path. `check_encryptor` tests whether one keeps to this."""
+    """Encrypts the arguments of attempts; several threads use it at a time. `name` (1 to 64 characters) is what the row
+    stores; never an import path. `check_encryptor` tests an implementation."""
 
     name: str
 
     def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
-        """The ciphertext, bound to `context`: the row, its target and its method. What it raises refuses the call."""
+        """The ciphertext, bound to `context`: the row, its target and its method. If this raises, no attempt is
+        created."""
         ...
 
     def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
-        """The plaintext. Raises DecryptionFailed, without content, for a key that is missing, a text that was changed,
-        and one made under another context; whatever it raises parks the attempt."""
+        """The plaintext. Raises DecryptionFailed, without content, for a missing key, a changed ciphertext, and one of
+        another context. Any exception parks the attempt."""
         ...
 
 
 class NullEncryptor:
-    """The default: arguments lie in the row as the JSON text they are."""
+    """The default: arguments are stored as JSON text, unencrypted."""
 
     name = "null"
 
@@ -44,10 +45,10 @@ class NullEncryptor:
 _known: dict[str, Encryptor] = {NullEncryptor.name: NullEncryptor()}
 
 
-def remember(encryptor: Encryptor) -> Encryptor:
-    """Make `encryptor` known to this process under its name; a later one of the same name replaces it.
+def register_encryptor(encryptor: Encryptor) -> Encryptor:
+    """Register `encryptor` in this process under its name, and return it; a later one of the same name replaces it.
 
-    Raises ConfigurationError when it is a class, has no name, or a name longer than the 64 characters a row has for it.
+    Raises ConfigurationError for a class, and for an encryptor without a name of 1 to 64 characters.
     """
     check_shape(encryptor)
     _known[encryptor.name] = encryptor
@@ -55,20 +56,21 @@ def remember(encryptor: Encryptor) -> Encryptor:
 
 
 def check_shape(encryptor: object) -> None:
-    """Raises ConfigurationError for what cannot be an encryptor, whatever it does."""
+    """Raises ConfigurationError unless this is an instance with encrypt(), decrypt() and a valid name."""
     if isinstance(encryptor, type):
         raise ConfigurationError(f"{encryptor.__name__} is a class: give an instance: {encryptor.__name__}()")
     name = getattr(encryptor, "name", None)
     if not isinstance(name, str) or not 0 < len(name) <= 64 or not isinstance(encryptor, Encryptor):
+        kind = type(encryptor).__name__
         raise ConfigurationError(
-            f"{type(encryptor).__name__} is no encryptor: it needs a name (1 to 64 characters), encrypt() and decrypt()"
+            f"{kind} is not an encryptor: it needs a name (1 to 64 characters), encrypt() and decrypt()"
         )
     if name == NullEncryptor.name and not isinstance(encryptor, NullEncryptor):
         raise ConfigurationError("the name 'null' says that nothing is encrypted: give this encryptor another one")
 
 
 def known_encryptors() -> list[Encryptor]:
-    """All that this process knows, by name, with those of installed packages that can be loaded."""
+    """All encryptors that this process knows, sorted by name, with those of installed packages that can be loaded."""
     for entry in metadata.entry_points(group=GROUP):
         with contextlib.suppress(AsyncTaskError):
             encryptor_named(entry.name)
@@ -76,18 +78,20 @@ def known_encryptors() -> list[Encryptor]:
 
 
 def encryptor_named(name: str) -> Encryptor:
-    """The encryptor of that name: one given to `AsyncTask(encryptors=[...])`, or an entry point of the group
-    `async_task.encryptors`. Raises UnknownEncryptor."""
+    """The encryptor of this name: a registered one, or an entry point of the group `async_task.encryptors`.
+
+    Raises UnknownEncryptor; ConfigurationError if the entry point provides an encryptor of another name.
+    """
     if name in _known:
         return _known[name]
     for entry in metadata.entry_points(group=GROUP, name=name):
-        known = remember(_loaded(entry))
+        known = register_encryptor(_loaded(entry))
         if known.name != name:
-            raise ConfigurationError(f"the entry point {name!r} brings an encryptor named {known.name!r}: rename one")
+            raise ConfigurationError(f"the entry point {name!r} provides an encryptor named {known.name!r}: rename one")
         return known
     raise UnknownEncryptor(
         f"no encryptor is named {name!r} in this process: it knows {', '.join(sorted(_known))}; "
-        "give it to AsyncTask(encryptors=[...]) or install the package that brings it"
+        "give it to AsyncTask(encryptors=[...]) or install the package that provides it"
     )
 
 
@@ -100,24 +104,25 @@ def _loaded(entry: metadata.EntryPoint) -> Encryptor:
         raise
     except Exception as error:
         kind = type(error).__name__
-    # Outside of the handler: what a package says while it is loaded may quote its settings.
-    raise UnknownEncryptor(f"the encryptor {entry.name!r} is installed as {entry.value}, and to load it raised {kind}")
+    # Raised outside of the handler, without a cause: the text of the package's error may quote its settings.
+    raise UnknownEncryptor(f"the encryptor {entry.name!r} is installed as {entry.value}, and loading it raised {kind}")
 
 
 def encryptor_names() -> list[str]:
-    """Those that are known to this process, and those that an installed package would bring, which are not loaded."""
+    """The names of all registered encryptors, and of those of installed packages, which are not loaded for this."""
     return sorted({*_known, *metadata.entry_points(group=GROUP).names})
 
 
 def context_of(attempt_id: uuid.UUID, target: str, method_name: str) -> bytes:
-    """What a ciphertext is bound to: the row's id, target and method."""
+    """The context that a row's ciphertext is bound to: its id, target and method."""
     return b"\0".join((b"async-task", attempt_id.bytes, target.encode(), method_name.encode()))
 
 
 def seal(text: str, encryptor: Encryptor, context: bytes) -> str:
-    """`text` as it is stored: as it is under the NullEncryptor, else base64 of the ciphertext.
+    """`text` as a row stores it: unchanged with the NullEncryptor, else the ciphertext in base64.
 
-    Raises ConfigurationError, without content, where the encryptor fails."""
+    Raises ConfigurationError, without content, if the encryptor fails.
+    """
     if encryptor.name == NullEncryptor.name:
         return text
     try:
@@ -128,8 +133,8 @@ def seal(text: str, encryptor: Encryptor, context: bytes) -> str:
 
 
 def unseal(stored: str, encryptor: Encryptor, context: bytes) -> str:
-    """The text that `seal` was given. Raises DecryptionFailed, without content, whatever the encryptor raises but our
-    own errors."""
+    """The text that was sealed. Raises DecryptionFailed, without content, if the encryptor fails; an error of this
+    library's own is raised unchanged."""
     if encryptor.name == NullEncryptor.name:
         return stored
     try:
@@ -145,12 +150,14 @@ def unseal(stored: str, encryptor: Encryptor, context: bytes) -> str:
 def _ciphertext_of(stored: str, encryptor: Encryptor) -> bytes:
     with contextlib.suppress(ValueError):
         return base64.b64decode(stored, validate=True)
-    raise DecryptionFailed(f"the stored arguments are no base64: not what {encryptor.name!r} wrote")
+    raise DecryptionFailed(f"the stored arguments are not base64: {encryptor.name!r} did not write them")
 
 
 def _reason_of(error: BaseException) -> str:
-    """The name of its kind: what it says, or hangs behind it, may quote what the encryptor was given. Raises what is no
-    failure of an encryptor (the end of this process, thread or coroutine), and our own errors with nothing behind."""
+    """The class name of the error: its text and its cause may quote the arguments.
+
+    Raises an error of our own, without its cause, and what ends a process, thread or coroutine.
+    """
     if isinstance(error, AsyncTaskError):
         error.__cause__ = error.__context__ = None
         raise error
@@ -160,5 +167,5 @@ def _reason_of(error: BaseException) -> str:
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Whether a library in Rust broke down: pyo3 derives its error from BaseException."""
+    """Whether this is a panic of a library in Rust, which pyo3 derives from BaseException."""
     return (type(error).__module__, type(error).__name__) == ("pyo3_runtime", "PanicException")

@@ -1,11 +1,11 @@
-"""Rotation: arguments under an old key are encrypted again under the first one, page by page, beside all other work.
+"""Key rotation: arguments under an old key are encrypted again under the first one, page by page, while workers run.
 
-1. Look: a page of rows, in the order of their ids, whose text is under another key than it shall be. No lock.
-2. Decrypt and encrypt, in memory, with no transaction open. What cannot be decrypted is noted, and left as it is.
-3. Write, in one short transaction: the rows that nobody has locked, and whose text is still the one that was read.
-4. Again from the beginning, for what was locked, until nothing is left.
+1. Read a page of rows, in the order of their ids, whose text is under another key than it should be. No lock.
+2. Decrypt and encrypt them in memory, with no transaction open. A row that cannot be decrypted is reported and left.
+3. Write in one short transaction, only the rows that nobody has locked, and whose text is still the one that was read.
+4. Repeat from the beginning, for the rows that were locked, until none is left.
 
-Nothing is remembered between runs: a row's text tells its key.
+There is no state between runs: a row's text identifies its key.
 """
 
 import contextlib
@@ -34,14 +34,13 @@ from async_task.errors import AsyncTaskError
 from async_task.schema.states import is_pending
 
 PATIENCE = 60.0
-"""Seconds without a row rotated, after which locked ones are left to the next run: a call may hold its row so long."""
+"""Seconds without progress after which locked rows are left to the next run: a call may lock its row for that long."""
 
 
 @dataclass(frozen=True, slots=True)
 class RotationReport:
-    """What a rotation did, in attempts. `rotated`; `left`: still to be rotated (somebody held them, or it was stopped,
-    or asked only to look); `unreadable`: why each of those that could not be decrypted, or encrypted
-    again, was left as it is, by id."""
+    """What a rotation did. `rotated`: the number of attempts. `left`: how many are still to be rotated (locked by
+    others, after a stop, or in a dry run). `unreadable`: why attempts could not be decrypted or encrypted, by id."""
 
     rotated: int = 0
     left: int = 0
@@ -51,8 +50,8 @@ class RotationReport:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which attempts to rotate. `encryptor`: only those under this one. `policy`: tells the encryptor that the policy
-    of a target and method names; rows under another one are rotated too."""
+    """Which attempts to rotate. `encryptor`: only those under this one. `policy`: returns the encryptor's name in the
+    policy of a target and method, None without; rows under another encryptor than that are rotated too."""
 
     encryptor: str | None = None
     pending_only: bool = False
@@ -61,8 +60,8 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """How many attempts are under one key. `key_id`: None where the encryptor has none, or the text is not its own.
-    `is_first`: new attempts get this one. `is_known`: what is under it can be read here."""
+    """How many attempts are under a key. `key_id`: None if the encryptor has no keys, or did not write the text.
+    `is_first`: new attempts are under it. `is_known`: this process has it."""
 
     encryptor: str
     key_id: str | None
@@ -76,8 +75,11 @@ def rotate(
     engine: Engine, table: Table, selection: Selection, *, page: int,
     stop: threading.Event | None = None, tell: Callable[[int], object] | None = None,
 ) -> RotationReport:  # fmt: skip
-    """Rotate all that is selected, `page` rows in a transaction, until nothing is left or `stop` is set. `tell` is
-    called with how many are done. Raises ConfigurationError without keys, and UnknownEncryptor."""
+    """Rotate the selected attempts, `page` rows in a transaction, until none is left or `stop` is set.
+
+    `tell` is called after each page with the number of rotated rows. Raises ConfigurationError without keys, and
+    UnknownEncryptor.
+    """
     began = time.monotonic()
     run = _Run(
         engine, table, _wanted(engine, table, selection), page, stop or threading.Event(), tell or (lambda _: None)
@@ -88,18 +90,19 @@ def rotate(
 
 
 def count(engine: Engine, table: Table, selection: Selection) -> int:
-    """How many `rotate` would try."""
+    """The number of attempts that `rotate` would rotate."""
     return _count(engine, table, _wanted(engine, table, selection))
 
 
 def key_head(table: Table) -> ColumnElement[str]:
-    """The beginning of a row's text, labelled "head": it tells the key, of encryptors here that have keys; else ""."""
+    """A column "head": the beginning of the row's text, which identifies its key; "" if its encryptor has no keys or is
+    not known here."""
     keyed = [one.name for one in known_encryptors() if isinstance(one, KeyedEncryptor)]
     return case((table.c.encryptor.in_(keyed), _head(table)), else_="").label("head")
 
 
 def key_uses(engine: Engine, table: Table) -> list[KeyUse]:
-    """Every key that this process knows, or that a row is under, by encryptor; one walk over the table."""
+    """Every key that this process knows, or that a row is under, sorted by encryptor. Reads the whole table."""
     encryptors = {one.name: one for one in known_encryptors()}
     head = key_head(table)
     pending = func.sum(case((is_pending(table), 1), else_=0))
@@ -110,7 +113,7 @@ def key_uses(engine: Engine, table: Table) -> list[KeyUse]:
     for name, stored, waiting, total in found:
         key_id = key_id_stored(stored)
         known = uses.get((name, key_id), KeyUse(name, key_id, is_first=False, is_known=False))
-        # Two heads may mean one key: texts that are not the encryptor's own.
+        # Several heads may have the key id None: texts that the encryptor did not write.
         sums = {"pending": known.pending + int(waiting), "total": known.total + total}
         uses[name, key_id] = replace(known, **sums)
     return sorted(uses.values(), key=lambda use: (use.encryptor, not use.is_first, use.key_id or ""))
@@ -125,7 +128,7 @@ def _unused(encryptor: Encryptor) -> Iterator[KeyUse]:
 
 
 class _Run:
-    """One rotation at work."""
+    """A running rotation."""
 
     def __init__(
         self, engine: Engine, table: Table, wanted: "_Wanted", page: int, stop: threading.Event,
@@ -150,10 +153,10 @@ class _Run:
             pause = min(2 * pause, 2.0)
 
     def _pass(self) -> bool:
-        """Every row once. Whether none of them was held by somebody else."""
+        """Go over all rows once. Returns whether all changes could be written: none was locked or changed by others."""
         after, is_all = None, True
         while not self.stop.is_set():
-            rows = retry_transient(partial(_look, self.engine, self.table, self.wanted.condition, after, self.page))
+            rows = retry_transient(partial(_read, self.engine, self.table, self.wanted.condition, after, self.page))
             sealed = dict(self._resealed(row) for row in rows if row.id not in self.unreadable)
             changes = {one: values for one, values in sealed.items() if values is not None}
             written = retry_transient(partial(_write, self.engine, self.table, changes)) if changes else 0
@@ -177,7 +180,7 @@ class _Run:
 
 
 class _Wanted:
-    """Which rows are to be rotated, and under which encryptor each shall be."""
+    """Which rows are to be rotated, and the encryptor that each row should have."""
 
     def __init__(self, condition: ColumnElement[bool], by_call: dict[tuple[str, str], Encryptor]) -> None:
         self.condition = condition
@@ -198,14 +201,14 @@ def _wanted(engine: Engine, table: Table, selection: Selection) -> _Wanted:
     by_call = _by_policy(selection.policy, {(row.target, row.method_name) for row in found}) if selection.policy else {}
     names = {row.encryptor for row in found}
     old = or_(false(), *(_under_an_old_key(table, name) for name in names))
-    elsewhere = [_elsewhere(table, call, encryptor) for call, encryptor in by_call.items()]
+    elsewhere = [_under_another_encryptor(table, call, encryptor) for call, encryptor in by_call.items()]
     return _Wanted(and_(*within, or_(old, *elsewhere)), by_call)
 
 
 def _by_policy(
     policy: Callable[[str, str], str | None], calls: set[tuple[str, str]]
 ) -> dict[tuple[str, str], Encryptor]:
-    """The encryptor of each call whose policy names one that this process has."""
+    """The encryptor of each call, if its policy names one that this process has."""
     by_call = {}
     for call in calls:
         name = policy(*call)
@@ -216,8 +219,8 @@ def _by_policy(
 
 
 def _under_an_old_key(table: Table, name: str) -> ColumnElement[bool]:
-    """Of rows under this encryptor, those that are not under its first key; all, if it is not known here: so that they
-    are told of. None where there are no keys to tell."""
+    """Rows under this encryptor, but not under its first key. All of its rows if it is not known here, so that they are
+    reported; none if it has no keys."""
     under = table.c.encryptor == name
     try:
         encryptor = encryptor_named(name)
@@ -228,7 +231,7 @@ def _under_an_old_key(table: Table, name: str) -> ColumnElement[bool]:
     return and_(under, _head(table) != stored_head_of(encryptor.keys.first.id))
 
 
-def _elsewhere(table: Table, call: tuple[str, str], encryptor: Encryptor) -> ColumnElement[bool]:
+def _under_another_encryptor(table: Table, call: tuple[str, str], encryptor: Encryptor) -> ColumnElement[bool]:
     target, method_name = call
     mine = (table.c.target == target, table.c.method_name == method_name)
     return and_(*mine, table.c.encryptor != encryptor.name)
@@ -243,7 +246,7 @@ def _count(engine: Engine, table: Table, wanted: _Wanted) -> int:
         return connection.scalar(select(func.count()).select_from(table).where(wanted.condition)) or 0
 
 
-def _look(
+def _read(
     engine: Engine, table: Table, condition: ColumnElement[bool], after: uuid.UUID | None, page: int
 ) -> list[Any]:
     columns = (table.c.id, table.c.target, table.c.method_name, table.c.method_args, table.c.encryptor)
@@ -253,7 +256,7 @@ def _look(
 
 
 def _write(engine: Engine, table: Table, changes: dict[uuid.UUID, dict[str, Any]]) -> int:
-    """Write what is held by nobody and still has the text that was read; answers how many that were."""
+    """Write the rows that nobody has locked and that still have the text that was read; returns their number."""
     free = (
         select(table.c.id, table.c.method_args)
         .where(table.c.id.in_(list(changes)))

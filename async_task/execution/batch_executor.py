@@ -121,7 +121,7 @@ class BatchExecutor:
                 return []
             if self._group_commit.is_open:
                 unstarted = [claim for claim, _ in self._in_flight.waiting]
-                if not self._context.lane.meanwhile(self._group_commit.cut_off):
+                if not self._context.lane.run_during_call(self._group_commit.cut_off):
                     self._cut_failed_at = time.monotonic()
                 return unstarted
             unstarted = self._in_flight.take_all_waiting()
@@ -135,13 +135,13 @@ class BatchExecutor:
         in_flight = self._in_flight
         with in_flight.guarded_from_outside(LONGEST_AT_DATABASE) as is_mine:
             if not is_mine:  # it waits there, perhaps for somebody's lock
-                self._context.lane.hang_up()
+                self._context.lane.disconnect()
                 return self._claims
             begun = {} if in_flight.running is None else {in_flight.running.claim.id: in_flight.running.claim}
             if self._group_commit.holds_others:
-                self._context.lane.meanwhile(partial(self._group_commit.cut_off, locks=False))
+                self._context.lane.run_during_call(partial(self._group_commit.cut_off, locks=False))
             elif begun:
-                self._context.lane.sever()
+                self._context.lane.disconnect_call()
             if self._shared is not None:
                 begun |= {claim.id: claim for claim in self._shared.abandon()}
             begun |= {claim.id: claim for claim, _ in self._undone}

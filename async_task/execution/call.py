@@ -16,7 +16,7 @@ from async_task.arguments.decoding import decode
 from async_task.attempts.attempt import BaseAttempt
 from async_task.database.dialects import locks_rows
 from async_task.database.engines import Source
-from async_task.database.lanes import LOCKED_LIMIT, Lane, Raised, kept
+from async_task.database.lanes import LOCKED_LIMIT, Lane, Raised, returned_or_raised
 from async_task.encryption.encryptors import NullEncryptor, context_of, encryptor_named, unseal
 from async_task.error_text import secrets_in
 from async_task.errors import ConfigurationError, DecryptionFailed, UnknownMethod, UnknownTarget
@@ -155,9 +155,9 @@ def make(context: ExecutionContext, claim: Claim, call: PreparedCall, transactio
 async def make_coroutine(claim: Claim, call: PreparedCall) -> object:
     """The same on an event loop, for a coroutine function that wants no session of ours."""
     performing.set(partial(call.current, claim))  # of this task alone
-    answer = await kept(_timed(partial(call.method.callable, **call.arguments), call.timeout))
+    answer = await returned_or_raised(_timed(partial(call.method.callable, **call.arguments), call.timeout))
     while inspect.iscoroutine(answer):
-        answer = await kept(answer)
+        answer = await returned_or_raised(answer)
     return _refused(answer)
 
 
@@ -168,9 +168,9 @@ def _made(context: ExecutionContext, call: PreparedCall, transaction: CallTransa
         session = transaction.session(call.session_class, context.source.session_class, context.source.session_options)
         function = partial(call.method.callable, session, **call.arguments)
     if call.method.signature.is_async:
-        return context.lane.wait(_timed(function, call.timeout))
+        return context.lane.run_coroutine(_timed(function, call.timeout))
     # A session of ours lives on this lane's loop; any other plain function may want to start one of its own.
-    return context.lane.call_here(function) if call.session_class is not None else context.lane.call(function)
+    return context.lane.call_with_session(function) if call.session_class is not None else context.lane.call(function)
 
 
 async def _timed(function: Callable[..., Any], timeout: dt.timedelta | None) -> Any:
@@ -179,7 +179,7 @@ async def _timed(function: Callable[..., Any], timeout: dt.timedelta | None) -> 
     if timeout is None:
         return await function()
     coroutine = function()
-    task = asyncio.ensure_future(kept(coroutine))
+    task = asyncio.ensure_future(returned_or_raised(coroutine))
     try:
         if (await asyncio.wait({task}, timeout=timeout.total_seconds()))[0]:
             return _unpacked(task.result())
@@ -220,7 +220,7 @@ async def _canceled(task: "asyncio.Future[Any]", coroutine: Coroutine[Any, Any, 
 
 
 def _checked(lane: Lane, answer: object) -> object:
-    return _refused(lane.wait(answer) if inspect.iscoroutine(answer) else answer)
+    return _refused(lane.run_coroutine(answer) if inspect.iscoroutine(answer) else answer)
 
 
 def _refused(answer: object) -> object:

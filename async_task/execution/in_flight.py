@@ -48,7 +48,7 @@ class InFlight:
 
     def guarded(self) -> AbstractContextManager[object]:
         """For the lane's own thread. Inside of `lane.run`."""
-        return self._lane.guarded(self._guard) if self._lane.is_async else self._guard
+        return self._lane.holding(self._guard) if self._lane.is_async else self._guard
 
     @contextmanager
     def guarded_from_outside(self, patience: float) -> Iterator[bool]:

@@ -75,7 +75,7 @@ class SharedTransaction:
         was begun before the call that is running; those that were settled meanwhile stand no longer."""
         self._is_abandoned = True
         if self._transaction is not None:
-            self._transaction.sever()
+            self._transaction.disconnect()
         ended = [one[0] for one in self._afterwards] + [one[0] for one in self._undone]
         return [one.claim for one in self.called] + ended
 
@@ -117,8 +117,8 @@ class SharedTransaction:
             self._transaction = context.lane.transaction = CallTransaction(
                 context.lane, context.table, claim, self._limit, for_session=True
             )
-            if self._is_abandoned:  # while there was nothing to sever
-                self._transaction.sever()
+            if self._is_abandoned:  # while there was nothing to disconnect
+                self._transaction.disconnect()
         self._transaction.go_on(claim)
         return self._transaction
 

@@ -56,7 +56,7 @@ class CallTransaction:
         self.is_lost = False
         self.is_disconnected = False
 
-    def sever(self) -> None:
+    def disconnect(self) -> None:
         """End its conversation with the server, from outside of its thread: what the call answers is not written."""
         self.is_disconnected = True
         connection = self._connection
@@ -112,7 +112,7 @@ class CallTransaction:
     def _begin(self) -> None:
         connection = self._connection = self._connect()
         try:
-            if self.is_disconnected:  # before there was anything to sever
+            if self.is_disconnected:  # before there was anything to disconnect
                 raise Disconnected
             FAULTS.pop(connection, None)  # met by what was done on it before
             self._root = connection.begin()
@@ -141,7 +141,7 @@ class CallTransaction:
 
     def _connect(self) -> Connection:
         try:
-            return self._lane.lend()
+            return self._lane.lend_connection()
         except SQLAlchemyError:
             self._was_lost = True  # none was to be had: the weather, whatever the driver calls it
             raise
@@ -218,7 +218,7 @@ class CallTransaction:
             is_sound = False
         is_sound = is_sound and not self.is_disconnected
         with contextlib.suppress(Exception):
-            self._lane.take_back(connection, self._limit, is_sound=is_sound)
+            self._lane.return_connection(connection, self._limit, is_sound=is_sound)
 
     def has_met_fault(self) -> bool:
         """Whether a statement on its own connection met an error of the infrastructure; of other engines it knows

@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, select, union_all
 
-from async_task.database.clock import MYSQL, clock_now
+from async_task.database.clock import clock_now
+from async_task.database.dialects import MYSQL
 from async_task.queue import claim_statements, predicates
 
 MOST_COUNTED = 10_000

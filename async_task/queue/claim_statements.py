@@ -26,7 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from async_task.database.clock import MYSQL, statement_now
+from async_task.database.clock import statement_now
+from async_task.database.dialects import MYSQL
 from async_task.queue import predicates
 from async_task.queue.claim import columns
 from async_task.schema.states import (
@@ -38,7 +39,7 @@ from async_task.schema.states import (
     is_overdue,
     is_pending,
     is_waiting,
-    released_unstarted,
+    releasing_unstarted,
 )
 from async_task.schema.tables import companion_tables
 
@@ -119,7 +120,7 @@ def succeed(table: Table, dialect: str) -> Update:
 @lru_cache(maxsize=64)
 def give_back(table: Table, dialect: str) -> Update:
     """Give those of `ids` that are still ours under `a_claim` back: they were not started."""
-    return _change(table, dialect, released_unstarted(table))
+    return _change(table, dialect, releasing_unstarted(table))
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from async_task.outcomes import Decision
 from async_task.queue import claim_statements, predicates
 from async_task.queue.claim import Claim
 from async_task.schema.audit import record
-from async_task.schema.states import Status, Values, ending, parking, released_started, released_unstarted, waiting
+from async_task.schema.states import Status, Values, ending, parking, releasing_started, releasing_unstarted, retrying
 
 
 class OutcomeWrite(NamedTuple):
@@ -130,7 +130,7 @@ def release_abandoned(engine: Engine, table: Table, claims: Sequence[Claim], *, 
         with engine.begin() as connection:
             row = connection.execute(predicates.lock(table, claim.id, claim.claim_id, waits=False)).first()
             if row is not None:
-                values = released_started(reason) if started else released_unstarted(table)
+                values = releasing_started(reason) if started else releasing_unstarted(table)
                 connection.execute(predicates.settle(table, claim.id, claim.claim_id, values))
             if row is not None and started:
                 record(connection, table, claim.id, "parked", reason, number=claim.number)
@@ -175,7 +175,7 @@ def _of_all(connection: Connection, claims: Sequence[Claim]) -> dict[str, Any]:
 def _values_of(table: Table, decision: Decision, failure: Failure | None) -> Values:
     said = failure.summary if failure else None
     if decision.after is not None:
-        return waiting(table, decision.after, last_error=said, charged=decision.charged)
+        return retrying(table, decision.after, last_error=said, charged=decision.charged)
     text = ": ".join(part for part in (decision.reason, said) if part) or None
     return ending(table, decision.status, last_error=text, charged=decision.charged)
 

@@ -14,7 +14,7 @@ from async_task.database.clock import clock_now
 from async_task.queue import predicates
 from async_task.queue.claim import Claim
 from async_task.queue.fetch import claim_in
-from async_task.schema.states import is_pending, released_to
+from async_task.schema.states import is_pending, releasing_to_queue
 from async_task.schema.tables import companion_tables
 from async_task.targets.policies import Limit
 
@@ -147,7 +147,7 @@ def release_to_own_queue(engine: Engine, table: Table, claims: Sequence[Claim], 
     """Give claims back that nobody has started, uncharged, into the queue `lane`. Answers how many."""
     mine = (table.c.id.in_([one.id for one in claims]), table.c.claim_id.in_({one.claim_id for one in claims}))
     with engine.begin() as connection:
-        change = predicates.changed(table, released_to(table, lane)).where(*mine, is_pending(table))
+        change = predicates.changed(table, releasing_to_queue(table, lane)).where(*mine, is_pending(table))
         return connection.execute(change).rowcount
 
 

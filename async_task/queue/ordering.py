@@ -32,7 +32,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 
 from async_task.database.dialects import probes_laterally
-from async_task.schema.states import Status, looked_at, releasing
+from async_task.schema.states import Status, clearing_arrived, releasing_order_key
 
 PAGE = 500
 
@@ -55,7 +55,7 @@ def release_arrived(engine: Engine, table: Table, limit: int = PAGE) -> int:
             return 0
         ids = [row.id for row in found]
         # By id alone: these are locked, and by the status MySQL would wait for the locks of others.
-        connection.execute(update(table).where(table.c.id.in_(ids)).values(looked_at()))
+        connection.execute(update(table).where(table.c.id.in_(ids)).values(clearing_arrived()))
     # In a transaction of its own: whoever settled meanwhile passed over the rows that were locked here.
     release(engine, table, {row.order_key for row in found})
     return len(found)
@@ -120,7 +120,7 @@ def _release_one(connection: Connection, table: Table, key: str) -> int:
     if first is None or connection.scalar(_free(table, table.c.id == first)) is None:
         return 0
     try:
-        return connection.execute(update(table).where(table.c.id == first).values(releasing())).rowcount
+        return connection.execute(update(table).where(table.c.id == first).values(releasing_order_key())).rowcount
     except IntegrityError:
         return 0
 
@@ -134,7 +134,7 @@ def _releasing_all(table: Table, keys: Sequence[str]) -> Any:
     first = _first(line, line.c.order_key == keyed.c.key).lateral("first")
     heads = select(first.c.id).select_from(keyed.join(first, true())).where(~_is_taken(table, keyed.c.key))
     free = _free(table, table.c.id == any_(func.array(heads.scalar_subquery())))
-    return update(table).where(table.c.id == any_(func.array(free.scalar_subquery()))).values(releasing())
+    return update(table).where(table.c.id == any_(func.array(free.scalar_subquery()))).values(releasing_order_key())
 
 
 def _first(table: Any, of_key: ColumnElement[bool]) -> Select[Any]:

@@ -1,1 +1,1 @@
-"""What a row holds, and how it may change."""
+"""The tables: columns, indexes, states and their changes, versions, events."""

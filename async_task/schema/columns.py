@@ -1,4 +1,4 @@
-"""The kinds of column that our tables are made of, the same on every database."""
+"""The column types of our tables, with the same meaning on every database."""
 
 import os
 import time
@@ -10,26 +10,23 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
-from async_task.database.clock import MYSQL, Instant
+from async_task.database.clock import Instant
+from async_task.database.dialects import MYSQL, exact_collation, has_longtext
 
 __all__ = ["Counter", "HiddenText", "Identifier", "Instant", "LongText", "Name", "RowNumber", "SealedText"]
 
 
 class _ExactText(mysql.VARCHAR):
-    """A VARCHAR that is compared by its characters alone, also by the spaces at its end."""
+    """A VARCHAR that is compared by its characters alone, with the spaces at its end."""
 
 
 @compiles(_ExactText, *MYSQL)
 def _exact_text(text: _ExactText, compiler: Any, **_kw: Any) -> str:
-    # The two have no such collation in common: utf8mb4_bin takes "a " for "a".
-    dialect = compiler.dialect
-    is_mariadb = getattr(dialect, "is_mariadb", False) or dialect.name == "mariadb"
-    collation = "utf8mb4_nopad_bin" if is_mariadb else "utf8mb4_0900_bin"
-    return f"VARCHAR({text.length}) CHARACTER SET utf8mb4 COLLATE {collation}"
+    return f"VARCHAR({text.length}) CHARACTER SET utf8mb4 COLLATE {exact_collation(compiler.dialect)}"
 
 
 class _Hidden(str):
-    """What is sent to the database as it is, and never shown: SQLAlchemy puts parameters into errors and logs."""
+    """A text whose repr is hidden: SQLAlchemy puts the repr of parameters into errors and logs."""
 
     __slots__ = ()
 
@@ -38,13 +35,13 @@ class _Hidden(str):
 
 
 class HiddenText(TypeDecorator[str]):
-    """A text of any length, which SQLAlchemy does not show."""
+    """A text of any length that SQLAlchemy does not show in errors and logs."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(_mysql_text()) if dialect.name in MYSQL else super().load_dialect_impl(dialect)
+        return dialect.type_descriptor(_mysql_text()) if has_longtext(dialect) else super().load_dialect_impl(dialect)
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         return None if value is None else _Hidden(value)
@@ -56,12 +53,12 @@ def Name(length: int) -> String:
 
 
 def LongText() -> Text:
-    """A text of any length, and any character."""
+    """A text of any length, with any characters."""
     return Text().with_variant(_mysql_text(), *MYSQL)
 
 
 def SealedText() -> TypeEngine[str]:
-    """The same for a call's arguments, which no error and no log of SQLAlchemy shall show."""
+    """The same for the arguments of a call, which must not be shown in errors and logs."""
     return HiddenText()
 
 
@@ -70,12 +67,13 @@ def _mysql_text() -> mysql.LONGTEXT:
 
 
 def Identifier() -> Uuid:  # type: ignore[type-arg]
-    """A UUID: native on PostgreSQL, 32 hexadecimal digits elsewhere (also on MariaDB, whatever the dialect's name)."""
+    """A UUID: native on PostgreSQL, 32 hexadecimal digits elsewhere. MariaDB's native one is not used, because the
+    dialect "mysql" does not have it for the same server."""
     return Uuid().with_variant(Uuid(native_uuid=False), *MYSQL)
 
 
 def RowNumber() -> TypeEngine[int]:
-    """A number that the database gives to each row of an append-only table."""
+    """An auto-incremented number, for the rows of append-only tables."""
     return BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -85,8 +83,8 @@ def Counter() -> Integer:
 
 
 def uuid7() -> uuid.UUID:
-    """A UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then 12 bits of the rest of the millisecond, so
-    that those of one process sort by the order of their making to a quarter of a microsecond, then 62 random bits."""
+    """A UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, 12 bits of fractions of a millisecond, 62 random
+    bits. Those of one process sort by the time of creation, to a quarter of a microsecond."""
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     bits = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64
     return uuid.UUID(int=bits | 0b10 << 62 | int.from_bytes(os.urandom(8)) >> 2)

@@ -1,5 +1,8 @@
-"""Every change of an attempt's state, as the values of one UPDATE. Only here are columns put together, so that an
-illegal combination of them cannot be written; the statements that apply these values say which rows they may hit."""
+"""Status, and every change of an attempt's state, as the column values of one UPDATE.
+
+Columns are combined only here, so that an illegal combination cannot be written. The statements that write these values
+say which rows they may change.
+"""
 
 import datetime as dt
 import enum
@@ -19,7 +22,7 @@ from async_task.database.clock import clock_now, statement_now
 
 
 class Status(enum.StrEnum):
-    """Where an attempt stands. There is no stored `running`: that is a pending attempt with a live claim."""
+    """The stored state of an attempt. A running attempt is not stored as such: it is pending and has a live claim."""
 
     PENDING = "pending"
     SUCCEEDED = "succeeded"
@@ -29,17 +32,17 @@ class Status(enum.StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the attempt is at rest; only an explicit retry brings it back."""
+        """Whether the attempt has ended; only an explicit retry makes it pending again."""
         return self is not Status.PENDING
 
 
 Values = dict[str, Any]
-"""In this order: in what MySQL sets later, it reads what it has set before."""
+"""Column values, in the order in which they are set: MySQL reads a column's new value in the expressions after it."""
 UNCLAIMED: Values = {"claim_id": None, "claimed_by": None, "lease_until": None}
 
 
 def claiming(table: Table, claim_id: Any, worker: Any, lease: dt.timedelta) -> Values:
-    """Taken by `worker`. The start is counted here, before the work: an attempt that kills its process is counted."""
+    """Claimed by `worker`. The start is counted now, before the call: an attempt that kills its process is counted."""
     return {
         "claim_id": claim_id,
         "claimed_by": worker,
@@ -51,13 +54,16 @@ def claiming(table: Table, claim_id: Any, worker: Any, lease: dt.timedelta) -> V
 
 
 def extending(lease: dt.timedelta) -> Values:
-    """Believed without a lock for another `lease`."""
+    """The claim is valid without a row lock for another `lease`."""
     return {"lease_until": clock_now(lease.total_seconds())}
 
 
 def ending(table: Table, status: Status, *, last_error: Any, charged: bool = False, crashed: bool = False) -> Values:
-    """At rest in `status`. `charged`: the target raised. Whoever reports back has not crashed; `crashed`: nobody does,
-    and a claim that had lapsed is a start lost."""
+    """Ended in `status`. `charged`: the target raised, which counts as an error.
+
+    The count of crashes is reset, as a worker reports. `crashed`: none reports, and a claim that is left counts as a
+    crash.
+    """
     return {
         "num_crashes": table.c.num_crashes + _if_claimed(table) if crashed else 0,
         **UNCLAIMED,
@@ -69,8 +75,8 @@ def ending(table: Table, status: Status, *, last_error: Any, charged: bool = Fal
     }
 
 
-def waiting(table: Table, after: dt.timedelta, *, last_error: str | None, charged: bool) -> Values:
-    """Performed, and to be performed again `after` from now: a retry (`charged`) or a poll."""
+def retrying(table: Table, after: dt.timedelta, *, last_error: str | None, charged: bool) -> Values:
+    """Performed, and due again `after` from now: a retry (`charged`) or a poll."""
     return {
         **UNCLAIMED,
         "due_at": clock_now(_seconds(after)),
@@ -82,7 +88,8 @@ def waiting(table: Table, after: dt.timedelta, *, last_error: str | None, charge
 
 
 def parking(table: Table, after: dt.timedelta, *, reason: str, started: bool) -> Values:
-    """Given back uncharged, due `after` from now. A start whose call had not begun is taken back."""
+    """Released uncharged, and due `after` from now. Only a try whose call was not started is no longer counted: a call
+    that was may have been noticed outside."""
     return {
         **UNCLAIMED,
         "due_at": clock_now(_seconds(after)),
@@ -92,24 +99,24 @@ def parking(table: Table, after: dt.timedelta, *, reason: str, started: bool) ->
     }
 
 
-def released_unstarted(table: Table) -> Values:
-    """Given back where it stood: it was taken, and not started."""
+def releasing_unstarted(table: Table) -> Values:
+    """Released with the same `due_at`, uncharged: claimed, and not started."""
     return {**UNCLAIMED, "updated_at": clock_now(), "num_attempts": table.c.num_attempts - 1}
 
 
-def released_started(reason: str) -> Values:
-    """Given back where it stood, in the middle of its call."""
+def releasing_started(reason: str) -> Values:
+    """Released with the same `due_at`, in the middle of its call."""
     return {**UNCLAIMED, "updated_at": clock_now(), "last_error": reason}
 
 
-def released_to(table: Table, queue: str) -> Values:
-    """Given back unstarted and uncharged, into another queue, where it waits until that is served."""
+def releasing_to_queue(table: Table, queue: str) -> Values:
+    """Released unstarted and uncharged, into another queue."""
     return {**UNCLAIMED, "queue": queue, "updated_at": clock_now(), "num_attempts": table.c.num_attempts - 1}
 
 
 def recovering(table: Table, crash_limit: int, reason: str) -> Values:
-    """The start was lost with its process: counted, and given back where it stood in the queue; at `crash_limit` in a
-    row, failed."""
+    """Its process was lost: counted as a crash, and released with the same `due_at`; failed at `crash_limit` crashes in
+    a row."""
     lost = table.c.num_crashes + 1
     final = lost >= crash_limit
     return {
@@ -122,8 +129,9 @@ def recovering(table: Table, crash_limit: int, reason: str) -> Values:
     }
 
 
-def reviving(table: Table) -> Values:
-    """Due now, by a person's wish, from failed, expired or canceled: with fresh counters, and without the deadline."""
+def reopening(table: Table) -> Values:
+    """Pending again and due now, after it failed, expired or was canceled; with counters at zero, and without an
+    `expires_at` in the past."""
     return {
         **UNCLAIMED,
         "status": Status.PENDING,
@@ -133,14 +141,14 @@ def reviving(table: Table) -> Values:
         "num_errors": 0,
         "num_crashes": 0,
         "expires_at": case((table.c.expires_at <= clock_now(), null()), else_=table.c.expires_at),
-        # Another of its key may have been released meanwhile: it lines up again.
+        # Another attempt of its order key may have been released: it must wait for its turn again.
         "released": table.c.order_key.is_(None),
         "arrived": case((table.c.order_key.is_not(None), true()), else_=null()),
     }
 
 
-def moving(table: Table, at: dt.datetime | None) -> Values:
-    """Due `at`, None: now, by a person's wish. A claim that had lapsed is a start lost."""
+def rescheduling(table: Table, at: dt.datetime | None) -> Values:
+    """Due `at` (None: now), as a person asked. A claim that is left counts as a crash."""
     return {
         "num_crashes": table.c.num_crashes + _if_claimed(table),
         **UNCLAIMED,
@@ -149,13 +157,16 @@ def moving(table: Table, at: dt.datetime | None) -> Values:
     }
 
 
-def looked_at() -> Values:
-    """No longer new: it waits until the earlier ones of its key are at rest."""
+def clearing_arrived() -> Values:
+    """No longer new: it waits until the earlier attempts of its order key have ended.
+
+    `arrived` is a column of its own, because SQLite could make `released` nullable only by rebuilding the table.
+    """
     return {"arrived": None}
 
 
-def releasing() -> Values:
-    """It is its turn among those of its key."""
+def releasing_order_key() -> Values:
+    """Its turn has come among the attempts of its order key."""
     return {"released": True, "arrived": None, "updated_at": clock_now()}
 
 
@@ -164,15 +175,15 @@ def _if_claimed(table: Table) -> ColumnElement[int]:
 
 
 def _seconds(after: dt.timedelta) -> float:
-    # SQLite's clock has milliseconds: what comes back must come back later than it left.
+    # SQLite's clock has milliseconds. With less than one, a poll would be due at once, twice in the same batch.
     return max(after.total_seconds(), 0.001)
 
 
 def is_pending(table: Table) -> ColumnElement[bool]:
-    # A literal, not a parameter: else a prepared statement's generic plan cannot use the partial indexes. Some of these
-    # speak of the state, and some of the time since which it is at rest.
-    is_said = table.c.status == literal_column(f"'{Status.PENDING.value}'", table.c.status.type)
-    return and_(is_said, table.c.completed_at.is_(None))
+    """Not ended, with the conditions of both kinds of partial indexes: `status` and `completed_at`."""
+    # A literal, not a parameter: the generic plan of a prepared statement could not use the partial indexes.
+    pending = table.c.status == literal_column(f"'{Status.PENDING.value}'", table.c.status.type)
+    return and_(pending, table.c.completed_at.is_(None))
 
 
 def is_waiting(table: Table) -> tuple[ColumnElement[bool], ...]:
@@ -181,5 +192,5 @@ def is_waiting(table: Table) -> tuple[ColumnElement[bool], ...]:
 
 
 def is_overdue(table: Table) -> ColumnElement[bool]:
-    """Past its `expires_at`: nobody starts it any more."""
+    """Past its `expires_at`, after which it is not started."""
     return and_(table.c.expires_at.is_not(None), table.c.expires_at <= statement_now())

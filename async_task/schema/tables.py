@@ -1,5 +1,4 @@
-"""The ready-made base, and the tables beside the attempts: what happened to jobs, processes, queues that are paused or
-limited, the schema's version."""
+"""The ready-made base, and the companion tables of an attempts table: job events, workers, queues, schema version."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -34,9 +33,9 @@ metadata = Base.metadata
 
 
 class JobEvent(Base):
-    """One thing that happened to a job: an error of a try, a crash, a note, or who did what and why. Append-only.
+    """An event of a job: an error of a try, a crash, a note, or what a person did and why. Append-only.
 
-    `job_type` is the name of the job's table and `job_id` its key, without a foreign key: events outlive jobs.
+    `job_type` is the name of the job's table, and `job_id` its key. There is no foreign key: events outlive jobs.
     """
 
     __tablename__ = "async_task_job_events"
@@ -55,11 +54,11 @@ class JobEvent(Base):
 
 
 class Worker(Base):
-    """One process that performs attempts. `beat_at` is renewed while it holds claims, or is a run: a claim whose worker
-    has not beaten for one lease is an orphan.
+    """A process that performs attempts. It renews `beat_at` while it has claims, or is a run: a claim whose worker has
+    not beaten for one lease is an orphan.
 
-    `job_type`: the name of the table whose jobs it performs. `kind`: what it is, where others ask: "run-batch".
-    `asleep`: it waits for a word that something is due. `about`: what it says of itself, as a JSON object.
+    `job_type`: the name of the table whose jobs it performs. `kind`: what it is, as "run-batch". `asleep`: it waits to
+    be notified of due attempts. `about`: its description of itself, as a JSON object.
     """
 
     __tablename__ = "async_task_workers"
@@ -77,10 +76,10 @@ class Worker(Base):
 
 
 class Queue(Base):
-    """A queue that is paused, or limited; others have no row.
+    """A queue that is paused or limited; others have no row.
 
-    `max_running`: so many of its calls run at a time, on all machines together. `rate`: so many start in a second in
-    the long run, and `burst` at once. `tokens`: how many could start at `refilled_at`.
+    `max_running`: the maximum of calls that run at a time, on all machines together. `rate`: the maximum of starts a
+    second in the long run, and `burst` of starts at once. `tokens`: how many starts were free at `refilled_at`.
     """
 
     __tablename__ = "async_task_queues"
@@ -97,7 +96,7 @@ class Queue(Base):
 
 
 class SchemaVersion(Base):
-    """Which version of these tables lies in the database: one row."""
+    """The version of the tables in this database: one row."""
 
     __tablename__ = "async_task_schema"
 
@@ -106,7 +105,7 @@ class SchemaVersion(Base):
 
 @dataclass(frozen=True, slots=True)
 class CompanionTables:
-    """The tables that an attempts table needs beside it."""
+    """The tables that belong to an attempts table."""
 
     events: Table
     workers: Table
@@ -115,15 +114,17 @@ class CompanionTables:
 
 
 def companion_tables(table: Table) -> CompanionTables:
-    """The tables beside this attempts table: in its own schema, and in its own metadata, so that whoever creates or
-    migrates that has them too."""
+    """The companion tables of this attempts table, in its own schema.
+
+    They are copied into its own metadata, so that whoever creates or migrates that metadata has them too.
+    """
     return CompanionTables(*(_copied(kind.__table__, table) for kind in (JobEvent, Worker, Queue, SchemaVersion)))
 
 
 def _copied(made: Any, table: Table) -> Table:
-    found = table.metadata.tables.get(made.name if table.schema is None else f"{table.schema}.{made.name}")
-    if found is not None:
-        return found
+    existing = table.metadata.tables.get(made.name if table.schema is None else f"{table.schema}.{made.name}")
+    if existing is not None:
+        return existing
     copy: Table = made.to_metadata(table.metadata, schema=table.schema)
     if made.name == SchemaVersion.__tablename__:
         event.listen(copy, "after_create", _stamp)
@@ -138,7 +139,7 @@ event.listen(SchemaVersion.__table__, "after_create", _stamp)
 
 
 def table_of(attempt: Any) -> Table:
-    """The table that holds the state of this attempt or model: that of the root of its inheritance."""
+    """The table with the state of this attempt or model: that of the root of its inheritance."""
     mapper: Any = inspect(attempt if isinstance(attempt, type) else type(attempt))
     table = mapper.base_mapper.local_table
     assert isinstance(table, Table)

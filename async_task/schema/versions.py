@@ -1,29 +1,33 @@
-"""The tables that a model needs, and which version of them lies in a database."""
+"""The tables that a model needs: making them, checking them, and their version in a database."""
 
 from typing import Any
 
 from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.schema import CreateSchema
 
+from async_task.database.dialects import has_schemas
 from async_task.errors import SchemaMismatch
 from async_task.schema.tables import SCHEMA_VERSION, companion_tables, table_of
 
 
 def tables_of(model: type[Any]) -> list[Table]:
-    """The tables of this model, with those of its inheritance, and the ones beside them."""
+    """The tables of this model and of its inheritance, and their companion tables."""
     root: Any = inspect(model).base_mapper
     mapped = {table for mapper in root.self_and_descendants for table in mapper.tables}
-    o = companion_tables(table_of(model))
-    return [*sorted(mapped, key=lambda table: str(table.name)), o.events, o.workers, o.queues, o.version]
+    others = companion_tables(table_of(model))
+    named = sorted(mapped, key=lambda table: str(table.name))
+    return [*named, others.events, others.workers, others.queues, others.version]
 
 
 def create(engine: Engine, model: type[Any]) -> None:
-    """Make the tables that are not there, on PostgreSQL also their schema. Raises SchemaMismatch for tables of another
-    version."""
+    """Create the tables that are missing, and their schema if the database has schemas.
+
+    Raises SchemaMismatch for tables of another version.
+    """
     found = version_in(engine, model)
     if found is not None:
         _refuse_other(found)
-    if engine.dialect.name == "postgresql" and (name := table_of(model).schema) is not None:
+    if has_schemas(engine.dialect) and (name := table_of(model).schema) is not None:
         with engine.begin() as connection:
             connection.execute(CreateSchema(name, if_not_exists=True))
     by_metadata: dict[MetaData, list[Table]] = {}
@@ -34,7 +38,7 @@ def create(engine: Engine, model: type[Any]) -> None:
 
 
 def check(engine: Engine, model: type[Any]) -> None:
-    """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
+    """Raises SchemaMismatch unless all tables exist, in the version that this library needs."""
     with engine.begin() as connection:
         version = _version_in(connection, model)
         if version is not None:
@@ -49,15 +53,15 @@ def check(engine: Engine, model: type[Any]) -> None:
 
 
 def version_in(engine: Engine, model: type[Any]) -> int | None:
-    """The version of the tables in this database; None where none is, or none is said."""
+    """The version of the tables in this database; None if they do not exist, or have no version."""
     with engine.begin() as connection:
         return _version_in(connection, model)
 
 
 def _version_in(connection: Connection, model: type[Any]) -> int | None:
     table = companion_tables(table_of(model)).version
-    is_there = inspect(connection).has_table(table.name, schema=table.schema)
-    return connection.scalar(select(table.c.version)) if is_there else None
+    exists = inspect(connection).has_table(table.name, schema=table.schema)
+    return connection.scalar(select(table.c.version)) if exists else None
 
 
 def _refuse_other(version: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from weakref import WeakSet
 
-from async_task.encryption.encryptors import Encryptor, remember
+from async_task.encryption.encryptors import Encryptor, register_encryptor
 from async_task.errors import ConfigurationError
 from async_task.targets.retry import DEFAULT_RETRY, Duration, Retry, duration
 
@@ -178,7 +178,7 @@ def _check(values: dict[str, Any]) -> None:
     if "settle_within" in values and values["settle_within"] > dt.timedelta(seconds=1):
         raise ConfigurationError("settle_within is at most 1 s: what is not written yet is called again after a crash")
     if "encryptor" in values and not isinstance(values["encryptor"], str):
-        values["encryptor"] = remember(values["encryptor"]).name
+        values["encryptor"] = register_encryptor(values["encryptor"]).name
     for name in ("only_encrypted", "isolate"):
         if not isinstance(values.get(name, False), bool):
             raise ConfigurationError(f"{name} is True or False")

@@ -1,1 +1,1 @@
-"""How a worker learns that something is due."""
+"""Waking workers when attempts become due: in this process, and by PostgreSQL's NOTIFY."""

@@ -1,5 +1,9 @@
-"""Arrivals: attempts that a transaction has made and that are due at once. When it commits, whoever waits is woken: in
-this process by the bell, elsewhere by a notice."""
+"""Commit hooks: after a commit with new due attempts, wake waiting threads here and NOTIFY other processes.
+
+1. A session counts its new attempts by SAVEPOINT, so that those that are rolled back are not counted.
+2. `before_commit`, and `after_flush` within a commit, send the NOTIFY, in the same transaction.
+3. `after_commit` of the outermost transaction wakes the threads of this process.
+"""
 
 import contextlib
 import functools
@@ -11,45 +15,43 @@ from sqlalchemy import Connection, Engine, Table, event
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
 
 from async_task.wakeup import notify
-from async_task.wakeup.in_process import Notifier, found_notifier, hangs_anywhere
+from async_task.wakeup.in_process import Notifier, find_notifier, has_notifiers
 
 Counts = dict[str, int]
-"""How many, by queue."""
-_KEY = "async_task.arrivals"
+"""The number of new due attempts, by queue."""
+_KEY = "async_task.new_attempts"
 
 
-def arrive(session: Session, mapper: Mapper[Any], counts: Mapping[str, int]) -> None:
-    """So many attempts of this model are made in the session's transaction, and due when it commits."""
-    arrivals = session.info.get(_KEY)
-    if arrivals is None:
-        arrivals = session.info[_KEY] = _Arrivals()
-    arrivals.add(_innermost(session), mapper.base_mapper, counts)
+def wake_after_commit(session: Session, mapper: Mapper[Any], counts: Mapping[str, int]) -> None:
+    """When the session's transaction commits, notify of this model's new due attempts in it; `counts` is by queue."""
+    _new_attempts(session).add(_innermost(session), mapper.base_mapper, counts)
 
 
-def arrive_by(connection: Connection, table: Table, counts: Mapping[str, int]) -> None:
-    """The same on a Core connection, where they are written already."""
+def wake_after_connection_commit(connection: Connection, table: Table, counts: Mapping[str, int]) -> None:
+    """The same for a Core connection on which the attempts are already written."""
     notify.notify_sleepers(connection, table, counts)
-    _ring_with(connection, table, counts)
+    _wake_with(connection, table, counts)
 
 
-class _Arrivals:
-    """Of a session's root transaction, by SAVEPOINT."""
+class _NewAttempts:
+    """The new due attempts of a session's outermost transaction, by SAVEPOINT, model and queue."""
 
-    __slots__ = ("held", "is_committing", "told")
+    __slots__ = ("by_transaction", "is_committing", "notified")
 
     def __init__(self) -> None:
-        self.held: dict[SessionTransaction | None, dict[Mapper[Any], Counts]] = {}
-        self.told: set[Mapper[Any]] = set()
+        self.by_transaction: dict[SessionTransaction | None, dict[Mapper[Any], Counts]] = {}
+        self.notified: set[Mapper[Any]] = set()
+        """Models for which a NOTIFY was sent."""
         self.is_committing = False
 
     def add(self, transaction: SessionTransaction | None, model: Mapper[Any], counts: Mapping[str, int]) -> None:
-        held = self.held.setdefault(transaction, {}).setdefault(model, {})
+        sums = self.by_transaction.setdefault(transaction, {}).setdefault(model, {})
         for queue, number in counts.items():
-            held[queue] = held.get(queue, 0) + number
+            sums[queue] = sums.get(queue, 0) + number
 
-    def promote(self, transaction: SessionTransaction) -> None:
-        """What a SAVEPOINT holds that is released, its parent holds."""
-        for model, counts in self.held.pop(transaction, {}).items():
+    def add_to_parent(self, transaction: SessionTransaction) -> None:
+        """Move what a released SAVEPOINT has made to the transaction around it."""
+        for model, counts in self.by_transaction.pop(transaction, {}).items():
             self.add(transaction.parent, model, counts)
 
 
@@ -57,76 +59,81 @@ class _Arrivals:
 def _before_commit(session: Session) -> None:
     if session.in_nested_transaction():
         return
-    arrivals = session.info.get(_KEY)
-    if arrivals is None:
-        arrivals = session.info[_KEY] = _Arrivals()  # what listens to the flush may still make some
-    arrivals.is_committing = True
-    # Told as late as possible, so that who falls asleep meanwhile is seen: after the flush, where there is one. It is
-    # not flushed here: other listeners to this event want to see what is new.
-    if arrivals.held and not session.new:
-        _tell(session, arrivals)
+    attempts = _new_attempts(session)  # also if there are none yet: listeners to the flush may still make some
+    attempts.is_committing = True
+    # The NOTIFY is sent as late as possible, to reach workers that fall asleep now: after the flush, if there is one.
+    # We do not flush here: other listeners to this event want to see what is new in the session.
+    if attempts.by_transaction and not session.new:
+        _notify(session, attempts)
 
 
 @event.listens_for(Session, "after_flush")
 def _after_flush(session: Session, _context: Any) -> None:
-    arrivals = session.info.get(_KEY)
-    if arrivals is not None and arrivals.is_committing and arrivals.held:
-        _tell(session, arrivals)
+    attempts = session.info.get(_KEY)
+    if attempts is not None and attempts.is_committing and attempts.by_transaction:
+        _notify(session, attempts)
 
 
 @event.listens_for(Session, "after_commit")
 def _after_commit(session: Session) -> None:
-    arrivals = session.info.get(_KEY)
-    if arrivals is None or not arrivals.held:
+    attempts = session.info.get(_KEY)
+    if attempts is None or not attempts.by_transaction:
         return
     nested = session.get_nested_transaction()
     if nested is not None:
-        arrivals.promote(nested)
-    elif hangs_anywhere():
-        # It is committed: nothing may now tell the caller otherwise. At the worst, polling finds the rows.
+        attempts.add_to_parent(nested)
+    elif has_notifiers():
+        # The commit is done: an error here must not look like a failed commit. Polling finds the rows anyway.
         with contextlib.suppress(Exception):
-            _ring(session, arrivals)
+            _wake(session, attempts)
 
 
 @event.listens_for(Session, "after_transaction_end")
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
         session.info.pop(_KEY, None)
-    elif (arrivals := session.info.get(_KEY)) is not None:
-        arrivals.held.pop(transaction, None)  # a SAVEPOINT that was rolled back
+    elif (attempts := session.info.get(_KEY)) is not None:
+        attempts.by_transaction.pop(transaction, None)  # a SAVEPOINT that was rolled back
+
+
+def _new_attempts(session: Session) -> _NewAttempts:
+    attempts: _NewAttempts | None = session.info.get(_KEY)
+    if attempts is None:
+        attempts = session.info[_KEY] = _NewAttempts()
+    return attempts
 
 
 def _innermost(session: Session) -> SessionTransaction | None:
     return session.get_nested_transaction() or session.get_transaction()
 
 
-def _root(session: Session, arrivals: _Arrivals) -> dict[Mapper[Any], Counts]:
-    return arrivals.held.get(session.get_transaction(), {})
+def _outermost_counts(session: Session, attempts: _NewAttempts) -> dict[Mapper[Any], Counts]:
+    return attempts.by_transaction.get(session.get_transaction(), {})
 
 
-def _tell(session: Session, arrivals: _Arrivals) -> None:
-    for model, counts in _root(session, arrivals).items():
-        if model not in arrivals.told:
-            arrivals.told.add(model)
-            bind = session.get_bind(**_where(model))
+def _notify(session: Session, attempts: _NewAttempts) -> None:
+    for model, counts in _outermost_counts(session, attempts).items():
+        if model not in attempts.notified:
+            attempts.notified.add(model)
+            bind = session.get_bind(**_bind_arguments(model))
             if notify.may_notify(bind.engine, _table(model)):
-                connection = session.connection(bind_arguments=_where(model))
-                # On somebody else's connection it is somebody else's transaction, and goes on.
+                connection = session.connection(bind_arguments=_bind_arguments(model))
+                # A session on a connection joins a transaction of somebody else, which continues after this commit.
                 notify.notify_sleepers(connection, _table(model), counts, ends=isinstance(bind, Engine))
 
 
-def _ring(session: Session, arrivals: _Arrivals) -> None:
-    for model, counts in _root(session, arrivals).items():
-        bind = session.get_bind(**_where(model))
+def _wake(session: Session, attempts: _NewAttempts) -> None:
+    for model, counts in _outermost_counts(session, attempts).items():
+        bind = session.get_bind(**_bind_arguments(model))
         if isinstance(bind, Engine):
-            _ring_at(found_notifier(_table(model), bind.url), counts)
+            _wake_threads(find_notifier(_table(model), bind.url), counts)
         else:
-            _ring_with(bind, _table(model), counts)
+            _wake_with(bind, _table(model), counts)
 
 
 @functools.lru_cache(maxsize=64)
-def _where(model: Mapper[Any]) -> dict[str, Any]:
-    """The bind for a statement that writes: a session may read elsewhere."""
+def _bind_arguments(model: Mapper[Any]) -> dict[str, Any]:
+    """Those for a statement that writes: a session may read from another engine."""
     return {"mapper": model, "clause": _table(model).insert()}
 
 
@@ -136,39 +143,39 @@ def _table(model: Mapper[Any]) -> Table:
     return table
 
 
-def _ring_at(notifier: Notifier | None, counts: Mapping[str, int]) -> None:
+def _wake_threads(notifier: Notifier | None, counts: Mapping[str, int]) -> None:
     if notifier is not None:
         for queue, number in counts.items():
             notifier.notify(queue, number)
 
 
-# A Core connection says only that it is about to commit. The bell is rung a moment too early, and again by nobody: who
-# was woken looks often for a while.
+# A Core connection has an event just before its COMMIT, and none after it. So threads are woken a moment too early, and
+# only once: a thread that was woken polls often for a while.
 
 
-_expected: "weakref.WeakKeyDictionary[Connection, list[tuple[Notifier, Counts]]]" = weakref.WeakKeyDictionary()
-"""What is rung when a connection commits."""
+_uncommitted: "weakref.WeakKeyDictionary[Connection, list[tuple[Notifier, Counts]]]" = weakref.WeakKeyDictionary()
+"""The notifiers to call when a connection commits."""
 
 
-def _ring_with(connection: Connection, table: Table, counts: Mapping[str, int]) -> None:
-    notifier = found_notifier(table, connection.engine.url)
+def _wake_with(connection: Connection, table: Table, counts: Mapping[str, int]) -> None:
+    notifier = find_notifier(table, connection.engine.url)
     if notifier is None:
         return
     if not connection.in_transaction():
-        _ring_at(notifier, counts)
+        _wake_threads(notifier, counts)
         return
-    if connection not in _expected:
-        _expected[connection] = []
-    if not event.contains(connection, "commit", _ring_expected):
-        event.listen(connection, "commit", _ring_expected)
-        event.listen(connection, "rollback", _forget_expected)
-    _expected[connection].append((notifier, dict(counts)))
+    if connection not in _uncommitted:
+        _uncommitted[connection] = []
+    if not event.contains(connection, "commit", _on_commit):
+        event.listen(connection, "commit", _on_commit)
+        event.listen(connection, "rollback", _on_rollback)
+    _uncommitted[connection].append((notifier, dict(counts)))
 
 
-def _ring_expected(connection: Connection) -> None:
-    for notifier, counts in _expected.pop(connection, ()):
-        _ring_at(notifier, counts)
+def _on_commit(connection: Connection) -> None:
+    for notifier, counts in _uncommitted.pop(connection, ()):
+        _wake_threads(notifier, counts)
 
 
-def _forget_expected(connection: Connection) -> None:
-    _expected.pop(connection, None)
+def _on_rollback(connection: Connection) -> None:
+    _uncommitted.pop(connection, None)

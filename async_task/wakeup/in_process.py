@@ -1,4 +1,4 @@
-"""The bell: rung in this process when attempts have come to be due, so that a lane that waits looks at once."""
+"""The notifier: wakes waiting threads of this process when attempts have become due."""
 
 import os
 import threading
@@ -8,117 +8,118 @@ from typing import Any
 
 from sqlalchemy import URL, Table
 
-MOST_REMEMBERED = 1_000
-"""So many queues are remembered as rung; polling finds what waits in further ones."""
+MAX_REMEMBERED = 1_000
+"""The maximum of queues for which notifications are kept; what waits in others is found by polling."""
 
 
 class Notifier:
-    """One for an attempts table in this process, however many lanes wait for it; see `bell_of`.
+    """Wakes the threads of this process that wait for rows of one attempts table; see `notifier_of`.
 
-    A ring is for as many lanes as there are new rows: of those that wait, else of those that come to wait. A lane is a
-    thread, and hears a ring once. What is rung while a lane looks is therefore heard by its next `wait`.
+    A notification is for as many threads as there are new rows: first those that wait now, then those that wait next.
+    Each thread gets a notification once. So what arrives while a thread polls ends its next `wait`.
     """
 
     def __init__(self) -> None:
-        # Reentrant: a signal may arrive in a thread that holds it, and the handler calls `wake`.
+        # Reentrant: a signal may arrive in a thread that has the lock, and its handler calls `wake`.
         self._lock = threading.RLock()
         self._mine = threading.local()
-        self._waiting: dict[_Ear, None] = {}
-        self._rung: dict[str, _Ring] = {}
+        self._waiting: dict[_Waiter, None] = {}
+        self._kept: dict[str, _Notification] = {}
         self._number = 0
         self._woken = 0
 
     def notify(self, queue: str, number: int = 1) -> None:
-        """So many rows of this queue are due: wake at most as many lanes, those first that came to wait last."""
+        """`number` rows of this queue are due: wake at most as many threads, those first that came to wait last."""
         with self._lock:
             self._number += 1
-            for ear in reversed(list(self._waiting)):
+            for waiter in reversed(list(self._waiting)):
                 if number < 1:
                     break
-                if ear.listens_to(queue):
-                    self._wake(ear, queue)
+                if waiter.wants(queue):
+                    self._wake(waiter, queue)
                     number -= 1
             if number > 0:
-                self._remember(queue, number)
+                self._keep(queue, number)
 
     def wake(self) -> None:
-        """Wake every lane, once, for no queue: something else is to be looked at, such as the end."""
+        """Wake every thread, once, for no queue: for another reason, such as the end of the worker."""
         with self._lock:
             self._number += 1
             self._woken = self._number
-            for ear in list(self._waiting):
-                self._wake(ear, None)
+            for waiter in list(self._waiting):
+                self._wake(waiter, None)
 
     def wait(self, timeout: float, queues: Collection[str] | None = None) -> frozenset[str]:
-        """The queues rung since this thread's last wait, as soon as there is one; of `queues`, where they are given.
+        """Wait for a notification: the queues notified since this thread's last wait; only of `queues`, if given.
 
-        Empty after `timeout` seconds, and after a `wake`. Begin anew to look often after a ring: the row may be
-        committed a moment later, where it was written on a Core connection.
+        Empty after `timeout` seconds, and after a `wake`. Poll often for a while after a notification: a row that was
+        written on a Core connection may be committed a moment later.
         """
-        ear = self._ear()
+        waiter = self._waiter()
         with self._lock:
-            ear.begin(queues)
-            # Before it asks: a signal's handler may wake it in between.
-            self._waiting[ear] = None
-            self._hear_what_was_rung(ear)
-        ear.called.wait(timeout)
+            waiter.begin(queues)
+            # Before it takes what was kept: a signal handler may wake it in between.
+            self._waiting[waiter] = None
+            self._take_kept(waiter)
+        waiter.woken.wait(timeout)
         with self._lock:
-            if self._waiting.pop(ear, ear) is None:
-                ear.last_heard = self._number
-        return frozenset(ear.rung)
+            if self._waiting.pop(waiter, waiter) is None:
+                waiter.last_seen = self._number
+        return frozenset(waiter.queues)
 
-    def _hear_what_was_rung(self, ear: "_Ear") -> None:
-        """Call it at once for what was rung, for it too, while it was away."""
-        since = ear.last_heard
-        heard = [queue for queue, ring in self._rung.items() if ring.number > since and ear.listens_to(queue)]
-        for queue in heard:
-            self._rung[queue].left -= 1
-            if self._rung[queue].left < 1:
-                del self._rung[queue]
-            self._wake(ear, queue)
+    def _take_kept(self, waiter: "_Waiter") -> None:
+        """Wake it at once for the notifications that it missed since its last wait."""
+        since = waiter.last_seen
+        missed = [queue for queue, kept in self._kept.items() if kept.number > since and waiter.wants(queue)]
+        for queue in missed:
+            self._kept[queue].left -= 1
+            if self._kept[queue].left < 1:
+                del self._kept[queue]
+            self._wake(waiter, queue)
         if self._woken > since:
-            self._wake(ear, None)
+            self._wake(waiter, None)
 
-    def _wake(self, ear: "_Ear", queue: str | None) -> None:
-        self._waiting.pop(ear, None)
-        ear.last_heard = self._number
+    def _wake(self, waiter: "_Waiter", queue: str | None) -> None:
+        self._waiting.pop(waiter, None)
+        waiter.last_seen = self._number
         if queue is not None:
-            ear.rung.add(queue)
-        ear.called.set()
+            waiter.queues.add(queue)
+        waiter.woken.set()
 
-    def _remember(self, queue: str, number: int) -> None:
-        before = self._rung.pop(queue, None)
-        self._rung[queue] = _Ring(self._number, number + (before.left if before else 0))
-        if len(self._rung) > MOST_REMEMBERED:
-            del self._rung[next(iter(self._rung))]
+    def _keep(self, queue: str, number: int) -> None:
+        before = self._kept.pop(queue, None)
+        self._kept[queue] = _Notification(self._number, number + (before.left if before else 0))
+        if len(self._kept) > MAX_REMEMBERED:
+            del self._kept[next(iter(self._kept))]
 
-    def _ear(self) -> "_Ear":
-        ear: _Ear | None = getattr(self._mine, "ear", None)
-        if ear is None:
-            ear = self._mine.ear = _Ear()
-        return ear
+    def _waiter(self) -> "_Waiter":
+        waiter: _Waiter | None = getattr(self._mine, "waiter", None)
+        if waiter is None:
+            waiter = self._mine.waiter = _Waiter()
+        return waiter
 
 
-class _Ear:
-    """One thread's."""
+class _Waiter:
+    """A thread that waits, or has waited. `queues`: for which it was woken. `last_seen`: the number of the last
+    notification by then."""
 
     def __init__(self) -> None:
-        self.called = threading.Event()
-        self.rung: set[str] = set()
-        self.last_heard = 0
-        self._queues: Collection[str] | None = None
+        self.woken = threading.Event()
+        self.queues: set[str] = set()
+        self.last_seen = 0
+        self._wanted: Collection[str] | None = None
 
-    def begin(self, queues: Collection[str] | None) -> None:
-        self._queues = queues
-        self.rung = set()
-        self.called.clear()
+    def begin(self, wanted: Collection[str] | None) -> None:
+        self._wanted = wanted
+        self.queues = set()
+        self.woken.clear()
 
-    def listens_to(self, queue: str) -> bool:
-        return self._queues is None or queue in self._queues
+    def wants(self, queue: str) -> bool:
+        return self._wanted is None or queue in self._wanted
 
 
-class _Ring:
-    """The last ring for a queue that not enough lanes have heard."""
+class _Notification:
+    """The last notification of a queue, and for how many rows no thread was woken yet (`left`)."""
 
     __slots__ = ("left", "number")
 
@@ -127,42 +128,42 @@ class _Ring:
         self.left = left
 
 
-_Place = tuple[Table, str, Any, Any, Any]
-_bells: "weakref.WeakValueDictionary[_Place, Notifier]" = weakref.WeakValueDictionary()
+TableKey = tuple[Table, str, Any, Any, Any]
+_notifiers: "weakref.WeakValueDictionary[TableKey, Notifier]" = weakref.WeakValueDictionary()
 _making = threading.Lock()
 
 
 def notifier_of(table: Table, url: URL) -> Notifier:
-    """This process's bell for this table in this database. It hangs there for as long as somebody keeps it."""
+    """The notifier of this process for this table in this database. It lives as long as somebody refers to it."""
     with _making:
-        place = place_of(table, url)
-        notifier = _bells.get(place)
+        key = table_key(table, url)
+        notifier = _notifiers.get(key)
         if notifier is None:
-            notifier = _bells[place] = Notifier()
+            notifier = _notifiers[key] = Notifier()
         return notifier
 
 
-def found_notifier(table: Table, url: URL) -> Notifier | None:
-    """The same, where there is one: where a worker lives in this process."""
-    return _bells.get(place_of(table, url)) if _bells else None
+def find_notifier(table: Table, url: URL) -> Notifier | None:
+    """The same, if it exists: if a worker for this table runs in this process."""
+    return _notifiers.get(table_key(table, url)) if _notifiers else None
 
 
-def hangs_anywhere() -> bool:
-    """Whether there is any bell in this process."""
-    return bool(_bells)
+def has_notifiers() -> bool:
+    """Whether any notifier exists in this process."""
+    return bool(_notifiers)
 
 
-def place_of(table: Table, url: URL) -> _Place:
-    """A table in a database, by whatever driver: what differs otherwise costs no more than a look in vain."""
+def table_key(table: Table, url: URL) -> TableKey:
+    """A table in a database, through any driver. If two URLs of one database differ, that costs only wake-ups."""
     return table, url.get_backend_name(), url.host, url.port, url.database
 
 
 def _forget_all() -> None:
-    global _making  # noqa: PLW0603 - another thread may have held it at the fork
+    global _making  # noqa: PLW0603 - another thread may have had it at the fork
     _making = threading.Lock()
-    _bells.clear()
+    _notifiers.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    # The lanes are in the parent, and a lock of theirs may have been held: it would never be free in the child.
+    # The child has no worker threads, and a lock that one had at the fork would never be released.
     os.register_at_fork(after_in_child=_forget_all)

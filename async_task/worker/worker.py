@@ -102,14 +102,14 @@ class AttemptWorker:
         if self._notifier is not None:
             self._notifier.wake()
 
-    def look(self) -> None:
-        """Look at once for what is due, as somebody knows of something that no bell and no notice tells."""
+    def poll_now(self) -> None:
+        """Poll at once for due attempts, of which no notifier tells."""
         self._wants_look = True
         if self._notifier is not None:
             self._notifier.wake()
 
     def is_called(self) -> bool:
-        """Whether `look` was called since this was last asked."""
+        """Whether `poll_now` was called since this was last asked."""
         called, self._wants_look = self._wants_look, False
         return called
 

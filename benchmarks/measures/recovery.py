@@ -119,7 +119,7 @@ SUPERVISED = Measure(
     name="supervised",
     title="After kill -9 of a child that a supervisor watches",
     said="One child of `async-task worker --processes 2` is killed, and the other one can claim its job; or both "
-    "are killed, each with a running job, so that Python has to start again.",
+    "are killed, each with a running job, so that others have to be started.",
     columns=(Column("first", "s until the first", 2), Column("all", "s until all", 2), MEASURE.columns[2]),
     subjects=_ours,
     take=take_supervised,

@@ -52,18 +52,17 @@ class Stop:
 
 
 class Leave:
-    """For a command that performs until it is stopped. Each of the first two signals calls `stop()`, which first
-    finishes running calls, and then abandons them; the third one ends the process at once. `spell(words)`: the line
-    that is printed. `is_patient`: every signal counts as the first one, because another process says when to abandon.
+    """For a command that performs until it is stopped. Each of the first two signals calls `stop()`, which finishes
+    the running calls, and then abandons them; the third ends the process at once. `spell(words)`: the line that says
+    it.
 
     `exit_code`: 130 or 143 after a signal, None without one.
     """
 
-    WORDS = "stopping: finishing running calls; a second signal abandons them", "abandoning running calls"
+    WORDS = "stopping: running calls are finished; a second signal abandons them", "abandoning the running calls"
 
-    def __init__(self, stop: Callable[[], object], spell: Callable[[str], str], *, is_patient: bool = False) -> None:
+    def __init__(self, stop: Callable[[], object], spell: Callable[[str], str]) -> None:
         self.exit_code: int | None = None
-        self._is_patient = is_patient
         self._stop = stop
         self._spell = spell
         self._times = 0
@@ -75,7 +74,7 @@ class Leave:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         self.exit_code = self.exit_code or 128 + number
-        self._times = 1 if self._is_patient else self._times + 1
+        self._times += 1
         if self._times > len(self.WORDS):
             _write(on_terminal=_SHOW_CURSOR)
             os._exit(self.exit_code)

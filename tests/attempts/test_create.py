@@ -25,7 +25,7 @@ from async_task import (
     target,
 )
 from async_task.database.clock import clock_now
-from async_task.encryption.encryptors import remember
+from async_task.encryption.encryptors import register_encryptor
 from clockwork import row_of
 from writing import ARGS, SECRET, Client, Reversing, Sessions, book, count, database_clock, run_async, statements_of
 
@@ -556,7 +556,7 @@ def test_an_encryptor_cannot_be_named_null() -> None:
     nameless = Reversing()
     nameless.name = "null"
     with pytest.raises(ConfigurationError, match="says that nothing is encrypted"):
-        remember(nameless)
+        register_encryptor(nameless)
 
 
 def charge() -> None:

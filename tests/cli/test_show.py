@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from async_task import Attempt, JobEvent, target
-from async_task.encryption.encryptors import remember
+from async_task.encryption.encryptors import register_encryptor
 from clockwork import row_of
 from outbox import Client
 from said import Run
@@ -32,7 +32,7 @@ class Reversing:
         return ciphertext[::-1]
 
 
-remember(Reversing())
+register_encryptor(Reversing())
 
 
 @target("test.discreet", redact=["password"])

@@ -1,4 +1,4 @@
-"""`async-task worker` and `async-task workers`: what they print and where, how they are stopped, what they end with."""
+"""`async-task worker` and `async-task workers`: what they print and where, how they stop, and their exit codes."""
 
 import datetime as dt
 import json
@@ -29,12 +29,12 @@ Start = Callable[..., Program]
 
 @pytest.fixture
 def start(process: Callable[..., Program]) -> Start:
-    """A worker in a process of its own."""
+    """`async-task worker` in its own process."""
     return lambda *words, **options: process("worker", "--module", "outbox", "--poll", "50ms", *words, **options)
 
 
 def first_line(working: Program) -> str:
-    """What it says when it is at work."""
+    """What it logs when it has begun."""
     assert working.stderr is not None
     return working.stderr.readline()
 
@@ -43,10 +43,10 @@ def has_succeeded(engine: Engine, attempt: Attempt) -> Callable[[], bool]:
     return lambda: row_of(engine, attempt.id).status is Status.SUCCEEDED
 
 
-# At work
+# Running
 
 
-def test_it_says_one_line_performs_what_comes_and_counts_at_the_end(
+def test_it_logs_one_line_performs_what_becomes_due_and_counts_at_the_end(
     start: Start, engine: Engine, database: Database, write: Write
 ) -> None:
     working = start("--json", "--concurrency", "2")
@@ -54,27 +54,27 @@ def test_it_says_one_line_performs_what_comes_and_counts_at_the_end(
     address = make_url(database.sync_url).render_as_string(hide_password=True).partition("?")[0]
     assert f"INFO async-task 0.1.0: worker {os.uname().nodename}:{working.pid}:" in said
     assert f" on {address}, all queues, " in said
-    assert said.endswith(" targets, 2 lanes, 100 coroutines\n")
-    attempt = write(Elsewhere, "say", {"text": "a word of a target"})
-    await_(has_succeeded(engine, attempt), "what came is performed")
+    assert said.endswith(" targets, 2 threads, 100 coroutines\n")
+    attempt = write(Elsewhere, "say", {"text": "printed by a target"})
+    await_(has_succeeded(engine, attempt), "it is performed")
     working.send_signal(signal.SIGTERM)
     out, err = working.communicate()
     report = json.loads(out)
     assert (working.returncode, report.pop("seconds") > 0) == (143, True)
     assert {name: number for name, number in report.items() if number} == {"succeeded": 1}
     assert set(report) == {"succeeded", "retried", "failed", "expired", "canceled", "parked", "superseded"}
-    told, stopping, ended = err.splitlines()
-    assert told == "a word of a target"
-    assert stopping.endswith(" INFO stopping: finishing running calls; a second signal abandons them")
+    printed, stopping, ended = err.splitlines()
+    assert printed == "printed by a target"
+    assert stopping.endswith(" INFO stopping: running calls are finished; a second signal abandons them")
     assert ended.endswith(": 1 succeeded")
 
 
 @pytest.mark.only_on("postgresql")
-def test_logs_as_json_are_one_object_a_line_and_hold_no_arguments(start: Start, engine: Engine, write: Write) -> None:
+def test_json_logs_are_one_object_a_line_without_arguments(start: Start, engine: Engine, write: Write) -> None:
     working = start("--log-format", "json")
     name = json.loads(first_line(working))["worker"]
     attempt = write(Client, "fail", {"message": "canary-7355608"})
-    await_(lambda: row_of(engine, attempt.id).num_errors, "it was tried")
+    await_(lambda: row_of(engine, attempt.id).num_errors, "it was performed")
     working.send_signal(signal.SIGTERM)
     _, err = working.communicate()
     lines = [json.loads(line) for line in err.splitlines()]
@@ -87,9 +87,7 @@ def test_logs_as_json_are_one_object_a_line_and_hold_no_arguments(start: Start, 
 
 
 @pytest.mark.only_on("postgresql")
-def test_only_the_queues_that_it_is_told_and_others_see_it(
-    start: Start, run: Run, engine: Engine, write: Write
-) -> None:
+def test_it_serves_only_the_given_queues_and_is_listed(start: Start, run: Run, engine: Engine, write: Write) -> None:
     other, mail = write(Client, "ping"), write(Client, "ping", queue="mail")
     working = start("--queue", "mail:1", "--queue", "slow", "--concurrency", "3")
     assert ", queues mail:1, slow, " in first_line(working)
@@ -110,13 +108,11 @@ def test_only_the_queues_that_it_is_told_and_others_see_it(
 
 
 @pytest.mark.only_on("postgresql")
-def test_what_it_has_begun_with_is_looked_through_for_garbage_no_more(
-    start: Start, engine: Engine, write: Write
-) -> None:
+def test_the_garbage_collector_skips_the_objects_of_the_start(start: Start, engine: Engine, write: Write) -> None:
     working = start()
     first_line(working)
     attempt = write(Elsewhere, "say_what_stays")
-    await_(has_succeeded(engine, attempt), "it is called")
+    await_(has_succeeded(engine, attempt), "it is performed")
     working.send_signal(signal.SIGTERM)
     assert int(working.communicate()[1].splitlines()[0]) > 10_000
 
@@ -124,15 +120,13 @@ def test_what_it_has_begun_with_is_looked_through_for_garbage_no_more(
 # Stopped
 
 
-def test_a_signal_lets_what_is_in_hand_come_to_its_end(
-    start: Start, engine: Engine, write: Write, tmp_path: pathlib.Path
-) -> None:
+def test_a_signal_lets_running_calls_finish(start: Start, engine: Engine, write: Write, tmp_path: pathlib.Path) -> None:
     attempt = write(Elsewhere, "hold", {"folder": str(tmp_path)})
     working = start()
     await_(lambda: notes(tmp_path), "it is in the call")
     working.send_signal(signal.SIGTERM)
     first_line(working)
-    await_(lambda: "stopping: " in first_line(working), "it has heard")
+    await_(lambda: "stopping: " in first_line(working), "it stops")
     late = write(Client, "ping")
     (tmp_path / "go").touch()
     assert working.wait() == 143
@@ -141,17 +135,17 @@ def test_a_signal_lets_what_is_in_hand_come_to_its_end(
     assert row_of(engine, late.id).num_attempts == 0
 
 
-def test_the_second_signal_abandons_what_is_in_hand_uncharged_and_ends_the_process(
+def test_a_second_signal_releases_running_calls_uncharged_and_ends_the_process(
     start: Start, run: Run, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
-    """Although the threads of the calls never end."""
+    """Although the threads of these calls never end."""
     made = [write(Elsewhere, "hold_always", {"folder": str(tmp_path)}) for _ in range(2)]
     unstarted = write(Elsewhere, "hold_always", {"folder": str(tmp_path)})
     working = start("--concurrency", "2")
-    await_(lambda: len(notes(tmp_path)) == 2, "both lanes are in a call")
+    await_(lambda: len(notes(tmp_path)) == 2, "both threads are in a call")
     working.send_signal(signal.SIGINT)
     first_line(working)
-    await_(lambda: "stopping: " in first_line(working), "it has heard")
+    await_(lambda: "stopping: " in first_line(working), "it stops")
     working.send_signal(signal.SIGTERM)
     assert working.wait() == 130
     for one in (*made, unstarted):
@@ -163,7 +157,7 @@ def test_the_second_signal_abandons_what_is_in_hand_uncharged_and_ends_the_proce
 
 
 @pytest.mark.only_on("postgresql")
-def test_what_does_not_end_within_the_grace_is_abandoned(
+def test_calls_that_do_not_finish_within_the_grace_are_abandoned(
     start: Start, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
     attempt = write(Elsewhere, "hold_always", {"folder": str(tmp_path)})
@@ -175,10 +169,10 @@ def test_what_does_not_end_within_the_grace_is_abandoned(
     assert (row.status, row.claim_id, row.num_crashes) == (Status.PENDING, None, 0)
 
 
-# Refused
+# Invalid
 
 
-def test_a_database_that_is_away_at_the_start_ends_69(say: Run) -> None:
+def test_a_database_that_is_away_at_the_start_exits_with_69(say: Run) -> None:
     for words in ([], ["--processes", "2"]):
         said = say("worker", *words, "--database-url", "postgresql+psycopg://me:s3cret@127.0.0.1:1/shop")
         assert (said.code, said.out, said.err.count("\n")) == (69, "", 1)
@@ -186,7 +180,7 @@ def test_a_database_that_is_away_at_the_start_ends_69(say: Run) -> None:
         assert "s3cret" not in said.err
 
 
-def test_tables_of_another_version_end_78(start: Start, engine: Engine) -> None:
+def test_tables_of_another_version_exit_with_78(start: Start, engine: Engine) -> None:
     version: Any = SchemaVersion.__table__
     with engine.begin() as connection:
         connection.execute(delete(version))
@@ -204,26 +198,27 @@ def test_tables_of_another_version_end_78(start: Start, engine: Engine) -> None:
     ("words", "said"),
     [
         ("--concurrency 0", "0 is not in the range x>=1"),
+        ("--processes 0", "0 is not in the range x>=1"),
         ("--processes none", "'none' is not a valid integer"),
         ("--poll often", "'often' is no length of time"),
         ("--settle-within 5", "'5' is no length of time"),
-        ("--queue=", "a name has at least one character"),
-        ("--queue=:2", "a name has at least one character"),
-        ("--queue=mail:0", "behind the colon stands how many lanes"),
-        ("--queue=mail:many", "behind the colon stands how many lanes"),
+        ("--queue=", "the name of a queue is missing"),
+        ("--queue=:2", "the name of a queue is missing"),
+        ("--queue=mail:0", "write the number of threads after the colon"),
+        ("--queue=mail:many", "write the number of threads after the colon"),
         ("--log-format yaml", "'yaml' is not one of 'text', 'json'"),
-        ("--top", "--top wants a terminal"),
-        ("--top --processes 2", "--top watches one process"),
+        ("--top", "--top needs a terminal"),
+        ("--top --processes 2", "--top shows one process"),
     ],
 )
-def test_what_cannot_be_meant_ends_2_in_one_sentence(say: Run, words: str, said: str) -> None:
+def test_invalid_options_exit_with_2_and_one_sentence(say: Run, words: str, said: str) -> None:
     ended = say("worker", *words.split(), "--database-url", "sqlite:///nowhere.sqlite")
     assert (ended.code, ended.out, ended.err.count("\n"), "Traceback" in ended.err) == (2, "", 1, False)
     assert said in ended.err
 
 
 @pytest.mark.only_on("sqlite")
-def test_values_that_do_not_fit_the_application_end_78(start: Start) -> None:
+def test_values_that_do_not_fit_the_application_exit_with_78(start: Start) -> None:
     for words in (["--poll", "1ms"], ["--settle-within", "1min"], ["--poll", "1ms", "--processes", "2"]):
         said = start(*words).completed()
         assert (said.returncode, said.stderr.count("\n")) == (78, 1)
@@ -234,23 +229,23 @@ def test_values_that_do_not_fit_the_application_end_78(start: Start) -> None:
 
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
-    """The root logger, as it is before anybody has set it up."""
+    """The root logger as it is before anything configures it."""
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", root.level)
     return root
 
 
-def test_logging_that_the_application_has_set_up_stays_unless_a_format_is_asked_for(root: logging.Logger) -> None:
+def test_logging_that_the_application_has_configured_stays_unless_a_format_is_requested(root: logging.Logger) -> None:
     own = logging.NullHandler()
-    root.handlers = [own]  # here: pytest has hung up its own meanwhile
+    root.handlers = [own]  # here: pytest has added its own meanwhile
     log_lines(None)
     assert root.handlers == [own]
     log_lines("json")
     assert [type(one.formatter) for one in root.handlers] == [Lines]
 
 
-def test_an_error_in_the_logs_has_its_traceback_without_passwords_and_rows(root: logging.Logger) -> None:
+def test_an_error_in_the_log_has_its_traceback_without_passwords_and_rows(root: logging.Logger) -> None:
     from sqlalchemy.exc import IntegrityError
 
     refusal = Exception("duplicate\nDETAIL: (card)=(canary)")
@@ -266,10 +261,10 @@ def test_an_error_in_the_logs_has_its_traceback_without_passwords_and_rows(root:
     assert "s3cret" not in as_text + as_json["message"]
 
 
-# Watched
+# Shown
 
 
-def test_the_backlog_counts_what_is_due_waits_and_is_claimed_by_queue(app: AsyncTask, write: Write) -> None:
+def test_the_backlog_counts_due_waiting_and_claimed_attempts_by_queue(app: AsyncTask, write: Write) -> None:
     assert app.backlog() == []
     for priority in (0, 5, 9):
         write(Client, "ping", priority=priority)
@@ -286,7 +281,7 @@ def test_the_backlog_counts_what_is_due_waits_and_is_claimed_by_queue(app: Async
 
 
 @pytest.mark.only_on("postgresql")
-def test_on_a_terminal_it_shows_itself_at_work(
+def test_it_shows_a_live_view_on_a_terminal(
     start: Start, engine: Engine, write: Write, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")

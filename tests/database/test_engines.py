@@ -1,4 +1,4 @@
-"""The user's own engine, with its options and listeners: what they say is kept, but for what our transactions are."""
+"""Engines beside the user's: they have its options and listeners, but not its isolation level."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from outbox import Broken, act, act_in_session, calls, effects, will
 from workers import at_rest, counted, make, working
 
 
-def test_an_engine_may_be_given_with_options_and_its_listeners_are_heard(database: Database, engine: Engine) -> None:
-    plain, heard = create_engine(database.sync_url), list[str]()
-    given = plain.execution_options(said="theirs")
-    event.listen(plain, "begin", lambda connection: heard.append("plain"))
-    event.listen(given, "begin", lambda connection: heard.append(connection.get_execution_options()["said"]))
+def test_the_options_and_listeners_of_the_users_engine_apply(database: Database, engine: Engine) -> None:
+    plain, begun = create_engine(database.sync_url), list[str]()
+    given = plain.execution_options(name="theirs")
+    event.listen(plain, "begin", lambda connection: begun.append("plain"))
+    event.listen(given, "begin", lambda connection: begun.append(connection.get_execution_options()["name"]))
     make(engine, act)
     make(engine, act_in_session)
     will(lambda *given: None)
@@ -24,13 +24,13 @@ def test_an_engine_may_be_given_with_options_and_its_listeners_are_heard(databas
         await_(lambda: at_rest(engine), "all are at rest")
     plain.dispose()
     assert counted(engine) == {"succeeded": 2}
-    assert heard.count("plain") == heard.count("theirs") > 0
+    assert begun.count("plain") == begun.count("theirs") > 0
 
 
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
 @pytest.mark.parametrize("verb", ["run_batch", "worker"])
-def test_its_isolation_level_is_not_that_of_our_transactions(
+def test_the_isolation_level_of_the_users_engine_does_not_apply(
     database: Database, engine: Engine, level: str, verb: str
 ) -> None:
     own = create_engine(database.sync_url, execution_options={"isolation_level": level})

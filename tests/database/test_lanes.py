@@ -1,15 +1,21 @@
-"""A lane's own connection, on which it claims, and on which calls are performed alone: nothing of one is left there for
-the next."""
+"""Lanes: a call leaves nothing behind on the lane's own connection, and lanes run functions and coroutines."""
 
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 import outbox
 from async_task import AsyncTask, AsyncTaskError
 from async_task.database.dialects import disconnect
+from async_task.database.engines import Source
+from async_task.database.lanes import Lane, Raised, open_lane
 from clockwork import row_of
 from databases import Database
 from elsewhere import await_
@@ -23,7 +29,7 @@ def _many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     claim_many(lambda *given: monkeypatch.setattr(*given, raising=False))
 
 
-def test_options_that_a_target_gives_its_connection_are_those_of_its_call_alone(app: AsyncTask, engine: Engine) -> None:
+def test_connection_options_that_a_target_sets_apply_to_its_call_only(app: AsyncTask, engine: Engine) -> None:
     found: list[Any] = []
 
     def change(session: Session) -> None:
@@ -39,7 +45,7 @@ def test_options_that_a_target_gives_its_connection_are_those_of_its_call_alone(
 
 
 @pytest.mark.parametrize("happening", ["checkin", "checkout", "reset"])
-def test_who_listens_to_the_pool_can_clear_what_a_call_has_set(
+def test_listeners_to_the_pool_can_clear_what_a_call_has_set(
     database: Database, engine: Engine, happening: str
 ) -> None:
     own, found = create_engine(database.sync_url), list[Any]()
@@ -59,7 +65,9 @@ def test_who_listens_to_the_pool_can_clear_what_a_call_has_set(
 
 
 @pytest.mark.parametrize("target", [act_in_session, act_shared])
-def test_a_session_that_outlives_its_call_writes_into_no_other(app: AsyncTask, engine: Engine, target: Any) -> None:
+def test_a_session_that_outlives_its_call_cannot_write_in_another_call(
+    app: AsyncTask, engine: Engine, target: Any
+) -> None:
     sessions: list[Session] = []
 
     def write_with_the_first(session: Session, number: int = 0) -> None:
@@ -83,16 +91,14 @@ def test_a_session_that_outlives_its_call_writes_into_no_other(app: AsyncTask, e
 
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("target", [act_in_session, act_in_session_leased, act_shared])
-def test_a_connection_that_was_lost_between_two_calls_holds_up_no_call(
-    app: AsyncTask, engine: Engine, target: Any
-) -> None:
+def test_a_connection_lost_between_two_calls_parks_no_call(app: AsyncTask, engine: Engine, target: Any) -> None:
     used: list[Any] = []
 
     def lose_it(session: Session, number: int = 0) -> None:
         used.append(session)
         if len(used) == 1:
             used.append(session.connection())
-        elif len(used) == 3:  # leased: it has not asked for the connection, which waits
+        elif len(used) == 3:  # leased: it has not used the connection, which is idle
             disconnect(used[1])
         else:
             session.execute(text("SELECT 1"))
@@ -111,7 +117,7 @@ def test_a_connection_that_was_lost_between_two_calls_holds_up_no_call(
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_leased_call_whose_row_the_database_does_not_lock_is_not_at_fault(app: AsyncTask, engine: Engine) -> None:
+def test_a_leased_call_is_not_charged_when_the_database_refuses_to_lock_its_row(app: AsyncTask, engine: Engine) -> None:
     def write(session: Session) -> None:
         session.execute(text("SET SESSION default_transaction_read_only = on"))
 
@@ -119,6 +125,72 @@ def test_a_leased_call_whose_row_the_database_does_not_lock_is_not_at_fault(app:
     make(engine, act_in_session, priority=0)
     (leased,) = make(engine, act_in_session_leased, priority=1)
     with working(app, concurrency=1):
-        await_(lambda: events_of(engine, leased), "something befalls it")
+        await_(lambda: events_of(engine, leased), "it has an event")
     assert [one.kind for one in events_of(engine, leased)] == ["parked"]
     assert row_of(engine, leased).num_errors == 0
+
+
+# What a lane runs
+
+
+@pytest.fixture
+def lane(engine: Engine, door: str, async_engine_url: str) -> Iterator[Lane]:
+    given = engine if door == "sync" else create_async_engine(async_engine_url)
+    with open_lane(Source(given)) as opened:
+        yield opened
+
+
+def test_a_lane_returns_what_a_call_returned_and_keeps_apart_what_it_raised(lane: Lane) -> None:
+    error = ZeroDivisionError()
+
+    def fail() -> None:
+        raise error
+
+    for call in (lane.call, lane.call_with_session):
+        assert lane.run(partial(call, lambda: error)) is error
+        raised = lane.run(partial(call, fail))
+        assert isinstance(raised, Raised)
+        assert raised.error is error
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), SystemExit(3), KeyboardInterrupt()])
+def test_a_lane_survives_whatever_a_coroutine_raises(lane: Lane, error: BaseException) -> None:
+    async def fail() -> None:
+        raise error
+
+    async def succeed() -> str:
+        return "done"
+
+    raised = lane.run(lambda: lane.run_coroutine(fail()))
+    assert isinstance(raised, Raised)
+    assert raised.error is error
+    assert lane.run(lambda: lane.run_coroutine(succeed())) == "done"
+
+
+def test_a_coroutine_that_cancels_its_own_task_has_raised(lane: Lane) -> None:
+    async def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    raised = lane.run(lambda: lane.run_coroutine(cancel()))
+    assert isinstance(raised, Raised)
+    assert isinstance(raised.error, asyncio.CancelledError)
+
+
+def test_a_plain_call_may_start_an_event_loop_of_its_own(lane: Lane) -> None:
+    async def answer() -> int:
+        return 42
+
+    assert lane.run(lambda: lane.call(lambda: asyncio.run(answer()))) == 42
+
+
+def test_work_during_a_call_uses_the_connection_of_the_lane(lane: Lane) -> None:
+    found: list[Any] = []
+
+    def call() -> None:
+        with ThreadPoolExecutor(1) as other:
+            found.append(other.submit(lane.run_during_call, lambda: lane.connection.scalar(text("SELECT 1"))).result())
+
+    assert not isinstance(lane.run(lambda: lane.call(call)), Raised)
+    assert found == [1]

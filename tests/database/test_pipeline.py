@@ -1,4 +1,4 @@
-"""What goes to the server in one piece: it says what SQLAlchemy would say, and leaves the transaction as it would."""
+"""Pipelines: they return and raise what SQLAlchemy would, and leave the transaction as it would."""
 
 import threading
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ DIVIDE = select(literal_column("1") / bindparam("by"))
 
 @pytest.fixture
 def plain(database: Database) -> Iterator[Engine]:
-    """An engine of its own: nobody listens to what it does."""
+    """An engine without listeners."""
     engine = create_engine(database.sync_url)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE pipelined (number int UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
@@ -37,8 +37,8 @@ def connection(plain: Engine) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def ways(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The commands that were sent, by whichever way."""
+def pipelined(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements that were sent past SQLAlchemy."""
     driver: Any = connection.connection.driver_connection
     sent: list[str] = []
     execute = driver.execute
@@ -59,23 +59,23 @@ def numbers(engine: Engine) -> list[int]:
         return sorted(connection.scalars(text("SELECT number FROM pipelined")))
 
 
-def test_rows_and_numbers_are_answered(connection: Connection, ways: list[str]) -> None:
+def test_rows_and_row_counts_are_returned(connection: Connection, pipelined: list[str]) -> None:
     assert pipelines(connection)
     with connection.begin():
         assert at_once(connection, SERIES, {"most": 3}).rows == [(1, "x"), (2, "x"), (3, "x")]
         assert at_once(connection, SERIES, {"most": 0}).rows == []
         assert at_once(connection, INSERT, {"number": 1}).number == 1
-    assert len(ways) == 3
+    assert len(pipelined) == 3
 
 
-def test_without_commits_it_is_part_of_the_transaction(connection: Connection, plain: Engine) -> None:
+def test_a_statement_is_part_of_the_transaction(connection: Connection, plain: Engine) -> None:
     with connection.begin() as transaction:
         at_once(connection, INSERT, {"number": 1})
         transaction.rollback()
     assert numbers(plain) == []
 
 
-def test_with_commits_it_is_committed_when_it_answers_and_the_next_transaction_is_another(
+def test_with_commits_the_statement_is_committed_at_once_and_the_next_transaction_is_a_new_one(
     connection: Connection, plain: Engine
 ) -> None:
     with connection.begin():
@@ -87,16 +87,14 @@ def test_with_commits_it_is_committed_when_it_answers_and_the_next_transaction_i
     assert numbers(plain) == [1]
 
 
-def test_what_was_done_before_in_the_transaction_is_committed_with_it(connection: Connection, plain: Engine) -> None:
+def test_earlier_statements_of_the_transaction_are_committed_with_it(connection: Connection, plain: Engine) -> None:
     with connection.begin():
         connection.execute(INSERT, {"number": 1})
         at_once(connection, INSERT, {"number": 2}, commits=True)
     assert numbers(plain) == [1, 2]
 
 
-def test_what_the_server_refuses_is_raised_as_sqlalchemy_does_and_nothing_is_committed(
-    connection: Connection, plain: Engine
-) -> None:
+def test_an_error_is_raised_as_sqlalchemy_does_and_nothing_is_committed(connection: Connection, plain: Engine) -> None:
     def divide() -> None:
         with connection.begin():
             connection.execute(INSERT, {"number": 1})
@@ -115,7 +113,7 @@ def test_what_the_server_refuses_is_raised_as_sqlalchemy_does_and_nothing_is_com
         assert at_once(connection, DIVIDE, {"by": 1}).rows == [(1,)]
 
 
-def test_a_commit_that_fails_is_raised(connection: Connection, plain: Engine) -> None:
+def test_the_error_of_a_commit_is_raised(connection: Connection, plain: Engine) -> None:
     with connection.begin():
         connection.execute(INSERT, {"number": 7})
     with pytest.raises(IntegrityError), connection.begin():
@@ -123,7 +121,7 @@ def test_a_commit_that_fails_is_raised(connection: Connection, plain: Engine) ->
     assert numbers(plain) == [7]
 
 
-def test_a_connection_that_is_lost_is_marked_so(connection: Connection, plain: Engine) -> None:
+def test_a_lost_connection_is_invalidated(connection: Connection, plain: Engine) -> None:
     transaction = connection.begin()
     pid = at_once(connection, select(func.pg_backend_pid()), {}).rows[0][0]
     with plain.connect() as other:
@@ -135,13 +133,13 @@ def test_a_connection_that_is_lost_is_marked_so(connection: Connection, plain: E
     assert connection.invalidated
 
 
-def _ask_for_ever(connection: Connection) -> None:
+def _query_until_it_fails(connection: Connection) -> None:
     while True:
         in_turn(connection, Step("SELECT 1"), COMMIT_AND_BEGIN, Step("SELECT 2"))
 
 
-def test_so_it_is_at_whatever_moment_it_is_lost(plain: Engine) -> None:
-    """Now and then the driver cannot leave its pipeline then, and says that instead of what has happened."""
+def test_a_connection_is_invalidated_at_whatever_moment_it_is_lost(plain: Engine) -> None:
+    """Sometimes the driver then cannot leave its pipeline, and raises that instead of the loss."""
     kill, rounds = text("SELECT pg_terminate_backend(:pid)"), 150
     for _ in range(rounds):
         with plain.connect() as connection, plain.connect() as other:
@@ -151,42 +149,44 @@ def test_so_it_is_at_whatever_moment_it_is_lost(plain: Engine) -> None:
             killer = threading.Thread(target=other.scalar, args=(kill, {"pid": pid}))
             killer.start()
             with pytest.raises(DBAPIError) as raised:
-                _ask_for_ever(connection)
+                _query_until_it_fails(connection)
             killer.join()
             assert raised.value.connection_invalidated
             assert connection.invalidated
 
 
 @pytest.mark.parametrize("name", ["before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute"])
-def test_where_somebody_listens_sqlalchemy_is_asked(connection: Connection, ways: list[str], name: str) -> None:
+def test_statements_go_through_sqlalchemy_if_somebody_listens(
+    connection: Connection, pipelined: list[str], name: str
+) -> None:
     heard: list[Any] = []
     event.listen(connection, name, lambda *given, **more: heard.append(name))
     with connection.begin():
         assert at_once(connection, SERIES, {"most": 1}, commits=True).rows == [(1, "x")]
         assert connection.in_transaction()
     assert heard == [name]
-    assert ways == []
+    assert pipelined == []
 
 
-def test_who_listens_to_the_commit_hears_it_before(connection: Connection, plain: Engine) -> None:
+def test_a_listener_to_the_commit_is_called_before_it(connection: Connection, plain: Engine) -> None:
     event.listen(connection, "commit", lambda connection: connection.execute(INSERT, {"number": 9}))
     with connection.begin():
         at_once(connection, INSERT, {"number": 1}, commits=True)
     assert numbers(plain) == [1, 9]
 
 
-def test_what_is_said_at_each_begin_is_said_before_it(connection: Connection, plain: Engine) -> None:
+def test_a_listener_to_the_begin_is_called_before_the_statement(connection: Connection, plain: Engine) -> None:
     event.listen(connection, "begin", lambda connection: connection.exec_driver_sql("SET LOCAL search_path = nowhere"))
     with pytest.raises(DBAPIError, match="pipelined"), connection.begin():
         at_once(connection, INSERT, {"number": 1}, commits=True)
     assert numbers(plain) == []
 
 
-def test_where_other_schemas_are_to_be_put_in_sqlalchemy_is_asked(connection: Connection) -> None:
+def test_statements_go_through_sqlalchemy_if_it_translates_schemas(connection: Connection) -> None:
     assert not pipelines(connection.execution_options(schema_translate_map={None: "other"}))
 
 
-def test_what_comes_behind_a_failure_is_not_executed(connection: Connection, plain: Engine) -> None:
+def test_steps_after_a_failed_one_are_not_executed(connection: Connection, plain: Engine) -> None:
     def fail() -> None:
         with connection.begin():
             in_turn(connection, Step(INSERT, {"number": 1}), Step(DIVIDE, {"by": 0}), COMMIT)
@@ -196,7 +196,7 @@ def test_what_comes_behind_a_failure_is_not_executed(connection: Connection, pla
     assert numbers(plain) == []
 
 
-def test_the_transaction_that_follows_a_commit_is_like_the_one_before_it(plain: Engine) -> None:
+def test_the_transaction_after_a_commit_has_the_same_isolation_level(plain: Engine) -> None:
     with plain.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         assert chains(connection)
         with connection.begin() as transaction:
@@ -212,6 +212,6 @@ def test_the_transaction_that_follows_a_commit_is_like_the_one_before_it(plain: 
 
 @pytest.mark.parametrize(("version", "can"), [((11, 22), False), ((12, 0), True)])
 def test_an_old_server_does_not_chain(connection: Connection, version: tuple[int, ...], can: bool) -> None:
-    connection.dialect.server_version_info = version  # its own engine's, which ends with the test
+    connection.dialect.server_version_info = version  # of an engine that ends with the test
     assert pipelines(connection)
     assert chains(connection) is can

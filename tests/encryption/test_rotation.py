@@ -1,4 +1,4 @@
-"""Rotation of keys: beside workers and people, in pages, and as often as you like."""
+"""Key rotation: in pages, while workers and people use the rows, and any number of times."""
 
 import json
 import pathlib
@@ -29,9 +29,9 @@ from async_task import (
     UnknownEncryptor,
     target,
 )
-from async_task.encryption import encryptors, rotation
+from async_task.encryption import rotation
 from async_task.encryption.ciphers import key_id_stored
-from async_task.encryption.encryptors import remember
+from async_task.encryption.encryptors import register_encryptor
 from async_task_cli.main import main
 from clockwork import row_of
 from databases import Database
@@ -56,15 +56,14 @@ class Safe:
 
 
 @pytest.fixture(autouse=True)
-def _old_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process knows the old key alone; what a test makes known is forgotten with it."""
-    monkeypatch.setattr(encryptors, "_known", dict(encryptors._known))
-    remember(BEFORE)
+def _old_key(own_encryptors: None) -> None:
+    """At first the process has only the old key."""
+    register_encryptor(BEFORE)
 
 
 @pytest.fixture
 def keep(sessions: Sessions) -> Callable[..., list[uuid.UUID]]:
-    """`keep(3)`: so many attempts under the first key, in one statement."""
+    """`keep(3)`: three attempts under the first key, in one statement; returns their ids."""
 
     def keep(many: int, **options: Any) -> list[uuid.UUID]:
         row = {"target": Safe, "method_name": "keep", **options}
@@ -78,7 +77,7 @@ Keep = Callable[..., list[uuid.UUID]]
 
 
 def under(engine: Engine) -> dict[str | None, int]:
-    """How many attempts lie under each key."""
+    """The number of attempts under each key."""
     found: dict[str | None, int] = {}
     with engine.connect() as connection:
         for (text,) in connection.execute(select(TABLE.c.method_args)):
@@ -92,16 +91,16 @@ def states(engine: Engine) -> dict[Status, int]:
         return {row[0]: row[1] for row in counts}
 
 
-def test_a_rotation_leaves_nothing_under_the_old_key_and_every_call_as_it_was(
+def test_a_rotation_leaves_nothing_under_the_old_key_and_changes_no_call(
     app: AsyncTask, engine: Engine, keep: Keep
 ) -> None:
     ids = keep(25)
     before = {one: row_of(engine, one)._mapping for one in ids}
-    remember(AFTER)
+    register_encryptor(AFTER)
     report = app.rotate_keys(page=10)
     assert (report.rotated, report.left, report.unreadable) == (25, 0, {})
     assert under(engine) == {"new": 25}
-    remember(ALONE)
+    register_encryptor(ALONE)
     for one in ids:
         row = row_of(engine, one)._mapping
         assert {name for name in row if row[name] != before[one][name]} == {"method_args"}
@@ -110,16 +109,16 @@ def test_a_rotation_leaves_nothing_under_the_old_key_and_every_call_as_it_was(
     assert sorted(calls) == list(range(25))
 
 
-def test_what_is_under_the_first_key_is_left_alone(app: AsyncTask, engine: Engine, keep: Keep) -> None:
-    remember(AFTER)
+def test_rows_under_the_first_key_are_not_changed(app: AsyncTask, engine: Engine, keep: Keep) -> None:
+    register_encryptor(AFTER)
     texts = {one: row_of(engine, one).method_args for one in keep(3)}
     assert app.rotate_keys().rotated == 0
     assert {one: row_of(engine, one).method_args for one in texts} == texts
 
 
-def test_a_rotation_that_was_stopped_goes_on_where_it_was(app: AsyncTask, engine: Engine, keep: Keep) -> None:
+def test_a_stopped_rotation_is_continued_by_the_next_one(app: AsyncTask, engine: Engine, keep: Keep) -> None:
     keep(10)
-    remember(AFTER)
+    register_encryptor(AFTER)
     stop = threading.Event()
     report = app.rotate_keys(page=3, stop=stop, tell=lambda rotated: stop.set() if rotated == 6 else None)
     assert (report.rotated, report.left) == (6, 4)
@@ -128,32 +127,32 @@ def test_a_rotation_that_was_stopped_goes_on_where_it_was(app: AsyncTask, engine
     assert (report.rotated, report.left) == (4, 0)
 
 
-def test_attempts_at_rest_are_rotated_too_unless_only_pending_ones_are_wanted(
+def test_ended_attempts_are_rotated_too_unless_only_pending_ones_are_wanted(
     app: AsyncTask, engine: Engine, keep: Keep
 ) -> None:
     done = keep(2)
     app.run_batch()
     keep(3)
-    remember(AFTER)
+    register_encryptor(AFTER)
     assert app.rotate_keys(pending_only=True).rotated == 3
     assert {key_id_stored(row_of(engine, one).method_args) for one in done} == {"old"}
     assert app.rotate_keys().rotated == 2
     assert under(engine) == {"new": 5}
 
 
-def test_what_cannot_be_decrypted_is_named_and_stops_nothing(
+def test_an_attempt_that_cannot_be_decrypted_is_reported_and_stops_nothing(
     app: AsyncTask, engine: Engine, keep: Keep, write: Write
 ) -> None:
-    remember(AesGcmEncryptor([LOST]))
+    register_encryptor(AesGcmEncryptor([LOST]))
     (lost,) = keep(1)
-    remember(BEFORE)
+    register_encryptor(BEFORE)
     broken, *_ = keep(8)
     foreign = write(Safe, "keep", {"number": 1}).id
     with engine.begin() as connection:
         text = row_of(engine, broken).method_args
         connection.execute(update(TABLE).where(TABLE.c.id == broken).values(method_args=text[:-12]))
         connection.execute(update(TABLE).where(TABLE.c.id == foreign).values(encryptor="no.such"))
-    remember(AFTER)
+    register_encryptor(AFTER)
     before = {one: row_of(engine, one).method_args for one in (lost, broken, foreign)}
     report = app.rotate_keys(page=2)
     assert (report.rotated, report.left) == (7, 0)
@@ -167,7 +166,7 @@ def test_what_cannot_be_decrypted_is_named_and_stops_nothing(
 
 
 class OneWay:
-    """Decrypts, and cannot encrypt: its service is down."""
+    """An encryptor that decrypts, and cannot encrypt because its service is down."""
 
     name = "aes-gcm"
 
@@ -178,37 +177,37 @@ class OneWay:
         return BEFORE.decrypt(ciphertext, context=context)
 
 
-def test_what_cannot_be_encrypted_again_is_named_and_stops_nothing(
+def test_an_attempt_that_cannot_be_encrypted_is_reported_and_stops_nothing(
     app: AsyncTask, engine: Engine, keep: Keep, write: Write
 ) -> None:
     ids, plain = keep(3), write(Safe, "keep", {"number": 9}, encryptor="null").id
-    remember(FernetEncryptor([Key.generate("fernet", id="f")]))
+    register_encryptor(FernetEncryptor([Key.generate("fernet", id="f")]))
     with_fernet = write(Safe, "keep", {"number": 8}, encryptor="fernet").id
-    remember(OneWay())
+    register_encryptor(OneWay())
     report = app.rotate_keys(to_policy=True, page=2)
     assert (report.rotated, report.left) == (0, 0)
     reason = "ConfigurationError: the encryptor 'aes-gcm' could not encrypt the arguments (ConnectionError)"
     assert report.unreadable == {plain: reason, with_fernet: reason}
-    remember(BEFORE)
+    register_encryptor(BEFORE)
     assert app.rotate_keys(to_policy=True).rotated == 2
     assert under(engine) == {"old": len(ids) + 2}
 
 
-def test_other_encryptors_and_plain_rows_are_left_alone(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_rows_of_other_encryptors_and_plain_rows_are_not_changed(app: AsyncTask, engine: Engine, write: Write) -> None:
     others = [write(Safe, "keep", {"number": 1}, encryptor=name) for name in ("null", BOX)]
     texts = [row_of(engine, one.id).method_args for one in others]
-    remember(AFTER)
+    register_encryptor(AFTER)
     assert app.rotate_keys().rotated == 0
     assert [row_of(engine, one.id).method_args for one in others] == texts
 
 
-def test_only_one_encryptor_is_rotated_if_so_asked(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_rotation_of_one_encryptor_changes_no_rows_of_others(app: AsyncTask, engine: Engine, write: Write) -> None:
     old, new = (Key.generate("fernet", id=key_id) for key_id in ("old", "new"))
-    remember(FernetEncryptor([old]))
+    register_encryptor(FernetEncryptor([old]))
     fernet = write(Safe, "keep", {"number": 1}, encryptor="fernet")
     aes_gcm = write(Safe, "keep", {"number": 1})
-    remember(FernetEncryptor([new, old]))
-    remember(AFTER)
+    register_encryptor(FernetEncryptor([new, old]))
+    register_encryptor(AFTER)
     assert app.rotate_keys(encryptor="fernet").rotated == 1
     assert key_id_stored(row_of(engine, fernet.id).method_args) == "new"
     assert key_id_stored(row_of(engine, aes_gcm.id).method_args) == "old"
@@ -216,11 +215,13 @@ def test_only_one_encryptor_is_rotated_if_so_asked(app: AsyncTask, engine: Engin
         app.rotate_keys(encryptor="no.such")
 
 
-def test_rows_follow_their_targets_policy_if_so_asked(app: AsyncTask, engine: Engine, write: Write) -> None:
-    remember(FernetEncryptor([Key.generate("fernet")]))
+def test_rotation_to_policy_encrypts_rows_as_their_targets_policy_says(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    register_encryptor(FernetEncryptor([Key.generate("fernet")]))
     mine = [write(Safe, "keep", {"number": 1}, encryptor=name) for name in ("null", "fernet", BOX, None)]
     theirs = write(Gated, "locked", {"gate": "none"})
-    remember(AFTER)
+    register_encryptor(AFTER)
     assert app.rotate_keys(to_policy=True).rotated == 4
     assert {(row_of(engine, one.id).encryptor, key_id_stored(row_of(engine, one.id).method_args)) for one in mine} == {
         ("aes-gcm", "new")
@@ -231,38 +232,38 @@ def test_rows_follow_their_targets_policy_if_so_asked(app: AsyncTask, engine: En
 
 
 @pytest.mark.parametrize("page", [0, -1, True, 1.5])
-def test_a_page_is_a_whole_number(app: AsyncTask, page: Any) -> None:
+def test_a_page_must_be_a_whole_number(app: AsyncTask, page: Any) -> None:
     with pytest.raises(ConfigurationError, match="page is a whole number of at least 1"):
         app.rotate_keys(page=page)
 
 
-def test_without_a_key_that_encrypts_nothing_is_begun(app: AsyncTask, keep: Keep) -> None:
+def test_rotation_without_a_key_changes_nothing(app: AsyncTask, keep: Keep) -> None:
     keep(1)
-    remember(AesGcmEncryptor(lambda: []))
+    register_encryptor(AesGcmEncryptor(lambda: []))
     with pytest.raises(ConfigurationError, match="there is no key"):
         app.rotate_keys()
 
 
-# Beside workers and people
+# While workers and people use the rows
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_a_row_that_is_being_performed_is_waited_for_by_nobody_and_comes_in_a_later_pass(
+def test_a_running_attempt_is_skipped_and_rotated_in_a_later_pass(
     app: AsyncTask, engine: Engine, keep: Keep, write: Write
 ) -> None:
     gates["rotation"] = gate = Gate()
-    held = write(Gated, "locked", {"gate": "rotation"}, encryptor="aes-gcm")
+    running = write(Gated, "locked", {"gate": "rotation"}, encryptor="aes-gcm")
     keep(4)
-    remember(AFTER)
+    register_encryptor(AFTER)
     told: list[int] = []
 
     def tell(rotated: int) -> None:
         told.append(rotated)
-        if len(told) == 3:  # twice the held row was skipped: let it end
+        if len(told) == 3:  # the locked row was skipped twice: let its call end
             gate.opened.set()
 
     with ThreadPoolExecutor(1) as threads:
-        performing = threads.submit(app.perform, held.id)
+        performing = threads.submit(app.perform, running.id)
         gate.await_call()
         report = app.rotate_keys(tell=tell)
         assert isinstance(performing.result(), Succeeded)
@@ -272,12 +273,12 @@ def test_a_row_that_is_being_performed_is_waited_for_by_nobody_and_comes_in_a_la
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_what_is_held_all_the_time_is_left_to_the_next_run(
+def test_a_row_that_stays_locked_is_left_to_the_next_run(
     app: AsyncTask, engine: Engine, keep: Keep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rotation, "PATIENCE", 0.2)
     first, *_ = keep(3)
-    remember(AFTER)
+    register_encryptor(AFTER)
     with engine.begin() as connection:
         connection.execute(select(TABLE.c.id).where(TABLE.c.id == first).with_for_update())
         report = app.rotate_keys()
@@ -285,12 +286,12 @@ def test_what_is_held_all_the_time_is_left_to_the_next_run(
     assert app.rotate_keys().rotated == 1
 
 
-def test_what_is_performed_without_a_lock_is_rotated_beneath_it(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_an_attempt_is_rotated_while_it_runs_without_a_lock(app: AsyncTask, engine: Engine, write: Write) -> None:
     gates["rotation"] = gate = Gate()
-    held = write(Gated, "leased", {"gate": "rotation"}, encryptor="aes-gcm")
-    remember(AFTER)
+    running = write(Gated, "leased", {"gate": "rotation"}, encryptor="aes-gcm")
+    register_encryptor(AFTER)
     with ThreadPoolExecutor(1) as threads:
-        performing = threads.submit(app.perform, held.id)
+        performing = threads.submit(app.perform, running.id)
         gate.await_call()
         assert app.rotate_keys().rotated == 1
         gate.opened.set()
@@ -298,32 +299,30 @@ def test_what_is_performed_without_a_lock_is_rotated_beneath_it(app: AsyncTask, 
     assert under(engine) == {"new": 1}
 
 
-def test_a_text_that_changed_since_it_was_read_is_not_overwritten(
+def test_a_text_that_was_changed_after_it_was_read_is_not_overwritten(
     app: AsyncTask, engine: Engine, keep: Keep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (one,) = keep(1)
-    remember(AFTER)
-    look, texts = rotation._look, list[str]()
+    register_encryptor(AFTER)
+    read, texts = rotation._read, list[str]()
 
-    def look_and_be_overtaken(*given: Any) -> Any:
-        rows = look(*given)
+    def read_and_be_overtaken(*given: Any) -> Any:
+        rows = read(*given)
         if rows and not texts:
-            monkeypatch.setattr(rotation, "_look", look)
+            monkeypatch.setattr(rotation, "_read", read)
             with ThreadPoolExecutor(1) as threads:
                 threads.submit(app.rotate_keys).result()
             texts.append(row_of(engine, one).method_args)
         return rows
 
-    monkeypatch.setattr(rotation, "_look", look_and_be_overtaken)
+    monkeypatch.setattr(rotation, "_read", read_and_be_overtaken)
     assert app.rotate_keys().rotated == 0
     assert texts == [row_of(engine, one).method_args]
 
 
-def test_a_person_meets_no_row_that_waits_for_the_whole_rotation(
-    app: AsyncTask, keep: Keep, sessions: Sessions
-) -> None:
+def test_a_row_can_be_canceled_during_a_rotation(app: AsyncTask, keep: Keep, sessions: Sessions) -> None:
     ids = keep(6)
-    remember(AFTER)
+    register_encryptor(AFTER)
     canceled: list[uuid.UUID] = []
 
     def cancel(_rotated: int) -> None:
@@ -336,13 +335,13 @@ def test_a_person_meets_no_row_that_waits_for_the_whole_rotation(
 
 
 MANY = {"postgresql": 5_000}
-"""Rows, 2,000 elsewhere: how many pages there are is not what databases do differently."""
+"""The number of rows; 2,000 on other databases."""
 
 
 def test_thousands_are_rotated_while_they_are_performed_and_none_is_lost(engine: Engine, keep: Keep) -> None:
     many = MANY.get(engine.dialect.name, 2_000)
     keep(many)
-    remember(AFTER)
+    register_encryptor(AFTER)
     app, stop = AsyncTask(engine, lease=1), threading.Event()
 
     def perform() -> tuple[int, int]:
@@ -352,21 +351,21 @@ def test_thousands_are_rotated_while_they_are_performed_and_none_is_lost(engine:
             claimed, succeeded = claimed + report.claimed, succeeded + report.succeeded
         return claimed, succeeded
 
-    def let_calls_keep_pace(rotated: int) -> None:
+    def wait_for_calls(rotated: int) -> None:
         while len(calls) < rotated // 100 and not performing.done():
             time.sleep(0.001)
 
     with ThreadPoolExecutor(1) as threads:
         performing = threads.submit(perform)
         try:
-            report = app.rotate_keys(page=200, tell=let_calls_keep_pace)
+            report = app.rotate_keys(page=200, tell=wait_for_calls)
         finally:
             stop.set()
         claimed, succeeded = performing.result()
     assert (report.rotated, report.left, report.unreadable) == (many, 0, {})
     assert claimed == succeeded == len(calls) >= many // 100
     assert states(engine) == {Status.SUCCEEDED: succeeded, Status.PENDING: many - succeeded}
-    remember(ALONE)
+    register_encryptor(ALONE)
     with Session(engine) as session:
         attempts = session.scalars(select(Attempt)).all()
     assert sorted(one.method_args["number"] for one in attempts) == list(range(many))
@@ -392,7 +391,7 @@ class Said:
 def run(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database: Database
 ) -> Iterator[Callable[..., Said]]:
-    """`run([NEW, OLD], "rotate-keys")`: with these keys in the file of an application."""
+    """`run([NEW, OLD], "rotate-keys")`: run a command with these keys in the application's key file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("COLUMNS", "80")
@@ -413,7 +412,7 @@ def run(
 Run = Callable[..., Said]
 
 
-def test_rotate_keys_is_silent_without_a_terminal_and_says_what_it_did_as_json(
+def test_rotate_keys_prints_nothing_without_a_terminal_and_a_report_with_json(
     run: Run, engine: Engine, keep: Keep
 ) -> None:
     keep(3)
@@ -429,7 +428,7 @@ def test_rotate_keys_is_silent_without_a_terminal_and_says_what_it_did_as_json(
     assert {**json.loads(said.out), "seconds": 0} == {"rotated": 0, "left": 0, "seconds": 0, "unreadable": []}
 
 
-def test_rotate_keys_names_what_cannot_be_decrypted_and_ends_with_1(run: Run, engine: Engine, keep: Keep) -> None:
+def test_rotate_keys_reports_what_cannot_be_decrypted_and_exits_with_1(run: Run, engine: Engine, keep: Keep) -> None:
     ids = keep(12)
     said = run([NEW, LOST], "rotate-keys")
     assert said.code == 1
@@ -443,7 +442,7 @@ def test_rotate_keys_names_what_cannot_be_decrypted_and_ends_with_1(run: Run, en
 
 
 @pytest.mark.only_on("postgresql")
-def test_rotate_keys_ends_with_75_when_somebody_holds_a_row_all_the_time(
+def test_rotate_keys_exits_with_75_when_a_row_stays_locked(
     run: Run, engine: Engine, keep: Keep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rotation, "PATIENCE", 0.2)
@@ -463,7 +462,7 @@ def test_rotate_keys_ends_with_75_when_somebody_holds_a_row_all_the_time(
         (["--frm", "x"], 2, "No such option"),
     ],
 )
-def test_rotate_keys_refuses_bad_input_in_a_sentence(
+def test_rotate_keys_refuses_bad_input_with_one_sentence(
     run: Run, engine: Engine, words: list[str], code: int, words_said: str
 ) -> None:
     said = run([NEW], "rotate-keys", *words)
@@ -472,11 +471,11 @@ def test_rotate_keys_refuses_bad_input_in_a_sentence(
     assert "Traceback" not in said.err
 
 
-def test_keys_list_prints_ids_and_numbers_and_never_a_key(run: Run, engine: Engine, keep: Keep, app: AsyncTask) -> None:
+def test_keys_list_prints_ids_and_counts_and_never_a_key(run: Run, engine: Engine, keep: Keep, app: AsyncTask) -> None:
     keep(2)
     app.run_batch()
     keep(3)
-    remember(AesGcmEncryptor([LOST]))
+    register_encryptor(AesGcmEncryptor([LOST]))
     keep(1)
     with engine.begin() as connection:
         connection.execute(update(TABLE).where(TABLE.c.id == keep(1)[0]).values(method_args="!" * 99))
@@ -518,7 +517,9 @@ def test_keys_generate_prints_one_key_and_nothing_else(capsys: pytest.CaptureFix
         (["keys", "generate", "--id", "a b"], "a key's id has 1 to 32 letters"),
     ],
 )
-def test_keys_refuses_bad_input_with_2(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_keys_refuses_bad_input_with_exit_code_2(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
     assert main(words) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -527,7 +528,7 @@ def test_keys_refuses_bad_input_with_2(capsys: pytest.CaptureFixture[str], words
 
 
 @pytest.mark.parametrize("words", [["keys", "--help"], ["keys", "generate"]])
-def test_to_make_a_key_needs_neither_sqlalchemy_nor_a_cipher(words: list[str]) -> None:
+def test_keys_generate_imports_neither_sqlalchemy_nor_cryptography(words: list[str]) -> None:
     script = (
         "import sys; from async_task_cli.main import main; main(sys.argv[1:]);"
         "sys.exit('sqlalchemy' in sys.modules or 'cryptography' in sys.modules)"

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt, Status, target
-from async_task_cli.supervisor import MARGIN
+from async_task.worker.supervisor_process import MARGIN
 from elsewhere import await_
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
@@ -95,8 +95,6 @@ def test_the_command_of_the_worker_service_runs_until_sigterm_and_has_time_for_i
     grace = int(words[words.index("--grace") + 1].removesuffix("s"))
     assert int(settings["TimeoutStopSec"]) >= grace + MARGIN
     assert (settings["KillSignal"], settings["KillMode"]) == ("SIGTERM", "mixed")
-    number = words.index("--processes")
-    words[number + 1] = "1"  # one is enough here
     working = subprocess.Popen(words, cwd=shop, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={})
     await_(lambda: status_of(shop) is Status.SUCCEEDED, "the due call is made")
     working.terminate()

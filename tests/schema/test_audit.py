@@ -1,4 +1,4 @@
-"""The actor: `acting` gives it, and the events of verbs have it."""
+"""Events name the actor that `acting` gave."""
 
 import asyncio
 import contextvars
@@ -17,7 +17,7 @@ from clockwork import row_of
 from outbox import Client, events_of
 
 
-def test_each_verb_writes_the_actor_into_its_event(engine: Engine, sessions: sessionmaker[Session], write: Any) -> None:
+def test_the_event_of_each_verb_names_the_actor(engine: Engine, sessions: sessionmaker[Session], write: Any) -> None:
     attempt = write(Client, "ping")
     with acting("anna@laptop"), sessions.begin() as session:
         mine = session.get(Attempt, attempt.id)
@@ -33,9 +33,7 @@ def test_each_verb_writes_the_actor_into_its_event(engine: Engine, sessions: ses
     }
 
 
-def test_without_acting_and_after_it_there_is_no_actor(
-    engine: Engine, sessions: sessionmaker[Session], write: Any
-) -> None:
+def test_outside_of_acting_an_event_names_nobody(engine: Engine, sessions: sessionmaker[Session], write: Any) -> None:
     attempt = write(Client, "ping")
     with acting("anna"), acting("bert"):
         assert current_actor() == "bert"
@@ -44,7 +42,7 @@ def test_without_acting_and_after_it_there_is_no_actor(
     assert [event.actor for event in events_of(engine, attempt.id)] == [None]
 
 
-def test_acting_holds_through_run_sync(engine: Engine, async_engine_url: str, write: Any) -> None:
+def test_acting_applies_through_run_sync(engine: Engine, async_engine_url: str, write: Any) -> None:
     attempt = write(Client, "ping")
 
     async def cancel() -> None:
@@ -59,7 +57,7 @@ def test_acting_holds_through_run_sync(engine: Engine, async_engine_url: str, wr
     assert [(event.actor, event.message) for event in events_of(engine, attempt.id)] == [("anna", "moved")]
 
 
-def test_acting_holds_through_an_application_over_either_engine(app: AsyncTask, engine: Engine, write: Any) -> None:
+def test_acting_applies_through_an_application_on_either_engine(app: AsyncTask, engine: Engine, write: Any) -> None:
     attempt = write(Client, "ping")
     with acting("anna"):
         status = app.write(lambda session: _canceled(session, attempt.id))
@@ -73,7 +71,7 @@ def _canceled(session: Session, attempt_id: uuid.UUID) -> Status:
     return attempt.status
 
 
-def test_app_write_commits_all_or_nothing(app: AsyncTask, engine: Engine, write: Any) -> None:
+def test_app_write_is_rolled_back_when_its_function_raises(app: AsyncTask, engine: Engine, write: Any) -> None:
     attempt = write(Client, "ping")
 
     def cancel_and_raise(session: Session) -> None:
@@ -86,15 +84,15 @@ def test_app_write_commits_all_or_nothing(app: AsyncTask, engine: Engine, write:
     assert events_of(engine, attempt.id) == []
 
 
-def test_app_write_uses_sessions_of_the_users_class(engine: Engine) -> None:
+def test_app_write_uses_a_session_of_the_users_class(engine: Engine) -> None:
     class Own(Session):
-        """A session class of the user's own."""
+        """A subclass of the user."""
 
     made = AsyncTask(sessionmaker(engine, class_=Own, info={"tenant": "blue"}))
     assert made.write(lambda session: (isinstance(session, Own), session.info["tenant"])) == (True, "blue")
 
 
-def test_acting_holds_in_its_context_and_in_no_other_thread() -> None:
+def test_acting_applies_to_its_context_and_to_no_other_thread() -> None:
     found: list[str | None] = []
     with acting("anna"):
         inherited = contextvars.copy_context()
@@ -106,6 +104,6 @@ def test_acting_holds_in_its_context_and_in_no_other_thread() -> None:
 
 
 @pytest.mark.parametrize("actor", ["", "a" * 256, "anna\n", None])
-def test_an_actor_that_no_event_can_hold_is_refused(actor: Any) -> None:
+def test_an_invalid_actor_is_refused(actor: Any) -> None:
     with pytest.raises(ConfigurationError, match="an actor is a printable text of 1 to 255"), acting(actor):
         pass

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import elsewhere
 from async_task import Again, AsyncTask, Attempt, InvalidState, NotDue, NotPending, Status, Succeeded
-from async_task.encryption.encryptors import remember
+from async_task.encryption.encryptors import register_encryptor
 from clockwork import let_pass, row_of
 from databases import Database
 from elsewhere import await_, notes
@@ -193,7 +193,7 @@ def test_a_call_scheduled_for_tomorrow_is_not_made_today(app: AsyncTask, engine:
 
 
 def test_the_target_gets_a_secret_that_the_row_does_not_show(app: AsyncTask, engine: Engine, write: Write) -> None:
-    remember(Mirror())
+    register_encryptor(Mirror())
     attempt = write(Client, "fulfill", ORDER, encryptor="test.mirror")
     row = row_of(engine, attempt.id)
     assert row.encryptor == "test.mirror"

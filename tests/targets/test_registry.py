@@ -158,7 +158,7 @@ def test_settings_are_the_targets_and_those_of_a_method_go_first() -> None:
             {"mode": "leased", "timeout": 5},
             "nothing can end a plain def in mode='leased' at its timeout=: .*isolate=True",
         ),
-        ({"encryptor": object()}, "object is no encryptor"),
+        ({"encryptor": object()}, "object is not an encryptor"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], why: str) -> None:

@@ -1,5 +1,5 @@
-"""What is committed in this process rings its bell: for the rows that are due at once, when the outermost transaction
-commits, and never for what was rolled back."""
+"""Commit hooks: a commit in this process calls the notifier for the rows that are due at once, when the outermost
+transaction commits, and never for rows that were rolled back."""
 
 import asyncio
 import contextlib
@@ -28,55 +28,55 @@ Sessions = sessionmaker[Session]
 LATER = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
 
-@target("arrivals.note")
+@target("commit_hooks.note")
 def note(number: int = 0) -> None: ...
 
 
-CALL = {"target": "arrivals.note"}
+CALL = {"target": "commit_hooks.note"}
 
 
 @pytest.fixture
 def notifier(engine: Engine) -> Notifier:
-    gc.collect()  # a worker of another test may have left its own, which has heard of other things
+    gc.collect()  # a worker of another test may have left its own, with notifications in it
     return notifier_of(TABLE, engine.url)
 
 
-def rung(notifier: Notifier) -> frozenset[str]:
-    """The queues rung since the last look."""
+def notified(notifier: Notifier) -> frozenset[str]:
+    """The queues for which the notifier was called since the last time."""
     return notifier.wait(0)
 
 
 # A Session
 
 
-def test_a_commit_rings_for_the_queue_of_each_new_row(sessions: Sessions, notifier: Notifier) -> None:
+def test_a_commit_notifies_of_the_queue_of_each_new_row(sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin():
         Attempt.call(note)
         Attempt.create(**CALL, queue="mail")
-        assert rung(notifier) == NOTHING
-    assert rung(notifier) == {"default", "mail"}
-    assert rung(notifier) == NOTHING
+        assert notified(notifier) == NOTHING
+    assert notified(notifier) == {"default", "mail"}
+    assert notified(notifier) == NOTHING
 
 
-def test_it_rings_for_as_many_lanes_as_there_are_rows(sessions: Sessions, notifier: Notifier) -> None:
+def test_a_commit_notifies_as_many_threads_as_there_are_rows(sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin() as session:
         Attempt.call(note)
         session.flush()
         Attempt.call(note)
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two, ThreadPoolExecutor(1) as three:
-        heard = [lane.submit(notifier.wait, 0).result() for lane in (one, two, three)]
-    assert heard == [{"default"}, {"default"}, NOTHING]
+        woken = [thread.submit(notifier.wait, 0).result() for thread in (one, two, three)]
+    assert woken == [{"default"}, {"default"}, NOTHING]
 
 
-def test_when_it_rings_the_row_is_there_for_others(sessions: Sessions, engine: Engine, notifier: Notifier) -> None:
+def test_a_thread_that_was_notified_finds_the_row(sessions: Sessions, engine: Engine, notifier: Notifier) -> None:
     seen: list[Any] = []
 
-    def lane() -> None:
+    def read_when_woken() -> None:
         notifier.wait(30)
         with engine.connect() as connection:
             seen.extend(connection.scalars(select(TABLE.c.queue)))
 
-    thread = threading.Thread(target=lane)
+    thread = threading.Thread(target=read_when_woken)
     thread.start()
     with sessions.begin():
         Attempt.call(note)
@@ -85,7 +85,7 @@ def test_when_it_rings_the_row_is_there_for_others(sessions: Sessions, engine: E
 
 
 @pytest.mark.parametrize("how", ["scheduled_at", "another commit", "rollback", "close", "flush fails", "expunged"])
-def test_it_does_not_ring_for(how: str, sessions: Sessions, notifier: Notifier) -> None:
+def test_nobody_is_notified_of(how: str, sessions: Sessions, notifier: Notifier) -> None:
     with sessions() as session:
         if how == "scheduled_at":
             Attempt.create(**CALL, session=session, scheduled_at=LATER)
@@ -113,23 +113,23 @@ def test_it_does_not_ring_for(how: str, sessions: Sessions, notifier: Notifier) 
             getattr(session, how)()
             session.execute(effects.insert().values(what="else"))
             session.commit()
-    assert rung(notifier) == NOTHING
+    assert notified(notifier) == NOTHING
 
 
-def test_a_released_savepoint_is_no_commit(sessions: Sessions, notifier: Notifier) -> None:
+def test_nobody_is_notified_at_the_release_of_a_savepoint(sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin() as session:
         with session.begin_nested():
             Attempt.call(note)
             with session.begin_nested():
                 Attempt.create(**CALL, queue="inner")
-        assert rung(notifier) == NOTHING
+        assert notified(notifier) == NOTHING
         session.flush()
-        assert rung(notifier) == NOTHING
-    assert rung(notifier) == {"default", "inner"}
+        assert notified(notifier) == NOTHING
+    assert notified(notifier) == {"default", "inner"}
 
 
 @pytest.mark.parametrize("how", ["rollback", "raise", "close", "outer"])
-def test_what_a_savepoint_rolls_back_never_rings(how: str, sessions: Sessions, notifier: Notifier) -> None:
+def test_nobody_is_notified_of_what_a_savepoint_rolled_back(how: str, sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin() as session:
         Attempt.create(**CALL, queue="outer")
         if how == "raise":
@@ -145,10 +145,10 @@ def test_what_a_savepoint_rolls_back_never_rings(how: str, sessions: Sessions, n
                     Attempt.create(**CALL, queue="innermost")
             nested.close() if how == "close" else nested.rollback()
         Attempt.create(**CALL, queue="behind")
-    assert rung(notifier) == {"outer", "behind"}
+    assert notified(notifier) == {"outer", "behind"}
 
 
-def test_what_the_listeners_to_a_flush_make_rings_too(sessions: Sessions, notifier: Notifier) -> None:
+def test_rows_that_listeners_to_a_flush_make_are_notified_too(sessions: Sessions, notifier: Notifier) -> None:
     with sessions() as session:
 
         @event.listens_for(session, "before_flush")
@@ -158,53 +158,53 @@ def test_what_the_listeners_to_a_flush_make_rings_too(sessions: Sessions, notifi
 
         HookedAttempt.create(**CALL, session=session)
         session.commit()
-    assert rung(notifier) == {"made in the flush"}
+    assert notified(notifier) == {"made in the flush"}
 
 
-def test_each_table_has_its_own_bell(sessions: Sessions, engine: Engine, notifier: Notifier) -> None:
+def test_each_table_has_its_own_notifier(sessions: Sessions, engine: Engine, notifier: Notifier) -> None:
     theirs = notifier_of(HookedAttempt.__table__, engine.url)  # type: ignore[arg-type]
     with sessions.begin():
         HookedAttempt.create(**CALL, queue="hooked")
         Attempt.create(**CALL)
-    assert (rung(notifier), rung(theirs)) == ({"default"}, {"hooked"})
+    assert (notified(notifier), notified(theirs)) == ({"default"}, {"hooked"})
 
 
-def test_ensure_rings_for_what_it_creates_only(sessions: Sessions, notifier: Notifier) -> None:
+def test_ensure_notifies_only_of_what_it_creates(sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin() as session:
         Attempt.ensure(session, **CALL, idempotence_token="once")
-    assert rung(notifier) == {"default"}
+    assert notified(notifier) == {"default"}
     with sessions.begin() as session:
         Attempt.ensure(session, **CALL, idempotence_token="once")
         Attempt.ensure(session, **CALL, idempotence_token="later", scheduled_at=LATER)
-    assert rung(notifier) == NOTHING
+    assert notified(notifier) == NOTHING
 
 
-def test_create_many_rings_for_what_is_due(sessions: Sessions, notifier: Notifier) -> None:
+def test_create_many_notifies_of_what_is_due(sessions: Sessions, notifier: Notifier) -> None:
     rows = [CALL, {**CALL, "queue": "mail"}, {**CALL, "queue": "later", "scheduled_at": LATER}]
     with sessions.begin() as session:
         Attempt.create_many(session, rows)
-        assert rung(notifier) == NOTHING
-    assert rung(notifier) == {"default", "mail"}
+        assert notified(notifier) == NOTHING
+    assert notified(notifier) == {"default", "mail"}
 
 
-def test_retry_now_rings(sessions: Sessions, notifier: Notifier) -> None:
+def test_retry_now_notifies(sessions: Sessions, notifier: Notifier) -> None:
     with sessions.begin() as session:
         attempt = Attempt.create(**CALL, session=session, queue="mail", scheduled_at=LATER)
         session.flush()
         attempt.retry_now()
-    assert rung(notifier) == {"mail"}
+    assert notified(notifier) == {"mail"}
 
 
-def test_a_scoped_session_rings(sessions: Sessions, notifier: Notifier) -> None:
+def test_a_commit_of_a_scoped_session_notifies(sessions: Sessions, notifier: Notifier) -> None:
     registry = scoped_session(sessions)
     registry.begin()
     Attempt.call(note)
     registry.commit()
     registry.remove()
-    assert rung(notifier) == {"default"}
+    assert notified(notifier) == {"default"}
 
 
-def test_32_threads_ring_for_each_of_their_rows(sessions: Sessions, engine: Engine, notifier: Notifier) -> None:
+def test_32_threads_notify_of_each_of_their_rows(sessions: Sessions, engine: Engine, notifier: Notifier) -> None:
     meet = threading.Barrier(32 if engine.dialect.name != "sqlite" else 8)
 
     def produce(number: int) -> None:
@@ -218,14 +218,14 @@ def test_32_threads_ring_for_each_of_their_rows(sessions: Sessions, engine: Engi
 
     with ThreadPoolExecutor(meet.parties) as producers:
         list(producers.map(produce, range(meet.parties)))
-    assert rung(notifier) == {f"kept-{number}" for number in range(meet.parties)}
+    assert notified(notifier) == {f"kept-{number}" for number in range(meet.parties)}
 
 
 # An AsyncSession
 
 
 @pytest.mark.parametrize("kind", ["begin", "commit", "scoped", "run_sync", "savepoint", "rollback", "lost savepoint"])
-def test_an_async_session_rings_as_a_session_does(
+def test_an_async_session_notifies_as_a_session_does(
     kind: str, async_engine_url: str, notifier: Notifier
 ) -> None:  # fmt: skip
     async def body(engine: AsyncEngine) -> None:
@@ -246,66 +246,66 @@ def test_an_async_session_rings_as_a_session_does(
                 nested = await session.begin_nested()
                 Attempt.create(**CALL, session=session)
                 await (nested.commit() if kind == "savepoint" else nested.rollback())
-                assert rung(notifier) == NOTHING
+                assert notified(notifier) == NOTHING
         else:
             async with make() as session:
                 Attempt.create(**CALL, session=session)
                 await session.flush()
-                assert rung(notifier) == NOTHING
+                assert notified(notifier) == NOTHING
                 await getattr(session, kind)()
 
     run(async_engine_url, body)
-    assert rung(notifier) == (NOTHING if kind in ("rollback", "lost savepoint") else {"default"})
+    assert notified(notifier) == (NOTHING if kind in ("rollback", "lost savepoint") else {"default"})
 
 
 # Core connections, and sessions on them
 
 
-def test_create_many_on_a_connection_rings_at_its_commit(engine: Engine, notifier: Notifier) -> None:
+def test_create_many_on_a_connection_notifies_at_its_commit(engine: Engine, notifier: Notifier) -> None:
     with engine.connect() as connection:
         Attempt.create_many(connection, [CALL])
-        assert rung(notifier) == NOTHING
+        assert notified(notifier) == NOTHING
         connection.rollback()
         connection.execute(select(1))
         connection.commit()
-        assert rung(notifier) == NOTHING
+        assert notified(notifier) == NOTHING
         for queue in ("one", "two"):
             Attempt.create_many(connection, [{**CALL, "queue": queue}])
         connection.commit()
-        assert rung(notifier) == {"one", "two"}
+        assert notified(notifier) == {"one", "two"}
         connection.execute(select(1))
         connection.commit()
-        assert rung(notifier) == NOTHING
+        assert notified(notifier) == NOTHING
 
 
 @pytest.mark.parametrize("mode", ["create_savepoint", "rollback_only", "control_fully"])
-def test_a_session_within_somebody_elses_transaction_rings_when_that_commits(
+def test_a_session_in_somebody_elses_transaction_notifies_when_that_commits(
     mode: Any, engine: Engine, notifier: Notifier
 ) -> None:
     with engine.connect() as connection, connection.begin():
         with Session(connection, join_transaction_mode=mode) as session:
             Attempt.create(**CALL, session=session)
             session.commit()
-        assert rung(notifier) == (NOTHING if connection.in_transaction() else {"default"})
-    assert rung(notifier) == (NOTHING if mode == "control_fully" else {"default"})
+        assert notified(notifier) == (NOTHING if connection.in_transaction() else {"default"})
+    assert notified(notifier) == (NOTHING if mode == "control_fully" else {"default"})
 
 
-def test_what_a_performed_call_creates_rings_when_its_outcome_commits(
+def test_what_a_performed_call_creates_is_notified_when_its_outcome_commits(
     app: AsyncTask, write: Callable[..., Attempt], notifier: Notifier
 ) -> None:
     def chain(session: Session) -> None:
         Attempt.create(**CALL, session=session, queue="next")
         session.commit()
-        assert rung(notifier) == NOTHING
+        assert notified(notifier) == NOTHING
 
     will(chain)
     first = write(act_in_session)
-    rung(notifier)
+    notified(notifier)
     assert app.perform(first.id).__class__.__name__ == "Succeeded"
-    assert rung(notifier) == {"next"}
+    assert notified(notifier) == {"next"}
 
 
-def test_what_a_failed_call_creates_never_rings(
+def test_what_a_failed_call_creates_is_never_notified(
     app: AsyncTask, write: Callable[..., Attempt], notifier: Notifier
 ) -> None:
     def chain(session: Session) -> None:
@@ -315,14 +315,12 @@ def test_what_a_failed_call_creates_never_rings(
 
     will(chain)
     first = write(act_in_session)
-    rung(notifier)
+    notified(notifier)
     app.perform(first.id)
-    assert rung(notifier) == NOTHING
+    assert notified(notifier) == NOTHING
 
 
-def test_a_bell_that_cannot_be_found_does_not_tell_the_caller_that_its_commit_failed(
-    engine: Engine, notifier: Notifier
-) -> None:
+def test_an_error_while_notifying_does_not_look_like_a_failed_commit(engine: Engine, notifier: Notifier) -> None:
     class Moody(Session):
         is_moody = False
 

@@ -1,4 +1,4 @@
-"""The listener: what other processes commit rings the bell; a connection that died, even silently, is replaced."""
+"""The listener: commits of other processes reach the notifier, and a lost connection is replaced, even a silent one."""
 
 import contextlib
 import logging
@@ -32,7 +32,7 @@ def note() -> None: ...
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_known() -> Iterator[None]:
+def _fresh_notify_state() -> Iterator[None]:
     notify._known.clear()
     yield
     notify._known.clear()
@@ -60,19 +60,19 @@ def commit_one(engine: Engine, queue: str = "default") -> None:
 
 
 def backends(engine: Engine, function: str = "pid") -> list[Any]:
-    """The listeners' backends, or what this function of the server answers for them."""
-    theirs = "query LIKE '%pg_listening_channels%' AND datname = current_database() AND pid <> pg_backend_pid()"
+    """The process ids of the listeners' backends, or the results of another function of the server for them."""
+    of_listeners = "query LIKE '%pg_listening_channels%' AND datname = current_database() AND pid <> pg_backend_pid()"
     with engine.begin() as connection:
-        return list(connection.scalars(text(f"SELECT {function} FROM pg_stat_activity WHERE {theirs}")))
+        return list(connection.scalars(text(f"SELECT {function} FROM pg_stat_activity WHERE {of_listeners}")))
 
 
 @on_postgresql
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_what_others_commit_rings_the_bell_and_a_terminated_listener_is_replaced(
+def test_commits_of_others_reach_the_notifier_and_a_terminated_listener_is_replaced(
     driver: str, database: Database, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "async_task")
-    notifier = Notifier()  # known to nobody but the listener: what rings it came through the database
+    notifier = Notifier()  # only the listener knows it: what it gets came through the database
     workers.mark_asleep(engine, TABLE, "sleeper")
     with listening(Source(with_driver(database.sync_url, driver)), notifier) as listener:
         commit_one(engine, "mail")
@@ -82,40 +82,40 @@ def test_what_others_commit_rings_the_bell_and_a_terminated_listener_is_replaced
         await_(lambda: listener.is_listening and backends(engine) not in ([], [pid]), "another one listens")
         commit_one(engine, "ü print")
         assert notifier.wait(30) == {"ü print"}
-    said = [record.message for record in caplog.records if "listening" in record.message]
-    assert ["again" in line for line in said] == [False, True]
+    logged = [record.message for record in caplog.records if "listening" in record.message]
+    assert ["again" in line for line in logged] == [False, True]
     await_(lambda: not backends(engine), "its connection is closed")
 
 
 @on_postgresql
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_a_connection_that_died_silently_is_noticed_and_replaced(
-    driver: str, database: Database, engine: Engine, wire: "Wire"
+def test_a_connection_that_died_silently_is_replaced(
+    driver: str, database: Database, engine: Engine, proxy: "Proxy"
 ) -> None:
     notifier = Notifier()
     workers.mark_asleep(engine, TABLE, "sleeper")
-    source = Source(wire.leading_to(with_driver(database.sync_url, driver)))
+    source = Source(proxy.forward_to(with_driver(database.sync_url, driver)))
     with listening(source, notifier, probe_every=0.1, patience=0.3) as listener:
-        first = wire.num_accepted
-        wire.freeze()
-        await_(lambda: wire.num_accepted > first and listener.is_listening, "another one listens")
+        first = proxy.num_accepted
+        proxy.freeze()
+        await_(lambda: proxy.num_accepted > first and listener.is_listening, "another one listens")
         commit_one(engine, "mail")
         assert notifier.wait(30) == {"mail"}
 
 
 @on_postgresql
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_it_is_closed_although_the_server_does_not_answer(
-    driver: str, database: Database, engine: Engine, wire: "Wire"
+def test_a_listener_closes_although_the_server_does_not_answer(
+    driver: str, database: Database, engine: Engine, proxy: "Proxy"
 ) -> None:
-    source = Source(wire.leading_to(with_driver(database.sync_url, driver)))
+    source = Source(proxy.forward_to(with_driver(database.sync_url, driver)))
     with listening(source, Notifier()) as listener:
-        wire.freeze()
+        proxy.freeze()
     assert not listener.is_listening
 
 
 @on_postgresql
-def test_a_server_that_is_away_at_first_is_found_later(
+def test_a_listener_reaches_a_server_that_starts_later(
     database: Database, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -130,15 +130,15 @@ def test_a_server_that_is_away_at_first_is_found_later(
         assert not listener.is_listening
         assert len(caplog.records) == 1
         assert password not in caplog.text
-        with Wire(port) as wire:
-            wire.leading_to(server)
+        with Proxy(port) as proxy:
+            proxy.forward_to(server)
             await_(lambda: listener.is_listening, "it listens")
     finally:
         listener.close()
 
 
 @on_postgresql
-def test_a_pooler_that_forgets_what_was_said_is_seen_and_named(
+def test_a_pooler_that_forgets_listen_is_noticed_and_named(
     database: Database, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     forgetful = create_engine(database.sync_url)
@@ -157,7 +157,7 @@ def test_a_pooler_that_forgets_what_was_said_is_seen_and_named(
 
 
 @on_postgresql
-def test_it_takes_no_connection_out_of_the_users_pool(database: Database, engine: Engine) -> None:
+def test_a_listener_takes_no_connection_from_the_users_pool(database: Database, engine: Engine) -> None:
     small = create_engine(database.sync_url, pool_size=1, max_overflow=0, pool_timeout=0.01)
     with small.connect(), listening(Source(small), Notifier()):
         assert small.pool.checkedout() == 1  # type: ignore[attr-defined]
@@ -166,18 +166,16 @@ def test_it_takes_no_connection_out_of_the_users_pool(database: Database, engine
 
 @on_postgresql
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_it_notices_a_dead_peer_by_itself(driver: str, database: Database, engine: Engine, wire: "Wire") -> None:
-    source = Source(wire.leading_to(with_driver(database.sync_url, driver)))
+def test_a_listeners_connection_has_keepalives(driver: str, database: Database, engine: Engine, proxy: "Proxy") -> None:
+    source = Source(proxy.forward_to(with_driver(database.sync_url, driver)))
     with listening(source, Notifier()) as listener:
-        ear: Any = listener._ear
-        assert ear._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert ear._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
-        assert ear._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+        subscription: Any = listener._subscription
+        assert subscription._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert subscription._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+        assert subscription._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
 
 
-def test_it_is_possible_on_postgresql_only_and_with_drivers_that_hear(
-    database: Database, async_engine_url: str
-) -> None:
+def test_listening_is_possible_on_postgresql_only(database: Database, async_engine_url: str) -> None:
     is_postgresql = database.name == "postgresql"
     for url in (database.sync_url, async_engine_url):
         assert Listener.is_possible(Source(url)) is is_postgresql
@@ -185,8 +183,8 @@ def test_it_is_possible_on_postgresql_only_and_with_drivers_that_hear(
         assert Listener.is_possible(Source(with_driver(database.sync_url, "asyncpg")))
 
 
-class Wire:
-    """A wire on loopback that leads to the server. Frozen, it keeps what it has open, and carries nothing further."""
+class Proxy:
+    """A TCP proxy on loopback. Frozen, it keeps its connections open, and forwards nothing more."""
 
     def __init__(self, port: int = 0) -> None:
         self.num_accepted = 0
@@ -196,11 +194,11 @@ class Wire:
         self._frozen: list[socket.socket] = []
         self._lock = threading.Lock()
         self._open: Callable[[], socket.socket] | None = None
-        self._thread = threading.Thread(target=self._carry)
+        self._thread = threading.Thread(target=self._forward)
         self._thread.start()
 
-    def leading_to(self, url: URL) -> URL:
-        """From now on to this URL's server; the URL by which it is reached through the wire."""
+    def forward_to(self, url: URL) -> URL:
+        """Forward to the server of this URL; returns the URL by which that is reached through the proxy."""
         folder = url.query.get("host")
         host, port = url.host or "127.0.0.1", url.port or 5432
         if url.host is None and (isinstance(folder, str) or pathlib.Path("/var/run/postgresql").is_dir()):
@@ -211,12 +209,12 @@ class Wire:
         return url.set(host="127.0.0.1", port=self._server.getsockname()[1], query=rest)
 
     def freeze(self) -> None:
-        """Nothing goes through what is connected now; whoever connects anew gets through."""
+        """Forward nothing more on the connections that are open now; new ones still work."""
         with self._lock:
             self._frozen += self._ends
             self._ends.clear()
 
-    def __enter__(self) -> "Wire":
+    def __enter__(self) -> "Proxy":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -225,7 +223,7 @@ class Wire:
         for one in (*self._ends, *self._frozen, self._server, self._stop, self._stopper):
             one.close()
 
-    def _carry(self) -> None:
+    def _forward(self) -> None:
         while True:
             with self._lock:
                 ends = dict(self._ends)
@@ -236,7 +234,7 @@ class Wire:
                 if one is self._server:
                     self._accept()
                 else:
-                    self._pass_on(one)
+                    self._forward_data(one)
 
     def _accept(self) -> None:
         caller, _ = self._server.accept()
@@ -248,7 +246,7 @@ class Wire:
             self._ends |= {caller: server, server: caller}
         self.num_accepted += 1
 
-    def _pass_on(self, one: socket.socket) -> None:
+    def _forward_data(self, one: socket.socket) -> None:
         with self._lock:
             other = self._ends.get(one)
             if other is None:
@@ -271,6 +269,6 @@ def _unix(path: str) -> socket.socket:
 
 
 @pytest.fixture
-def wire() -> Iterator[Wire]:
-    with Wire() as wire:
-        yield wire
+def proxy() -> Iterator[Proxy]:
+    with Proxy() as proxy:
+        yield proxy

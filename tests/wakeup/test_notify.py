@@ -1,5 +1,5 @@
-"""On PostgreSQL a NOTIFY tells workers that sleep; without one, none is sent; and it never costs a producer anything
-that it wrote."""
+"""NOTIFY on PostgreSQL: sleeping workers are notified, nothing is sent if none sleeps, and it never costs a producer
+what it wrote."""
 
 import contextlib
 import logging
@@ -29,15 +29,15 @@ Sessions = sessionmaker[Session]
 on_postgresql = pytest.mark.only_on("postgresql")
 
 
-@target("notices.note")
+@target("notify.note")
 def note(number: int = 0) -> None: ...
 
 
-CALL = {"target": "notices.note"}
+CALL = {"target": "notify.note"}
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_known() -> Iterator[None]:
+def _fresh_notify_state() -> Iterator[None]:
     notify._known.clear()
     yield
     notify._known.clear()
@@ -45,7 +45,7 @@ def _nothing_is_known() -> Iterator[None]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """`clock(0.02)`: so many seconds pass for what this process believes; none pass by themselves."""
+    """`clock(0.02)`: the time that `notify` sees moves on by these seconds, and not by itself."""
     now = [1000.0]
     monkeypatch.setattr(notify, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -57,17 +57,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 @pytest.fixture
 def asked(engine: Engine) -> Iterator[list[str]]:
-    """What the transactions of this process say: `ask`, and the first words of other statements."""
-    with _statements(engine) as said:
-        yield said
+    """The statements of this process: "ask" for the one that notifies, and the first word of each other."""
+    with _statements(engine) as statements:
+        yield statements
 
 
 @contextlib.contextmanager
 def _statements(engine: Engine) -> Iterator[list[str]]:
-    said: list[str] = []
+    statements: list[str] = []
 
     def listen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        said.append("ask" if "pg_notify" in statement else statement.split(maxsplit=1)[0])
+        statements.append("ask" if "pg_notify" in statement else statement.split(maxsplit=1)[0])
 
     def execute(connection: Any, statement: str, *args: Any, **kwargs: Any) -> Any:
         listen(None, None, statement)
@@ -77,38 +77,38 @@ def _statements(engine: Engine) -> Iterator[list[str]]:
     event.listen(engine, "before_cursor_execute", listen)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(psycopg.Connection, "execute", execute)
-        yield said
+        yield statements
     event.remove(engine, "before_cursor_execute", listen)
 
 
-class Hearer:
-    """Who listens on the channel, on a connection of its own."""
+class Receiver:
+    """A connection that listens on the channel."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection = psycopg.connect(url, autocommit=True)
         self._connection.execute(f'LISTEN "{channel_of(TABLE)}"')
 
-    def heard(self) -> list[str]:
-        """What was told since the last look; a mark of our own says that nothing earlier is still on its way."""
+    def received(self) -> list[str]:
+        """The payloads since the last time; a mark of our own shows that none is still on its way."""
         with psycopg.connect(self._url, autocommit=True) as other:
             other.execute("SELECT pg_notify(%s, 'mark')", [channel_of(TABLE)])
-        heard: list[str] = []
-        for notice in self._connection.notifies(timeout=30):
-            if notice.payload == "mark":
-                return heard
-            heard.append(notice.payload.replace("\n", ", "))
-        raise AssertionError("not even our own mark was heard")
+        received: list[str] = []
+        for notification in self._connection.notifies(timeout=30):
+            if notification.payload == "mark":
+                return received
+            received.append(notification.payload.replace("\n", ", "))
+        raise AssertionError("not even our own mark was received")
 
     def close(self) -> None:
         self._connection.close()
 
 
 @pytest.fixture
-def hearer(database: Database, engine: Engine) -> Iterator[Hearer]:
-    hearer = Hearer(make_url(database.sync_url).set(drivername="postgresql").render_as_string(hide_password=False))
-    yield hearer
-    hearer.close()
+def receiver(database: Database, engine: Engine) -> Iterator[Receiver]:
+    receiver = Receiver(make_url(database.sync_url).set(drivername="postgresql").render_as_string(hide_password=False))
+    yield receiver
+    receiver.close()
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def count(engine: Engine) -> int:
 # Asleep, and awake
 
 
-def test_who_falls_asleep_is_marked_and_has_beaten_and_is_unmarked_when_awake(engine: Engine) -> None:
+def test_a_worker_that_falls_asleep_beats_and_is_marked_until_it_wakes(engine: Engine) -> None:
     workers.mark_asleep(engine, TABLE, "worker", kind="worker")
     let_pass(engine, 50)
     with engine.connect() as connection:
@@ -147,8 +147,8 @@ def test_who_falls_asleep_is_marked_and_has_beaten_and_is_unmarked_when_awake(en
 
 
 @on_postgresql
-def test_a_sleeper_is_told_once_a_transaction_at_its_commit_of_each_queue(
-    engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]
+def test_a_sleeper_is_notified_once_at_the_commit_of_a_transaction_of_all_its_queues(
+    engine: Engine, receiver: Receiver, sleeper: None, asked: list[str]
 ) -> None:
     with Session(engine) as session:
         for queue in ("mail", "print", "mail"):
@@ -157,21 +157,23 @@ def test_a_sleeper_is_told_once_a_transaction_at_its_commit_of_each_queue(
         assert "ask" not in asked
         session.commit()
     assert asked.count("ask") == 1
-    assert hearer.heard() == ["2 mail, 1 print"]
+    assert receiver.received() == ["2 mail, 1 print"]
 
 
 @on_postgresql
-def test_while_all_are_awake_nothing_is_sent(engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]) -> None:
+def test_nothing_is_sent_while_all_workers_are_awake(
+    engine: Engine, receiver: Receiver, sleeper: None, asked: list[str]
+) -> None:
     workers.mark_awake(engine, TABLE, "sleeper")
     with Session(engine) as session:
         produce(session)
     assert asked.count("ask") == 1
-    assert hearer.heard() == []
+    assert receiver.received() == []
 
 
 @on_postgresql
-def test_that_nobody_sleeps_is_believed_for_20_ms(
-    engine: Engine, hearer: Hearer, clock: Callable[[float], None], asked: list[str]
+def test_nobody_asks_for_20_ms_after_no_worker_slept(
+    engine: Engine, receiver: Receiver, clock: Callable[[float], None], asked: list[str]
 ) -> None:
     with Session(engine) as session:
         produce(session)
@@ -183,12 +185,12 @@ def test_that_nobody_sleeps_is_believed_for_20_ms(
         produce(session)
         produce(session)
     assert asked.count("ask") == 3
-    assert hearer.heard() == ["1 default"] * 2
+    assert receiver.received() == ["1 default"] * 2
 
 
 @on_postgresql
 @pytest.mark.parametrize("how", ["dead for a minute", "of another table", "gone"])
-def test_no_one_is_told_who_is(how: str, engine: Engine, hearer: Hearer) -> None:
+def test_a_sleeper_is_not_notified_that_is(how: str, engine: Engine, receiver: Receiver) -> None:
     workers.mark_asleep(engine, TABLE if how != "of another table" else _table_of(HookedAttempt), "sleeper")
     if how == "dead for a minute":
         let_pass(engine, 60.5)
@@ -196,20 +198,20 @@ def test_no_one_is_told_who_is(how: str, engine: Engine, hearer: Hearer) -> None
         workers.deregister(engine, TABLE, "sleeper")
     with Session(engine) as session:
         produce(session)
-    assert hearer.heard() == []
+    assert receiver.received() == []
 
 
 @on_postgresql
-def test_a_sleeper_that_has_beaten_59_s_ago_is_told(engine: Engine, hearer: Hearer, sleeper: None) -> None:
+def test_a_sleeper_that_has_beaten_59_s_ago_is_notified(engine: Engine, receiver: Receiver, sleeper: None) -> None:
     let_pass(engine, 59)
     with Session(engine) as session:
         produce(session)
-    assert hearer.heard() == ["1 default"]
+    assert receiver.received() == ["1 default"]
 
 
 @on_postgresql
 @pytest.mark.parametrize("how", ["rollback", "close", "scheduled", "nothing", "rolled back savepoint"])
-def test_nothing_is_said_for(how: str, engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]) -> None:
+def test_nothing_is_sent_for(how: str, engine: Engine, receiver: Receiver, sleeper: None, asked: list[str]) -> None:
     with Session(engine) as session:
         if how == "scheduled":
             Attempt.create(**CALL, session=session, scheduled_at=session.scalar(select(func.now())))
@@ -224,12 +226,12 @@ def test_nothing_is_said_for(how: str, engine: Engine, hearer: Hearer, sleeper: 
         session.execute(text("SELECT 1"))
         session.commit()
     assert "ask" not in asked
-    assert hearer.heard() == []
+    assert receiver.received() == []
 
 
 @on_postgresql
-def test_a_released_savepoint_says_nothing_and_a_rolled_back_one_is_left_out(
-    engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]
+def test_a_released_savepoint_sends_nothing_and_a_rolled_back_one_is_left_out(
+    engine: Engine, receiver: Receiver, sleeper: None, asked: list[str]
 ) -> None:
     with Session(engine) as session, session.begin():
         with session.begin_nested():
@@ -241,11 +243,13 @@ def test_a_released_savepoint_says_nothing_and_a_rolled_back_one_is_left_out(
         session.flush()
         assert "ask" not in asked
     assert asked.count("ask") == 1
-    assert hearer.heard() == ["2 kept"]
+    assert receiver.received() == ["2 kept"]
 
 
 @on_postgresql
-def test_a_commit_that_flushes_twice_asks_once(engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]) -> None:
+def test_a_commit_that_flushes_twice_asks_once(
+    engine: Engine, receiver: Receiver, sleeper: None, asked: list[str]
+) -> None:
     with Session(engine) as session:
 
         @event.listens_for(session, "after_flush", once=True)
@@ -258,8 +262,8 @@ def test_a_commit_that_flushes_twice_asks_once(engine: Engine, hearer: Hearer, s
 
 
 @on_postgresql
-def test_a_transaction_that_is_rolled_back_after_it_asked_tells_nobody(
-    engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]
+def test_a_transaction_that_is_rolled_back_after_it_asked_notifies_nobody(
+    engine: Engine, receiver: Receiver, sleeper: None, asked: list[str]
 ) -> None:
     with Session(engine) as session:
 
@@ -271,11 +275,11 @@ def test_a_transaction_that_is_rolled_back_after_it_asked_tells_nobody(
         with pytest.raises(ZeroDivisionError):
             session.commit()
     assert "ask" in asked
-    assert hearer.heard() == []
+    assert receiver.received() == []
 
 
 @on_postgresql
-def test_it_is_asked_as_late_as_can_be_and_nothing_is_flushed_for_it(
+def test_the_commit_asks_as_late_as_possible_and_flushes_nothing_for_it(
     engine: Engine, sleeper: None, asked: list[str]
 ) -> None:
     seen: list[int] = []
@@ -287,7 +291,9 @@ def test_it_is_asked_as_late_as_can_be_and_nothing_is_flushed_for_it(
 
 
 @on_postgresql
-def test_what_a_listener_to_the_flush_makes_is_told_too(engine: Engine, hearer: Hearer, sleeper: None) -> None:
+def test_rows_that_a_listener_to_the_flush_makes_are_notified_too(
+    engine: Engine, receiver: Receiver, sleeper: None
+) -> None:
     with Session(engine) as session:
 
         @event.listens_for(session, "before_flush")
@@ -297,13 +303,13 @@ def test_what_a_listener_to_the_flush_makes_is_told_too(engine: Engine, hearer: 
 
         HookedAttempt.create(**CALL, session=session)
         session.commit()
-    assert hearer.heard() == ["1 made in the flush"]
+    assert receiver.received() == ["1 made in the flush"]
 
 
 @on_postgresql
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_an_async_session_tells(
-    driver: str, engine: Engine, async_engine_url: str, hearer: Hearer, sleeper: None
+def test_an_async_session_notifies(
+    driver: str, engine: Engine, async_engine_url: str, receiver: Receiver, sleeper: None
 ) -> None:
     async def body(async_engine: AsyncEngine) -> None:
         for _ in range(2):  # in a SAVEPOINT, and without
@@ -312,40 +318,40 @@ def test_an_async_session_tells(
 
     url = make_url(async_engine_url).set(drivername=f"postgresql+{driver}")
     run(url.render_as_string(hide_password=False), body)
-    assert hearer.heard() == ["1 mail"] * 2
+    assert receiver.received() == ["1 mail"] * 2
 
 
 @on_postgresql
-def test_create_many_on_a_connection_tells(
-    engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]
+def test_create_many_on_a_connection_notifies(
+    engine: Engine, receiver: Receiver, sleeper: None, asked: list[str]
 ) -> None:  # fmt: skip
     with engine.connect() as connection:
         Attempt.create_many(connection, [CALL, {**CALL, "queue": "mail"}, CALL])
         assert asked.count("ask") == 1
-        assert hearer.heard() == []
+        assert receiver.received() == []
         connection.commit()
-        assert hearer.heard() == ["2 default, 1 mail"]
+        assert receiver.received() == ["2 default, 1 mail"]
         Attempt.create_many(connection, [CALL])
         connection.rollback()
         Attempt.create_many(connection, [])
         connection.commit()
-    assert hearer.heard() == []
+    assert receiver.received() == []
 
 
 @on_postgresql
-def test_1500_queues_are_told_in_one_statement(
-    engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]
+def test_1500_queues_are_notified_in_one_statement(
+    engine: Engine, receiver: Receiver, sleeper: None, asked: list[str]
 ) -> None:  # fmt: skip
     rows = [{**CALL, "queue": f"{number:064}"} for number in range(1500)]
     with Session(engine) as session, session.begin():
         Attempt.create_many(session, rows)
     assert asked.count("ask") == 1
-    (heard,) = hearer.heard()
-    assert heard.startswith(f"1 {0:064}, 1 {1:064}, ")
+    (payload,) = receiver.received()
+    assert payload.startswith(f"1 {0:064}, 1 {1:064}, ")
 
 
 @on_postgresql
-def test_it_can_be_switched_off(engine: Engine, hearer: Hearer, sleeper: None, asked: list[str]) -> None:
+def test_notify_can_be_switched_off(engine: Engine, receiver: Receiver, sleeper: None, asked: list[str]) -> None:
     AsyncTask(engine, notify=False)
     try:
         with Session(engine) as session:
@@ -358,10 +364,10 @@ def test_it_can_be_switched_off(engine: Engine, hearer: Hearer, sleeper: None, a
     with Session(engine) as session:
         produce(session)
     assert asked.count("ask") == 1
-    assert hearer.heard() == ["1 default"]
+    assert receiver.received() == ["1 default"]
 
 
-def test_other_databases_are_asked_nothing(engine: Engine, asked: list[str], request: pytest.FixtureRequest) -> None:
+def test_other_databases_are_not_asked(engine: Engine, asked: list[str], request: pytest.FixtureRequest) -> None:
     workers.mark_asleep(engine, TABLE, "sleeper")
     with Session(engine) as session:
         produce(session)
@@ -374,12 +380,12 @@ def test_other_databases_are_asked_nothing(engine: Engine, asked: list[str], req
 
 
 @on_postgresql
-def test_a_transaction_in_two_phases_is_asked_nothing_because_it_could_not_be_prepared(
+def test_a_two_phase_transaction_does_not_ask_because_it_could_not_be_prepared(
     engine: Engine, sleeper: None, asked: list[str]
 ) -> None:
     with Session(engine, twophase=True) as session:
         Attempt.create(**CALL, session=session)
-        with contextlib.suppress(DBAPIError):  # servers take none, unless they are told to
+        with contextlib.suppress(DBAPIError):  # servers refuse it unless they are configured for it
             session.prepare()
         session.rollback()
     assert "INSERT" in asked
@@ -388,7 +394,7 @@ def test_a_transaction_in_two_phases_is_asked_nothing_because_it_could_not_be_pr
 
 @on_postgresql
 @pytest.mark.parametrize("lack", ["table", "column", "privilege"])
-def test_a_producers_transaction_lives_on_without(
+def test_a_producers_transaction_continues_without_the(
     lack: str, engine: Engine, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "async_task")
@@ -399,29 +405,29 @@ def test_a_producers_transaction_lives_on_without(
             with theirs.begin() as connection:
                 Attempt.create_many(connection, [CALL])
     assert count(engine) == 6
-    assert asked.count("ask") == 1, "that it cannot be is remembered"
+    assert asked.count("ask") == 1, "the failure is remembered"
     assert len(caplog.records) == 1
 
 
 @on_postgresql
-def test_that_it_cannot_be_is_believed_for_a_minute(
-    engine: Engine, database: Database, hearer: Hearer, sleeper: None, clock: Callable[[float], None]
+def test_nobody_asks_for_a_minute_after_a_failure(
+    engine: Engine, database: Database, receiver: Receiver, sleeper: None, clock: Callable[[float], None]
 ) -> None:
     with lacking("table", engine, database), Session(engine) as session:
         produce(session)
     with Session(engine) as session:
         clock(59.9)
         produce(session)
-        assert hearer.heard() == []
+        assert receiver.received() == []
         clock(0.2)
         produce(session)
-        assert hearer.heard() == ["1 default"]
+        assert receiver.received() == ["1 default"]
 
 
 @on_postgresql
 @pytest.mark.parametrize("lack", ["table", "privilege"])
-def test_that_it_could_be_asked_a_moment_ago_promises_nothing(
-    lack: str, engine: Engine, database: Database, sleeper: None, hearer: Hearer
+def test_a_producer_continues_although_asking_worked_a_moment_ago(
+    lack: str, engine: Engine, database: Database, sleeper: None, receiver: Receiver
 ) -> None:
     with Session(engine) as session:
         produce(session)
@@ -431,11 +437,11 @@ def test_that_it_could_be_asked_a_moment_ago_promises_nothing(
         with theirs.begin() as connection:
             Attempt.create_many(connection, [CALL])
     assert count(engine) == 3
-    assert hearer.heard() == ["1 default"]
+    assert receiver.received() == ["1 default"]
 
 
 @on_postgresql
-def test_no_savepoint_stays_open_on_a_connection_that_writes_on(
+def test_no_savepoint_stays_open_on_a_connection_that_continues_to_write(
     engine: Engine, sleeper: None, asked: list[str]
 ) -> None:
     with engine.begin() as connection:
@@ -447,7 +453,7 @@ def test_no_savepoint_stays_open_on_a_connection_that_writes_on(
 
 
 @on_postgresql
-def test_a_connection_without_transactions_tells_or_lives_on(engine: Engine, sleeper: None) -> None:
+def test_a_connection_in_autocommit_continues(engine: Engine, sleeper: None) -> None:
     alone = engine.execution_options(isolation_level="AUTOCOMMIT")
     with Session(alone) as session:
         produce(session)
@@ -456,7 +462,7 @@ def test_a_connection_without_transactions_tells_or_lives_on(engine: Engine, sle
 
 
 @on_postgresql
-def test_a_transaction_that_has_failed_already_is_left_alone(engine: Engine, sleeper: None, hearer: Hearer) -> None:
+def test_a_failed_transaction_does_not_ask(engine: Engine, sleeper: None, receiver: Receiver) -> None:
     with Session(engine) as session:
         Attempt.create(**CALL, session=session)
         session.flush()
@@ -465,12 +471,12 @@ def test_a_transaction_that_has_failed_already_is_left_alone(engine: Engine, sle
         session.commit()
         session.connection()
     assert count(engine) == 0
-    assert hearer.heard() == []
+    assert receiver.received() == []
 
 
 @on_postgresql
-def test_in_a_schema_that_sqlalchemy_puts_in_rows_are_written_and_sleepers_told(
-    engine: Engine, hearer: Hearer
+def test_sleepers_are_notified_in_a_schema_that_sqlalchemy_translates_to(
+    engine: Engine, receiver: Receiver
 ) -> None:  # fmt: skip
     _execute(engine, "CREATE SCHEMA put_in")
     elsewhere = engine.execution_options(schema_translate_map={None: "put_in"})
@@ -483,7 +489,7 @@ def test_in_a_schema_that_sqlalchemy_puts_in_rows_are_written_and_sleepers_told(
         with Session(elsewhere) as session:
             produce(session)
         assert (count(engine), count(elsewhere)) == (0, 12)
-        assert hearer.heard() == ["1 default", "10 default", "1 default"]
+        assert receiver.received() == ["1 default", "10 default", "1 default"]
     finally:
         _execute(engine, "DROP SCHEMA put_in CASCADE")
 
@@ -526,7 +532,7 @@ def _execute(engine: Engine, *statements: str) -> None:
             connection.execute(text(statement))
 
 
-# Names, and texts
+# Channels and payloads
 
 
 def test_a_channel_is_named_after_the_table_and_no_longer_than_63_bytes() -> None:
@@ -540,12 +546,12 @@ def test_a_channel_is_named_after_the_table_and_no_longer_than_63_bytes() -> Non
 
 
 @pytest.mark.parametrize("queue", ["default", "a b", "7 up", "ü", " "])
-def test_what_is_told_are_numbers_and_queues(queue: str) -> None:
+def test_a_payload_is_numbers_and_queues(queue: str) -> None:
     counts = {queue: 12, "other": 1}
     assert read_payload(payload(counts)) == counts
 
 
-def test_no_more_is_told_than_a_notice_holds() -> None:
+def test_a_payload_is_no_longer_than_postgresql_allows() -> None:
     exactly = {f"{number:06}": 1 for number in range(1000 - 112)}  # 9 bytes each, with its end
     assert len(payload(exactly).encode()) == 888 * 9 - 1 == 7991
     assert read_payload(payload({**exactly, "12345": 1})) == {**exactly, "12345": 1}
@@ -554,7 +560,7 @@ def test_no_more_is_told_than_a_notice_holds() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "default", "x default", "-1 default", "² default", "12"])
-def test_what_others_say_on_the_channel_is_left_alone(text: str) -> None:
+def test_what_others_send_on_the_channel_is_ignored(text: str) -> None:
     assert read_payload(text) == {}
 
 

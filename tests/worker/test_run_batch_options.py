@@ -29,7 +29,7 @@ from async_task import (
     target,
 )
 from async_task.encryption import encryptors
-from async_task.encryption.encryptors import remember
+from async_task.encryption.encryptors import register_encryptor
 from async_task.queue import backlog, fetch
 from async_task.worker import run_batch
 from async_task.worker.runtime import Runtime
@@ -330,14 +330,14 @@ def test_a_preview_points_out_calls_under_a_key_that_this_process_does_not_have(
     monkeypatch.setattr(encryptors, "_known", dict(encryptors._known))
     old, new = Key.generate(id="k1"), Key.generate(id="k2")
     for key in (old, new):
-        remember(AesGcmEncryptor([key]))
+        register_encryptor(AesGcmEncryptor([key]))
         write(Client, "ping", encryptor="aes-gcm")
     (found,) = app.preview_batch().calls
     assert (found.due, found.unperformable) == (2, 1)
     assert found.problems == (
-        "DecryptionFailed: they lie under the key 'k1' of 'aes-gcm', which this process does not have: it has k2",
+        "DecryptionFailed: they are under the key 'k1' of 'aes-gcm', which this process does not have: it has k2",
     )
-    remember(AesGcmEncryptor([new, old]))
+    register_encryptor(AesGcmEncryptor([new, old]))
     (found,) = app.preview_batch().calls
     assert (found.due, found.unperformable, found.problems) == (2, 0, ())
 

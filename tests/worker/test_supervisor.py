@@ -1,12 +1,13 @@
-"""Several processes under a supervisor: none is missed for long, and what a dead one had in hand is given back."""
+"""Several worker processes under a supervisor: one that dies is replaced, and its attempts are recovered at once."""
 
+import asyncio
 import contextlib
 import json
 import os
 import pathlib
 import signal
-import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,88 +17,302 @@ from sqlalchemy import Engine, select, update
 import elsewhere
 from async_task import AsyncTask, Attempt, ConfigurationError, Status
 from async_task.queue import sweep
-from async_task.queue.sweep import SweepReport
+from async_task.queue.sweep import SweepReport, recover_process
 from async_task.queue.workers import Process, names_of, process_started
-from async_task_cli.link import ABANDON, STOP, obey
-from async_task_cli.supervisor import pause_before, program
+from async_task.worker.link import ABANDON, STOP
+from async_task.worker.supervised_worker import obey
+from async_task.worker.supervisor_process import pause_before
 from clockwork import row_of
+from databases import Database
 from elsewhere import Program, await_, notes
+from offspring import parent_of
 from outbox import Elsewhere, events_of
 from said import Run
 
 Write = Callable[..., Attempt]
 TABLE: Any = Attempt.__table__
 
+# No main guard, and a connection that was used before. The lease is so long that only a supervisor recovers a claim.
+SCRIPT = """
+import asyncio, logging, os, pathlib, threading, time
+from sqlalchemy import create_engine, text
+from async_task import AsyncTask
+
+logging.basicConfig(level="INFO", format="%(message)s")
+engine = create_engine(os.environ["ASYNC_TASK_DATABASE_URL"])
+with engine.begin() as connection:
+    connection.execute(text("SELECT 1"))
+is_async = os.environ["DOOR"] == "async"
+app = AsyncTask(os.environ["ASYNC_URL"] if is_async else engine, modules=["outbox"], lease=600)
+worker = app.worker(processes=2, concurrency=2, poll=0.05)
+
+def stop():
+    while not worker.is_stopping:
+        if pathlib.Path("stop").exists():
+            worker.stop()
+        time.sleep(0.01)
+    pathlib.Path("stopping").touch()
+
+threading.Thread(target=stop, daemon=True).start()
+print("the script runs once")
+tally = asyncio.run(asyncio.to_thread(worker.run)) if os.environ["IN_THREAD"] else worker.run()
+print({kind.__name__: number for kind, number in tally.items()})
+"""
+
 
 @pytest.fixture
 def start(process: Callable[..., Program]) -> Callable[..., Program]:
-    """A supervisor in a process of its own."""
+    """`async-task worker` in its own process."""
     return lambda *words: process("worker", "--module", "outbox", "--poll", "50ms", "--log-format", "json", *words)
 
 
-def lives(pid: int) -> bool:
+@pytest.fixture
+def script(
+    request: pytest.FixtureRequest, tmp_path: pathlib.Path, alone: None, database: Database, engine: Engine, door: str
+) -> Iterator[Program]:
+    """SCRIPT in its own process, in the folder of the test; the parameter "in a thread" runs its worker in one."""
+    pathlib.Path("script.py").write_text(SCRIPT)
+    given = {
+        "ASYNC_TASK_DATABASE_URL": database.sync_url, "ASYNC_URL": database.async_url, "DOOR": door,
+        "IN_THREAD": getattr(request, "param", ""), "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
+    }  # fmt: skip
+    with contextlib.closing(Program("script", cwd=tmp_path, env={**os.environ, **given})) as running:
+        yield running
+
+
+def is_alive(pid: int) -> bool:
     return process_started(pid) is not None
 
 
-# A child that is killed
+def worker_pids(app: AsyncTask) -> set[int]:
+    return {one.pid for one in app.workers()}
 
 
-def test_what_a_killed_child_had_in_hand_is_performed_again_and_nothing_twice(
-    start: Callable[..., Program], run: Run, engine: Engine, write: Write, tmp_path: pathlib.Path
+by_one_door = pytest.mark.parametrize("door", ["sync"])
+
+
+# From Python
+
+
+@by_one_door
+@pytest.mark.only_on("postgresql", "sqlite")
+def test_a_killed_process_is_replaced_and_its_attempts_are_recovered_at_once_and_none_runs_twice(
+    script: Program, app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
-    held = write(Elsewhere, "hold", {"folder": str(tmp_path)}, priority=0)
-    working = start("--processes", "2", "--json")
-    [(_, _, victim, _)] = await_(lambda: notes(tmp_path), "a child is in the call")
+    attempt = write(Elsewhere, "hold", {"folder": str(tmp_path)}, priority=0)
+    [(_, _, victim, _)] = await_(lambda: notes(tmp_path), "a process is in the call")
+    await_(lambda: len(worker_pids(app)) == 2, "both processes have begun")
     os.kill(victim, signal.SIGKILL)
     others = [write(Elsewhere, "start", {"folder": str(tmp_path)}) for _ in range(20)]
-    await_(lambda: row_of(engine, held.id).status is Status.SUCCEEDED, "another one performs it")
-    await_(lambda: len(notes(tmp_path)) == 22, "all else is performed")
-    await_(lambda: len(run("workers", "--json").lines) == 2, "there are two again")
-    assert victim not in [one["pid"] for one in run("workers", "--json").lines]
-    working.send_signal(signal.SIGTERM)
-    out, err = working.communicate()
-    assert working.returncode == 143
-    [crash] = events_of(engine, held.id, "crash")
+    await_(lambda: row_of(engine, attempt.id).status is Status.SUCCEEDED, "another process performs it")
+    await_(lambda: len(notes(tmp_path)) == 22, "all others are performed")
+    await_(lambda: len(worker_pids(app)) == 2, "there are two processes again")
+    assert victim not in worker_pids(app)
+    (tmp_path / "stop").touch()
+    out, err = script.communicate()
+    assert script.returncode == 0
+    assert out.splitlines() == ["the script runs once", "{'Succeeded': 21}"]
+    assert err.splitlines() == [
+        f"worker process {victim} was killed by SIGKILL: another is started at once",
+        f"attempts recovered from process {victim}: 1",
+    ]
+    [crash] = events_of(engine, attempt.id, "crash")
     assert crash.message.endswith(" has died")
     assert f":{victim}:" in crash.message
-    assert row_of(engine, held.id).num_attempts == 2
+    assert row_of(engine, attempt.id).num_attempts == 2
     assert sorted(one[:2] for one in notes(tmp_path)) == sorted(
-        [(str(held.id), 1), (str(held.id), 2), *((str(one.id), 1) for one in others)]
+        [(str(attempt.id), 1), (str(attempt.id), 2), *((str(one.id), 1) for one in others)]
     )
-    assert json.loads(out)["succeeded"] == 21
-    messages = [json.loads(line)["message"] for line in err.splitlines()]
-    assert messages[0].startswith("async-task 0.1.0: 2 processes on ")
-    assert f"worker process {victim} was killed by SIGKILL: another one is started at once" in messages
-    assert not run("workers", "--json").lines
+    assert worker_pids(app) == set()
 
 
-# Signals
+@pytest.mark.parametrize("door", ["async"])
+@pytest.mark.only_on("postgresql")
+def test_the_first_sigterm_stops_all_processes_and_the_second_abandons_their_calls(
+    script: Program, app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    made = [write(Elsewhere, "hold_always", {"folder": str(tmp_path)}) for _ in range(4)]
+    await_(lambda: len(notes(tmp_path)) == 4, "all threads of both processes are in a call")
+    pids = {pid for _, _, pid, _ in notes(tmp_path)}
+    assert len(pids) == 2
+    script.send_signal(signal.SIGTERM)
+    await_((tmp_path / "stopping").exists, "it stops")
+    late = write(Elsewhere, "start", {"folder": str(tmp_path)})
+    script.send_signal(signal.SIGTERM)
+    out, _ = script.communicate()
+    assert (script.returncode, out) == (0, "the script runs once\n{}\n")
+    for one in made:
+        row = row_of(engine, one.id)
+        assert (row.status, row.claim_id, row.num_crashes) == (Status.PENDING, None, 0)
+    assert row_of(engine, late.id).num_attempts == 0
+    assert not any(map(is_alive, pids))
+
+
+@by_one_door
+@pytest.mark.only_on("postgresql")
+def test_processes_whose_supervisor_is_killed_finish_their_calls_and_end(
+    script: Program, app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    """The supervisor process, and so the program knows that it has failed."""
+    attempt = write(Elsewhere, "hold", {"folder": str(tmp_path)})
+    [(_, _, child, _)] = await_(lambda: notes(tmp_path), "a process is in the call")
+    await_(lambda: len(worker_pids(app)) == 2, "both processes have begun")
+    supervisor = parent_of(child)
+    assert parent_of(supervisor) == script.pid
+    os.kill(supervisor, signal.SIGKILL)
+    assert script.wait() == 1
+    await_(lambda: worker_pids(app) == {child}, "the idle process has ended")
+    (tmp_path / "go").touch()
+    await_(lambda: worker_pids(app) == set(), "both have ended")
+    assert "AsyncTaskError: the supervisor process was killed by SIGKILL" in script.communicate()[1]
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 1, 0)
+
+
+@by_one_door
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("script", ["in a thread"], indirect=True)
+def test_it_runs_in_a_thread_and_stops_from_another(
+    script: Program, app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    attempt = write(Elsewhere, "start", {"folder": str(tmp_path)})
+    await_(lambda: row_of(engine, attempt.id).status is Status.SUCCEEDED, "it is performed")
+    (tmp_path / "stop").touch()
+    out, _ = script.communicate()
+    assert (script.returncode, out) == (0, "the script runs once\n{'Succeeded': 1}\n")
+
+
+@by_one_door
+@pytest.mark.only_on("sqlite")
+def test_an_open_sqlite_database_is_refused(app: AsyncTask, engine: Engine) -> None:
+    with engine.connect(), pytest.raises(ConfigurationError, match=r" open, and SQLite must not be open in a process"):
+        app.worker(processes=2).run()
+
+
+@by_one_door
+def test_invalid_numbers_and_event_loops_are_refused(app: AsyncTask) -> None:
+    for processes in (0, "2", True):
+        with pytest.raises(ConfigurationError, match="processes is a whole number of at least 1"):
+            app.worker(processes=processes)  # type: ignore[arg-type]
+
+    async def run() -> None:
+        app.worker(processes=2).run()
+
+    with pytest.raises(ConfigurationError, match=r"await asyncio.to_thread\(app.worker\)"):
+        asyncio.run(run())
+
+
+@by_one_door
+def test_a_supervisor_that_is_stopped_before_it_runs_starts_nothing(app: AsyncTask) -> None:
+    supervisor = app.worker(processes=2)
+    supervisor.stop()
+    assert supervisor.run() == {}
+
+
+# From the command line
 
 
 @pytest.mark.only_on("postgresql")
-def test_the_supervisor_alone_hears_signals_twice_and_then_all_is_abandoned(
-    start: Callable[..., Program], engine: Engine, write: Write, tmp_path: pathlib.Path
+def test_processes_that_receive_signals_finish_and_only_their_supervisor_abandons(
+    start: Callable[..., Program], run: Run, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
-    """A child may get them too, from a terminal or a service manager: for it the first is all."""
+    """A terminal or a service manager may send a signal to them too."""
+    quick = write(Elsewhere, "say", {"text": "quick"})
+    working = start("--processes", "2", "--json")
+    log = working.stderr
+    assert log is not None
+    first = json.loads(log.readline())
+    assert first["message"].startswith("async-task 0.1.0: 2 processes on ")
+    assert first["worker"] == f"{os.uname().nodename}:{working.pid}:supervisor"
+    await_(lambda: row_of(engine, quick.id).status is Status.SUCCEEDED, "it is performed")
     attempt = write(Elsewhere, "hold_always", {"folder": str(tmp_path)})
-    working = start("--processes", "1")
-    [(_, _, child, _)] = await_(lambda: notes(tmp_path), "the child is in the call")
-    heard = working.stderr
-    assert heard is not None
+    [(_, _, child, _)] = await_(lambda: notes(tmp_path), "a process is in the call")
     working.send_signal(signal.SIGINT)
-    await_(lambda: "stopping: " in heard.readline(), "the supervisor has heard")
+    await_(lambda: '"stopping: running calls are finished' in log.readline(), "the supervisor stops")
     for _ in range(2):
         os.kill(child, signal.SIGTERM)
-        await_(lambda: "stopping: " in heard.readline(), "the child has heard")
-    assert lives(child)
+        await_(lambda: f'"worker process {child} received SIGTERM' in log.readline(), "the process finishes")
+    assert is_alive(child)
     assert row_of(engine, attempt.id).claim_id is not None
     working.send_signal(signal.SIGINT)
-    assert working.wait() == 130
+    out, err = working.communicate()
+    assert working.returncode == 130
+    assert json.loads(out)["succeeded"] == 1
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert lines[0]["message"] == "abandoning the running calls"
+    assert any(line["worker"].startswith(f"{os.uname().nodename}:{child}:") for line in lines), "the child has its name"
     row = row_of(engine, attempt.id)
-    assert (row.status, row.claim_id, row.num_crashes, lives(child)) == (Status.PENDING, None, 0, False)
+    assert (row.status, row.claim_id, row.num_crashes, is_alive(child)) == (Status.PENDING, None, 0, False)
 
 
-def test_only_the_word_to_abandon_abandons_however_often_a_child_is_told_to_stop() -> None:
+@pytest.mark.only_on("postgresql")
+def test_processes_whose_program_is_killed_finish_their_calls_and_end(
+    start: Callable[..., Program], run: Run, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    attempt = write(Elsewhere, "hold", {"folder": str(tmp_path)})
+    working = start("--processes", "2")
+    [(_, _, child, _)] = await_(lambda: notes(tmp_path), "a process is in the call")
+    await_(lambda: len(run("workers", "--json").lines) == 2, "both have begun")
+    supervisor = parent_of(child)
+    working.kill()
+    working.wait()
+    await_(lambda: len(run("workers", "--json").lines) == 1, "the idle one has ended")
+    late = write(Elsewhere, "start", {"folder": str(tmp_path)})
+    (tmp_path / "go").touch()
+    await_(lambda: not is_alive(child) and not is_alive(supervisor), "all have ended")
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 1, 0)
+    assert row_of(engine, late.id).claim_id is None
+    assert not run("workers", "--json").lines
+
+
+# A process that cannot start
+
+BROKEN = """
+import os, pathlib
+from async_task import AsyncTask, ConfigurationError
+from sqlalchemy import create_engine, event
+
+engine = create_engine(os.environ["ASYNC_TASK_DATABASE_URL"])
+app = AsyncTask(engine)
+program = os.getpid()
+
+@event.listens_for(engine, "connect")
+def refuse(connection, record):
+    if os.getpid() != program:
+        {refuse}
+"""
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_process_that_cannot_start_at_first_ends_all_with_its_error(process: Callable[..., Program]) -> None:
+    pathlib.Path("broken.py").write_text(BROKEN.format(refuse='raise ConfigurationError("no key for 7355608")'))
+    ended = process("worker", "--app", "broken:app", "--processes", "2").completed()
+    assert ended.returncode == 78
+    assert ended.stderr.endswith("async-task: no key for 7355608\n")
+    assert "another is started" not in ended.stderr
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_process_that_fails_by_chance_at_its_start_is_replaced(
+    process: Callable[..., Program], run: Run, tmp_path: pathlib.Path
+) -> None:
+    # The second process that fails at the same time finds the file, and raises FileExistsError: it is replaced too.
+    once = "pathlib.Path('failed').exists() or pathlib.Path('failed').touch(exist_ok=False) or 1 / 0"
+    pathlib.Path("broken.py").write_text(BROKEN.format(refuse=once))
+    working = process("worker", "--app", "broken:app", "--processes", "2", "--poll", "50ms")
+    await_(lambda: len(run("workers", "--json").lines) == 2, "both have begun")
+    working.send_signal(signal.SIGTERM)
+    _, err = working.communicate()
+    assert working.returncode == 143
+    assert " failed: ZeroDivisionError: division by zero: another is started at once\n" in err
+
+
+def test_pauses_grow_before_a_process_that_dies_early_again_is_replaced() -> None:
+    assert [pause_before(deaths) for deaths in (1, 2, 3, 4, 99)] == [0, 0.5, 1, 2, 30]
+
+
+def test_only_the_request_to_abandon_abandons_however_often_stop_is_requested() -> None:
     worker = AsyncTask("sqlite:///nowhere.sqlite").worker()
     for _ in range(3):
         obey(worker, STOP)
@@ -106,116 +321,65 @@ def test_only_the_word_to_abandon_abandons_however_often_a_child_is_told_to_stop
     assert worker.is_abandoning
 
 
-@pytest.mark.only_on("postgresql")
-def test_children_whose_supervisor_is_killed_finish_what_is_in_hand_and_end(
-    start: Callable[..., Program], run: Run, engine: Engine, write: Write, tmp_path: pathlib.Path
-) -> None:
-    attempt = write(Elsewhere, "hold", {"folder": str(tmp_path)})
-    working = start("--processes", "1")
-    [(_, _, child, _)] = await_(lambda: notes(tmp_path), "the child is in the call")
-    working.kill()
-    working.wait()
-    late = write(Elsewhere, "start", {"folder": str(tmp_path)}, scheduled_at=None, queue="late")
-    (tmp_path / "go").touch()
-    await_(lambda: not lives(child), "the child has gone")
-    row = row_of(engine, attempt.id)
-    assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 1, 0)
-    assert row_of(engine, late.id).claim_id is None
-    assert not run("workers", "--json").lines
-
-
-# A child that cannot start
-
-
-@pytest.mark.only_on("sqlite")
-def test_a_child_that_cannot_start_at_the_begin_ends_the_whole_with_its_code(
-    start: Callable[..., Program], tmp_path: pathlib.Path
-) -> None:
-    pathlib.Path("only_once.py").write_text("import sys\nif '--link' in sys.argv:\n    raise ValueError('not twice')\n")
-    ended = start("--processes", "1", "--module", "only_once").completed()
-    assert ended.returncode == 78
-    assert "importing only_once raised ValueError: not twice" in ended.stderr
-    assert "another one" not in ended.stderr
-
-
-def test_who_dies_at_once_again_and_again_is_started_later_and_later() -> None:
-    assert [pause_before(deaths) for deaths in (1, 2, 3, 4, 99)] == [0, 0.5, 1, 2, 30]
-
-
-def test_a_child_is_started_as_its_supervisor_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["worker", "--processes", "2"]
-    for given in (["python", "-X", "dev", "/bin/async-task"], ["python3", "-m", "async_task_cli"]):
-        monkeypatch.setattr(sys, "orig_argv", [*given, *words])
-        assert program(words) == [sys.executable, *given[1:], *words]
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", "main([...])"])
-    assert program(words) == [sys.executable, "-m", "async_task_cli", *words]
-
-
-# bury
+# Recovery of a dead process
 
 
 @contextlib.contextmanager
-def dying(engine: Engine, write: Write, folder: pathlib.Path) -> Iterator[tuple[elsewhere.Process, str]]:
-    """A process in the middle of a call, and what tells it from others; its lease is long."""
-    write(Elsewhere, "hold_always", {"folder": str(folder)})
-    with elsewhere.process(elsewhere.run_batch, engine.url.render_as_string(hide_password=False), 600.0) as process:
-        await_(lambda: notes(folder), "it is in the call")
-        started = process_started(process.pid)
-        assert started
-        yield process, started
+def in_calls(engine: Engine, write: Write, folder: pathlib.Path, number: int) -> Iterator[elsewhere.Process]:
+    """A process that is in this number of calls, with a long lease."""
+    for _ in range(number):
+        write(Elsewhere, "hold_always", {"folder": str(folder)})
+    url = engine.url.render_as_string(hide_password=False)
+    with elsewhere.process(elsewhere.run_batch, url, 600.0) as process:
+        await_(lambda: len(notes(folder)) == number, "it is in the calls")
+        yield process
 
 
-def test_what_a_dead_process_held_is_given_back_before_its_lease_and_nobody_elses(
-    app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
+def test_attempts_of_a_dead_process_are_recovered_before_their_lease_and_only_those(
+    engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
-    with dying(engine, write, tmp_path) as (process, started):
-        with pytest.raises(ConfigurationError, match=f"process {process.pid} still runs"):
-            app.bury(process.pid, started)
+    """One that has crashed too often is failed."""
+    with in_calls(engine, write, tmp_path, 2) as process:
+        started = process_started(process.pid) or ""
+        dead = Process(os.uname().nodename, process.pid, started)
         process.kill()
-        me = Process(os.uname().nodename, process.pid, started)
-        assert app.sweep().recovered == 0
-        assert app.bury(process.pid, f"{started}0") == SweepReport()
-        assert app.bury(process.pid, started) == SweepReport(recovered=1)
-        assert app.bury(process.pid, started) == SweepReport()
-    with engine.connect() as connection:
-        row = connection.execute(select(TABLE)).one()
-        assert (row.status, row.claim_id, row.num_crashes, row.num_errors) == (Status.PENDING, None, 1, 0)
-        assert names_of(connection, TABLE, me) == []
-
-
-def test_at_the_crash_limit_it_is_failed(app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path) -> None:
-    with dying(engine, write, tmp_path) as (process, started):
-        process.kill()
+        poison = uuid.UUID(notes(tmp_path)[0][0])
         with engine.begin() as connection:
-            connection.execute(update(TABLE).values(num_crashes=2, num_attempts=3))
-        assert app.bury(process.pid, started) == SweepReport(crashed=1)
+            connection.execute(update(TABLE).where(TABLE.c.id == poison).values(num_crashes=2, num_attempts=3))
+        assert recover_process(engine, TABLE, dead._replace(started=f"{started}0")) == SweepReport()
+        assert recover_process(engine, TABLE, dead) == SweepReport(recovered=1, crashed=1)
+        assert recover_process(engine, TABLE, dead) == SweepReport()
+    failed = row_of(engine, poison)
+    assert (failed.status, failed.num_crashes) == (Status.FAILED, 3)
+    assert failed.last_error.startswith("crashed: 3 starts in a row")
     with engine.connect() as connection:
-        row = connection.execute(select(TABLE)).one()
-    assert (row.status, row.num_crashes) == (Status.FAILED, 3)
-    assert row.last_error.startswith("crashed: 3 starts in a row")
+        row = connection.execute(select(TABLE).where(TABLE.c.id != poison)).one()
+        assert (row.status, row.claim_id, row.num_crashes, row.num_errors) == (Status.PENDING, None, 1, 0)
+        assert names_of(connection, TABLE, dead) == []
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_a_row_that_the_server_still_keeps_locked_is_waited_for(
-    app: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_recovery_waits_for_a_row_that_the_server_still_keeps_locked(
+    engine: Engine, write: Write, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[SweepReport] = []
-    bury, has_looked = sweep.recover_page_of, threading.Event()
+    recover_page, has_looked = sweep.recover_page_of, threading.Event()
 
     def look(*args: Any, **options: Any) -> Any:
-        answer = bury(*args, **options)
+        page = recover_page(*args, **options)
         has_looked.set()
-        return answer
+        return page
 
     monkeypatch.setattr(sweep, "recover_page_of", look)
-    with dying(engine, write, tmp_path) as (process, started):
+    with in_calls(engine, write, tmp_path, 1) as process:
+        dead = Process(os.uname().nodename, process.pid, process_started(process.pid) or "")
         process.kill()
         with engine.connect() as connection, connection.begin() as lock:
             await_(lambda: connection.execute(select(TABLE.c.id).with_for_update(skip_locked=True)).all(), "it is free")
-            burying = threading.Thread(target=lambda: found.append(app.bury(process.pid, started)))
-            burying.start()
+            recovering = threading.Thread(target=lambda: found.append(recover_process(engine, TABLE, dead)))
+            recovering.start()
             assert has_looked.wait(30)
             assert not found
             lock.rollback()
-            burying.join(30)
+            recovering.join(30)
     assert found == [SweepReport(recovered=1)]

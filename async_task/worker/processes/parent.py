@@ -15,10 +15,8 @@ import contextlib
 import os
 import select
 import socket
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -33,6 +31,7 @@ from async_task.error_text import describe
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
 from async_task.schema.states import Status
+from async_task.worker.processes.forking import flush_streams, fork, socket_pair
 from async_task.worker.processes.zygote import PLACES, Board, Stage, Zygote, receive
 
 # What goes over the socket is written as arguments are: as data, never as objects that run.
@@ -112,7 +111,7 @@ class Children:
                 self.prepare()
             if (now := self._now) is None or not now.free:
                 raise NotPerformed("no process could be had for its call", started=False)
-            place, (ours, theirs) = now.free.pop(), _pair()
+            place, (ours, theirs) = now.free.pop(), socket_pair()
             now.board.write(place, Stage.IDLE)
             answer = self._ask(now, {"fork": place}, [theirs.fileno()])
             theirs.close()
@@ -144,19 +143,14 @@ class Children:
             return str(answer["how"])
 
     def _begin(self) -> _Generation:
-        (ours, theirs), board = _pair(), Board()
-        _flush()  # else the child would write what waits in this process's buffers once more
+        (ours, theirs), board = socket_pair(), Board()
+        zygote = Zygote(theirs, board, os.getpid(), partial(_live_as_child, self._opened, board))
         try:
-            with warnings.catch_warnings():
-                # Of threads: the zygote has none, and starts with all sockets unusable.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                parent, pid = os.getpid(), os.fork()
+            pid = fork(zygote.live)
         except OSError:
             ours.close()
             theirs.close()
             raise
-        if pid == 0:
-            _exit_after(Zygote(theirs, board, parent, partial(_live_as_child, self._opened, board)).live)
         theirs.close()
         return _Generation(ours, pid, board)
 
@@ -296,7 +290,7 @@ def _live_as_child(opened: Opened, board: Board, link: socket.socket, place: int
             claim = decode(request.decode())["claim"]
             assert isinstance(claim, Claim)
             answer = _answer(perform, claim)
-            _flush()  # this process ends without
+            flush_streams()  # this process ends without
             link.sendall(_line(answer))
             board.write(place, Stage.IDLE)
 
@@ -308,29 +302,6 @@ def _answer(perform: Callable[[Claim], Outcome], claim: Claim) -> Mapping[str, o
         raise  # what the call has taken is not given back but by the end of this process
     except Exception as error:
         return {"problem": describe(error).summary, "started": True}
-
-
-def _exit_after(live: Callable[[], None]) -> None:
-    """Do it, and end this process without running anything of the parent's: no atexit, no destructors, no buffers."""
-    status = 1
-    try:
-        live()
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    ours, theirs = socket.socketpair()
-    for one in (ours, theirs):
-        one.settimeout(None)  # whatever socket.setdefaulttimeout has been told
-    return ours, theirs
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # None, closed, or a full disk behind it
-            stream.flush()
 
 
 def _line(message: Mapping[str, object]) -> bytes:

@@ -2,24 +2,22 @@
 they have started, and tells how they died."""
 
 import contextlib
-import ctypes
 import json
 import mmap
 import os
 import select
 import signal
 import socket
-import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
+
+from async_task.worker.processes.forking import cause_of_death, disconnect_inherited, signal_at_death_of
 
 GRACE, TICK_MS, PLACES = 2.0, 1000, 1024
-PR_SET_PDEATHSIG = 1
 
 
 class Stage(IntEnum):
@@ -80,7 +78,7 @@ class Zygote:
 
     def live(self) -> None:
         """Do what the parent asks for, one thing after the other; none of them takes long."""
-        _forget_inherited(self._link.fileno())
+        disconnect_inherited(self._link.fileno())
         self._listen_to_signals()
         try:
             while (asked := self._next()) is not None:
@@ -98,14 +96,14 @@ class Zygote:
             signal.signal(number, signal.SIG_IGN)  # the end comes from the parent, by the socket
 
     def _next(self) -> tuple[dict[str, int], list[int]] | None:
-        """What the parent asks for next, with what it gives along; None when it has gone. Buries who dies meanwhile."""
+        """What the parent asks for next, with what it gives along; None when it has gone. Reaps children meanwhile."""
         watch = select.poll()
         watch.register(self._wake, select.POLLIN)
         watch.register(self._link.fileno(), select.POLLIN)
         while True:
             seen = {descriptor for descriptor, _ in watch.poll(TICK_MS)}
             self._forget_wakes()
-            self._bury_the_dead()
+            self._reap_the_dead()
             if self._link.fileno() in seen:
                 with contextlib.suppress(OSError):
                     request, given, *_ = socket.recv_fds(self._link, 4096, 1)
@@ -144,7 +142,7 @@ class Zygote:
         try:
             with contextlib.suppress(OSError):
                 os.setpgid(0, 0)
-            _die_with_parent(zygote)
+            signal_at_death_of(zygote, signal.SIGKILL)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
@@ -157,19 +155,20 @@ class Zygote:
         finally:
             os._exit(1)
 
-    def _bury_the_dead(self) -> None:
+    def _reap_the_dead(self) -> None:
         for place, child in list(self._children.items()):
             # It is looked at without being reaped: until then no other process can get its number.
             if _has_ended(child.pid):
-                self._bury(place, child)
+                self._reap(place, child)
 
-    def _bury(self, place: int, child: _Child) -> None:
+    def _reap(self, place: int, child: _Child) -> None:
         """Keep how it died. What its call has started ends too: it may hold the connection, and with it the row's lock;
         but what earlier calls have left behind on purpose outlives a child that was no longer wanted."""
         del self._children[place]
         if self._board.read(place)[0] is not Stage.IDLE:
             _kill_group(child.pid)
-        self._deaths[place] = _how(os.waitpid(child.pid, 0)[1])
+        code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        self._deaths[place] = f"its process {cause_of_death(code)}"
         _shut(child.link)
 
     def _end_children(self) -> None:
@@ -180,7 +179,7 @@ class Zygote:
             _shut(child.link)
         until = time.monotonic() + GRACE
         while self._children and (left := until - time.monotonic()) > 0:
-            self._bury_the_dead()
+            self._reap_the_dead()
             if self._children:
                 watch = select.poll()
                 watch.register(self._wake, select.POLLIN)
@@ -206,14 +205,6 @@ def receive(link: socket.socket) -> bytes | None:
     return None
 
 
-def _die_with_parent(parent: int) -> None:
-    """Where the system can (Linux): be killed when the process that forked this one dies, however it dies."""
-    with contextlib.suppress(Exception):
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent:
-        os._exit(1)  # it died before it was asked to be told
-
-
 def _shut(link: socket.socket) -> None:
     """Also for whoever else holds this end open."""
     with contextlib.suppress(OSError):
@@ -230,25 +221,3 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGKILL)
-
-
-def _how(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        try:
-            return f"its process was killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"its process was killed by signal {-code}"
-    return f"its process ended with exit code {code}"
-
-
-def _forget_inherited(but: int) -> None:
-    """Make every inherited socket point nowhere: a copy of the parent's connection would keep its row locks alive after
-    the parent's death, and its finalizer here would end the parent's session."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for link in list(Path("/proc/self/fd" if Path("/proc/self/fd").is_dir() else "/dev/fd").iterdir()):
-        descriptor = int(link.name)
-        if descriptor > 2 and descriptor != but:
-            with contextlib.suppress(OSError):
-                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                    os.dup2(nowhere, descriptor)

@@ -17,16 +17,13 @@ from typing import Any
 import click
 
 import async_task
-from async_task import AsyncTask, AttemptWorker, Outcome
-from async_task.targets.registry import registered_targets
+from async_task import AsyncTask, AttemptWorker, Outcome, Supervisor
 from async_task_cli.application import existing
 from async_task_cli.faults import USAGE, Refusal
-from async_task_cli.link import STOP, Link, obey
 from async_task_cli.logs import JSON, TEXT, Lines, log_lines
 from async_task_cli.moments import Length
-from async_task_cli.options import SETTINGS, WORDS, Wanted, as_json, reaching
+from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.signals import Leave
-from async_task_cli.supervisor import Supervisor, program
 from async_task_cli.terminal import counted, is_watched
 
 logger = logging.getLogger("async_task")
@@ -34,11 +31,11 @@ ENDED = {
     "Succeeded": "succeeded", "Retried": "retried", "Failed": "failed", "Expired": "expired",
     "Canceled": "canceled", "Parked": "parked", "Superseded": "superseded",
 }  # fmt: skip
-"""By the kind of an outcome: the word that programs read. What is not here was no performing."""
+"""The key in the JSON report of each outcome that counts as performed."""
 
 
-class QueueLanes(click.ParamType):  # type: ignore[type-arg]
-    """The name of a queue, and how many lanes at most may serve it: `mail`, `mail:2`."""
+class QueueThreads(click.ParamType):  # type: ignore[type-arg]
+    """The name of a queue, and the maximum of threads that serve it: `mail`, `mail:2`."""
 
     name = "queue"
 
@@ -49,159 +46,145 @@ class QueueLanes(click.ParamType):  # type: ignore[type-arg]
         if not colon:
             name, number = number, ""
         if not name:
-            self.fail("a name has at least one character", param, ctx)
+            self.fail("the name of a queue is missing", param, ctx)
         if not colon:
             return name, None
         if not (number.isascii() and number.isdigit() and int(number)):
-            self.fail(f"{value!r}: behind the colon stands how many lanes, at least 1: mail:2", param, ctx)
+            self.fail(f"{value!r}: write the number of threads after the colon, at least 1: mail:2", param, ctx)
         return name, int(number)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Manner:
-    """How the command works, beside what the worker itself is told."""
+    """How the command reports."""
 
     is_json: bool
     is_top: bool
-    processes: int | None
-    link: int | None
-    log_format: str | None
 
 
 @click.command("worker", context_settings=SETTINGS)
 @click.option(
     "--concurrency", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
-    help="Lanes of each process: threads, each with a connection, that make calls.",
+    help="Threads of each process; each has a connection and makes calls.",
 )  # fmt: skip
 @click.option(
-    "--queue", "queues", type=QueueLanes(), metavar="NAME[:N]", multiple=True,
-    help="Only this queue, by at most N of the lanes; may be repeated.",
+    "--queue", "queues", type=QueueThreads(), metavar="NAME[:N]", multiple=True,
+    help="Serve only this queue, with at most N threads; may be repeated.",
 )  # fmt: skip
 @click.option(
-    "--processes", type=click.IntRange(min=1), metavar="P",
-    help="So many processes, under a supervisor that starts one again that died, and gives back what it had in hand.",
+    "--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+    help="Worker processes. With 2 or more, a supervisor replaces one that dies, and recovers its attempts at once.",
 )  # fmt: skip
 @click.option(
     "--async-concurrency", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
-    help="Calls of `async def` targets at a time, in each process.",
+    help="Maximum of running `async def` calls, in each process.",
 )  # fmt: skip
 @click.option(
     "--settle-within", type=Length(), default="5ms", show_default=True, metavar="TIME",
-    help="How long an outcome may wait to be committed with others; 0s: each has a commit of its own.",
+    help="A finished call is committed within this time, together with others; 0s: each has its own commit.",
 )  # fmt: skip
-@click.option("--poll", type=Length(), default="1s", show_default=True, metavar="TIME", help="Between two looks, idle.")
+@click.option(
+    "--poll", type=Length(), default="1s", show_default=True, metavar="TIME", help="Time between two polls when idle."
+)
 @click.option(
     "--grace", type=Length(), default="30s", show_default=True, metavar="TIME",
-    help="How long calls may still take after SIGTERM; then they are abandoned.",
+    help="Time that running calls may take after SIGTERM; then they are abandoned.",
 )  # fmt: skip
 @click.option(
     "--listen/--no-listen", default=True, show_default=True,
-    help="Hear of new attempts by PostgreSQL's LISTEN; not behind a pooler in transaction mode.",
+    help="LISTEN for new attempts on PostgreSQL; not possible behind a pooler in transaction mode.",
 )  # fmt: skip
 @click.option(
     "--log-format", type=click.Choice([TEXT, JSON]),
-    help="How standard error is written; text, unless the application has set up logging itself.",
+    help="Format of the log on standard error: text, unless the application has configured logging.",
 )  # fmt: skip
-@click.option("--top", "is_top", is_flag=True, help="Watch it at work, on a terminal; for one process.")
-@click.option("--link", type=int, hidden=True, help="By which a supervisor speaks to this process.")
+@click.option("--top", "is_top", is_flag=True, help="Show a live view on the terminal; for one process.")
 @as_json
 @reaching
 def worker(
-    wanted: Wanted, is_json: bool, is_top: bool, processes: int | None, link: int | None, log_format: str | None,
+    wanted: Wanted, is_json: bool, is_top: bool, processes: int, log_format: str | None,
     queues: Sequence[tuple[str, int | None]], **options: Any,
 ) -> int:  # fmt: skip
     """Make all calls that become due, until SIGTERM or SIGINT.
 
-    At the first signal nothing further is started, and what is in hand is finished, within --grace. The second one, or
-    the end of the grace, abandons it: it is given back, uncharged, for others to make the call again. It ends with 143
-    (SIGTERM) or 130 (SIGINT); with 69 when the database is not there at the start, 78 when tables, keys or settings do
-    not fit. A database that goes away later is waited for.
+    After the first signal no call is started, and running calls may finish within --grace. A second signal, or the end
+    of the grace, abandons them: their attempts are released, uncharged, and another worker makes the calls again.
 
-    TIME is like 5ms, 1s, 2min. Logs go to standard error; what targets print, too.
+    The exit code is 143 after SIGTERM and 130 after SIGINT. It is 69 if the database is away at the start, and 78 if
+    tables, keys or settings do not fit. If the database goes away later, the worker waits for it.
+
+    TIME is like 5ms, 1s, 2min. The log goes to standard error, and so does what targets print.
 
     \b
     --json writes one object at the end:
-      seconds     how long it worked
+      seconds     how long the worker ran
       succeeded, retried, failed, expired, canceled, parked, superseded
-                  how many attempts ended so
+                  number of attempts with this outcome
     --log-format json writes one object a line:
-      time (ISO 8601, UTC), level, message, worker, logger, maybe trace
-    Fields may be added, and are not renamed.
+      time (ISO 8601, UTC), level, message, worker, logger, and trace after an error
+    Later versions may add fields; they rename none.
     """
-    manner = Manner(is_json, is_top, processes, link, log_format)
-    _check(manner)
+    manner = Manner(is_json, is_top)
+    _check(manner, processes)
     lines = log_lines(log_format)
     with existing(wanted) as app:
-        # What cannot be meant is refused here, also by a supervisor.
-        made = app.worker(queues=dict(queues), **options)
-        if processes is not None and link is None:
-            return _supervise(app, made, manner, lines)
+        made = app.worker(queues=dict(queues), processes=processes, **options)
         return _work(app, made, manner, lines)
 
 
-def _check(manner: Manner) -> None:
-    if manner.is_top and manner.processes is not None:
-        raise Refusal("--top watches one process: leave --processes out, or ask `async-task workers`", USAGE)
+def _check(manner: Manner, processes: int) -> None:
+    if manner.is_top and processes > 1:
+        raise Refusal("--top shows one process: omit --processes, or use `async-task workers`", USAGE)
     if manner.is_top and not is_watched():
-        raise Refusal("--top wants a terminal, and standard error is none: leave it out, and read the logs", USAGE)
+        raise Refusal("--top needs a terminal, and standard error is not one: omit it, and read the log", USAGE)
 
 
-def _work(app: AsyncTask, made: AttemptWorker, manner: Manner, lines: Lines) -> int:
-    """Be a worker, in this process."""
-    link = None if manner.link is None else Link(manner.link)
-    begun = time.monotonic()
-
-    def begin(name: str) -> None:
-        lines.worker = name
-        if link is None:
-            logger.info("%s: worker %s %s", _version(), name, _described(app, made))
-            watch()
-        else:
-            logger.info("worker %s is at work", name)
-            link.serve(made, lambda: _in_words(made.tally))
-
-    stop = made.stop if link is None else lambda: obey(made, STOP)
-    leave = Leave(stop, lines.said, is_patient=link is not None)
-    _freeze()
+def _work(app: AsyncTask, made: AttemptWorker | Supervisor, manner: Manner, lines: Lines) -> int:
+    started_at = time.monotonic()
+    began = _supervise(app, made, lines) if isinstance(made, Supervisor) else _begin(app, made, lines)
+    leave = Leave(made.stop, lines.said)
     with leave.listening(), contextlib.redirect_stdout(sys.stderr), _watched(app, made, manner, lines) as watch:
-        tally = _in_words(made.run(began=begin))
-    if link is not None:
-        link.report(tally)
-    else:
-        _tell(tally, time.monotonic() - begun, manner)
+        tally = _by_key(made.run(began=lambda name: (began(name), watch())))
+    _tell(tally, time.monotonic() - started_at, manner)
     return _end(leave.exit_code or 0)
 
 
-def _freeze() -> None:
-    """What this process has begun with stays, and is looked through for garbage no more: else a seventh of what a quick
-    call costs it."""
+def _begin(app: AsyncTask, made: AttemptWorker, lines: Lines) -> Callable[[str], object]:
+    """What is done when the worker in this process has begun."""
+    # Objects of the start stay, and the garbage collector skips them: a quick call costs a seventh less.
     gc.collect()
     gc.freeze()
 
+    def began(name: str) -> None:
+        lines.worker = name
+        logger.info("%s: worker %s %s", _version(), name, _described(app, made))
 
-def _supervise(app: AsyncTask, made: AttemptWorker, manner: Manner, lines: Lines) -> int:
-    """Be the supervisor of workers in processes of their own."""
-    number = manner.processes or 1
-    words = list(click.get_current_context().meta[WORDS])[1:]
-    begun = time.monotonic()
+    return began
+
+
+def _supervise(app: AsyncTask, made: Supervisor, lines: Lines) -> Callable[[str], object]:
+    """What is done in each worker process when its worker has begun."""
     lines.worker = f"{lines.worker}:supervisor"
-    logger.info("%s: %s %s", _version(), counted(number, "process", "processes"), _described(app, made))
-    supervisor = Supervisor(program(words), number, bury=app.bury, grace=made.settings.grace)
-    code = supervisor.run()
-    if code in (0, 130, 143):
-        _tell(supervisor.tally, time.monotonic() - begun, manner)
-    return code
+    logger.info("%s: %d processes %s", _version(), made.processes, _described(app, made))
+
+    def began(name: str) -> None:
+        lines.worker = name
+        logger.info("worker %s has begun", name)
+
+    return began
 
 
 @contextlib.contextmanager
-def _watched(app: AsyncTask, made: AttemptWorker, manner: Manner, lines: Lines) -> Iterator[Callable[[], object]]:
-    """A live view, where one is wanted; what begins it."""
+def _watched(
+    app: AsyncTask, made: AttemptWorker | Supervisor, manner: Manner, lines: Lines
+) -> Iterator[Callable[[], object]]:
+    """A live view, where it was requested; yields what starts it."""
     if not manner.is_top:
         yield lambda: None
         return
     from async_task_cli.top import Top
 
-    with Top(app, lambda: (lines.worker, _in_words(made.tally))) as top:
+    with Top(app, lambda: (lines.worker, _by_key(made.tally))) as top:
         yield top.begin
 
 
@@ -209,32 +192,31 @@ def _version() -> str:
     return f"async-task {async_task.__version__}"
 
 
-def _described(app: AsyncTask, made: AttemptWorker) -> str:
-    """`on postgresql+psycopg:///shop, all queues, 12 targets, 4 lanes, 100 coroutines`."""
+def _described(app: AsyncTask, made: AttemptWorker | Supervisor) -> str:
+    """`on postgresql+psycopg:///shop, all queues, 12 targets, 4 threads, 100 coroutines`."""
     s = made.settings
     queues = ", ".join(name if number is None else f"{name}:{number}" for name, number in s.queues.items())
     return (
         f"on {app.address}, {f'queues {queues}' if queues else 'all queues'}, "
-        f"{counted(len(registered_targets()), 'target')}, {counted(s.concurrency, 'lane')}, "
+        f"{counted(len(app.target_names), 'target')}, {counted(s.concurrency, 'thread')}, "
         f"{counted(s.async_concurrency, 'coroutine')}"
     )
 
 
-def _in_words(tally: Counter[type[Outcome]]) -> dict[str, int]:
+def _by_key(tally: Counter[type[Outcome]]) -> dict[str, int]:
     return {ENDED[kind.__name__]: number for kind, number in tally.items() if kind.__name__ in ENDED}
 
 
 def _tell(tally: Mapping[str, int], seconds: float, manner: Manner) -> None:
-    """What it has done, at the end."""
     if manner.is_json:
-        numbers = {word: tally.get(word, 0) for word in ENDED.values()}
+        numbers = {key: tally.get(key, 0) for key in ENDED.values()}
         click.echo(json.dumps({"seconds": round(seconds, 3), **numbers}))
-    ended = ", ".join(f"{tally[word]:,} {word}" for word in ENDED.values() if tally.get(word))
+    ended = ", ".join(f"{tally[key]:,} {key}" for key in ENDED.values() if tally.get(key))
     logger.info("ended after %s: %s", dt.timedelta(seconds=round(seconds)), ended or "nothing was due")
 
 
 def _end(code: int) -> int:
-    """End this process now, if calls that were abandoned still go on in it: nobody else can end their threads."""
+    """End this process now if abandoned calls still run in it: nothing else can end their threads."""
     left = [one for one in threading.enumerate() if one.name.startswith(("async-task-lane", "async-task-call"))]
     if not left:
         return code

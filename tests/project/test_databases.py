@@ -1,4 +1,4 @@
-"""The ground the other tests stand on."""
+"""The databases of the tests: they answer, are separate, are emptied, and leave nothing behind."""
 
 import asyncio
 import json
@@ -78,7 +78,7 @@ def test_rows_are_deleted_children_first(database: Database):
         engine.dispose()
 
 
-def test_emptying_the_tables_does_not_wait_for_ever_behind_a_transaction_left_open(database: Database):
+def test_emptying_the_tables_does_not_wait_forever_for_an_open_transaction(database: Database):
     metadata = MetaData()
     table = Table("a_table", metadata, Column("id", Integer, primary_key=True))
     with databases.own(database) as owned:
@@ -94,7 +94,7 @@ def test_emptying_the_tables_does_not_wait_for_ever_behind_a_transaction_left_op
         engine.dispose()
 
 
-def test_a_private_server_never_runs_as_root_can_be_had_without_privileges_and_leaves_nothing_behind():
+def test_a_private_server_never_runs_as_root_needs_no_privileges_and_leaves_nothing_behind():
     with launch_postgres.server() as running:
         _assert_it_answers(running)
         assert _is_there(running.pid)
@@ -113,7 +113,7 @@ def test_a_private_server_leaves_nothing_behind_when_its_user_fails():
     assert not pathlib.Path(running.home).exists()
 
 
-def test_a_guarded_server_ends_with_its_user_even_if_that_is_killed():
+def test_a_guarded_server_ends_with_its_user_even_if_the_user_is_killed():
     with subprocess.Popen(
         [sys.executable, "-c", KILLED_USE, str(pathlib.Path(__file__).parents[1])],
         stdin=subprocess.PIPE,
@@ -129,7 +129,9 @@ def test_a_guarded_server_ends_with_its_user_even_if_that_is_killed():
         time.sleep(0.01)
 
 
-def test_without_binaries_there_is_a_sentence_and_no_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_binaries_one_sentence_is_raised_and_no_folder_is_left(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(launch_postgres.NoServer, match="no PostgreSQL binaries"), launch_postgres.server([]):
         pass
