@@ -71,13 +71,13 @@ from async_task.targets.context import current_attempt as current_attempt
 from async_task.targets.policies import policy as policy
 from async_task.targets.registry import target as target
 from async_task.targets.retry import Retry as Retry
+from async_task.worker.batch_preview import BatchPreview as BatchPreview
+from async_task.worker.batch_preview import DueCalls as DueCalls
+from async_task.worker.batch_report import BatchReport as BatchReport
 from async_task.worker.jobs import AttemptBatchJob as AttemptBatchJob
 from async_task.worker.jobs import AttemptJob as AttemptJob
 from async_task.worker.jobs import BaseAttemptBatchJob as BaseAttemptBatchJob
 from async_task.worker.jobs import BaseAttemptJob as BaseAttemptJob
-from async_task.worker.run_batch import BatchPreview as BatchPreview
-from async_task.worker.run_batch import BatchReport as BatchReport
-from async_task.worker.run_batch import DueCalls as DueCalls
 from async_task.worker.supervisor import Supervisor as Supervisor
 from async_task.worker.worker import AttemptWorker as AttemptWorker
 

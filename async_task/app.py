@@ -17,14 +17,13 @@ from async_task.attempts.browse import Attempts
 from async_task.attempts.call_problems import CallProblem, problems_of
 from async_task.attempts.pages import clock_of
 from async_task.database.engines import Database, Source
-from async_task.database.lanes import Lane, has_loop_running, open_lane
+from async_task.database.lanes import has_loop_running, open_lane
 from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
 from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
 from async_task.queue import limits
 from async_task.queue.backlog import Depth, depths
-from async_task.queue.claim import Claim
 from async_task.queue.limits import QueueState
 from async_task.queue.sweep import SweepReport, sweep
 from async_task.queue.workers import WorkerInfo, running_workers
@@ -51,11 +50,14 @@ from async_task.validation import (
     uuid_of,
 )
 from async_task.wakeup.notify import switch_notify
-from async_task.worker.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob, interrupts_later
-from async_task.worker.run_batch import BatchPreview, BatchReport, Progress, preview
+from async_task.worker.batch_preview import BatchPreview, preview
+from async_task.worker.batch_report import BatchReport, Progress
+from async_task.worker.interrupts import interrupts_later
+from async_task.worker.jobs import AttemptBatchJob, AttemptJob, BaseAttemptBatchJob, BaseAttemptJob, own_run
 from async_task.worker.runtime import Runtime
 from async_task.worker.supervisor import Supervisor
 from async_task.worker.worker import AttemptWorker, WorkerSettings
+from async_task.worker.workload import PerformClaim
 
 T = TypeVar("T")
 TAKES = {"perform": ", attempt_id", "read": ", work", "write": ", work"}
@@ -151,26 +153,28 @@ class AsyncTask:
         overlap: Overlap = "allow",
         progress: Progress | None = None,
     ) -> BatchReport:
-        """Recover, expire, then perform everything that was due when it began, once, in `concurrency` threads.
+        """Recover, expire, then perform everything that was due when it began, once, in `concurrency` threads; calls of
+        coroutine functions run beside these, up to 100 at once.
 
-        `limit`: at most so many attempts. `stop`: once it is set, nothing further is started; what is in hand is
-        finished; `max_seconds` (or a timedelta): the same after so long, and the report says how many are `left`.
-        `queues`, `targets` (or their names): only what waits in these, and calls one of these; recovered and expired is
-        everything. Of several queues, each has one attempt started in turn.
+        `limit`: the maximum number of attempts. `stop`: once it is set, nothing further is started, and running calls
+        are finished. `max_seconds` (or a timedelta): the same after that time, and the report says how many are `left`.
+        `queues`, `targets` (or their names): perform only what waits in these, and calls one of these; orphans and
+        overdue attempts are swept everywhere. Several queues take turns.
 
-        `overlap`, when another batch is at work on these attempts, on whatever machine: "allow" that, "skip" (do
+        `overlap`, when another batch is running on these attempts, on whatever machine: "allow" that, "skip" (do
         nothing; the report names it in `overlapped`), or "fail" (do nothing, and raise AlreadyRunning). A batch that
-        was killed counts as at work for one lease. `progress(report)`: called at the begin and after each attempt with
-        the report so far, in which `left` is what is still to be started; on a thread of the batch, one at a time.
+        was killed counts as running for one lease. `progress(report)`: called at the beginning and after each commit
+        with the report so far, in which `left` is what is still to be started; on a thread of the batch, one at a time.
 
-        Raises ConfigurationError for what is no such value and inside of an event loop, UnknownTarget, SchemaMismatch
-        without tables, and SQLAlchemy's OperationalError when the database stays away.
+        Raises ConfigurationError for invalid values and inside of an event loop, UnknownTarget, SchemaMismatch without
+        tables, and SQLAlchemy's OperationalError when the database stays away.
         """
         deadline = None if max_seconds is None else from_now(duration(max_seconds, name="max_seconds"))
         check_numbers(limit, concurrency)
         check_overlap(overlap)
         scope = scope_of(queues, targets)
         with self._runtime("run_batch") as runtime:
+            runtime.prepare_children()
             other = runtime.begin_run(alone=overlap != "allow")
             if other is not None and overlap == "fail":
                 raise AlreadyRunning(f"another batch is at work: {other}; nothing was done")
@@ -236,7 +240,7 @@ class AsyncTask:
             raise ConfigurationError(f"settle_within is at most half of the lease, {longest:g} s")
 
         def worker() -> AttemptWorker:
-            return AttemptWorker(lambda: self._runtime("worker"), settings, single=self._single)
+            return AttemptWorker(lambda: self._runtime("worker"), settings, own_job=self._own_job)
 
         if at_least(1, processes, "processes") == 1:
             return worker()
@@ -245,11 +249,8 @@ class AsyncTask:
         check = partial(self._check_once, "worker")
         return Supervisor(worker, settings, processes, self._source, table_of(self._model), check=check)
 
-    def _single(self, runtime: Runtime) -> Callable[[Lane, Claim], Outcome] | None:
-        """The user's own way to perform a claim; None where there is none."""
-        job = self._attempt_job
-        is_own = job.run is not BaseAttemptJob.run or job.perform is not BaseAttemptJob.perform
-        return job(runtime).run if is_own else None
+    def _own_job(self, runtime: Runtime) -> PerformClaim | None:
+        return own_run(self._attempt_job(runtime))
 
     def sweep(self) -> SweepReport:
         """Give orphans back, then expire what is past its time. Raises as `run_batch`."""

@@ -15,6 +15,7 @@ from benchmarks import report
 from benchmarks.child import Broken
 from benchmarks.measure import Measure, Result, run
 from benchmarks.measures import (
+    batch,
     beside,
     bulk,
     drain,
@@ -34,9 +35,9 @@ from benchmarks.system import BARE, OURS, PEERS, Cannot
 
 # The most important measures come first: a quick run leaves out those for which it has no time.
 MEASURES: tuple[Measure, ...] = (
-    drain.MEASURE, drain.SINGLE, drain.WRITES, enqueue.MEASURE, bulk.MEASURE, latency.MEASURE, latency.HUNDRED,
-    drain.TWO, idle.MEASURE, recovery.MEASURE, recovery.SUPERVISED, *each.FAMILY, link.MEASURE, beside.EMPTY,
-    beside.FUTURE, beside.FINISHED, producers.MEASURE, sustained.SNAPSHOT, sustained.MEMORY,
+    drain.MEASURE, drain.SINGLE, drain.WRITES, batch.MEASURE, enqueue.MEASURE, bulk.MEASURE, latency.MEASURE,
+    latency.HUNDRED, drain.TWO, idle.MEASURE, recovery.MEASURE, recovery.SUPERVISED, *each.FAMILY, link.MEASURE,
+    beside.EMPTY, beside.FUTURE, beside.FINISHED, producers.MEASURE, sustained.SNAPSHOT, sustained.MEMORY,
 )  # fmt: skip
 HOME = pathlib.Path(__file__).parent.parent
 PAGE = HOME / "docs" / "benchmarks.md"

@@ -49,6 +49,8 @@ def _aims(at: Figures) -> Iterator[Aim | None]:
     yield _least("drain, over pgqueuer on asyncpg", at.of("drain", ours) / at.of("drain", "pgqueuer/asyncpg"), 2.0)
     yield _least("drain, two processes over one", at.of("two", ours) / at.of("drain", ours), 1.2)
     yield _least("one commit a job, over the bare loop", at.of("single", single) / at.of("single", loop), 0.7)
+    yield _most("run_batch, client CPU ms an attempt", at.of("batch", ours, "client"), 0.2)
+    yield _most("run_batch, commits an attempt", at.of("batch", ours, "commits"), 0.1)
     for door, most in (("ORM", 1.5), ("Core", 1.4)):
         yield _most(f"enqueue overhead, {door}", at.of("enqueue", f"async-task, {door}", "overhead"), most)
     better = at.best("enqueue", "overhead", lowest=True)

@@ -121,7 +121,10 @@ class Source:
 
     def private(self) -> Engine:
         """An engine with a pool of its own, configured like the user's: for another event loop, or another process."""
-        pool = self._plain.pool.recreate()
+        pool: Any = self._plain.pool.recreate()
+        # A lane keeps one connection open and now and then needs another one: a pool of one would wait for itself.
+        if 0 <= getattr(pool, "_max_overflow", -1) < 2:
+            pool._max_overflow = 2
         engine = Engine(pool, self._plain.dialect, self._plain.url, hide_parameters=True)
         return _configured_like(engine, self._plain)
 

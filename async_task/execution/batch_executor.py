@@ -88,11 +88,14 @@ class BatchExecutor:
                     self._perform_in_one_transaction()
                 case Way.ALONE:
                     self._perform_alone(in_flight.waiting)
-        with in_flight.guarded():
-            unstarted = in_flight.take_all_waiting()
-        if unstarted:
+        if unstarted := self.take_unstarted():
             retry_transient(lambda: fenced_writes.release_claims(self._context.engine, self._context.table, unstarted))
         self._sizes.to_claim.note(number, in_flight.in_calls)
+
+    def take_unstarted(self) -> list[Claim]:
+        """Take the claims that were not started; the caller releases them. Inside of `lane.run`."""
+        with self._in_flight.guarded():
+            return self._in_flight.take_all_waiting()
 
     def _way_of(self, call: PreparedCall) -> Way:
         way = self._way(call)

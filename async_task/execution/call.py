@@ -158,6 +158,9 @@ async def make_coroutine(claim: Claim, call: PreparedCall) -> object:
     answer = await returned_or_raised(_timed(partial(call.method.callable, **call.arguments), call.timeout))
     while inspect.iscoroutine(answer):
         answer = await returned_or_raised(answer)
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() and not isinstance(answer, Raised):
+        answer = Raised(asyncio.CancelledError())  # it has canceled its own task and returned: the same as on a lane
     return _refused(answer)
 
 

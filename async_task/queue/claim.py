@@ -1,7 +1,8 @@
-"""A claim: what a worker knows of an attempt that it has taken."""
+"""A claim: what a worker asks for, and what it knows of each attempt that it was given."""
 
 import datetime as dt
 import uuid
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Table, type_coerce
@@ -9,6 +10,27 @@ from sqlalchemy import Table, type_coerce
 from async_task.database.clock import Instant, UnreadInstant
 
 Unread: TypeAlias = float | dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """A claim of up to `limit` due attempts of one `queue`, by `worker`, under `claim_id`.
+
+    `began`: only attempts that were due at that instant, existed then, and were not started since. `suspects`: only
+    suspects; otherwise none. `targets`: only these; if empty, any. `besides`: calls to leave out, each a target and a
+    method. `marks` (PostgreSQL): for each priority, the `due_at` from which to search.
+    """
+
+    worker: str
+    lease: dt.timedelta
+    queue: str
+    limit: int
+    claim_id: uuid.UUID
+    began: dt.datetime | None = None
+    suspects: bool = False
+    targets: tuple[str, ...] = ()
+    besides: tuple[tuple[str, str], ...] = ()
+    marks: tuple[Any, ...] = ()
 
 
 class Claim(NamedTuple):

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from sqlalchemy import (
     Integer,
@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from async_task.database.clock import statement_now
 from async_task.database.dialects import MYSQL
 from async_task.queue import predicates
-from async_task.queue.claim import columns
+from async_task.queue.claim import ClaimRequest, columns
 from async_task.schema.states import (
     Status,
     Values,
@@ -57,6 +57,11 @@ class Shape(NamedTuple):
     targets: bool = False
     besides: bool = False
     marks: bool = False
+
+    @classmethod
+    def of(cls, request: ClaimRequest) -> Self:
+        began = request.began is not None
+        return cls(began, request.suspects, bool(request.targets), bool(request.besides), bool(request.marks))
 
 
 @lru_cache(maxsize=256)

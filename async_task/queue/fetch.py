@@ -14,65 +14,29 @@ from async_task.database.pipeline import at_once
 from async_task.database.transactions import transaction_on
 from async_task.outcomes import Busy, Expired, NotDue, NotPending, Outcome
 from async_task.queue import claim_statements, predicates
-from async_task.queue.claim import Claim
+from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.ordering import release_in, waits_behind
 from async_task.schema.audit import record
 from async_task.schema.states import Status, Values, claiming, ending, is_overdue, is_pending
 
 
-def claim_due(
-    where: Engine | Connection, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
-    *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
-    targets: Sequence[str] = (), besides: Sequence[tuple[str, str]] = (), marks: Sequence[Any] = (),
-) -> list[Claim]:  # fmt: skip
-    """Take up to `limit` due attempts of one queue, the most urgent first: of any target, of these `targets`, or of all
-    calls `besides` some, each a target and its method. The start of each is counted and committed before any call.
-    `marks`, for PostgreSQL: for each priority, where in the order of `due_at` to begin."""
+def claim_due(where: Engine | Connection, table: Table, request: ClaimRequest) -> list[Claim]:
+    """Claim the due attempts that `request` asks for, most urgent first; each start is counted.
+
+    Commits before it returns; on a connection that is in a transaction already, the caller commits.
+    """
+    if isinstance(where, Connection) and where.in_transaction():
+        return _claim(where, table, request, commits=False)
     with transaction_on(where) as connection:
-        return claim_in(
-            connection, table, worker, lease, queue, limit,
-            claim_id=claim_id, began=began, suspects=suspects, targets=targets, besides=besides, marks=marks,
-            commits=True,
-        )  # fmt: skip
-
-
-def claim_in(
-    connection: Connection, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int,
-    *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
-    targets: Sequence[str] = (), besides: Sequence[tuple[str, str]] = (), marks: Sequence[Any] = (),
-    commits: bool = False,
-) -> list[Claim]:  # fmt: skip
-    """The same in the transaction of `connection`. `commits`: nothing else is done in it."""
-    shape = claim_statements.Shape(began is not None, suspects, bool(targets), bool(besides), bool(marks))
-    asked = {
-        "a_queue": queue, "since": began, "some_targets": list(targets), "other_calls": list(besides),
-        "marks": list(marks),
-    }  # fmt: skip
-    given = {"a_claim": claim_id or uuid.uuid4(), "a_worker": worker}
-    if probes_laterally(connection.dialect):
-        wanted = _only(shape, asked) | given | {"a_number": limit}
-        claim = claim_statements.claim(table, lease, shape)
-        if targets or besides:  # its text is another one for each number of these
-            return _claims(connection.execute(claim, wanted).all())
-        return _claims(at_once(connection, claim, wanted, commits=commits).rows)
-    ids: list[uuid.UUID] = []
-    flags = connection.execute(claim_statements.priorities_due(table, shape), _only(shape, asked)).one()
-    for priority in (number for number, is_due in zip(predicates.PRIORITIES, flags, strict=True) if is_due):
-        if len(ids) < limit:
-            wanted = _only(shape, asked) | {"a_priority": priority, "a_number": limit - len(ids)}
-            ids += connection.scalars(claim_statements.due_in_priority(table, shape), wanted)
-    if not ids:
-        return []
-    connection.execute(claim_statements.take_ids(table, lease), given | {"ids": ids})
-    return _claims(connection.execute(claim_statements.taken(table), {"a_claim": given["a_claim"], "ids": ids}).all())
+        return _claim(connection, table, request, commits=True)
 
 
 def claim_one(
     engine: Engine, table: Table, worker: str, lease: dt.timedelta, attempt_id: uuid.UUID,
-    *, claim_id: uuid.UUID | None = None,
+    claim_id: uuid.UUID,
 ) -> Claim | Outcome:  # fmt: skip
     """Take this attempt, or say why not. One that is past its `expires_at` is expired."""
-    values = claiming(table, claim_id or uuid.uuid4(), worker, lease)
+    values = claiming(table, claim_id, worker, lease)
     with engine.begin() as connection:
         claims = _take_one(connection, table, attempt_id, values)
         if not claims and _has_lined_up(connection, table, attempt_id):
@@ -92,12 +56,49 @@ def lost_claims(engine: Engine, table: Table, worker: str) -> list[Claim]:
         return _claims(connection.execute(claim_statements.lost_claims(table), {"a_worker": worker}).all())
 
 
-def _only(shape: claim_statements.Shape, asked: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that a statement of this shape has."""
-    said = {
-        "since": shape.began, "some_targets": shape.targets, "other_calls": shape.besides, "marks": shape.marks,
-    }  # fmt: skip
-    return {name: value for name, value in asked.items() if said.get(name, True)}
+def _claim(connection: Connection, table: Table, request: ClaimRequest, *, commits: bool) -> list[Claim]:
+    shape = claim_statements.Shape.of(request)
+    wanted = _wanted(request)
+    given = {"a_claim": request.claim_id, "a_worker": request.worker}
+    if probes_laterally(connection.dialect):
+        claim = claim_statements.claim(table, request.lease, shape)
+        values = wanted | given | {"a_number": request.limit}
+        if request.targets or request.besides:  # its text depends on how many of these there are
+            return _claims(connection.execute(claim, values).all())
+        return _claims(at_once(connection, claim, values, commits=commits).rows)
+    ids = _lock_due(connection, table, shape, wanted, request.limit)
+    if not ids:
+        return []
+    connection.execute(claim_statements.take_ids(table, request.lease), given | {"ids": ids})
+    taken = connection.execute(claim_statements.taken(table), {"a_claim": request.claim_id, "ids": ids})
+    return _claims(taken.all())
+
+
+def _wanted(request: ClaimRequest) -> dict[str, Any]:
+    """The parameters by which the statements of this request find what is due."""
+    wanted: dict[str, Any] = {"a_queue": request.queue}
+    if request.began is not None:
+        wanted["since"] = request.began
+    if request.targets:
+        wanted["some_targets"] = request.targets
+    if request.besides:
+        wanted["other_calls"] = request.besides
+    if request.marks:
+        wanted["marks"] = list(request.marks)
+    return wanted
+
+
+def _lock_due(
+    connection: Connection, table: Table, shape: claim_statements.Shape, wanted: dict[str, Any], limit: int
+) -> list[uuid.UUID]:
+    """The ids of up to `limit` due attempts, most urgent first, locked: one statement for each priority in use."""
+    ids: list[uuid.UUID] = []
+    flags = connection.execute(claim_statements.priorities_due(table, shape), wanted).one()
+    for priority in (number for number, is_due in zip(predicates.PRIORITIES, flags, strict=True) if is_due):
+        if len(ids) < limit:
+            asked = wanted | {"a_priority": priority, "a_number": limit - len(ids)}
+            ids += connection.scalars(claim_statements.due_in_priority(table, shape), asked)
+    return ids
 
 
 def _claims(rows: Sequence[Any]) -> list[Claim]:

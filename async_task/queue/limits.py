@@ -2,18 +2,18 @@
 are allowed, and commits. A limit is never a filter of the claim: what it holds back costs nobody a walk."""
 
 import datetime as dt
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from async_task.database.clock import clock_now
+from async_task.database.transactions import transaction_on
 from async_task.queue import predicates
-from async_task.queue.claim import Claim
-from async_task.queue.fetch import claim_in
+from async_task.queue.claim import Claim, ClaimRequest
+from async_task.queue.fetch import claim_due
 from async_task.schema.states import is_pending, releasing_to_queue
 from async_task.schema.tables import companion_tables
 from async_task.targets.policies import Limit
@@ -29,28 +29,26 @@ def limited(engine: Engine, table: Table) -> dict[str, Limit]:
 
 
 def claim_limited(
-    engine: Engine, table: Table, worker: str, lease: dt.timedelta, queue: str, limit: int, own: Limit | None = None,
-    *, claim_id: uuid.UUID | None = None, began: dt.datetime | None = None, suspects: bool = False,
-    targets: Sequence[str] = (), besides: Sequence[tuple[str, str]] = (),
-) -> tuple[list[Claim], dt.timedelta | None]:  # fmt: skip
-    """As `claiming.claim_due`, of a queue with a limit: `own`, that of the targets of this process, else the one in
-    the database. Answers what was taken, and, where the limit held something back, when to come again."""
-    for is_last in (False, True):
-        try:
-            with engine.begin() as connection:
-                turn = _turn(connection, table, queue, own)
-                if turn is None and not is_last:
-                    connection.execute(_first(table, queue))
-                    turn = _turn(connection, table, queue, own)
-                assert turn is not None
-                return _claim(
-                    connection, table, turn, limit, worker, lease,
-                    claim_id=claim_id, began=began, suspects=suspects, targets=targets, besides=besides,
-                )  # fmt: skip
-        except IntegrityError:  # somebody else wrote the row down at the same time
-            if is_last:
-                raise
-    raise AssertionError("unreachable")
+    where: Engine | Connection, table: Table, request: ClaimRequest, own: Limit | None
+) -> tuple[list[Claim], dt.timedelta | None]:
+    """As `fetch.claim_due`, from a queue with a limit: `own` (that of this process's targets), or else the one in the
+    database. Returns the claims and, where the limit held something back, how long to wait before the next claim."""
+    try:
+        return _claim_in_turn(where, table, request, own)
+    except IntegrityError:  # another process wrote the queue's row at the same time
+        return _claim_in_turn(where, table, request, own)
+
+
+def _claim_in_turn(
+    where: Engine | Connection, table: Table, request: ClaimRequest, own: Limit | None
+) -> tuple[list[Claim], dt.timedelta | None]:
+    with transaction_on(where) as connection:
+        turn = _turn(connection, table, request.queue, own)
+        if turn is None:
+            connection.execute(_first(table, request.queue))
+            turn = _turn(connection, table, request.queue, own)
+        assert turn is not None
+        return _claim(connection, table, turn, request)
 
 
 def _turn(connection: Connection, table: Table, queue: str, own: Limit | None) -> Any:
@@ -70,7 +68,7 @@ def _first(table: Table, queue: str) -> Any:
 
 
 def _claim(
-    connection: Connection, table: Table, row: Any, limit: int, worker: str, lease: dt.timedelta, **options: Any
+    connection: Connection, table: Table, row: Any, request: ClaimRequest
 ) -> tuple[list[Claim], dt.timedelta | None]:
     if row.paused_at is not None:
         return [], PAUSE
@@ -81,13 +79,13 @@ def _claim(
     allowed = allowance(
         Limit(row.max_running, row.rate), running=_running(connection, table, row.name), tokens=row.tokens, since=since
     )
-    number = limit if allowed.number is None else min(limit, allowed.number)
-    claims = claim_in(connection, table, worker, lease, row.name, number, **options) if number else []
+    number = request.limit if allowed.number is None else min(request.limit, allowed.number)
+    claims = claim_due(connection, table, replace(request, limit=number)) if number else []
     if allowed.tokens is not None:
         left = {"tokens": allowed.tokens - len(claims), "refilled_at": now}
         queues = companion_tables(table).queues
         connection.execute(update(queues).where(queues.c.name == row.name).values(left))
-    return claims, allowed.after if len(claims) == number < limit else None
+    return claims, allowed.after if len(claims) == number < request.limit else None
 
 
 def _running(connection: Connection, table: Table, queue: str) -> int:

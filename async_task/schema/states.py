@@ -101,7 +101,7 @@ def parking(table: Table, after: dt.timedelta, *, reason: str, started: bool) ->
 
 def releasing_unstarted(table: Table) -> Values:
     """Released with the same `due_at`, uncharged: claimed, and not started."""
-    return {**UNCLAIMED, "updated_at": clock_now(), "num_attempts": table.c.num_attempts - 1}
+    return {**UNCLAIMED, "updated_at": clock_now(), **_without_the_start(table)}
 
 
 def releasing_started(reason: str) -> Values:
@@ -111,7 +111,14 @@ def releasing_started(reason: str) -> Values:
 
 def releasing_to_queue(table: Table, queue: str) -> Values:
     """Released unstarted and uncharged, into another queue."""
-    return {**UNCLAIMED, "queue": queue, "updated_at": clock_now(), "num_attempts": table.c.num_attempts - 1}
+    return {**UNCLAIMED, "queue": queue, "updated_at": clock_now(), **_without_the_start(table)}
+
+
+def _without_the_start(table: Table) -> Values:
+    # A batch starts only what was not attempted since it began; what it has released it may start again. The time of
+    # an earlier start is no longer known, but it was before this one was due.
+    earlier = case((table.c.num_attempts > 1, table.c.due_at), else_=null())
+    return {"attempted_at": earlier, "num_attempts": table.c.num_attempts - 1}
 
 
 def recovering(table: Table, crash_limit: int, reason: str) -> Values:

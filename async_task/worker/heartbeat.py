@@ -1,5 +1,6 @@
-"""The beat of a process that holds claims or is a run: it says that it lives, and extends the leases of its calls."""
+"""The heartbeat of a process that has claims or runs a batch: it tells that the process lives, and extends leases."""
 
+import datetime as dt
 import logging
 import threading
 import time
@@ -8,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from sqlalchemy import Table
 
@@ -16,41 +16,39 @@ from async_task.database.lanes import Lane
 from async_task.queue import workers
 from async_task.queue.workers import RunningBatch
 
-COMPLAINS_EVERY = 60.0
-"""Seconds after which it is said again that the database is away."""
+WARNS_EVERY = 60.0
+"""Seconds after which it is logged again that the database is away."""
 WORKER = "worker"
 """The kind of a process that performs what is due for as long as it lives."""
 logger = logging.getLogger("async_task")
-
-
 IDLE_PAUSE = 15.0
-"""Seconds between two beats of a worker that holds nothing, and has claimed nothing for half a lease."""
+"""Seconds between two heartbeats of a worker that has no claims, and has claimed nothing for half a lease."""
 
 
 class Heartbeat:
-    """Beats every third of a lease while anything is held, or a run is on, or a worker claims now and then, and rarely
-    while it is idle: one thread, with a lane of its own, started when needed."""
+    """Written every third of a lease while anything is claimed, or a batch runs, or a worker claims now and then;
+    rarely while a worker is idle. One thread, with a lane of its own, started when needed."""
 
-    def __init__(self, table: Table, worker: str, lease: Any, lane: Callable[[], Lane]) -> None:
+    def __init__(self, table: Table, worker: str, lease: dt.timedelta, open_lane: Callable[[], Lane]) -> None:
         self._table = table
         self._worker = worker
         self._lease = lease
-        self._open_lane = lane
+        self._open_lane = open_lane
         self._changed = threading.Condition()
-        # Counted: what one lane gives back, another one claims before the first has let go of it.
-        self._held: Counter[uuid.UUID] = Counter()
+        # Counted: what one lane has released, another one may claim before the first untracks it.
+        self._tracked: Counter[uuid.UUID] = Counter()
         self._thread: threading.Thread | None = None
         self._last: float | None = None
         self._claimed_at = -IDLE_PAUSE
-        self._rests = False
-        """Whether the thread waits for longer than it may once something is held."""
-        self._complained_at = -COMPLAINS_EVERY
+        self._waits_long = False
+        """Whether the thread waits for longer than it may once something is claimed."""
+        self._warned_at = -WARNS_EVERY
         self._stopped = False
         self._kind: str | None = None
 
     def begin_run(self, lane: Lane, *, alone: bool) -> RunningBatch | None:
-        """From now until `stop` this is a run, whatever it holds, and others see it. `alone`: only if no other run is
-        at work; else that one is answered, and nothing was begun."""
+        """From now until `stop` this is a batch that other processes see. `alone`: only if no other batch is running;
+        else that one is returned, and nothing has begun."""
         other = lane.run(lambda: workers.begin(lane.engine, self._table, self._worker, self._lease, alone=alone))
         if other is None:
             with self._changed:
@@ -59,7 +57,8 @@ class Heartbeat:
         return other
 
     def begin_work(self, lane: Lane, about: str) -> None:
-        """From now until `stop` this is a worker, and what it says `about` itself can be read. Inside of `lane.run`."""
+        """From now until `stop` this is a worker, and others can read what it tells `about` itself. Inside of
+        `lane.run`."""
         with lane.engine.begin() as connection:
             workers.register(connection, self._table, self._worker, WORKER, about=about)
         with self._changed:
@@ -67,8 +66,8 @@ class Heartbeat:
             self._start()
 
     def before_claim(self, lane: Lane) -> None:
-        """Beat now, on the claiming lane, unless this process did so within the last half of a lease: a claim never
-        waits long for a beat. Inside of `lane.run`."""
+        """Write a heartbeat now, on the claiming lane, unless the last one is younger than half a lease: a claim is
+        never without one. Inside of `lane.run`."""
         with self._changed:
             self._claimed_at = now = time.monotonic()
             is_fresh = self._last is not None and now - self._last < self._fresh
@@ -77,8 +76,8 @@ class Heartbeat:
 
     @contextmanager
     def tracking(self, attempt_id: uuid.UUID) -> Iterator[None]:
-        """While a call is made: beat, and extend its lease; also that of a locked one, which counts when the lock is
-        lost with its connection."""
+        """While a call is made: extend its lease; also that of a locked one, which counts when the lock is lost with
+        its connection."""
         self.track((attempt_id,))
         try:
             yield
@@ -86,62 +85,62 @@ class Heartbeat:
             self.untrack((attempt_id,))
 
     def track(self, attempt_ids: Collection[uuid.UUID]) -> None:
-        """From now on, the same for all of these; until each was let go of as often as it was held."""
+        """From now on, the same for all of these, until each was untracked as often as it was tracked."""
         with self._changed:
-            self._held.update(attempt_ids)
+            self._tracked.update(attempt_ids)
             self._start()
-            if self._rests:
+            if self._waits_long:
                 self._changed.notify()
 
     def untrack(self, attempt_ids: Collection[uuid.UUID]) -> None:
         with self._changed:
             for attempt_id in attempt_ids:
-                if (left := self._held.pop(attempt_id, 0) - 1) > 0:
-                    self._held[attempt_id] = left
+                if (left := self._tracked.pop(attempt_id, 0) - 1) > 0:
+                    self._tracked[attempt_id] = left
             if self._stopped:
                 self._changed.notify()
 
     def stop(self) -> None:
-        """End, and wait for the end; but not while a call is still made, by a thread that was left behind."""
+        """End, and wait for the end; but not while a thread that was left behind still makes a call."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
-            thread = None if self._held else self._thread
+            thread = None if self._tracked else self._thread
         if thread is not None:
             thread.join()
 
     @property
     def is_over(self) -> bool:
-        """Whether it has beaten, and will not again."""
-        return self._last is not None and self._stopped and not self._held
+        """Whether there was a heartbeat, and will be no other."""
+        return self._last is not None and self._stopped and not self._tracked
 
     def tracks(self, attempt_id: uuid.UUID) -> bool:
-        """Whether this process knows of its claim."""
+        """Whether this process knows that it has claimed this attempt."""
         with self._changed:
-            return attempt_id in self._held
+            return attempt_id in self._tracked
 
     @property
     def _pause(self) -> float:
-        """Seconds between two beats, as things are."""
-        is_lively = self._held or self._kind != WORKER or time.monotonic() - self._claimed_at < self._fresh
-        return self._often if is_lively else max(self._often, IDLE_PAUSE)
+        """Seconds between two heartbeats, as things are."""
+        is_active = self._tracked or self._kind != WORKER or time.monotonic() - self._claimed_at < self._fresh
+        return self._often if is_active else max(self._often, IDLE_PAUSE)
 
     @property
     def _fresh(self) -> float:
-        """Seconds for which a claim needs no other beat."""
-        return float(self._lease.total_seconds() / 2)
+        """Seconds for which a claim needs no other heartbeat."""
+        return self._lease.total_seconds() / 2
 
     @property
     def _often(self) -> float:
-        return float(self._lease.total_seconds() / 3)
+        return self._lease.total_seconds() / 3
 
     @property
     def _is_wanted(self) -> bool:
-        return bool(self._held) or (self._kind is not None and not self._stopped)
+        return bool(self._tracked) or (self._kind is not None and not self._stopped)
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._live, name="async-task-beat", daemon=True)
+            self._thread = threading.Thread(target=self._live, name="async-task-heartbeat", daemon=True)
             self._thread.start()
 
     def _live(self) -> None:
@@ -150,34 +149,34 @@ class Heartbeat:
             while self._wait():
                 try:
                     lane = lane or self._open_lane()
-                    lane.run(partial(self._beat, lane, list(self._held)))
+                    lane.run(partial(self._beat, lane, list(self._tracked)))
                 except Exception as error:
-                    # The lanes meet the same database and say so; what a beat can do is try again.
-                    self._complain(error)
+                    # The lanes meet the same database, and log it; a heartbeat can only try again.
+                    self._warn(error)
         finally:
             if lane is not None:
                 lane.close()
 
-    def _complain(self, error: Exception) -> None:
+    def _warn(self, error: Exception) -> None:
         now = time.monotonic()
-        if now - self._complained_at >= COMPLAINS_EVERY:
-            self._complained_at = now
-            logger.warning("the beat of %s could not be written: %s", self._worker, type(error).__name__)
+        if now - self._warned_at >= WARNS_EVERY:
+            self._warned_at = now
+            logger.warning("the heartbeat of %s could not be written: %s", self._worker, type(error).__name__)
 
     def _wait(self) -> bool:
-        """Until a beat is wanted: True; or until the end: False."""
+        """Until a heartbeat is due: True; or until the end: False."""
         began = time.monotonic()
         with self._changed:
-            while not (self._stopped and not self._held):
+            while not (self._stopped and not self._tracked):
                 pause = self._pause
                 left = max(self._last or 0.0, began) + pause - time.monotonic()
                 if left <= 0 and self._is_wanted:
                     return True
-                self._rests = pause > self._often or not self._is_wanted
+                self._waits_long = pause > self._often or not self._is_wanted
                 self._changed.wait(left if self._is_wanted else None)
             return False
 
-    def _beat(self, lane: Lane, held: list[uuid.UUID]) -> None:
-        workers.beat(lane.engine, self._table, self._worker, self._lease, held, kind=self._kind)
+    def _beat(self, lane: Lane, claimed: list[uuid.UUID]) -> None:
+        workers.beat(lane.engine, self._table, self._worker, self._lease, claimed, kind=self._kind)
         with self._changed:
             self._last = time.monotonic()

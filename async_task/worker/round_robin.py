@@ -1,60 +1,66 @@
-"""Which queue a lane of a worker serves next: queues in which something is believed to be due take turns."""
+"""Which queue a lane serves next: queues in which something is believed to be due take turns."""
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+
+from async_task.wakeup.in_process import Notifier
 
 
 class RoundRobin:
-    """What the lanes of one worker share. Thread-safe.
+    """Shared by the lanes of one worker or batch. Thread-safe.
 
-    `lanes`: how many there are. `limits`: how many of them may serve a queue at once, where that is limited. `rested`:
-    called when the last lane has come to rest, or there is something to be done later.
+    `lanes`: how many there are. `limits`: how many of them may serve a queue at once, where that is limited.
+    `notifier`: woken when all lanes have become idle, or something was requested for later.
     """
 
-    def __init__(self, lanes: int, limits: Mapping[str, int], rested: Callable[[], None]) -> None:
+    def __init__(self, lanes: int, limits: Mapping[str, int], notifier: Notifier | None = None) -> None:
         self._lanes = lanes
         self._limits = dict(limits)
-        self._rested = rested
-        self._calls: dict[str, int] = {}
-        """How many lanes each queue calls for, in the order of their turns."""
+        self._notifier = notifier
+        self._requests: dict[str, int] = {}
+        """How many lanes are wanted for each queue, in the order of their turns."""
         self._serving: Counter[str] = Counter()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        """For the lanes."""
+        self._idle = threading.Condition(lock)
+        """For whoever waits until they are idle: a condition of its own, so that no lane misses a request."""
         self._is_over = False
         self._later: dict[str, float] = {}
         self.paused: frozenset[str] = frozenset()
-        """Queues that nobody may serve now."""
+        """Queues that no lane may serve now."""
         self.limited: frozenset[str] = frozenset()
-        """Queues from which only so much may be claimed."""
+        """Queues with a limit in the database."""
         self.num_claimed = 0
         """How many attempts the lanes have claimed so far."""
 
-    def ring(self, queue: str, number: int = 1) -> None:
-        """Something is due there: worth a look by so many lanes."""
+    def request(self, queue: str, number: int = 1) -> None:
+        """Something may be due there: have it served by `number` lanes."""
         if queue in self.paused:
-            return  # a look finds it when it is resumed
+            return  # a poll finds it when it is resumed
         with self._changed:
-            self._calls[queue] = min(self._calls.get(queue, 0) + number, self._lanes)
+            self._requests[queue] = min(self._requests.get(queue, 0) + number, self._lanes)
             self._changed.notify(number)
 
-    def ring_later(self, queue: str, seconds: float) -> None:
-        """Ring in so long; for `ring_what_is_late` to do."""
+    def request_later(self, queue: str, seconds: float) -> None:
+        """Request it after that time; `request_overdue` does so."""
         with self._changed:
             at = time.monotonic() + seconds
             self._later[queue] = min(at, self._later.get(queue, at))
-        self._rested()
+        self._tell_idle()
 
-    def ring_what_is_late(self) -> float | None:
-        """Ring where the time has come. Answers the moment of the next one, by time.monotonic()."""
+    def request_overdue(self) -> float | None:
+        """Request the queues whose time has come. Returns when the next one's time comes, by time.monotonic()."""
         with self._changed:
             now = time.monotonic()
-            late = [queue for queue, at in self._later.items() if at <= now]
-            for queue in late:
+            overdue = [queue for queue, at in self._later.items() if at <= now]
+            for queue in overdue:
                 del self._later[queue]
             following = min(self._later.values(), default=None)
-        for queue in late:
-            self.ring(queue)
+        for queue in overdue:
+            self.request(queue)
         return following
 
     def take(self) -> str | None:
@@ -67,40 +73,51 @@ class RoundRobin:
             return None
 
     def put_back(self, queue: str, num_claimed: int) -> None:
-        """This lane no longer serves it, and has claimed so many attempts of it."""
+        """This lane no longer serves it, and has claimed `num_claimed` attempts of it."""
         with self._changed:
             self.num_claimed += num_claimed
             self._serving[queue] -= 1
-            if queue in self._limits and queue in self._calls:
+            if queue in self._limits and queue in self._requests:
                 self._changed.notify()
-            is_quiet = not self._calls and not self._serving.total()
-        if is_quiet:
-            self._rested()
+            is_idle = self._has_only_idle_lanes()
+        if is_idle:
+            self._tell_idle()
 
     @property
-    def num_serving(self) -> int:
-        """How many lanes serve a queue now."""
+    def is_idle(self) -> bool:
+        """Whether no lane serves a queue, and none is requested."""
         with self._changed:
-            return self._serving.total()
+            return self._has_only_idle_lanes()
 
-    @property
-    def is_quiet(self) -> bool:
-        """Whether no lane serves a queue, and none is called for."""
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Wait until no lane serves a queue and none is requested, now or later; at most for `seconds`, or until
+        something is requested for later. Returns whether it is so."""
         with self._changed:
-            return not self._calls and not self._serving.total()
+            if not self._has_only_idle_lanes() or self._later:
+                self._idle.wait(seconds)
+            return self._has_only_idle_lanes() and not self._later
 
     def end(self) -> None:
-        """No lane is sent anywhere any more."""
+        """No lane is given a queue any more."""
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
 
+    def _has_only_idle_lanes(self) -> bool:
+        return not self._requests and not self._serving.total()
+
+    def _tell_idle(self) -> None:
+        with self._changed:
+            self._idle.notify_all()
+        if self._notifier is not None:
+            self._notifier.wake()
+
     def _next(self) -> str | None:
-        for queue, number in self._calls.items():
+        for queue, number in self._requests.items():
             if queue not in self.paused and self._serving[queue] < self._limits.get(queue, self._lanes):
-                del self._calls[queue]
+                del self._requests[queue]
                 if number > 1:
-                    self._calls[queue] = number - 1  # at the end: it is the next one's turn
+                    self._requests[queue] = number - 1  # at the end: it is the next one's turn
                 self._serving[queue] += 1
                 return queue
         return None

@@ -1,261 +1,160 @@
-"""A batch: what its lanes share while they work, and what became of it."""
+"""A batch: everything that was due when it began is performed, once, on lanes like those of a worker.
 
-import datetime as dt
-import threading
+1. Orphans are recovered, and what is overdue expires.
+2. Lanes perform what is due, until the table says that nothing of it is left.
+3. Suspects are performed one at a time, while nothing else is. What waited behind them in the order of a key follows.
+"""
+
+import contextlib
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, func, select
+from async_task.database.lanes import Lane
+from async_task.database.transactions import retry_transient
+from async_task.queue import backlog, limits, ordering
+from async_task.queue.sweep import sweep
+from async_task.worker.batch_report import BatchReport
+from async_task.worker.batch_workload import PAUSE_AFTER_A_MISS, BatchOptions, BatchStart, BatchWorkload
+from async_task.worker.interrupts import interrupts_later
+from async_task.worker.lane_pool import LanePool
+from async_task.worker.round_robin import RoundRobin
+from async_task.worker.runtime import Runtime
+from async_task.worker.workload import PerformClaim
 
-from async_task.encryption.ciphers import refuse_missing_key
-from async_task.encryption.encryptors import encryptor_named
-from async_task.encryption.rotation import key_head
-from async_task.errors import AsyncTaskError
-from async_task.outcomes import Canceled, Expired, Failed, Outcome, Parked, Retried, Succeeded, Superseded
-from async_task.queue import limits, predicates
-from async_task.queue.backlog import Scope
-from async_task.queue.sweep import SweepReport
-from async_task.queue.workers import RunningBatch, alive_here, running_batch
-from async_task.schema.states import is_overdue, is_pending
-from async_task.targets.registry import target_named
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """What a batch did, in attempts: `claimed`, and what became of those; `expired` and `recovered` with its sweep's.
-
-    `crashed`: orphans that the sweep failed at the crash limit. `seconds`: how long the batch took. `left`: what was
-    due and not started because `max_seconds` had passed; 10,000 are counted at most. `paused`: queues in which
-    something waits, and from which nothing was taken because they are paused. `overlapped`: the other batch for whose
-    sake nothing was done at all (`overlap="skip"`).
-    """
-
-    claimed: int = 0
-    succeeded: int = 0
-    retried: int = 0
-    failed: int = 0
-    expired: int = 0
-    canceled: int = 0
-    parked: int = 0
-    superseded: int = 0
-    recovered: int = 0
-    crashed: int = 0
-    seconds: float = 0.0
-    left: int = 0
-    paused: int = 0
-    overlapped: RunningBatch | None = None
+T = TypeVar("T")
+LONGEST_WAIT = 0.5
+"""Seconds after which it is checked again whether the batch is to end."""
+COROUTINES_WAIT = 0.05
+"""Seconds after which lanes are looked at again while coroutines run."""
 
 
-MOST_MISSES = 50
-"""How often a queue may seem empty while something in it is due: then somebody holds that, and not for a moment."""
-Progress = Callable[[BatchReport], object]
-"""What is told of a batch while it works."""
+def run_batch(runtime: Runtime, own_job: PerformClaim | None, options: BatchOptions) -> BatchReport:
+    """Perform everything that is due now, once. `own_job`: what every claim is to be performed by, where that is a job
+    of the user's own."""
+    with runtime.lane() as lane:
+        return _Batch(runtime, lane, own_job, options).run()
 
 
-class Batch:
-    """What the lanes of one batch share: what may be started, and what became of what was.
-
-    `began` by the database's clock, `since` and `deadline` by time.monotonic(). `swept`: what was done before.
-    """
+class _Batch:
+    """`lane`: of the thread that runs the batch, which performs nothing on it but suspects."""
 
     def __init__(
-        self,
-        began: dt.datetime,
-        since: float,
-        swept: SweepReport,
-        *,
-        limit: int | None,
-        stop: threading.Event,
-        deadline: float | None,
-        paused: int = 0,
-    ) -> None:
-        self.began = began
-        self.is_out_of_time = False
-        self._since = since
-        self._swept = swept
-        self._limit = limit
-        self._stop = stop
-        self._deadline = deadline
-        self._paused = paused
-        self._started = 0
-        self._outcomes: Counter[type[Outcome]] = Counter()
-        self._guard = threading.Lock()
-        self._progress: Progress | None = None
-        self._due = 0
+        self, runtime: Runtime, lane: Lane, own_job: PerformClaim | None, options: BatchOptions
+    ) -> None:  # fmt: skip
+        since = time.monotonic()
+        self._runtime = runtime
+        self._lane = lane
+        self._options = options
+        self._round_robin = RoundRobin(options.concurrency, {})
+        swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease))
+        while self._ask(ordering.release_arrived) >= ordering.PAGE:
+            pass
+        found, self._began = self._ask(backlog.queues, options.scope.queues)
+        self._round_robin.paused = self._ask(limits.paused)
+        self._round_robin.limited = frozenset(self._ask(limits.limited))
+        self._queues = self._without_paused(found)
+        start = BatchStart(self._began, since, swept, paused=len(found) - len(self._queues))
+        self._workload = BatchWorkload(runtime, self._round_robin, own_job, options, start)
 
-    def watch(self, progress: Progress, due: int) -> None:
-        """Tell `progress` the report so far now, and after each attempt, one lane at a time; what it raises ends the
-        batch. `due`: how many there are to be started, were there no limit."""
-        self._progress = progress
-        self._due = due if self._limit is None else min(due, self._limit)
-        self._tell()
+    def run(self) -> BatchReport:
+        if self._options.progress is not None:
+            self._workload.watch(self._num_left())
+        if self._queues and not self._workload.is_spent and not self._workload.is_over():
+            self._perform_all()
+        if self._workload.failure is not None:
+            raise self._workload.failure
+        return self._workload.report(left=self._num_left() if self._workload.is_out_of_time else 0)
 
-    def may_start(self) -> bool:
-        """Whether the limit, the time and `stop` allow one more; if so it is counted."""
-        with self._guard:
-            if self._stop.is_set() or (self._limit is not None and self._started >= self._limit):
-                return False
-            if self._deadline is not None and time.monotonic() >= self._deadline:
-                self.is_out_of_time = True
-                return False
-            self._started += 1
-            return True
+    def _perform_all(self) -> None:
+        pool = LanePool(self._workload, concurrency=self._options.concurrency)
+        try:
+            with interrupts_later():  # else a thread that is just being started would be left to itself
+                pool.start()
+            for queue in self._queues:
+                self._round_robin.request(queue)
+            self._wait_until_done(pool)
+            while self._perform_suspects():
+                self._wait_until_done(pool)
+        except BaseException:
+            self._options.stop.set()  # running calls are finished, and waited for: Ctrl-C starts nothing further
+            raise
+        finally:
+            self._end(pool)
 
-    def take_back(self) -> None:
-        with self._guard:
-            self._started -= 1
+    def _end(self, pool: LanePool) -> None:
+        """When it is interrupted again: abandon running calls."""
+        try:
+            pool.finish()
+        except BaseException:
+            pool.abandon()
+            raise
+        finally:
+            pool.close()
 
-    def count(self, outcome: Outcome) -> None:
-        with self._guard:
-            self._outcomes[type(outcome)] += 1
-            self._tell()
+    # What is due.
 
-    def report(self, *, left: int = 0) -> BatchReport:
-        ended, swept = self._outcomes, self._swept
-        return BatchReport(
-            claimed=ended.total(), succeeded=ended[Succeeded], retried=ended[Retried], failed=ended[Failed],
-            expired=ended[Expired] + swept.expired, canceled=ended[Canceled], parked=ended[Parked],
-            superseded=ended[Superseded], recovered=swept.recovered, crashed=swept.crashed,
-            seconds=time.monotonic() - self._since, left=left, paused=self._paused,
-        )  # fmt: skip
+    def _wait_until_done(self, pool: LanePool) -> None:
+        """Until nothing is left that may be started; suspects are."""
+        while not self._may_not_start():
+            following = self._round_robin.request_overdue()
+            longest = LONGEST_WAIT if following is None else min(LONGEST_WAIT, max(0.0, following - time.monotonic()))
+            if not self._round_robin.wait_until_idle(longest) or not pool.coroutines.wait(COROUTINES_WAIT):
+                continue
+            # Only the table knows: a coroutine may have ended a moment ago, a key have been released into any queue.
+            claimed_before = self._round_robin.num_claimed
+            is_done = not self._request_what_is_left()
+            if is_done and self._round_robin.is_idle and self._round_robin.num_claimed == claimed_before:
+                return
 
-    def _tell(self) -> None:
-        if self._progress is not None:
-            self._progress(self.report(left=max(0, self._due - self._outcomes.total())))
+    def _request_what_is_left(self) -> bool:
+        """Whether anything was left, in a queue in which not too often nothing was found."""
+        left = [queue for queue in self._with_due(suspects=False) if self._workload.may_come_again(queue)]
+        if self._workload.has_missed(left):
+            self._options.stop.wait(PAUSE_AFTER_A_MISS)
+        for queue in left:
+            self._round_robin.request(queue)
+        return bool(left)
 
+    def _perform_suspects(self) -> bool:
+        """Perform suspects, queue by queue in turn. Whether there were any: others may have waited behind them."""
+        turns = deque(() if self._may_not_start() else self._with_due(suspects=True))
+        has_performed = False
+        self._workload.is_suspects_turn = True
+        with self._runtime.private_lane() if turns else contextlib.nullcontext(self._lane) as lane:
+            while turns and not self._may_not_start():
+                queue = turns.popleft()
+                if self._workload.perform_suspect(lane, queue):
+                    has_performed = True
+                    turns.append(queue)
+                elif self._workload.was_held_back(queue):
+                    turns.append(queue)
+                    self._options.stop.wait(PAUSE_AFTER_A_MISS)
+        self._workload.is_suspects_turn = False
+        return has_performed
 
-class Turns:
-    """Queues in turn, so that a full one lets none behind it wait for ever; one that was found empty has no further
-    turn. Only one lane at a time asks a queue: two would skip what the other has locked for a moment, and MariaDB locks
-    more than it takes; then a queue would look empty that is not."""
+    def _may_not_start(self) -> bool:
+        return self._workload.is_over() or self._workload.is_spent
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._free = deque(names)
-        self._taken: set[str] = set()
-        self._reopened: set[str] = set()
-        self._misses: Counter[str] = Counter()
-        self._changed = threading.Condition()
+    # What the table says.
 
-    def take(self) -> str | None:
-        """Whose turn it is; waits while other lanes ask all there are. None when all were found empty."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free or not self._taken)
-            if not self._free:
-                return None
-            name = self._free.popleft()
-            self._taken.add(name)
-            return name
+    def _with_due(self, *, suspects: bool) -> list[str]:
+        if self._workload.has_ended_keys:
+            self._workload.has_ended_keys = False
+            self._queues = self._without_paused(self._ask(backlog.queues, self._options.scope.queues)[0])
+        return self._ask(backlog.with_due, self._queues, *self._due_then, suspects=suspects)
+
+    def _num_left(self) -> int:
+        return self._ask(backlog.left, self._queues, *self._due_then)
 
     @property
-    def has_others(self) -> bool:
-        """Whether there is a queue to be asked besides the one that was taken last."""
-        with self._changed:
-            return bool(self._free)
+    def _due_then(self) -> tuple[Any, ...]:
+        return self._began, self._options.scope.targets
 
-    def reopen(self, name: str) -> None:
-        """Something may have come into this queue: it has another turn, be it asked just now, or found empty before."""
-        with self._changed:
-            if name in self._taken:
-                self._reopened.add(name)
-            elif name not in self._free:
-                self._free.append(name)
-            self._changed.notify_all()
+    def _without_paused(self, queues: list[str]) -> list[str]:
+        return [name for name in queues if name not in self._round_robin.paused]
 
-    def is_given_up(self, name: str) -> bool:
-        """Whether this queue was found locked too often to be asked again in this batch; each question counts."""
-        with self._changed:
-            self._misses[name] += 1
-            return self._misses[name] > MOST_MISSES
-
-    def put_back(self, name: str, *, is_empty: bool) -> None:
-        with self._changed:
-            self._taken.remove(name)
-            if not is_empty or name in self._reopened:
-                self._free.append(name)
-            self._reopened.discard(name)
-            self._changed.notify_all()
-
-
-@dataclass(frozen=True, slots=True)
-class DueCalls:
-    """The attempts of one target that are due in one queue: how many, how many of those would be parked because this
-    process cannot perform them, and why not."""
-
-    queue: str
-    target: str
-    due: int
-    unperformable: int = 0
-    problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BatchPreview:
-    """What a batch would find: `due` attempts, by queue and target in `calls`; orphans to recover (which then are due
-    as well) and what is to expire, in all queues and of all targets. `overlapped`: a batch that is at work now.
-    `paused`: the queues that are left out.
-    """
-
-    due: int
-    calls: tuple[DueCalls, ...]
-    to_recover: int
-    to_expire: int
-    overlapped: RunningBatch | None
-    paused: tuple[str, ...] = ()
-
-
-def preview(engine: Engine, table: Table, lease: dt.timedelta, scope: Scope) -> BatchPreview:
-    """What a batch would find now."""
-    paused = sorted(limits.paused(engine, table))
-    due = predicates.calls_due(table, (*_conditions(table, scope), table.c.queue.not_in(paused)), key_head(table))
-    with engine.begin() as connection:
-        rows = connection.execute(due).all()
-        found = tuple(_by_queue_and_target(rows))
-        overdue = (is_pending(table), table.c.claim_id.is_(None), is_overdue(table))
-        return BatchPreview(
-            due=sum(one.due for one in found),
-            calls=found,
-            to_recover=_orphans(connection, table, lease),
-            to_expire=_count(connection, table, overdue),
-            overlapped=running_batch(connection, table, lease),
-            paused=tuple(paused),
-        )
-
-
-def _conditions(table: Table, scope: Scope) -> tuple[Any, ...]:
-    wanted = (table.c.queue.in_(scope.queues),) if scope.queues else ()
-    return (*wanted, *predicates.due(table, targets=scope.targets))
-
-
-def _by_queue_and_target(rows: Iterable[Any]) -> Iterable[DueCalls]:
-    together: dict[tuple[str, str], list[Any]] = {}
-    for row in rows:
-        together.setdefault((row.queue, row.target), []).append(row)
-    for (queue, target), mine in sorted(together.items()):
-        problems = [(row.number, _problem(row)) for row in mine]
-        hindered = [(number, problem) for number, problem in problems if problem is not None]
-        said = tuple(sorted({problem for _, problem in hindered}))
-        yield DueCalls(queue, target, sum(row.number for row in mine), sum(number for number, _ in hindered), said)
-
-
-def _problem(row: Any) -> str | None:
-    """Why this process cannot perform such a row; of its arguments only their key is looked at."""
-    try:
-        target_named(row.target).method(row.method_name)
-        refuse_missing_key(encryptor_named(row.encryptor), row.head)
-    except AsyncTaskError as error:
-        return f"{type(error).__name__}: {error}"
-    except Exception as error:
-        return f"the encryptor {row.encryptor!r} could not be loaded ({type(error).__name__})"
-    return None
-
-
-def _orphans(connection: Connection, table: Table, lease: dt.timedelta) -> int:
-    alive = alive_here(connection, table)
-    return _count(connection, table, (*predicates.lapsed(table, lease), table.c.claimed_by.not_in(alive)))
-
-
-def _count(connection: Connection, table: Table, conditions: Iterable[Any]) -> int:
-    return connection.scalar(select(func.count()).select_from(table).where(*conditions)) or 0
+    def _ask(self, look: Callable[..., T], *where: Any, **which: Any) -> T:
+        lane, table = self._lane, self._runtime.table
+        return retry_transient(lambda: lane.run(lambda: look(lane.engine, table, *where, **which)))

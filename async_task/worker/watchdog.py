@@ -1,32 +1,29 @@
-"""The watchdog of a worker: it sees that no call keeps what waits behind it on its lane."""
+"""The watchdog of a worker: a long call does not keep what waits behind it on its lane."""
 
 import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
-
-from sqlalchemy import Table
 
 from async_task.database.lanes import Lane
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
+from async_task.worker.workload import Workload
 
 logger = logging.getLogger("async_task")
 TICK = 0.005
-"""Seconds between two looks while anything is watched."""
+"""Seconds between two checks while anything is watched."""
 LONGEST_END = 5.0
-"""Seconds for which its end is waited for: a database that does not answer holds up nobody's end."""
+"""Seconds for which its thread's end is waited for: the database may not answer."""
 
 
 class Watchdog:
-    """One thread, with a lane of its own, both started when needed. `ring`: told where something was given back."""
+    """One thread with a lane of its own, both started when they are needed."""
 
-    def __init__(self, table: Table, lane: Callable[[], Lane], ring: Callable[[str], None]) -> None:
-        self._table = table
-        self._ring = ring
-        self._open_lane = lane
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self._table = workload.runtime.table
         self._lane: Lane | None = None
         self._watched: set[BatchExecutor] = set()
         self._changed = threading.Condition()
@@ -54,13 +51,27 @@ class Watchdog:
         if thread is not None:
             thread.join(timeout=LONGEST_END)
 
+    def release(self, claims: list[Claim]) -> None:
+        """Release claims that were not started, on the connection of the watchdog."""
+        is_fresh = self._lane is None
+        try:
+            lane = self._lane = self._lane or self._workload.runtime.private_lane()
+            lane.run(lambda: fenced_writes.release_claims(lane.connection, self._table, claims))
+        except Exception as error:
+            self._drop_lane()
+            if not is_fresh:  # the connection may have been lost while there was nothing to do
+                self.release(claims)
+                return
+            # Their lane no longer knows them: they are lost claims, which the worker's next sweep releases.
+            logger.warning("%d claims were not released at once: %s", len(claims), type(error).__name__)
+
     def _live(self) -> None:
         try:
             while self._wait():
                 now = time.monotonic()
                 for executor in [one for one in tuple(self._watched) if one.is_overdue(now)]:
-                    for queue in {claim.queue for claim in executor.cut(self.give_back)}:
-                        self._ring(queue)
+                    if released := executor.cut(self.release):
+                        self._workload.note_released(released)
         finally:
             self._drop_lane()
 
@@ -69,20 +80,6 @@ class Watchdog:
             self._changed.wait_for(lambda: self._watched or self._is_over)
             self._changed.wait_for(lambda: self._is_over, timeout=TICK)
             return not self._is_over
-
-    def give_back(self, claims: list[Claim]) -> None:
-        """Give claims back that were not begun, on the connection of the watchdog."""
-        is_fresh = self._lane is None
-        try:
-            lane = self._lane = self._lane or self._open_lane()
-            lane.run(lambda: fenced_writes.release_claims(lane.connection, self._table, claims))
-        except Exception as error:
-            self._drop_lane()
-            if not is_fresh:  # it may have been lost while there was nothing to do
-                self.give_back(claims)
-                return
-            # Their lane no longer knows them: they are strays, which the worker's next sweep finds.
-            logger.warning("%d claims were not given back at once: %s", len(claims), type(error).__name__)
 
     def _drop_lane(self) -> None:
         lane, self._lane = self._lane, None

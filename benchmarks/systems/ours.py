@@ -4,8 +4,10 @@ import datetime as dt
 import gc
 import importlib.metadata
 import os
+import pathlib
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -154,6 +156,17 @@ class AsyncTaskSystem:
             thread.join()
         engine.dispose()
         return sum(counts)
+
+    def run_batch(self, url: str) -> tuple[int, float, float]:
+        """One batch: how many it performed, and its seconds, on the clock and on a processor."""
+        with tempfile.TemporaryDirectory() as folder, Board(pathlib.Path(folder, "board")) as board:
+            boards[:] = [board]
+            app = AsyncTask(with_driver(url))
+            begun, processor = time.perf_counter(), time.process_time()
+            report = app.run_batch()
+            taken = time.perf_counter() - begun, time.process_time() - processor
+            app.close()
+        return report.succeeded, *taken
 
     def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
         if options.get("processes"):

@@ -225,7 +225,7 @@ def test_a_verb_takes_a_row_with_a_past_lease_and_counts_its_start_as_lost(
     engine: Engine, write: Write, sessions: Sessions, verb: str
 ) -> None:
     attempt = write(Client, "ping")
-    fetch.claim_one(engine, TABLE, "another-worker", dt.timedelta(seconds=1), attempt.id)
+    fetch.claim_one(engine, TABLE, "another-worker", dt.timedelta(seconds=1), attempt.id, uuid.uuid4())
     with sessions.begin() as session, pytest.raises(InvalidState, match="being performed by another-worker since"):
         say(session.get_one(Attempt, attempt.id), verb)
     let_pass(engine, 2)

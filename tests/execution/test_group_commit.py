@@ -83,7 +83,7 @@ def perform(app: AsyncTask, engine: Engine, until: Callable[[], bool] | None = N
     """How many have succeeded, as the worker has it."""
     with working(app, concurrency=1, **{"settle_within": 0, **settings}) as worker:
         await_(until or (lambda: at_rest(engine)), "all are at rest")
-    return worker._tally.read()[Succeeded]
+    return worker.tally[Succeeded]
 
 
 def test_each_outcome_is_committed_and_the_next_row_locked_before_the_next_call(app: AsyncTask, engine: Engine) -> None:

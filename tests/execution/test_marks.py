@@ -3,7 +3,6 @@
 import datetime as dt
 import uuid
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -106,7 +105,8 @@ def make_due(engine: Engine, seconds_ago: float, priority: int = 0) -> uuid.UUID
 
 
 def take(runtime: Runtime, lane: Lane, number: int) -> tuple[list[uuid.UUID], dt.timedelta | None]:
-    claims, after = lane.run(lambda: runtime.claim_many(lane, "default", number, besides=(), patience=5.0))
+    request = runtime.claimer.request("default", number)
+    claims, after = lane.run(lambda: runtime.claimer.claim(lane, request, is_limited=False))
     return [claim.id for claim in claims], after
 
 
@@ -127,7 +127,7 @@ def test_what_is_due_before_the_mark_waits_for_a_claim_from_the_front_and_says_w
     assert found == [third, urgent]  # of a priority of which nothing was taken yet, it begins at the front
     assert after is not None
     assert LONGEST - 5 < after.total_seconds() <= LONGEST
-    runtime.begin_at_front("default")
+    runtime.claimer.start_at_front("default")
     assert take(runtime, lane, 10) == ([late], None)
 
 
@@ -145,9 +145,8 @@ def test_several_due_at_the_very_instant_of_the_mark_are_all_found(
 @pytest.mark.only_on("postgresql")
 def test_what_is_left_out_for_want_of_slots_is_not_passed_by(runtime: Runtime, lane: Lane, engine: Engine) -> None:
     left = make_due(engine, 20)
-    besides = [("test.act", "__call__")]
-    claim = partial(runtime.claim_many, lane, "default", 5, besides=besides, patience=5.0)
-    assert lane.run(claim) == ([], None)
+    request = runtime.claimer.request("default", 5, besides=[("test.act", "__call__")])
+    assert lane.run(lambda: runtime.claimer.claim(lane, request, is_limited=False)) == ([], None)
     assert take(runtime, lane, 5) == ([left], None)
 
 

@@ -14,7 +14,7 @@ from async_task import AsyncTask, Attempt, Status
 from async_task.database.dialects import disconnect
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.execution.shared_transaction import SharedTransaction
-from async_task.worker import worker
+from async_task.worker import lane_pool
 from clockwork import row_of
 from databases import somebody_waits
 from elsewhere import await_
@@ -65,7 +65,7 @@ def test_while_its_thread_waits_for_a_row_all_are_given_back_and_none_is_called_
 ) -> None:  # fmt: skip
     """Also when the row is free only after the farewell: its claim stands then; and in MariaDB those of the rows before
     it, which stay locked as long as the server does not notice. PostgreSQL is told."""
-    monkeypatch.setattr(worker, "LONGEST_FAREWELL", 0.3 if stays_locked else 30.0)
+    monkeypatch.setattr(lane_pool, "LONGEST_RELEASE", 0.3 if stays_locked else 30.0)
     does(lambda session, number: None)
     ids = numbered(engine, 5)
     with engine.connect() as other, other.begin() as holding:
@@ -91,7 +91,7 @@ def test_while_its_thread_waits_for_a_row_all_are_given_back_and_none_is_called_
 def test_what_is_abandoned_before_its_connection_is_had_is_not_called(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_abandoned: threading.Event
 ) -> None:
-    monkeypatch.setattr(worker, "LONGEST_FAREWELL", 0.3)
+    monkeypatch.setattr(lane_pool, "LONGEST_RELEASE", 0.3)
     perform = SharedTransaction.perform
 
     def perform_abandoned(self: SharedTransaction, *given: Any) -> bool:
@@ -116,7 +116,7 @@ def test_what_was_undone_and_waits_for_its_row_to_be_called_alone_is_not_called_
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection of all is lost in the third call; the second is locked by somebody when its turn comes again."""
-    monkeypatch.setattr(worker, "LONGEST_FAREWELL", 0.3)
+    monkeypatch.setattr(lane_pool, "LONGEST_RELEASE", 0.3)
 
     def act(session: Session, number: int) -> None:
         if number == 2 and calls.count(2) == 1:
@@ -141,7 +141,7 @@ def test_what_was_not_committed_is_not_called_again_when_it_is_abandoned_at_the_
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_abandoned: threading.Event
 ) -> None:
     """The connection is lost at the COMMIT; when the rows have been read, it is abandoned, and one is locked."""
-    monkeypatch.setattr(worker, "LONGEST_FAREWELL", 0.3)
+    monkeypatch.setattr(lane_pool, "LONGEST_RELEASE", 0.3)
     end, seen = SharedTransaction.end, list[Any]()
 
     def lose(connection: Any) -> None:

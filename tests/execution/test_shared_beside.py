@@ -197,8 +197,8 @@ def test_a_pause_lets_what_is_begun_end_and_nothing_further_begin(
     does(lambda session, number: gate.pass_through() if number == 2 else None)
     first = numbered(engine, 3, called)
     person = AsyncTask(engine)
-    look, looks = Poller._look, list[Any]()
-    monkeypatch.setattr(Poller, "_look", lambda *given: looks.append(look(*given)) or looks[-1])
+    look, looks = Poller._poll, list[Any]()
+    monkeypatch.setattr(Poller, "_poll", lambda *given: looks.append(look(*given)) or looks[-1])
     with working(app, concurrency=1):
         gate.await_call()
         assert person.pause(target=called)

@@ -515,11 +515,16 @@ def test_the_users_hook_is_told_of_an_error_after_the_commit_of_all(
         app.close()
 
 
-def test_a_job_of_a_batch_or_a_single_verb_performs_them_one_by_one(app: AsyncTask, engine: Engine) -> None:
+def test_calls_share_a_transaction_in_a_batch_too_and_are_performed_alone_by_perform(
+    app: AsyncTask, engine: Engine
+) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))
     numbered(engine, 3)
     assert app.run_batch(concurrency=1).succeeded == 3
+    assert len({id(one) for one in roots}) == 1
+    ids = numbered(engine, 2)
+    assert [type(app.perform(one)) for one in ids] == [Succeeded] * 2
     assert len({id(one) for one in roots}) == 3
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,24 +124,23 @@ def test_ctrl_c_in_a_batch_starts_nothing_further_and_waits_for_what_is_in_hand(
 def test_ctrl_c_while_the_lanes_of_a_batch_are_started_waits_for_them_and_starts_nothing_further(
     app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would leave a thread to itself that is not among those of its pool yet."""
-    submit, stop, lanes = ThreadPoolExecutor.submit, threading.Event(), []
+    """Else a thread that is just being started would not be waited for."""
+    start, stop, lanes = threading.Thread.start, threading.Event(), list[threading.Thread]()
 
-    def interrupted(*given: Any) -> Any:
-        if given[0]._thread_name_prefix != "async-task-lane":
-            return submit(*given)
-        lanes.append(submit(*given))
-        os.kill(os.getpid(), signal.SIGINT)
-        assert not stop.is_set()
-        return lanes[-1]
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("async-task-lane"):
+            lanes.append(thread)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop.is_set()
 
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
     write(act_leased)
     will(lambda: None)
     with pytest.raises(KeyboardInterrupt):
         app.run_batch(concurrency=1, stop=stop)
     assert stop.is_set()
-    assert [lane.done() for lane in lanes] == [True]
+    assert [lane.is_alive() for lane in lanes] == [False]
 
 
 def test_a_fault_of_another_database_is_the_targets_own_error(

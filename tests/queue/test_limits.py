@@ -1,6 +1,7 @@
 """Queues with limits: calls at a time, starts in a second, on all machines together."""
 
 import datetime as dt
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,7 +15,7 @@ from async_task import AsyncTask, Attempt, ConfigurationError, Status, policy, t
 from async_task.database.engines import Source
 from async_task.outcomes import Decision
 from async_task.queue import fenced_writes
-from async_task.queue.claim import Claim
+from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.limits import PAUSE, Allowance, allowance, claim_limited
 from async_task.schema.tables import Queue
 from async_task.targets import registry
@@ -227,7 +228,7 @@ def _act() -> None:
 
 
 def _claim(own: Engine, limit: int, own_limit: Limit | None) -> tuple[list[Claim], dt.timedelta | None]:
-    return claim_limited(own, TABLE, "lane", LEASE, "few", limit, own_limit)
+    return claim_limited(own, TABLE, ClaimRequest("lane", LEASE, "few", limit, uuid.uuid4()), own_limit)
 
 
 def _refilled(own: Engine, ago: float) -> None:

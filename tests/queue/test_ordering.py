@@ -23,7 +23,7 @@ from async_task.database.engines import Source
 from async_task.database.transactions import retry_transient
 from async_task.outcomes import Decision
 from async_task.queue import fenced_writes, fetch, ordering, sweep
-from async_task.queue.claim import Claim
+from async_task.queue.claim import Claim, ClaimRequest
 from clockwork import forget_beats, let_pass, row_of
 from databases import somebody_waits
 from outbox import Client
@@ -412,7 +412,9 @@ class Work:
         while self.producers * self.each > sum(map(len, self.done.values())):
             assert time.monotonic() < until, "something waits for ever"
             retry_transient(partial(ordering.release_arrived, engine, TABLE))
-            claims = retry_transient(partial(fetch.claim_due, engine, TABLE, "lane", LEASE, "default", 2))
+            claims = retry_transient(
+                partial(fetch.claim_due, engine, TABLE, ClaimRequest("lane", LEASE, "default", 2, uuid.uuid4()))
+            )
             if not claims:
                 threading.Event().wait(0.01)
             for claim in claims:
@@ -487,7 +489,7 @@ def test_the_next_of_a_key_is_found_without_a_walk_over_its_line(
 
 
 def _claim(own: Engine, attempt_id: uuid.UUID) -> Claim:
-    claim = fetch.claim_one(own, TABLE, "somebody", LEASE, attempt_id)
+    claim = fetch.claim_one(own, TABLE, "somebody", LEASE, attempt_id, uuid.uuid4())
     assert isinstance(claim, Claim)
     return claim
 
@@ -495,7 +497,7 @@ def _claim(own: Engine, attempt_id: uuid.UUID) -> Claim:
 def _lose(own: Engine, engine: Engine, attempt_id: uuid.UUID, *, times: int) -> None:
     """Start it so often in a process that dies, and let a sweep recover it."""
     for _ in range(times):
-        fetch.claim_one(own, TABLE, "gone:1:0", LEASE, attempt_id)
+        fetch.claim_one(own, TABLE, "gone:1:0", LEASE, attempt_id, uuid.uuid4())
         let_pass(engine, 120)
         forget_beats(engine)
         assert sweep.recover_page(own, TABLE, dt.timedelta(seconds=1))[0] == 1

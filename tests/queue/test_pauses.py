@@ -1,5 +1,6 @@
 """Pauses: queues and targets of which nothing is started for now."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ from sqlalchemy import Engine
 
 from async_task import AsyncTask, Attempt, ConfigurationError, UnknownTarget
 from async_task.database.engines import Source
+from async_task.queue.claim import ClaimRequest
 from async_task.queue.limits import PAUSE, claim_limited
 from async_task.schema.audit import acting
 from async_task.targets.policies import Limit
@@ -62,12 +64,13 @@ def test_calls_of_a_paused_target_are_set_aside_uncharged_and_others_of_its_queu
 def test_a_paused_queue_with_a_limit_keeps_its_limit(outbox_app: AsyncTask, engine: Engine, write: Write) -> None:
     write(Client, "ping", queue="mail")
     own = Source(engine).private()
+    request = ClaimRequest("lane", outbox_app.lease, "mail", 5, uuid.uuid4())
     outbox_app.pause("mail")
-    assert claim_limited(own, TABLE, "lane", outbox_app.lease, "mail", 5, Limit(2)) == ([], PAUSE)
+    assert claim_limited(own, TABLE, request, Limit(2)) == ([], PAUSE)
     outbox_app.resume("mail")
     (state,) = outbox_app.queues()
     assert (state.name, state.paused_at, state.max_running) == ("mail", None, 2)
-    assert len(claim_limited(own, TABLE, "lane", outbox_app.lease, "mail", 5)[0]) == 1
+    assert len(claim_limited(own, TABLE, request, None)[0]) == 1
     own.dispose()
 
 

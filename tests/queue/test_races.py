@@ -164,13 +164,13 @@ def test_a_performer_that_outlived_its_claim_leaves_the_claim_of_its_successor_a
     forget_beats(engine)
     assert app.sweep().recovered == 1
     with _runtime(app) as runtime, runtime.lane() as lane:
-        claim = runtime.claim_one(lane, attempt.id)
+        claim = lane.run(lambda: runtime.claimer.claim_one(lane, attempt.id))
         assert isinstance(claim, Claim)
         gates[gate].opened.set()
         assert zombie.result() == Superseded(attempt.id)
         row = row_of(engine, attempt.id)
         assert (row.status, row.claim_id, row.num_attempts) == (Status.PENDING, claim.claim_id, 2)
-        assert runtime.perform(lane, claim) == Succeeded(attempt.id)
+        assert runtime.performer.perform_claim(lane, claim) == Succeeded(attempt.id)
 
 
 @pytest.mark.parametrize("target", [effect, (Gated, "write_leased")], ids=["locked", "leased"])
@@ -200,7 +200,7 @@ def test_a_sweep_never_charges_a_call_whose_row_is_locked_or_whose_process_lives
 ) -> None:
     attempt = write(Gated, "locked", {"gate": gate})
     with _runtime(slow_app) as runtime, runtime.lane() as lane:
-        claim = runtime.claim_one(lane, attempt.id)
+        claim = lane.run(lambda: runtime.claimer.claim_one(lane, attempt.id))
         assert isinstance(claim, Claim)
         let_pass(engine, 2 * LONG)
         performing = pool.submit(lambda: _perform_on_a_lane(runtime, claim))
@@ -302,7 +302,7 @@ def _runtime(app: AsyncTask) -> Iterator[Runtime]:
 
 def _perform_on_a_lane(runtime: Runtime, claim: Claim) -> Outcome:
     with runtime.lane() as lane:
-        return runtime.perform(lane, claim)
+        return runtime.performer.perform_claim(lane, claim)
 
 
 def _double_effects_of_zombies(engine: Engine, sessions: sessionmaker[Session], target: Any, number: int) -> list[str]:
@@ -326,9 +326,9 @@ def _double_effects_of_zombies(engine: Engine, sessions: sessionmaker[Session], 
             connection.execute(update(table).values(num_crashes=0))
         winners = _claims(runtime, ids)
         half = number // 2
-        outcomes: list[Outcome] = [runtime.perform(lane, claim) for claim in zombies[:half]]
-        ended = [runtime.perform(lane, claim) for claim in winners]
-        outcomes += [runtime.perform(lane, claim) for claim in zombies[half:]]
+        outcomes: list[Outcome] = [runtime.performer.perform_claim(lane, claim) for claim in zombies[:half]]
+        ended = [runtime.performer.perform_claim(lane, claim) for claim in winners]
+        outcomes += [runtime.performer.perform_claim(lane, claim) for claim in zombies[half:]]
     with engine.connect() as connection:
         wrong = broken_promises(connection)
     wrong += [f"a zombie was told {one}" for one in outcomes if not isinstance(one, Superseded)]
@@ -339,5 +339,5 @@ def _double_effects_of_zombies(engine: Engine, sessions: sessionmaker[Session], 
 
 def _claims(runtime: Runtime, ids: list[uuid.UUID]) -> list[Claim]:
     with runtime.lane() as lane:
-        claims = [runtime.claim_one(lane, one) for one in ids]
+        claims = [lane.run(partial(runtime.claimer.claim_one, lane, one)) for one in ids]
     return [claim for claim in claims if isinstance(claim, Claim)]

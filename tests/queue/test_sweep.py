@@ -4,6 +4,7 @@ import contextlib
 import datetime as dt
 import os
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -236,7 +237,7 @@ def test_the_first_beats_of_one_process_may_meet_and_are_one_row(engine: Engine,
 
 def _claim(engine: Engine, attempt: Attempt, worker: str, *, lease: dt.timedelta = LEASE) -> None:
     """As `worker` does that then dies."""
-    assert isinstance(fetch.claim_one(engine, TABLE, worker, lease, attempt.id), Claim)
+    assert isinstance(fetch.claim_one(engine, TABLE, worker, lease, attempt.id, uuid.uuid4()), Claim)
 
 
 def _orphan(engine: Engine, write: Write, *, worker: str = GONE) -> Attempt:

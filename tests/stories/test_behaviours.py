@@ -6,6 +6,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ from async_task import (
     UnknownMethod,
 )
 from async_task.queue import fetch
-from async_task.queue.claim import Claim
+from async_task.queue.claim import Claim, ClaimRequest
 from clockwork import forget_beats, let_pass, row_of
 from conftest import by_one_door
 from databases import Database
@@ -92,7 +93,7 @@ def bring_to(status: Status, app: AsyncTask, write: Write, sessions: Sessions) -
 
 def take(engine: Engine, attempt_id: uuid.UUID, worker: str = "another-worker") -> Claim:
     """Claim an attempt as another worker does."""
-    claim = fetch.claim_one(engine, TABLE, worker, LEASE, attempt_id)
+    claim = fetch.claim_one(engine, TABLE, worker, LEASE, attempt_id, uuid.uuid4())
     assert isinstance(claim, Claim)
     return claim
 
@@ -789,11 +790,9 @@ def test_a_method_name_that_begins_with_an_underscore_is_refused(engine: Engine,
 def test_an_attempt_that_is_due_now_is_claimed_now(app: AsyncTask, engine: Engine, write: Write) -> None:
     due = now() + dt.timedelta(minutes=1)
     attempt = write(Client, "ping", scheduled_at=due)
-    early = fetch.claim_due(
-        engine, TABLE, "w", LEASE, "default", 1, began=due - dt.timedelta(microseconds=1), suspects=False
-    )
-    assert early == []
-    (claim,) = fetch.claim_due(engine, TABLE, "w", LEASE, "default", 1, began=due, suspects=False)
+    early = ClaimRequest("w", LEASE, "default", 1, uuid.uuid4(), began=due - dt.timedelta(microseconds=1))
+    assert fetch.claim_due(engine, TABLE, early) == []
+    (claim,) = fetch.claim_due(engine, TABLE, replace(early, began=due))
     assert claim.id == attempt.id
     give_back(engine, attempt.id)
 

@@ -204,17 +204,18 @@ def home(url: str, engine: Engine) -> Iterator[AsyncTask]:
 
 @pytest.fixture
 def runtime(url: str, engine: Engine) -> Iterator[Runtime]:
-    """For what only a worker does to its shift."""
+    """Opened as a worker opens it."""
     engine.dispose()
     source = Source(url)
     with Runtime(source, Attempt, dt.timedelta(seconds=1)) as runtime:
+        runtime.prepare_children()
         yield runtime
     source.close()
 
 
 @pytest.fixture
 def short_idling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a shift that is taken after it: its processes idle for a moment only."""
+    """For a runtime that is opened after it: its processes idle for a moment only."""
     monkeypatch.setattr(parent, "IDLE", 0.05)
 
 
@@ -344,7 +345,7 @@ def test_the_lease_of_a_call_is_extended_while_its_process_lives(
 
 
 @only_sync
-def test_a_process_that_nobody_needs_ends_by_itself_and_another_takes_its_place(
+def test_an_idle_process_ends_by_itself_and_another_is_started_when_needed(
     short_idling: None, runtime: Runtime, engine: Engine, write: Write, folder: str
 ) -> None:
     for number in range(2):
@@ -357,9 +358,7 @@ def test_a_process_that_nobody_needs_ends_by_itself_and_another_takes_its_place(
 
 
 @only_sync
-def test_nothing_is_left_of_four_shifts_with_processes(
-    home: AsyncTask, engine: Engine, write: Write, folder: str
-) -> None:
+def test_four_runtimes_with_processes_leave_nothing(home: AsyncTask, engine: Engine, write: Write, folder: str) -> None:
     ids = [write(Isolated, "start", {"folder": folder}).id for _ in range(5)]
     engine.dispose()
     assert home.perform(ids[0]) == Succeeded(ids[0])  # what is opened once is open now
@@ -407,7 +406,7 @@ def test_the_users_word_about_errors_hears_of_the_limit_too(
 
 @pytest.mark.only_on("sqlite")
 @pytest.mark.parametrize("suspect", [False, True])
-def test_where_nothing_can_be_forked_it_is_parked_with_a_sentence(
+def test_an_isolated_call_is_parked_with_a_reason_where_nothing_can_be_forked(
     home: AsyncTask, engine: Engine, write: Write, folder: str, suspect: bool
 ) -> None:
     attempt = write(Isolated, "start", {"folder": folder})
@@ -428,7 +427,7 @@ def test_answers_of_many_processes_are_never_mixed_up() -> None:
 
         def perform(one: Claim) -> object:
             try:
-                return isolation.perform(one, 30)
+                return isolation.perform_isolated(one, 30)
             except Died as death:
                 return str(death)
 
@@ -458,15 +457,15 @@ def test_the_limit_is_for_the_call_and_not_for_what_is_done_around_it() -> None:
 
     with in_children(opened) as isolation:
         one = claim()
-        assert isolation.perform(one, 0.5) == Failed(one.id, "answered")
+        assert isolation.perform_isolated(one, 0.5) == Failed(one.id, "answered")
 
 
-def test_what_a_call_left_behind_on_purpose_outlives_a_process_that_nobody_needs(short_idling: None) -> None:
+def test_what_a_call_left_behind_on_purpose_outlives_its_idle_process(short_idling: None) -> None:
     def leave(one: Claim) -> Outcome:
         return Failed(one.id, f"{os.getpid()} {subprocess.Popen(['sleep', '60']).pid}")
 
     with in_children(performing(leave)) as isolation:
-        answer = isolation.perform(claim(), None)
+        answer = isolation.perform_isolated(claim(), None)
         assert isinstance(answer, Failed)
         child, left = map(int, answer.reason.split())
         await_(lambda: not is_there(child), "it ends")
@@ -494,7 +493,7 @@ def test_a_suspect_that_never_returns_is_ended_some_time_after_its_limit(
 
 @only_sync
 @pytest.mark.parametrize("is_suspect", [False, True])
-def test_a_call_without_a_limit_is_broken_off_with_its_worker_and_given_back(
+def test_a_call_without_a_limit_is_ended_with_its_worker_and_its_claim_released(
     runtime: Runtime, engine: Engine, write: Write, folder: str, is_suspect: bool
 ) -> None:
     attempt = write(Suspect if is_suspect else Isolated, "hold", {"folder": folder})
@@ -503,7 +502,7 @@ def test_a_call_without_a_limit_is_broken_off_with_its_worker_and_given_back(
     engine.dispose()
     with _performing(runtime, attempt) as performed:
         ((_, _, pid, _),) = await_(lambda: notes(folder), "the call begins")
-        runtime.abandon()
+        runtime.performer.abandon()
         outcome = performed()
     assert isinstance(outcome, Parked)
     assert outcome.reason == "its process was ended together with the worker's"
@@ -541,7 +540,7 @@ def test_a_worker_that_is_told_twice_to_stop_ends_the_processes_of_its_calls(
 
 @contextmanager
 def _working(app: AsyncTask, *, concurrency: int) -> Iterator[AttemptWorker]:
-    """A worker at work in a thread; at the end it is told to stop, and waited for."""
+    """A worker that runs in a thread; stopped at the end."""
     worker = app.worker(concurrency=concurrency)
     with ThreadPoolExecutor(1) as thread:
         ended = thread.submit(worker.run)
@@ -592,7 +591,7 @@ def test_what_a_canceled_coroutine_raises_is_the_cause_of_the_timeout(
 
 
 @only_sync
-def test_a_canceled_coroutine_may_say_when_to_come_again(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_a_canceled_coroutine_may_return_again(app: AsyncTask, engine: Engine, write: Write) -> None:
     async def ask_again() -> Again | None:
         try:
             await asyncio.sleep(60)
@@ -608,7 +607,7 @@ def test_a_canceled_coroutine_may_say_when_to_come_again(app: AsyncTask, engine:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its protest, when it is thrown away
 @pytest.mark.parametrize("swallowed", [asyncio.CancelledError, BaseException])
-def test_a_coroutine_that_goes_on_after_its_cancellation_does_not_hold_the_lane(
+def test_a_coroutine_that_ignores_its_cancellation_does_not_block_the_lane(
     app: AsyncTask,
     engine: Engine,
     write: Write,
@@ -695,8 +694,8 @@ def _performing(runtime: Runtime, attempt: Attempt) -> Iterator[Callable[[], Out
 
     def perform() -> Outcome:
         with runtime.lane() as lane:
-            claim = runtime.claim_one(lane, attempt.id)
-            return claim if isinstance(claim, Outcome) else runtime.perform(lane, claim)
+            claim = lane.run(lambda: runtime.claimer.claim_one(lane, attempt.id))
+            return claim if isinstance(claim, Outcome) else runtime.performer.perform_claim(lane, claim)
 
     with ThreadPoolExecutor(1) as thread:
         performed = thread.submit(perform)

@@ -69,7 +69,7 @@ def home(url: str, engine: Engine) -> Iterator[AsyncTask]:
         pytest.param("overflow", marks=pytest.mark.only_on("sqlite")),
     ],
 )
-def test_a_poison_ends_failed_after_three_starts_and_no_innocent_fails(
+def test_a_call_that_kills_its_process_fails_after_three_starts_and_no_other_fails(
     home: AsyncTask, url: str, engine: Engine, write: Write, tmp_path: pathlib.Path, how: str
 ) -> None:
     poison = write(Elsewhere, "die", {"folder": str(tmp_path), "how": how}, priority=1)
@@ -92,7 +92,7 @@ def test_a_poison_ends_failed_after_three_starts_and_no_innocent_fails(
     assert crashed >= 1
 
 
-def test_a_call_that_eats_all_memory_ends_failed_and_harms_nobody(
+def test_a_call_that_uses_all_memory_fails_and_affects_no_other(
     home: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
     greedy, innocent = _suspect(engine, write(be_greedy, None, {"folder": str(tmp_path)})), write(Client, "ping")
@@ -179,7 +179,7 @@ def test_from_a_coroutine_suspects_are_cleared_in_a_thread(app: AsyncTask, engin
     assert asyncio.run(run()) == 1
 
 
-def test_nothing_is_left_of_four_quarantines(home: AsyncTask, engine: Engine, write: Write) -> None:
+def test_four_quarantines_leave_nothing(home: AsyncTask, engine: Engine, write: Write) -> None:
     ids = [_suspect(engine, write(Client, "ping")).id for _ in range(5)]
     engine.dispose()
     assert home.perform(ids[0]) == Succeeded(ids[0])  # what is opened once is open now
@@ -216,7 +216,7 @@ def test_claims_and_outcomes_survive_the_socket_with_every_field() -> None:
     sent = {"claim": big, "ended": ended}
     assert decode(encode(sent)) == sent
     with children(performing(lambda one: Failed(one.id, one.encoded_args))) as quarantine:
-        assert quarantine.perform(big, None) == Failed(big.id, big.encoded_args)
+        assert quarantine.perform_isolated(big, None) == Failed(big.id, big.encoded_args)
 
 
 def test_a_big_argument_arrives_in_the_quarantine(
@@ -228,32 +228,32 @@ def test_a_big_argument_arrives_in_the_quarantine(
     assert [word for *_, word in notes(tmp_path)] == ["5000000"]
 
 
-def test_a_child_that_dies_between_two_calls_is_nobodys_fault(tmp_path: pathlib.Path) -> None:
+def test_a_child_that_dies_between_two_calls_charges_nothing(tmp_path: pathlib.Path) -> None:
     with children(performing(_say_who)) as quarantine:
         for _ in range(20):
-            before = quarantine.perform(claim(), None)
+            before = quarantine.perform_isolated(claim(), None)
             assert isinstance(before, Failed)
             os.kill(int(before.reason), 9)
-            after = quarantine.perform(claim(), None)
+            after = quarantine.perform_isolated(claim(), None)
             assert isinstance(after, Failed)
             assert after.reason != before.reason
 
 
-def test_a_zygote_that_dies_is_nobodys_fault_and_another_takes_its_place() -> None:
+def test_a_zygote_that_dies_charges_nothing_and_is_replaced() -> None:
     with children(performing(_say_who)) as quarantine:
-        before = quarantine.perform(claim(), None)
+        before = quarantine.perform_isolated(claim(), None)
         assert isinstance(before, Failed)
         zygote = parent_of(int(before.reason))
         os.kill(zygote, 9)
         os.waitid(os.P_PID, zygote, os.WEXITED | os.WNOWAIT)
-        after = quarantine.perform(claim(), None)
+        after = quarantine.perform_isolated(claim(), None)
         assert isinstance(after, Failed)
         assert parent_of(int(after.reason)) not in (zygote, os.getpid())
         await_(lambda: not is_there(int(before.reason)), "its child goes with it")
 
 
 @pytest.mark.parametrize("is_daemon", [False, True])
-def test_a_death_is_told_at_once_with_its_cause_although_what_the_call_started_lives_on(
+def test_a_death_is_reported_at_once_with_its_cause_although_what_the_call_started_lives(
     tmp_path: pathlib.Path, is_daemon: bool
 ) -> None:
     def leave_a_child_and_die(one: Claim) -> Outcome:
@@ -269,21 +269,21 @@ def test_a_death_is_told_at_once_with_its_cause_although_what_the_call_started_l
 
     with children(performing(leave_a_child_and_die)) as quarantine:
         with pytest.raises(Died, match="exit code 3"):
-            quarantine.perform(claim(), None)
+            quarantine.perform_isolated(claim(), None)
         left = int((tmp_path / "there").read_text())
         if is_daemon:
             os.kill(left, 9)  # nobody else does
         await_(lambda: not is_there(left), "what it left behind is ended too: it may hold the row's lock")
 
 
-def test_a_child_that_cannot_be_had_is_nobodys_fault() -> None:
+def test_a_child_that_cannot_be_started_charges_nothing() -> None:
     @contextmanager
     def fail(calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:
         os._exit(1)
         yield _say_who
 
     with children(fail) as quarantine, pytest.raises(NotPerformed, match="stays alive") as raised:
-        quarantine.perform(claim(), None)
+        quarantine.perform_isolated(claim(), None)
     assert not raised.value.started
 
 

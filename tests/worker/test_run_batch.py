@@ -1,4 +1,4 @@
-"""`app.run_batch`: everything that was due when it began, once; and it goes on whatever the database does."""
+"""`app.run_batch`: everything that was due when it began, once, whatever the database does meanwhile."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,9 @@ def frail_app(engine: Engine, database: Database, door: str) -> Iterator[AsyncTa
     own.dispose()
 
 
-def test_everything_due_is_performed_once_and_the_figures_add_up(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_everything_due_is_performed_once_and_the_report_counts_it(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
     for method, arguments in (("ping", {}), ("fail", {}), ("poll", {}), ("give_up", {"reason": "no"}), ("ping", {})):
         write(Client, method, arguments)
     write("test.client", "ping", expires_at=_in(60))
@@ -124,14 +126,14 @@ def test_a_suspect_that_dies_waits_for_the_next_batch(
     app.close()
 
 
-def test_a_limit_is_kept(app: AsyncTask, write: Write) -> None:
+def test_at_most_limit_attempts_are_started(app: AsyncTask, write: Write) -> None:
     for _ in range(7):
         write(Client, "ping")
     assert [app.run_batch(limit=limit).claimed for limit in (0, 1, 4, None)] == [0, 1, 4, 2]
     assert len(calls) == 7
 
 
-def test_as_many_calls_run_at_once_as_there_are_lanes(app: AsyncTask, write: Write) -> None:
+def test_calls_run_concurrently_on_all_lanes(app: AsyncTask, write: Write) -> None:
     name = uuid.uuid4().hex
     barriers[name] = threading.Barrier(4)
     for _ in range(8):
@@ -140,9 +142,7 @@ def test_as_many_calls_run_at_once_as_there_are_lanes(app: AsyncTask, write: Wri
     del barriers[name]
 
 
-def test_all_queues_are_worked_and_in_each_the_most_urgent_comes_first_and_of_those_the_oldest(
-    app: AsyncTask, write: Write
-) -> None:
+def test_each_queue_is_performed_by_priority_and_then_by_age(app: AsyncTask, write: Write) -> None:
     for priority in (3, 0, 9, 5, 1, 7, 2, 8, 4, 6):
         for order in (1, 2):
             arguments = {"customer_token": f"p{priority}", "order_number": order}
@@ -153,12 +153,12 @@ def test_all_queues_are_worked_and_in_each_the_most_urgent_comes_first_and_of_th
     assert ("other", 1) in calls
 
 
-def test_what_is_lost_is_given_back_and_what_is_past_expires_before_anything_is_performed(
+def test_orphans_are_recovered_and_overdue_attempts_expire_before_anything_is_performed(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     past, lost, doomed = write(Client, "ping", expires_at=_in(1)), write(Client, "ping"), write(Client, "ping")
     for attempt in (lost, doomed):
-        fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), attempt.id)
+        fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), attempt.id, uuid.uuid4())
     with engine.begin() as connection:
         connection.execute(update(TABLE).where(TABLE.c.id == doomed.id).values(num_attempts=3, num_crashes=2))
     let_pass(engine, 2)
@@ -168,7 +168,7 @@ def test_what_is_lost_is_given_back_and_what_is_past_expires_before_anything_is_
     assert ended == [Status.EXPIRED, Status.SUCCEEDED, Status.FAILED]
 
 
-def test_in_a_running_loop_it_refuses_with_the_way_out_and_the_way_out_works(app: AsyncTask, write: Write) -> None:
+def test_a_verb_inside_of_an_event_loop_is_refused_with_a_remedy_that_works(app: AsyncTask, write: Write) -> None:
     write(Client, "ping")
 
     async def run() -> BatchReport:
@@ -182,13 +182,13 @@ def test_in_a_running_loop_it_refuses_with_the_way_out_and_the_way_out_works(app
 
 
 @pytest.mark.parametrize("numbers", [{"limit": 1.5}, {"limit": -1}, {"limit": "3"}, {"limit": True}])
-def test_a_limit_that_is_no_whole_number_is_refused(app: AsyncTask, numbers: dict[str, Any]) -> None:
+def test_an_invalid_limit_is_refused(app: AsyncTask, numbers: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="limit is a whole number"):
         app.run_batch(**numbers)
 
 
 @pytest.mark.parametrize("concurrency", [0, 2.0, "4", None, True])
-def test_a_concurrency_that_is_no_whole_number_is_refused(app: AsyncTask, concurrency: Any) -> None:
+def test_an_invalid_concurrency_is_refused(app: AsyncTask, concurrency: Any) -> None:
     with pytest.raises(ConfigurationError, match="concurrency is a whole number of at least 1"):
         app.run_batch(concurrency=concurrency)
 
@@ -226,7 +226,7 @@ class Unfinished:
         ({"batch_job": object()}, "batch_job takes a class that derives from BaseAttemptBatchJob"),
     ],
 )
-def test_what_an_application_cannot_be_made_of_is_refused_in_a_sentence(given: dict[str, Any], why: str) -> None:
+def test_invalid_arguments_of_an_application_are_refused_in_a_sentence(given: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         AsyncTask("sqlite:///never_opened.sqlite", **given)
 
@@ -241,7 +241,7 @@ def missing(driver: str) -> str:
     return str(refused.value)
 
 
-def test_a_missing_driver_is_named_with_what_to_write_and_to_install() -> None:
+def test_a_missing_driver_is_named_with_the_package_to_install() -> None:
     meant = make_url("postgresql://").get_dialect().driver  # another one in each line of SQLAlchemy
     assert meant in ("psycopg", "psycopg2")
     write_this = "write postgresql+psycopg:// and install async-task[postgres]"
@@ -252,7 +252,7 @@ def test_a_missing_driver_is_named_with_what_to_write_and_to_install() -> None:
     assert missing("sqlite+aiosqlite:///").endswith("is not installed: install async-task[sqlite-async]")
 
 
-def test_job_classes_of_ones_own_are_used(engine: Engine, write: Write) -> None:
+def test_job_classes_of_the_users_own_are_used(engine: Engine, write: Write) -> None:
     seen: list[Any] = []
 
     class MyJob(AttemptJob):
@@ -272,7 +272,7 @@ def test_job_classes_of_ones_own_are_used(engine: Engine, write: Write) -> None:
     assert seen == [one.id, "batch", two.id]
 
 
-def test_every_way_to_say_where_the_database_is_works(engine: Engine, database: Database, write: Write) -> None:
+def test_every_kind_of_database_argument_works(engine: Engine, database: Database, write: Write) -> None:
     async_engine = create_async_engine(database.async_url)
     ways: list[Any] = [
         database.sync_url, engine.url, engine, database.async_url, async_engine, sessionmaker(engine),
@@ -300,7 +300,7 @@ def test_every_way_to_say_where_the_database_is_works(engine: Engine, database: 
         (42, "int"),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_sentence_without_the_password(given: Any, said: str) -> None:
+def test_an_invalid_database_is_refused_in_one_sentence_without_the_password(given: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as refused:
         AsyncTask(given)
     assert "\n" not in str(refused.value)
@@ -308,7 +308,7 @@ def test_what_cannot_work_is_refused_in_one_sentence_without_the_password(given:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_nothing_is_left_of_eight_batches(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_batches_leave_no_threads_connections_or_descriptors(app: AsyncTask, engine: Engine, write: Write) -> None:
     threads = threading.active_count()
     for _ in range(2):  # what is opened once is open now
         write(effect)
@@ -326,7 +326,7 @@ def test_nothing_is_left_of_eight_batches(app: AsyncTask, engine: Engine, write:
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_what_waits_in_the_users_pool_stays_there_although_they_disposed_of_their_engine(
+def test_connections_in_the_users_pool_stay_open_after_the_engine_was_disposed(
     engine: Engine, database: Database, write: Write
 ) -> None:
     mine = create_engine(database.sync_url)
@@ -343,7 +343,7 @@ def test_what_waits_in_the_users_pool_stays_there_although_they_disposed_of_thei
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_connections_that_die_between_two_batches_cost_nothing(
+def test_connections_that_die_between_two_batches_charge_nothing(
     frail_app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     for _ in range(3):
@@ -355,7 +355,7 @@ def test_connections_that_die_between_two_batches_cost_nothing(
 
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("method", ["locked", "write_locked", "write_leased"])
-def test_a_lane_whose_connection_dies_inside_of_a_call_goes_on_and_charges_nothing(
+def test_a_lane_whose_connection_dies_during_a_call_resumes_and_charges_nothing(
     frail_app: AsyncTask, engine: Engine, write: Write, method: str
 ) -> None:
     name = uuid.uuid4().hex
@@ -379,7 +379,7 @@ def test_a_lane_whose_connection_dies_inside_of_a_call_goes_on_and_charges_nothi
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("which", ["claim", "outcome"])
-def test_what_a_lost_commit_did_is_read_from_the_row(
+def test_after_a_lost_commit_the_row_is_read_again(
     engine: Engine, database: Database, write: Write, moment: str, which: str
 ) -> None:
     attempt = write(effect)
@@ -403,7 +403,7 @@ def test_what_a_lost_commit_did_is_read_from_the_row(
     own.dispose()
 
 
-def test_a_retry_without_delay_is_told_as_retried(app: AsyncTask, write: Write) -> None:
+def test_a_retry_without_delay_is_reported_as_retried(app: AsyncTask, write: Write) -> None:
     attempt = write(Client, "ask_for_patience", {"seconds": 0})
     assert isinstance(app.perform(attempt.id), Retried)
 
@@ -461,7 +461,7 @@ def _in(seconds: float) -> dt.datetime:
 
 
 @pytest.mark.only_on("mysql")
-def test_a_queue_that_is_only_locked_for_a_moment_is_not_taken_for_empty(
+def test_a_queue_whose_rows_are_locked_for_a_moment_is_claimed_from_again(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt, looked = write(Client, "ping"), threading.Event()

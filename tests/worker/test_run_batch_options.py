@@ -31,8 +31,7 @@ from async_task import (
 from async_task.encryption import encryptors
 from async_task.encryption.encryptors import register_encryptor
 from async_task.queue import backlog, fetch
-from async_task.worker import run_batch
-from async_task.worker.runtime import Runtime
+from async_task.worker import batch_workload
 from clockwork import let_pass, row_of
 from databases import Database
 from outbox import Client, Gate, Gated, act, act_leased, application, calls, effect, gates, will
@@ -50,7 +49,7 @@ def renamed() -> None:
 # A part of what is due
 
 
-def test_only_the_queues_that_are_named_are_worked(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_only_the_named_queues_are_performed(app: AsyncTask, engine: Engine, write: Write) -> None:
     made = {queue: write(Client, "ping", queue=queue) for queue in ("default", "mail", "slow", "Mail")}
     report = app.run_batch(queues=["mail", "slow", "mail", "nobody's"])
     assert report.succeeded == 2
@@ -58,7 +57,7 @@ def test_only_the_queues_that_are_named_are_worked(app: AsyncTask, engine: Engin
     assert app.run_batch(queues=["nobody's"]).claimed == 0
 
 
-def test_only_the_targets_that_are_named_are_called_by_whatever_name_their_rows_hold(
+def test_only_the_named_targets_are_called_also_under_their_aliases(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     made = {name: write(renamed) for name in ("test.renamed", "test.former", "test.first")}
@@ -72,7 +71,7 @@ def test_only_the_targets_that_are_named_are_called_by_whatever_name_their_rows_
     assert set(_starts(engine, made).values()) == {1}
 
 
-def test_suspects_outside_of_the_scope_are_left_alone(
+def test_suspects_outside_of_the_scope_are_not_performed(
     database: Database, door: str, engine: Engine, write: Write
 ) -> None:
     app = AsyncTask(database.sync_url if door == "sync" else database.async_url, lease=1)
@@ -85,11 +84,9 @@ def test_suspects_outside_of_the_scope_are_left_alone(
     app.close()
 
 
-def test_what_is_lost_or_late_is_swept_in_every_queue_and_of_every_target(
-    app: AsyncTask, engine: Engine, write: Write
-) -> None:
+def test_the_sweep_covers_every_queue_and_target(app: AsyncTask, engine: Engine, write: Write) -> None:
     late, lost = write(renamed, expires_at=_in(1)), write(renamed, queue="other")
-    fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), lost.id)
+    fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), lost.id, uuid.uuid4())
     let_pass(engine, 2)
     report = app.run_batch(queues=["mail"], targets=[Client])
     assert (report.expired, report.recovered, report.claimed) == (1, 1, 0)
@@ -112,7 +109,7 @@ def test_what_is_lost_or_late_is_swept_in_every_queue_and_of_every_target(
         ({"overlap": None}, ConfigurationError, "overlap is one of"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused_before_anything_is_done(
+def test_invalid_options_are_refused_before_anything_is_done(
     given: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     never = AsyncTask("postgresql+psycopg://127.0.0.1:1/never_opened")
@@ -126,36 +123,13 @@ def test_what_cannot_be_asked_for_is_refused_before_anything_is_done(
 # Queues in turn
 
 
-def test_a_full_queue_lets_none_behind_it_wait(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_a_full_queue_does_not_delay_other_queues(app: AsyncTask, engine: Engine, write: Write) -> None:
     made = {f"full {number}": write(Client, "ping", queue="a") for number in range(5)}
     made |= {queue: write(Client, "ping", queue=queue) for queue in ("b", "c")}
     assert app.run_batch(limit=3, concurrency=1).succeeded == 3
     started = [name for name, starts in _starts(engine, made).items() if starts]
     assert {"b", "c"} < set(started)
     assert app.run_batch(concurrency=1).succeeded == 4
-
-
-def test_one_lane_at_a_time_asks_a_queue_and_nobody_asks_again_what_was_found_empty(
-    app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    asking: set[str] = set()
-    claim_due = Runtime.claim_due
-
-    def noted(self: Runtime, lane: Any, queue: str, **options: Any) -> Any:
-        assert queue not in asking
-        asked.append(queue)
-        asking.add(queue)
-        claim = claim_due(self, lane, queue, **options)
-        asking.discard(queue)
-        return claim
-
-    monkeypatch.setattr(Runtime, "claim_due", noted)
-    queues = [f"q{number:02}" for number in range(12)] + ["full"] * 12
-    for queue in queues:
-        write(Client, "ping", queue=queue)
-    assert app.run_batch(concurrency=4).succeeded == 24
-    assert sorted(asked) == sorted([*queues, *set(queues)])
 
 
 # For a time
@@ -181,7 +155,7 @@ def test_without_any_time_nothing_is_started_and_what_is_left_is_counted(
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Let ten minutes pass for the batch."""
     clock = types.SimpleNamespace(monotonic=time.monotonic)
-    monkeypatch.setattr(run_batch, "time", clock)
+    monkeypatch.setattr(batch_workload, "time", clock)
 
     def pass_ten_minutes() -> None:
         clock.monotonic = lambda: time.monotonic() + 600
@@ -189,7 +163,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return pass_ten_minutes
 
 
-def test_when_the_time_is_up_what_is_in_hand_is_finished_and_nothing_is_started(
+def test_at_the_deadline_running_calls_are_finished_and_nothing_is_started(
     app: AsyncTask, write: Write, later: Callable[[], None]
 ) -> None:
     meet = threading.Barrier(2, later)
@@ -200,16 +174,14 @@ def test_when_the_time_is_up_what_is_in_hand_is_finished_and_nothing_is_started(
     assert (report.claimed, report.succeeded, report.left) == (2, 2, 3)
 
 
-def test_time_that_is_up_when_all_is_done_leaves_nothing(
-    app: AsyncTask, write: Write, later: Callable[[], None]
-) -> None:
+def test_a_deadline_after_the_last_call_leaves_nothing(app: AsyncTask, write: Write, later: Callable[[], None]) -> None:
     will(later)
     write(act)
     report = app.run_batch(max_seconds=600)
     assert (report.succeeded, report.left) == (1, 0)
 
 
-def test_a_limit_or_a_signal_leaves_nothing_for_want_of_time(app: AsyncTask, write: Write) -> None:
+def test_left_is_zero_when_a_limit_or_a_signal_ends_the_batch(app: AsyncTask, write: Write) -> None:
     for _ in range(3):
         write(Client, "ping")
     stop = threading.Event()
@@ -219,7 +191,7 @@ def test_a_limit_or_a_signal_leaves_nothing_for_want_of_time(app: AsyncTask, wri
     assert (report.claimed, report.left) == (1, 0)
 
 
-def test_what_is_left_is_counted_only_so_far(app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_left_is_counted_up_to_a_maximum(app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "MOST_COUNTED", 2)
     for _ in range(3):
         write(Client, "ping")
@@ -229,7 +201,7 @@ def test_what_is_left_is_counted_only_so_far(app: AsyncTask, write: Write, monke
 # Watched
 
 
-def test_who_watches_is_told_the_figures_at_the_begin_and_after_each_attempt(app: AsyncTask, write: Write) -> None:
+def test_progress_is_reported_at_the_beginning_and_after_each_commit(app: AsyncTask, write: Write) -> None:
     for method in ("ping", "fail", "ping"):
         write(Client, method)
     told: list[BatchReport] = []
@@ -239,7 +211,7 @@ def test_who_watches_is_told_the_figures_at_the_begin_and_after_each_attempt(app
     assert told[-1].seconds <= report.seconds
 
 
-def test_who_watches_is_told_of_no_more_than_the_limit(app: AsyncTask, write: Write) -> None:
+def test_progress_counts_no_more_than_the_limit_as_left(app: AsyncTask, write: Write) -> None:
     for _ in range(3):
         write(Client, "ping")
     told: list[BatchReport] = []
@@ -247,7 +219,7 @@ def test_who_watches_is_told_of_no_more_than_the_limit(app: AsyncTask, write: Wr
     assert [(one.claimed, one.left) for one in told] == [(0, 2), (1, 1), (2, 0)]
 
 
-def test_a_watcher_that_raises_ends_the_batch_and_harms_no_attempt(
+def test_a_progress_function_that_raises_ends_the_batch_and_charges_nothing(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     made = {str(number): write(Client, "ping") for number in range(3)}
@@ -262,13 +234,15 @@ def test_a_watcher_that_raises_ends_the_batch_and_harms_no_attempt(
     assert app.run_batch().succeeded == 2
 
 
-def test_nothing_is_counted_where_nobody_watches(app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_counted_without_a_progress_function(
+    app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(backlog, "left", lambda *_: pytest.fail("it was counted"))
     write(Client, "ping")
     assert app.run_batch(max_seconds=60).succeeded == 1
 
 
-def test_a_batch_job_of_ones_own_is_run_within_the_same_bounds(
+def test_a_batch_job_of_the_users_own_respects_the_options(
     engine: Engine, door: str, async_engine_url: str, write: Write
 ) -> None:
     class MyBatch(AttemptBatchJob):
@@ -286,7 +260,7 @@ def test_a_batch_job_of_ones_own_is_run_within_the_same_bounds(
 # What it would do
 
 
-def test_a_preview_says_what_is_due_lost_and_late_and_writes_nothing(
+def test_a_preview_counts_due_orphaned_and_overdue_attempts_and_writes_nothing(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     for queue, number in (("default", 2), ("mail", 1)):
@@ -296,7 +270,7 @@ def test_a_preview_says_what_is_due_lost_and_late_and_writes_nothing(
     write(Client, "ping", scheduled_at=_in(3600))
     write(Client, "ping", expires_at=_in(1))
     lost = write(Client, "ping")
-    fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), lost.id)
+    fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), lost.id, uuid.uuid4())
     let_pass(engine, 2)
     before = _everything(engine)
     found = app.preview_batch()
@@ -309,7 +283,7 @@ def test_a_preview_says_what_is_due_lost_and_late_and_writes_nothing(
     assert app.run_batch().claimed == found.due + found.to_recover
 
 
-def test_a_preview_points_out_what_this_process_cannot_perform(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_a_preview_names_what_this_process_cannot_perform(app: AsyncTask, engine: Engine, write: Write) -> None:
     strange = {"target": "nobody.knows", "method_name": "pong", "encryptor": "test.unheard_of"}
     for column, value in strange.items():
         _change(engine, write(Client, "ping", queue=column), **{column: value})
@@ -324,7 +298,7 @@ def test_a_preview_points_out_what_this_process_cannot_perform(app: AsyncTask, e
     assert problems["encryptor"].startswith("UnknownEncryptor: no encryptor is named 'test.unheard_of'")
 
 
-def test_a_preview_points_out_calls_under_a_key_that_this_process_does_not_have(
+def test_a_preview_names_calls_under_a_key_that_this_process_does_not_have(
     app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encryptors, "_known", dict(encryptors._known))
@@ -342,7 +316,7 @@ def test_a_preview_points_out_calls_under_a_key_that_this_process_does_not_have(
     assert (found.due, found.unperformable, found.problems) == (2, 0, ())
 
 
-def test_a_preview_sees_a_batch_that_is_at_work(app: AsyncTask, write: Write) -> None:
+def test_a_preview_names_a_running_batch(app: AsyncTask, write: Write) -> None:
     name = uuid.uuid4().hex
     gate = gates[name] = Gate()
     write(Gated, "leased", {"gate": name})

@@ -18,7 +18,7 @@ from async_task.execution.adaptive import BatchSize
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.schema.tables import Worker
 from async_task.worker import poller
-from async_task.worker.runtime import Runtime
+from async_task.worker.claimer import Claimer
 from clockwork import forget_beats, row_of
 from elsewhere import await_
 from outbox import (
@@ -44,7 +44,7 @@ def settled(engine: Engine, number: int) -> Callable[[], bool]:
     return lambda: sum(count for status, count in counted(engine).items() if status != "pending") == number
 
 
-def test_it_performs_what_was_there_and_what_comes(app: AsyncTask, engine: Engine) -> None:
+def test_a_worker_performs_existing_and_new_attempts_of_every_kind(app: AsyncTask, engine: Engine) -> None:
     """Also other kinds of call at once: plain, with a session, coroutines, leased; each exactly once."""
     outbox.acts[:] = [lambda: calls.append("act")]
     ledger = effect_later if app._source.is_async else effect
@@ -61,8 +61,8 @@ def test_it_performs_what_was_there_and_what_comes(app: AsyncTask, engine: Engin
         assert set(connection.scalars(select(Attempt.num_attempts))) == {1}
 
 
-def test_it_writes_errors_retries_polls_and_ends_as_any_other_does(app: AsyncTask, engine: Engine) -> None:
-    """Beside calls that succeed in the same handful."""
+def test_a_worker_writes_errors_retries_polls_and_failures(app: AsyncTask, engine: Engine) -> None:
+    """Beside calls that succeed in the same commit."""
     [failing] = make(engine, Client, method_name="fail", method_args={"message": "no such order"})
     [polling] = make(engine, Client, method_name="poll", method_args={"seconds": 30})
     [given_up] = make(engine, Client, method_name="give_up", method_args={"reason": "closed"})
@@ -81,7 +81,7 @@ def test_it_writes_errors_retries_polls_and_ends_as_any_other_does(app: AsyncTas
     assert list(events) == ["error"]
 
 
-def test_a_slow_call_holds_back_none_of_those_claimed_with_it(app: AsyncTask, engine: Engine) -> None:
+def test_attempts_claimed_with_a_slow_call_do_not_wait_for_it(app: AsyncTask, engine: Engine) -> None:
     """One lane is in a call that does not end; the other does all the rest, also what was claimed with it."""
     gate = outbox.gates["slow"] = Gate()
     outbox.acts[:] = [lambda: calls.append("act")]
@@ -97,12 +97,12 @@ def test_a_slow_call_holds_back_none_of_those_claimed_with_it(app: AsyncTask, en
         await_(lambda: at_rest(engine), "it has ended too")
     assert row_of(engine, slow).num_attempts == 1
     with engine.connect() as connection:
-        assert set(connection.scalars(select(Attempt.num_attempts))) == {1}  # given back uncharged
+        assert set(connection.scalars(select(Attempt.num_attempts))) == {1}  # released uncharged
 
 
 @sync_only
-def test_what_is_finished_behind_a_slow_call_is_committed_meanwhile(app: AsyncTask, engine: Engine) -> None:
-    """One lane: what the handful had called before the slow one is at rest while that still runs, and the running row
+def test_finished_calls_are_committed_while_a_slow_call_runs(app: AsyncTask, engine: Engine) -> None:
+    """One lane: calls that ended before the slow one are at rest while that still runs, and the running row
     is still locked where rows can be."""
     gate = outbox.gates["slow"] = Gate()
     outbox.acts[:] = [lambda: calls.append("act")]
@@ -118,7 +118,7 @@ def test_what_is_finished_behind_a_slow_call_is_committed_meanwhile(app: AsyncTa
             last = Attempt.create_many(session, [{"target": act} for _ in range(3)])
         gate.await_call()
         await_(lambda: all(row_of(engine, one).status is Status.SUCCEEDED for one in first), "they are written")
-        await_(lambda: all(row_of(engine, one).claim_id is None for one in last), "they are given back")
+        await_(lambda: all(row_of(engine, one).claim_id is None for one in last), "they are released")
         assert row_of(engine, slow[0]).claim_id is not None
         if engine.dialect.name != "sqlite":
             with engine.connect() as connection:
@@ -130,10 +130,10 @@ def test_what_is_finished_behind_a_slow_call_is_committed_meanwhile(app: AsyncTa
 
 
 @sync_only
-def test_a_call_that_was_taken_over_meanwhile_changes_nothing_and_takes_no_neighbour_along(
+def test_a_lost_claim_changes_nothing_and_does_not_affect_others_of_its_batch(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fence of a handful: somebody else ended one of its rows between its claim and its lock."""
+    """The fence: another session ended one of the claimed rows between its claim and its lock."""
     made = make(engine, act, 8)
     stolen: list[Any] = []
     outbox.acts[:] = [lambda: calls.append("act")]
@@ -158,9 +158,7 @@ def test_a_call_that_was_taken_over_meanwhile_changes_nothing_and_takes_no_neigh
     assert len(made) == 8
 
 
-def test_it_stops_when_what_is_in_hand_is_done_and_gives_back_what_was_not_begun(
-    app: AsyncTask, engine: Engine
-) -> None:
+def test_stop_finishes_running_calls_and_releases_the_others(app: AsyncTask, engine: Engine) -> None:
     gate = outbox.gates["slow"] = Gate()
     outbox.acts[:] = [lambda: calls.append("act")]
     [slow] = make(engine, Gated, method_name="locked", method_args={"gate": "slow"})
@@ -179,19 +177,21 @@ def test_it_stops_when_what_is_in_hand_is_done_and_gives_back_what_was_not_begun
 
 
 @pytest.mark.parametrize("method", ["locked", "leased", "later", "write_leased"])
-def test_asked_again_it_abandons_what_is_in_hand_and_gives_it_back(app: AsyncTask, engine: Engine, method: str) -> None:
+def test_a_second_stop_abandons_a_running_call_and_releases_its_claim(
+    app: AsyncTask, engine: Engine, method: str
+) -> None:
     """No row waits for a lease; nothing is charged; what the call comes to afterwards is not written."""
     _abandon(app, engine, method)
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_so_it_does_with_a_call_that_has_written_already(app: AsyncTask, engine: Engine) -> None:
+def test_a_second_stop_abandons_a_call_that_has_written(app: AsyncTask, engine: Engine) -> None:
     _abandon(app, engine, "write_locked")
 
 
 @sync_only
 @pytest.mark.only_on("sqlite")
-def test_so_it_does_where_that_holds_the_whole_database(app: AsyncTask, engine: Engine) -> None:
+def test_a_second_stop_abandons_a_call_that_has_locked_the_whole_database(app: AsyncTask, engine: Engine) -> None:
     """On an AsyncEngine the connection belongs to a thread of its driver: there the end of the process frees it."""
     _abandon(app, engine, "write_locked")
 
@@ -202,13 +202,13 @@ def _abandon(app: AsyncTask, engine: Engine, method: str) -> None:
     with at_work(app) as work:
         gate.await_call()
         work.abandon()
-        await_(lambda: row_of(engine, slow).claim_id is None, "it is given back")
+        await_(lambda: row_of(engine, slow).claim_id is None, "it is released")
         gate.opened.set()
     row = row_of(engine, slow)
     assert (row.status, row.num_errors, row.num_crashes, row.num_attempts) == (Status.PENDING, 0, 0, 1)
 
 
-def test_coroutines_run_beside_each_other_and_as_many_as_there_are_slots_for(app: AsyncTask, engine: Engine) -> None:
+def test_coroutines_run_concurrently_up_to_the_number_of_slots(app: AsyncTask, engine: Engine) -> None:
     """Ten wait for each other: with ten slots they all meet; further ones wait for a slot, and plain calls for none."""
     meeting = Meeting()
     outbox.acts[:] = [meeting.join]
@@ -225,7 +225,7 @@ def test_coroutines_run_beside_each_other_and_as_many_as_there_are_slots_for(app
         assert set(connection.scalars(select(Attempt.num_attempts))) == {1}
 
 
-def test_a_suspect_is_performed_and_takes_nobody_along(app: AsyncTask, engine: Engine) -> None:
+def test_a_suspect_is_performed_beside_other_attempts(app: AsyncTask, engine: Engine) -> None:
     outbox.acts[:] = [lambda: calls.append("act")]
     [suspect] = make(engine, Client, method_name="ping")
     with engine.begin() as connection:
@@ -237,7 +237,7 @@ def test_a_suspect_is_performed_and_takes_nobody_along(app: AsyncTask, engine: E
     assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 2, 0)
 
 
-def test_it_recovers_what_a_dead_worker_held_and_expires_what_is_too_late(app: AsyncTask, engine: Engine) -> None:
+def test_claims_of_a_dead_worker_are_recovered_and_overdue_attempts_expire(app: AsyncTask, engine: Engine) -> None:
     [orphan] = make(engine, Client, method_name="ping")
     past = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1)
     [late] = make(engine, Client, method_name="ping", expires_at=past)
@@ -252,8 +252,8 @@ def test_it_recovers_what_a_dead_worker_held_and_expires_what_is_too_late(app: A
     assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 2, 0)
 
 
-def test_a_claim_that_it_has_lost_sight_of_is_given_back(app: AsyncTask, engine: Engine) -> None:
-    """It lives and beats, so that nobody else would ever take the claim for an orphan."""
+def test_a_lost_claim_of_the_worker_itself_is_released(app: AsyncTask, engine: Engine) -> None:
+    """The worker lives, so that the claim is never an orphan."""
     with working(app):
         await_(lambda: _workers(engine), "it is there")
         [stray] = make(engine, Client, method_name="ping", scheduled_at=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))
@@ -271,14 +271,14 @@ def _workers(engine: Engine) -> list[str]:
         return list(connection.scalars(select(Worker.name).where(Worker.kind == "worker")))
 
 
-def test_only_its_queues_are_served_and_each_by_as_many_lanes_as_it_may(app: AsyncTask, engine: Engine) -> None:
+def test_only_the_named_queues_are_served_each_by_at_most_its_number_of_lanes(app: AsyncTask, engine: Engine) -> None:
     gate = outbox.gates["slow"] = Gate()
     make(engine, Client, method_name="ping", queue="elsewhere")
     make(engine, Gated, 2, method_name="locked", method_args={"gate": "slow"}, queue="slow")
     with working(app, concurrency=3, queues={"slow": 1, "mail": None}):
         gate.await_call()
         make(engine, Client, 10, method_name="ping", queue="mail")
-        await_(settled(engine, 10), "mail goes on")
+        await_(settled(engine, 10), "mail is performed meanwhile")
         assert not gate.entered.acquire(blocking=False)  # the second slow one has no lane
         gate.opened.set()
         await_(settled(engine, 12), "then the second")
@@ -294,7 +294,7 @@ def test_outcomes_are_written_one_by_one_or_together(app: AsyncTask, engine: Eng
     assert len(calls) == 60
 
 
-def test_a_job_of_the_users_own_performs_each(engine: Engine, door: str, async_engine_url: str) -> None:
+def test_a_job_of_the_users_own_performs_every_attempt(engine: Engine, door: str, async_engine_url: str) -> None:
     class NotedJob(AttemptJob):
         def run(self, lane: Any, claim: Any) -> Any:
             calls.append("noted")
@@ -307,7 +307,7 @@ def test_a_job_of_the_users_own_performs_each(engine: Engine, door: str, async_e
     assert calls.count("noted") == 5
 
 
-def test_a_hook_that_raises_and_an_unknown_target_stop_nobody(app: AsyncTask, engine: Engine) -> None:
+def test_an_unknown_target_does_not_stop_other_attempts(app: AsyncTask, engine: Engine) -> None:
     [unknown] = make(engine, Client, method_name="ping")
     with engine.begin() as connection:
         connection.execute(update(Attempt).where(Attempt.id == unknown).values(target="test.gone"))
@@ -320,7 +320,7 @@ def test_a_hook_that_raises_and_an_unknown_target_stop_nobody(app: AsyncTask, en
     assert "test.gone" in row.last_error
 
 
-def test_attempts_of_one_key_go_one_by_one_and_in_order(app: AsyncTask, engine: Engine) -> None:
+def test_attempts_of_one_key_are_performed_one_at_a_time_in_order(app: AsyncTask, engine: Engine) -> None:
     with working(app, concurrency=3):
         with Session(engine) as session, session.begin():
             for number in range(30):
@@ -336,8 +336,8 @@ def test_attempts_of_one_key_go_one_by_one_and_in_order(app: AsyncTask, engine: 
 
 @sync_only
 @pytest.mark.only_on("postgresql")
-def test_a_worker_that_idles_sleeps_and_is_woken_by_a_commit_elsewhere(app: AsyncTask, engine: Engine) -> None:
-    """With an hour between two looks, only a notice can bring it there."""
+def test_an_idle_worker_is_notified_of_a_commit_by_another_process(app: AsyncTask, engine: Engine) -> None:
+    """With an hour between two polls, only a notification can wake it."""
     outbox.acts[:] = [lambda: calls.append("act")]
     with working(app, poll=3600):
         await_(lambda: _asleep(engine), "it sleeps")
@@ -348,7 +348,7 @@ def test_a_worker_that_idles_sleeps_and_is_woken_by_a_commit_elsewhere(app: Asyn
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_worker_that_has_claimed_lately_goes_on_beating_although_it_holds_nothing(engine: Engine) -> None:
+def test_a_worker_that_has_claimed_lately_writes_heartbeats_without_any_claim(engine: Engine) -> None:
     """So that its next claim need not wait for a beat. One that is idle beats every 15 s."""
 
     def beats() -> set[Any]:
@@ -364,16 +364,16 @@ def test_a_worker_that_has_claimed_lately_goes_on_beating_although_it_holds_noth
 
 
 @sync_only
-def test_looks_that_take_long_are_made_rarely(app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polls_that_take_long_are_made_rarely(app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they do while somebody holds an old snapshot."""
     moments: list[float] = []
 
-    def look(*given: Any) -> Any:
+    def poll(*given: Any) -> Any:
         moments.append(time.monotonic())
         return found(*given)
 
     found = poller.poll
-    monkeypatch.setattr(poller, "poll", look)
+    monkeypatch.setattr(poller, "poll", poll)
     monkeypatch.setattr(adaptive, "spared", lambda took: 0.2)
     outbox.acts[:] = [lambda: None]
     with working(app, poll=0.01):
@@ -384,7 +384,7 @@ def test_looks_that_take_long_are_made_rarely(app: AsyncTask, engine: Engine, mo
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_lane_that_fails_again_and_again_rests_and_goes_on_when_it_can(
+def test_a_thread_that_fails_repeatedly_pauses_longer_each_time_and_resumes(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By no fault of the database's, which has its own patience."""
@@ -394,10 +394,10 @@ def test_a_lane_that_fails_again_and_again_rests_and_goes_on_when_it_can(
         moments.append(time.monotonic())
         if len(moments) <= 3:
             raise LookupError("a bug")
-        return claim_many(*given, **more)
+        return claim_before(*given, **more)
 
-    claim_many = Runtime.claim_many
-    monkeypatch.setattr(Runtime, "claim_many", claim)
+    claim_before = Claimer.claim
+    monkeypatch.setattr(Claimer, "claim", claim)
     outbox.acts[:] = [lambda: None]
     make(engine, act)
     with working(AsyncTask(engine), concurrency=1, poll=0.01):
@@ -421,13 +421,13 @@ def _asleep(engine: Engine) -> list[str]:
     ids=str,
 )  # fmt: skip
 @pytest.mark.only_on("sqlite")
-def test_a_setting_that_is_none_is_refused(app: AsyncTask, settings: dict[str, Any]) -> None:
+def test_an_invalid_setting_is_refused(app: AsyncTask, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         app.worker(**settings)
 
 
 @sync_only
-def test_errors_of_many_calls_at_once_are_each_written(app: AsyncTask, engine: Engine) -> None:
+def test_errors_of_many_calls_in_one_commit_are_each_written(app: AsyncTask, engine: Engine) -> None:
     def sometimes() -> None:
         calls.append("act")
         if len(calls) % 3 == 0:
@@ -448,11 +448,11 @@ def _errors(engine: Engine) -> int:
 
 
 @sync_only
-def test_what_one_lane_gives_back_is_kept_alive_by_the_lane_that_took_it(
+def test_a_claim_that_one_lane_released_is_extended_by_the_lane_that_claimed_it_next(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two calls were claimed together; the second, given back behind a slow first, outlasts that one on another lane:
-    its lease is extended as before, and nobody makes it again."""
+    """Two calls were claimed together; the second, released behind a slow first, outlasts that one on another lane:
+    its lease is extended as before, and it is not called again."""
     monkeypatch.setattr(BatchSize, "note", lambda self, number, seconds: None)
     monkeypatch.setattr(BatchSize, "number", 10, raising=False)
     monkeypatch.setattr(BatchSize, "__init__", lambda self, budget: None)
@@ -480,7 +480,7 @@ def test_what_one_lane_gives_back_is_kept_alive_by_the_lane_that_took_it(
 
 
 @sync_only
-def test_it_ends_in_order_also_when_nothing_can_be_given_back(
+def test_a_worker_ends_in_order_when_claims_cannot_be_released(
     app: AsyncTask, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its threads and its beat end too; the claim waits for its lease."""
@@ -504,10 +504,10 @@ def test_it_ends_in_order_also_when_nothing_can_be_given_back(
 
 @sync_only
 @pytest.mark.only_on("postgresql", "mysql")
-def test_an_outcome_of_a_coroutine_that_cannot_be_written_holds_up_no_other(
+def test_other_coroutines_are_written_although_one_outcome_cannot_be(
     app: AsyncTask, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The thread that writes for all coroutines goes on; the one whose outcome was refused is made again."""
+    """The thread that writes for all coroutines survives; the call whose outcome was refused is made again."""
     events, away = JobEvent.__tablename__, "events_away"
 
     def fail() -> None:
@@ -516,7 +516,7 @@ def test_an_outcome_of_a_coroutine_that_cannot_be_written_holds_up_no_other(
     outbox.acts[:] = [lambda: calls.append("act")]
     make(engine, act_later)
     with working(app, concurrency=1):
-        await_(lambda: at_rest(engine), "it is at work")
+        await_(lambda: at_rest(engine), "it is running")
         outbox.acts[:] = [fail]
         with engine.begin() as connection:
             connection.execute(text(f"ALTER TABLE {events} RENAME TO {away}"))
@@ -531,7 +531,7 @@ def test_an_outcome_of_a_coroutine_that_cannot_be_written_holds_up_no_other(
         await_(lambda: at_rest(engine), "it was made again")
 
 
-def test_what_would_end_a_thread_ends_no_lane(engine: Engine, door: str, async_engine_url: str) -> None:
+def test_a_worker_thread_survives_system_exit_of_a_job(engine: Engine, door: str, async_engine_url: str) -> None:
     """A job of the user's own that raises SystemExit: its only lane performs what comes next, and that call too."""
     raised: list[Any] = []
 
@@ -552,7 +552,7 @@ def test_what_would_end_a_thread_ends_no_lane(engine: Engine, door: str, async_e
 @pytest.mark.only_on("postgresql")
 @pytest.mark.parametrize("column", ["expires_at", "due_at", "scheduled_at", "created_at"])
 @pytest.mark.parametrize("target", [act, outbox.act_in_session])
-def test_an_instant_that_no_datetime_can_name_holds_up_no_call(
+def test_attempts_with_infinite_timestamps_are_performed(
     app: AsyncTask, engine: Engine, column: str, target: Any
 ) -> None:
     outbox.acts[:] = [lambda *_: calls.append(1) or "done"]

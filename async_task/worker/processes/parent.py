@@ -1,11 +1,11 @@
-"""Children: processes in which calls are performed, one call at a time each, so that a call can be ended, or die, and
+"""Child processes in which calls are performed, one call at a time each, so that a call can be ended, or die, and
 take nothing along.
 
 1. A zygote is forked from this process, best before it has threads or connections. It opens nothing.
-2. It forks a child for each that is asked for, which performs what comes over its socket with connections of its own.
-   Whoever was not asked for anything for a minute ends by itself.
-3. When a call kills its child, the zygote says so at once. A child that dies between two calls is nobody's fault: the
-   call that comes gets another one.
+2. It forks a child on request, which performs the claims that it reads from its socket, on connections of its own. A
+   child that reads nothing for a minute ends by itself.
+3. When a call kills its child, the zygote reports it at once. A child that dies between two calls charges neither: the
+   next call is given another child.
 4. A call that is past its limit is ended by SIGKILL with its whole process group: a loop that holds the GIL runs no
    handler of any other signal.
 5. When this process dies, the zygote ends its children and itself.
@@ -31,7 +31,7 @@ from async_task.error_text import describe
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
 from async_task.schema.states import Status
-from async_task.worker.processes.forking import flush_streams, fork, socket_pair
+from async_task.worker.processes.forking import flush_streams, fork, has_open, socket_pair
 from async_task.worker.processes.zygote import PLACES, Board, Stage, Zygote, receive
 
 # What goes over the socket is written as arguments are: as data, never as objects that run.
@@ -41,7 +41,7 @@ for _kind in (Claim, Status, *outcomes.KINDS):
 Calling = Callable[[], AbstractContextManager[None]]
 Opened = Callable[[Calling], AbstractContextManager[Callable[[Claim], Outcome]]]
 IDLE = 60.0
-"""Seconds after which a child that nobody asks for anything ends."""
+"""Seconds after which a child without requests ends."""
 OPENING, SETTLING = 120.0, 660.0
 """Seconds for what is not the call: to connect, decrypt and lock; to write the outcome while the database is away."""
 ENDING = 10.0
@@ -49,7 +49,7 @@ ENDING = 10.0
 
 
 class Died(Exception):
-    """The child died in the call; the message says how."""
+    """The child died in the call; the message tells how."""
 
 
 class TookTooLong(Exception):
@@ -57,7 +57,7 @@ class TookTooLong(Exception):
 
 
 class NotPerformed(Exception):
-    """Not the call's fault: no child could be had (`started` False), or the database failed it, or all were ended."""
+    """Not the call's fault: there was no child (`started` False), or the database failed it, or all were ended."""
 
     def __init__(self, reason: str, *, started: bool) -> None:
         super().__init__(reason)
@@ -65,12 +65,12 @@ class NotPerformed(Exception):
 
 
 class Gone(Exception):
-    """The child died before it took the call; the message says how."""
+    """The child died before it read the request; the message tells how."""
 
 
 @dataclass(eq=False)
 class _Generation:
-    """One zygote and what belongs to it: nothing of it is mixed up with its successor's."""
+    """One zygote and what belongs to it, kept apart from its successor's."""
 
     link: socket.socket
     pid: int
@@ -83,34 +83,34 @@ class Children:
     """The zygote, as its parent sees it. All methods may be called from several threads.
 
     `opened`: entered once in each child, it yields what performs a claim there, and enters what it is given for the
-    time of the call itself. `may_fork`: whether this process may be forked now.
+    time of the call itself. `database_file`: a file that this process must not have open when it forks (SQLite).
     """
 
-    def __init__(self, opened: Opened, may_fork: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, opened: Opened, database_file: str | None = None) -> None:
         self._opened = opened
-        self._may_fork = may_fork
+        self._database_file = database_file
         self._now: _Generation | None = None
         self._is_closed = False
         self._guard = threading.RLock()
 
     @property
-    def can_be_had(self) -> bool:
-        """Whether the zygote is there, or may be forked."""
-        return self._now is not None or (hasattr(os, "fork") and self._may_fork())
+    def can_be_started(self) -> bool:
+        """Whether the zygote is running, or may be forked."""
+        return self._now is not None or (hasattr(os, "fork") and not self._has_database_open())
 
     def prepare(self) -> None:
-        """Fork the zygote, unless it is there, or must not be. Raises OSError when the system has no process left."""
+        """Fork the zygote, unless it is running, or must not be. Raises OSError when the system has no process left."""
         with self._guard:
-            if self._now is None and self.can_be_had and not self._is_closed:
+            if self._now is None and self.can_be_started and not self._is_closed:
                 self._now = self._begin()
 
     def start(self) -> "Child":
-        """Another child. Raises NotPerformed when none can be had."""
+        """Start another child. Raises NotPerformed if that is not possible."""
         with self._guard:
             with contextlib.suppress(OSError):
                 self.prepare()
             if (now := self._now) is None or not now.free:
-                raise NotPerformed("no process could be had for its call", started=False)
+                raise NotPerformed("no process could be started for its call", started=False)
             place, (ours, theirs) = now.free.pop(), socket_pair()
             now.board.write(place, Stage.IDLE)
             answer = self._ask(now, {"fork": place}, [theirs.fileno()])
@@ -119,7 +119,7 @@ class Children:
                 ours.close()
                 now.free.append(place)
                 why = "" if answer is None else f": {answer['problem']}"
-                raise NotPerformed(f"no process could be had for its call{why}", started=False)
+                raise NotPerformed(f"no process could be started for its call{why}", started=False)
             return Child(self, now, place, ours)
 
     def close(self) -> None:
@@ -134,13 +134,22 @@ class Children:
             self._ask(child.generation, {"end": child.place})
 
     def forget(self, child: "Child") -> str:
-        """How it died; its place is free for another one."""
+        """Returns how it died; its place is free for another one."""
         with self._guard:
             answer = self._ask(child.generation, {"forget": child.place})
             if answer is None or answer["how"] is None:
                 return "its process was lost"
             child.generation.free.append(child.place)
             return str(answer["how"])
+
+    def _has_database_open(self) -> bool:
+        """As far as the system tells; True if it does not."""
+        if self._database_file is None:
+            return False
+        try:
+            return has_open(self._database_file)
+        except OSError:
+            return True
 
     def _begin(self) -> _Generation:
         (ours, theirs), board = socket_pair(), Board()
@@ -155,7 +164,7 @@ class Children:
         return _Generation(ours, pid, board)
 
     def _ask(self, whom: _Generation, request: Mapping[str, int], give: list[int] | None = None) -> Any:
-        """The zygote's answer; None when it is there no more, and then its children are not either."""
+        """The zygote's answer; None when it has ended, and its children with it."""
         if whom is not self._now:
             return None
         try:
@@ -189,18 +198,18 @@ class Child:
 
     @property
     def is_over(self) -> bool:
-        """Whether it is known to be no more."""
+        """Whether it is known to have ended."""
         return self._how is not None
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for something to do: then the end is all that could be read of it."""
+        """Whether it waits for a request: only its end could be read from it then."""
         return not self.is_over and not self._is_readable(0)
 
-    def perform(self, claim: Claim, limit: float | None) -> Outcome:
-        """What became of a claim there; `limit`: seconds that the call itself may take.
+    def request(self, claim: Claim, limit: float | None) -> Outcome:
+        """Have a claim performed there; returns its outcome. `limit`: seconds that the call itself may take.
 
-        Raises NotPerformed; and, when the child is no more, Gone, Died or TookTooLong.
+        Raises NotPerformed; and, when the child has ended, Gone, Died or TookTooLong.
         """
         self.generation.board.write(self.place, Stage.IDLE)  # one that has answered may not have come to it
         try:
@@ -215,7 +224,7 @@ class Child:
         return outcome
 
     def end(self) -> str:
-        """Kill it if it lives, with all that its calls have started; answers how it died."""
+        """Kill it if it lives, with all that its calls have started; returns how it died."""
         if self._how is None:
             self._children.kill(self)
             self._link.settimeout(ENDING)
@@ -226,7 +235,7 @@ class Child:
         return self._how
 
     def leave(self) -> None:
-        """Let it end by itself, for it is idle."""
+        """Let it end by itself; only while it is idle."""
         self._link.close()
 
     def _ask(self, request: bytes, limit: float | None) -> Mapping[str, Any]:
@@ -244,7 +253,7 @@ class Child:
         return decode(answer.decode())
 
     def _wait(self, asked: float, limit: float | None) -> Stage | None:
-        """Until there is something to read: None; or until it is at one thing for too long: at what."""
+        """Wait for something to read: None; or until one stage has taken too long: which one."""
         while True:
             stage, since = self.generation.board.read(self.place)
             left = _left(stage, asked if stage is Stage.IDLE else since, limit)
@@ -267,9 +276,9 @@ class Child:
 
 
 def _left(stage: Stage, since: float, limit: float | None) -> float:
-    """How many seconds a child may yet stay at what it is at."""
+    """How many seconds a child may remain at its stage."""
     if stage is Stage.CALLING and limit is None:
-        return OPENING  # for ever: it is asked again then
+        return OPENING  # no limit: it is checked again then
     limits = {Stage.CALLING: limit or 0, Stage.CALLED: SETTLING}
     return since + limits.get(stage, OPENING) - time.monotonic()
 

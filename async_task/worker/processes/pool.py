@@ -1,4 +1,4 @@
-"""Isolation: each call is performed in a child process, as many at once as there are lanes that ask."""
+"""Which child process performs a call: an idle one, or another one; for suspects always the same one."""
 
 import threading
 
@@ -10,7 +10,8 @@ TRIES = 3
 
 
 class Isolation:
-    """Children that wait for the next call, the one that was busy last in front: who is not needed for long ends."""
+    """Performs each call in a child, any number at once. The child that was busy last is used first: children that are
+    not needed for long end by themselves."""
 
     def __init__(self, children: Children) -> None:
         self._children = children
@@ -18,16 +19,16 @@ class Isolation:
         self._is_closed = False
         self._guard = threading.Lock()
 
-    def perform(self, claim: Claim, limit: float | None) -> Outcome:
-        """The outcome of a claim; `limit`: seconds that its call may take. May be called from several threads.
+    def perform_isolated(self, claim: Claim, limit: float | None) -> Outcome:
+        """Returns the outcome of a claim; `limit`: seconds that its call may take. May be called from several threads.
 
-        Raises TookTooLong when it was ended for that, Died when its call killed the child, else NotPerformed.
+        Raises TookTooLong when the call was ended for that, Died when it killed the child, else NotPerformed.
         """
         how = ""
         for _ in range(TRIES):
             child = self._take()
             try:
-                return child.perform(claim, limit)
+                return child.request(claim, limit)
             except Gone as gone:
                 how = str(gone)
             finally:
@@ -35,7 +36,7 @@ class Isolation:
         raise NotPerformed(f"no process for its call stays alive: {how}", started=False)
 
     def close(self) -> None:
-        """Let those end that wait, and those that answer later."""
+        """Let idle children end, and busy ones when they have answered."""
         with self._guard:
             self._is_closed = True
             idle, self._idle = self._idle, []
@@ -69,16 +70,16 @@ asyncio its coroutine, which is gentler."""
 
 
 class Quarantine:
-    """Performs one suspect at a time, whoever asks."""
+    """Performs one suspect at a time, for any number of threads."""
 
     def __init__(self, children: Children) -> None:
         self._child = Isolation(children)
         self._one = threading.Lock()
 
-    def perform(self, claim: Claim, limit: float | None) -> Outcome:
-        """As `Isolation.perform`; without a limit it may take as long as it wants, or until `Children.close`."""
+    def perform_suspect(self, claim: Claim, limit: float | None) -> Outcome:
+        """As `Isolation.perform_isolated`; without a limit the call may take any time, or until `Children.close`."""
         with self._one:
-            return self._child.perform(claim, None if limit is None else limit + MARGIN)
+            return self._child.perform_isolated(claim, None if limit is None else limit + MARGIN)
 
     def close(self) -> None:
         self._child.close()

@@ -1,5 +1,5 @@
 """The process between a worker and the children in which calls are performed: it forks them, ends them with all that
-they have started, and tells how they died."""
+they have started, and reports how they died."""
 
 import contextlib
 import json
@@ -21,14 +21,14 @@ GRACE, TICK_MS, PLACES = 2.0, 1000, 1024
 
 
 class Stage(IntEnum):
-    """How far a child has come: it waits, has read what it shall perform, is in the call, has returned from it."""
+    """What a child is doing: it waits, has read a request, makes the call, has returned from the call."""
 
     IDLE, TAKEN, CALLING, CALLED = range(4)
 
 
 class Board:
-    """Where each child writes how far it is, in memory that it shares with its parent, so that it is known also when it
-    can answer no more."""
+    """Where each child writes its stage, in memory that it shares with its parent: it can be read when the child is
+    dead."""
 
     _stamp = struct.Struct("d")
 
@@ -36,12 +36,12 @@ class Board:
         self._shared = mmap.mmap(-1, PLACES * (1 + self._stamp.size))
 
     def write(self, place: int, stage: Stage) -> None:
-        """From now on it is there."""
+        """The child at this place has come to this stage."""
         self._stamp.pack_into(self._shared, PLACES + place * self._stamp.size, time.monotonic())
         self._shared[place] = stage  # last: who reads it finds the time of this stage, or of a later one
 
     def read(self, place: int) -> tuple[Stage, float]:
-        """How far it is, and since when by time.monotonic(), which is one clock for all processes."""
+        """Its stage, and since when by time.monotonic(), which is one clock for all processes."""
         stage = Stage(self._shared[place])
         (since,) = self._stamp.unpack_from(self._shared, PLACES + place * self._stamp.size)
         return stage, since
@@ -77,7 +77,7 @@ class Zygote:
         self._wake = self._awake = -1
 
     def live(self) -> None:
-        """Do what the parent asks for, one thing after the other; none of them takes long."""
+        """Answer the parent's requests one after the other; none of them takes long."""
         disconnect_inherited(self._link.fileno())
         self._listen_to_signals()
         try:
@@ -96,14 +96,15 @@ class Zygote:
             signal.signal(number, signal.SIG_IGN)  # the end comes from the parent, by the socket
 
     def _next(self) -> tuple[dict[str, int], list[int]] | None:
-        """What the parent asks for next, with what it gives along; None when it has gone. Reaps children meanwhile."""
+        """The parent's next request and the descriptors with it; None when it has ended. Reaps children that die
+        meanwhile."""
         watch = select.poll()
         watch.register(self._wake, select.POLLIN)
         watch.register(self._link.fileno(), select.POLLIN)
         while True:
             seen = {descriptor for descriptor, _ in watch.poll(TICK_MS)}
             self._forget_wakes()
-            self._reap_the_dead()
+            self._reap_all()
             if self._link.fileno() in seen:
                 with contextlib.suppress(OSError):
                     request, given, *_ = socket.recv_fds(self._link, 4096, 1)
@@ -155,15 +156,15 @@ class Zygote:
         finally:
             os._exit(1)
 
-    def _reap_the_dead(self) -> None:
+    def _reap_all(self) -> None:
         for place, child in list(self._children.items()):
             # It is looked at without being reaped: until then no other process can get its number.
             if _has_ended(child.pid):
                 self._reap(place, child)
 
     def _reap(self, place: int, child: _Child) -> None:
-        """Keep how it died. What its call has started ends too: it may hold the connection, and with it the row's lock;
-        but what earlier calls have left behind on purpose outlives a child that was no longer wanted."""
+        """Keep how it died. What its call has started ends too: it may have the connection, and with it the row's lock;
+        but what earlier calls have left behind on purpose outlives an idle child."""
         del self._children[place]
         if self._board.read(place)[0] is not Stage.IDLE:
             _kill_group(child.pid)
@@ -179,7 +180,7 @@ class Zygote:
             _shut(child.link)
         until = time.monotonic() + GRACE
         while self._children and (left := until - time.monotonic()) > 0:
-            self._reap_the_dead()
+            self._reap_all()
             if self._children:
                 watch = select.poll()
                 watch.register(self._wake, select.POLLIN)
@@ -195,7 +196,7 @@ class Zygote:
 
 
 def receive(link: socket.socket) -> bytes | None:
-    """The next line; None when the other side has gone, or the socket's timeout has passed."""
+    """The next line; None when the other side has ended, or the socket's timeout has passed."""
     received = bytearray()
     with contextlib.suppress(BlockingIOError, ConnectionResetError, TimeoutError):
         while part := link.recv(65536):
@@ -206,7 +207,7 @@ def receive(link: socket.socket) -> bytes | None:
 
 
 def _shut(link: socket.socket) -> None:
-    """Also for whoever else holds this end open."""
+    """Also for other processes that have this end open."""
     with contextlib.suppress(OSError):
         link.shutdown(socket.SHUT_RDWR)
     link.close()

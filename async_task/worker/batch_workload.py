@@ -1,0 +1,264 @@
+"""What the lanes of a batch have to do: what was due when it began, once, within what it was asked for."""
+
+import datetime as dt
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from async_task.database.dialects import locks_neighbours
+from async_task.database.lanes import Lane
+from async_task.outcomes import Outcome
+from async_task.queue import backlog
+from async_task.queue.backlog import Scope
+from async_task.queue.claim import Claim, ClaimRequest
+from async_task.queue.sweep import SweepReport
+from async_task.worker.batch_report import BatchReport, Progress, report_of
+from async_task.worker.round_robin import RoundRobin
+from async_task.worker.runtime import Runtime
+from async_task.worker.workload import PerformClaim, Workload
+
+LIMIT_PATIENCE = 10.0
+"""Seconds for which a batch waits for a limit that lets nothing start."""
+MOST_MISSES = 50
+"""How often a queue may seem empty while something in it is due: then somebody has it locked for long."""
+PAUSE_AFTER_A_MISS = 0.02
+LONGEST_PAUSE = 0.2
+"""Seconds until a limited queue is claimed from again."""
+
+
+@dataclass
+class BatchOptions:
+    """What a batch is asked for. `limit`: attempts to start at most. `concurrency`: lanes. `deadline`: by
+    time.monotonic(), from then on nothing is started. `stop`: when it is set, nothing further is started."""
+
+    limit: int | None = None
+    concurrency: int = 1
+    scope: Scope = field(default_factory=Scope)
+    deadline: float | None = None
+    progress: Progress | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class BatchStart:
+    """What was found at the beginning. `began`: by the database's clock; `since`: by time.monotonic(). `paused`: how
+    many queues are left out."""
+
+    began: dt.datetime
+    since: float
+    swept: SweepReport
+    paused: int
+
+
+class BatchWorkload(Workload):
+    """Everything that was due when the batch began. An error of a thread ends the batch: `failure`."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        round_robin: RoundRobin,
+        own_job: PerformClaim | None,
+        options: BatchOptions,
+        start: BatchStart,
+    ) -> None:
+        super().__init__(runtime, round_robin, own_job)
+        self._options = options
+        self._start = start
+        self._left = options.limit
+        self._num_started = 0
+        self._reserved: set[tuple[uuid.UUID, uuid.UUID]] = set()
+        """By claim: what one lane has released, another one may have claimed before the first is done."""
+        self._denied: set[str] = set()
+        self._last_start: dict[str, float] = {}
+        self._given_up: set[str] = set()
+        self._misses: Counter[str] = Counter()
+        self._telling = threading.Lock()
+        self._due: int | None = None
+        self.failure: BaseException | None = None
+        self.is_out_of_time = False
+        self.has_ended_keys = False
+        """Whether attempts with order keys have ended: the next ones may be in other queues."""
+        self.is_suspects_turn = False
+        """Whether nothing but a suspect may be performed now."""
+
+    def is_over(self) -> bool:
+        if self._options.deadline is not None and time.monotonic() >= self._options.deadline:
+            self.is_out_of_time = True
+        return self.is_out_of_time or self.failure is not None or self._options.stop.is_set()
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether as many have been started as the limit allows."""
+        return self._options.limit is not None and self._num_started >= self._options.limit
+
+    def note_failure(self, error: BaseException) -> None:
+        self.failure = self.failure or error
+
+    # Claiming.
+
+    def claim(
+        self, lane: Lane, queue: str, limit: int, *, besides: Sequence[tuple[str, str]] = (), suspects: bool = False
+    ) -> list[Claim]:
+        granted = self._reserve(queue, limit)
+        if not granted:
+            return []
+        claims: list[Claim] = []
+        try:
+            claims = super().claim(lane, queue, granted, besides=besides, suspects=suspects)
+        finally:
+            self._settle_reservation(queue, granted, claims)
+        if not claims and locks_neighbours(lane.engine.dialect):
+            self._come_again_if_locked(lane, queue, suspects=suspects)
+        return claims
+
+    def is_due(self, lane: Lane, queue: str, *, suspects: bool) -> bool:
+        """Whether anything in this queue is left to the batch; locked rows count. Inside of `lane.run`."""
+        where = (lane.engine, self.runtime.table, [queue], self._start.began, self._options.scope.targets)
+        return bool(backlog.with_due(*where, suspects=suspects))
+
+    def may_come_again(self, queue: str) -> bool:
+        """Whether a queue may be claimed from again that seemed empty while something in it is due; counts that."""
+        with self._guard:
+            self._misses[queue] += 1
+            return self._misses[queue] <= MOST_MISSES and queue not in self._given_up
+
+    def has_missed(self, queues: list[str]) -> bool:
+        """Whether one of these seemed empty more than once since anything was claimed from it."""
+        with self._guard:
+            return any(self._misses[queue] > 1 for queue in queues)
+
+    def _request(self, queue: str, limit: int, besides: Sequence[tuple[str, str]], *, suspects: bool) -> ClaimRequest:
+        return self.runtime.claimer.request(
+            queue, limit, began=self._start.began, suspects=suspects, targets=self._options.scope.targets,
+            besides=besides,
+        )  # fmt: skip
+
+    def _hold_back(self, lane: Lane, queue: str, seconds: float, *, has_claimed: bool, suspects: bool) -> None:
+        """Unless the limit has let nothing start for a while: then the queue is left to the next batch."""
+        now = time.monotonic()
+        with self._guard:
+            last = now if has_claimed else self._last_start.setdefault(queue, now)
+            if now - last > LIMIT_PATIENCE:
+                self._given_up.add(queue)
+                return
+        if has_claimed or self.is_due(lane, queue, suspects=suspects):
+            super()._hold_back(
+                lane, queue, min(seconds, LONGEST_PAUSE), has_claimed=has_claimed, suspects=suspects
+            )  # fmt: skip
+
+    def _come_again_if_locked(self, lane: Lane, queue: str, *, suspects: bool) -> None:
+        """What SKIP LOCKED did not find may be locked for a moment, by a neighbour's statement."""
+        if queue not in self._given_up and self.is_due(lane, queue, suspects=suspects) and self.may_come_again(queue):
+            super()._hold_back(lane, queue, PAUSE_AFTER_A_MISS, has_claimed=False, suspects=suspects)
+
+    # The limit: what is claimed is reserved, and restored if it was not started.
+
+    def _reserve(self, queue: str, number: int) -> int:
+        with self._guard:
+            if queue in self._given_up:
+                return 0
+            if self._left is None:
+                return number
+            granted = min(number, self._left)
+            self._left -= granted
+            if not granted:
+                self._denied.add(queue)
+            return granted
+
+    def _settle_reservation(self, queue: str, granted: int, claims: list[Claim]) -> None:
+        if claims:
+            with self._guard:
+                self._misses.pop(queue, None)
+                self._last_start[queue] = time.monotonic()
+                if self._left is not None:
+                    self._reserved.update(_keys(claims))
+        self._restore(granted - len(claims))
+
+    def _restore(self, number: int) -> None:
+        with self._guard:
+            if self._left is None or not number:
+                return
+            self._left += number
+            denied, self._denied = self._denied, set()
+        for queue in denied:
+            self.round_robin.request(queue)
+
+    def _start_for_good(self, claims: Collection[Claim]) -> None:
+        if self._options.limit is not None:
+            with self._guard:
+                self._reserved.difference_update(_keys(claims))
+                self._num_started += len(claims)
+
+    def _restore_unstarted(self, claims: Collection[Claim]) -> None:
+        if self._options.limit is None:
+            return
+        with self._guard:
+            unstarted = self._reserved.intersection(_keys(claims))
+            self._reserved -= unstarted
+        self._restore(len(unstarted))
+
+    # What became of claims.
+
+    def note_ended(self, claim: Claim, outcome: Outcome) -> None:
+        self._start_for_good((claim,))
+        self.has_ended_keys = self.has_ended_keys or claim.order_key is not None
+        super().note_ended(claim, outcome)
+
+    def note_succeeded(self, lane: Lane, claims: list[Claim]) -> None:
+        self._start_for_good(claims)
+        self.has_ended_keys = self.has_ended_keys or any(claim.order_key is not None for claim in claims)
+        super().note_succeeded(lane, claims)
+
+    def note_coroutines(self, started: Collection[Claim], queue: str) -> None:
+        self._start_for_good(started)
+        self.has_ended_keys = self.has_ended_keys or any(claim.order_key is not None for claim in started)
+        super().note_coroutines(started, queue)
+
+    def note_released(self, claims: Collection[Claim]) -> None:
+        self._restore_unstarted(claims)
+        super().note_released(claims)
+
+    def note_done(self, claims: Collection[Claim]) -> None:
+        self._restore_unstarted(claims)
+
+    def request_at_front(self, queue: str) -> None:
+        if not self.is_suspects_turn:
+            super().request_at_front(queue)
+
+    # Progress.
+
+    def watch(self, due: int) -> None:
+        """Report progress now, and after each commit. `due`: how many there are to be started."""
+        limit = self._options.limit
+        self._due = due if limit is None else min(due, limit)
+        self._report_progress()
+
+    def count(self, outcome: Outcome) -> None:
+        super().count(outcome)
+        self._report_progress()
+
+    def count_succeeded(self, number: int) -> None:
+        super().count_succeeded(number)
+        self._report_progress()
+
+    def report(self, *, left: int = 0) -> BatchReport:
+        """What the batch did so far."""
+        seconds = time.monotonic() - self._start.since
+        return report_of(self.outcomes, self._start.swept, seconds=seconds, left=left, paused=self._start.paused)
+
+    def _report_progress(self) -> None:
+        """One at a time; what the user's function raises ends the batch."""
+        if self._due is None or self._options.progress is None or self.failure is not None:
+            return
+        with self._telling:
+            try:
+                self._options.progress(self.report(left=max(0, self._due - self.outcomes.total())))
+            except BaseException as error:
+                self.note_failure(error)
+
+
+def _keys(claims: Iterable[Claim]) -> Iterator[tuple[uuid.UUID, uuid.UUID]]:
+    return ((claim.id, claim.claim_id) for claim in claims)

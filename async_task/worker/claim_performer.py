@@ -1,0 +1,133 @@
+"""Performing one claim from its row on: in this process, or in a child process.
+
+1. A suspect is performed in the quarantine, one at a time, so that it takes no other call along when it dies.
+2. A call with `isolate=True` is performed in a child process of its own.
+3. The zygote of these children is forked when the first child is needed, or before, by `prepare`.
+"""
+
+import contextlib
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+from async_task.attempts.attempt import BaseAttempt
+from async_task.database.dialects import locks_rows
+from async_task.database.engines import Source
+from async_task.database.lanes import Lane, open_lane
+from async_task.database.transactions import retry_transient
+from async_task.execution.call import ExecutionContext, bounds_of, too_long
+from async_task.execution.performer import held_elsewhere, perform, perform_ended
+from async_task.execution.settle import park
+from async_task.outcomes import Failed, Outcome, Parked, Superseded
+from async_task.queue import fenced_writes, sweep
+from async_task.queue.claim import Claim
+from async_task.schema.states import Status
+from async_task.schema.tables import table_of
+from async_task.worker.heartbeat import Heartbeat
+from async_task.worker.processes.parent import Calling, Children, Died, NotPerformed, TookTooLong
+from async_task.worker.processes.pool import Isolation, Quarantine
+
+logger = logging.getLogger("async_task")
+NO_CHILDREN = (
+    "isolate=True needs a process of its own, and here none can be forked: the system has no fork, or this process has "
+    "the SQLite database open already; `async-task run-batch` and `async-task worker` can"
+)
+
+
+class ClaimPerformer:
+    """Performs claims of one process, any number at once."""
+
+    def __init__(self, source: Source, model: type[BaseAttempt], heartbeat: Heartbeat) -> None:
+        self._source = source
+        self._model = model
+        self._table = table_of(model)
+        self._heartbeat = heartbeat
+        # SQLite's locks do not survive a fork.
+        self._children = Children(self._in_child, None if locks_rows(source.dialect) else source.database_file)
+        self._quarantine = Quarantine(self._children)
+        self._isolation = Isolation(self._children)
+
+    def prepare(self) -> None:
+        """Fork the zygote now, if that is possible: best before this process has threads, and for SQLite before the
+        database is open."""
+        with contextlib.suppress(OSError):  # the system has no process left: most likely none is needed
+            self._children.prepare()
+
+    def context_on(self, lane: Lane) -> ExecutionContext:
+        """What the steps of performing on this lane have in common."""
+        return ExecutionContext(self._source, self._model, self._table, lane)
+
+    def needs_child(self, lane: Lane, claim: Claim) -> bool:
+        """Whether a claim is to be performed in a child process."""
+        return claim.is_suspect or bounds_of(self.context_on(lane), claim).is_isolated
+
+    def perform_claim(self, lane: Lane, claim: Claim) -> Outcome:
+        """Perform a claim to its outcome. If it cannot be brought to one, it is released and the error is raised."""
+        try:
+            context = self.context_on(lane)
+            bounds = bounds_of(context, claim)
+            # Where there can be no children, a suspect is performed here, while nothing else is.
+            if claim.is_suspect and self._children.can_be_started:
+                return self._bring_to_outcome(self._quarantine.perform_suspect, context, claim, bounds.limit)
+            if not bounds.is_isolated:
+                return perform(context, claim, self._heartbeat.tracking)
+            if not self._children.can_be_started:
+                return lane.run(partial(park, context, claim, NO_CHILDREN, started=False))
+            return self._bring_to_outcome(self._isolation.perform_isolated, context, claim, bounds.limit)
+        except BaseException:
+            self.release(lane, claim)
+            raise
+
+    def release(self, lane: Lane, claim: Claim) -> None:
+        """Park a claim whose performing has failed, if that is possible; if not, a sweep recovers it."""
+        reason, after = "its performing was broken off", dt.timedelta(seconds=1)
+        with contextlib.suppress(Exception):
+            lane.run(lambda: fenced_writes.park(lane.engine, self._table, claim, after, reason, started=True))
+
+    def abandon(self) -> None:
+        """End all child processes at once: the lanes that wait for their calls release the claims. From any thread."""
+        for children in (self._quarantine, self._isolation, self._children):
+            children.close()
+
+    def _bring_to_outcome(
+        self,
+        perform_in_child: Callable[[Claim, float | None], Outcome],
+        context: ExecutionContext,
+        claim: Claim,
+        limit: dt.timedelta | None,
+    ) -> Outcome:
+        """Perform it in a child process; where that could not write the outcome, write it here."""
+        with self._heartbeat.tracking(claim.id):
+            began = time.monotonic()
+            try:
+                return perform_in_child(claim, None if limit is None else limit.total_seconds())
+            except Died as death:
+                return self._count_crash(context, claim, str(death))
+            except TookTooLong:
+                assert limit is not None
+                late = too_long(limit, "its process was ended")
+                return perform_ended(context, claim, late, dt.timedelta(seconds=time.monotonic() - began))
+            except NotPerformed as unable:
+                return context.lane.run(partial(park, context, claim, str(unable), started=unable.started))
+
+    def _count_crash(self, context: ExecutionContext, claim: Claim, how: str) -> Outcome:
+        logger.warning("attempt %s: %s", claim.id, how)
+        status = retry_transient(
+            lambda: context.lane.run(lambda: sweep.count_crash(context.engine, self._table, claim, how))
+        )
+        if status is None:
+            return Superseded(claim.id)
+        if status is Status.FAILED:
+            return Failed(claim.id, sweep.crashed_reason(claim.num_crashes + 1, how))
+        return Parked(claim.id, dt.timedelta(0), how)
+
+    @contextmanager
+    def _in_child(self, calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:
+        """In a child process: what performs a claim there, on connections of its own."""
+        with open_lane(self._source, private=True) as lane:
+            context = replace(self.context_on(lane), calling=calling)
+            yield lambda claim: perform(context, claim, held_elsewhere)

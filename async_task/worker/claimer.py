@@ -1,0 +1,118 @@
+"""The claims of one process. Each is made under a fresh id, by which it is found when its COMMIT got no answer."""
+
+import datetime as dt
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from sqlalchemy import Table
+
+from async_task.database.clock import UnreadInstant
+from async_task.database.dialects import probes_laterally
+from async_task.database.lanes import Lane
+from async_task.database.transactions import PATIENCE, retry_transient
+from async_task.execution.adaptive import Marks
+from async_task.outcomes import Outcome
+from async_task.queue import fetch, limits
+from async_task.queue.claim import Claim, ClaimRequest
+from async_task.targets.registry import limits as target_limits
+from async_task.worker.heartbeat import Heartbeat
+
+T = TypeVar("T")
+Claimed = tuple[list[Claim], dt.timedelta | None]
+"""The claims, most urgent first, and how long to wait before the next claim where something was held back."""
+
+
+class Claimer:
+    """Claims for `worker`. Its methods are called inside of `lane.run`, on any number of lanes at once."""
+
+    def __init__(self, table: Table, worker: str, lease: dt.timedelta, heartbeat: Heartbeat) -> None:
+        self._table = table
+        self._worker = worker
+        self._lease = lease
+        self._heartbeat = heartbeat
+        self._marks: defaultdict[str, Marks] = defaultdict(Marks)
+
+    def request(
+        self,
+        queue: str,
+        limit: int,
+        *,
+        began: dt.datetime | None = None,
+        suspects: bool = False,
+        targets: tuple[str, ...] = (),
+        besides: Sequence[tuple[str, str]] = (),
+    ) -> ClaimRequest:
+        """A request of this worker under a fresh claim id; see ClaimRequest for the rest."""
+        given = (self._worker, self._lease, queue, limit, uuid.uuid4())
+        return ClaimRequest(*given, began=began, suspects=suspects, targets=targets, besides=tuple(besides))
+
+    def claim_one(self, lane: Lane, attempt_id: uuid.UUID) -> Claim | Outcome:
+        """Claim this attempt, or return the reason why it cannot be claimed."""
+        claim_id = uuid.uuid4()
+
+        def claim() -> Claim | Outcome:
+            return fetch.claim_one(lane.engine, self._table, self._worker, self._lease, attempt_id, claim_id)
+
+        return self._claimed(lane, claim_id, claim, lambda found: found[0], PATIENCE)
+
+    def claim(self, lane: Lane, request: ClaimRequest, *, is_limited: bool, patience: float = PATIENCE) -> Claimed:
+        """Claim what `request` asks for, on the lane's own connection; `is_limited`: its queue has a limit. Transient
+        errors are retried for `patience` seconds."""
+
+        def claim() -> Claimed:
+            try:
+                return self._claim_limited(lane, request) if is_limited else self._claim_unlimited(lane, request)
+            except BaseException:
+                lane.drop_connection()
+                raise
+
+        return self._claimed(lane, request.claim_id, claim, lambda found: (found, None), patience)
+
+    def start_at_front(self, queue: str) -> None:
+        """The next claim searches the whole queue: something before its marks may be due now."""
+        self._marks.pop(queue, None)
+
+    def _claimed(
+        self,
+        lane: Lane,
+        claim_id: uuid.UUID,
+        claim: Callable[[], T],
+        found: Callable[[list[Claim]], T],
+        patience: float,
+    ) -> T:
+        """What `claim` returns; after a lost connection, `found` what it had committed before."""
+        is_first = True
+
+        def claim_once() -> T:
+            nonlocal is_first
+            was_first, is_first = is_first, False
+            if not was_first and (claims := fetch.claims_under(lane.engine, self._table, claim_id)):
+                return found(claims)
+            return claim()
+
+        retry_transient(lambda: self._heartbeat.before_claim(lane), patience)
+        return retry_transient(claim_once, patience)
+
+    def _claim_limited(self, lane: Lane, request: ClaimRequest) -> Claimed:
+        return limits.claim_limited(lane.connection, self._table, request, target_limits().get(request.queue))
+
+    def _claim_unlimited(self, lane: Lane, request: ClaimRequest) -> Claimed:
+        if not self._uses_marks(lane, request):
+            return fetch.claim_due(lane.connection, self._table, request), None
+        marks, began = self._marks[request.queue], time.monotonic()
+        at = tuple(marks.at(began))
+        claims = fetch.claim_due(lane.connection, self._table, replace(request, marks=at))
+        now = time.monotonic()
+        latest = {one.priority: UnreadInstant.read(one.due_at) for one in claims}  # in order: the last one counts
+        marks.note(latest, now=now, front_took=None if at else now - began)
+        is_all = not at or len(claims) >= request.limit
+        return claims, None if is_all else dt.timedelta(seconds=marks.until_front(now))
+
+    def _uses_marks(self, lane: Lane, request: ClaimRequest) -> bool:
+        # Only where nothing is left out: a mark would move past it. Nor in a batch, which ends when nothing is found.
+        leaves_out = request.besides or request.suspects or request.targets or request.began is not None
+        return probes_laterally(lane.engine.dialect) and not leaves_out

@@ -1,0 +1,200 @@
+"""What lanes have to do, and the rules by which they claim it: the same ones for a worker and for a batch.
+
+1. Nothing is claimed from a paused queue, and from a limited one no more than its limit allows.
+2. Calls of a paused target are released, uncharged, into the queue of that target.
+3. When an attempt with an order key has ended, the queue in which the next one may be due is requested.
+4. Outcomes are counted.
+"""
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from async_task.database.lanes import Lane
+from async_task.database.transactions import PATIENCE, retry_transient
+from async_task.error_text import describe
+from async_task.execution.settle import release_next
+from async_task.outcomes import Outcome, Succeeded
+from async_task.queue import ordering
+from async_task.queue.claim import Claim, ClaimRequest
+from async_task.queue.limits import release_to_own_queue
+from async_task.targets.registry import limits as target_limits
+from async_task.targets.registry import own_queue
+from async_task.worker.round_robin import RoundRobin
+from async_task.worker.runtime import Runtime
+
+logger = logging.getLogger("async_task")
+PerformClaim = Callable[[Lane, Claim], Outcome]
+"""Performs one claim from its row on."""
+
+
+class Workload(ABC):
+    """Shared by all threads of a worker or batch. Thread-safe; what takes a lane is called inside of `lane.run`.
+
+    `own_job`: what every claim is to be performed by, where that is a job of the user's own.
+    """
+
+    patience = PATIENCE
+    """Seconds for which transient errors of a claim are retried."""
+
+    def __init__(self, runtime: Runtime, round_robin: RoundRobin, own_job: PerformClaim | None) -> None:
+        self.runtime = runtime
+        self.round_robin = round_robin
+        self.own_job = own_job
+        self._guard = threading.Lock()
+        self._outcomes: Counter[type[Outcome]] = Counter()
+        self._held_back: set[str] = set()
+        self._coroutine_queues: set[str] = set()
+
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Whether nothing further is to be started."""
+
+    @abstractmethod
+    def note_failure(self, error: BaseException) -> None:
+        """A worker thread failed at something that is nobody's call."""
+
+    # Claiming.
+
+    def claim(
+        self, lane: Lane, queue: str, limit: int, *, besides: Sequence[tuple[str, str]] = (), suspects: bool = False
+    ) -> list[Claim]:
+        """Claim up to `limit` attempts of this queue that may be started now. `besides`: calls to leave out."""
+        if self.is_over():
+            return []
+        request = self._request(queue, limit, besides, suspects=suspects)
+        is_limited = queue in self.round_robin.limited or queue in target_limits()
+        claims, after = self.runtime.claimer.claim(lane, request, is_limited=is_limited, patience=self.patience)
+        if after is not None:
+            self._hold_back(lane, queue, after.total_seconds(), has_claimed=bool(claims), suspects=suspects)
+        if len(claims) >= limit:
+            self._request_more(queue, suspects=suspects)
+        return self._without_paused(lane, queue, claims)
+
+    def served(self, queue: str) -> None:
+        """A lane has performed what it had claimed from this queue."""
+        if self.was_held_back(queue):
+            self.round_robin.request(queue)
+
+    def was_held_back(self, queue: str) -> bool:
+        """Whether there may be more in this queue than the last claim was given; asked once."""
+        with self._guard:
+            is_held_back = queue in self._held_back
+            self._held_back.discard(queue)
+            return is_held_back
+
+    def perform_suspect(self, lane: Lane, queue: str) -> bool:
+        """Claim a suspect of this queue, and perform it. Whether there was one. Not inside of `lane.run`."""
+        claims = lane.run(partial(self.claim, lane, queue, 1, suspects=True))
+        for claim in claims:
+            self.note_ended(claim, (self.own_job or self.runtime.performer.perform_claim)(lane, claim))
+        return bool(claims)
+
+    def _request(self, queue: str, limit: int, besides: Sequence[tuple[str, str]], *, suspects: bool) -> ClaimRequest:
+        return self.runtime.claimer.request(queue, limit, besides=besides, suspects=suspects)
+
+    def _request_more(self, queue: str, *, suspects: bool) -> None:
+        """A claim was given all that it asked for: there is more, for this lane and another one."""
+        if not suspects:
+            self.round_robin.request(queue, 2)
+            return
+        with self._guard:
+            self._held_back.add(queue)
+
+    def _hold_back(self, lane: Lane, queue: str, seconds: float, *, has_claimed: bool, suspects: bool) -> None:
+        """There may be more in this queue, which can be claimed in so many seconds, or when a call has ended."""
+        if has_claimed or suspects:
+            with self._guard:
+                self._held_back.add(queue)
+        if not suspects:
+            self.round_robin.request_later(queue, seconds)
+
+    def _without_paused(self, lane: Lane, queue: str, claims: list[Claim]) -> list[Claim]:
+        """The claims without those of paused targets, which are released into the queues of these."""
+        if not self.round_robin.paused:
+            return claims
+        by_target: defaultdict[str, list[Claim]] = defaultdict(list)
+        for claim in claims:
+            by_target[own_queue(claim.target)].append(claim)
+        paused = [name for name in by_target if name in self.round_robin.paused and name != queue]
+        for name in paused:
+            released = by_target.pop(name)
+            retry_transient(partial(release_to_own_queue, lane.engine, self.runtime.table, released, name))
+        return [claim for kept in by_target.values() for claim in kept] if paused else claims
+
+    # What became of claims.
+
+    def note_ended(self, claim: Claim, outcome: Outcome) -> None:
+        """A claim was brought to its outcome, and the next of its order key was released."""
+        self.count(outcome)
+        if claim.order_key is not None:
+            self.request_at_front(claim.queue)
+
+    def note_succeeded(self, lane: Lane, claims: list[Claim]) -> None:
+        """These have succeeded, in one commit; the next of their order keys are to be released."""
+        self.count_succeeded(len(claims))
+        keys = {claim.order_key: claim for claim in claims if claim.order_key is not None}
+        if keys:
+            self._release_keys(lane, keys)
+            for queue in {claim.queue for claim in keys.values()}:
+                self.request_at_front(queue)
+
+    def note_coroutines(self, started: Collection[Claim], queue: str) -> None:
+        """Of the coroutines of this queue, these were started: only their outcomes will be told. Others wait there, or
+        may come."""
+        with self._guard:
+            self._coroutine_queues.add(queue)
+
+    def note_released(self, claims: Collection[Claim]) -> None:
+        """These were released without having been started."""
+        for queue in {claim.queue for claim in claims}:
+            self.request_at_front(queue)
+
+    def note_done(self, claims: Collection[Claim]) -> None:  # noqa: B027 - only a batch wants to know
+        """A lane is done with these, whatever became of them."""
+
+    def count(self, outcome: Outcome) -> None:
+        with self._guard:
+            self._outcomes[type(outcome)] += 1
+
+    def count_succeeded(self, number: int) -> None:
+        with self._guard:
+            self._outcomes[Succeeded] += number
+
+    @property
+    def outcomes(self) -> Counter[type[Outcome]]:
+        """How many attempts ended how, so far."""
+        with self._guard:
+            return self._outcomes.copy()
+
+    # Requests.
+
+    def request_at_front(self, queue: str) -> None:
+        """Something was released there that was due long before."""
+        self.runtime.claimer.start_at_front(queue)
+        self.round_robin.request(queue)
+
+    def request_coroutines(self) -> None:
+        """There are free slots for coroutines again."""
+        with self._guard:
+            queues = tuple(self._coroutine_queues)
+        for queue in queues:
+            self.request_at_front(queue)
+
+    def _release_keys(self, lane: Lane, keys: dict[str, Claim]) -> None:
+        """If the process dies here, a sweep finds these keys."""
+        try:
+            retry_transient(lambda: ordering.release(lane.engine, self.runtime.table, keys))
+        except Exception as error:
+            logger.warning("%d keys were not released at once: %s", len(keys), describe(error).summary)
+            if isinstance(error, (OperationalError, PoolTimeout)):  # the database is away
+                return
+            # It refuses one of them, which must not hold up the others.
+            for claim in keys.values():
+                release_next(self.runtime.context_on(lane), claim, Succeeded(claim.id))
