@@ -5,6 +5,21 @@ from async_task.arguments.types import argument_type as argument_type
 from async_task.attempts.attempt import Attempt as Attempt
 from async_task.attempts.attempt import BaseAttempt as BaseAttempt
 from async_task.attempts.attempt import metadata as metadata
+from async_task.attempts.browse import Attempts as Attempts
+from async_task.attempts.call_problems import CallProblem as CallProblem
+from async_task.attempts.depths import Depths as Depths
+from async_task.attempts.depths import QueueDepth as QueueDepth
+from async_task.attempts.depths import TargetDepth as TargetDepth
+from async_task.attempts.events import EventInfo as EventInfo
+from async_task.attempts.failures import FailureGroup as FailureGroup
+from async_task.attempts.failures import FailureReport as FailureReport
+from async_task.attempts.info import AttemptInfo as AttemptInfo
+from async_task.attempts.pages import AttemptPage as AttemptPage
+from async_task.attempts.pages import StatusCounts as StatusCounts
+from async_task.attempts.parsed_call import ParsedCall as ParsedCall
+from async_task.attempts.parsed_call import parse_call as parse_call
+from async_task.attempts.shown_arguments import ShownArguments as ShownArguments
+from async_task.database.driver_errors import is_unavailable as is_unavailable
 from async_task.encryption.ciphers import AesGcmEncryptor as AesGcmEncryptor
 from async_task.encryption.ciphers import FernetEncryptor as FernetEncryptor
 from async_task.encryption.conformance import check_encryptor as check_encryptor
@@ -12,6 +27,7 @@ from async_task.encryption.encryptors import Encryptor as Encryptor
 from async_task.encryption.encryptors import NullEncryptor as NullEncryptor
 from async_task.encryption.keys import Key as Key
 from async_task.encryption.keys import Keys as Keys
+from async_task.encryption.rotation import KeyUse as KeyUse
 from async_task.encryption.rotation import RotationReport as RotationReport
 from async_task.errors import AlreadyRunning as AlreadyRunning
 from async_task.errors import AmbiguousTransaction as AmbiguousTransaction
@@ -24,6 +40,7 @@ from async_task.errors import InvalidState as InvalidState
 from async_task.errors import LostAttemptWarning as LostAttemptWarning
 from async_task.errors import NoTransaction as NoTransaction
 from async_task.errors import SchemaMismatch as SchemaMismatch
+from async_task.errors import UnknownAttempt as UnknownAttempt
 from async_task.errors import UnknownEncryptor as UnknownEncryptor
 from async_task.errors import UnknownMethod as UnknownMethod
 from async_task.errors import UnknownTarget as UnknownTarget
@@ -38,6 +55,7 @@ from async_task.outcomes import Parked as Parked
 from async_task.outcomes import Retried as Retried
 from async_task.outcomes import Succeeded as Succeeded
 from async_task.outcomes import Superseded as Superseded
+from async_task.queue.backlog import MOST_COUNTED as MOST_COUNTED
 from async_task.queue.backlog import Depth as Depth
 from async_task.queue.pauses import QueueState as QueueState
 from async_task.queue.sweep import SweepReport as SweepReport

@@ -13,9 +13,12 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from async_task.attempts.attempt import Attempt, BaseAttempt
+from async_task.attempts.browse import Attempts
+from async_task.attempts.call_problems import CallProblem, problems_of
+from async_task.attempts.pages import clock_of
 from async_task.database.engines import Database, Source
 from async_task.database.lanes import has_loop_running, open_lane
-from async_task.encryption.encryptors import Encryptor, register_encryptor
+from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
 from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
@@ -27,7 +30,7 @@ from async_task.queue.workers import WorkerInfo, running_workers
 from async_task.schema import versions
 from async_task.schema.audit import current_actor
 from async_task.schema.tables import table_of
-from async_task.targets.registry import encryptor_of_policy
+from async_task.targets.registry import encryptor_of_policy, registered_targets
 from async_task.targets.registry import limits as target_limits
 from async_task.targets.retry import Duration, duration
 from async_task.validation import (
@@ -117,6 +120,26 @@ class AsyncTask:
     def lease(self) -> dt.timedelta:
         """For how long a claim is believed without a lock."""
         return self._lease
+
+    @property
+    def table_name(self) -> str:
+        """The name of the attempts' table, with its schema where it has one."""
+        return table_of(self._model).fullname
+
+    @property
+    def target_names(self) -> list[str]:
+        """The names of the targets that this process knows."""
+        return [one.name for one in registered_targets()]
+
+    @property
+    def encryptor_names(self) -> list[str]:
+        """The names of the encryptors that this process knows, or an installed package would bring."""
+        return encryptor_names()
+
+    @property
+    def attempts(self) -> Attempts:
+        """Reads attempts: `app.attempts.list(status="failed")`, `.get(id)`, `.events(id)`, `.counts()`, ..."""
+        return Attempts(self._model, self._read_checked)
 
     def run_batch(
         self,
@@ -320,6 +343,12 @@ class AsyncTask:
         self._run("check_schema", lambda engine: versions.check(engine, self._model))
         self._is_checked = True
 
+    def check_calls(self) -> list[CallProblem]:
+        """What keeps waiting calls from being performed by this process: unknown targets, methods and encryptors,
+        missing keys; and what is in plain text although its target names an encryptor. One walk over the table. Raises
+        as `run_batch`."""
+        return self._read_checked("check_calls", lambda session: problems_of(session, table_of(self._model)))
+
     def schema_version(self) -> int | None:
         """The version of the tables that lie in the database; None where there are none, or none is said."""
         return self._run("schema_version", lambda engine: versions.version_in(engine, self._model))
@@ -328,14 +357,24 @@ class AsyncTask:
         """Close the connections that wait in a pool made here, from a URL; a later verb opens others."""
         self._source.close()
 
-    def read(self, work: Callable[[Any], T]) -> T:
-        """`work(session)` in a transaction of its own, on either kind of engine: for programs that look at rows."""
+    def now(self) -> dt.datetime:
+        """The database's clock, by which everything is due and expires. Raises as `run_batch`."""
+        return self._read("now", clock_of)
 
+    def read(self, work: Callable[[Any], T]) -> T:
+        """`work(session)` in a transaction of its own, on either kind of engine: for programs that read rows."""
+        return self._read("read", work)
+
+    def _read(self, verb: str, work: Callable[[Session], T]) -> T:
         def in_session(engine: Engine) -> T:
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 return work(session)
 
-        return self._run("read", in_session)
+        return self._run(verb, in_session)
+
+    def _read_checked(self, verb: str, work: Callable[[Session], T]) -> T:
+        self._check_once(verb)
+        return self._read(verb, work)
 
     def write(self, work: Callable[[Any], T]) -> T:
         """`work(session)` in a transaction of its own, which commits when it returns: for programs that use the verbs

@@ -35,6 +35,10 @@ class ClaimLost(AsyncTaskError):
     """Somebody else took or changed the attempt while this process believed that it held it."""
 
 
+class UnknownAttempt(AsyncTaskError):
+    """No attempt has this id, or several fit the part of an id that was given."""
+
+
 class UnknownEncryptor(AsyncTaskError):
     """No encryptor of that name is known to this process."""
 

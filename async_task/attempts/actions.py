@@ -1,5 +1,5 @@
-"""What people do to a row: expire, fail, cancel, retry now, reschedule. One conditional statement each, under the row's
-lock, which is never waited for."""
+"""The verbs by which people change a row: expire, fail, cancel, retry now, reschedule. Each is one conditional UPDATE
+under the row's lock, for which it never waits."""
 
 import datetime as dt
 from typing import Any
@@ -9,7 +9,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
 from async_task.database.clock import statement_now
-from async_task.database.dialects import MYSQL, locks_rows
+from async_task.database.dialects import locks_rows, reads_snapshots
 from async_task.database.sessions import sync_session
 from async_task.error_text import storable
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
@@ -26,7 +26,7 @@ LEGAL = {"retry_now": PENDING | GIVEN_UP}
 
 
 def end(attempt: Any, session: Session | None, status: Status, verb: str, reason: str | None) -> None:
-    """Bring a pending attempt to rest in `status`. Raises InvalidState, InvalidArguments."""
+    """End a pending attempt in `status`. Raises InvalidState, InvalidArguments."""
     table = table_of(attempt)
     _check_reason(reason)
     said: Any = storable(reason) if reason else table.c.last_error
@@ -55,7 +55,7 @@ def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: s
 
 
 def not_performing(table: Table) -> ColumnElement[bool]:
-    """Unclaimed, or with a lease that is past; a row that is locked besides is skipped by the lock itself."""
+    """Unclaimed, or with a lease that is past. A row that is locked is skipped by the lock itself."""
     return or_(table.c.claim_id.is_(None), table.c.lease_until <= statement_now())
 
 
@@ -64,9 +64,9 @@ def _change(
 ) -> None:
     table = table_of(attempt)
     allowed = (table.c.id == attempt.id, table.c.status.in_(sorted(legal)), not_performing(table))
-    # SKIP LOCKED answers "somebody has it" with no row, where NOWAIT would abort the caller's transaction.
+    # SKIP LOCKED returns no row for a locked one, where NOWAIT would abort the caller's transaction.
     lock = select(table.c.id).where(*allowed).with_for_update(skip_locked=True, key_share=True)
-    # By id alone where the row is locked now: by the status, MySQL would wait for other rows' locks.
+    # By id alone where the row is locked now: with the status, MySQL would wait for the locks of other rows.
     still = allowed[:1] if locks_rows(own.connection().dialect) else allowed
     change = update(table).ordered_values(*values.items()).where(*still)
     if own.execute(lock).first() is None or not _hit(own, change):
@@ -75,7 +75,7 @@ def _change(
     event = {"job_type": table.name, "job_id": str(attempt.id), "kind": verb, "actor": current_actor()}
     own.execute(insert(companion_tables(table).events).values(event | {"message": message}))
     own.refresh(attempt)
-    if attempt.order_key is not None:  # who went out of the line, or came back into it, may let another one go
+    if attempt.order_key is not None:  # the next one of this key may be free now
         release_in(own.connection(bind_arguments={"clause": table}), table, [attempt.order_key])
         own.refresh(attempt)
 
@@ -91,10 +91,10 @@ def _hit(session: Session, statement: Any) -> bool:
 
 
 def _session_of(attempt: Any, session: Session | None) -> Session:
-    """The session in which the attempt shall change, with the attempt in it and written."""
+    """The session in which the attempt is changed, with the attempt attached and flushed."""
     own = object_session(attempt) if session is None else sync_session(session)
     if own is None:
-        raise NoTransaction(f"attempt {attempt.id} is attached to no session: give the one in which it shall change")
+        raise NoTransaction(f"attempt {attempt.id} is attached to no session: give the one in which to change it")
     attached = object_session(attempt)
     if attached is None:
         _attach(attempt, own)
@@ -109,29 +109,37 @@ def _attach(attempt: Any, own: Session) -> None:
         own.add(attempt)
     except InvalidRequestError:
         raise InvalidState(
-            f"attempt {attempt.id}: this session holds another copy of it; change that one, session.get(...)"
+            f"attempt {attempt.id}: this session has another instance of it: change that one, from session.get(...)"
         ) from None
 
 
 def _standing(session: Session, table: Table, attempt_id: Any) -> Any:
     """The row as it is now; None when there is no such row."""
     columns = (table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at)
-    look = select(*columns).where(table.c.id == attempt_id)
+    found = select(*columns).where(table.c.id == attempt_id)
     row = None
-    if session.connection(bind_arguments={"clause": table}).dialect.name in MYSQL:
-        # What a plain look sees there may be as old as the caller's transaction.
-        row = session.execute(look.with_for_update(skip_locked=True)).first()
-    return row or session.execute(look).first()
+    if reads_snapshots(session.connection(bind_arguments={"clause": table}).dialect):
+        row = session.execute(found.with_for_update(skip_locked=True)).first()
+    return row or session.execute(found).first()
+
+
+def refusal(
+    verb: str, attempt_id: Any, status: Status, claimed_by: str | None, attempted_at: dt.datetime | None
+) -> str | None:
+    """Why `verb` is not legal for an attempt in `status` that is claimed by `claimed_by` (None: by no worker); None
+    where it is legal."""
+    legal = LEGAL.get(verb, PENDING)
+    if status not in legal:
+        return f"{verb}: attempt {attempt_id} is {status}, and must be {' or '.join(sorted(legal))}"
+    if claimed_by is not None:
+        since = "" if attempted_at is None else f" since {attempted_at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{verb}: attempt {attempt_id} is being performed by {claimed_by}{since}"
+    return None
 
 
 def _why_not(session: Session, table: Table, attempt_id: Any, verb: str) -> str:
     row = _standing(session, table, attempt_id)
     if row is None:
         return f"{verb}: there is no attempt {attempt_id}"
-    legal = LEGAL.get(verb, PENDING)
-    if row.status not in legal:
-        return f"{verb}: attempt {attempt_id} is {row.status}, and must be {' or '.join(sorted(legal))}"
-    if row.claim_id is not None:
-        since = f"{row.attempted_at:%Y-%m-%d %H:%M:%S} UTC"
-        return f"{verb}: attempt {attempt_id} is being performed by {row.claimed_by} since {since}"
-    return f"{verb}: attempt {attempt_id} is being changed by another transaction at this moment; try again"
+    is_changing = f"{verb}: attempt {attempt_id} is being changed by another transaction at this moment; try again"
+    return refusal(verb, attempt_id, row.status, row.claimed_by, row.attempted_at) or is_changing

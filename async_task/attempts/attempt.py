@@ -1,4 +1,4 @@
-"""The model: one row, one call that must happen. Its columns, its questions, and the verbs that change its state."""
+"""The model: one row is one call that must happen. Its columns, and the verbs that create and change it."""
 
 import datetime as dt
 import uuid
@@ -20,6 +20,7 @@ from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
 from async_task.arguments.decoding import decode
 from async_task.attempts import actions, create, create_many
+from async_task.attempts.draft import aware, draft
 from async_task.attempts.options import AnySession, CallByName, CallOptions, P, SyncSession, TakenSession
 from async_task.database.clock import clock_now, statement_now
 from async_task.encryption.encryptors import Encryptor, context_of, encryptor_named, unseal
@@ -34,7 +35,7 @@ AttemptT = TypeVar("AttemptT", bound="BaseAttempt")
 
 
 class Call(Generic[AttemptT]):
-    """`Attempt.options(...)`: knows how the call shall be written down, and waits for the call."""
+    """The answer of `Attempt.options(...)`: its `call` writes a call down with these options."""
 
     def __init__(self, model: type[AttemptT], options: CallOptions) -> None:
         self._model = model
@@ -47,7 +48,7 @@ class Call(Generic[AttemptT]):
     @overload
     def call(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> AttemptT: ...
     def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AttemptT:
-        """Write down the call `fn(*args, **kwargs)`, without the session that `fn` may ask for. As `Attempt.create`."""
+        """Write down the call `fn(*args, **kwargs)`, as `Attempt.call` does, with the options."""
         method = method_of(fn)
         arguments = method.signature.arguments(args, kwargs)
         return self._model.create(
@@ -58,45 +59,83 @@ class Call(Generic[AttemptT]):
 UNKNOWN = object()
 metadata = Base.metadata
 """The ready-made tables, for `target_metadata` and `create_all`."""
-# Select[Any], because its element is Self in SQLAlchemy 2.1 and tuple[Self] in 2.0, and both lines are served.
+# Select[Any]: its element is Self in SQLAlchemy 2.1 and tuple[Self] in 2.0, and both are supported.
 
 
 class BaseAttempt:
-    """The mixin: `class Attempt(BaseAttempt, Base): __tablename__ = "..."`, with any further columns and overrides."""
+    """The mixin for an attempts table of your own, with any further columns, overrides and inheritance.
+
+        class Attempt(BaseAttempt, Base):
+            __tablename__ = "shop_attempts"
+            tenant: Mapped[str | None]
+
+    Everything but the columns that you add is written by the verbs here and by workers. Instants are in UTC, and of the
+    database's clock. Raises ConfigurationError on a base with MappedAsDataclass.
+    """
 
     id: Mapped[uuid.UUID] = mapped_column(Identifier(), primary_key=True, default=uuid7, sort_order=-100)
+    """A UUIDv7, made with the object: known before the flush, and in the order of creation."""
     status: Mapped[Status] = mapped_column(
         Enum(Status, native_enum=False, length=16, values_callable=lambda kinds: [kind.value for kind in kinds]),
         default=Status.PENDING,
     )
+    """`pending`, `succeeded`, `failed`, `expired` or `canceled`. An attempt that runs is pending, with a `claim_id`."""
     target: Mapped[str] = mapped_column(Name(255))
+    """The registered name of what is called."""
     method_name: Mapped[str] = mapped_column(Name(255))
+    """The method of the target; `__call__` where the target itself is called."""
     encoded_args: Mapped[str] = mapped_column("method_args", SealedText())
+    """The arguments as they are stored, in the column `method_args`: JSON, or base64 of what the encryptor made."""
     encryptor: Mapped[str] = mapped_column(Name(64), default="null")
+    """The name of the encryptor of the arguments; `null` where they are not encrypted."""
     idempotence_token: Mapped[str | None] = mapped_column(Name(255))
+    """Unique together with `target` and `method_name`; a null token is never a duplicate."""
     queue: Mapped[str] = mapped_column(Name(64), default="default")
+    """Where it waits."""
     priority: Mapped[int] = mapped_column(SmallInteger(), default=0)
+    """0 (first) to 9 (last), within its queue."""
     order_key: Mapped[str | None] = mapped_column(Name(255))
+    """Attempts with the same key are performed one at a time, in the order of `seq`."""
     seq: Mapped[int | None] = mapped_column(RowNumber())
+    """The place among those with the same order key; null without a key."""
     released: Mapped[bool] = mapped_column(Boolean(), default=True)
+    """Whether it may be claimed: false while it waits for an earlier attempt of its order key."""
     arrived: Mapped[bool | None] = mapped_column(Boolean())
+    """True from the insertion of an attempt with an order key until a worker has checked whether it is next."""
     order_slot: Mapped[str | None] = mapped_column(Name(255), Computed(OrderSlot(), persisted=True))
+    """The order key of a pending, released attempt: unique, so that one of a key is released at a time. Computed."""
     num_attempts: Mapped[int] = mapped_column(Counter(), default=0)
+    """How often it was started, committed before each call."""
     num_errors: Mapped[int] = mapped_column(Counter(), default=0)
+    """How many of these calls raised."""
     num_crashes: Mapped[int] = mapped_column(Counter(), default=0)
+    """How many starts in a row were lost with their process; 0 after any start that was settled."""
     max_attempts: Mapped[int | None] = mapped_column(SmallInteger())
+    """How many errors end it as failed; null: as the retry policy says."""
     scheduled_at: Mapped[dt.datetime | None] = mapped_column(Instant())
+    """When the caller wanted it to start; null: at once."""
     due_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
+    """When it may be started next: `scheduled_at` at first, then moved by retries, polls, parking and people."""
     claim_id: Mapped[uuid.UUID | None] = mapped_column(Identifier())
+    """The fence: a new id at each claim, which every write about the call must match. Null while nobody claims it."""
     claimed_by: Mapped[str | None] = mapped_column(Name(128))
+    """The name of the worker that has claimed it."""
     lease_until: Mapped[dt.datetime | None] = mapped_column(Instant())
+    """Until when the claim holds without a lock on the row; running workers extend it."""
     expires_at: Mapped[dt.datetime | None] = mapped_column(Instant())
+    """After this instant it is not started any more, and ends as expired; null: never."""
     attempted_at: Mapped[dt.datetime | None] = mapped_column(Instant())
+    """When it was last started."""
     completed_at: Mapped[dt.datetime | None] = mapped_column(Instant())
+    """When it ended; null exactly while it is pending."""
     last_error: Mapped[str | None] = mapped_column(LongText())
+    """The last error, the last reason for parking, or the reason that a person gave. Without arguments."""
     created_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
+    """When it was written down."""
     updated_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
+    """When the row was last changed."""
     trace_context: Mapped[str | None] = mapped_column(Name(64))
+    """The W3C `traceparent` of the transaction that created it; null without OpenTelemetry."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if issubclass(cls, MappedAsDataclass):
@@ -120,17 +159,25 @@ class BaseAttempt:
         encryptor: Encryptor | str | None = None,
         max_attempts: int | None = None,
     ) -> Self:
-        """Write a call down in the caller's transaction; it exists if that commits. Does no I/O, awaits nothing.
+        """Write a call down in your transaction: it is made after the commit, and never if that rolls back.
 
-        `target`: a registered class, module, function, instance, or its name. `session`: left out, the one transaction
-        that this thread and asyncio task has begun. Instants are aware datetimes. Left out, `queue` and `priority` are
-        the target's, else "default" and 0 (first; 9 last). Attempts with the same `order_key`, a printable text of 1 to
-        255 characters, are performed one at a time, in the order in which they were inserted.
+            with SessionLocal.begin() as session:
+                session.add(order)
+                Attempt.create(
+                    target=OrderClient, method_name="fulfill", method_args={"order_number": 17}, session=session
+                )
+
+        Does no I/O and awaits nothing, so that it is the same for a Session and an AsyncSession; the row is written at
+        the flush. `target`: a registered class, module, function or instance, or its name. `session`: left out, the
+        one transaction that this thread and asyncio task has begun. `scheduled_at`, `expires_at`: aware datetimes.
+        `queue`, `priority`: left out, the target's, else "default" and 0 (first; 9 is last). `order_key`: a printable
+        text of 1 to 255 characters; attempts with the same one are performed one at a time, in the order of insertion.
+        `encryptor`: an instance or a name. `max_attempts`: how many errors end it as failed, 1 to 32,767.
 
         Raises, before anything is written: UnknownTarget, UnknownMethod, InvalidArguments, UnknownEncryptor,
         NoTransaction, AmbiguousTransaction. A used `idempotence_token` fails at the flush with IntegrityError.
         """
-        made = create.draft(
+        made = draft(
             {}, target=target, method_name=method_name, method_args=method_args, idempotence_token=idempotence_token,
             scheduled_at=scheduled_at, expires_at=expires_at, queue=queue, priority=priority, order_key=order_key,
             encryptor=encryptor, max_attempts=max_attempts,
@@ -145,43 +192,55 @@ class BaseAttempt:
     def call(cls, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Self: ...
     @classmethod
     def call(cls, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Self:
-        """`create`, checked by the type checker: `Attempt.call(OrderClient.fulfill, token, order_number=1)`.
+        """Write a call down as you would make it, checked by the type checker; otherwise as `create`.
 
-        A first parameter of `fn` annotated with a session is handed in when performing, and not passed here.
+            with SessionLocal.begin():
+                Attempt.call(OrderClient.fulfill, token, order_number=17)
+
+        A first parameter of `fn` that is annotated with a session is given to it by the worker, and not passed here.
         """
         return Call(cls, {}).call(fn, *args, **kwargs)
 
     @classmethod
     def options(cls, **options: Unpack[CallOptions]) -> Call[Self]:
-        """`Attempt.options(scheduled_at=...).call(fn, ...)`: `call` with the other arguments of `create`."""
+        """Give a `call` the other arguments of `create`: `Attempt.options(queue="mail").call(send, to="ada@x.org")`."""
         return Call(cls, options)
 
     @classmethod
     def ensure(cls, session: SyncSession | None = None, /, **attempt: Unpack[CallByName]) -> Self:
-        """The attempt with this target, method and `idempotence_token`: created, unless it exists. Takes what `create`
-        takes, and flushes the session first; a coroutine calls `await session.run_sync(Attempt.ensure, ...)`.
+        """Create an attempt, unless one with this target, method and `idempotence_token` exists; return that one.
 
-        The caller's transaction is never aborted at READ COMMITTED; above it, PostgreSQL may raise its serialization
-        failure. Raises what `create` raises.
+            attempt = Attempt.ensure(session, target="orders", method_name="fulfill", idempotence_token="order-17")
+            attempt = await session.run_sync(Attempt.ensure, target="orders", ...)  # with an AsyncSession
+
+        Takes the arguments of `create`, and flushes the session first. It never aborts your transaction at READ
+        COMMITTED; at a higher level, PostgreSQL may raise a serialization failure. Raises what `create` raises.
         """
         ensured: Self = create.ensure(cls, attempt, session)
         return ensured
 
     @classmethod
     def create_many(cls, where: SyncSession | Connection, rows: Iterable[Mapping[str, Any]], /) -> list[uuid.UUID]:
-        """Write many calls down in one statement; each row is a mapping with the arguments of `create`, without
-        `session`. Answers the ids, in order. Raises what `create` raises, with the number of the row."""
+        """Write many calls down in one statement, with COPY where the driver has it; return their ids, in order.
+
+            Attempt.create_many(session, [{"target": send, "method_args": {"to": to}} for to in addresses])
+
+        Each row is a mapping with the arguments of `create` but `session`. A session is flushed first. Raises what
+        `create` raises, with the number of the row, and IntegrityError for a used token.
+        """
         return create_many.insert_many(cls, where, rows)
 
     @property
     def method_args(self) -> Mapping[str, Any]:
-        """The arguments, decrypted and decoded. Raises UnknownEncryptor, DecryptionFailed, InvalidArguments."""
+        """The arguments by name, decrypted and decoded. Raises UnknownEncryptor, DecryptionFailed, InvalidArguments."""
         context = context_of(self.id, self.target, self.method_name)
         return decode(unseal(self.encoded_args, encryptor_named(self.encryptor), context))
 
     @property
     def is_due(self) -> bool:
-        """Whether it may be taken now, by this process's clock and the row as read; `due()` asks the database."""
+        """Whether it may be started now, by the row as it was read and this process's clock; `due()` asks the database.
+
+        False for an attempt that is not written yet."""
         if not inspect(self).has_identity:  # only the database's clock says when it will be due
             return False
         is_free = self.status is Status.PENDING and self.claim_id is None and self.released
@@ -189,66 +248,82 @@ class BaseAttempt:
 
     @property
     def is_performing(self) -> bool:
-        """Whether somebody held it when the row was read."""
+        """Whether a worker had claimed it when the row was read."""
         return self.status is Status.PENDING and self.claim_id is not None
 
     def expire(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
-        """It should no longer be run (square/async_task). Legal while pending and not performed, else InvalidState."""
+        """End it as expired: it is too late for the call. Legal while it is pending and not being performed.
+
+        `session`: left out, the one to which it is attached. `reason`: for `last_error` and the event. Never waits for
+        a lock. Raises InvalidState where it is not legal, InvalidArguments, and NoTransaction for a detached attempt
+        without `session`. With an AsyncSession: `await session.run_sync(attempt.expire, reason="...")`.
+        """
         actions.end(self, create.given(session), Status.EXPIRED, "expire", reason)
 
     def fail(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
-        """Failed for good. Legal while pending and not being performed, else InvalidState (square/async_task)."""
+        """End it as failed for good. Legal, and raises, as `expire`."""
         actions.end(self, create.given(session), Status.FAILED, "fail", reason)
 
     def cancel(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
-        """No longer wanted. Legal while pending and not being performed, else InvalidState."""
+        """End it as canceled: the call is no longer wanted. Legal, and raises, as `expire`."""
         actions.end(self, create.given(session), Status.CANCELED, "cancel", reason)
 
     def retry_now(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
-        """Due now. A failed, expired or canceled attempt is pending again, with `num_errors` and `num_crashes` 0 and
-        without a deadline that has passed. Else InvalidState: succeeded, or being performed."""
+        """Make it due now. A failed, expired or canceled attempt becomes pending again, with `num_errors` and
+        `num_crashes` 0 and without an `expires_at` that has passed. InvalidState where it has succeeded or is being
+        performed; else raises as `expire`."""
         actions.retry_now(self, create.given(session), reason)
 
     def reschedule(self, session: SyncSession | None = None, /, *, at: dt.datetime, reason: str | None = None) -> None:
-        """Due at `at`, an aware datetime. Legal while pending and not being performed, else InvalidState."""
-        actions.reschedule(self, create.given(session), create.aware(at, "at"), reason)
+        """Make it due at `at`, an aware datetime. Legal, and raises, as `expire`."""
+        actions.reschedule(self, create.given(session), aware(at, "at"), reason)
 
     def handle_perform_error(self, error: BaseException) -> None:
-        """For you to override: runs after every failed try, in a transaction of its own, with `self` attached.
+        """Override this to do something after every try that raised: it runs in a transaction of its own.
 
-        `self.fail()`, `self.expire()` and `self.cancel()` are legal in it. What it raises is logged, and rolled back.
+            def handle_perform_error(self, error):
+                if isinstance(error, CardExpired):
+                    self.fail(reason="the card has expired")
+
+        `self` is attached to a session; `fail`, `expire` and `cancel` are legal. If it raises, that is logged, and its
+        transaction is rolled back.
         """
 
     @classmethod
     def pending(cls) -> Select[Any]:
+        """Select the pending attempts."""
         return select(cls).where(cls.status == Status.PENDING)
 
     @classmethod
     def succeeded(cls) -> Select[Any]:
+        """Select the attempts that succeeded."""
         return select(cls).where(cls.status == Status.SUCCEEDED)
 
     @classmethod
     def failed(cls) -> Select[Any]:
+        """Select the attempts that failed for good."""
         return select(cls).where(cls.status == Status.FAILED)
 
     @classmethod
     def expired(cls) -> Select[Any]:
+        """Select the attempts that expired."""
         return select(cls).where(cls.status == Status.EXPIRED)
 
     @classmethod
     def canceled(cls) -> Select[Any]:
+        """Select the attempts that a person canceled."""
         return select(cls).where(cls.status == Status.CANCELED)
 
     @classmethod
     def due(cls) -> Select[Any]:
-        """Those that may be taken now, by the database's clock."""
+        """Select the attempts that may be started now, by the database's clock."""
         in_time = or_(cls.expires_at.is_(None), cls.expires_at > statement_now())
         return cls.pending().where(cls.claim_id.is_(None), cls.released, cls.due_at <= statement_now(), in_time)
 
     @classmethod
     def potentially_stuck(cls) -> Select[Any]:
-        """What a person may have to look at: failed or expired, or pending and due, running, failing or parked.
-        Oldest first (Caseflow)."""
+        """Select what a person may have to look at, oldest first: failed or expired; or pending, and due, running,
+        failing or parked."""
         given_up = cls.status.in_((Status.FAILED, Status.EXPIRED))
         at_work = or_(cls.due_at <= statement_now(), cls.claim_id.is_not(None))
         troubled = or_(at_work, cls.num_crashes > 0, cls.last_error.is_not(None))
@@ -256,7 +331,7 @@ class BaseAttempt:
         return select(cls).where(stuck).order_by(cls.created_at, cls.id)
 
     def __repr__(self) -> str:
-        # Of what is loaded, because a repr does no I/O; and never of the arguments.
+        # Only of what is loaded, because a repr does no I/O; and never the arguments.
         known = self.__dict__
         status, target, name = known.get("status", "not loaded"), known.get("target"), known.get("method_name")
         call = target if name in (None, "__call__") else f"{target}.{name}"
@@ -264,7 +339,7 @@ class BaseAttempt:
 
     @validates("target", "method_name", "encoded_args", "encryptor")
     def _written_once(self, key: str, value: str) -> str:
-        # What is there may be set again: a merge does. What was not loaded is not loaded to compare.
+        # A merge sets the same value again. What is not loaded is not loaded to compare.
         known = self.__dict__.get(key, UNKNOWN)
         if value != known and (known is not UNKNOWN or instance_state(self).has_identity):
             raise InvalidState(f"{key} is written once: create another attempt, and cancel this one")
@@ -275,7 +350,7 @@ class BaseAttempt:
 def _furnish(mapper: Mapper[Any], model: type[Any]) -> None:
     if is_dataclass(model):
         raise _no_dataclass(model)
-    # Here and not in __table_args__, which a subclass may replace: the fence rests on these.
+    # Not in __table_args__, which a subclass may replace: the fence depends on these indexes and checks.
     if isinstance(mapper.local_table, Table) and "claim_id" in mapper.local_table.c:
         complete_table(mapper.local_table)
         companion_tables(mapper.local_table)
@@ -289,7 +364,7 @@ def _identify(_attempt: BaseAttempt, _args: tuple[Any, ...], kwargs: dict[str, A
 
 @event.listens_for(BaseAttempt, "expire", propagate=True)
 def _keep_id(attempt: BaseAttempt, _names: Iterable[str] | None) -> None:
-    # After a commit the id is still asked for, and an AsyncSession may not load it then.
+    # The id is read after a commit too, when an AsyncSession must not load it.
     identity = instance_state(attempt).identity
     if identity is not None:
         set_committed_value(attempt, "id", identity[0])
@@ -297,7 +372,7 @@ def _keep_id(attempt: BaseAttempt, _names: Iterable[str] | None) -> None:
 
 def _no_dataclass(model: type[Any]) -> ConfigurationError:
     return ConfigurationError(
-        f"{model.__name__}: an attempt's columns are written by create(), not by a dataclass's __init__: "
+        f"{model.__name__}: create() writes the columns of an attempt, not the __init__ of a dataclass: "
         "map it on a base without MappedAsDataclass (it may share that base's metadata and registry)"
     )
 

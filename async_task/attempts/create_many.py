@@ -1,4 +1,4 @@
-"""Many calls in one statement: the door for Core users, and for whoever writes down thousands."""
+"""Many calls in one statement: for users of Core, and for thousands of calls at once."""
 
 import datetime as dt
 import functools
@@ -26,7 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from async_task.attempts.create import Draft, Forms, discriminator, from_now, named_draft, single_table
+from async_task.attempts.create import discriminator, single_table
+from async_task.attempts.draft import Draft, Forms, from_now, named_draft
 from async_task.database.clock import Instant, clock_now
 from async_task.database.dialects import copies_rows, numbered, take_numbers
 from async_task.database.sessions import blocking_session
@@ -35,12 +36,12 @@ from async_task.schema.columns import HiddenText
 from async_task.wakeup.commit_hooks import wake_after_commit, wake_after_connection_commit
 
 FEW = 3
-"""So many rows are written one by one."""
+"""Up to this number of rows, each is written by an INSERT of its own."""
 Row = dict[str, Any]
 
 
 def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """Write all rows in one statement, COPY through psycopg; answers their ids in the order of the rows.
+    """Write all rows in one statement, with psycopg by COPY; return their ids in the order of the rows.
 
     A session is flushed first. Raises IntegrityError for a used token, and what `create` raises, with the row's number.
     """
@@ -81,7 +82,7 @@ def _drafts(rows: Iterable[Mapping[str, Any]]) -> Iterator[Draft]:
 
 
 def _numbered(connection: Connection, table: Table, drafts: list[Draft]) -> list[Draft]:
-    """With the places of those that have a key: as numbers, or each as what its INSERT asks the database for."""
+    """With the numbers of those that have an order key; or with the expressions by which their INSERTs get one."""
     keyed = [one for one in drafts if one.order_key is not None]
     if not keyed:
         return drafts
@@ -94,12 +95,12 @@ def _numbered(connection: Connection, table: Table, drafts: list[Draft]) -> list
 
 @functools.lru_cache(maxsize=64)
 def _insert_into(table: Table) -> Insert:
-    """The same statement each time: it is found by SQLAlchemy's cache sooner than one that is made anew."""
+    """The same statement each time: SQLAlchemy's cache finds it sooner than a new one."""
     return table.insert()
 
 
 def _insert_few(connection: Connection, table: Table, rows: list[Row]) -> None:
-    """Each by itself, with the clock where it is written: asking for that first would be a statement more."""
+    """Each by itself, with the clock in the statement: to ask for the clock first would be one statement more."""
     for row in rows:
         if any(isinstance(value, ClauseElement) for value in row.values()):
             connection.execute(_insert_into(table).values(row))
@@ -119,7 +120,7 @@ def _write_many(connection: Connection, table: Table, of_class: Row, drafts: lis
 
 
 def _lines(drafts: list[Draft], now: dt.datetime, stamps: Row) -> Iterator[str]:
-    """Rows for COPY; what those of one form have in common is made into text once."""
+    """Rows for COPY; the text that rows of one form have in common is made once."""
     due, ends = fields([now]), dict[int, str]()
     for one in drafts:
         if (end := ends.get(id(one.form))) is None:
@@ -138,8 +139,8 @@ def _insert(connection: Connection, table: Table, rows: list[Row]) -> None:
 
 
 def _clock_and_copy(connection: Connection, table: Table) -> tuple[dt.datetime, bool]:
-    """The database's clock, and whether rows may be written with COPY, which row-level security forbids, and which
-    knows nothing of the schemas that SQLAlchemy puts in."""
+    """The database's clock, and whether rows may be written with COPY: row-level security forbids that, and SQLAlchemy
+    does not translate schemas in it."""
     translated = connection.get_execution_options().get("schema_translate_map")
     if not copies_rows(connection.dialect) or connection.dialect.is_async or translated:
         return connection.execute(select(clock_now())).scalar_one(), False
@@ -150,8 +151,8 @@ def _clock_and_copy(connection: Connection, table: Table) -> tuple[dt.datetime, 
 
 
 def _may_be_copied(table: Table, values: Mapping[str, Any]) -> bool:
-    """Whether COPY writes what an INSERT would: SQLAlchemy is not wanted for the default of a column of the user's own,
-    or for a type of theirs."""
+    """Whether COPY writes what an INSERT would: no column of the user's own has a default or type that needs
+    SQLAlchemy."""
     return all(_is_sent_as_it_is(one) if one.name in values else one.default is None for one in table.columns)
 
 
@@ -163,17 +164,13 @@ _AS_THEY_ARE = (Boolean, HiddenText, Instant, Integer, String, Uuid)
 
 
 LINES = 500
-"""So many are sent at a time: the server reads them while the next ones are made."""
-
-
+"""How many are sent at a time: the server reads them while the next ones are made."""
 _SPECIAL = re.compile(r"[\\\t\n\r]")
-
-
 _ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def copy_lines(connection: Connection, table: Table, columns: Sequence[str], lines: Iterable[str]) -> None:
-    """Write rows down, each a line of `fields` in the order of these columns. Raises what SQLAlchemy would."""
+    """Write rows, each a line of `fields` in the order of these columns. Raises what SQLAlchemy would."""
     import psycopg
 
     preparer = connection.dialect.identifier_preparer
@@ -191,7 +188,7 @@ def copy_lines(connection: Connection, table: Table, columns: Sequence[str], lin
 
 
 def fields(values: Iterable[object]) -> str:
-    """A part of a line: None, texts, truth, whole numbers, UUIDs and aware datetimes, with tabs between them."""
+    """A part of a line: values with tabs between them. Takes None, str, bool, int, UUID and aware datetime."""
     return "\t".join(["\\N" if value is None else _TEXTS[type(value)](value) for value in values])
 
 
@@ -207,11 +204,11 @@ def _text(value: str) -> str:
 
 class _Texts(dict[type, Callable[[Any], str]]):
     def __missing__(self, kind: type) -> Callable[[Any], str]:
-        """That of its nearest class: an enum of texts is a text, and one of numbers a number."""
+        """By the nearest base class: an enum of texts is a text, and one of numbers a number."""
         for base in kind.__mro__:
             if base in self:
                 return self[base]
-        raise TypeError(f"COPY: a {kind.__name__} is none of what a line is made of")
+        raise TypeError(f"COPY: a line cannot hold a {kind.__name__}")
 
 
 _TEXTS = _Texts(

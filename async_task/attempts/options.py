@@ -1,4 +1,4 @@
-"""The arguments of `create` as types, and `options(...).call(...)`: what a type checker sees of a call written down."""
+"""The arguments of `create` as types, for type checkers."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     AnySession = Session | scoped_session[Any] | AsyncSession | async_scoped_session[Any]
 else:
-    AnySession = object  # the asyncio half of SQLAlchemy wants greenlet, which a synchronous program need not have
+    AnySession = object  # SQLAlchemy's asyncio half needs greenlet, which a synchronous program need not have
 
 P = ParamSpec("P")
 SyncSession = Session | scoped_session[Any]
@@ -21,7 +21,7 @@ TakenSession = TypeVar("TakenSession", bound="Session | AsyncSession")
 
 
 class Options(TypedDict, total=False):
-    """All that `create` takes but the session and the call itself."""
+    """The arguments of `create`, without the session and the call itself."""
 
     idempotence_token: str | None
     scheduled_at: dt.datetime | None
@@ -34,13 +34,13 @@ class Options(TypedDict, total=False):
 
 
 class CallOptions(Options, total=False):
-    """What `options(...)` takes."""
+    """The arguments of `options`."""
 
     session: AnySession | None
 
 
 class CallByName(Options, total=False):
-    """What `ensure` takes: `create`'s arguments, with the session in front."""
+    """The keyword arguments of `ensure`."""
 
     target: Required[object]
     method_name: str | None

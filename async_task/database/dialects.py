@@ -24,6 +24,7 @@ from sqlalchemy import (
     select,
     table,
 )
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -91,6 +92,24 @@ def take_numbers(connection: Connection, attempts: Table, count: int) -> list[in
 def locks_rows(dialect: Dialect) -> bool:
     """Whether a single row can be locked. SQLite locks the whole database, so every call is leased there."""
     return dialect.name != "sqlite"
+
+
+def reads_snapshots(dialect: Dialect) -> bool:
+    """Whether a plain SELECT sees rows as they were when the caller's transaction first read, not as they are committed
+    now: MySQL and MariaDB at their default isolation level. There only a locking read sees the current row."""
+    return dialect.name in MYSQL
+
+
+def skips_conflicts(dialect: Dialect) -> bool:
+    """Whether an INSERT can skip a row that exists, without a lock on that row: ON CONFLICT DO NOTHING in PostgreSQL
+    and SQLite. ON DUPLICATE KEY UPDATE in MySQL and MariaDB waits for whoever has locked it."""
+    return dialect.name not in MYSQL
+
+
+def insert_into(dialect: Dialect, attempts: Table) -> Any:
+    """This database's own INSERT, with its clauses about rows that exist."""
+    kinds: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+    return kinds.get(dialect.name, mysql.insert)(attempts)
 
 
 def probes_laterally(dialect: Dialect) -> bool:

@@ -1,12 +1,13 @@
 """What a driver's error means: whether it is transient, whether the database can be used at all, and which connections
 have met a transient one."""
 
+import socket
 import weakref
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 # SQLSTATEs (PostgreSQL), error numbers (MySQL, MariaDB) and words (SQLite) of transient errors.
 TRANSIENT_STATES = ("08", "53", "57P", "40001", "40P01", "25006", "55P03")
@@ -55,6 +56,22 @@ def is_unusable(error: BaseException | None) -> bool:
         return state.startswith(ACCESS_STATES)
     # Before it is connected, PostgreSQL's driver has no SQLSTATE. SQLite's words were checked above.
     return not hasattr(error, "sqlite_errorcode")
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether an error says that the database cannot be used: not reached, no access, or gone; for programs that wait
+    and try again, or report that apart. Takes what a verb raised, of SQLAlchemy, asyncpg, or the operating system.
+
+        try:
+            app.run_batch()
+        except Exception as error:
+            sys.exit(69 if is_unavailable(error) else 1)
+    """
+    if isinstance(error, (OperationalError, InterfaceError)):
+        return is_unusable(error.orig)
+    # asyncpg's own errors come through SQLAlchemy as they are while a connection is made.
+    is_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
+    return is_asyncpg or isinstance(error, (ConnectionError, socket.gaierror, TimeoutError))
 
 
 def is_statement_timeout(error: BaseException | None) -> bool:

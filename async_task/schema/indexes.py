@@ -78,6 +78,12 @@ def sequence_made(table: Table) -> str:
     return f"CREATE SEQUENCE IF NOT EXISTS {name} OWNED BY {owner}.{preparer.quote(table.c.seq.name)}"
 
 
+def sequence_dropped(table: Table) -> str:
+    """The statement that drops it."""
+    preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+    return f"DROP SEQUENCE {preparer.format_sequence(sequence_of(table))}"
+
+
 def _add_indexes(table: Table) -> None:
     c = table.c
     pending = c.status == Status.PENDING

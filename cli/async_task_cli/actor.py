@@ -1,4 +1,4 @@
-"""Who runs the command line, for the events that its verbs write."""
+"""The actor: the person or program that runs the command line, for the events that its verbs write."""
 
 import getpass
 import os
@@ -8,15 +8,14 @@ from typing import TypeVar
 
 import click
 
-from async_task.errors import ConfigurationError
-from async_task.schema.audit import check_actor
+from async_task import ConfigurationError, acting
 
 ACTOR = "ASYNC_TASK_ACTOR"
 F = TypeVar("F", bound=Callable[..., object])
 
 
 def named_actor(option: str | None) -> tuple[str, str]:
-    """Who acts, and where that was said: by option, by environment, else user@host."""
+    """The actor, and where it comes from: an option, the environment, else user@host."""
     if option is not None:
         return option, "--actor"
     if from_environment := os.environ.get(ACTOR):
@@ -25,7 +24,7 @@ def named_actor(option: str | None) -> tuple[str, str]:
 
 
 def actor_of(option: str | None) -> str:
-    """Who acts. Raises ConfigurationError, naming where it was said, for one that no event can hold."""
+    """The actor. Raises ConfigurationError, naming where it comes from, for one that no event can hold."""
     actor, source = named_actor(option)
     if (problem := problem_of(actor)) is not None:
         raise ConfigurationError(f"{source}: {problem}")
@@ -33,17 +32,17 @@ def actor_of(option: str | None) -> str:
 
 
 def problem_of(actor: str) -> str | None:
-    """Why no event can hold this actor."""
+    """Why no event can hold this actor; None where one can."""
     try:
-        check_actor(actor)
+        with acting(actor):
+            return None
     except ConfigurationError as error:
         return str(error)
-    return None
 
 
 def as_actor(command: F) -> F:
     """`--actor`; the command is called with `actor=`, None where it was left out."""
-    words = f"Who does it, for the attempt's events [default: {ACTOR}, else user@host]."
+    words = f"Your name, for the attempt's events [default: {ACTOR}, else user@host]."
     return click.option("--actor", metavar="NAME", help=words, callback=_checked)(command)
 
 
@@ -57,5 +56,5 @@ def _checked(ctx: click.Context, param: click.Parameter, actor: str | None) -> s
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # in a container that gives its process a number and no name
+    except (KeyError, OSError):  # in a container whose user has a number and no name
         return f"uid-{os.getuid()}"

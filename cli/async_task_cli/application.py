@@ -1,4 +1,4 @@
-"""Finding the application: by option, by environment, by the nearest pyproject.toml; else a database by its URL."""
+"""The application: found by option, environment or the nearest pyproject.toml; else a database by its URL."""
 
 import contextlib
 import importlib
@@ -17,16 +17,17 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from async_task import AsyncTask, AsyncTaskError, Attempt, BaseAttempt
-from async_task.database.engines import EXTRAS
 from async_task_cli.faults import CONFIGURATION, UNREACHABLE, USAGE, Refusal, first_line
 from async_task_cli.options import Wanted
 
 APP, DATABASE_URL = "ASYNC_TASK_APP", "ASYNC_TASK_DATABASE_URL"
+EXTRAS = {"psycopg": "postgres", "pymysql": "mysql", "aiosqlite": "sqlite-async", "greenlet": "asyncio"}
+"""By module: the extra of async-task that installs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What somebody wrote, and where: `place` is named in complaints."""
+    """A text that a person wrote, and the `place` where, which errors name."""
 
     text: str
     place: str
@@ -61,7 +62,7 @@ def find_model(wanted: Wanted) -> type[BaseAttempt]:
 
 @contextlib.contextmanager
 def existing(wanted: Wanted) -> Iterator[AsyncTask]:
-    """The same, for commands that need a database which is there; closed at the end. Raises Refusal, SchemaMismatch."""
+    """The application, for commands that need its tables; closed at the end. Raises Refusal and SchemaMismatch."""
     with contextlib.closing(find_app(wanted)) as app:
         refuse_missing_file(app)
         app.check_schema()
@@ -69,11 +70,11 @@ def existing(wanted: Wanted) -> Iterator[AsyncTask]:
 
 
 def refuse_missing_file(app: AsyncTask) -> None:
-    """Raises Refusal for an SQLite file that is not there: connecting would make it, empty, in a place nobody meant."""
+    """Raises Refusal for an SQLite file that does not exist: to connect would create it, empty, in a wrong place."""
     file = sqlite_file(app.address)
     if file is not None and not file.exists():
         raise Refusal(
-            f"there is no database {file}: name another, or make it with `async-task install --apply`", UNREACHABLE
+            f"there is no database {file}: name another, or create it with `async-task install --apply`", UNREACHABLE
         )
 
 
@@ -89,7 +90,7 @@ def sqlite_file(address: str) -> Path | None:
 
 
 def named_app(wanted: Wanted) -> Named | None:
-    """Which application was asked for, and where; None where a database is meant, or nothing was said."""
+    """The application that was asked for, and where; None where a database was, or nothing."""
     if wanted.app is not None:
         return Named(wanted.app, "--app", USAGE)
     if wanted.database_url is not None:
@@ -100,7 +101,7 @@ def named_app(wanted: Wanted) -> Named | None:
 
 
 def named_database(wanted: Wanted) -> Named | None:
-    """The URL that is used where no application is named, and where it was said."""
+    """The URL that is used where no application is named, and where it comes from."""
     if wanted.database_url:
         return Named(wanted.database_url, "--database-url", USAGE)
     if from_environment := os.environ.get(DATABASE_URL):
@@ -115,7 +116,7 @@ def project_file() -> Path | None:
 
 
 def _app_of_project() -> Named | None:
-    """What the nearest pyproject.toml says; its folder goes on the path."""
+    """The application that the nearest pyproject.toml names; its folder goes on the path."""
     if (file := project_file()) is None:
         return None
     try:
@@ -138,9 +139,7 @@ def _load(named: Named) -> AsyncTask:
             raise Refusal(f"{named.place}: {module_name} has no {path!r}{_apps_in(module_name)}", CONFIGURATION)
         found = getattr(found, name)
     if not isinstance(found, AsyncTask):
-        words = (
-            f"{named.place}: {named.text} is of type {type(found).__name__}, and no AsyncTask{_apps_in(module_name)}"
-        )
+        words = f"{named.place}: {named.text} is of type {type(found).__name__}, not AsyncTask{_apps_in(module_name)}"
         raise Refusal(words, CONFIGURATION)
     return found
 

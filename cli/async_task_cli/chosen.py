@@ -1,4 +1,4 @@
-"""The attempts that a verb is for: by their ids, by ids on standard input, or all that the filters select."""
+"""The attempts that a verb changes: by their ids, by ids on standard input, or all that the filters select."""
 
 import functools
 import sys
@@ -11,19 +11,19 @@ import click
 
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.options import once_more
-from async_task_cli.selection import Filters, Order, identifier, selecting
+from async_task_cli.selection import Filters, check_cursor, identifier, selected, selecting
 from async_task_cli.terminal import counted, say
 
 if TYPE_CHECKING:
     from async_task import AsyncTask
 
 PAGE = 500
-BY_ID = Order()
+ORDER = "created"
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What was given: `ids`, or `is_all` that the `filters` select, at most `limit` of them, behind the id `after`.
+    """What was given: `ids`; or with `is_all` up to `limit` attempts that the `filters` select, behind the id `after`.
 
     `is_sure`: --yes; `is_dry`: --dry-run.
     """
@@ -37,20 +37,20 @@ class Chosen:
     is_dry: bool
 
     def found(self, app: "AsyncTask", verb: str, states: tuple[str, ...]) -> list[uuid.UUID]:
-        """The ids; for --all those of attempts in `states`, unless --status says others, and once a person agreed."""
+        """The ids. With --all: of attempts in `states` unless --status gives others, after a person has agreed."""
         if not self.is_all:
             return list(self.ids)
-        filters = self.filters if self.filters.statuses else replace(self.filters, statuses=states)
-        ids = list(_selected(app, filters, self.after, self.limit + 1))
+        filters = self.filters if self.filters.status else replace(self.filters, status=states)
+        # All are read before any is changed: a changed one may be selected again.
+        ids = [one.id for one in selected(app, filters, ORDER, self.limit + 1, self.after, page=PAGE)]
         found, has_more = ids[: self.limit], len(ids) > self.limit
         if not found:
             say("No attempt is selected.")
         elif not self.is_dry and not self.is_sure:
             _confirm(f"{verb} {counted(len(found), 'attempt')}{', the oldest of more' if has_more else ''}")
         if has_more and found:
-            say(
-                f"More are selected. The next ones: {once_more(click.get_current_context(), '--after', str(found[-1]))}"
-            )
+            command = once_more(click.get_current_context(), "--after", str(found[-1]))
+            say(f"More are selected. The next ones: {command}")
         return found
 
 
@@ -61,9 +61,9 @@ def choosing(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--all", "is_all", is_flag=True, help="Instead of ids: all that the filters below select.")
     @selecting
     @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="With --all: the N oldest [default: 1000].")
-    @click.option("--after", metavar="ID", help="With --all: go on behind this one.")
+    @click.option("--after", metavar="ID", help="With --all: only those behind this one.")
     @click.option("--yes", "is_sure", is_flag=True, help="With --all: do not ask.")
-    @click.option("--dry-run", "is_dry", is_flag=True, help="Say what would change, and change nothing.")
+    @click.option("--dry-run", "is_dry", is_flag=True, help="Show what would change, and change nothing.")
     @functools.wraps(command)
     def chose(
         *args: Any, words: tuple[str, ...], is_all: bool, filters: Filters, limit: int | None, after: str | None,
@@ -71,6 +71,7 @@ def choosing(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:  # fmt: skip
         is_filtered = filters != Filters() or limit is not None or after is not None
         _check(words, is_all=is_all, is_filtered=is_filtered)
+        check_cursor(after, ORDER)
         chosen = Chosen(_ids(words), is_all, filters, limit or 1000, after, is_sure, is_dry)
         return command(*args, chosen=chosen, **options)
 
@@ -79,7 +80,7 @@ def choosing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _check(words: tuple[str, ...], *, is_all: bool, is_filtered: bool) -> None:
     if is_all and words:
-        raise click.UsageError("ids, or --all with filters: not both")
+        raise click.UsageError("give ids, or --all with filters: not both")
     if not is_all and is_filtered:
         raise click.UsageError("filters select attempts for --all: add it, or leave them out")
     if not is_all and not words:
@@ -99,24 +100,8 @@ def _all_words(words: Iterable[str]) -> Iterator[str]:
             yield word
 
 
-def _selected(app: "AsyncTask", filters: Filters, after: str | None, limit: int) -> Iterator[uuid.UUID]:
-    """Their ids, oldest first, read in pages before anything is changed: what is changed may be selected again."""
-    from sqlalchemy import select
-
-    model = app.model
-    while limit:
-        conditions = [*filters.conditions(model), *BY_ID.behind(model, after)]
-        query = select(model.id).where(*conditions).order_by(*BY_ID.columns(model)).limit(min(PAGE, limit))
-        ids = app.read(lambda session, query=query: list(session.scalars(query)))  # type: ignore[misc]
-        yield from ids
-        limit -= len(ids)
-        if len(ids) < PAGE:
-            return
-        after = str(ids[-1])
-
-
 def _confirm(words: str) -> None:
     if not sys.stdin.isatty():
-        raise Refusal(f"{words}? Nobody is here to be asked: --yes does it, --dry-run shows it", USAGE)
+        raise Refusal(f"{words}? There is no terminal to ask on: --yes does it, --dry-run shows it", USAGE)
     if not click.confirm(f"{words[0].upper()}{words[1:]}?", err=True):
         raise Refusal("nothing was changed")

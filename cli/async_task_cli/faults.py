@@ -1,9 +1,9 @@
-"""What went wrong, in one sentence and one exit code."""
+"""Errors, each as one sentence and one exit code."""
 
+import difflib
 import re
-import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 UNEXPECTED, USAGE, SOME_FAILED, UNREACHABLE, NO_TIME_LEFT, CONFIGURATION = 1, 2, 3, 69, 75, 78
 LONGEST = 600
@@ -25,7 +25,7 @@ _DRIVERS = {
 
 
 class Refusal(Exception):
-    """Said as it is, without a traceback; the command ends with `exit_code`."""
+    """An error that is printed as it is, without a traceback; the command ends with `exit_code`."""
 
     def __init__(self, words: str, exit_code: int = UNEXPECTED) -> None:
         self.exit_code = exit_code
@@ -33,22 +33,21 @@ class Refusal(Exception):
 
 
 def verdict(error: Exception) -> tuple[int, str]:
-    """The exit code that `error` leads to, and what is said of it."""
-    # Imported here: when something was raised by these libraries, they are loaded; and `--help` must not load them.
-    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+    """The exit code that `error` leads to, and the sentence about it."""
+    # Imported here: these libraries are loaded when they have raised something, and `--help` must not load them.
+    from sqlalchemy.exc import DBAPIError
 
-    from async_task import errors
-    from async_task.database.driver_errors import is_unusable
+    import async_task as a
 
-    missing = (errors.UnknownTarget, errors.UnknownMethod, errors.UnknownEncryptor, errors.DecryptionFailed)
-    if isinstance(error, (*missing, errors.ConfigurationError, errors.SchemaMismatch)):
+    missing = (a.UnknownTarget, a.UnknownMethod, a.UnknownEncryptor, a.DecryptionFailed)
+    if isinstance(error, (*missing, a.ConfigurationError, a.SchemaMismatch)):
         return CONFIGURATION, str(error)
-    if isinstance(error, errors.AlreadyRunning):
+    if isinstance(error, a.AlreadyRunning):
         return NO_TIME_LEFT, str(error)
-    if isinstance(error, errors.AsyncTaskError):
+    if isinstance(error, a.AsyncTaskError):
         return UNEXPECTED, str(error)
     refused = error.orig if isinstance(error, DBAPIError) else error
-    if (isinstance(error, (OperationalError, InterfaceError)) and is_unusable(refused)) or _is_of_a_connection(error):
+    if a.is_unavailable(error):
         return UNREACHABLE, f"the database cannot be used: {driver_words(refused)}; check that it runs, and its URL"
     if isinstance(error, DBAPIError):
         return UNEXPECTED, f"the database refused: {driver_words(refused)} (--debug shows where)"
@@ -56,14 +55,14 @@ def verdict(error: Exception) -> tuple[int, str]:
 
 
 def driver_words(error: BaseException | None) -> str:
-    """The first line of what a driver says, without what it quotes of a row; of MySQL's pairs of code and text, the
-    text. Behind the first line, PostgreSQL tells the whole row."""
+    """The first line of a driver's message, without what it quotes of a row; of MySQL's pairs of code and text, the
+    text. The lines behind the first one hold the whole row on PostgreSQL."""
     words = error.args[1] if error is not None and len(error.args) > 1 and isinstance(error.args[0], int) else error
     return first_line(_OF_A_ROW.sub("...", str(words)))
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback of `error` and of what led to it, without what is in the rows, and the passwords of URLs."""
+    """The traceback of `error` and of its causes, without the content of rows and the passwords of URLs."""
     return scrubbed("\nwhich led to:\n\n".join(reversed([_traced(one) for one in _chain(error)])))
 
 
@@ -72,10 +71,16 @@ def first_line(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, without passwords, escape sequences and the rest of a novel."""
+    """`text` on one line, without passwords and escape sequences, and of limited length."""
     words = "".join(char if char.isprintable() else " " for char in scrubbed(text))
     words = " ".join(words.split())
     return words if len(words) <= LONGEST else f"{words[:LONGEST]} ..."
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'this'?)` for the closest of the known names; empty where none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def scrubbed(text: str) -> str:
@@ -93,13 +98,7 @@ def _traced(error: BaseException) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """`error` and what it came of, the last one first."""
+    """`error` and its causes, the last one first."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _is_of_a_connection(error: Exception) -> bool:
-    # asyncpg's own errors come through SQLAlchemy as they are while a connection is being made.
-    is_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
-    return is_asyncpg or isinstance(error, (ConnectionError, socket.gaierror, TimeoutError))

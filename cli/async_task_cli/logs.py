@@ -1,4 +1,4 @@
-"""Logs of what lives long: on standard error, a line each, as text or as JSON. Never arguments, never passwords."""
+"""Logs of long-running commands: on standard error, one line each, as text or JSON. No arguments, no passwords."""
 
 import datetime as dt
 import json
@@ -14,9 +14,10 @@ TEXT, JSON = "text", "json"
 
 
 class Lines(logging.Formatter):
-    """A line a record: text, or one JSON object with `time` (ISO 8601, UTC), `level`, `message`, `worker`, `logger`.
+    """One line for each record: text, or a JSON object with `time` (ISO 8601, UTC), `level`, `message`, `worker` and
+    `logger`.
 
-    `worker` may be set as soon as its name is known; before that it is the process.
+    `worker`: to be set when the worker's name is known; until then it is the process.
     """
 
     def __init__(self, kind: str) -> None:
@@ -36,12 +37,12 @@ class Lines(logging.Formatter):
         return json.dumps(fields | {"logger": record.name} | trace)
 
     def said(self, words: str, level: int = logging.INFO) -> str:
-        """The line for `words`, for who may not use a logger now: the handler of a signal."""
+        """The line for `words`, for a signal handler, which must not use a logger."""
         return self.format(logging.LogRecord("async_task", level, "", 0, words, None, None)) + "\n"
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """To what is standard error now: a view on a terminal takes it over for a time."""
+    """Writes to the current standard error, which a live view replaces for a time."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -52,8 +53,8 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def log_lines(kind: str | None) -> Lines:
-    """Log everything from INFO on in this way. Where the application has set up logging itself, that stays as it is,
-    unless a `kind` was asked for."""
+    """Log everything from INFO on in this way. Logging that the application has set up stays as it is, unless a `kind`
+    was asked for."""
     lines, root = Lines(kind or TEXT), logging.getLogger()
     if kind is None and root.handlers:
         return lines

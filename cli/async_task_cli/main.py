@@ -1,4 +1,4 @@
-"""`async-task`: its commands by name, each imported when it is asked for; and how every run of it ends."""
+"""`async-task`: its commands by name, each imported when it is used; and how every run of it ends."""
 
 import contextlib
 import importlib
@@ -12,48 +12,47 @@ import click
 from click.shell_completion import CompletionItem
 
 import async_task
-from async_task.errors import near
-from async_task_cli.faults import USAGE, Refusal, one_line, trace_of, verdict
+from async_task_cli.faults import USAGE, Refusal, near, one_line, trace_of, verdict
 from async_task_cli.options import SETTINGS, WORDS, Wanted, reaching
 from async_task_cli.signals import INTERRUPTED, Terminated, terminable
 
 NAME, COMPLETE = "async-task", "_ASYNC_TASK_COMPLETE"
 COMMANDS = {
-    "run-batch": ("batch:run_batch", "Make all calls that are due, once, and end."),
-    "worker": ("worker:worker", "Make all calls that become due, until it is stopped."),
+    "run-batch": ("batch:run_batch", "Perform all calls that are due, once, and end."),
+    "worker": ("worker:worker", "Perform all calls that become due, until stopped."),
     "workers": ("workers:workers", "List the processes that perform attempts."),
     "list": ("attempts:list_attempts", "List attempts, oldest first, and count them."),
     "show": ("attempt:show", "Show one attempt: all its fields and what happened to it."),
-    "retry": ("verbs:retry", "Make attempts due now, also failed and expired ones."),
-    "run-now": ("run_now:run_now", "The same, and make their calls here, at once."),
+    "retry": ("verbs:retry", "Make attempts due now; also failed and expired ones."),
+    "run-now": ("run_now:run_now", "Make attempts due now, and perform them here."),
     "reschedule": ("verbs:reschedule", "Make pending attempts due at another time."),
-    "expire": ("verbs:expire", "End pending attempts: they are too late to be of use."),
-    "fail": ("verbs:fail", "End pending attempts: they failed for good."),
-    "cancel": ("verbs:cancel", "End pending attempts: they are no longer wanted."),
-    "enqueue": ("enqueue:enqueue", "Write a call down, to be made by whoever performs what is due."),
-    "pause": ("queues:pause", "Start nothing more from a queue, or of a target."),
-    "resume": ("queues:resume", "Go on with what was paused."),
-    "queues": ("queues:queues", "List what is paused or limited."),
-    "sweep": ("sweep:sweep", "Recover what lost its process, expire what is too late."),
-    "install": ("install:install", "Write the tables into your Alembic tree, or make them at once."),
-    "upgrade": ("upgrade:upgrade", "Bring tables of an earlier version to this one."),
+    "expire": ("verbs:expire", "End pending attempts as expired: they are too late."),
+    "fail": ("verbs:fail", "End pending attempts as failed for good."),
+    "cancel": ("verbs:cancel", "End pending attempts as no longer wanted."),
+    "enqueue": ("enqueue:enqueue", "Write a call down, for a worker to perform."),
+    "pause": ("queues:pause", "Start no more calls of a queue or a target."),
+    "resume": ("queues:resume", "Resume a queue or a target that was paused."),
+    "queues": ("queues:queues", "List the queues that are paused or limited."),
+    "sweep": ("sweep:sweep", "Recover attempts whose process died; expire late ones."),
+    "install": ("install:install", "Write a revision that creates the tables; or create them."),
+    "upgrade": ("upgrade:upgrade", "Upgrade tables of an earlier version."),
     "sql": ("sql:sql", "Print the SQL of install or upgrade."),
-    "check": ("check:check", "See whether tables, migrations, targets and keys fit together."),
-    "rotate-keys": ("rotation:rotate_keys", "Encrypt again, under the first key, what is under an old one."),
-    "keys": ("keys:keys", "Make a key; list which keys are there, and what is under them."),
-    "config": ("config:config", "Say what is configured, and where each value comes from."),
+    "check": ("check:check", "Check that tables, migrations, targets and keys fit."),
+    "rotate-keys": ("rotation:rotate_keys", "Encrypt again what is under an old key."),
+    "keys": ("keys:keys", "Generate a key; list keys and what is under them."),
+    "config": ("config:config", "Show each setting, and where it comes from."),
     "completion": ("completion:completion", "Print the script that completes commands in your shell."),
-    "version": ("version:version", "Say which versions are at work here."),
-    "demo": ("demo:demo", "See an outbox at work, in a minute, in this terminal."),
+    "version": ("version:version", "Show the versions of the library and what it uses."),
+    "demo": ("demo:demo", "Watch an outbox at work in this terminal."),
 }
 
 
 class Closed(Exception):
-    """Whoever read our standard output has read enough."""
+    """The reader of our standard output has closed it."""
 
 
 class Commands(click.Group):
-    """A group that knows its commands by name, so that `--help` imports no library that a command may need."""
+    """A group that knows its commands by name, so that `--help` imports no library that a command needs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[WORDS] = (NAME, *args)
@@ -74,11 +73,11 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
-            ctx.fail(f"no command is called {args[0]!r}{near(args[0], COMMANDS)}")
+            ctx.fail(f"there is no command {args[0]!r}{near(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        # Not as a group does it, which imports every command to ask for its help.
+        # click's own way imports every command for its help.
         named = [
             CompletionItem(name, help=words) for name, (_, words) in COMMANDS.items() if name.startswith(incomplete)
         ]
@@ -103,7 +102,7 @@ def cli(ctx: click.Context, wanted: Wanted) -> int:
     """A call that must happen because data changed, happens: a transactional outbox for SQLAlchemy.
 
     The application is found by --app, ASYNC_TASK_APP or [tool.async-task] in pyproject.toml; without one,
-    --database-url or ASYNC_TASK_DATABASE_URL names the database. These options may stand before or after the command.
+    --database-url or ASYNC_TASK_DATABASE_URL names the database. Put these options before or after the command.
     """
     ctx.obj = wanted
     if ctx.invoked_subcommand is None:
@@ -113,7 +112,7 @@ def cli(ctx: click.Context, wanted: Wanted) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what `arguments` (those of this process) say. Answers the exit code; raises nothing that people do not."""
+    """Run the command that `arguments` (default: those of this process) name, and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     _open_closed()
     _print_anything()
@@ -164,20 +163,20 @@ def _say(words: str, code: int) -> int:
 
 
 def _closed() -> int:
-    # Without this, the interpreter would complain when it flushes at its end.
+    # Else the interpreter would print an error when it flushes at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _open_closed() -> None:
-    """A program whose standard streams somebody has closed works all the same: it reads nothing and is not heard."""
+    """Open standard streams that are closed: the command then reads nothing, and what it prints is lost."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - open until the process ends
 
 
 def _print_anything() -> None:
-    """A character that this terminal cannot show is spelled out; it never ends a command."""
+    """A character that this terminal cannot show is printed as an escape; it never ends a command."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             reconfigure: Callable[..., Any] = stream.reconfigure  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Instants and lengths of time, as people write them behind an option."""
+"""Instants and lengths of time, as people write them after an option."""
 
 import datetime as dt
 import re
@@ -13,7 +13,7 @@ _PART = re.compile(r"([\d.]+)(\D+)", re.ASCII)
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg]
-    """An instant in ISO 8601, with its zone: `2026-10-25T02:30Z`. Without a zone it is refused, never guessed."""
+    """An instant in ISO 8601, with its zone: `2026-10-25T02:30Z`. Refused without a zone."""
 
     name = "instant"
 
@@ -32,13 +32,13 @@ class Length(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.timedelta:
         if (found := length(str(value))) is None:
             self.fail(
-                f"{value!r} is no length of time up to 100 years: write 5ms, 90s, 15min, 1h30m, 3d or 2w", param, ctx
+                f"{value!r} is not a length of time up to 100 years: write 5ms, 90s, 15min, 1h30m, 3d or 2w", param, ctx
             )
         return found
 
 
 class MomentOrLength(click.ParamType):  # type: ignore[type-arg]
-    """Either: a length counts back from the database's clock."""
+    """Either one; a length counts back from the database's clock."""
 
     name = "instant|duration"
 
@@ -53,13 +53,13 @@ def instant(text: str) -> dt.datetime:
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no instant: write it like 2026-10-25T02:30Z") from None
+        raise ValueError(f"{text!r} is not an instant: write it like 2026-10-25T02:30Z") from None
     if moment.utcoffset() is None:
         raise ValueError(f"{text!r} names no instant without a zone: end it with Z, or like +02:00")
     try:
         return moment.astimezone(dt.UTC)
     except OverflowError:
-        raise ValueError(f"{text!r} lies outside of the years 1 to 9999 in UTC") from None
+        raise ValueError(f"{text!r} is outside the years 1 to 9999 in UTC") from None
 
 
 def length(text: str) -> dt.timedelta | None:

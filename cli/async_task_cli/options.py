@@ -1,4 +1,4 @@
-"""Options that several commands take: which application, and how to look at what went wrong."""
+"""Options that several commands take: which application, and how errors are shown."""
 
 import functools
 import shlex
@@ -12,20 +12,20 @@ from async_task_cli.faults import scrubbed
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 WORDS = "async_task_cli.words"
-"""Where a context keeps the whole command line, as it was given."""
+"""Where a context keeps the whole command line."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which application the options name; nothing of it is looked up yet."""
+    """The application that the options name; nothing of it is loaded yet."""
 
     app: str | None = None
     database_url: str | None = None
     modules: tuple[str, ...] = ()
 
     def beside(self, other: "Wanted") -> "Wanted":
-        """What stands after the command, with what stood before it (`other`). Raises UsageError for a contradiction."""
+        """The options after the command, with those before it (`other`). Raises UsageError for a contradiction."""
         app = other.app if self.app is None else self.app
         url = other.database_url if self.database_url is None else self.database_url
         if app is not None and url is not None:
@@ -34,14 +34,14 @@ class Wanted:
 
 
 def debugging(command: F) -> F:
-    """`--debug`; what it does is done where errors are said."""
+    """`--debug`, which `main` reads when it prints an error."""
     return click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")(command)
 
 
 def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that name the application; the command is called with `wanted=`."""
 
-    @click.option("--app", metavar="MODULE:NAME", help="The application: where its AsyncTask lies.")
+    @click.option("--app", metavar="MODULE:NAME", help="The application: where its AsyncTask is.")
     @click.option(
         "--database-url", metavar="URL", help="Without an application: the database of the ready-made tables."
     )
@@ -58,14 +58,12 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def as_json(command: F) -> F:
-    """`--json`, for programs that read."""
+    """`--json`, for programs."""
     return click.option("--json", "is_json", is_flag=True, help="JSON on standard output.")(command)
 
 
 def once_more(ctx: click.Context, option: str, value: str) -> str:
-    """The command line that is being run, with this option instead of what it had: to be copied into a shell.
-
-    A password in a URL is not repeated."""
+    """This command line with another value of one option, to be copied into a shell. Passwords in URLs are left out."""
     words = scrubbed(shlex.join(_without(option, ctx.meta[WORDS])))
     return f"{words} {shlex.join([option, value])}"
 

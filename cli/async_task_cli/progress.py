@@ -1,4 +1,4 @@
-"""A bar for whoever watches a batch: on a terminal only, and only from its first second on."""
+"""A progress bar of a batch: on a terminal only, and only from the first second on."""
 
 import sys
 import threading
@@ -8,15 +8,14 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from async_task import BatchReport
-from async_task.queue.backlog import MOST_COUNTED
+from async_task import MOST_COUNTED, BatchReport
 
 PATIENCE = 1.0
 COLUMNS = ("retried", "to be retried"), ("failed", "failed"), ("parked", "parked")
 
 
 class Bar:
-    """`bar(report)` moves it. It is gone when the batch has ended: the line of figures then says it all."""
+    """`bar(report)` moves it. It disappears at the end of the batch, when the line of figures is printed."""
 
     def __init__(self) -> None:
         console = Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
@@ -28,7 +27,7 @@ class Bar:
         self._begin.daemon = True
 
     def __call__(self, report: BatchReport) -> None:
-        # What was not counted to its end has no end to show.
+        # What was not counted to its end has no total.
         total = None if report.left == MOST_COUNTED else report.claimed + report.left
         if self._bar.tasks[0].total is None and total is not None and report.claimed == 0:
             self._bar.update(self._task, total=total)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: most commands end at once; one that has calls in hand finishes those first."""
+"""SIGINT and SIGTERM: most commands end at once; one with running calls finishes those first."""
 
 import contextlib
 import os
@@ -20,13 +20,13 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises Terminated, so that what was opened is closed; SIGINT raises KeyboardInterrupt anyway."""
+    """SIGTERM raises Terminated, so that open connections are closed; SIGINT raises KeyboardInterrupt anyway."""
     with _handling({signal.SIGTERM: _terminate}):
         yield
 
 
 class Stop:
-    """For a command with calls in hand. At the first signal `event` is set; the second ends the process at once.
+    """For a command with running calls. The first signal sets `event`; the second one ends the process at once.
 
     `exit_code`: 130 or 143 after a signal, None without one.
     """
@@ -43,8 +43,8 @@ class Stop:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.event.is_set():
-            _write(on_terminal=_SHOW_CURSOR)  # a bar that is being drawn has hidden it
-            # Threads that are in a call cannot be ended in any other way.
+            _write(on_terminal=_SHOW_CURSOR)  # a progress bar has hidden it
+            # A thread in a call cannot be ended in any other way.
             os._exit(128 + number)
         self.exit_code = 128 + number
         self.event.set()
@@ -83,7 +83,8 @@ class Leave:
 
 
 def _write(words: str = "", *, on_terminal: str) -> None:
-    """To standard error, `on_terminal` before it. Not through sys.stderr: it may be in the middle of a write."""
+    """Write to standard error, on a terminal with `on_terminal` before. Not through sys.stderr, which may be in the
+    middle of a write."""
     with contextlib.suppress(OSError):
         stderr = sys.__stderr__.fileno() if sys.__stderr__ else 2
         os.write(stderr, f"{on_terminal if os.isatty(stderr) else ''}{words}".encode())

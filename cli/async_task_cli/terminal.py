@@ -1,4 +1,4 @@
-"""What people read: tables and sheets on standard output, words on standard error, moments in plain words."""
+"""Output for people: tables and sheets on standard output, messages on standard error, times in plain words."""
 
 import datetime as dt
 import sys
@@ -16,7 +16,7 @@ COLOURS = {
 
 
 class Page(Console):
-    """A console that lets a closed pipe be known, instead of ending the process."""
+    """A console that raises BrokenPipeError for a closed pipe, instead of ending the process."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -28,7 +28,7 @@ def page() -> Console:
 
 
 def is_watched() -> bool:
-    """Whether somebody reads standard error as it comes."""
+    """Whether standard error is a terminal."""
     return sys.stderr.isatty()
 
 
@@ -37,7 +37,7 @@ def say(words: str) -> None:
 
 
 def plain(text: object) -> Text:
-    """`text` as it is, but that nothing in it reaches the terminal as a command."""
+    """`text` without what a terminal would take for a command."""
     shown = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in str(text))
     return Text(shown, overflow="fold")
 
@@ -47,7 +47,7 @@ def coloured(word: str) -> Text:
 
 
 def table(columns: Sequence[str], *, numbers: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
-    """A table without lines; `numbers` are aligned to the right, `whole` columns are never broken."""
+    """A table without lines. `numbers`: columns aligned to the right; `whole`: columns that are never broken."""
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(
@@ -57,7 +57,7 @@ def table(columns: Sequence[str], *, numbers: Sequence[str] = (), whole: Sequenc
 
 
 def print_sheet(console: Console, rows: Sequence[tuple[str, Text]], *, indent: int = 2) -> None:
-    """Names and values beside each other; long values are broken under themselves, and nothing trails."""
+    """Names and values beside each other. Long values are broken under themselves; no line ends in spaces."""
     width = max(len(name) for name, _ in rows)
     margin = indent + width + (2 if width else 0)
     for name, value in rows:
@@ -69,7 +69,7 @@ def print_sheet(console: Console, rows: Sequence[tuple[str, Text]], *, indent: i
 
 
 def print_whole(console: Console, text: str, *, indent: int) -> None:
-    """Line by line as it is, however long the lines are."""
+    """Line by line, without a break in a long line."""
     for line in text.splitlines():
         console.print(Text(" " * indent) + plain(line), soft_wrap=True)
 
@@ -79,7 +79,7 @@ def moment(when: dt.datetime) -> str:
 
 
 def since(when: dt.datetime, now: dt.datetime) -> str:
-    """`3 min ago`, `in 5 s`, `now`; both by the database's clock."""
+    """`3 min ago`, `in 5 s`, `now`; both instants are of the database's clock."""
     seconds = (now - when).total_seconds()
     if abs(seconds) < 1:
         return "now"
@@ -87,7 +87,7 @@ def since(when: dt.datetime, now: dt.datetime) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time in its two greatest units at most."""
+    """A length of time in one or two units: `2 h 5 min`."""
     for unit, length, below, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= length:
             rest = int(seconds % length // part)

@@ -1,32 +1,29 @@
-"""The live view of `async-task worker --top`: drawn again each second, from a few bounded statements."""
+"""The live view of `async-task worker --top`: drawn each second from a few bounded statements."""
 
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
-from sqlalchemy import select
 
-from async_task import AsyncTask, Depth, WorkerInfo
-from async_task.queue.backlog import MOST_COUNTED
-from async_task.schema.tables import companion_tables, table_of
+from async_task import MOST_COUNTED, AsyncTask, Depth, EventInfo, WorkerInfo
 from async_task_cli.commands.workers import sheet
 from async_task_cli.faults import verdict
 from async_task_cli.terminal import plain, span, table
 
 EVERY = 1.0
 QUEUES_EVERY = 10
-"""Every so many times, queues are looked for that are new."""
+"""How many times it is drawn until new queues are looked up."""
 MOST_QUEUES, NUM_ERRORS = 20, 5
 
 
 class Top:
-    """`own()`: the name of the worker in this process, and what it has done so far."""
+    """`own()`: the name of the worker in this process, and its tally so far."""
 
     def __init__(self, app: AsyncTask, own: Callable[[], tuple[str, Mapping[str, int]]]) -> None:
         self._app = app
@@ -57,7 +54,7 @@ class Top:
 
     def _of_the_database(self) -> list[RenderableType]:
         depths = self._depths()
-        errors = self._app.read(lambda session: _last_errors(session, table_of(self._app.model)))
+        errors = self._app.attempts.errors(NUM_ERRORS)
         workers: list[WorkerInfo] = self._app.workers()
         parts: list[RenderableType] = [queue_table(depths), Text(), sheet(workers)]
         return parts if not errors else [*parts, Text(), error_table(errors)]
@@ -74,7 +71,7 @@ class Top:
         return self
 
     def begin(self) -> None:
-        """From now on it is drawn, on a thread of its own."""
+        """Start to draw, on a thread of its own."""
         self._thread.start()
 
     def __exit__(
@@ -87,13 +84,13 @@ class Top:
 
 
 class Rate:
-    """How many a second, lately."""
+    """How many a second, between the last two calls."""
 
     def __init__(self) -> None:
         self._before: tuple[int, float] | None = None
 
     def note(self, number: int, now: float) -> float:
-        """There are so many now."""
+        """`number`: how many there are now."""
         before, self._before = self._before, (number, now)
         return 0.0 if before is None or now <= before[1] else (number - before[0]) / (now - before[1])
 
@@ -106,23 +103,13 @@ def queue_table(depths: list[Depth]) -> Any:
     return made
 
 
-def error_table(errors: list[Any]) -> Any:
-    """Of rows: when, which attempt, what was said."""
+def error_table(errors: Sequence[EventInfo]) -> Any:
     made = table(["WHEN", "ATTEMPT", "LAST ERRORS"], whole=["WHEN"])
-    for when, attempt, message in errors:
-        made.add_row(Text(f"{when:%H:%M:%S}"), plain(attempt), plain((message or "").partition("\n")[0]))
+    for one in errors:
+        message = (one.message or "").partition("\n")[0]
+        made.add_row(Text(f"{one.created_at:%H:%M:%S}"), plain(one.attempt_id), plain(message))
     return made
 
 
 def _counted(number: int) -> str:
     return f"{number:,}{' or more' if number >= MOST_COUNTED else ''}"
-
-
-def _last_errors(session: Any, attempts: Any) -> list[Any]:
-    c = companion_tables(attempts).events.c
-    # Only among the newest: a table of events that tells of no errors must not be read to its beginning.
-    newest = select(c.id, c.kind, c.job_type, c.created_at, c.job_id, c.message).order_by(c.id.desc()).limit(1000)
-    some = newest.subquery().c
-    wanted = select(some.created_at, some.job_id, some.message)
-    mine = (some.kind.in_(("error", "crash")), some.job_type == attempts.name)
-    return list(session.execute(wanted.where(*mine).order_by(some.id.desc()).limit(NUM_ERRORS)).all())

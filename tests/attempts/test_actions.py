@@ -1,4 +1,4 @@
-"""What people do to a row: expire, fail, cancel, retry now, reschedule; and what they ask of the table."""
+"""The verbs of people: expire, fail, cancel, retry now, reschedule; and the selectables."""
 
 import asyncio
 import datetime as dt
@@ -71,7 +71,7 @@ def test_the_reason_of_an_end_is_its_last_error_and_without_one_the_last_error_s
 
 
 @each_verb
-def test_the_object_shows_what_became_of_it(write: Write, sessions: Sessions, verb: str) -> None:
+def test_the_instance_has_the_new_state_after_a_verb(write: Write, sessions: Sessions, verb: str) -> None:
     attempt = write(Client, "ping", scheduled_at=now() + 2 * HOUR)
     with sessions.begin() as session:
         say(attempt, verb, session)
@@ -91,7 +91,7 @@ def test_a_verb_is_part_of_the_callers_transaction(engine: Engine, write: Write,
     assert events_of(engine, attempt.id) == []
 
 
-def test_a_verb_writes_what_was_changed_and_created_before_it(engine: Engine, sessions: Sessions) -> None:
+def test_a_verb_flushes_earlier_changes_first(engine: Engine, sessions: Sessions) -> None:
     with sessions.begin() as session:
         attempt = Attempt.create(target=Client, method_name="ping", session=session)
         attempt.priority = 3
@@ -102,7 +102,7 @@ def test_a_verb_writes_what_was_changed_and_created_before_it(engine: Engine, se
 
 
 @each_verb
-def test_a_verb_on_an_async_session_is_said_with_run_sync(
+def test_a_verb_runs_on_an_async_session_through_run_sync(
     engine: Engine, async_engine_url: str, write: Write, verb: str
 ) -> None:
     attempt = write(Client, "ping")
@@ -121,7 +121,7 @@ def test_a_verb_on_an_async_session_is_said_with_run_sync(
 
 
 @each_verb
-def test_an_attempt_of_no_session_needs_one(write: Write, verb: str) -> None:
+def test_a_detached_attempt_needs_a_session(write: Write, verb: str) -> None:
     with pytest.raises(NoTransaction, match="attached to no session"):
         say(write(Client, "ping"), verb)
 
@@ -136,16 +136,16 @@ def test_an_attempt_of_another_session_is_refused(engine: Engine, write: Write, 
     assert row_of(engine, attempt.id).status is Status.PENDING
 
 
-def test_a_detached_copy_of_what_the_session_holds_is_refused_in_a_sentence(write: Write, sessions: Sessions) -> None:
+def test_a_second_instance_of_an_attached_attempt_is_refused(write: Write, sessions: Sessions) -> None:
     attempt = write(Client, "ping")
     with sessions.begin() as session:
         held = session.get_one(Attempt, attempt.id)
-        with pytest.raises(InvalidState, match="holds another copy"):
+        with pytest.raises(InvalidState, match="has another instance"):
             attempt.cancel(session)
         held.cancel()
 
 
-def test_an_attempt_that_is_gone_is_refused(engine: Engine, write: Write, sessions: Sessions) -> None:
+def test_an_attempt_that_was_deleted_is_refused(engine: Engine, write: Write, sessions: Sessions) -> None:
     attempt = write(Client, "ping")
     with sessions.begin() as session:
         held = session.get_one(Attempt, attempt.id)
@@ -156,7 +156,7 @@ def test_an_attempt_that_is_gone_is_refused(engine: Engine, write: Write, sessio
 
 @each_verb
 @pytest.mark.parametrize(("door", "target"), [("sync", act), ("async", act_in_session)])
-def test_a_verb_never_waits_behind_a_call_and_leaves_the_callers_transaction_usable(
+def test_a_verb_never_waits_for_a_running_call_and_leaves_the_transaction_usable(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str, target: object
 ) -> None:
     attempt, other = write(target), write(Client, "ping")
@@ -179,9 +179,7 @@ def test_a_verb_never_waits_behind_a_call_and_leaves_the_callers_transaction_usa
 
 @each_verb
 @pytest.mark.only_on("postgresql", "mysql")
-def test_a_row_that_another_transaction_holds_answers_at_once(
-    engine: Engine, write: Write, sessions: Sessions, verb: str
-) -> None:
+def test_a_verb_on_a_locked_row_raises_at_once(engine: Engine, write: Write, sessions: Sessions, verb: str) -> None:
     attempt = write(Client, "ping")
     with engine.begin() as connection, sessions.begin() as session:
         connection.execute(select(TABLE).where(TABLE.c.id == attempt.id).with_for_update())
@@ -192,10 +190,10 @@ def test_a_row_that_another_transaction_holds_answers_at_once(
 
 @each_verb
 @by_one_door
-def test_who_looked_before_it_was_performed_is_told_the_truth(
+def test_a_verb_on_a_stale_instance_reports_the_current_state(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions, verb: str
 ) -> None:
-    """MySQL's transactions go on seeing what they saw first."""
+    """A transaction of MySQL keeps reading what it read first."""
     attempt = write(Client, "ping")
     with sessions() as session:
         stale = session.get_one(Attempt, attempt.id)
@@ -207,7 +205,7 @@ def test_who_looked_before_it_was_performed_is_told_the_truth(
 
 
 @by_one_door
-def test_who_looked_before_it_failed_can_still_retry_it(
+def test_a_stale_instance_of_a_failed_attempt_can_be_retried(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
 ) -> None:
     attempt = write(Client, "give_up", {"reason": "gone"})
@@ -223,7 +221,7 @@ def test_who_looked_before_it_failed_can_still_retry_it(
 
 
 @each_verb
-def test_a_claim_whose_lease_is_past_and_whose_row_is_free_is_no_obstacle_but_a_start_lost(
+def test_a_verb_takes_a_row_with_a_past_lease_and_counts_its_start_as_lost(
     engine: Engine, write: Write, sessions: Sessions, verb: str
 ) -> None:
     attempt = write(Client, "ping")
@@ -257,7 +255,7 @@ def test_retry_now_clears_a_deadline_that_has_passed_and_keeps_one_that_has_not(
 
 
 @pytest.mark.parametrize("at", [dt.datetime(2030, 1, 1), "2030-01-01", 5, None])
-def test_reschedule_refuses_a_naive_datetime_and_what_is_none(
+def test_reschedule_refuses_a_naive_datetime_and_other_types(
     engine: Engine, write: Write, sessions: Sessions, at: Any
 ) -> None:
     attempt = write(Client, "ping")
@@ -307,7 +305,7 @@ def test_retry_now_on_a_succeeded_row_names_all_states_in_which_it_is_legal(
     assert "is succeeded, and must be canceled or expired or failed or pending" in str(refused.value)
 
 
-def test_what_is_not_written_yet_is_not_due(sessions: Sessions) -> None:
+def test_an_attempt_that_is_not_flushed_is_not_due(sessions: Sessions) -> None:
     with sessions.begin() as session:
         attempts = [
             Attempt.create(target=Client, method_name="ping", session=session, scheduled_at=at)
@@ -352,7 +350,7 @@ def test_selectables_find_attempts_by_state(app: AsyncTask, engine: Engine, writ
     assert found(Attempt.potentially_stuck()) == stuck
 
 
-def test_what_is_being_performed_is_no_longer_due(app: AsyncTask, write: Write, sessions: Sessions) -> None:
+def test_an_attempt_that_is_being_performed_is_not_due(app: AsyncTask, write: Write, sessions: Sessions) -> None:
     attempt = write(act)
     found: list[Any] = []
 
@@ -366,7 +364,7 @@ def test_what_is_being_performed_is_no_longer_due(app: AsyncTask, write: Write, 
     assert (held.is_due, held.is_performing) == (False, True)
 
 
-def test_an_async_session_is_refused_with_the_words_to_write_instead(write: Write) -> None:
+def test_an_async_session_is_refused_with_what_to_write_instead(write: Write) -> None:
     attempt = write(Client, "ping")
     session: Any = AsyncSession()
     for verb in (attempt.cancel, attempt.fail, attempt.expire, attempt.retry_now):

@@ -1,4 +1,4 @@
-"""`create` without `session=`: the one transaction begun by this thread and this asyncio task. Never a guess."""
+"""`create` without `session=`: the one transaction begun by this thread, this asyncio task and this context."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def count(engine: Engine) -> int:
 
 @pytest.fixture
 def nowhere() -> Iterator[Sessions]:
-    """Sessions that need no database: what is open here is known before a connection is."""
+    """Sessions that need no database: a transaction is open before there is a connection."""
     engine = create_engine("sqlite://")
     yield sessionmaker(engine)
     engine.dispose()
@@ -51,7 +51,7 @@ def nowhere() -> Iterator[Sessions]:
 
 
 @pytest.mark.parametrize("kind", ["begin", "sessionmaker.begin", "autobegin", "scoped", "sqlmodel", "savepoint"])
-def test_the_open_transaction_is_found_whoever_began_it(kind: str, sessions: Sessions, engine: Engine) -> None:
+def test_the_open_transaction_is_found_however_it_was_begun(kind: str, sessions: Sessions, engine: Engine) -> None:
     if kind == "begin":
         with Session(engine) as session, session.begin():
             Attempt.call(note)
@@ -120,7 +120,7 @@ def test_the_first_half_of_a_two_phase_commit_ends_nothing(engine: Engine) -> No
     assert count(engine) == 1
 
 
-def test_without_an_open_transaction_there_is_none(nowhere: Sessions) -> None:
+def test_without_an_open_transaction_create_raises(nowhere: Sessions) -> None:
     with pytest.raises(NoTransaction, match=r"with session\.begin"):
         Attempt.call(note)
     with nowhere(), pytest.raises(NoTransaction):
@@ -149,7 +149,7 @@ def test_a_session_that_was_dropped_is_not_found(nowhere: Sessions) -> None:
         ambient_session()
 
 
-def test_two_open_transactions_are_no_choice(nowhere: Sessions) -> None:
+def test_two_open_transactions_are_ambiguous(nowhere: Sessions) -> None:
     with nowhere.begin(), nowhere.begin() as inner:
         with pytest.raises(AmbiguousTransaction, match="2 transactions are open in this thread"):
             Attempt.call(note)
@@ -157,7 +157,7 @@ def test_two_open_transactions_are_no_choice(nowhere: Sessions) -> None:
         assert ambient_session() is not inner
 
 
-def test_one_open_transaction_beside_a_session_that_rests_is_found(nowhere: Sessions) -> None:
+def test_one_open_transaction_is_found_beside_a_session_without_one(nowhere: Sessions) -> None:
     with nowhere(), nowhere.begin() as session, nowhere():
         assert ambient_session() is session
 
@@ -165,7 +165,7 @@ def test_one_open_transaction_beside_a_session_that_rests_is_found(nowhere: Sess
 # Who does not find it
 
 
-def test_a_worker_thread_sees_no_transaction_of_another(nowhere: Sessions) -> None:
+def test_a_thread_does_not_find_the_transaction_of_another_thread(nowhere: Sessions) -> None:
     with nowhere.begin() as mine, ThreadPoolExecutor(1) as pool:
         assert isinstance(pool.submit(ambient_session).exception(10), NoTransaction)
         with pytest.raises(NoTransaction):
@@ -217,7 +217,7 @@ def test_a_request_does_not_find_the_transaction_that_another_request_left_open_
         assert not others.new
 
 
-def test_a_session_begun_in_one_thread_and_used_in_another_is_found_by_neither_as_a_guess(nowhere: Sessions) -> None:
+def test_a_session_begun_in_one_thread_is_not_found_in_another(nowhere: Sessions) -> None:
     with ThreadPoolExecutor(1) as pool:
 
         def begin() -> Session:
@@ -245,7 +245,7 @@ def test_a_session_that_is_begun_again_elsewhere_is_no_longer_found_here(nowhere
         session.close()
 
 
-def test_a_child_task_sees_no_transaction_and_its_own_is_not_its_parents(nowhere: Sessions) -> None:
+def test_a_child_task_does_not_find_its_parents_transaction_nor_the_parent_its(nowhere: Sessions) -> None:
     async def child() -> None:
         with pytest.raises(NoTransaction):
             ambient_session()
@@ -264,7 +264,7 @@ def test_a_child_task_sees_no_transaction_and_its_own_is_not_its_parents(nowhere
     asyncio.run(parent())
 
 
-def test_a_task_does_not_see_what_its_thread_began_before_the_loop(nowhere: Sessions) -> None:
+def test_a_task_does_not_find_what_its_thread_began_before_the_loop(nowhere: Sessions) -> None:
     async def look() -> None:
         with pytest.raises(NoTransaction):
             ambient_session()
@@ -273,7 +273,7 @@ def test_a_task_does_not_see_what_its_thread_began_before_the_loop(nowhere: Sess
         asyncio.run(look())
 
 
-def test_twenty_tasks_find_each_its_own(engine: Engine, async_engine_url: str) -> None:
+def test_each_of_twenty_tasks_finds_its_own_transaction(engine: Engine, async_engine_url: str) -> None:
     async def body(async_engine: AsyncEngine) -> list[tuple[int, Any]]:
         together = asyncio.Barrier(4)
 
@@ -309,7 +309,7 @@ def lost(body: Callable[[], object]) -> list[warnings.WarningMessage]:
     return [one for one in said if one.category is LostAttemptWarning]
 
 
-def test_closing_without_a_commit_warns_where_it_was_closed(nowhere: Sessions) -> None:
+def test_closing_without_a_commit_warns_at_the_line_that_closes(nowhere: Sessions) -> None:
     def lose() -> None:
         with nowhere() as session:
             session.begin()
@@ -317,12 +317,12 @@ def test_closing_without_a_commit_warns_where_it_was_closed(nowhere: Sessions) -
             Attempt.call(note)
 
     (said,) = lost(lose)
-    assert "held 2 attempt(s)" in str(said.message)
+    assert "had 2 new attempt(s)" in str(said.message)
     assert said.filename == __file__
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback", "raise", "given", "nothing made"])
-def test_closing_warns_of_nothing_that_was_not_lost(sessions: Sessions, end: str) -> None:
+def test_closing_does_not_warn_where_nothing_was_lost(sessions: Sessions, end: str) -> None:
     def body() -> None:
         with contextlib.suppress(ZeroDivisionError), sessions() as session:
             session.begin()
@@ -351,7 +351,7 @@ def test_closing_warns_of_nothing_that_was_not_lost(sessions: Sessions, end: str
         ("begin call undo call", 1),
     ],
 )
-def test_savepoints_count_what_is_lost_with_them(sessions: Sessions, steps: str, number: int) -> None:
+def test_the_warning_counts_what_each_savepoint_loses(sessions: Sessions, steps: str, number: int) -> None:
     def body() -> None:
         savepoints: list[Any] = []
         with sessions() as session:
@@ -369,12 +369,12 @@ def test_savepoints_count_what_is_lost_with_them(sessions: Sessions, steps: str,
                     savepoints.pop().rollback()
 
     said = lost(body)
-    assert [f"held {number} attempt(s)" in str(one.message) for one in said] == [True] * bool(number)
+    assert [f"had {number} new attempt(s)" in str(one.message) for one in said] == [True] * bool(number)
 
 
 @asynccontextmanager
 async def dependency(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
-    """As a web framework hands a session in."""
+    """As a web framework provides a session."""
     async with AsyncSession(engine) as session:
         await session.begin()
         yield session
@@ -425,7 +425,7 @@ def test_a_warning_that_is_an_error_leaves_the_session_closed(nowhere: Sessions)
 # What it costs
 
 
-def test_ten_thousand_transactions_leave_nothing_behind(nowhere: Sessions) -> None:
+def test_ten_thousand_transactions_leave_nothing_in_memory(nowhere: Sessions) -> None:
     def transactions(number: int) -> None:
         for one in range(number):
             session = nowhere()

@@ -1,4 +1,4 @@
-"""Models of one's own: columns, overrides, inheritance, schemas, names; and what the tables themselves refuse."""
+"""Own models: columns, overrides, inheritance, schemas, names; and what the tables themselves refuse."""
 
 import datetime as dt
 import enum
@@ -108,7 +108,7 @@ class Size(enum.Enum):
 
 
 class Telegram(BaseAttempt, Base):
-    """A type of one's own for a column of ours, and an enum that says the class."""
+    """An own type for one of our columns, and an enum that tells the class."""
 
     __tablename__ = "telegrams"
     __mapper_args__ = {"polymorphic_on": "size", "polymorphic_identity": Size.LARGE}  # noqa: RUF012
@@ -151,7 +151,7 @@ def app_of(engine: Engine, model: type[BaseAttempt]) -> AsyncTask:
     return AsyncTask(engine, model=model)
 
 
-def test_a_model_of_ones_own_is_written_performed_and_told_of_errors(
+def test_an_own_model_is_written_performed_and_its_error_hook_runs(
     tables: None, engine: Engine, sessions: Sessions
 ) -> None:
     with sessions.begin() as session:
@@ -170,7 +170,7 @@ def test_a_model_of_ones_own_is_written_performed_and_told_of_errors(
         assert {event.job_type for event in events} == {"jobs"}
 
 
-def test_two_models_in_one_process_do_not_meet(tables: None, engine: Engine, sessions: Sessions) -> None:
+def test_two_models_in_one_process_are_independent(tables: None, engine: Engine, sessions: Sessions) -> None:
     with sessions.begin() as session:
         mine = Job.ensure(session, target=charge, method_args={"amount": 1}, idempotence_token="T")
         other = Attempt.ensure(session, target=charge, method_args={"amount": 1}, idempotence_token="T")
@@ -203,7 +203,7 @@ def test_single_table_inheritance_writes_and_reads_the_class(tables: None, sessi
 
 
 @pytest.mark.parametrize("number", [1, 5])
-def test_types_of_ones_own_are_written_and_read(tables: None, engine: Engine, sessions: Sessions, number: int) -> None:
+def test_own_column_types_are_written_and_read(tables: None, engine: Engine, sessions: Sessions, number: int) -> None:
     with sessions.begin() as session:
         Telegram.create_many(session, [{"target": charge, "method_args": {"amount": 10}}] * number)
     with sessions() as session:
@@ -218,7 +218,7 @@ def backlog_of(engine: Engine) -> int:
         return connection.scalar(text("SELECT count(*) FROM telegrams WHERE status <> 'succeeded'")) or 0
 
 
-def test_what_is_written_once_stays_so_in_a_subclass(tables: None, sessions: Sessions) -> None:
+def test_the_call_is_read_only_in_a_subclass_too(tables: None, sessions: Sessions) -> None:
     from async_task import InvalidState
 
     with sessions.begin() as session:
@@ -227,7 +227,7 @@ def test_what_is_written_once_stays_so_in_a_subclass(tables: None, sessions: Ses
             parcel.target = "other"
 
 
-def test_joined_inheritance_is_created_and_performed_and_the_rest_is_refused_with_a_sentence(
+def test_joined_inheritance_can_be_created_and_performed_and_nothing_else(
     tables: None, engine: Engine, sessions: Sessions
 ) -> None:
     with sessions.begin() as session:
@@ -235,7 +235,7 @@ def test_joined_inheritance_is_created_and_performed_and_the_rest_is_refused_wit
         visit.address = "Elm Street"
         call: dict[str, Any] = {"target": charge, "method_args": {"amount": 1}, "idempotence_token": "T"}
         for refused in (lambda: HomeVisit.ensure(session, **call), lambda: HomeVisit.create_many(session, [call])):
-            with pytest.raises(ConfigurationError, match=r"lies in two tables .* use create"):
+            with pytest.raises(ConfigurationError, match=r"is in two tables .* use create"):
                 refused()
         assert type(Visit.ensure(session, **call)) is Visit
     app = app_of(engine, Visit)
@@ -246,9 +246,7 @@ def test_joined_inheritance_is_created_and_performed_and_the_rest_is_refused_wit
         assert (found.address, found.status) == ("Elm Street", Status.SUCCEEDED)
 
 
-def test_own_table_args_keep_our_indexes_and_checks_and_no_convention_renames_them(
-    tables: None, engine: Engine
-) -> None:
+def test_own_table_args_keep_our_indexes_and_checks_under_their_names(tables: None, engine: Engine) -> None:
     engine.dispose()  # SQLite's driver keeps statements, and what a PRAGMA said before the table was made anew
     found = inspect(engine)
     names = {str(index["name"]) for index in found.get_indexes("jobs")}
@@ -259,7 +257,7 @@ def test_own_table_args_keep_our_indexes_and_checks_and_no_convention_renames_th
     assert {f"ck_jobs_{kind}" for kind in kinds} <= checks
 
 
-def test_a_long_table_name_is_no_error(engine: Engine) -> None:
+def test_a_long_table_name_is_legal(engine: Engine) -> None:
     class Long(DeclarativeBase): ...
 
     class LongNamed(BaseAttempt, Long):
@@ -270,7 +268,7 @@ def test_a_long_table_name_is_no_error(engine: Engine) -> None:
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_schema_of_ones_own(engine: Engine, sessions: Sessions) -> None:
+def test_a_model_may_have_a_schema(engine: Engine, sessions: Sessions) -> None:
     class InSchema(DeclarativeBase):
         metadata = MetaData(schema="outbox of acme")
 
@@ -294,10 +292,10 @@ def test_a_schema_of_ones_own(engine: Engine, sessions: Sessions) -> None:
             connection.execute(text('DROP SCHEMA "outbox of acme" CASCADE'))
 
 
-def test_a_dataclass_is_refused_with_a_sentence_whichever_way_it_comes() -> None:
+def test_a_model_that_is_a_dataclass_is_refused() -> None:
     class Data(MappedAsDataclass, DeclarativeBase): ...
 
-    says = "by create\\(\\), not by a dataclass's __init__"
+    says = "create\\(\\) writes the columns of an attempt, not the __init__ of a dataclass"
     with pytest.raises(ConfigurationError, match=says):
 
         class First(BaseAttempt, Data):
@@ -326,7 +324,7 @@ def test_a_dataclass_is_refused_with_a_sentence_whichever_way_it_comes() -> None
     Data.registry.configure()  # no half of what was refused is left
 
 
-def test_a_session_of_sqlmodel_beside_its_models(engine: Engine) -> None:
+def test_a_session_of_sqlmodel_takes_attempts_beside_its_models(engine: Engine) -> None:
     Invoice.metadata.create_all(engine, tables=[Invoice.__table__])  # type: ignore[attr-defined]
     try:
         with sqlmodel.Session(engine) as session, session.begin():
@@ -368,7 +366,9 @@ DONE = {"status": Status.SUCCEEDED, "completed_at": MOMENT, "num_attempts": 1}
     ],
     ids=" ".join,
 )
-def test_the_table_refuses_what_cannot_be(sessions: Sessions, engine: Engine, values: dict[str, Any]) -> None:
+def test_the_table_refuses_an_illegal_combination_of_columns(
+    sessions: Sessions, engine: Engine, values: dict[str, Any]
+) -> None:
     with sessions.begin() as session:
         attempt = Attempt.options(session=session).call(charge, 1)
     table: Any = Attempt.__table__
@@ -380,7 +380,7 @@ def test_the_table_refuses_what_cannot_be(sessions: Sessions, engine: Engine, va
         connection.execute(change.values({**dict.fromkeys(CLAIM), **DONE}))
 
 
-def test_the_table_refuses_a_status_that_there_is_not(sessions: Sessions, engine: Engine) -> None:
+def test_the_table_refuses_an_unknown_status(sessions: Sessions, engine: Engine) -> None:
     with sessions.begin() as session:
         Attempt.options(session=session).call(charge, 1)
     with engine.connect() as connection, pytest.raises(DBAPIError):
@@ -388,7 +388,7 @@ def test_the_table_refuses_a_status_that_there_is_not(sessions: Sessions, engine
 
 
 @pytest.mark.only_on("postgresql")
-def test_the_claim_walks_a_partial_index(sessions: Sessions, engine: Engine) -> None:
+def test_the_claim_uses_a_partial_index(sessions: Sessions, engine: Engine) -> None:
     with sessions.begin() as session:
         Attempt.create_many(session, [{"target": charge, "method_args": {"amount": 1}}] * 2000)
         session.execute(text("UPDATE async_task_attempts SET status = 'canceled', completed_at = now()"))
@@ -409,7 +409,7 @@ def test_the_claim_walks_a_partial_index(sessions: Sessions, engine: Engine) -> 
 
 
 @pytest.mark.only_on("postgresql", "sqlite")
-def test_what_is_at_rest_lies_in_no_index_but_the_keys(engine: Engine) -> None:
+def test_an_ended_attempt_is_in_no_index_but_the_keys(engine: Engine) -> None:
     asked = {
         "postgresql": "SELECT indexdef FROM pg_indexes WHERE tablename = 'async_task_attempts'",
         "sqlite": "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'async_task_attempts'",

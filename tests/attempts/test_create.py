@@ -1,24 +1,20 @@
-"""Writing a call down: `create`, `call`, `options`, `ensure`, `create_many`, in the caller's own transaction."""
+"""Writing a call down: `create`, `call`, `options` and `ensure`, in the caller's own transaction."""
 
 import asyncio
-import contextlib
 import datetime as dt
 import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, String, event, func, inspect, select, text, update
+from sqlalchemy import Engine, inspect, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-import databases
 from async_task import (
     Attempt,
-    BaseAttempt,
     ConfigurationError,
     InvalidArguments,
     InvalidState,
@@ -26,85 +22,12 @@ from async_task import (
     UnknownEncryptor,
     UnknownMethod,
     UnknownTarget,
-    policy,
     target,
 )
 from async_task.database.clock import clock_now
 from async_task.encryption.encryptors import register_encryptor
 from clockwork import row_of
-
-SECRET = "canary-4711"
-ARGS = {"token": SECRET, "number": 7}
-Sessions = sessionmaker[Session]
-
-
-@target("writing.client")
-class Client:
-    @staticmethod
-    def fulfill(token: str, number: int = 0) -> None: ...
-
-    @classmethod
-    @policy(queue="slow", priority=7, max_age=60)
-    def hurry(cls) -> None: ...
-
-
-@target("writing.book", queue="books", priority=3)
-def book(session: Session, number: int) -> None: ...
-
-
-class Reversing:
-    """Enough of an encryptor to see whether it was asked."""
-
-    name = "reversing"
-
-    def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
-        return context + plaintext[::-1]
-
-    def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
-        if not ciphertext.startswith(context):
-            raise ValueError(ciphertext)
-        return ciphertext.removeprefix(context)[::-1]
-
-
-@contextlib.contextmanager
-def statements_of(engine: Engine) -> Iterator[list[str]]:
-    """Every statement, with all its rows, that goes through this engine."""
-    seen: list[str] = []
-
-    def note(connection: Connection, cursor: Any, statement: str, *rest: Any) -> None:
-        seen.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
-
-
-def count(engine: Engine) -> int:
-    with engine.connect() as connection:
-        return connection.scalar(select(func.count()).select_from(Attempt)) or 0
-
-
-def database_clock(engine: Engine) -> dt.datetime:
-    with engine.connect() as connection:
-        moment: dt.datetime = connection.execute(select(clock_now())).scalar_one()
-    return moment
-
-
-def run_async(url: str, body: Callable[[AsyncSession], Awaitable[Any]], **options: Any) -> Any:
-    """`body` with an AsyncSession on an engine of its own."""
-
-    async def run() -> Any:
-        engine = create_async_engine(url)
-        try:
-            async with AsyncSession(engine, **options) as session:
-                return await body(session)
-        finally:
-            await engine.dispose()
-
-    return asyncio.run(run())
-
+from writing import ARGS, SECRET, Client, Reversing, Sessions, book, count, database_clock, run_async, statements_of
 
 # The row
 
@@ -134,9 +57,7 @@ def test_a_rollback_leaves_no_row(sessions: Sessions, engine: Engine) -> None:
     assert count(engine) == 0
 
 
-def test_a_savepoint_that_is_rolled_back_takes_its_attempt_along_and_no_other(
-    sessions: Sessions, engine: Engine
-) -> None:
+def test_a_savepoint_that_is_rolled_back_takes_only_its_own_attempt_along(sessions: Sessions, engine: Engine) -> None:
     with sessions.begin() as session:
         kept = Attempt.create(target=book, method_args={"number": 1}, session=session)
         with session.begin_nested() as savepoint:
@@ -204,7 +125,9 @@ def test_an_attempt_reads_back_what_was_given(sessions: Sessions) -> None:
 
 
 @pytest.mark.parametrize("kind", ["session", "scoped", "async", "async scoped"])
-def test_every_kind_of_session_is_a_door(kind: str, sessions: Sessions, engine: Engine, async_engine_url: str) -> None:
+def test_create_takes_every_kind_of_session(
+    kind: str, sessions: Sessions, engine: Engine, async_engine_url: str
+) -> None:
     from sqlalchemy.ext.asyncio import async_scoped_session
 
     async def write() -> None:
@@ -227,7 +150,7 @@ def test_every_kind_of_session_is_a_door(kind: str, sessions: Sessions, engine: 
     assert count(engine) == 1
 
 
-def test_what_is_no_session_is_refused_with_a_sentence(engine: Engine) -> None:
+def test_another_object_than_a_session_is_refused(engine: Engine) -> None:
     with pytest.raises(ConfigurationError, match="takes a Session or an AsyncSession, not Engine"):
         Attempt.create(target=book, method_args={"number": 1}, session=engine)  # type: ignore[arg-type]
 
@@ -302,7 +225,7 @@ FUTURE = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
         ({"method_args": [SECRET]}, "method_args: takes a mapping of names to values, not list"),
     ],
 )
-def test_options_that_cannot_be_kept_are_refused_before_anything_is_written(options: dict[str, Any], why: str) -> None:
+def test_invalid_options_are_refused_before_anything_is_written(options: dict[str, Any], why: str) -> None:
     with Session() as session:
         with pytest.raises(InvalidArguments) as refused:
             Attempt.create(target=Client, method_name="hurry", session=session, **options)
@@ -339,7 +262,7 @@ def test_options_that_cannot_be_kept_are_refused_before_anything_is_written(opti
         ),
     ],
 )
-def test_a_wrong_call_raises_before_anything_is_written_and_the_transaction_goes_on(
+def test_an_invalid_call_raises_before_anything_is_written_and_the_transaction_stays_usable(
     sessions: Sessions, engine: Engine, call: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     with sessions.begin() as session:
@@ -358,7 +281,7 @@ def test_a_wrong_call_raises_before_anything_is_written_and_the_transaction_goes
     assert count(engine) == 1
 
 
-def test_a_name_that_create_does_not_take_is_said_with_its_row(sessions: Sessions) -> None:
+def test_an_unknown_argument_of_create_is_named_with_its_row(sessions: Sessions) -> None:
     with sessions() as session:
         with pytest.raises(InvalidArguments, match=r"row 0: create_many: got an unexpected keyword argument 'sesion'"):
             Attempt.create_many(session, [{"target": book, "method_args": {"number": 1}, "sesion": 1}])
@@ -368,7 +291,7 @@ def test_a_name_that_create_does_not_take_is_said_with_its_row(sessions: Session
             Attempt.ensure(session, targte=book)  # type: ignore[call-arg]
 
 
-def test_what_is_written_once_cannot_be_changed(sessions: Sessions) -> None:
+def test_the_call_of_an_attempt_is_read_only(sessions: Sessions) -> None:
     with sessions() as session:
         attempt = Attempt.create(target=book, method_args={"number": 1}, session=session)
         attempt.queue = "other"
@@ -408,9 +331,7 @@ def test_a_used_token_is_an_integrity_error_at_the_flush(sessions: Sessions, eng
     assert count(engine) == 1
 
 
-def test_a_token_belongs_to_its_target_and_method_and_no_token_is_never_used(
-    sessions: Sessions, engine: Engine
-) -> None:
+def test_a_token_is_unique_for_its_target_and_method_and_none_is_not(sessions: Sessions, engine: Engine) -> None:
     with sessions.begin() as session:
         for _ in range(2):
             Attempt.options(session=session).call(book, 1)
@@ -432,7 +353,7 @@ def test_tokens_are_compared_exactly(sessions: Sessions, engine: Engine) -> None
     assert count(engine) == len(TOKENS)
 
 
-def test_ensure_creates_once_and_then_answers_what_is_there(sessions: Sessions, engine: Engine) -> None:
+def test_ensure_creates_once_and_then_returns_the_existing_attempt(sessions: Sessions, engine: Engine) -> None:
     with sessions.begin() as session:
         first = Attempt.ensure(session, target=book, method_args={"number": 1}, idempotence_token="T", priority=4)
         assert inspect(first).persistent
@@ -444,14 +365,14 @@ def test_ensure_creates_once_and_then_answers_what_is_there(sessions: Sessions, 
     assert count(engine) == 2
 
 
-def test_ensure_sees_what_is_not_flushed_yet(sessions: Sessions) -> None:
+def test_ensure_finds_an_attempt_that_was_not_flushed(sessions: Sessions) -> None:
     with sessions.begin() as session:
         made = Attempt.options(session=session, idempotence_token="T").call(book, 1)
         assert Attempt.ensure(session, target=book, method_args={"number": 1}, idempotence_token="T") is made
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "expired", "canceled"])
-def test_ensure_answers_what_is_at_rest_too(sessions: Sessions, engine: Engine, status: str) -> None:
+def test_ensure_returns_an_ended_attempt_too(sessions: Sessions, engine: Engine, status: str) -> None:
     with sessions.begin() as session:
         made = Attempt.ensure(session, target=book, method_args={"number": 1}, idempotence_token="T")
         at_rest = {"status": Status(status), "completed_at": clock_now(), "num_attempts": 1}
@@ -470,11 +391,11 @@ def test_ensure_stamps_max_age_and_takes_the_one_open_transaction(sessions: Sess
 
 
 def test_ensure_without_a_token_is_refused(sessions: Sessions) -> None:
-    with sessions() as session, pytest.raises(InvalidArguments, match="nothing says which attempt is the same one"):
+    with sessions() as session, pytest.raises(InvalidArguments, match="needs idempotence_token="):
         Attempt.ensure(session, target=book, method_args={"number": 1})
 
 
-def test_ensure_through_an_async_session(engine: Engine, async_engine_url: str) -> None:
+def test_ensure_runs_on_an_async_session(engine: Engine, async_engine_url: str) -> None:
     async def body(session: AsyncSession) -> set[Any]:
         call: Any = {"target": book, "method_args": {"number": 1}, "idempotence_token": "T"}
         first = await session.run_sync(Attempt.ensure, **call)
@@ -508,7 +429,7 @@ def test_two_sessions_that_race_for_a_token_get_one_attempt(
 
 
 @pytest.mark.only_on("postgresql", "mysql")  # on SQLite nobody can commit meanwhile
-def test_ensure_finds_what_was_committed_after_its_transaction_began_to_read(
+def test_ensure_finds_an_attempt_committed_after_its_transaction_began_to_read(
     sessions: Sessions, engine: Engine
 ) -> None:
     with sessions.begin() as session:
@@ -520,7 +441,7 @@ def test_ensure_finds_what_was_committed_after_its_transaction_began_to_read(
 
 
 @pytest.mark.only_on("postgresql", "mysql")
-def test_ensure_waits_for_an_uncommitted_winner_and_takes_its_place_if_it_rolls_back(
+def test_ensure_waits_for_an_uncommitted_insert_and_creates_if_that_rolls_back(
     sessions: Sessions, engine: Engine
 ) -> None:
     with sessions() as winner, ThreadPoolExecutor(1) as pool:
@@ -540,198 +461,10 @@ def test_ensure_waits_for_an_uncommitted_winner_and_takes_its_place_if_it_rolls_
     assert count(engine) == 1
 
 
-# Many at once
-
-
-def rows_of(number: int, **options: Any) -> list[dict[str, Any]]:
-    return [{"target": book, "method_args": {"number": one}, **options} for one in range(number)]
-
-
-def test_many_calls_are_one_statement_with_their_ids_in_order(sessions: Sessions, engine: Engine) -> None:
-    with sessions.begin() as session:
-        session.connection()
-        with statements_of(engine) as seen:
-            ids = Attempt.create_many(session, rows_of(100))
-    assert len([one for one in seen if "INSERT" in one]) == (0 if engine.name == "postgresql" else 1)
-    assert len(seen) <= 2  # the clock, and the rows; a COPY is none of SQLAlchemy's cursors
-    with engine.connect() as connection:
-        stored = dict(connection.execute(select(Attempt.id, Attempt.encoded_args)).all())
-    assert [stored[one] for one in ids] == [f'{{"number": {one}}}' for one in range(100)]
-
-
-@pytest.mark.only_on("postgresql")
-def test_psycopg_copies(engine: Engine) -> None:
-    copies: list[str] = []
-    import psycopg
-
-    class Watched(psycopg.Cursor[Any]):
-        def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-            copies.append(statement)
-            return super().copy(statement, *args, **kwargs)
-
-    with engine.begin() as connection:
-        driver: Any = connection.connection.driver_connection
-        driver.cursor_factory = Watched
-        try:
-            Attempt.create_many(connection, rows_of(30))
-        finally:
-            driver.cursor_factory = psycopg.Cursor
-    assert len(copies) == 1
-    assert copies[0].startswith("COPY async_task_attempts (")
-
-
-def test_what_is_created_one_by_one_and_what_is_created_at_once_is_the_same(sessions: Sessions, engine: Engine) -> None:
-    moment = dt.datetime(2040, 1, 1, tzinfo=dt.UTC)
-    calls: list[dict[str, Any]] = [
-        {"target": book, "method_args": {"number": 1}},
-        {"target": Client, "method_name": "hurry"},
-        {"target": Client, "method_name": "hurry", "scheduled_at": moment, "idempotence_token": "T", "priority": 2},
-        {"target": Client, "method_name": "fulfill", "method_args": {"token": "ä\\\t\n'%s"}, "expires_at": moment},
-        {"target": book, "method_args": {"number": 1}, "encryptor": Reversing(), "max_attempts": 3, "queue": "q"},
-    ]
-    with sessions.begin() as session:
-        many = Attempt.create_many(session, calls)
-    together = [row_of(engine, one) for one in many]
-    with sessions.begin() as session:
-        session.execute(Attempt.__table__.delete())  # type: ignore[attr-defined]
-    with sessions.begin() as session:
-        single = [Attempt.create(**one, session=session).id for one in calls]
-    own = {"id", "due_at", "created_at", "updated_at", "expires_at", "method_args"}
-    for one, other in zip(together, (row_of(engine, one) for one in single), strict=True):
-        assert one._asdict().keys() == other._asdict().keys()
-        assert {k: v for k, v in one._mapping.items() if k not in own} == {
-            k: v for k, v in other._mapping.items() if k not in own
-        }
-        assert (one.expires_at is None) == (other.expires_at is None)
-        assert one.encryptor != "null" or one.method_args == other.method_args
-        assert all(row.due_at == (row.scheduled_at or row.due_at) for row in (one, other))
-    expiring = together[1]
-    assert expiring.expires_at - expiring.created_at == dt.timedelta(seconds=60)
-
-
-def test_no_row_takes_the_method_of_another_row(sessions: Sessions) -> None:
-    # Each name is a new object, at the place of one that is gone.
-    names = [("fulfill", "hurry")[one // 2 % 2] for one in range(300)]
-    with sessions.begin() as session:
-        ids = Attempt.create_many(
-            session,
-            (
-                {"target": Client, "method_name": "".join(iter(name)), "method_args": ARGS if name[0] == "f" else {}}
-                for name in names
-            ),
-        )
-        found = dict(session.execute(select(Attempt.id, Attempt.method_name)).all())
-    assert [found[one] for one in ids] == names
-
-
-def test_a_used_token_among_many_is_an_integrity_error_and_nothing_is_written(
-    sessions: Sessions, engine: Engine
-) -> None:
-    with sessions.begin() as session:
-        Attempt.options(session=session, idempotence_token="T").call(book, 1)
-    call = {"target": Client, "method_name": "fulfill", "method_args": ARGS}
-    with sessions() as session:
-        with pytest.raises(IntegrityError) as refused:
-            Attempt.create_many(session, [call, *rows_of(1, idempotence_token="T")])
-        assert SECRET not in str(refused.value)
-        session.rollback()
-    assert count(engine) == 1
-
-
-@pytest.mark.parametrize("kind", ["connection", "session", "async session", "async connection"])
-def test_many_calls_through_every_door(kind: str, sessions: Sessions, engine: Engine, async_engine_url: str) -> None:
-    async def through_async() -> list[Any]:
-        async_engine = create_async_engine(async_engine_url)
-        try:
-            if kind == "async connection":
-                async with async_engine.begin() as connection:
-                    return await connection.run_sync(Attempt.create_many, rows_of(3))
-            async with AsyncSession(async_engine) as session, session.begin():
-                return await session.run_sync(Attempt.create_many, rows_of(3))
-        finally:
-            await async_engine.dispose()
-
-    if kind == "connection":
-        with engine.begin() as connection:
-            ids = Attempt.create_many(connection, rows_of(3))
-    elif kind == "session":
-        with sessions.begin() as session:
-            ids = Attempt.create_many(session, rows_of(3))
-    else:
-        ids = asyncio.run(through_async())
-    assert count(engine) == 3
-    assert [row_of(engine, one).method_args for one in ids] == [f'{{"number": {one}}}' for one in range(3)]
-
-
-def test_many_of_none_is_nothing_and_what_waits_is_flushed_first(sessions: Sessions, engine: Engine) -> None:
-    with sessions.begin() as session:
-        waiting = Attempt.options(session=session, idempotence_token="T").call(book, 1)
-        assert Attempt.create_many(session, []) == []
-        assert inspect(waiting).persistent
-    assert count(engine) == 1
-
-
-def test_ten_thousand_calls_are_written_quickly(engine: Engine) -> None:
-    began = time.perf_counter()
-    with engine.begin() as connection:
-        Attempt.create_many(connection, rows_of(10_000))
-    took = time.perf_counter() - began
-    assert count(engine) == 10_000
-    assert took < 6, f"10,000 rows took {took:.1f} s"
-
-
-@pytest.mark.only_on("postgresql")
-def test_under_row_level_security_rows_are_inserted(engine: Engine) -> None:
-    with engine.connect() as connection:
-        connection.execute(text("ALTER TABLE async_task_attempts ENABLE ROW LEVEL SECURITY"))
-        connection.execute(text("CREATE POLICY all_rows ON async_task_attempts USING (true) WITH CHECK (true)"))
-        connection.execute(text("CREATE ROLE tenant_of_writing NOLOGIN"))
-        connection.execute(text("GRANT ALL ON async_task_attempts TO tenant_of_writing"))
-        connection.execute(text("SET LOCAL ROLE tenant_of_writing"))
-        with statements_of(engine) as seen:
-            assert len(Attempt.create_many(connection, rows_of(3))) == 3
-        assert any(one.startswith("INSERT") for one in seen)
-        connection.rollback()
-
-
-class Own(DeclarativeBase):
-    """A base of the user's own."""
-
-
-class TenantAttempt(BaseAttempt, Own):
-    """A model with columns of its own, with every kind of default."""
-
-    __tablename__ = "tenant_attempts"
-
-    tenant: Mapped[str] = mapped_column(String(20), default=lambda: "nobody")
-    region: Mapped[str] = mapped_column(String(20), server_default="eu")
-    note: Mapped[str | None] = mapped_column(String(20))
-
-
-@pytest.fixture
-def own_table(engine: Engine) -> Iterator[None]:
-    databases.drop_own(engine, Own.metadata)
-    Own.metadata.create_all(engine)
-    yield
-    databases.drop_own(engine, Own.metadata)
-
-
-def test_columns_of_a_model_of_ones_own_get_their_defaults_through_every_verb(
-    own_table: None, sessions: Sessions
-) -> None:
-    with sessions.begin() as session:
-        TenantAttempt.create_many(session, rows_of(2))
-        TenantAttempt.ensure(session, target=Client, method_name="hurry", idempotence_token="T")
-        TenantAttempt.options(session=session).call(book, 1)
-        session.flush()
-        found = session.scalars(select(TenantAttempt)).all()
-        assert [(one.tenant, one.region, one.note) for one in found] == [("nobody", "eu", None)] * 4
-
-
 # Secrets
 
 
-def test_a_repr_says_which_call_it_is_and_where_it_stands_and_loads_nothing(sessions: Sessions) -> None:
+def test_a_repr_has_the_call_and_the_status_and_loads_nothing(sessions: Sessions) -> None:
     with sessions() as session:
         attempt = Attempt.create(target=Client, method_name="fulfill", method_args=ARGS, session=session)
         made = Attempt.options(session=session).call(book, 1)
@@ -742,7 +475,7 @@ def test_a_repr_says_which_call_it_is_and_where_it_stands_and_loads_nothing(sess
     assert repr(Attempt.__new__(Attempt)).startswith("<Attempt")
 
 
-def test_arguments_show_in_no_repr_no_error_and_no_log(
+def test_no_repr_error_or_log_shows_arguments(
     sessions: Sessions, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     from sqlalchemy import create_engine
@@ -777,7 +510,7 @@ def logging_of_engine_stays_quiet() -> None:
 
 
 class Clumsy:
-    """An encryptor that fails and tells what it was given."""
+    """An encryptor that fails, and says what it was given."""
 
     name = "clumsy"
 
@@ -788,7 +521,7 @@ class Clumsy:
         raise ValueError(ciphertext)
 
 
-def test_an_encryptor_seals_the_arguments_and_binds_them_to_their_row(sessions: Sessions, engine: Engine) -> None:
+def test_an_encryptor_encrypts_the_arguments_for_their_row_only(sessions: Sessions, engine: Engine) -> None:
     from async_task import DecryptionFailed
 
     with sessions.begin() as session:
@@ -812,14 +545,14 @@ def test_an_encryptor_seals_the_arguments_and_binds_them_to_their_row(sessions: 
         assert failed.value.__cause__ is None
 
 
-def test_what_a_failing_encryptor_says_is_not_repeated() -> None:
+def test_the_message_of_a_failing_encryptor_is_not_repeated() -> None:
     with Session() as session, pytest.raises(ConfigurationError) as failed:
         Attempt.create(target=Client, method_name="fulfill", method_args=ARGS, encryptor=Clumsy(), session=session)
     assert str(failed.value) == "the encryptor 'clumsy' could not encrypt the arguments (ValueError)"
     assert (failed.value.__cause__, failed.value.__context__) == (None, None)
 
 
-def test_no_encryptor_can_call_itself_null_and_thereby_be_left_out() -> None:
+def test_an_encryptor_cannot_be_named_null() -> None:
     nameless = Reversing()
     nameless.name = "null"
     with pytest.raises(ConfigurationError, match="says that nothing is encrypted"):
@@ -830,7 +563,7 @@ def charge() -> None:
     """A target that is renamed."""
 
 
-def test_ensure_knows_a_token_from_before_its_target_was_renamed(sessions: sessionmaker[Session]) -> None:
+def test_ensure_finds_a_token_from_before_its_target_was_renamed(sessions: sessionmaker[Session]) -> None:
     target(charge, name="test.billing_charge")
     with sessions.begin() as session:
         before = Attempt.ensure(session, target="test.billing_charge", idempotence_token="order-1").id
@@ -847,7 +580,7 @@ def test_ensure_knows_a_token_from_before_its_target_was_renamed(sessions: sessi
         {"scheduled_at": dt.datetime.max.replace(tzinfo=dt.timezone(-dt.timedelta(hours=1)))},
     ],
 )
-def test_what_no_database_can_store_is_refused_before_anything_is_written(
+def test_a_text_that_no_database_can_store_is_refused_before_anything_is_written(
     sessions: sessionmaker[Session], options: dict[str, Any]
 ) -> None:
     target(charge, name="test.billing_charge")

@@ -29,7 +29,9 @@ def settings(say: Run, *words: str) -> dict[str, Any]:
     return {name: (one["value"], one["source"]) for name, one in said.json.items()}
 
 
-def test_a_bare_database_is_named_with_its_defaults_and_no_password(say: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bare_database_is_shown_with_its_defaults_and_without_a_password(
+    say: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = settings(say, "--database-url", URL, "--module", "outbox")
     assert found["database"] == ("postgresql+psycopg://me:***@127.0.0.1:1/shop", "--database-url")
     assert found["application"] == (None, None)
@@ -44,7 +46,7 @@ def test_a_bare_database_is_named_with_its_defaults_and_no_password(say: Run, mo
     assert settings(say)["database"][1] == "ASYNC_TASK_DATABASE_URL"
 
 
-def test_an_application_is_named_by_where_it_was_found(
+def test_an_application_is_shown_with_where_it_was_found(
     say: Run, project: str, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     file = tmp_path / "pyproject.toml"
@@ -62,13 +64,13 @@ def test_an_application_is_named_by_where_it_was_found(
     assert settings(say, "--app", project)["application"] == (project, "--app")
 
 
-def test_who_acts_is_named(say: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_actor_is_shown(say: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(say, "--database-url", URL)["actor"][1] == "user@host"
     monkeypatch.setenv("ASYNC_TASK_ACTOR", "anna")
     assert settings(say, "--database-url", URL)["actor"] == ("anna", "ASYNC_TASK_ACTOR")
 
 
-def test_an_actor_that_no_event_can_hold_is_marked(say: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_actor_is_marked(say: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert say("config", "--json", "--database-url", URL).json["actor"]["problem"] is None
     monkeypatch.setenv("ASYNC_TASK_ACTOR", "anna\n")
     said = say("config", "--json", "--database-url", URL)
@@ -77,14 +79,14 @@ def test_an_actor_that_no_event_can_hold_is_marked(say: Run, monkeypatch: pytest
     assert f"(ASYNC_TASK_ACTOR; {words}" in " ".join(say("config", "--database-url", URL).out.split())
 
 
-def test_people_read_it_on_80_columns(say: Run) -> None:
+def test_the_text_fits_80_columns(say: Run) -> None:
     said = say("config", "--database-url", URL, "--module", "outbox")
     assert (said.code, said.err, "s3cret" in said.out) == (0, "", False)
     assert max(map(len, said.out.splitlines())) <= 80
     assert " ".join(said.out.split()).startswith("file none application none modules outbox (--module) actor ")
 
 
-def test_what_is_missing_is_said_after_what_is_known(say: Run) -> None:
+def test_an_error_comes_after_the_settings_that_are_known(say: Run) -> None:
     said = say("config")
     assert (said.code, said.err.count("\n")) == (2, 1)
     assert "no database is named" in said.err

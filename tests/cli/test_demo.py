@@ -92,14 +92,14 @@ def check_next_commands(out: str) -> None:
     assert json.loads(report)["succeeded"] >= 1
 
 
-def test_on_a_file_of_its_own_it_ends_0_leaves_no_process_and_what_it_prints_can_be_typed(
+def test_on_its_own_file_the_demo_ends_0_leaves_no_process_and_its_commands_work(
     play: Play, tmp_path: pathlib.Path
 ) -> None:
     ended = play("demo")
     assert (ended.returncode, ended.stderr) == (0, "")
     check_that_nobody_outlives_it(ended.stdout)
     check_what_it_said(ended.stdout)
-    told = ended.stdout.partition("It is all still there")[0].splitlines()[2:]
+    told = ended.stdout.partition("Everything is still there")[0].splitlines()[2:]
     assert max(map(len, told)) <= 80
     check_next_commands(ended.stdout)
     (folder,) = tmp_path.iterdir()
@@ -111,7 +111,7 @@ def test_on_a_file_of_its_own_it_ends_0_leaves_no_process_and_what_it_prints_can
     ]
 
 
-def test_on_a_database_of_yours_it_leaves_other_rows_alone_and_may_be_repeated(
+def test_on_your_database_the_demo_leaves_other_rows_alone_and_can_be_repeated(
     play: Play, database: Database, engine: Engine, write: Callable[..., Attempt]
 ) -> None:
     attempt = write(Client, "ping")
@@ -127,7 +127,7 @@ def test_on_a_database_of_yours_it_leaves_other_rows_alone_and_may_be_repeated(
     assert password is None or password not in ended.stdout
 
 
-def test_a_password_is_kept_in_a_file_for_its_user_alone(tmp_path: pathlib.Path) -> None:
+def test_a_password_is_kept_in_a_file_that_only_its_user_can_read(tmp_path: pathlib.Path) -> None:
     from async_task_cli.demo.stage import entering
 
     lines = entering(tmp_path, "postgresql+psycopg://me:s3cret@host/shop")
@@ -154,7 +154,7 @@ def test_a_password_is_kept_in_a_file_for_its_user_alone(tmp_path: pathlib.Path)
         ("warehouse.Warehouse.will = lambda self, number, **behaviour: None", "it fails twice and then succeeds"),
     ],
 )
-def test_a_claim_that_is_not_so_ends_1(play: Play, lie: str, claim: str) -> None:
+def test_a_false_claim_ends_the_demo_with_1(play: Play, lie: str, claim: str) -> None:
     ended = play("demo", lie=lie)
     assert ended.returncode == 1
     assert f"the demo was about to say that {claim}, and that is not so" in ended.stderr

@@ -120,7 +120,7 @@ def test_a_call_is_written_down_and_its_id_printed(run: Run, engine: Engine) -> 
     assert calls == [("c-81", 7)]
 
 
-def test_a_function_is_its_own_name_and_needs_no_arguments(run: Run, engine: Engine) -> None:
+def test_a_function_is_called_by_its_name_and_needs_no_arguments(run: Run, engine: Engine) -> None:
     line = run("enqueue", "test.effect", "--json").json
     assert (line["created"], line["status"], line["target"], line["method_name"]) == (
         True, "pending", "test.effect", "__call__",
@@ -141,7 +141,7 @@ def test_plain_json_becomes_what_the_annotations_say(run: Run, monkeypatch: pyte
     assert calls == [MEANT]
 
 
-def test_the_stored_form_is_taken_too_also_beside_plain_json(run: Run, write: Write) -> None:
+def test_the_stored_form_is_valid_too_also_beside_plain_json(run: Run, write: Write) -> None:
     args = {"name": "n", "first": {"$": "date", "v": "2026-10-25"}, "second": "2026-10-26"}
     assert run("enqueue", "test.typed.open", "--args", json.dumps(args)).code == 0
     run("run-batch")
@@ -156,7 +156,7 @@ def test_the_stored_form_is_taken_too_also_beside_plain_json(run: Run, write: Wr
 GREAT = "9007199254740993.01"
 
 
-def test_a_decimal_has_the_digits_that_were_written_wherever_it_stands(run: Run) -> None:
+def test_a_decimal_keeps_the_digits_that_were_written(run: Run) -> None:
     line = '{"product": "p", "price": %s}'
     args = '{"amount": %s, "amounts": [%s, "%s", 19.90, 19.9], "line": %s, "rate": 19.90, "anything": [%s]}'
     assert run("enqueue", "test.exact.pay", "--args", args % (GREAT, GREAT, GREAT, line % "1.50", GREAT)).code == 0
@@ -180,7 +180,7 @@ def test_a_decimal_has_the_digits_that_were_written_wherever_it_stands(run: Run)
     ],
 )  # fmt: skip
 @on_one_database
-def test_of_a_union_a_number_and_a_text_are_what_the_help_says(run: Run, args: str, taken: dict[str, Any]) -> None:
+def test_a_union_takes_a_number_and_a_text_as_the_help_says(run: Run, args: str, taken: dict[str, Any]) -> None:
     assert run("enqueue", "test.exact.take", "--args", args).code == 0
     run("run-batch")
     assert repr(calls) == repr([{**calls[0], **taken}])
@@ -206,7 +206,7 @@ def test_a_number_without_an_annotation_is_a_float(run: Run) -> None:
     ],
 )
 @on_one_database
-def test_what_would_be_changed_silently_is_refused(run: Run, engine: Engine, args: str, part: str) -> None:
+def test_an_argument_that_would_change_silently_is_refused(run: Run, engine: Engine, args: str, part: str) -> None:
     said = run("enqueue", "test.exact.take", "--args", args)
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
     assert part in said.err
@@ -229,7 +229,7 @@ def test_its_options_are_those_of_create(run: Run, engine: Engine) -> None:
     assert row.expires_at.isoformat() == "2031-10-25T03:30:00+00:00"
 
 
-def test_a_token_that_has_its_attempt_answers_that_one(run: Run, engine: Engine) -> None:
+def test_a_used_token_prints_the_existing_attempt(run: Run, engine: Engine) -> None:
     first = run("enqueue", "test.client.ping", "--token", "once")
     run("run-batch")
     second = run("enqueue", "test.client.ping", "--token", "once")
@@ -261,7 +261,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(run: Run, engine: Engine
     ],
 )
 @on_one_database
-def test_a_target_that_is_not_known_ends_78_with_the_nearest(run: Run, engine: Engine, call: str, part: str) -> None:
+def test_an_unknown_target_of_enqueue_ends_78_with_the_nearest(run: Run, engine: Engine, call: str, part: str) -> None:
     said = run("enqueue", call)
     assert (said.code, said.out, said.err.count("\n")) == (78, "", 1)
     assert part in said.err
@@ -343,7 +343,7 @@ def test_debug_shows_where_and_no_row_also_with_an_engine_that_shows_parameters(
         ("test.client.ping --at 2031-10-25T02:30", 2, "names no instant without a zone"),
         ("test.client.ping --at 2031-10-25T02:30Z --in 2h", 2, "--at or --in: not both"),
         ("test.client.ping --expires-at 2031-10-25T02:30Z --expires-in 2h", 2, "not both"),
-        ("test.client.ping --in soon", 2, "'soon' is no length of time"),
+        ("test.client.ping --in soon", 2, "'soon' is not a length of time"),
         ("test.client.ping --priority 10", 2, "10"),
         ("test.client.ping --max-attempts 0", 2, "0"),
         (f"test.client.ping --queue {'q' * 65}", 2, "queue is a printable name"),
@@ -352,9 +352,7 @@ def test_debug_shows_where_and_no_row_also_with_an_engine_that_shows_parameters(
     ],
 )
 @on_one_database
-def test_what_cannot_be_meant_is_said_in_one_sentence(
-    run: Run, engine: Engine, words: str, code: int, part: str
-) -> None:
+def test_invalid_options_are_one_sentence(run: Run, engine: Engine, words: str, code: int, part: str) -> None:
     pathlib.Path("latin.json").write_bytes(b'{"name": "Zo\xeb"}')
     said = run("enqueue", *words.split())
     assert (said.code, said.out, said.err.count("\n")) == (code, "", 1)

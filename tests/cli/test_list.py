@@ -1,6 +1,9 @@
-"""`async-task list`: filters, and pages that hold while rows come and go."""
+"""`async-task list`: its columns, filters and pages."""
 
 import datetime as dt
+import json
+import os
+import pty
 import shlex
 import uuid
 from collections.abc import Callable
@@ -16,6 +19,77 @@ from outbox import Client, act
 from said import Run
 
 Write = Callable[..., Attempt]
+
+
+@target("test.listed", redact=["password"])
+def discreet(password: str, amount: int) -> None:
+    """Has something to hide."""
+
+
+def test_list_shows_the_oldest_first_with_counts_on_80_columns(run: Run, engine: Engine, write: Write) -> None:
+    older, newer = write(Client, "ping"), write(discreet, None, {"password": "p", "amount": 1})
+    let_pass(engine, dt.timedelta(hours=1))
+    run("run-batch", "--limit", "1")
+    said = run("list")
+    lines = said.out.splitlines()
+    assert lines[0].split() == ["ID", "STATUS", "TRIES", "CALL"]
+    assert lines[1].split() == [str(older.id), "succeeded", "1", "test.client.ping"]
+    assert lines[2].split() == [str(newer.id), "pending", "0", "test.listed"]
+    assert lines[-1] == "2 attempts: 1 pending, 1 succeeded."
+    assert max(map(len, lines)) <= 80
+    assert (said.code, said.err, "\x1b" in said.out) == (0, "", False)
+
+
+def test_list_as_json_writes_one_object_a_line_without_arguments(run: Run, write: Write) -> None:
+    attempts = [write(Client, "fulfill", {"customer_token": "hush", "order_number": n}) for n in range(3)]
+    said = run("list", "--json")
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert [row["id"] for row in rows] == [str(attempt.id) for attempt in attempts]
+    assert [(row["status"], row["target"], row["method_name"]) for row in rows] == [
+        ("pending", "test.client", "fulfill")
+    ] * 3
+    assert dt.datetime.fromisoformat(rows[0]["due_at"]).utcoffset() == dt.timedelta(0)
+    assert "hush" not in said.out
+
+
+def test_list_filters_by_status_and_target_and_counts_what_the_limit_hides(run: Run, write: Write) -> None:
+    for _ in range(3):
+        write(Client, "ping")
+    write(discreet, None, {"password": "p", "amount": 1})
+    assert len(run("list", "--json", "--target", "test.listed").out.splitlines()) == 1
+    assert run("list", "--json", "--status", "failed", "--status", "expired").out == ""
+    assert run("list", "--status", "failed").out == "No attempts.\n"
+    assert run("list", "--limit", "2").out.splitlines()[-1] == "4 attempts, the oldest 2 of them shown: 4 pending."
+
+
+def test_a_wide_terminal_also_shows_when_and_the_last_error(
+    run: Run, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Client, "fail", {"message": "no \x1b[31msuch order"})
+    run("run-batch")
+    monkeypatch.setenv("COLUMNS", "160")
+    said = run("list").out
+    assert "Broken: no \\x1b[31msuch order" in said
+    assert "due in 59 s" in said or "due in 1 min" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("no_color", [None, "1"])
+def test_colours_are_for_terminals_without_no_color(
+    process: Any, write: Write, monkeypatch: pytest.MonkeyPatch, no_color: str | None
+) -> None:
+    write(Client, "ping")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    ours, theirs = pty.openpty()
+    ended = process("list", stdout=theirs)
+    _, err = ended.communicate(timeout=60)
+    os.close(theirs)
+    said = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert (ended.returncode, err) == (0, "")
+    assert ("\x1b[33mpending" in said) is (no_color is None)
 
 
 def set_row(engine: Engine, attempt: Attempt, **values: Any) -> None:
@@ -46,7 +120,7 @@ def renamed() -> None:
     """Has rows under both of its names."""
 
 
-def test_a_target_is_found_by_each_of_its_names_and_an_unknown_one_by_what_rows_hold(
+def test_a_target_is_found_by_each_of_its_names_and_by_one_that_only_rows_have(
     run: Run, engine: Engine, write: Write
 ) -> None:
     new, old, gone = (write(renamed) for _ in range(3))
@@ -87,9 +161,7 @@ def test_since_and_until_take_instants_and_lengths_by_the_database_s_clock(
     assert ids(run, "--until", instant) == [str(old.id)]
 
 
-def test_error_finds_a_text_in_the_last_error_whatever_its_capitals_and_signs(
-    run: Run, engine: Engine, write: Write
-) -> None:
+def test_error_finds_a_text_in_the_last_error_in_upper_and_lower_case(run: Run, engine: Engine, write: Write) -> None:
     first, second, _ = (write(Client, "ping") for _ in range(3))
     set_row(engine, first, last_error="HTTPError: 503 at 100% load")
     set_row(engine, second, last_error="Timeout: 100 of 100 tries")
@@ -118,7 +190,7 @@ def test_pages_hold_all_rows_once_while_others_come_and_go(run: Run, engine: Eng
     assert seen == [str(one.id) for one in expected]
 
 
-def test_the_next_page_is_named_as_a_command_that_works(run: Run, say: Run, write: Write) -> None:
+def test_the_command_for_the_next_page_works(run: Run, say: Run, write: Write) -> None:
     first, second, third = (write(Client, "ping") for _ in range(3))
     said = run("list", "--limit", "1", "--target", "test.client")
     assert said.out.splitlines()[-1] == "3 attempts, the oldest 1 of them shown: 3 pending."
@@ -160,7 +232,7 @@ def test_the_summary_counts_no_more_than_it_must(
 
 
 @pytest.mark.only_on("postgresql", "mysql")  # SQLAlchemy always writes OFFSET 0 for SQLite
-def test_a_page_asks_for_its_rows_by_a_limit_and_never_by_an_offset(run: Run, write: Write) -> None:
+def test_a_page_selects_its_rows_by_a_limit_and_counts_within_one(run: Run, write: Write) -> None:
     asked: list[tuple[str, str]] = []
 
     def listen(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -172,9 +244,9 @@ def test_a_page_asks_for_its_rows_by_a_limit_and_never_by_an_offset(run: Run, wr
         assert run("list", "--after", str(attempt.id), "--order", "-created").code == 0
     finally:
         event.remove(Engine, "before_cursor_execute", listen)
-    rows, counts = (one for one in asked if "from async_task_attempts" in one[0])
-    assert all("limit" in statement and "offset" not in statement for statement, _ in (rows, counts))
-    assert ("51" in rows[1], "10001" in counts[1]) == (True, True)
+    rows, end, counts = (one for one in asked if "from async_task_attempts" in one[0])
+    assert ("limit" in rows[0], "offset" in rows[0], "52" in rows[1]) == (True, False, True)
+    assert ("count(" in counts[0], "offset" in counts[0], "49999" in end[1]) == (True, False, True)
 
 
 @pytest.mark.parametrize(
@@ -186,12 +258,12 @@ def test_a_page_asks_for_its_rows_by_a_limit_and_never_by_an_offset(run: Run, wr
         ("--order name", "'name'"),
         ("--since 2026-10-25T02:30", "names no instant without a zone"),
         ("--since 2026-10-25", "names no instant without a zone"),
-        ("--since 0001-01-01T00:00+14:00", "outside of the years"),
-        ("--until yesterday", "is no instant"),
-        ("--until 99999999w", "is no instant"),
+        ("--since 0001-01-01T00:00+14:00", "outside the years"),
+        ("--until yesterday", "is not an instant"),
+        ("--until 99999999w", "is not an instant"),
     ],
 )
-def test_a_page_or_an_instant_that_cannot_be_meant_is_refused(run: Run, words: str, part: str) -> None:
+def test_an_invalid_cursor_or_instant_is_refused(run: Run, words: str, part: str) -> None:
     said = run("list", *words.split())
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
     assert part in said.err

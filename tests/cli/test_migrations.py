@@ -75,11 +75,11 @@ def version(number: int, engine: Engine) -> str:
     return (GOLDEN / f"version_{number}.{dialect_of(engine)}.sql").read_text()
 
 
-def test_a_revision_makes_what_create_all_makes(new: New, created: list[str]) -> None:
+def test_a_revision_creates_what_create_all_creates(new: New, created: list[str]) -> None:
     assert carried_out(new(), body_of(Attempt)) == created
 
 
-def test_the_printed_sql_makes_the_same(new: New, created: list[str]) -> None:
+def test_the_printed_sql_creates_the_same(new: New, created: list[str]) -> None:
     engine = new()
     execute_script(engine, as_sql(body_of(Attempt), dialect_of(engine)))
     assert described(engine) == created
@@ -169,7 +169,7 @@ class OwnAttempt(BaseAttempt, Base):
     customer_id: Mapped[int | None] = mapped_column(ForeignKey("customers.id"))
 
 
-def test_a_model_of_ones_own_is_migrated_with_all_its_columns_beside_its_other_tables(new: New) -> None:
+def test_an_own_model_is_migrated_with_all_its_columns_beside_other_tables(new: New) -> None:
     made, migrated = new(), new()
     Base.metadata.create_all(made)
     Base.metadata.create_all(migrated, tables=[Base.metadata.tables["customers"]])
@@ -182,7 +182,7 @@ def test_a_model_of_ones_own_is_migrated_with_all_its_columns_beside_its_other_t
 @pytest.mark.parametrize(
     ("inherited", "name", "table"), [("Acme outbox", None, "Attempts"), (None, "shop", "order"), (None, "public", "a")]
 )
-def test_a_schema_of_ones_own_is_made_and_its_names_are_quoted(
+def test_a_schema_is_created_and_its_names_are_quoted(
     new: New, inherited: str | None, name: str | None, table: str
 ) -> None:
     class Elsewhere(DeclarativeBase):
@@ -208,7 +208,7 @@ def test_a_schema_of_ones_own_is_made_and_its_names_are_quoted(
 
 
 @pytest.mark.only_on("postgresql")
-def test_the_schema_is_made_for_who_applies_at_once_too(new: New) -> None:
+def test_install_apply_creates_the_schema_too(new: New) -> None:
     class Elsewhere(DeclarativeBase):
         metadata = MetaData(schema="shop")
 
@@ -222,7 +222,7 @@ def test_the_schema_is_made_for_who_applies_at_once_too(new: New) -> None:
 
 @pytest.mark.only_on("mysql")
 @pytest.mark.parametrize("done", range(1, 16))
-def test_an_upgrade_that_was_broken_off_can_be_repeated_where_each_step_is_committed(
+def test_an_interrupted_upgrade_can_be_repeated_where_each_step_is_committed(
     new: New, created: list[str], done: int
 ) -> None:
     engine = new()
@@ -246,7 +246,7 @@ def test_an_upgrade_that_was_broken_off_can_be_repeated_where_each_step_is_commi
         ("DROP TABLE async_task_workers", "the table async_task_workers is missing"),
     ],
 )
-def test_a_difference_is_told_in_one_sentence(new: New, change: str, words: str) -> None:
+def test_a_difference_is_one_sentence(new: New, change: str, words: str) -> None:
     engine = new()
     metadata.create_all(engine)
     with engine.begin() as connection:
@@ -255,7 +255,7 @@ def test_a_difference_is_told_in_one_sentence(new: New, change: str, words: str)
         assert differences(connection, tables_of(Attempt)) == [words]
 
 
-def test_columns_and_indexes_that_the_user_added_are_nobody_elses_business(new: New) -> None:
+def test_columns_and_indexes_that_the_user_added_are_no_difference(new: New) -> None:
     engine = new()
     metadata.create_all(engine)
     with engine.begin() as connection:
@@ -264,7 +264,7 @@ def test_columns_and_indexes_that_the_user_added_are_nobody_elses_business(new: 
         assert differences(connection, tables_of(Attempt)) == []
 
 
-def test_alembic_upgrades_checks_and_downgrades_without_a_word_of_warning(
+def test_alembic_upgrades_checks_and_downgrades_without_a_warning(
     new: New, tmp_path: pathlib.Path, created: list[str]
 ) -> None:
     engine = new()
@@ -331,7 +331,7 @@ class Alembic:
             return begun.completed()
 
 
-def test_check_schema_and_upgrade_apply_tell_old_from_new_and_mend_it(
+def test_check_schema_and_upgrade_apply_find_old_tables_and_upgrade_them(
     new: New, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -345,7 +345,8 @@ def test_check_schema_and_upgrade_apply_tell_old_from_new_and_mend_it(
     assert "the tables are of version 1, and this library needs 3: `async-task upgrade`" in capsys.readouterr().err
     assert main(["check", *at]) == 1
     assert (
-        "NOT  version     1 is old: this library needs 3, and `async-task upgrade` makes it" in capsys.readouterr().out
+        "NOT  version     1 is old: this library needs 3, and `async-task upgrade` brings it there"
+        in capsys.readouterr().out
     )
     assert main(["upgrade", "--apply", "--dry-run", *at]) == 0
     assert "DROP INDEX ix_async_task_attempts_waiting" in capsys.readouterr().out

@@ -95,10 +95,10 @@ def test_the_command_line_pauses_lists_and_resumes(run: Run, outbox_app: AsyncTa
     told = run("queues", "--json").json
     assert (told["name"], told["paused_by"], told["max_running"]) == ("mail", "anna", None)
     assert run("run-batch", "--dry-run", "--json").json["paused"] == ["mail"]
-    assert "Nothing is due.\nLeft out, because paused: mail." in run("run-batch", "--dry-run").out
+    assert "Nothing is due.\nLeft out because paused: mail." in run("run-batch", "--dry-run").out
     report = run("run-batch", "--json", "--module", "outbox").json
     assert (report["claimed"], report["paused"]) == (0, 1)
-    assert run("resume", "--queue", "mail").err == "The queue mail goes on.\n"
+    assert run("resume", "--queue", "mail").err == "The queue mail is resumed.\n"
     assert run("run-batch", "--json", "--module", "outbox").json["succeeded"] == 1
     assert run("pause", "--target", "test.effect", "--module", "outbox").err == "The target test.effect is paused.\n"
     assert run("pause").code == 2

@@ -5,22 +5,15 @@ import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import click
 from rich.text import Text
-from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.orm import Session
 
-from async_task import BaseAttempt, Status
-from async_task.database.clock import statement_now
-from async_task.queue.backlog import MOST_COUNTED
-from async_task.queue.ordering import ahead
-from async_task.schema.tables import table_of
+from async_task import MOST_COUNTED, AsyncTask, AttemptInfo, Status
 from async_task_cli.application import existing
-from async_task_cli.fields import LISTED, as_plain_data, call_of, column
+from async_task_cli.fields import listed
 from async_task_cli.options import SETTINGS, Wanted, as_json, once_more, reaching
-from async_task_cli.selection import ORDERS, Filters, Order, selecting
+from async_task_cli.selection import ORDERS, Filters, check_cursor, cursor_of, selected, selecting
 from async_task_cli.terminal import coloured, counted, page, plain, say, since, table
 
 WIDE = 110
@@ -29,10 +22,10 @@ PLACES = {"created": "the oldest", "-created": "the newest", "due": "the first d
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of rows in order, and whether more come behind it; how many there are of each state on all pages, None
-    for more than MOST_COUNTED together; the database's clock."""
+    """A page of rows in order, and whether more follow; how many there are of each state on all pages, None for more
+    than MOST_COUNTED together; the database's clock."""
 
-    rows: Sequence[Any]
+    rows: Sequence[AttemptInfo]
     has_more: bool
     counts: Mapping[Status, int] | None
     now: dt.datetime
@@ -40,67 +33,56 @@ class Listing:
 
 @click.command("list", context_settings=SETTINGS)
 @selecting
-@click.option("--order", type=click.Choice(ORDERS), default="created", show_default=True, help="What comes first.")
 @click.option(
-    "--limit", type=click.IntRange(min=0), default=50, show_default=True, metavar="N", help="At most so many."
+    "--order", type=click.Choice(list(ORDERS)), default="created", show_default=True, help="What comes first."
 )
-@click.option("--after", metavar="CURSOR", help="Go on behind this one: the id of the last line before.")
+@click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, metavar="N", help="At most N.")
+@click.option("--after", metavar="CURSOR", help="Only those behind this one: the id of the last line before.")
 @as_json
 @reaching
 def list_attempts(wanted: Wanted, filters: Filters, order: str, limit: int, after: str | None, is_json: bool) -> None:
     """List attempts, oldest first, and count them.
 
-    States are those of the row, and: due (may be taken now), performing (somebody holds it), stuck (a person may have
-    to look at it). Shown as waiting is what has an order key and is not the first of it. WHEN is an instant with its
-    zone (2026-10-25T02:30Z) or a length of time before now (2h, 3d).
+    States are those of the row, and: due (may be started now), performing (a worker has claimed it), stuck (a person
+    may have to look at it). An attempt that is not the first of its order key is shown as waiting. WHEN is an instant
+    with its zone (2026-10-25T02:30Z) or a length of time before now (2h, 3d). The orders due and -due list only what
+    waits in a queue.
 
-    --json writes one object a line. Where --limit lines come there may be more: give --after the id of the last one,
-    or its due_at,id where --order is by due. New attempts do not shift the pages.
+    --json writes one object a line. After --limit lines there may be more: give --after the id of the last one, or its
+    due_at,id where --order is by due. New attempts do not shift the pages.
 
     A terminal of 110 columns also shows when, and the last error.
     """
-    by = Order(order)
+    check_cursor(after, order)
     with existing(wanted) as app:
-        asked = Asked(app.model, filters.conditions(app.model), by, by.behind(app.model, after), limit)
-        found: Any = app.read(asked.rows if is_json else asked.listing)
-    if is_json:
-        for row in found:
-            click.echo(json.dumps(as_plain_data(row)))
-    else:
-        _print(found, PLACES[order] if after is None else "the next", is_wide=page().width >= WIDE)
-        _say_how_to_go_on(found, by)
+        if is_json:
+            for row in selected(app, filters, order, limit, after):
+                click.echo(json.dumps(listed(row)))
+            return
+        found = _listing(app, filters, order, limit, after)
+    _print(found, PLACES[order] if after is None else "the next", is_wide=page().width >= WIDE)
+    if found.has_more and found.rows:
+        cursor = cursor_of(found.rows[-1], order)
+        say(f"The next ones: {once_more(click.get_current_context(), '--after', cursor)}")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A page of attempts to be found: `behind` where the one before it ended."""
+def _listing(app: AsyncTask, filters: Filters, order: str, limit: int, after: str | None) -> Listing:
+    rows = list(selected(app, filters, order, limit + 1, after))
+    has_more = len(rows) > limit
+    is_all = not has_more and after is None
+    counts = collections.Counter(row.status for row in rows) if is_all else _counts(app, filters)
+    return Listing(rows[:limit], has_more, counts, app.now())
 
-    model: type[BaseAttempt]
-    conditions: list[ColumnElement[bool]]
-    order: Order
-    behind: list[ColumnElement[bool]]
-    limit: int
 
-    def rows(self, session: Session, *, more: int = 0) -> Sequence[Any]:
-        behind = ahead(table_of(self.model)).label("waits_behind")
-        found = select(*(column(self.model, name) for name in LISTED), behind).where(*self.conditions, *self.behind)
-        return session.execute(found.order_by(*self.order.columns(self.model)).limit(self.limit + more)).all()
-
-    def listing(self, session: Session) -> Listing:
-        rows = self.rows(session, more=1)
-        has_more = len(rows) > self.limit
-        is_all = not has_more and not self.behind
-        counts = collections.Counter(row.status for row in rows) if is_all else self._counts(session)
-        now = session.scalar(select(statement_now()))
-        assert now is not None
-        return Listing(rows[: self.limit], has_more, counts, now)
-
-    def _counts(self, session: Session) -> dict[Status, int] | None:
-        # Never more rows than can be read in a moment: a summary must not read a table of millions.
-        some = select(self.model.status).where(*self.conditions).limit(MOST_COUNTED + 1).subquery()
-        found = session.execute(select(some.c.status, func.count()).group_by(some.c.status))
-        counts = {row[0]: row[1] for row in found}
-        return counts if sum(counts.values()) <= MOST_COUNTED else None
+def _counts(app: AsyncTask, filters: Filters) -> Mapping[Status, int] | None:
+    counts: collections.Counter[Status] = collections.Counter()
+    after = None
+    while counts.total() <= MOST_COUNTED:
+        found = app.attempts.counts(**filters.options, after=after)
+        counts.update(found.by_status)
+        if (after := found.next) is None:
+            break
+    return counts if counts.total() <= MOST_COUNTED else None
 
 
 def _print(found: Listing, place: str, *, is_wide: bool) -> None:
@@ -111,29 +93,24 @@ def _print(found: Listing, place: str, *, is_wide: bool) -> None:
             ["ID", "STATUS", "TRIES", "CALL", *more], numbers=["TRIES"], whole=["ID", "STATUS", "TRIES", "WHEN"]
         )
         for row in found.rows:
-            cells = [Text(str(row.id)), coloured(_state(row)), Text(str(row.num_attempts)), plain(call_of(row))]
+            cells = [Text(str(row.id)), coloured(_state(row)), Text(str(row.num_attempts)), plain(row.call)]
             made.add_row(*cells, *([Text(_when(row, found.now)), plain(_brief(row.last_error))] if is_wide else []))
         console.print(made)
     console.print(_summary(found, place), soft_wrap=True)
 
 
-def _say_how_to_go_on(found: Listing, order: Order) -> None:
-    if found.has_more and found.rows:
-        say(f"The next ones: {once_more(click.get_current_context(), '--after', order.cursor(found.rows[-1]))}")
-
-
-def _state(row: Any) -> str:
+def _state(row: AttemptInfo) -> str:
     if row.status is not Status.PENDING:
         return str(row.status)
     if not row.released:
         return "waiting"
-    return "performing" if row.claimed_by is not None else "pending"
+    return "performing" if row.is_performing else "pending"
 
 
-def _when(row: Any, now: dt.datetime) -> str:
+def _when(row: AttemptInfo, now: dt.datetime) -> str:
     if row.completed_at is not None:
         return since(row.completed_at, now)
-    if row.claimed_by is not None:
+    if row.is_performing and row.attempted_at is not None:
         return f"began {since(row.attempted_at, now)}"
     if not row.released:
         return "waits for its turn" if row.waits_behind is None else f"waits behind {row.waits_behind}"

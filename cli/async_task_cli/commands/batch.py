@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from async_task import AsyncTask, BatchPreview, BatchReport
-from async_task.queue.backlog import MOST_COUNTED
+from async_task import MOST_COUNTED, AsyncTask, BatchPreview, BatchReport
 from async_task_cli.application import existing
 from async_task_cli.faults import NO_TIME_LEFT, SOME_FAILED
 from async_task_cli.fields import as_json_value
@@ -20,11 +19,11 @@ from async_task_cli.progress import Bar
 from async_task_cli.signals import Stop
 from async_task_cli.terminal import counted, is_watched, page, plain, print_sheet, say, table
 
-STOPPING = "async-task: stopping: what is in hand is being finished; a second signal abandons it"
+STOPPING = "async-task: stopping: finishing running calls; a second signal abandons them"
 
 
 class Name(click.ParamType):  # type: ignore[type-arg]
-    """The name of a queue or a target. An empty one, of a variable that was not set, would mean nothing at all."""
+    """The name of a queue or a target. An empty one comes from a variable that was not set."""
 
     name = "name"
 
@@ -37,27 +36,27 @@ class Seconds(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)
-        return seconds if math.isfinite(seconds) else self.fail(f"{value} is no length of time", param, ctx)
+        return seconds if math.isfinite(seconds) else self.fail(f"{value} is not a length of time", param, ctx)
 
 
 @click.command("run-batch", context_settings=SETTINGS)
 @click.option(
-    "--limit", type=click.IntRange(min=0), metavar="N", help="At most so many attempts; all that are due unless said."
+    "--limit", type=click.IntRange(min=0), metavar="N", help="At most N attempts [default: all that are due]."
 )
 @click.option(
     "--max-seconds",
     type=Seconds(min=0),
     metavar="S",
-    help="Start none later than so many seconds after the begin; end with 75 if any that are due are left then.",
+    help="Start no attempt later than S seconds after the begin; end with 75 if any that are due are left.",
 )
-@click.option("--queue", "queues", type=Name(), metavar="NAME", multiple=True, help="Only this; may be repeated.")
+@click.option("--queue", "queues", type=Name(), metavar="NAME", multiple=True, help="Only this queue; may be repeated.")
 @click.option(
     "--target",
     "targets",
     type=Name(),
     metavar="NAME",
     multiple=True,
-    help="Only calls of this, by a name that it is registered under; may be repeated.",
+    help="Only calls of this target, by one of its names; may be repeated.",
 )
 @click.option(
     "--concurrency", type=click.IntRange(min=1), default=4, show_default=True, metavar="N", help="Calls at a time."
@@ -67,33 +66,33 @@ class Seconds(click.FloatRange):
     type=click.Choice(["allow", "skip", "fail"]),
     default="allow",
     show_default=True,
-    help="While another run-batch is at work on these attempts, anywhere: share the work with it, do nothing, or do "
-    "nothing and end with 75.",
+    help="While another run-batch is running on these attempts, on any machine: share the work with it, do nothing, "
+    "or do nothing and end with 75.",
 )
 @click.option("--fail-on", type=click.Choice(["failed"]), help="End with 3 if any attempt failed for good.")
-@click.option("--dry-run", "is_dry", is_flag=True, help="Say what is due, and do nothing.")
+@click.option("--dry-run", "is_dry", is_flag=True, help="Show what is due, and do nothing.")
 @as_json
 @reaching
 def run_batch(wanted: Wanted, is_dry: bool, is_json: bool, fail_on: str | None, **options: Any) -> int:
-    """Recover, expire, then make all calls that were due when it began, once, and end.
+    """Recover, expire, then perform all calls that were due when it began, once, and end.
 
-    Made for cron: it says nothing when all went well and nobody watches. Calls that failed and will be tried again are
-    no failure. SIGINT or SIGTERM: nothing further is started, what is in hand is finished. What is lost is recovered,
-    and what is too late expires, in all queues and of all targets, whichever are named.
+    Made for cron: it prints nothing when all went well and there is no terminal. A call that will be retried is not a
+    failure. After SIGINT or SIGTERM no call is started, and running calls are finished. Recovery and expiry are for
+    all queues and targets, whichever are named.
 
     \b
     --json writes one object:
       claimed     attempts that were started; they ended as:
       succeeded, retried (pending, due later), failed, expired, canceled,
       parked      (not the call's fault, nothing charged),
-      superseded  (somebody else took or changed it)
-      expired     also those that the sweep before found too late
-      recovered   attempts whose process was lost, given back by that sweep
+      superseded  (another process claimed or changed it)
+      expired     includes those that the sweep before expired
+      recovered   attempts whose process died, released by that sweep
       crashed     the same, failed at the crash limit
       seconds     how long it took
-      left        due and not started for want of time; 10000: or more
-      paused      queues in which something waits, left out because paused
-      overlapped  null, or the run for whose sake nothing was done:
+      left        due and not started for lack of time; 10000: or more
+      paused      queues with waiting attempts, left out because paused
+      overlapped  null, or the other run because of which it did nothing:
                   {worker, host, pid, started_at}
     With --dry-run:
       dry_run     true
@@ -102,7 +101,7 @@ def run_batch(wanted: Wanted, is_dry: bool, is_json: bool, fail_on: str | None, 
                   unperformable: would be parked, as problems say
       to_recover, to_expire
       paused      the names of the queues that are paused
-      overlapped  null, or the run that is at work now
+      overlapped  null, or the other run that is running now
     Fields may be added, and are not renamed.
     """
     with existing(wanted) as app:
@@ -117,11 +116,11 @@ def _run(app: AsyncTask, is_json: bool, fail_on: str | None, **options: Any) -> 
     elif report.overlapped is None and (is_watched() or stop.exit_code is not None):
         say(figures(report))
     elif is_watched():
-        say(f"Nothing was done: another batch is at work: {report.overlapped}.")
+        say(f"Nothing was done: another batch is running: {report.overlapped}.")
     if stop.exit_code is not None:
         return stop.exit_code
     if report.left:
-        say(f"async-task: no time left: {_so_many(report.left)} due and not started")
+        say(f"async-task: no time left: {_left(report.left)} due and not started")
     if fail_on and report.failed + report.crashed:
         return SOME_FAILED
     return NO_TIME_LEFT if report.left else 0
@@ -129,7 +128,7 @@ def _run(app: AsyncTask, is_json: bool, fail_on: str | None, **options: Any) -> 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[BatchReport], None] | None]:
-    """A bar where somebody watches, and nothing elsewhere. What targets print is words, and the report is data."""
+    """A progress bar on a terminal, else nothing. What targets print goes to standard error, apart from the report."""
     with contextlib.redirect_stdout(sys.stderr):
         if not is_watched():
             yield None
@@ -139,7 +138,7 @@ def _progress() -> Iterator[Callable[[BatchReport], None] | None]:
 
 
 def as_data(report: BatchReport | BatchPreview) -> dict[str, Any]:
-    """The report as JSON has it."""
+    """The report for JSON."""
     data = dataclasses.asdict(report)
     if report.overlapped is not None:
         data["overlapped"]["started_at"] = as_json_value(report.overlapped.started_at)
@@ -152,7 +151,7 @@ def figures(report: BatchReport) -> str:
     """One line for people: `12 attempts in 0.4 s: 10 succeeded, 2 to be retried; 1 recovered.`"""
     ended = _listed(
         (report.succeeded, "succeeded"), (report.retried, "to be retried"), (report.failed, "failed"),
-        (report.canceled, "canceled"), (report.parked, "parked"), (report.superseded, "taken over by others"),
+        (report.canceled, "canceled"), (report.parked, "parked"), (report.superseded, "taken over by other processes"),
     )  # fmt: skip
     swept = _listed(
         (report.expired, "expired"), (report.recovered, "recovered"), (report.crashed, "failed at the crash limit")
@@ -175,7 +174,7 @@ def _listed(*numbers: tuple[int, str]) -> str:
     return ", ".join(f"{number:,} {words}" for number, words in numbers if number)
 
 
-def _so_many(left: int) -> str:
+def _left(left: int) -> str:
     return f"{left:,} or more attempts are" if left >= MOST_COUNTED else counted(left, "attempt is", "attempts are")
 
 
@@ -203,14 +202,14 @@ def _preview(
 
 def _expectations(found: BatchPreview, limit: int | None) -> Iterator[str]:
     due = f"{counted(found.due, 'attempt is', 'attempts are')} due" if found.due else "Nothing is due"
-    yield f"{due}, of which a run with this limit starts {limit:,}." if _cuts(limit, found.due) else f"{due}."
+    yield f"{due}; a run with this limit starts {limit:,} of them." if _cuts(limit, found.due) else f"{due}."
     swept = _listed((found.to_recover, "would be recovered, and then be due"), (found.to_expire, "would expire"))
     if swept:
         yield f"Before that, {swept}."
     if found.paused:
-        yield f"Left out, because paused: {', '.join(found.paused)}."
+        yield f"Left out because paused: {', '.join(found.paused)}."
     if found.overlapped is not None:
-        yield f"Another batch is at work: {found.overlapped}."
+        yield f"Another batch is running: {found.overlapped}."
     yield "Nothing was done: this is a dry run."
 
 

@@ -1,33 +1,28 @@
-"""`async-task check`: whether all that must fit together does."""
+"""`async-task check`: whether tables, migrations, targets and keys fit together."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
-from sqlalchemy import case, func, select
 
-from async_task import AsyncTask, AsyncTaskError, Status
-from async_task.encryption.ciphers import refuse_missing_key
-from async_task.encryption.encryptors import NullEncryptor, encryptor_named
-from async_task.encryption.rotation import key_head
-from async_task.schema.tables import SCHEMA_VERSION, table_of
-from async_task.schema.versions import tables_of
-from async_task.targets.registry import target_named
+from async_task import AsyncTask
 from async_task_cli.application import find_app, refuse_missing_file
 from async_task_cli.faults import UNEXPECTED, Refusal
 from async_task_cli.migrations.comparison import differences
 from async_task_cli.migrations.environment import Unknown, unseen
+from async_task_cli.migrations.schema import SCHEMA_VERSION, table_of, tables_of
 from async_task_cli.migrations.tree import find_tree
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.terminal import counted, say
 
+SUBJECTS = {"target": "targets", "encryptor": "encryptors", "key": "keys"}
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: `about` it, whether it is `ok`, and what to know or to do."""
+    """The result of one check: `about` what, whether it is `ok`, and in words what to know or to do."""
 
     about: str
     ok: bool
@@ -39,10 +34,11 @@ class Finding:
 @as_json
 @reaching
 def check(wanted: Wanted, config: Path | None, is_json: bool) -> int:
-    """See whether the tables, the Alembic tree, and the targets and encryptors of waiting calls fit together.
+    """Check that the tables, the Alembic tree, and the targets and encryptors of waiting calls fit together.
 
-    Changes nothing; runs your env.py up to where it names its metadata. Ends with 1 if something does not fit. --json
-    writes one object a line: about, ok, words.
+    Changes nothing; runs your env.py up to where it names its metadata. Ends with 1 if something does not fit.
+
+    --json writes one object a line: about, ok, words.
     """
     app = find_app(wanted)
     try:
@@ -70,9 +66,9 @@ def _database(app: AsyncTask) -> Iterator[Finding]:
 
 def _version(version: int | None) -> Finding:
     if version is None:
-        words = f"none is written down: this library needs {SCHEMA_VERSION}, and `async-task install` makes it"
+        words = f"the database has none: this library needs {SCHEMA_VERSION}, and `async-task install` creates it"
     elif version < SCHEMA_VERSION:
-        words = f"{version} is old: this library needs {SCHEMA_VERSION}, and `async-task upgrade` makes it"
+        words = f"{version} is old: this library needs {SCHEMA_VERSION}, and `async-task upgrade` brings it there"
     elif version > SCHEMA_VERSION:
         words = f"{version} is newer than this library, which knows {SCHEMA_VERSION}: upgrade the library"
     else:
@@ -82,57 +78,12 @@ def _version(version: int | None) -> Finding:
 
 def _waiting(app: AsyncTask) -> Iterator[Finding]:
     """Whether this process knows all targets, methods, encryptors and keys that waiting calls name."""
-    model = app.model
-    calls = _distinct(app, model.target, model.method_name)
-    yield from _listed("targets", _unknown(calls, lambda row: target_named(row[0]).method(row[1])))
-    yield from _listed("encryptors", _unknown(_distinct(app, model.encryptor), lambda row: encryptor_named(row[0])))
-    yield from _listed("keys", _unknown(_distinct(app, model.encryptor, key_head(table_of(model))), _look_for_key))
-    yield from _plain_text(app)
-
-
-def _distinct(app: AsyncTask, *columns: Any) -> Sequence[Any]:
-    waiting = select(*columns).where(app.model.status == Status.PENDING).distinct().order_by(*columns)
-    return app.read(lambda session: session.execute(waiting).all())
-
-
-def _unknown(rows: Sequence[Any], look: Callable[[Any], object]) -> list[str]:
-    unknown = []
-    for row in rows:
-        try:
-            look(row)
-        except AsyncTaskError as error:
-            unknown.append(f"calls wait that are parked: {error}")
-    return unknown
-
-
-def _look_for_key(row: Any) -> None:
-    try:
-        encryptor = encryptor_named(row[0])
-    except AsyncTaskError:
-        return  # which is told of already
-    refuse_missing_key(encryptor, row[1])
-
-
-def _plain_text(app: AsyncTask) -> Iterator[Finding]:
-    """What lies in plain text although the policy of its target names an encryptor; parked, if that takes no other."""
-    model = app.model
-    waiting = func.sum(case((model.status == Status.PENDING, 1), else_=0))
-    calls = select(model.target, model.method_name, func.count(), waiting).where(
-        model.encryptor == NullEncryptor.name
-    ).group_by(model.target, model.method_name)  # fmt: skip
-    found = [row for row in app.read(lambda session: session.execute(calls).all()) if _is_to_be_encrypted(row)]
-    if found:
-        parked = sum(int(row[3]) for row in found if target_named(row[0]).method(row[1]).policy.only_encrypted)
-        words = f"{counted(sum(row[2] for row in found), 'attempt')} in plain text whose target names an encryptor"
-        words += f", {parked:,} of them waiting and parked, since it takes encrypted ones only" if parked else ""
-        yield Finding("plain text", not parked, f"{words}: `async-task rotate-keys --to-policy`")
-
-
-def _is_to_be_encrypted(row: Any) -> bool:
-    try:
-        return target_named(row[0]).method(row[1]).policy.encryptor not in (None, NullEncryptor.name)
-    except AsyncTaskError:
-        return False  # of a target that is not known here
+    problems = app.check_calls()
+    for subject, name in SUBJECTS.items():
+        yield from _listed(name, [one.words for one in problems if one.about == subject])
+    for one in problems:
+        if one.about not in SUBJECTS:
+            yield Finding(one.about, not one.is_blocking, one.words)
 
 
 def _tree(app: AsyncTask, config: Path | None) -> Iterator[Finding]:
@@ -146,7 +97,7 @@ def _tree(app: AsyncTask, config: Path | None) -> Iterator[Finding]:
         return
     installed = tree.installed(table_of(app.model))
     if installed is None:
-        yield Finding("alembic", False, "no revision makes the tables: `async-task install` writes it")
+        yield Finding("alembic", False, "no revision creates the tables: `async-task install` writes it")
     elif installed[1] != SCHEMA_VERSION:
         words = f"revision {installed[0]} makes version {installed[1]}, not {SCHEMA_VERSION}: `async-task upgrade`"
         yield Finding("alembic", False, words)
@@ -155,7 +106,7 @@ def _tree(app: AsyncTask, config: Path | None) -> Iterator[Finding]:
     try:
         missing = unseen(tree, tables_of(app.model))
     except Unknown as error:
-        yield Finding("metadata", tree.has_several_databases, f"{error}; so what autogenerate sees is not known")
+        yield Finding("metadata", tree.has_several_databases, f"{error}; so it is not known what autogenerate sees")
         return
     names = f"target_metadata of {tree.env} lacks {', '.join(missing)}: autogenerate would drop what it lacks"
     yield Finding("metadata", not missing, names if missing else "autogenerate sees the tables")

@@ -1,4 +1,4 @@
-"""`async-task config`: what is configured, and where each value comes from."""
+"""`async-task config`: each setting, and where it comes from."""
 
 import contextlib
 import dataclasses
@@ -11,9 +11,6 @@ import click
 from rich.text import Text
 
 from async_task import AsyncTask
-from async_task.encryption.encryptors import encryptor_names
-from async_task.schema.tables import table_of
-from async_task.targets.registry import registered_targets
 from async_task_cli.actor import named_actor, problem_of
 from async_task_cli.application import find_app, named_app, named_database, project_file
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
@@ -25,7 +22,7 @@ CONCURRENCY = inspect.signature(AsyncTask.run_batch).parameters["concurrency"].d
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """One value and where it comes from; both None where nothing was said. `problem`: why it cannot be used."""
+    """One value and where it comes from; both None where it is not set. `problem`: why it cannot be used."""
 
     value: Any
     source: str | None
@@ -36,11 +33,12 @@ class Setting:
 @as_json
 @reaching
 def config(wanted: Wanted, is_json: bool) -> None:
-    """Say what is configured, and where each value comes from: an option, the environment, a file, the application, or
-    a default. The database is not asked, and no password is shown.
+    """Show what is configured, and where each value comes from: an option, the environment, a file, the application,
+    or a default. Does not connect to the database, and shows no password.
 
-    Where the application cannot be found, what is known is printed, and the command ends as all others do.
-    --json: one object, with value, source and problem (null, or why the value cannot be used) by name.
+    Where the application cannot be loaded, the other settings are printed, and the command ends as all others do.
+
+    --json writes one object, with value, source and problem (null, or why the value cannot be used) by name.
     """
     settings = dict(_said(wanted))
     try:
@@ -61,16 +59,16 @@ def _said(wanted: Wanted) -> Iterator[tuple[str, Setting]]:
 
 
 def _of(app: AsyncTask, wanted: Wanted) -> Iterator[tuple[str, Setting]]:
-    """What the application brings, or the defaults of a bare database."""
+    """The settings of the application, or the defaults where there is only a database."""
     source = DEFAULT if named_app(wanted) is None else "the application"
     url, model = named_database(wanted), app.model
     yield "database", Setting(app.address, source if url is None or source != DEFAULT else url.place)
     yield "model", Setting(f"{model.__module__}:{model.__qualname__}", source)
-    yield "table", Setting(table_of(model).fullname, source)
+    yield "table", Setting(app.table_name, source)
     yield "lease_seconds", Setting(app.lease.total_seconds(), source)
     yield "concurrency", Setting(CONCURRENCY, DEFAULT)
-    yield "encryptors", Setting(encryptor_names(), HERE)
-    yield "targets", Setting([one.name for one in registered_targets()], HERE)
+    yield "encryptors", Setting(app.encryptor_names, HERE)
+    yield "targets", Setting(app.target_names, HERE)
 
 
 def _print(settings: dict[str, Setting], *, is_json: bool) -> None:

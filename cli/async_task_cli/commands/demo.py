@@ -16,13 +16,13 @@ from async_task_cli.terminal import coloured, page, table
 
 @click.command("demo", context_settings=SETTINGS)
 @click.option(
-    "--database-url", metavar="URL", help="Play it there, in tables of its own, instead of on a new SQLite file."
+    "--database-url", metavar="URL", help="Run it there, in tables of its own, instead of in a new SQLite file."
 )
 @debugging
 def demo(database_url: str | None) -> None:
-    """See an outbox at work: real transactions, a real warehouse over HTTP, a process that is really killed.
+    """Watch an outbox at work: real transactions, a real warehouse over HTTP, a process that is really killed.
 
-    Everything that is said was checked before; what is not so ends the demo with 1. The database stays, to look at.
+    The demo checks everything before it says so, and ends with 1 if anything is not so. The database stays there.
     """
     began = time.monotonic()
     given = click.get_current_context().find_object(Wanted)
@@ -52,7 +52,7 @@ def _print_outcomes(play: Play) -> None:
     query = select(model.status, *sums).where(model.id.in_(play.attempts)).group_by(model.status)
     found = {row[0]: row[1:] for row in play.stage.app.read(lambda session: session.execute(query).all())}
     calls = {status: row[0] for status, row in found.items()}
-    check(calls == dict(play.expects), f"this became of the calls: {_by_status(play.expects)}", _by_status(calls))
+    check(calls == dict(play.expects), f"the calls ended so: {_by_status(play.expects)}", _by_status(calls))
     made = table(["OUTCOME", "CALLS", "STARTS", "ERRORS"], numbers=["CALLS", "STARTS", "ERRORS"])
     for status in (one for one in Status if one in found):
         made.add_row(coloured(status.value), *(str(int(number)) for number in found[status]))
@@ -60,7 +60,7 @@ def _print_outcomes(play: Play) -> None:
 
 
 def _print_next_commands(play: Play, database_url: str | None) -> None:
-    click.echo("\nIt is all still there. Try:")
+    click.echo("\nEverything is still there. Try:")
     words = command_words()
     commands = [
         f"{words} list",
@@ -69,12 +69,12 @@ def _print_next_commands(play: Play, database_url: str | None) -> None:
         f"{words} run-batch --json",
     ]
     for line in [*entering(play.stage.folder, database_url), *commands]:
-        # Never broken by us: it is there to be copied.
+        # Not broken, because it is there to be copied.
         click.echo(f"   {line}")
 
 
 def _summary(play: Play, seconds: float) -> str:
-    """Checked once more, at the end, against the warehouse's own books."""
+    """Checked again at the end, against what the warehouse has recorded."""
     parcels = play.stage.warehouse.parcels()
     check(sorted(parcels) == sorted(play.calls), "every committed order was packed once, and no other", parcels)
     check(

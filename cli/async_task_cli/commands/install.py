@@ -1,4 +1,4 @@
-"""`async-task install`: the tables, in somebody's own Alembic tree or at once; and a model and jobs to begin with."""
+"""`async-task install`: the tables, by a revision or at once; and a model and jobs to start with."""
 
 import contextlib
 from collections.abc import Sequence
@@ -9,12 +9,11 @@ from sqlalchemy import make_url
 from sqlalchemy.orm import DeclarativeBase
 
 from async_task import Attempt, BaseAttempt
-from async_task.schema.tables import table_of
-from async_task.schema.versions import tables_of
 from async_task_cli.application import find_app, find_model
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.migrations.body import installing
 from async_task_cli.migrations.execution import as_sql
+from async_task_cli.migrations.schema import table_of, tables_of
 from async_task_cli.migrations.writing import Writing, brief, metadata_lines, metadata_lines_of, writing
 from async_task_cli.options import SETTINGS, Wanted, reaching
 from async_task_cli.scaffold import Planned, Wish, plan, write
@@ -25,9 +24,11 @@ PATH = click.Path(path_type=Path)
 
 
 @click.command("install", context_settings=SETTINGS)
-@click.option("--apply", "is_applied", is_flag=True, help="Make the tables in the database now, without Alembic.")
-@click.option("--table", metavar="NAME", help="The attempts table's name; the application's model says it unless said.")
-@click.option("--schema", metavar="NAME", help="The database schema of the tables; likewise.")
+@click.option("--apply", "is_applied", is_flag=True, help="Create the tables in the database now, without Alembic.")
+@click.option(
+    "--table", metavar="NAME", help="The name of the attempts table [default: that of the application's model]."
+)
+@click.option("--schema", metavar="NAME", help="The database schema of the tables [default: likewise].")
 @click.option("--model", "model_file", type=PATH, metavar="PATH", help="Also write a model of your own, to this file.")
 @click.option("--base", metavar="MODULE:NAME", help="The declarative base of that model, where it cannot be found.")
 @click.option("--jobs", "jobs_file", type=PATH, metavar="PATH", help="Also write the two job classes, to this file.")
@@ -37,10 +38,10 @@ def install(
     wanted: Wanted, writing: Writing, is_applied: bool, table: str | None, schema: str | None, base: str | None,
     model_file: Path | None, jobs_file: Path | None,
 ) -> None:  # fmt: skip
-    """Write a revision that makes async-task's tables into your own Alembic tree, and run nothing.
+    """Write a revision that creates the tables of async-task into your own Alembic tree, and run nothing.
 
-    It is rendered by your script.py.mako and named as you name revisions. With --model and --jobs it also writes these
-    modules, and where the project has pytest, their tests. All of it is yours from then on; nothing is overwritten.
+    It is rendered by your script.py.mako, and named as you name revisions. With --model and --jobs it also writes these
+    modules, and their tests where the project has pytest. All files are yours from then on; none is overwritten.
     """
     names = {"table": table} if table else {}
     planned = plan(Wish(Path.cwd(), model=model_file, jobs=jobs_file, schema=schema, base=base, **names))
@@ -59,7 +60,7 @@ def install(
 
 def _apply(wanted: Wanted, other: str | None, *, is_dry: bool) -> None:
     if other is not None:
-        raise Refusal("--apply makes the tables of the application's model: name them there", USAGE)
+        raise Refusal("--apply creates the tables of the application's model: set the names there", USAGE)
     with contextlib.closing(find_app(wanted)) as app:
         if is_dry:
             body = installing(tables_of(app.model), table_of(app.model))
@@ -81,7 +82,7 @@ def _install(writing: Writing, model: type[BaseAttempt], target_metadata: Sequen
 
 
 def _model_named(table: str | None, schema: str | None) -> type[BaseAttempt]:
-    """One like the ready-made one but for its names."""
+    """A model like the ready-made one, with other names."""
 
     class Base(DeclarativeBase): ...
 
@@ -90,7 +91,7 @@ def _model_named(table: str | None, schema: str | None) -> type[BaseAttempt]:
 
 
 def _model_lines(table: str | None, schema: str | None) -> list[str]:
-    """The lines of env.py that show the tables of a model which its owner has yet to write, or has elsewhere."""
+    """The lines of env.py for the tables of a model that the user has elsewhere, or has yet to write."""
     place = f", and __table_args__ = {{'schema': {schema!r}}}" if schema else ""
     return [
         f"# Your model, with __tablename__ = {table or Attempt.__tablename__!r}{place}; --model PATH writes it.",
@@ -102,9 +103,9 @@ def _model_lines(table: str | None, schema: str | None) -> list[str]:
 def _write_files(planned: Sequence[Planned], *, is_dry: bool) -> None:
     if is_dry:
         for one in planned:
-            say(f"{brief(one.path)}: {'is there, and stays' if one.is_there else 'would be written'}")
+            say(f"{brief(one.path)}: {'exists, and would stay' if one.is_there else 'would be written'}")
         return
     for file in write(planned):
         click.echo(brief(file.path))
         if file.outcome == "kept":
-            say(f"{brief(file.path)} was there, and stays as it is.")
+            say(f"{brief(file.path)} existed, and stays as it is.")

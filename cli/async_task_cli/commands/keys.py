@@ -1,4 +1,4 @@
-"""`async-task keys generate` and `async-task keys list`: the keys of the encryptors. Only `generate` prints a key."""
+"""`async-task keys generate | list`: the keys of encryptors. Only `generate` prints a key."""
 
 import dataclasses
 import json
@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
-from async_task import ConfigurationError, Key
-from async_task.encryption.keys import KINDS
+from async_task import AesGcmEncryptor, ConfigurationError, FernetEncryptor, Key
 from async_task_cli.faults import USAGE
 from async_task_cli.options import SETTINGS, Wanted, as_json, debugging, reaching
 from async_task_cli.terminal import page, plain, table
 
 if TYPE_CHECKING:
-    from async_task.encryption.rotation import KeyUse
+    from async_task import KeyUse
+
+KINDS = (AesGcmEncryptor.kind, FernetEncryptor.kind)
 
 
 @click.group("keys", context_settings=SETTINGS, invoke_without_command=True)
 @click.pass_context
 def keys(ctx: click.Context) -> int:
-    """Make a key; list which keys are there, and how many attempts are under each."""
+    """Generate a key; list the keys, and how many attempts are under each."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         return USAGE
@@ -29,17 +30,17 @@ def keys(ctx: click.Context) -> int:
 
 
 @keys.command("generate", short_help="Print a new random key, and nothing else.", context_settings=SETTINGS)
-@click.option("--kind", type=click.Choice(sorted(KINDS)), default="aes-gcm", show_default=True, help="What it is for.")
-@click.option("--id", "key_id", metavar="ID", help="Its name in the rows; the day and four random digits unless said.")
+@click.option("--kind", type=click.Choice(KINDS), default="aes-gcm", show_default=True, help="What it is for.")
+@click.option("--id", "key_id", metavar="ID", help="Its name in the rows [default: the day and four random digits].")
 @debugging
 def generate(kind: str, key_id: str | None) -> None:
-    """Print a new random key, and nothing else. Into a file that you alone may read:
+    """Print a new random key, and nothing else. To write it into a file that only you may read:
 
     \b
         (umask 077; async-task keys generate >> shop.keys)
 
-    The first key of an encryptor encrypts, all decrypt: put a new one first, and keep the old ones behind it until
-    `async-task rotate-keys` has nothing left to do.
+    The first key of an encryptor encrypts, and all of them decrypt: put a new one first, and keep the old ones behind
+    it until `async-task rotate-keys` finds nothing to do.
     """
     try:
         key = Key.generate(kind, id=key_id)
@@ -48,13 +49,13 @@ def generate(kind: str, key_id: str | None) -> None:
     click.echo(key.text)
 
 
-@keys.command("list", short_help="List keys, and how much is under each.", context_settings=SETTINGS)
+@keys.command("list", short_help="List the keys, and how many attempts are under each.", context_settings=SETTINGS)
 @as_json
 @reaching
 def list_keys(wanted: Wanted, is_json: bool) -> None:
     """List the ids of all keys, and how many attempts are under each; never a key. --json writes one object a line.
 
-    One walk over the table: on millions of rows it takes seconds.
+    Reads the whole table: with millions of rows it takes seconds.
     """
     from async_task_cli.application import existing
 

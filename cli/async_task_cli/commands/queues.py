@@ -1,4 +1,4 @@
-"""`async-task pause | resume | queues`: what is not to be started for now, and what is limited."""
+"""`async-task pause | resume | queues`: queues that are paused or limited."""
 
 import dataclasses
 import json
@@ -6,29 +6,28 @@ import json
 import click
 from rich.text import Text
 
-from async_task import QueueState
-from async_task.schema.audit import acting
+from async_task import QueueState, acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.fields import as_json_value
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.terminal import moment, page, plain, say, table
 
-QUEUE = click.option("--queue", metavar="NAME", help="What waits in this queue.")
-TARGET = click.option("--target", metavar="NAME", help="Calls of this target, in whatever queue.")
+QUEUE = click.option("--queue", metavar="NAME", help="The queue.")
+TARGET = click.option("--target", metavar="NAME", help="The target, in any queue.")
 
 
 @click.command("pause", context_settings=SETTINGS)
 @QUEUE
 @TARGET
-@click.option("--reason", metavar="TEXT", help="Why, for those who wonder.")
+@click.option("--reason", metavar="TEXT", help="Why; `queues` shows it.")
 @as_actor
 @reaching
 def pause(wanted: Wanted, queue: str | None, target: str | None, reason: str | None, actor: str | None) -> None:
-    """Start nothing more from a queue, or of a target, until `resume`. Calls that are being made go on.
+    """Start no more calls of a queue or a target until `resume`. Running calls are finished.
 
-    A target must be known here (--app or --module). Of one that shares its queue with others, what is due is put aside
-    into a queue named after it when it would start.
+    A target must be known here (--app or --module). Where it shares its queue with others, its calls are moved to a
+    queue named after it when they would start.
     """
     _refuse_none_or_two(queue, target)
     with existing(wanted) as app, acting(actor_of(actor)):
@@ -41,18 +40,18 @@ def pause(wanted: Wanted, queue: str | None, target: str | None, reason: str | N
 @TARGET
 @reaching
 def resume(wanted: Wanted, queue: str | None, target: str | None) -> None:
-    """Go on with what was paused."""
+    """Resume a queue or a target that was paused."""
     _refuse_none_or_two(queue, target)
     with existing(wanted) as app:
         was_paused = app.resume(queue, target=target)
-    say(f"{_named(queue, target)} goes on." if was_paused else f"{_named(queue, target)} was not paused.")
+    say(f"{_named(queue, target)} is resumed." if was_paused else f"{_named(queue, target)} was not paused.")
 
 
 @click.command("queues", context_settings=SETTINGS)
 @as_json
 @reaching
 def queues(wanted: Wanted, is_json: bool) -> None:
-    """List the queues that are paused or limited: by whom, since when and why; calls at a time, starts in a second.
+    """List the queues that are paused (by whom, since when and why) or limited (running calls, starts a second).
 
     --json writes one object a line: name, paused_at, paused_by, reason, max_running, rate.
     """
@@ -72,7 +71,7 @@ def queues(wanted: Wanted, is_json: bool) -> None:
 
 def _refuse_none_or_two(queue: str | None, target: str | None) -> None:
     if (queue is None) is (target is None):
-        raise click.UsageError("say what: --queue NAME or --target NAME")
+        raise click.UsageError("give --queue NAME or --target NAME")
 
 
 def _named(queue: str | None, target: str | None) -> str:

@@ -14,24 +14,27 @@ from async_task_cli.signals import Stop
 from async_task_cli.terminal import counted, is_watched, say
 
 SHOWN = 10
-STOPPING = "async-task: stopping after the page in hand; what is done stays done"
+STOPPING = "async-task: stopping after this page; what is rotated stays so"
 
 
 @click.command("rotate-keys", context_settings=SETTINGS)
-@click.option("--page", type=click.IntRange(min=1), default=500, show_default=True, metavar="N", help="Rows at a time.")
+@click.option(
+    "--page", type=click.IntRange(min=1), default=500, show_default=True, metavar="N", help="Rows in a transaction."
+)
 @click.option("--from", "encryptor", metavar="NAME", help="Only attempts under this encryptor.")
-@click.option("--pending-only", is_flag=True, help="Leave attempts at rest under their old keys.")
-@click.option("--to-policy", is_flag=True, help="Also attempts whose target now names another encryptor, or its first.")
+@click.option("--pending-only", is_flag=True, help="Leave ended attempts under their old keys.")
+@click.option("--to-policy", is_flag=True, help="Also attempts whose target names another encryptor now.")
 @click.option("--dry-run", is_flag=True, help="Only count them.")
 @as_json
 @reaching
 def rotate_keys(
     wanted: Wanted, page: int, encryptor: str | None, pending_only: bool, to_policy: bool, dry_run: bool, is_json: bool
 ) -> int:
-    """Encrypt again, under the first key of its encryptor, what is under another one.
+    """Encrypt again, under the first key of its encryptor, what is under another key.
 
-    Runs beside workers and people, waits for nobody, and may be broken off and run again. What cannot be decrypted or
-    encrypted is named, left as it is, and ends with 1; 75: somebody held some attempts all the time, run it again.
+    Runs beside workers and people, waits for nobody, and may be interrupted and run again. Attempts that cannot be
+    decrypted or encrypted are named and left as they are, and it ends with 1. It ends with 75 when some attempts were
+    locked all the time: run it again.
 
     --json writes one object: rotated, left (still under an old key), seconds, and unreadable, a list of id and reason.
     """
@@ -71,13 +74,13 @@ def _say(report: RotationReport, *, dry_run: bool) -> None:
 
 
 def _progress() -> Callable[[int], None]:
-    """Words on the terminal after the first second, and then once a second."""
-    told = time.monotonic()
+    """A line on the terminal after the first second, and then each second."""
+    printed = time.monotonic()
 
     def tell(rotated: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > 1:
-            told = time.monotonic()
+        nonlocal printed
+        if time.monotonic() - printed > 1:
+            printed = time.monotonic()
             say(f"{rotated:,} rotated so far")
 
     return tell

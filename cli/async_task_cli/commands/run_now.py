@@ -22,8 +22,8 @@ from async_task import (
     Status,
     Succeeded,
     Superseded,
+    acting,
 )
-from async_task.schema.audit import acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.changes import Change, Verb, changed, foreseen, report, status_of
@@ -32,7 +32,7 @@ from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.signals import Stop
 from async_task_cli.terminal import span
 
-STOPPING = "async-task: stopping: the call in hand is being finished; a second signal abandons it"
+STOPPING = "async-task: stopping: finishing the running call; a second signal abandons it"
 NAMES = {
     Succeeded: "succeeded", Retried: "retried", Failed: "failed", Expired: "expired", Canceled: "canceled",
     NotDue: "not_due", NotPending: "not_pending", Busy: "busy", Superseded: "superseded", Parked: "parked",
@@ -46,19 +46,20 @@ NAMES = {
 @as_json
 @reaching
 def run_now(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, is_json: bool) -> int:
-    """Make attempts due now, as `retry` does, and make their calls here, one after the other.
+    """Make attempts due now, as `retry` does, and perform their calls here, one after the other.
 
-    What becomes of each is said: 0 when all succeeded or will be retried by their policy, 1 when one was refused (busy,
-    succeeded before), failed, expired or was parked. --all means the pending ones, unless --status says others.
+    Prints the outcome of each. Ends with 0 when all succeeded or will be retried by their policy; with 1 when one was
+    refused (busy, succeeded before), failed, expired or was parked. --all means the pending ones, unless --status
+    gives others.
 
     --json as with `retry`, and outcome: succeeded, retried, failed, expired, canceled, parked, busy, not_due,
     not_pending or superseded; null when the attempt could not be made due.
     """
     verb = Verb("run-now", "retry_now", Status.PENDING, "performed now", {"reason": reason})
-    who = actor_of(actor)
+    name = actor_of(actor)
     with existing(wanted) as app:
         ids = chosen.found(app, verb.word, (Status.PENDING.value,))
-        changes = (foreseen(app, verb, one) if chosen.is_dry else _run(app, verb, one, who) for one in ids)
+        changes = (foreseen(app, verb, one) if chosen.is_dry else _run(app, verb, one, name) for one in ids)
         with Stop(STOPPING).listening() as stop:
             code = report(verb.word, _until(stop, changes), is_dry=chosen.is_dry, is_json=is_json)
     return code if stop.exit_code is None else stop.exit_code
@@ -76,7 +77,7 @@ def _run(app: AsyncTask, verb: Verb, attempt_id: uuid.UUID, actor: str) -> Chang
         change = changed(app, verb, attempt_id)
     if not change.is_done:
         return change
-    with contextlib.redirect_stdout(sys.stderr):  # what targets print is words
+    with contextlib.redirect_stdout(sys.stderr):  # what targets print is not data
         outcome = app.perform(attempt_id)
     is_done = isinstance(outcome, (Succeeded, Retried))
     words = _words(outcome)
@@ -85,10 +86,10 @@ def _run(app: AsyncTask, verb: Verb, attempt_id: uuid.UUID, actor: str) -> Chang
 
 
 def _words(outcome: Outcome) -> str:  # noqa: PLR0911
-    """What became of it, behind its id."""
+    """The outcome in words, to follow the id."""
     match outcome:
         case Retried(_, after, None):
-            return f"is not finished; it is looked at again in {span(after.total_seconds())}"
+            return f"is not finished; its next poll is in {span(after.total_seconds())}"
         case Retried(_, after, error):
             return f"will be retried in {span(after.total_seconds())}: {error}"
         case Failed(_, reason):
@@ -98,12 +99,12 @@ def _words(outcome: Outcome) -> str:  # noqa: PLR0911
         case Parked(_, after, reason):
             return f"is parked for {span(after.total_seconds())}, uncharged: {reason}"
         case Busy(_, by, _):
-            return f"is being performed by {by or 'somebody else'}"
+            return f"is being performed by {by or 'another process'}"
         case NotPending(_, status):
-            return f"was taken by somebody else, and is {status or 'gone'}"
+            return f"was performed or changed by another process, and is {status or 'gone'}"
         case NotDue(behind=behind) if behind is not None:
             return f"waits behind {behind}, an earlier one of its order key"
         case NotDue():
-            return "was moved by somebody else, and is not due"
+            return "was rescheduled by another process, and is not due"
         case _:
             return NAMES[type(outcome)].replace("_", " ")

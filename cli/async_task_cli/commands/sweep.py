@@ -14,9 +14,9 @@ from async_task_cli.terminal import is_watched, say
 @as_json
 @reaching
 def sweep(wanted: Wanted, is_json: bool) -> None:
-    """Give back what lost its process, then expire what is past its time. Makes no call.
+    """Recover attempts whose process died, then expire those that are too late. Performs no call.
 
-    `run-batch` does the same before it begins; any number may run at once. Says nothing unless somebody watches.
+    `run-batch` does the same before it begins. Any number of sweeps may run at once. Prints nothing without a terminal.
     """
     with existing(wanted) as app:
         report = app.sweep()

@@ -1,4 +1,4 @@
-"""`async-task upgrade`: tables that an earlier version made, brought to this one's."""
+"""`async-task upgrade`: tables of an earlier version, brought to the current one."""
 
 import contextlib
 
@@ -6,11 +6,11 @@ import click
 from sqlalchemy import make_url
 
 from async_task import AsyncTask, BaseAttempt
-from async_task.schema.tables import SCHEMA_VERSION, table_of
 from async_task_cli.application import find_app, find_model, refuse_missing_file
 from async_task_cli.faults import CONFIGURATION, Refusal
 from async_task_cli.migrations.body import Body, upgrading
 from async_task_cli.migrations.execution import as_sql, carry_out
+from async_task_cli.migrations.schema import SCHEMA_VERSION, table_of
 from async_task_cli.migrations.writing import Writing, writing
 from async_task_cli.options import SETTINGS, Wanted, reaching
 from async_task_cli.terminal import say
@@ -21,7 +21,7 @@ from async_task_cli.terminal import say
 @writing
 @reaching
 def upgrade(wanted: Wanted, writing: Writing, is_applied: bool) -> None:
-    """Bring tables that an earlier version of async-task made to the version that this one needs.
+    """Upgrade tables that an earlier version of async-task created.
 
     Writes one more revision into your Alembic tree, or with --apply changes the database.
     """
@@ -36,7 +36,7 @@ def _write(writing: Writing, model: type[BaseAttempt]) -> None:
     tree = writing.tree()
     installed = tree.installed(table_of(model))
     if installed is None:
-        raise Refusal("this tree has no revision of async-task's: `async-task install` writes it", CONFIGURATION)
+        raise Refusal("this tree has no revision of async-task: `async-task install` writes it", CONFIGURATION)
     if installed[1] == SCHEMA_VERSION:
         words = f"This tree is at version {SCHEMA_VERSION}, in revision {installed[0]}; nothing was written."
         say(f"{words} `alembic upgrade head` brings the database there.")
@@ -48,7 +48,7 @@ def _apply(app: AsyncTask, *, is_dry: bool) -> None:
     refuse_missing_file(app)
     found = app.schema_version()
     if found is None:
-        raise Refusal("the database has no tables of async-task: `async-task install` makes them", CONFIGURATION)
+        raise Refusal("the database has no tables of async-task: `async-task install` creates them", CONFIGURATION)
     if found == SCHEMA_VERSION:
         say(f"Already at version {SCHEMA_VERSION}; nothing was changed.")
     elif is_dry:

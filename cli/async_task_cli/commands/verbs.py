@@ -1,15 +1,12 @@
-"""`async-task retry | reschedule | expire | fail | cancel`: what people do to attempts."""
+"""`async-task retry | reschedule | expire | fail | cancel`: the verbs by which people change attempts."""
 
 import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
 import click
-from sqlalchemy import select
 
-from async_task import AsyncTask, Status
-from async_task.database.clock import statement_now
-from async_task.schema.audit import acting
+from async_task import AsyncTask, Status, acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.changes import Verb, each, report
@@ -30,13 +27,15 @@ def changing(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("retry", context_settings=SETTINGS)
 @changing
 def retry(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, is_json: bool) -> int:
-    """Make attempts due now; whoever performs what is due makes their calls.
+    """Make attempts due now; the next worker or run-batch performs them.
 
-    Legal for pending ones, and for failed, expired and canceled ones, which get fresh counters and lose a deadline
-    that has passed. --all means the failed ones, unless --status says others.
+    For pending attempts, and for failed, expired and canceled ones, whose counters start again at 0 and which lose a
+    deadline that has passed. --all means the failed ones, unless --status gives others.
 
-    Each is done in a transaction of its own; one that refuses does not keep the others. Ends with 1 if any refused.
-    --json: one object a line, with id, verb, ok, status, why, outcome (null) and dry_run.
+    Each is changed in a transaction of its own; one that is refused does not stop the others. Ends with 1 if any was
+    refused.
+
+    --json writes one object a line: id, verb, ok, status, why, outcome (null) and dry_run.
     """
     verb = Verb("retry", "retry_now", Status.PENDING, "pending, due now", {"reason": reason})
     return _change(wanted, chosen, actor, lambda app: verb, states=(Status.FAILED.value,), is_json=is_json)
@@ -44,7 +43,7 @@ def retry(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None,
 
 @click.command("reschedule", context_settings=SETTINGS)
 @click.option("--at", "at", type=Moment(), metavar="INSTANT", help="Due then: 2026-10-25T02:30Z.")
-@click.option("--in", "delay", type=Length(), metavar="DURATION", help="Due so long from now: 90s, 15min, 2h, 3d.")
+@click.option("--in", "delay", type=Length(), metavar="DURATION", help="Due after that time: 90s, 15min, 2h, 3d.")
 @changing
 def reschedule(
     wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, is_json: bool,
@@ -55,10 +54,11 @@ def reschedule(
     Exit codes, --all (the pending ones) and --json as with `retry`.
     """
     if (at is None) is (delay is None):
-        raise click.UsageError("say when: --at INSTANT or --in DURATION")
+        raise click.UsageError("give --at INSTANT or --in DURATION")
 
     def verb(app: AsyncTask) -> Verb:
-        due = at if at is not None else _from_now(app, delay)
+        due = app.now() + delay if delay is not None else at
+        assert due is not None
         return Verb(
             "reschedule", "reschedule", Status.PENDING, f"pending, due {moment(due)}", {"at": due, "reason": reason}
         )
@@ -69,23 +69,30 @@ def reschedule(
 @click.command("expire", context_settings=SETTINGS)
 @changing
 def expire(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, is_json: bool) -> int:
-    """End pending attempts: it is too late for their calls. Exit codes, --all (the pending ones) and --json as with
-    `retry`."""
+    """End pending attempts as expired: it is too late for their calls.
+
+    Exit codes, --all (the pending ones) and --json as with `retry`.
+    """
     return _end("expire", Status.EXPIRED, wanted, chosen, reason, actor, is_json=is_json)
 
 
 @click.command("fail", context_settings=SETTINGS)
 @changing
 def fail(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, is_json: bool) -> int:
-    """End pending attempts: they failed for good. Exit codes, --all (the pending ones) and --json as with `retry`."""
+    """End pending attempts as failed for good.
+
+    Exit codes, --all (the pending ones) and --json as with `retry`.
+    """
     return _end("fail", Status.FAILED, wanted, chosen, reason, actor, is_json=is_json)
 
 
 @click.command("cancel", context_settings=SETTINGS)
 @changing
 def cancel(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, is_json: bool) -> int:
-    """End pending attempts: their calls are no longer wanted. Exit codes, --all (the pending ones) and --json as with
-    `retry`."""
+    """End pending attempts whose calls are no longer wanted.
+
+    Exit codes, --all (the pending ones) and --json as with `retry`.
+    """
     return _end("cancel", Status.CANCELED, wanted, chosen, reason, actor, is_json=is_json)
 
 
@@ -110,9 +117,3 @@ def _change(
         ids = chosen.found(app, verb.word, states)
         changes = each(app, verb, ids, is_dry=chosen.is_dry)
         return report(verb.word, changes, is_dry=chosen.is_dry, is_json=is_json)
-
-
-def _from_now(app: AsyncTask, delay: dt.timedelta | None) -> dt.datetime:
-    assert delay is not None
-    now: dt.datetime = app.read(lambda session: session.scalar(select(statement_now())))
-    return now + delay

@@ -1,4 +1,4 @@
-"""`async-task version`. Looks versions up without importing what has them."""
+"""`async-task version`: read from the metadata of packages, none of which is imported."""
 
 import json
 import platform
@@ -16,7 +16,7 @@ DRIVERS = ("psycopg", "psycopg2", "asyncpg", "PyMySQL", "mysqlclient", "aiomysql
 @as_json
 @debugging
 def version(is_json: bool) -> None:
-    """Say which versions are at work: the library, Python, SQLAlchemy, and the database drivers that are installed."""
+    """Show the versions of the library, Python, SQLAlchemy, and the database drivers that are installed."""
     drivers = {name: found for name in DRIVERS if (found := _version_of(name))}
     versions = {
         "async-task": async_task.__version__,

@@ -18,7 +18,6 @@ import click
 
 import async_task
 from async_task import AsyncTask, AttemptWorker, Outcome, Supervisor
-from async_task.targets.registry import registered_targets
 from async_task_cli.application import existing
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.logs import JSON, TEXT, Lines, log_lines
@@ -199,7 +198,7 @@ def _described(app: AsyncTask, made: AttemptWorker | Supervisor) -> str:
     queues = ", ".join(name if number is None else f"{name}:{number}" for name, number in s.queues.items())
     return (
         f"on {app.address}, {f'queues {queues}' if queues else 'all queues'}, "
-        f"{counted(len(registered_targets()), 'target')}, {counted(s.concurrency, 'thread')}, "
+        f"{counted(len(app.target_names), 'target')}, {counted(s.concurrency, 'thread')}, "
         f"{counted(s.async_concurrency, 'coroutine')}"
     )
 

@@ -13,24 +13,24 @@ from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.terminal import coloured, counted, page, plain, span, table
 
 SILENT = dt.timedelta(minutes=1)
-"""An idle worker beats every quarter of that, a busy one more often."""
+"""An idle worker's heartbeat comes four times in that time, a busy one's more often."""
 
 
 @click.command("workers", context_settings=SETTINGS)
 @as_json
 @reaching
 def workers(wanted: Wanted, is_json: bool) -> None:
-    """List the processes that perform attempts, the longest at work first.
+    """List the processes that perform attempts, the oldest first.
 
-    STATE: busy (has claims in hand), awake (looks by itself), asleep (waits to be told), or silent: without a beat for
-    a minute. Who died is forgotten after a day; what it had in hand is given back long before.
+    STATE: busy (has claims), awake (polls), asleep (waits for a notification), or silent: without a heartbeat for a
+    minute. A dead process stays in the list for a day; its claims are recovered within seconds.
 
     \b
     --json writes one object a line:
       name, host, pid, kind (worker, run-batch, or null), started_at,
       beat_at, silent_seconds, state, asleep,
-      claims (attempts in hand; of all together 10000 are counted)
-      about  what it says of itself: queues (lanes by name; none: all),
+      claims (running attempts; at most 10000 of all are counted)
+      about  what it reports: queues (threads by name; none: all),
              concurrency, async_concurrency, targets, version
     Fields may be added, and are not renamed.
     """

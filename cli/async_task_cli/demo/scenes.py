@@ -2,16 +2,14 @@
 
 import base64
 import contextlib
+import datetime as dt
 import time
 import uuid
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select
 
 from async_task import Status
-from async_task.database.clock import clock_now
-from async_task.encryption.ciphers import STORED_HEAD, key_id_stored
-from async_task.schema.tables import table_of
 from async_task_cli.demo.play import Play
 from async_task_cli.demo.stage import Stage, check, wait_until
 
@@ -90,9 +88,9 @@ def expired(play: Play) -> None:
     """A courier for today was not called in time."""
     number = max(play.calls)
     client, model = play.stage.shop["outbox"].OrderClient, play.stage.app.model
+    deadline = play.stage.app.now() + dt.timedelta(seconds=0.2)
 
     def book(session: Any) -> uuid.UUID:
-        deadline = session.scalar(select(clock_now(0.2)))
         return model.options(session=session, expires_at=deadline).call(client.book_courier, number=number).id
 
     def is_swept() -> bool:
@@ -207,8 +205,9 @@ def kept_secret(play: Play) -> None:
     check(got == f"refunded to {ACCOUNT[-4:]}", "the target got the account", got)
     play.expects[Status.SUCCEEDED] += 1
     play.tell(f"Order {number} is to be refunded to {ACCOUNT}. Its row:")
-    play.tell(f"encryptor    {stored['encryptor']}, key {key_id_stored(text)}")
-    play.tell(f"method_args  ...{text[STORED_HEAD : STORED_HEAD + 40]}... ({len(text)} characters)")
+    shown = play.stage.app.attempts.arguments(made)
+    play.tell(f"encryptor    {shown.encryptor}, key {shown.key_id}")
+    play.tell(f"method_args  ...{text[44:84]}... ({shown.length} characters)")
     play.tell(f"The account is not in it. The target got it: order {number} is {got}.")
 
 
@@ -256,7 +255,7 @@ def _with_token(session: Any, stage: Stage, token: str) -> int:
 
 def _stored(session: Any, stage: Stage, attempt_id: uuid.UUID) -> dict[str, Any]:
     """The row as it is in the database."""
-    table = table_of(stage.app.model)
+    table: Any = inspect(stage.app.model).local_table
     return dict(session.execute(select(table).where(table.c.id == attempt_id)).one()._mapping)
 
 

@@ -13,10 +13,9 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.ddl import sort_tables
 
-from async_task.database.dialects import sequence_of
-from async_task.schema.indexes import sequence_made, storage_of
-from async_task.schema.tables import SCHEMA_VERSION, companion_tables
+from async_task.schema.indexes import sequence_dropped, sequence_made, storage_of
 from async_task_cli.migrations.rendering import creating, dropping, quoted, schema_of
+from async_task_cli.migrations.schema import SCHEMA_VERSION, companion_tables
 
 FIRST_VERSION = 1
 """What the first `install --apply` made. Each later version has its steps in `versions/`. The tests execute them, up
@@ -99,10 +98,7 @@ def _stored(attempts: Table, *, is_set: bool = True) -> str:
 
 
 def _counted(attempts: Table, *, is_made: bool = True) -> str:
-    statement = sequence_made(attempts)
-    if not is_made:
-        name = postgresql.dialect().identifier_preparer.format_sequence(sequence_of(attempts))  # type: ignore[no-untyped-call]
-        statement = f"DROP SEQUENCE {name}"
+    statement = sequence_made(attempts) if is_made else sequence_dropped(attempts)
     return f'if dialect.name == "postgresql":\n    op.execute({quoted(statement)})'
 
 

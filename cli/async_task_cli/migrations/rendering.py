@@ -13,8 +13,7 @@ from sqlalchemy import Index, Table, Uuid, text
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.elements import ClauseElement
 
-from async_task.database.clock import Instant
-from async_task.schema.columns import HiddenText
+from async_task.schema.columns import HiddenText, Instant
 
 DIALECTS = {"postgresql_where": postgresql.dialect, "sqlite_where": sqlite.dialect}
 

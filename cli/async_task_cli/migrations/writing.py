@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from async_task import BaseAttempt, metadata
-from async_task.schema.tables import table_of
 from async_task_cli.faults import CONFIGURATION, Refusal
 from async_task_cli.migrations.body import Body
+from async_task_cli.migrations.schema import table_of
 from async_task_cli.migrations.tree import Place, Tree, find_tree
 from async_task_cli.terminal import say
 

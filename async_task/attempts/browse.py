@@ -1,0 +1,177 @@
+"""`app.attempts`: what the command line, web pages and your own programs read of attempts."""
+
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from async_task.attempts.depths import Depths, depths_of
+from async_task.attempts.events import EventInfo, events_of, latest_errors
+from async_task.attempts.failures import FailureReport, failures_of
+from async_task.attempts.filters import When, filters_of
+from async_task.attempts.info import AttemptInfo, info_of_attempt
+from async_task.attempts.lookup import id_meant
+from async_task.attempts.pages import AttemptPage, Order, StatusCounts, check_order, clock_of, counts_of, page_of
+from async_task.attempts.shown_arguments import ShownArguments, shown_arguments
+from async_task.errors import ConfigurationError, UnknownAttempt
+from async_task.queue.ordering import ahead
+from async_task.schema.tables import table_of
+
+T = TypeVar("T")
+MOST_ROWS = 10_000
+"""How many rows a page has at most."""
+
+
+class Attempts:
+    """Reads attempts, and never changes one. You get it as `app.attempts`.
+
+    Every verb is one short transaction that reads a bounded number of rows along an index, however large the table is;
+    what it leaves out, it says. Like all verbs of an application they are synchronous, also over an AsyncEngine; in a
+    coroutine, `await asyncio.to_thread(app.attempts.list)`. All raise ConfigurationError for an invalid argument and
+    inside of an event loop, SchemaMismatch without tables, and SQLAlchemy's OperationalError without a database.
+    """
+
+    def __init__(self, model: type[Any], read: Callable[[str, Callable[[Session], Any]], Any]) -> None:
+        self._model = model
+        self._read = read
+
+    def list(
+        self,
+        *,
+        status: str | Iterable[str] = (),
+        target: object = None,
+        method: str | None = None,
+        queue: str | None = None,
+        token: str | None = None,
+        error: str | None = None,
+        since: When | None = None,
+        until: When | None = None,
+        order: Order = "newest",
+        limit: int = 50,
+        after: str | None = None,
+    ) -> AttemptPage:
+        """List attempts for which everything holds that is given, page by page.
+
+        `status`: a `Status` or several, of which one must hold; besides those of a row, "due" (a worker may start it
+        now), "performing" (a worker has claimed it) and "stuck" (see `potentially_stuck`). `target`: what is
+        registered, or a name; with its former names. `token`: the idempotence token. `error`: a part of the last error,
+        in upper or lower case. `since`, `until`: created at that instant or later, and before that instant; a timedelta
+        counts back from the database's clock.
+
+        `order`: "newest" or "oldest" by creation; or "due" or "due_last" by due time, which lists only what waits in a
+        queue: neither claimed attempts, nor ended ones, nor those behind another of their order key. `limit`: how many
+        attempts a page has, 1 to 10,000. `after`: `next` of the page before. New attempts do not shift the pages.
+
+        A page of a list with filters reads 10,000 rows at most (by due time, 1,000 of each priority of a queue), and so
+        it may be short, or empty, before the last one. Read on until `next` is None:
+
+            page = app.attempts.list(status="failed")
+            while page.next and len(page.attempts) < 50:
+                page = app.attempts.list(status="failed", after=page.next)
+
+        Raises UnknownTarget and ConfigurationError, with the nearest name, for a target or queue by which the first
+        page finds nothing, and which neither this process, nor what waits, nor the newest 10,000 attempts know.
+        """
+        filters = filters_of(status, target, method, queue, token, error, since, until)
+        by = check_order(order)
+        _check_limit(limit)
+        _check_cursor(after)
+        return self._ask("list", lambda session: page_of(session, self._model, filters, by, limit, after))
+
+    def get(self, attempt_id: uuid.UUID | str) -> AttemptInfo:
+        """Read one attempt by its id, or by at least 4 of the first or the last hexadecimal digits of its id.
+
+        The last digits are looked for among the newest 50,000 attempts. Raises UnknownAttempt where no attempt fits, or
+        several do.
+        """
+        return self._ask("get", lambda session: _info(session, self._model, attempt_id))
+
+    def arguments(self, attempt_id: uuid.UUID | str, *, decrypt: bool = False) -> ShownArguments:
+        """Read the arguments of one attempt, as far as they may be shown: never what its target redacts, and what is
+        encrypted only with `decrypt`. Raises as `get`; with `decrypt`, UnknownEncryptor and DecryptionFailed."""
+
+        def shown(session: Session) -> ShownArguments:
+            return shown_arguments(_attempt(session, self._model, attempt_id), decrypt=decrypt)
+
+        return self._ask("arguments", shown)
+
+    def events(
+        self, attempt_id: uuid.UUID | str, *, limit: int = 1000, after: int | None = None
+    ) -> tuple[EventInfo, ...]:
+        """Read what happened to one attempt, the first event first: errors, crashes, notes, and what people did.
+
+        `limit`: how many, up to 10,000; `after`: the `id` of an event, to go on behind it. Events outlive their
+        attempt, so that a whole id need not be of any row; else raises as `get`.
+        """
+        _check_limit(limit)
+        table = table_of(self._model)
+        found: list[EventInfo] = self._ask(
+            "events", lambda session: events_of(session, table, id_meant(session, table, attempt_id), limit, after)
+        )
+        return tuple(found)
+
+    def errors(self, limit: int = 20) -> tuple[EventInfo, ...]:
+        """Read the latest errors and crashes of all attempts, the newest first, among the newest 10,000 events."""
+        _check_limit(limit)
+        return tuple(self._ask("errors", lambda session: latest_errors(session, table_of(self._model), limit)[0]))
+
+    def counts(
+        self,
+        *,
+        status: str | Iterable[str] = (),
+        target: object = None,
+        method: str | None = None,
+        queue: str | None = None,
+        token: str | None = None,
+        error: str | None = None,
+        since: When | None = None,
+        until: When | None = None,
+        after: str | None = None,
+    ) -> StatusCounts:
+        """Count attempts by status, among the newest 50,000: filters as in `list`, and it raises as `list` does.
+
+        Where the table has more, the answer has a `next`; with `after=` that, the next 50,000 are counted. What waits
+        is counted by `depths`, wherever in the table it is.
+        """
+        filters = filters_of(status, target, method, queue, token, error, since, until)
+        _check_cursor(after)
+        return self._ask("counts", lambda session: counts_of(session, self._model, filters, after))
+
+    def failures(self) -> FailureReport:
+        """Group the errors and crashes among the newest 10,000 events: by target, exception, and message without
+        numbers, UUIDs and quoted texts. The most frequent group is first."""
+        return self._ask("failures", lambda session: failures_of(session, table_of(self._model)))
+
+    def depths(self) -> Depths:
+        """Count what is due and what waits to be due, by queue and by target, and since when the oldest is due."""
+        return self._ask("depths", lambda session: depths_of(session, table_of(self._model)))
+
+    def _ask(self, verb: str, work: Callable[[Session], T]) -> T:
+        answer: T = self._read(f"attempts.{verb}", work)
+        return answer
+
+
+def _check_limit(limit: object) -> None:
+    if type(limit) is not int or not 1 <= limit <= MOST_ROWS:
+        raise ConfigurationError(f"limit is a whole number from 1 to {MOST_ROWS:,}: it was {limit!r}")
+
+
+def _check_cursor(after: object) -> None:
+    if after is not None and not isinstance(after, str):
+        raise ConfigurationError(f"after takes the `next` of a page, not {type(after).__name__}")
+
+
+def _attempt(session: Session, model: type[Any], given: uuid.UUID | str) -> Any:
+    meant = id_meant(session, table_of(model), given)
+    attempt = session.get(model, meant)
+    if attempt is None:
+        raise UnknownAttempt(f"there is no attempt {meant}")
+    return attempt
+
+
+def _info(session: Session, model: type[Any], given: uuid.UUID | str) -> AttemptInfo:
+    attempt, table = _attempt(session, model, given), table_of(model)
+    waits_behind = session.scalar(select(ahead(table)).where(table.c.id == attempt.id))
+    return info_of_attempt(attempt, waits_behind, clock_of(session))

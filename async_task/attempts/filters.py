@@ -1,0 +1,188 @@
+"""Which attempts are meant: what a list, a count or a verb for many is asked to select."""
+
+import datetime as dt
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, Table, inspect, or_, select
+from sqlalchemy.orm import Session
+
+from async_task.errors import ConfigurationError, UnknownTarget, near
+from async_task.schema.states import Status, is_waiting
+from async_task.schema.tables import companion_tables, table_of
+from async_task.targets.registry import own_queue, registered_targets, target_named, target_of
+
+STATES = ("due", "performing", "stuck")
+"""What can be asked for as a status besides the statuses of a row."""
+PROBED = 10_000
+"""How many of the newest attempts are asked whether they know a name, before it is called unknown."""
+CLOCK_SLACK = dt.timedelta(days=2)
+"""By how much the clock that made an id may differ from the database's, which wrote `created_at`."""
+When: TypeAlias = dt.datetime | dt.timedelta
+"""An aware datetime, or a length of time before now by the database's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What is selected: attempts for which everything that is given holds; of several statuses, any."""
+
+    statuses: tuple[str, ...] = ()
+    target: str | None = None
+    method: str | None = None
+    queue: str | None = None
+    token: str | None = None
+    error: str | None = None
+    since: When | None = None
+    until: When | None = None
+
+
+def filters_of(
+    status: str | Iterable[str], target: object, method: str | None, queue: str | None, token: str | None,
+    error: str | None, since: When | None, until: When | None,
+) -> Filters:  # fmt: skip
+    """What `app.attempts.list` was given, checked. Raises ConfigurationError, and UnknownTarget for an object that is
+    not registered."""
+    for name, given in (("method", method), ("queue", queue), ("token", token), ("error", error)):
+        if given is not None and not isinstance(given, str):
+            raise ConfigurationError(f"{name} takes a text, not {type(given).__name__}")
+    for name, when in (("since", since), ("until", until)):
+        _check_when(name, when)
+    named = target if target is None or isinstance(target, str) else target_of(target).name
+    return Filters(_statuses(status), named, method, queue, token, error, since, until)
+
+
+def _check_when(name: str, when: object) -> None:
+    if when is None or isinstance(when, dt.timedelta):
+        return
+    if not isinstance(when, dt.datetime):
+        raise ConfigurationError(f"{name} takes an aware datetime or a timedelta, not {type(when).__name__}")
+    if when.utcoffset() is None:
+        raise ConfigurationError(f"{name}: a naive datetime names no instant; give it a time zone")
+
+
+def _statuses(status: str | Iterable[str]) -> tuple[str, ...]:
+    names: tuple[object, ...] = (status,) if isinstance(status, str) else tuple(status)
+    known = [*(one.value for one in Status), *STATES]
+    for name in names:
+        if name not in known:
+            said = f"{str(name)!r}{near(str(name), known)}"
+            raise ConfigurationError(f"status is one of {', '.join(known)}: it was {said}")
+    return tuple(str(name) for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Filters over the table of a model, at an instant of the database's clock."""
+
+    model: type[Any]
+    filters: Filters
+    now: dt.datetime
+
+    @property
+    def table(self) -> Table:
+        return table_of(self.model)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether rows of the table may be left out."""
+        return self.filters != Filters() or inspect(self.model).inherits is not None
+
+    @property
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """In SQL; empty where everything is selected."""
+        model, filters = self.model, self.filters
+        exact = [(model.method_name, filters.method), (model.queue, filters.queue)]
+        exact.append((model.idempotence_token, filters.token))
+        return [
+            *([or_(*(_is_in(model, one) for one in filters.statuses))] if filters.statuses else []),
+            *([model.target.in_(_names_of(filters.target))] if filters.target is not None else []),
+            *(column == wanted for column, wanted in exact if wanted is not None),
+            *([model.created_at >= self._instant(filters.since)] if filters.since is not None else []),
+            *([model.created_at < self._instant(filters.until)] if filters.until is not None else []),
+            *([model.last_error.icontains(filters.error, autoescape=True)] if filters.error is not None else []),
+        ]
+
+    @property
+    def id_range(self) -> list[ColumnElement[bool]]:
+        """Which ids can be of attempts that were created between `since` and `until`: a UUIDv7 begins with its time.
+        So that a list of last year's attempts does not read this year's."""
+        since, until, key = self.filters.since, self.filters.until, self.table.c.id
+        bounds: list[ColumnElement[bool]] = []
+        if since is not None:
+            bounds.append(key >= _first_id(self._instant(since), -CLOCK_SLACK))
+        if until is not None:
+            bounds.append(key < _first_id(self._instant(until), CLOCK_SLACK))
+        return bounds
+
+    def _instant(self, when: When) -> dt.datetime:
+        if isinstance(when, dt.datetime):
+            return when
+        try:
+            return self.now - when
+        except OverflowError:
+            raise ConfigurationError("since and until: that long ago is before the year 1") from None
+
+
+def _is_in(model: type[Any], name: str) -> Any:
+    if name == "performing":
+        return (model.status == Status.PENDING) & model.claim_id.is_not(None)
+    if name in STATES:
+        return (model.due() if name == "due" else model.potentially_stuck()).whereclause
+    return model.status == Status(name)
+
+
+def _names_of(target: str) -> tuple[str, ...]:
+    """All its names, where it is registered here: rows that were written before it was renamed hold a former one."""
+    try:
+        return target_named(target).names
+    except UnknownTarget:
+        return (target,)
+
+
+def _first_id(when: dt.datetime, slack: dt.timedelta) -> uuid.UUID:
+    """The lowest UUIDv7 of that time."""
+    milliseconds = int((when.timestamp() + slack.total_seconds()) * 1000)
+    return uuid.UUID(int=min(max(milliseconds, 0), 0xFFFF_FFFF_FFFF) << 80)
+
+
+def refuse_unknown_names(session: Session, chosen: Selection) -> None:
+    """Raises UnknownTarget for a target, and ConfigurationError for a queue, that neither this process nor any row
+    knows that can be asked by an index. For a selection that is empty: a name with a typing error selects nothing."""
+    table, filters = chosen.table, chosen.filters
+    if filters.queue is not None and not _has_queue(session, table, filters.queue):
+        raise ConfigurationError(_unknown("queue", filters.queue, _queues(session, table)))
+    if filters.target is not None:
+        names = {name for one in registered_targets() for name in one.names}
+        names |= set() if filters.target in names else _held(session, table, table.c.target)
+        if filters.target not in names:
+            raise UnknownTarget(_unknown("target", filters.target, names))
+
+
+def _has_queue(session: Session, table: Table, name: str) -> bool:
+    """Whether this process knows a queue of this name, anything waits in it, or it is among `_queues`."""
+    waits: Any = select(table.c.id).where(*is_waiting(table), table.c.queue == name)
+    # In the order of the index: where any row would do, PostgreSQL may read the table instead.
+    first = session.execute(waits.order_by(table.c.priority, table.c.due_at, table.c.id).limit(1)).first()
+    return first is not None or name in _queues(session, table)
+
+
+def _queues(session: Session, table: Table) -> set[str]:
+    """The queues of targets registered here, those that are paused or limited, and those of recent attempts."""
+    of_targets = (name for one in registered_targets() for name in (one.policy.queue, own_queue(one.name)))
+    named = session.scalars(select(companion_tables(table).queues.c.name))
+    return {"default", *filter(None, of_targets), *named, *_held(session, table, table.c.queue)}
+
+
+def _held(session: Session, table: Table, column: ColumnElement[str]) -> set[str]:
+    """The names that the newest attempts hold."""
+    newest: Any = select(column.label("name")).order_by(table.c.id.desc()).limit(PROBED).subquery()
+    return set(session.scalars(select(newest.c.name).distinct()))
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    return (
+        f"no {kind} is named {name!r}{near(name, sorted(known))}: this process does not know it, "
+        f"and none of the newest {PROBED:,} attempts has it"
+    )

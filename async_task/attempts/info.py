@@ -1,0 +1,106 @@
+"""An attempt as a frozen value: the facts of its row, read once, for people and programs that show them."""
+
+import datetime as dt
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sqlalchemy import Column, Select, inspect, select
+
+from async_task.attempts.actions import refusal
+from async_task.queue.ordering import ahead
+from async_task.schema.states import Status
+from async_task.schema.tables import table_of
+from async_task.targets.registry import CALL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptInfo:
+    """One attempt as it was at `read_at`: every column of `BaseAttempt` but its arguments, by the same names.
+
+    `waits_behind`: the id of the attempt with the same order key that must end first; None for one that need not wait.
+    `read_at`: the database's clock when the row was read. `extra`: the columns that your own model adds, by attribute;
+    only `app.attempts.get` reads them. Instants are aware datetimes in UTC.
+    """
+
+    id: uuid.UUID
+    status: Status
+    target: str
+    method_name: str
+    encryptor: str
+    idempotence_token: str | None
+    queue: str
+    priority: int
+    order_key: str | None
+    seq: int | None
+    released: bool
+    arrived: bool | None
+    num_attempts: int
+    num_errors: int
+    num_crashes: int
+    max_attempts: int | None
+    scheduled_at: dt.datetime | None
+    due_at: dt.datetime
+    claim_id: uuid.UUID | None
+    claimed_by: str | None
+    lease_until: dt.datetime | None
+    expires_at: dt.datetime | None
+    attempted_at: dt.datetime | None
+    completed_at: dt.datetime | None
+    last_error: str | None
+    created_at: dt.datetime
+    updated_at: dt.datetime
+    trace_context: str | None
+    waits_behind: uuid.UUID | None
+    read_at: dt.datetime
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def call(self) -> str:
+        """What is called: `shop.orders.fulfill`, or the target alone where it is what is called."""
+        return self.target if self.method_name == CALL else f"{self.target}.{self.method_name}"
+
+    @property
+    def is_performing(self) -> bool:
+        """Whether a worker had claimed it."""
+        return self.status is Status.PENDING and self.claim_id is not None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a worker could start it at `read_at`."""
+        is_free = self.status is Status.PENDING and self.claim_id is None and self.released
+        is_late = self.expires_at is not None and self.expires_at <= self.read_at
+        return is_free and self.due_at <= self.read_at and not is_late
+
+    def why_not(self, verb: str) -> str | None:
+        """Why `expire`, `fail`, `cancel`, `retry_now` or `reschedule` would raise InvalidState for this row; None where
+        it would not. For a button that is disabled, and says why."""
+        is_leased = self.lease_until is not None and self.lease_until > self.read_at
+        claimed_by = self.claimed_by if is_leased else None
+        return refusal(verb, self.id, self.status, claimed_by, self.attempted_at)
+
+
+FACTS = tuple(one.name for one in fields(AttemptInfo) if one.name not in ("waits_behind", "read_at", "extra"))
+"""The attributes of the model that an AttemptInfo holds."""
+UNSHOWN = frozenset({*FACTS, "encoded_args", "order_slot"})
+
+
+def facts_of(model: type[Any]) -> Select[Any]:
+    """The select of everything that `info_of` needs."""
+    facts: Any = select(*(getattr(model, name).label(name) for name in FACTS))
+    found: Select[Any] = facts.add_columns(ahead(table_of(model)).label("waits_behind"))
+    return found
+
+
+def info_of(row: Any, read_at: dt.datetime) -> AttemptInfo:
+    """A row of `facts_of` as a value."""
+    return AttemptInfo(**row._mapping, read_at=read_at)
+
+
+def info_of_attempt(attempt: Any, waits_behind: uuid.UUID | None, read_at: dt.datetime) -> AttemptInfo:
+    """The same of an instance of the model, with the columns that the user added."""
+    columns = [one.key for one in inspect(type(attempt)).column_attrs if isinstance(one.columns[0], Column)]
+    extra = {name: getattr(attempt, name) for name in columns if name not in UNSHOWN}
+    facts = {name: getattr(attempt, name) for name in FACTS}
+    return AttemptInfo(**facts, waits_behind=waits_behind, read_at=read_at, extra=extra)

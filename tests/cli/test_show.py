@@ -1,0 +1,134 @@
+"""`async-task show`: one attempt, its arguments and its events."""
+
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, insert
+
+from async_task import Attempt, JobEvent, target
+from async_task.encryption.encryptors import register_encryptor
+from clockwork import row_of
+from outbox import Client
+from said import Run
+
+Write = Callable[..., Attempt]
+
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+class Reversing:
+    """No secret is safe with it, but it is not the null encryptor."""
+
+    name = "test.reversing"
+
+    def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
+        return plaintext[::-1]
+
+    def decrypt(self, ciphertext: bytes, *, context: bytes) -> bytes:
+        return ciphertext[::-1]
+
+
+register_encryptor(Reversing())
+
+
+@target("test.discreet", redact=["password"])
+def discreet(password: str, amount: int) -> None:
+    """Has something to hide."""
+
+
+def test_show_prints_all_fields_in_plain_words_and_every_event(run: Run, write: Write) -> None:
+    attempt = write(Client, "fail", {"message": "no such order"}, idempotence_token="order-7", max_attempts=9)
+    run("run-batch")
+    said = run("show", str(attempt.id))
+    words = " ".join(said.out.split())
+    for part in (
+        f"Attempt {attempt.id}",
+        "call test.client.fail",
+        "status pending, due in",
+        "arguments message = 'no such order'",
+        "starts 1, 1 error; at most 9 errors",
+        "last error Broken: no such order",
+        "expires never",
+        "queue default, priority 0",
+        "claimed by nobody",
+        "token order-7",
+        "error of try 1",
+    ):
+        assert part in words
+    assert "Traceback" not in said.out
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert "raise Broken(message)" in run("show", str(attempt.id), "--traceback").out
+
+
+def test_show_as_json_has_every_field_arguments_and_events(run: Run, write: Write) -> None:
+    attempt = write(Client, "fail", {"message": "no such order"})
+    run("run-batch")
+    shown = run("show", "--json", str(attempt.id)).json
+    assert shown["method_args"] == {"message": "no such order"}
+    assert (shown["status"], shown["num_errors"], shown["last_error"]) == ("pending", 1, "Broken: no such order")
+    assert set(shown) >= {
+        "id",
+        "target",
+        "due_at",
+        "lease_until",
+        "claim_id",
+        "expires_at",
+        "created_at",
+        "encryptor",
+        "queue",
+    }
+    (event,) = shown["events"]
+    assert (event["kind"], event["num_attempt"], event["message"]) == ("error", 1, "Broken: no such order")
+    assert "detail" not in event
+    assert "Traceback" in run("show", "--json", "--traceback", str(attempt.id)).json["events"][0]["detail"]
+
+
+def test_redacted_arguments_are_not_shown(run: Run, write: Write) -> None:
+    attempt = write(discreet, None, {"password": "hush", "amount": 3})
+    said = run("show", str(attempt.id)).out
+    assert "password = [hidden]" in said
+    assert "amount = 3" in said
+    assert run("show", str(attempt.id), "--json").json["method_args"] == {"password": "[hidden]", "amount": 3}
+    assert "hush" not in said
+
+
+def test_encrypted_arguments_are_shown_as_encryptor_and_length(run: Run, engine: Engine, write: Write) -> None:
+    attempt = write(discreet, None, {"password": "hush", "amount": 3}, encryptor="test.reversing")
+    length = len(row_of(engine, attempt.id).method_args)
+    said = run("show", str(attempt.id)).out
+    assert f"encrypted by 'test.reversing', {length} characters" in " ".join(said.split())
+    shown = run("show", str(attempt.id), "--json").json
+    assert (shown["method_args"], shown["encryptor"], shown["encrypted_length"]) == (None, "test.reversing", length)
+    assert "hush" not in said + json.dumps(shown)
+
+
+def test_arguments_of_an_unknown_target_are_hidden(process: Any, write: Write) -> None:
+    attempt = write(discreet, None, {"password": "hush", "amount": 3})
+    out, _ = process("show", str(attempt.id)).communicate(timeout=60)
+    assert "hush" not in out
+    assert "test.discreet is not known here" in " ".join(out.split())
+
+
+def test_an_event_sends_no_escape_sequence_to_the_terminal(run: Run, engine: Engine, write: Write) -> None:
+    attempt = write(Client, "ping")
+    event = {
+        "job_type": "async_task_attempts",
+        "job_id": str(attempt.id),
+        "kind": "note",
+        "message": "[red]\x1b]0;ha\x07",
+    }
+    with engine.begin() as connection:
+        connection.execute(insert(JobEvent).values(actor="\x1b[2J", **event))
+    said = run("show", str(attempt.id)).out
+    assert "[red]\\x1b]0;ha\\x07" in said
+    assert not {"\x1b", "\x07"} & set(said)
+
+
+def test_show_of_an_unknown_attempt_ends_1(run: Run) -> None:
+    said = run("show", str(uuid.uuid4()))
+    assert (said.code, said.out, said.err.count("\n")) == (1, "", 1)
+    assert "there is no attempt" in said.err
