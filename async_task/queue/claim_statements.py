@@ -25,7 +25,7 @@ from async_task.database.clock import statement_now
 from async_task.database.dialects import by_primary_key
 from async_task.queue import predicates
 from async_task.queue.claim import ClaimRequest, columns
-from async_task.schema.states import claiming, is_overdue, is_waiting
+from async_task.schema.states import claiming, is_overdue, is_pending, is_waiting
 
 Statement = Any
 """A select of several columns, whose type SQLAlchemy 2.0 and 2.1 spell differently."""
