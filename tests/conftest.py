@@ -213,10 +213,9 @@ def async_engine_url(database: Database, engine: Engine) -> str:
 @pytest.fixture
 def registered() -> Iterator[None]:
     """Targets that this test registers are forgotten after it."""
-    before = dict(registry._registered)
+    before = registry.registered_targets()
     yield
-    registry._registered.clear()
-    registry._registered.update(before)
+    registry._allowed = registry.AllowList(before)
 
 
 @pytest.fixture

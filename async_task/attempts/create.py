@@ -27,7 +27,8 @@ from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArgumen
 from async_task.schema.columns import uuid7
 from async_task.schema.states import Status
 from async_task.targets.policies import check_priority, check_queue
-from async_task.targets.registry import Method, target_of
+from async_task.targets.registry import target_of
+from async_task.targets.target import Method
 from async_task.wakeup.commit_hooks import wake_after_commit
 
 M = TypeVar("M")

@@ -10,7 +10,8 @@ from sqlalchemy import Column, inspect
 
 from async_task import AsyncTaskError, BaseAttempt, NullEncryptor
 from async_task.arguments.decoding import decode
-from async_task.targets.registry import CALL, target_named
+from async_task.targets.registry import target_named
+from async_task.targets.target import CALL
 
 LISTED = (
     "id", "status", "target", "method_name", "queue", "priority", "idempotence_token", "num_attempts", "num_errors",

@@ -14,7 +14,8 @@ from async_task import BaseAttempt, InvalidArguments, UnknownTarget
 from async_task.attempts.create import named_draft
 from async_task.database.clock import statement_now
 from async_task.errors import near
-from async_task.targets.registry import CALL, Method, registered_targets, target_named
+from async_task.targets.registry import registered_targets, target_named
+from async_task.targets.target import CALL, Method
 from async_task_cli.application import existing
 from async_task_cli.faults import CONFIGURATION, USAGE, Refusal
 from async_task_cli.fields import as_json_value
@@ -48,10 +49,10 @@ def enqueue(
     """Write a call down, and print its id. Checked as Attempt.create checks it.
 
     The arguments are plain JSON: each is made what its annotation says ("2026-10-25" for a date, a list for a tuple, an
-    object for a dataclass). A Decimal, "19.90" or 19.90, keeps its digits as they are written; no other number is made
-    of a text, and no text of a number. Of Decimal | str a text is the one that is named first; of Decimal | float a
-    number with a point is a float, and a text the Decimal. The form in which arguments are stored, {"$": "date", "v":
-    "2026-10-25"}, is taken too. A name stands once in an object. Arguments are never repeated in a message.
+    object for a dataclass). Write a Decimal as text, "19.90": it keeps all digits. A number with a point is read as a
+    float, and is refused if a float cannot hold its digits. No other number is made of a text, and no text of a number.
+    Of Decimal | str a text becomes the one that is named first. The form in which arguments are stored, {"$": "date",
+    "v": "2026-10-25"}, is accepted too. An object has each name once. Messages never repeat arguments.
 
     Ends with 78 for a target that is not known here, with 2 for arguments that do not fit. --json: one object with id,
     created (false where the token had its attempt), status, target, method_name, queue, priority, due_at, expires_at,
