@@ -131,8 +131,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
-    if COMPLETE in os.environ:
-        importlib.import_module("async_task_cli.shells")  # registers the one that click does not have
     try:
         return int(cli.main(given, prog_name=NAME, standalone_mode=False) or 0)
     except Closed:
