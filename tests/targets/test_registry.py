@@ -136,11 +136,11 @@ def test_settings_are_the_targets_and_those_of_a_method_go_first() -> None:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"prioritty": 1}, "'prioritty' is no setting of a target"),
+        ({"prioritty": 1}, "'prioritty' is not a setting of a target"),
         ({"priority": 10}, "priority is a whole number"),
         ({"queue": "x" * 65}, "queue is a printable name of 1 to 64"),
         ({"mode": "fast"}, "mode is 'locked' or 'leased'"),
-        ({"timeout": 0}, "timeout is longer than 0"),
+        ({"timeout": 0}, "timeout must be longer than 0"),
         ({"max_age": -1}, "max_age cannot be negative"),
         ({"retry": 3}, "retry takes a Retry"),
         ({"redact": "token"}, "redact takes a list"),
