@@ -165,7 +165,7 @@ class AllowList:
         replaced = {self.by_name[name] for name in made.names if name in self.by_name}
         self.by_name.update(dict.fromkeys(made.names, made))
         for one in replaced:
-            if not any(self.by_name[name] is one for name in one.names):
+            if self.by_name[one.name] is not one:  # what is left are aliases, which only rows name
                 self._remove(one)
         self._entries[made] = list(self._entries_of(made))
         for index, key, owner in self._entries[made]:
@@ -198,7 +198,7 @@ class AllowList:
             yield self.by_limited_queue, one.policy.queue, Owner(one, None)
 
     def _remove(self, gone: Target) -> None:
-        for index, key, owner in self._entries.pop(gone):
+        for index, key, owner in self._entries.pop(gone, ()):
             left = tuple(one for one in index[key] if one is not owner)
             if left:
                 index[key] = left
