@@ -138,8 +138,8 @@ class Method:
         signature = self.signature
         reasons = {
             "an async def runs beside others, each in its own transaction": signature.is_async,
-            "a target without a session shares its commit already (settle_within=)": signature.session_class is None,
-            "with isolate=True each call has its own process": self.policy.isolate,
+            "a target that takes no session shares commits anyway (settle_within=)": signature.session_class is None,
+            "with isolate=True each call has a process of its own": self.policy.isolate,
             "with mode='leased' no transaction is open during the call": self.mode == "leased",
         }
         for reason, applies in reasons.items():

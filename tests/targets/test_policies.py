@@ -53,7 +53,7 @@ def test_settings_of_a_method_override_those_of_its_target() -> None:
         ({"batch": 0}, "batch is a whole number from 1 to 50, not 0"),
         ({"batch": 51}, "batch is a whole number from 1 to 50, not 51"),
         ({"batch": True}, "batch is a whole number from 1 to 50, not True"),
-        ({"batch": 5}, "batch= is for a plain def with a session, .* a target without a session .* exempts a method"),
+        ({"batch": 5}, "batch= is for a plain def with a session.* that takes no session .* exempts a method"),
         ({"settle_within": -1}, "settle_within"),
         ({"settle_within": 2}, "settle_within is at most 1 s"),
         ({"isolate": 1}, "isolate is True or False"),
