@@ -1,4 +1,4 @@
-"""What is stored and logged of an exception: safe whatever it does, and without arguments that are secret."""
+"""The text of an exception as it is stored and logged: safe to read, and without secret arguments."""
 
 import base64
 import datetime as dt
@@ -11,57 +11,59 @@ from urllib.parse import quote, quote_plus
 
 from sqlalchemy.exc import StatementError
 
-LONGEST_MESSAGE, LONGEST_TRACEBACK, SHORTEST_SECRET, MOST_SECRETS = 2_000, 20_000, 3, 1_000
+LONGEST_MESSAGE, LONGEST_TRACEBACK = 2_000, 20_000
+"""Characters that are kept of a summary and of a traceback."""
+SHORTEST_SECRET, MAX_SECRETS = 3, 1_000
+"""Shorter secrets are not hidden: they would be found everywhere. More secrets take longer to hide than the call."""
 HIDDEN = "[hidden]"
-NO_VALUES = frozenset({"__dict__", "__weakref__", "__pydantic_fields_set__"})
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception in words: `summary` on one line, `trace` with all of it for those who look closer (no locals)."""
+    """An exception as text: `summary` in one line, `trace` with the traceback (without local variables)."""
 
     summary: str
     trace: str
 
     def in_ascii(self) -> "Failure":
-        """The same for a database that has no other characters."""
-        plain = [text.encode("ascii", "backslashreplace").decode() for text in (self.summary, self.trace)]
-        return Failure(*plain)
+        """The same, escaped, for a database that stores no other characters."""
+        escaped = [text.encode("ascii", "backslashreplace").decode() for text in (self.summary, self.trace)]
+        return Failure(*escaped)
 
 
 def describe(error: BaseException, secrets: Collection[str] = ()) -> Failure:
-    """`error` in words, without any of `secrets`. Never raises, whatever the exception's own methods do.
+    """`error` as text, without any of `secrets`. Never raises, whatever the exception's own methods do.
 
-    The summary says what the exception says on its first line, or the database's driver on its first: SQLAlchemy adds
-    the statement and a link, which are in the trace."""
+    The summary is the class and the first line of the message; for a failed statement, of the driver's message:
+    SQLAlchemy adds the statement and a link, which are in the trace."""
     _hide_parameters(error)
-    if len(secrets) > MOST_SECRETS:  # to look for each of them would take longer than the call
-        said, trace = HIDDEN, "".join(traceback.format_tb(error.__traceback__))
+    if len(secrets) > MAX_SECRETS:
+        message, trace = HIDDEN, "".join(traceback.format_tb(error.__traceback__))
     else:
-        said, trace = _said(error), _trace(error)
-    # Hidden before it is cut: a part of a secret would not be recognised.
-    kind, said, trace = (_hide(one, secrets) for one in (type(error).__qualname__, said, trace))
-    summary = _cut(f"{kind}: {_first_line(said)}".removesuffix(": "), LONGEST_MESSAGE, " ")
-    return Failure(summary, _cut(trace or f"{kind}: {said}", LONGEST_TRACEBACK, "\n"))
+        message, trace = _message(error), _trace(error)
+    # Hidden before it is cut: a part of a secret would not be found.
+    kind, message, trace = (_hide(one, secrets) for one in (type(error).__qualname__, message, trace))
+    summary = _cut(f"{kind}: {_first_line(message)}".removesuffix(": "), LONGEST_MESSAGE, " ")
+    return Failure(summary, _cut(trace or f"{kind}: {message}", LONGEST_TRACEBACK, "\n"))
 
 
 def secrets_in(arguments: Mapping[str, object], names: Collection[str] | None) -> frozenset[str]:
-    """The texts by which the values of these arguments would be recognised; `names` None: of all of them."""
+    """The texts that would show the values of these arguments. `names`: of which arguments; None: of all."""
     values = [value for name, value in arguments.items() if names is None or name in names]
     texts = {text for value in values for text in _texts(value)}
-    # Line by line too: a traceback indents what stands in an exception group.
+    # Each line too: a traceback indents the lines of an exception group.
     lines = {line for text in texts for line in text.splitlines()}
     found = {text for text in texts | lines if len(text.strip()) >= SHORTEST_SECRET}
-    return frozenset(found | {written for text in found for written in _spellings(text)})
+    return frozenset(found | {written for text in found for written in _encodings(text)})
 
 
 def storable(text: str) -> str:
-    """`text` with NUL and lone surrogates, which no database takes, as escapes."""
+    """`text` with NUL and lone surrogates escaped: no database stores them."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
-def _spellings(text: str) -> Iterator[str]:
-    """`text` as a repr, a JSON document and an address would hold it."""
+def _encodings(text: str) -> Iterator[str]:
+    """`text` as a repr, a JSON document and a URL contain it."""
     yield repr(text)[1:-1]
     yield json.dumps(text)[1:-1]
     yield json.dumps(text, ensure_ascii=False)[1:-1]
@@ -95,12 +97,15 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _attributes(value: object) -> Iterator[str]:
-    """The names under which an object of the user's own kind holds what it is made of."""
+    """The names of the attributes of an object of the user's own class."""
     if type(value).__module__ not in ("builtins", "datetime", "decimal", "uuid"):
         yield from getattr(value, "__dict__", ())
         for kind in type(value).__mro__:
             slots = getattr(kind, "__slots__", ())
-            yield from {slots} if isinstance(slots, str) else set(slots) - NO_VALUES
+            yield from {slots} if isinstance(slots, str) else set(slots) - _NOT_FIELDS
+
+
+_NOT_FIELDS = frozenset({"__dict__", "__weakref__", "__pydantic_fields_set__"})
 
 
 def _trace(error: BaseException) -> str:
@@ -110,7 +115,7 @@ def _trace(error: BaseException) -> str:
         return ""
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     try:
         return str(error.orig) if isinstance(error, StatementError) and error.orig is not None else str(error)
     except BaseException as broken:
@@ -118,7 +123,7 @@ def _said(error: BaseException) -> str:
 
 
 def _hide_parameters(error: BaseException) -> None:
-    """SQLAlchemy puts a statement's parameters into its texts unless it is told not to."""
+    """SQLAlchemy puts a statement's parameters into its messages unless `hide_parameters` is set."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:

@@ -1,38 +1,64 @@
-"""The errors that are raised on purpose. Each message says what was given, what was expected, and what to do."""
+"""The errors that async-task raises on purpose. Each message says what was given, what was expected, and what to do."""
 
 from collections.abc import Iterable
 
 
 class AsyncTaskError(Exception):
-    """The base of all errors that async-task raises on purpose."""
+    """The base of all errors that async-task raises on purpose. Catch it to catch them all."""
 
 
 class UnknownTarget(AsyncTaskError):
-    """No target of that name is registered in this process."""
+    """No target of that name, or for that object, is registered in this process.
+
+    Raised when a call is written, named on the command line, or given to `targets=`. Decorate the target with
+    `@target`, and import its module here: `AsyncTask(modules=[...])`. A worker parks such an attempt instead.
+    """
 
 
 class UnknownMethod(AsyncTaskError):
-    """The target has no such method, or not one that may be called."""
+    """The target has no such method, or one that may not be called.
+
+    Raised when a call is written. Use a public staticmethod, classmethod or function of it. A worker parks such an
+    attempt instead.
+    """
 
 
 class InvalidArguments(AsyncTaskError):
-    """The arguments do not fit the signature, or cannot be stored without loss. Nothing was written."""
+    """The arguments do not fit the method's signature, or cannot be stored without loss.
+
+    Raised when a call is written, before anything is written. The message names the argument, not its value: pass what
+    the annotation says. A worker parks an attempt whose stored arguments do not fit any more.
+    """
 
 
 class NoTransaction(AsyncTaskError):
-    """No transaction was begun by this thread and asyncio task, and no `session=` was given."""
+    """This thread and asyncio task have begun no transaction, and no `session=` was given.
+
+    Raised when an attempt is created. Create it inside `with session.begin():`, or give `session=`.
+    """
 
 
 class AmbiguousTransaction(AsyncTaskError):
-    """Several transactions are open in this thread and asyncio task: say which with `session=`."""
+    """This thread and asyncio task have several open transactions, and no `session=` was given.
+
+    Raised when an attempt is created. Choose one with `session=`.
+    """
 
 
 class InvalidState(AsyncTaskError):
-    """The row is not in a state from which this verb is legal. Nothing was changed."""
+    """The attempt is not in a state from which this change is legal. Nothing was changed.
+
+    Raised by `expire`, `fail`, `cancel`, `retry_now` and `reschedule`, also while the attempt is being performed. Read
+    the row again, and try later if it still needs the change.
+    """
 
 
 class ClaimLost(AsyncTaskError):
-    """Somebody else took or changed the attempt while this process believed that it held it."""
+    """Another process has claimed or changed the attempt while this one believed that the claim was its own.
+
+    Raised where a target first uses its session. Let it pass: the other process goes on with the attempt, and nothing
+    of this call is written.
+    """
 
 
 class UnknownAttempt(AsyncTaskError):
@@ -40,27 +66,46 @@ class UnknownAttempt(AsyncTaskError):
 
 
 class UnknownEncryptor(AsyncTaskError):
-    """No encryptor of that name is known to this process."""
+    """No encryptor of that name is known to this process.
+
+    Raised when a call is written or arguments are read. Give it to `AsyncTask(encryptors=[...])`, or install the
+    package that provides it. A worker parks such an attempt instead.
+    """
 
 
 class DecryptionFailed(AsyncTaskError):
-    """The stored arguments could not be decrypted: a wrong key, a broken text, or one moved from another row."""
+    """The stored arguments cannot be decrypted: a missing key, a changed text, or a text moved from another row.
+
+    Raised when arguments are read. Add the missing key to the encryptor. A worker parks such an attempt instead.
+    """
 
 
 class AlreadyRunning(AsyncTaskError):
-    """Another batch is at work, and `overlap="fail"` was asked for. Nothing was done."""
+    """Another batch is running, and this one was asked to fail in that case (`overlap="fail"`). Nothing was done.
+
+    Raised by `AsyncTask.run_batch`. Run it again later.
+    """
 
 
 class SchemaMismatch(AsyncTaskError):
-    """The tables are missing, or of another version than this library needs."""
+    """The tables are missing, or of another version than this library needs.
+
+    Raised by the first use of an application's database. Run `async-task install` or `async-task upgrade`.
+    """
 
 
 class ConfigurationError(AsyncTaskError):
-    """Something was set up in a way that cannot work; the message says what to do."""
+    """A setting, an option or a target's definition cannot work.
+
+    Raised where it is given, at import time if possible. The message says what to change.
+    """
 
 
 class LostAttemptWarning(UserWarning):
-    """A session was closed without a commit while it held an attempt: that call will never be made."""
+    """A session that holds an attempt was closed without a commit: that call will never be made.
+
+    Given for attempts that were created without `session=`. Commit the transaction, or roll it back.
+    """
 
 
 def near(name: str, known: Iterable[str]) -> str:

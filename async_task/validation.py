@@ -1,5 +1,7 @@
-"""What a program gives to the verbs of its application: checked, and made what they need. Whatever is no such value
-raises ConfigurationError, and what names no target UnknownTarget."""
+"""Checks of what a program gives to `AsyncTask` and its methods.
+
+Each raises ConfigurationError for a bad value, and UnknownTarget for an unknown target.
+"""
 
 import datetime as dt
 import importlib
@@ -18,16 +20,18 @@ from async_task.targets.registry import own_queue, registered_targets, target_of
 
 T = TypeVar("T")
 Overlap = Literal["allow", "skip", "fail"]
-"""What a batch does when another one is at work."""
+"""What a batch does while another one runs."""
 
 
 def check_model(model: type[Any]) -> None:
+    """A mapped subclass of BaseAttempt."""
     check_class(model, BaseAttempt, "model")
     if inspect_database(model, raiseerr=False) is None:
-        raise ConfigurationError(f"model: {model.__name__} is mapped to no table: give a subclass of it that is")
+        raise ConfigurationError(f"model: {model.__name__} is mapped to no table: give a mapped subclass of it")
 
 
 def module_names(modules: Iterable[str]) -> list[str]:
+    """A list of names, not of modules."""
     names = listed(modules, "modules takes a list of names: modules=['shop.outbox']")
     if not all(isinstance(name, str) for name in names):
         raise ConfigurationError("modules takes names, not the modules themselves: modules=['shop.outbox']")
@@ -35,34 +39,38 @@ def module_names(modules: Iterable[str]) -> list[str]:
 
 
 def listed(given: Iterable[T], otherwise: str) -> list[T]:
-    """Its items. Raises ConfigurationError, beginning with `otherwise`, for one text, or what holds no items."""
+    """The items of `given`, which is no single text. `otherwise` begins the error's text."""
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         raise ConfigurationError(f"{otherwise}, not {type(given).__name__}")
     return list(given)
 
 
 def check_numbers(limit: object, concurrency: object) -> None:
+    """`limit`: None, or 0 and more. `concurrency`: 1 and more."""
     if limit is not None and (type(limit) is not int or limit < 0):
-        raise ConfigurationError(f"limit is a whole number that is not negative: it was {limit!r}")
+        raise ConfigurationError(f"limit is a whole number of at least 0, not {limit!r}")
     if type(concurrency) is not int or concurrency < 1:
-        raise ConfigurationError(f"concurrency is a whole number of at least 1: it was {concurrency!r}")
+        raise ConfigurationError(f"concurrency is a whole number of at least 1, not {concurrency!r}")
 
 
 def at_least(least: int, given: object, name: str) -> int:
+    """`given`, a whole number of at least `least`. `name` is the option that the error's text names."""
     if type(given) is not int or given < least:
-        raise ConfigurationError(f"{name} is a whole number of at least {least}: it was {given!r}")
+        raise ConfigurationError(f"{name} is a whole number of at least {least}, not {given!r}")
     return given
 
 
 def lanes_by_queue(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:
-    """How many lanes at most serve each queue, None: all of them. Whoever serves a queue also serves the lanes into
-    which calls of its targets are set aside."""
-    served = _lanes_of(queues)
-    aside = (one for one in registered_targets() if (one.policy.queue or "default") in served)
-    return {**{own_queue(one.name): None for one in aside}, **served}
+    """The maximum number of lanes for each queue; None: all lanes.
+
+    A worker that serves a queue also serves the own queues of its targets: a paused target's attempts are moved there.
+    """
+    served = _served(queues)
+    targets = (one for one in registered_targets() if (one.policy.queue or "default") in served)
+    return {**{own_queue(one.name): None for one in targets}, **served}
 
 
-def _lanes_of(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:
+def _served(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:
     if not isinstance(queues, Mapping):
         queues = dict.fromkeys(scope_of(queues, ()).queues)
     for name, number in queues.items():
@@ -74,23 +82,24 @@ def _lanes_of(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int
 
 def check_overlap(overlap: object) -> None:
     if overlap not in get_args(Overlap):
-        raise ConfigurationError(f"overlap is one of 'allow', 'skip' and 'fail': it was {overlap!r}")
+        raise ConfigurationError(f"overlap is one of 'allow', 'skip' and 'fail', not {overlap!r}")
 
 
 def scope_of(queues: Iterable[str], targets: Iterable[object]) -> Scope:
+    """The attempts of these queues and targets; without either, all."""
     names: list[Any] = listed(queues, "queues takes a list of names: queues=['default']")
     if not all(isinstance(name, str) and name for name in names):
         raise ConfigurationError("queues takes the names of queues, each with at least one character")
     wanted = [target_of(one) for one in listed(targets, "targets takes a list: targets=['shop.orders']")]
-    # By each of its names: rows that were written before a target was renamed hold its former one.
-    held = (name for one in wanted for name in one.names)
-    return Scope(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(held)))
+    # Rows that were written before a target was renamed hold a former name of it.
+    stored = (name for one in wanted for name in one.names)
+    return Scope(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(stored)))
 
 
 def queue_meant(queue: str | None, target: object) -> str:
-    """The queue that is meant by its name, or by a target that has one of its own, or gets one."""
+    """The named queue, or the target's own queue; exactly one of the two is given."""
     if (queue is None) is (target is None):
-        raise ConfigurationError("say what: a queue, or target=")
+        raise ConfigurationError("give one of the two: the name of a queue, or target=")
     if queue is not None:
         check_queue(queue)
         return queue
@@ -98,16 +107,19 @@ def queue_meant(queue: str | None, target: object) -> str:
 
 
 def from_now(length: dt.timedelta) -> float:
+    """The instant `length` from now, by the monotonic clock, in seconds."""
     return time.monotonic() + length.total_seconds()
 
 
 def check_class(given: object, kind: type[Any], name: str) -> None:
+    """A subclass of `kind`."""
     if not isinstance(given, type) or not issubclass(given, kind):
-        said = given.__name__ if isinstance(given, type) else f"an instance of {type(given).__name__}"
-        raise ConfigurationError(f"{name} takes a class that derives from {kind.__name__}, not {said}")
+        found = given.__name__ if isinstance(given, type) else f"an instance of {type(given).__name__}"
+        raise ConfigurationError(f"{name} takes a class that derives from {kind.__name__}, not {found}")
 
 
 def import_module(module: str) -> None:
+    """Import it, so that its targets are registered. What its code raises is raised."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -117,9 +129,10 @@ def import_module(module: str) -> None:
 
 
 def uuid_of(given: uuid.UUID | str) -> uuid.UUID:
+    """The id of an attempt, given as a UUID or as its text."""
     if isinstance(given, uuid.UUID):
         return given
     try:
         return uuid.UUID(given)
     except (ValueError, AttributeError, TypeError):
-        raise ConfigurationError("an attempt's id is a UUID, or one as text") from None
+        raise ConfigurationError("an attempt's id is a UUID, or its text") from None

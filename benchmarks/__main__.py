@@ -27,6 +27,7 @@ from benchmarks.measures import (
     producers,
     recovery,
     sustained,
+    targets,
 )
 from benchmarks.plan import PLANS, Plan
 from benchmarks.server import private_server
@@ -36,8 +37,9 @@ from benchmarks.system import BARE, OURS, PEERS, Cannot
 # The most important measures come first: a quick run leaves out those for which it has no time.
 MEASURES: tuple[Measure, ...] = (
     drain.MEASURE, drain.SINGLE, drain.WRITES, batch.MEASURE, enqueue.MEASURE, bulk.MEASURE, latency.MEASURE,
-    latency.HUNDRED, drain.TWO, idle.MEASURE, recovery.MEASURE, recovery.SUPERVISED, *each.FAMILY, link.MEASURE,
-    beside.EMPTY, beside.FUTURE, beside.FINISHED, producers.MEASURE, sustained.SNAPSHOT, sustained.MEMORY,
+    latency.HUNDRED, targets.MEASURE, drain.TWO, idle.MEASURE, recovery.MEASURE, recovery.SUPERVISED, *each.FAMILY,
+    link.MEASURE, beside.EMPTY, beside.FUTURE, beside.FINISHED, producers.MEASURE, sustained.SNAPSHOT,
+    sustained.MEMORY,
 )  # fmt: skip
 HOME = pathlib.Path(__file__).parent.parent
 PAGE = HOME / "docs" / "benchmarks.md"

@@ -57,6 +57,7 @@ def _aims(at: Figures) -> Iterator[Aim | None]:
     yield _least(
         "best peer's enqueue overhead, over ours (ORM)", better / at.of("enqueue", "async-task, ORM", "overhead"), 1
     )
+    yield _most("a call with 1,000 targets, over one", at.of("targets", ours, "ratio"), 1.2)
     yield _least("bulk enqueue, rows/s", at.of("bulk", ours), 100_000, digits=0)
     yield _least("bulk enqueue, over graphile-worker", at.of("bulk", ours) / at.of("bulk", "graphile-worker"), 1.0)
     for name, rate in (("latency", "10/s"), ("latency100", "100/s")):

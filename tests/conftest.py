@@ -1,5 +1,6 @@
 """Every test that takes `database`, `engine` or `async_engine_url` runs once on each database that answers."""
 
+import collections
 import compileall
 import contextlib
 import functools
@@ -28,6 +29,7 @@ from async_task_cli.main import main
 from databases import ALL_STATEMENTS, Available, Database
 from said import Run, Said
 
+gc.disable()  # until all is collected: the imports leave no garbage
 AVAILABLE = pytest.StashKey[Available]()
 
 
@@ -76,12 +78,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("database", names, indirect=True, scope="session")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     """`only_on` takes a test out of the collection on the other databases. It does not skip it: a skip asks to be
     mended, and a skip that is always there hides the one that is new."""
     if deselected := [item for item in items if not _wanted(item)]:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if _wanted(item)]
+    if hasattr(config, "workerinput"):
+        _mix_files(items)
+
+
+def _mix_files(items: list[Any]) -> None:
+    """Spread the tests of each file over the whole run, in their order. Some files mostly wait and others mostly
+    compute: side by side they keep the processors busy until the end."""
+    sizes = collections.Counter(item.path for item in items)
+    places: collections.Counter[pathlib.Path] = collections.Counter()
+    at: dict[Any, float] = {}
+    for item in items:
+        at[item] = places[item.path] / sizes[item.path]
+        places[item.path] += 1
+    items.sort(key=at.__getitem__)
 
 
 def pytest_collection_finish() -> None:
@@ -89,6 +106,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 def _check_only_on(function: pytest.Function) -> None:
@@ -213,10 +231,9 @@ def async_engine_url(database: Database, engine: Engine) -> str:
 @pytest.fixture
 def registered() -> Iterator[None]:
     """Targets that this test registers are forgotten after it."""
-    before = dict(registry._registered)
+    before = registry.registered_targets()
     yield
-    registry._registered.clear()
-    registry._registered.update(before)
+    registry._allowed = registry.AllowList(before)
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""The arguments of a call: what can be stored, how it is encoded, and how it is read back."""
+"""The arguments of a call: what can be stored, how it is encoded, and how it is decoded."""

@@ -1,4 +1,4 @@
-"""The arguments of a call from the text that `encoding` made of them: nothing is read that is not known."""
+"""Decodes the stored arguments of a call. Only builtin types and registered classes are known; nothing is imported."""
 
 import binascii
 import datetime
@@ -15,23 +15,22 @@ from async_task.arguments.types import MAX_DEPTH, of_name
 from async_task.errors import InvalidArguments
 
 _PLACE = re.compile(r"[\w.]{1,200}:[\w.]{1,200}")
-_DECIMALS = decimal.Context(traps=[decimal.InvalidOperation])  # the caller's context may take garbage for NaN
+_DECIMALS = decimal.Context(traps=[decimal.InvalidOperation])  # the caller's context may turn garbage into NaN
 
 
 def decode(text: str) -> dict[str, object]:
     """The arguments that `encode` made this text of.
 
-    Knows the builtin types and the registered classes, nothing else: nothing is imported or evaluated. In a registered
-    class, a field that the text does not have gets its default. For any other text raises InvalidArguments, which
-    contains nothing of it but the "module:qualname" of a class.
+    A field of a registered class that the text does not have gets its default. Raises InvalidArguments for any other
+    text; the message contains nothing of it but the "module:qualname" of a class.
     """
     try:
-        # The way of most: without a context manager, and without looking for space around it, it takes half the time.
+        # Most texts are plain JSON. Without a context manager and a search for space around it, this is twice as fast.
         plain, end = _plain.raw_decode(text) if _is_plain(text) else (None, -1)
         if end == len(text):
             return cast("dict[str, object]", plain)
     except (ValueError, RecursionError):
-        pass  # what is wrong with it is said below
+        pass  # what follows finds the error again, and names it
     try:
         stored = json.loads(text)
         if type(stored) is dict:
@@ -45,7 +44,7 @@ def decode(text: str) -> dict[str, object]:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether JSON alone says what is in it: an object without tags, unusual numbers, or any depth to speak of."""
+    """Whether it is an object of JSON's own types: without tags, and not nested too deeply."""
     return text[:1] == "{" and '"$"' not in text and "\\u0024" not in text and _num_opened(text) <= MAX_DEPTH
 
 
@@ -67,7 +66,7 @@ def _num_opened(text: str) -> int:
     return text.count("{") + text.count("[")
 
 
-# What does not fit may raise anything, and `_read_tagged` minds that.
+# The readers below may raise anything for a changed text. `_read_tagged` turns it into InvalidArguments.
 
 
 def _read(stored: Any, depth: int) -> object:
@@ -91,7 +90,7 @@ def _read_tagged(stored: dict[str, Any], depth: int) -> object:
         raise
     except zoneinfo.ZoneInfoNotFoundError:
         message = "the stored arguments hold a time zone that this machine does not know: install tzdata"
-    except Exception:  # whatever a changed payload does to a constructor, a __hash__ or a __setstate__
+    except Exception:  # a changed text makes a constructor, a __hash__ or a __setstate__ raise anything
         message = f"the stored arguments hold a broken {_named(tag)}: the text was changed, or the class"
     raise InvalidArguments(message)
 
@@ -106,8 +105,8 @@ def _read_registered(tag: str, stored: Any, depth: int) -> object:
 
 
 def _named(tag: str) -> str:
-    # A place in code is no secret; anything else may be the content of a text that was changed.
-    return tag if tag in _READERS or _PLACE.fullmatch(tag) else "class with a name of its own"
+    # The place of a class is not secret. Another name may be anything that stood in a changed text.
+    return tag if tag in _READERS or _PLACE.fullmatch(tag) else "class under a custom name"
 
 
 def _read_list(stored: Any, depth: int) -> list[object]:
@@ -128,7 +127,9 @@ def _read_pairs(stored: Any, depth: int) -> object:
 
 
 def _read_float(stored: Any, _depth: int) -> float:
-    return {"nan": float, "inf": float, "-inf": float}[stored](stored)  # each NaN anew: they are keys by identity
+    return {"nan": float, "inf": float, "-inf": float}[stored](
+        stored
+    )  # a new NaN each time: as keys of a dict, NaNs differ by identity
 
 
 def _read_timedelta(stored: Any, _depth: int) -> datetime.timedelta:
@@ -160,7 +161,7 @@ def _as(cls: type, part: Any) -> Any:
 
 
 def _all_of(parts: list[Any], collected: Any) -> Any:
-    if len(parts) != len(collected):  # what was equal has been dropped: not a text of ours
+    if len(parts) != len(collected):  # equal keys or elements: `encode` writes none
         raise ValueError
     return collected
 

@@ -1,6 +1,6 @@
-"""The arguments of a call as text: self-describing JSON that loses nothing. `decoding` reads it.
+"""Encodes the arguments of a call as JSON without loss, in ASCII. `decoding` reads it.
 
-What JSON has is written as it is. All else is an object of two keys, the type and the value:
+Values that JSON has are written as they are. Others become an object of two keys, the type and the value:
 
     {"number": 7355608, "price": {"$": "decimal", "v": "19.90"}, "due": {"$": "datetime", "v": "2026-10-25T02:30:00"}}
 """
@@ -25,31 +25,31 @@ from async_task.arguments.kinds import Unstorable, a, is_mapped, kind_of
 from async_task.arguments.types import MAX_DEPTH, of_class
 from async_task.errors import InvalidArguments
 
-_MAX_DIGITS = 4300  # what a Python without further settings is ready to read
+_MAX_DIGITS = 4300  # Python's default limit for reading an int
 
 
 def encode(arguments: Mapping[str, object]) -> str:
-    """These arguments as pure ASCII text, without loss: `decode` gives back equal values of exactly the same types.
+    """These arguments as text: `decode` returns equal values of exactly the same types.
 
-    What is not kept: that two of them are one and the same object, and `UUID.is_safe`. The order in which a set was
-    filled does not show. Raises InvalidArguments, which begins with the path of what cannot be stored and contains no
-    value.
+    Not kept: that two values are the same object, the order in which a set was filled, and `UUID.is_safe`. Raises
+    InvalidArguments, which begins with the path of what cannot be stored, and contains no value.
     """
     name = ""
     written: dict[str, object] = {}
     try:
         for name, value in arguments.items():
             if not _is_plain_text(name):
-                raise InvalidArguments("the arguments: the name of each is a str, without surrogate pairs")
+                raise InvalidArguments("the arguments: each name must be a str without surrogate pairs")
             written[name] = _WRITERS[type(value)](value, 1)
         return _dumps(written)
     except Unstorable as refused:
         message = f"{name}{_where(refused)}: {refused}"
     except RecursionError:
-        message = f"{name}: too deep for what is left of the stack: pass an id, or store it elsewhere"
+        message = f"{name}: nested too deeply for the stack that is left: pass an id, or store it elsewhere"
     raise InvalidArguments(message)  # outside of the handlers: a context would drag the value along
 
 
+# ASCII holds NUL and lone surrogates, fits every encoding of a server, and is the fast path of the JSON encoder.
 _dumps = json.JSONEncoder(check_circular=False, allow_nan=False).encode
 _SURROGATE_PAIR = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
 _WORD = re.compile("[A-Za-z_]{1,32}")
@@ -61,11 +61,11 @@ def _is_plain_text(value: object) -> TypeGuard[str]:
 
 
 def _where(refused: Unstorable) -> str:
-    path = [part for part in reversed(refused.path) if part != ".__dict__"]  # where a pydantic model has its fields
+    path = [part for part in reversed(refused.path) if part != ".__dict__"]  # a pydantic model's fields are in it
     return "".join(path[:20]) + ("..." if len(path) > 20 else "")
 
 
-# Writing: from a value, at this many levels of nesting, to what JSON can hold.
+# The writers take a value and its level of nesting, and return what JSON can hold.
 
 
 def _write_itself(value: object, _depth: int) -> object:
@@ -116,7 +116,7 @@ def _write_names(value: Mapping[str, object], depth: int) -> dict[str, object]:
         for name, item in value.items():
             written[name] = _WRITERS[type(item)](item, depth + 1)
     except Unstorable as refused:
-        # A key is shown if it reads like the name of a field, else it may be a secret itself.
+        # A key is shown only if it looks like the name of a field: another one may be a secret.
         refused.path.append(f".{name}" if _WORD.fullmatch(name) else f"[entry {len(written)}]")
         raise
     return written
@@ -157,16 +157,16 @@ def _write_moment(tag: str, value: datetime.datetime | datetime.time) -> object:
 
 
 def _write_zone(zone: datetime.tzinfo | None) -> object:
-    """The key of a ZoneInfo, [timedelta] or [timedelta, name] for a special offset, None where the text says it all."""
+    """The key of a ZoneInfo; [timedelta] or [timedelta, name] for a special offset; None if the text has it all."""
     if zone is None or zone is datetime.UTC:
         return None
     if type(zone) is datetime.timezone:
-        pickled: Any = zone.__reduce__()  # nothing else tells a name of its own from the usual one
+        pickled: Any = zone.__reduce__()  # only this tells a given name from the default one
         offset, *name = pickled[1]
-        # fromisoformat of Python 3.11 takes an offset below a second for UTC
+        # fromisoformat of Python 3.11 reads an offset below a second as UTC.
         return [_WRITERS[type(part)](part, 0) for part in pickled[1]] if name or offset.microseconds else None
     if type(zone).__module__ == "pydantic_core._pydantic_core":
-        return None  # the fixed offset of every instant that pydantic reads: whoever has one cannot know
+        return None  # the fixed offset of any instant that pydantic has read
     if type(zone) is not zoneinfo.ZoneInfo:
         raise Unstorable(f"its time zone is {a(type(zone))}: use zoneinfo.ZoneInfo(key) or datetime.timezone")
     if not _is_plain_text(zone.key):
@@ -178,7 +178,7 @@ def _write_other(value: object, depth: int) -> object:
     registered = of_class(type(value))
     if registered is None or is_mapped(type(value)):
         if isinstance(value, uuid.UUID) and type(value).__module__ == "asyncpg.pgproto.pgproto":
-            return {"$": "uuid", "v": str(value)}  # asyncpg's own for every UUID column: nobody knows they have one
+            return {"$": "uuid", "v": str(value)}  # asyncpg returns this class for each UUID column
         raise Unstorable(_why_not(value))
     parts = registered.take_apart(value)
     if type(parts) is dict:

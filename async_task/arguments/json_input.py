@@ -1,77 +1,65 @@
-"""Arguments as a person wrote them, in plain JSON: read, and made what the annotations say without losing a digit."""
+"""Arguments that a person wrote as plain JSON. Nothing is changed silently: what would be is refused."""
 
 import contextlib
 import decimal
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from async_task.arguments.decoding import decode
-from async_task.arguments.encoding import encode
 from async_task.errors import InvalidArguments
 
-Arguments = Mapping[str, object]
-Place = tuple[str | int, ...]
-"""Where a value stands: the argument's name, and then names in objects and numbers in lists."""
+Path = tuple[str | int, ...]
+"""Where a value is: the argument's name, then names in objects and positions in lists."""
 
 
-class Written(float):
-    """A number with a point or an exponent, and the `text` that it was written as: a float has 17 digits at most."""
-
-    text: str
-
-    def __new__(cls, text: str) -> Self:
-        made = super().__new__(cls, text)
-        if not math.isfinite(made):
-            raise Unreadable("a number out of range: a Decimal may be written as a text")
-        made.text = text
-        return made
+class _Refused(Exception):
+    """Why a text is refused. Its message holds nothing of the text."""
 
 
-class Unreadable(Exception):
-    """Why a text cannot be read; nothing of it is in the words."""
+def read_json(text: str) -> tuple[dict[str, object], dict[str, object]]:
+    """The arguments in a JSON object, by name: the decoded ones, and the plain ones.
 
-
-def read_by_hand(text: str) -> tuple[dict[str, object], dict[str, object]]:
-    """The arguments in a JSON object that a person wrote, by name: those that are in the form of `encode` somewhere,
-    decoded; and the others, as JSON has them, numbers as Written. Raises InvalidArguments, without anything of the
-    text."""
+    An argument with a `$` somewhere in it is in the form of `encode`, and is decoded; the others stay as JSON has them.
+    Raises InvalidArguments, without anything of the text, also for a name twice in one object and for a number that a
+    float would change.
+    """
     try:
-        arguments = json.loads(text, parse_float=Written, object_pairs_hook=_each_once)
+        arguments = json.loads(text, parse_float=_exact_float, object_pairs_hook=_object)
         stored = {name: value for name, value in arguments.items() if _holds_tag(value)}
         plain = {name: value for name, value in arguments.items() if name not in stored}
         return decode(json.dumps(stored)), plain
     except json.JSONDecodeError as error:
-        message = f"no JSON: {error.msg}, in line {error.lineno}, column {error.colno}"
+        message = f"not JSON: {error.msg}, in line {error.lineno}, column {error.colno}"
     except AttributeError:
-        message = "no JSON object: write the arguments by name, {...}"
+        message = "not a JSON object: write the arguments by name, {...}"
     except RecursionError:
         message = "nested too deeply"
-    except Unreadable as error:
+    except _Refused as error:
         message = str(error)
     except ValueError:
-        message = "a number with too many digits"
+        message = "a number has too many digits"
     raise InvalidArguments(message)  # outside of the handlers: a context would drag the text along
 
 
-def made_of(
-    plain: Arguments, make: Callable[[Arguments], dict[str, Any]], dump: Callable[[Any], Any]
-) -> dict[str, Any]:
-    """What `make`, which may raise InvalidArguments, makes of plain JSON, but that a Decimal has the digits that were
-    written, and true is no number. `dump`: back to what JSON has. Raises Unreadable."""
-    made = make(plain)
-    places = dict(_places(plain))
-    _refuse_numbers(made, [place for place, value in places.items() if isinstance(value, bool)], dump)
-    numbers = {place: value for place, value in places.items() if isinstance(value, Written)}
-    return _with_digits(plain, made, numbers, make) if numbers else made
+def _exact_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _Refused('a number is too large for a float: for a Decimal write it as text, "..."')
+    if decimal.Decimal(text, _NO_ERRORS) != decimal.Decimal(repr(number)):
+        raise _Refused('a number has more digits than a float holds: for a Decimal write it as text, "..."')
+    return number
 
 
-def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    held = dict(pairs)
-    if len(held) < len(pairs):
-        raise Unreadable("an object has a name twice: only one of its values would be taken")
-    return held
+_NO_ERRORS = decimal.Context(traps=[])  # an exponent out of range gives NaN, which equals nothing
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise _Refused("an object has a name twice, and only one of its values would be used")
+    return made
 
 
 def _holds_tag(value: object) -> bool:
@@ -80,77 +68,29 @@ def _holds_tag(value: object) -> bool:
     return isinstance(value, list) and any(map(_holds_tag, value))
 
 
-def _places(value: object, place: Place = ()) -> Iterator[tuple[Place, object]]:
-    if isinstance(value, Mapping | list):
-        parts = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for name, part in parts:
-            yield from _places(part, (*place, name))
-    else:
-        yield place, value
+def refuse_booleans_as_numbers(plain: Mapping[str, object], made: Any, dump: Callable[[Any], Any], label: str) -> None:
+    """Raise InvalidArguments where `made` has a number for a true or false of `plain`. `dump` turns `made` into JSON.
 
-
-def _refuse_numbers(made: dict[str, Any], places: Collection[Place], dump: Callable[[Any], Any]) -> None:
-    # A bool is an int, and so pydantic finds the member of an IntEnum by it, also when strict.
-    dumped = dump(made) if places else {}
-    for place in places:
+    A bool is an int, so even in strict mode pydantic takes `true` for the member 1 of an IntEnum.
+    """
+    if not (paths := list(_paths_of_booleans(plain))):
+        return
+    dumped = dump(made)
+    for path in paths:
         found: Any = dumped
         with contextlib.suppress(KeyError, IndexError, TypeError):
-            for step in place:
+            for step in path:
                 found = found[step]
             if type(found) is int:
-                raise Unreadable(f"{place[0]}: true and false are no numbers")
+                raise InvalidArguments(f"{label}: {path[0]}: true and false are not numbers")
 
 
-def _with_digits(
-    plain: Arguments, made: dict[str, Any], numbers: Mapping[Place, Written], make: Callable[[Arguments], Any]
-) -> dict[str, Any]:
-    # Pydantic reads a number as a float, and a text digit by digit. Where the text makes a Decimal of what was one
-    # anyway, it is the text that is taken: whatever holds it, and however it is named there.
-    outline, _ = _outline(made)
-    texts: dict[Place, str] = {}
-    for tried in [list(numbers), *([place] for place in numbers)]:
-        with contextlib.suppress(InvalidArguments):
-            more = {**texts, **{place: numbers[place].text for place in tried}}
-            exact = make(_replaced(plain, more))
-            if _outline(exact)[0] == outline:
-                made, texts = exact, more
-        if len(texts) == len(numbers):
-            return made
-    for place in numbers.keys() - texts.keys():
-        if _would_change(numbers[place]) and _is_decimal(plain, place, numbers[place], make):
-            words = 'a number would lose digits here: write it as {"$": "decimal", "v": "..."}'
-            raise Unreadable(f"{place[0]}: {words}")
-    return made
-
-
-def _would_change(number: Written) -> bool:
-    return str(decimal.Decimal(number.text)) != str(decimal.Decimal(repr(number).removesuffix(".0")))
-
-
-def _is_decimal(plain: Arguments, place: Place, number: float, make: Callable[[Arguments], Any]) -> bool:
-    """Whether a Decimal is made of this number: then another number makes another one. Yes, where it is not known."""
-    with contextlib.suppress(InvalidArguments):
-        other = make(_replaced(plain, {place: math.nextafter(number, 0)}))
-        return _outline(other)[1] != _outline(make(plain))[1]
-    return True
-
-
-def _replaced(value: Any, others: Mapping[Place, object], place: Place = ()) -> Any:
-    """`value` with these others at their places."""
+def _paths_of_booleans(value: object, path: Path = ()) -> Iterator[Path]:
     if isinstance(value, Mapping):
-        return {name: _replaced(part, others, (*place, name)) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_replaced(part, others, (*place, number)) for number, part in enumerate(value)]
-    return others.get(place, value)
-
-
-def _outline(made: dict[str, Any]) -> tuple[object, list[str]]:
-    """What is stored, without the digits of Decimals; and these, in order."""
-    decimals: list[str] = []
-
-    def blank(stored: dict[str, Any]) -> dict[str, Any]:
-        if stored.get("$") == "decimal":
-            decimals.append(stored.pop("v"))
-        return stored
-
-    return json.loads(encode(made), object_hook=blank), decimals
+        for name, part in value.items():
+            yield from _paths_of_booleans(part, (*path, name))
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _paths_of_booleans(part, (*path, index))
+    elif isinstance(value, bool):
+        yield path

@@ -1,4 +1,4 @@
-"""The kinds of class whose instances can be stored: how one is taken apart into what JSON holds, and put together."""
+"""The kinds of classes whose instances can be stored, and how an instance is taken apart and put together."""
 
 import dataclasses
 import enum
@@ -12,7 +12,7 @@ _Default = Callable[[], object]
 
 
 class Unstorable(Exception):
-    """Why a value cannot be stored; gathers the path to it on its way up, innermost first."""
+    """Why a value cannot be stored. `path` is collected on the way up, innermost part first."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -35,11 +35,11 @@ class ArgumentType(ABC):
 
     @abstractmethod
     def take_apart(self, value: Any) -> str | int | dict[str, object]:
-        """What an instance is made of: nothing is left out that `put_together` would not bring back. Or Unstorable."""
+        """Everything that `put_together` needs to make an equal instance. Raises Unstorable."""
 
     @abstractmethod
     def put_together(self, parts: Any) -> object:
-        """The instance made of these parts, without its `__init__`. May raise anything if the parts do not fit."""
+        """The instance with these parts, made without its `__init__`. May raise anything if they do not fit."""
 
 
 class _FlagType(ArgumentType):
@@ -77,35 +77,35 @@ class _EnumType(ArgumentType):
 
 
 class _RecordType(ArgumentType):
-    """What holds its parts in named fields."""
+    """A class whose instances have named fields."""
 
     @functools.cached_property
     def fields(self) -> Mapping[str, _Default | None]:
-        """The fields in order, each with what makes its default, or None where a value is required.
+        """The fields in order, each with a function that makes its default; None where a value is required.
 
-        Read at first use: while a pydantic model is being registered, its forward references may still be open.
+        Read at first use: while a pydantic model is being registered, its forward references may be unresolved.
         """
         return dict(self._fields())
 
     @functools.cached_property
     def derived(self) -> frozenset[str]:
-        """Attributes of an instance that are not stored because they come back by themselves."""
+        """Attributes of an instance that are not stored, because they are computed again."""
         cached = {
             name
             for owner in self.cls.__mro__
             for name, attribute in vars(owner).items()
             if isinstance(attribute, functools.cached_property)
         }
-        return frozenset(cached | {"__orig_class__"})  # typing leaves it on what Box[int](...) makes
+        return frozenset(cached | {"__orig_class__"})  # typing sets it on the result of Box[int](...)
 
     @abstractmethod
     def _fields(self) -> Iterator[tuple[str, _Default | None]]:
-        """Each field, and what makes its default; None where it has none."""
+        """Each field, and the function that makes its default; None where it has none."""
 
     def _only_fields(self, held: Mapping[str, object]) -> dict[str, object]:
         for name in self.fields:
             if name not in held:
-                raise Unstorable(f"its field {name} has no value: set it before the call is written down")
+                raise Unstorable(f"its field {name} has no value: set it before the attempt is created")
         for name in held:
             if name not in self.fields and name not in self.derived:
                 raise Unstorable(f"it holds {name}, which is not a field and would be lost: make it one, or remove it")
@@ -125,14 +125,14 @@ class DataclassType(_RecordType):
         return dataclasses.is_dataclass(candidate)
 
     def _fields(self) -> Iterator[tuple[str, _Default | None]]:
-        validated = getattr(self.cls, "__pydantic_fields__", {})  # a pydantic dataclass leaves a Field() as the default
+        validated = getattr(self.cls, "__pydantic_fields__", {})  # a pydantic dataclass has a Field() as default
         for field in dataclasses.fields(self.cls):
             yield field.name, _model_default(validated[field.name]) if field.name in validated else _default(field)
 
     def take_apart(self, value: Any) -> dict[str, object]:
         held = _held_by(value)
         for name in self.fields:
-            if name not in held and hasattr(value, name):  # a default that stands on the class, or behind a descriptor
+            if name not in held and hasattr(value, name):  # a default on the class, or from a descriptor
                 held[name] = getattr(value, name)
         return self._only_fields(held)
 
@@ -165,11 +165,11 @@ class _NamedTupleType(_RecordType):
 
 class _ModelType(_RecordType):
     kind = "a pydantic model"
-    _kept = frozenset(("__dict__", "__pydantic_fields_set__"))  # a RootModel leaves out extras and private attributes
+    _kept = frozenset(("__dict__", "__pydantic_fields_set__"))  # a RootModel has no extras and private attributes
 
     @classmethod
     def covers(cls, candidate: type) -> bool:
-        # Who has a model has imported pydantic; who has none does not pay for the import.
+        # A process with a model has imported pydantic already; others should not pay for the import.
         return getattr(sys.modules.get("pydantic.main"), "BaseModel", None) in candidate.__mro__
 
     def _fields(self) -> Iterator[tuple[str, _Default | None]]:
@@ -179,7 +179,7 @@ class _ModelType(_RecordType):
     def take_apart(self, value: Any) -> dict[str, object]:
         state = value.__getstate__()
         if type(state) is not dict or not self._kept <= state.keys():
-            raise Unstorable(f"the __getstate__ of {a(type(value))} leaves out what pydantic keeps: extend it instead")
+            raise Unstorable(f"the __getstate__ of {a(type(value))} leaves out parts of pydantic's own: extend it")
         return {**state, "__dict__": self._only_fields(state["__dict__"])}
 
     def put_together(self, parts: Any) -> object:
@@ -195,7 +195,7 @@ _KINDS: tuple[type[ArgumentType], ...] = (_FlagType, _EnumType, _ModelType, Data
 
 
 def _held_by(value: object) -> dict[str, object]:
-    """What an instance holds in its __dict__ and its slots, whatever its class makes of pickling."""
+    """The values in an instance's __dict__ and slots, whatever its class does for pickling."""
     state: Any = object.__getstate__(value)
     in_dict, in_slots = state if isinstance(state, tuple) else (state, None)
     return {**(in_dict or {}), **(in_slots or {})}
@@ -218,15 +218,15 @@ def _model_default(field: Any) -> _Default | None:
 
 
 def kind_of(cls: type) -> type[ArgumentType] | None:
-    """Which of the kinds that can be registered this class is, if any."""
+    """The kind of this class; None if it cannot be registered."""
     return next((kind for kind in _KINDS if kind.covers(cls)), None)
 
 
 def is_mapped(cls: type) -> bool:
-    """Whether instances are rows of the database (SQLAlchemy, and so SQLModel tables)."""
+    """Whether instances are rows of a database: SQLAlchemy models, and SQLModel tables."""
     return getattr(cls, "__mapper__", None) is not None
 
 
 def a(cls: type) -> str:
-    """The name of a class as a noun in a sentence."""
+    """The name of a class with its article, "an Order"."""
     return f"{'an' if cls.__name__[:1] in 'AEIOaeio' else 'a'} {cls.__name__}"

@@ -1,6 +1,6 @@
-"""The user's classes that may stand in stored arguments: Enums, dataclasses, NamedTuples and pydantic models.
+"""The user's classes that stored arguments may contain: Enums, dataclasses, NamedTuples and pydantic models.
 
-Reading a stored text looks classes up here and nowhere else, so a text can never name code that was not offered.
+Decoding finds classes here and nowhere else, so a stored text cannot name any other code.
 """
 
 import dataclasses
@@ -31,9 +31,18 @@ def argument_type(
 ) -> type[_C] | Callable[[type[_C]], type[_C]]:
     """Let instances of this Enum, dataclass, NamedTuple or pydantic model be arguments of a call.
 
-    They are stored under `name`, or else "module:qualname"; a name of its own survives a rename of the class.
-    Registering a class again is harmless; under a second name it is written by the newest and read by each. Raises
-    ConfigurationError for any other kind of class, for a name in use, and where no worker could find the class.
+    Classes in the annotations of a target are registered by themselves; this is for those under `Any`, and to give one
+    a name that survives a rename.
+
+        @argument_type(name="shop.line")
+        @dataclass
+        class Line:
+            product: str
+            price: Decimal
+
+    Without `name` it is stored as "module:qualname". A class may be registered again; with two names it is written
+    under the newer one, and read under both. Raises ConfigurationError for another kind of class, for a name in use,
+    and for a class that no worker could import.
     """
     if cls is None:
         return lambda decorated: _register(decorated, name)
@@ -50,7 +59,7 @@ def of_class(cls: type) -> ArgumentType | None:
 
 
 def of_name(name: str) -> ArgumentType | None:
-    """The registration under this name; never an import."""
+    """The registration under this name. Nothing is imported for it."""
     return _by_name.get(name)
 
 
@@ -85,7 +94,7 @@ def _storable_kind(cls: object) -> type[ArgumentType]:
         )
     if kind is DataclassType and issubclass(cls, _WITH_CONTENTS):
         raise ConfigurationError(
-            f"{_place(cls)} is a dataclass that extends a builtin type, whose contents are no field: hold them in one"
+            f"{_place(cls)} is a dataclass that extends a builtin type, whose contents are no field: put them into one"
         )
     return kind
 
@@ -103,7 +112,7 @@ def _default_name(cls: type) -> str:
 def _checked_name(cls: type, name: object) -> str:
     if not isinstance(name, str) or not name or not name.isprintable() or name in BUILTIN_TAGS:
         raise ConfigurationError(
-            f"{name!r} cannot be the name of {_place(cls)}: take printable text, and none of "
+            f"{name!r} cannot be the name of {_place(cls)}: use printable text, and none of "
             f"{', '.join(sorted(BUILTIN_TAGS))}"
         )
     return name
@@ -118,12 +127,12 @@ def _place(cls: type) -> str:
 
 
 def register_annotation(annotation: object) -> None:
-    """Register every class that an argument with this annotation can hold, through generics, aliases and nested fields.
+    """Register each class that an argument with this annotation can contain, also in generics, aliases and fields.
 
     A class that is registered already keeps its name. Raises ConfigurationError as `argument_type` does, and for a
     mapped class or a name that cannot be resolved.
     """
-    # `seen` holds the classes and aliases on the way: only through those can a type contain itself.
+    # `seen`: the classes and aliases on the way, because a type can contain itself only through them.
     _walk(annotation, set())
 
 
@@ -171,7 +180,7 @@ def _walk_class(cls: type, seen: set[object]) -> None:
 
 
 def _held_annotations(cls: Any) -> list[object]:
-    """The annotations of what an instance of a registered class holds."""
+    """The annotations of the fields of a registered class."""
     if hasattr(cls, "__pydantic_complete__") and hasattr(cls, "model_fields"):
         if not cls.__pydantic_complete__:
             cls.model_rebuild(raise_errors=False)
@@ -182,7 +191,7 @@ def _held_annotations(cls: Any) -> list[object]:
 
 
 def _alias_hints(alias: Any) -> list[object]:
-    # Before Python 3.12 an alias refers to itself by a string, which means something in the module of the alias.
+    # Before Python 3.12 an alias refers to itself by a string, to be resolved in the alias's module.
     value = _resolved(lambda: alias.__value__, str(alias))
     return _hints(
         type(str(alias), (), {"__module__": alias.__module__, "__annotations__": {"value": value}}), ["value"]
@@ -202,4 +211,4 @@ def _resolved(evaluate: Callable[[], Any], owner: str) -> Any:
 
 
 def _unresolved(name: object) -> str:
-    return f"the annotation {name!r} cannot be resolved: import it for real, not only under TYPE_CHECKING"
+    return f"the annotation {name!r} cannot be resolved: import it outside of TYPE_CHECKING"

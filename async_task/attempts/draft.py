@@ -23,7 +23,8 @@ from async_task.errors import ConfigurationError, InvalidArguments
 from async_task.schema.columns import uuid7
 from async_task.schema.states import Status
 from async_task.targets.policies import check_priority, check_queue
-from async_task.targets.registry import Method, target_of
+from async_task.targets.registry import target_of
+from async_task.targets.target import Method
 
 
 @dataclass(frozen=True, slots=True)

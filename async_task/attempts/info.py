@@ -12,7 +12,7 @@ from async_task.attempts.actions import refusal
 from async_task.queue.ordering import ahead
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
-from async_task.targets.registry import CALL
+from async_task.targets.target import CALL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 from typing import Any, TypedDict
 
 from async_task.errors import UnknownTarget, near
-from async_task.targets.registry import CALL, Method, registered_targets, target_named
+from async_task.targets.registry import registered_targets, target_named
+from async_task.targets.target import CALL, Method
 
 
 class ParsedCall(TypedDict):

@@ -10,7 +10,8 @@ from async_task.encryption.ciphers import key_id_stored
 from async_task.encryption.encryptors import NullEncryptor, context_of, encryptor_named, unseal
 from async_task.error_text import HIDDEN
 from async_task.errors import AsyncTaskError
-from async_task.targets.registry import CALL, target_named
+from async_task.targets.registry import target_named
+from async_task.targets.target import CALL
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from async_task.errors import ConfigurationError, DecryptionFailed, UnknownMetho
 from async_task.execution.transaction import CallTransaction
 from async_task.queue.claim import Claim
 from async_task.targets.context import Again, CurrentAttempt, Discard, RetryAfter, current_attempt, performing
-from async_task.targets.registry import Method, target_named
-from async_task.targets.signatures import PLAIN
+from async_task.targets.parameter_types import PLAIN
+from async_task.targets.registry import target_named
+from async_task.targets.target import Method
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Which attempt is being performed here: for idempotency keys, and for targets that mind the time."""
+"""What a target knows of its attempt (`current_attempt`), and what it may answer: `Again`, `RetryAfter`, `Discard`."""
 
 import datetime as dt
 import uuid
@@ -12,8 +12,11 @@ from async_task.targets.retry import Duration, duration
 
 @dataclass(frozen=True, slots=True)
 class CurrentAttempt:
-    """`id`: the same at every try. `number`: which start this is, from 1. `deadline`: by the database's clock, the
-    instant at which the time limit ends an `async def`, or the transaction of a `def`; None without a limit."""
+    """The attempt that a target is called for.
+
+    `id`: the same at every try. `number`: the number of this try, from 1. `deadline`: when the time limit ends an
+    `async def`, or the transaction of a `def`, by the database's clock; None without a limit.
+    """
 
     id: uuid.UUID
     number: int
@@ -21,11 +24,16 @@ class CurrentAttempt:
 
 
 performing: ContextVar[Callable[[], CurrentAttempt] | None] = ContextVar("async_task_current_attempt", default=None)
-"""What answers it: most targets never ask."""
+"""Makes the answer of `current_attempt`. Most targets never ask, so it is not made before."""
 
 
 def current_attempt() -> CurrentAttempt:
-    """The attempt that is being performed here. Raises AsyncTaskError outside of a target's call."""
+    """The attempt that the running target is called for: its id is an idempotency key for the world outside.
+
+        httpx.post(url, headers={"Idempotency-Key": str(current_attempt().id)}).raise_for_status()
+
+    Raises AsyncTaskError outside of a target's call.
+    """
     current = performing.get()
     if current is None:
         raise AsyncTaskError("no attempt is being performed here: current_attempt() answers inside of a target's call")
@@ -33,7 +41,13 @@ def current_attempt() -> CurrentAttempt:
 
 
 class Again:
-    """`return Again(after=...)`: not finished, look again after a timedelta or seconds; no error counted (a poll)."""
+    """A target's answer that it is not finished: the call is made again after `after` (seconds or a timedelta).
+
+        if refund.status == "pending":
+            return Again(after=60)
+
+    No error is counted, so a poll may go on until `expires_at` or `max_age`.
+    """
 
     __slots__ = ("after",)
 
@@ -45,9 +59,14 @@ class Again:
 
 
 class RetryAfter(Exception):
-    """`raise RetryAfter(after=...)`: an error, tried again after its own timedelta or seconds instead of the policy's.
+    """An error of a target that sets the wait until the next try: `after`, in seconds or as a timedelta.
 
-    The policy still says how often: `max_attempts`, `until`, the end of a schedule, `never`."""
+        if response.status_code == 429:
+            raise RetryAfter(after=float(response.headers["Retry-After"]))
+
+    It is counted, and the retry policy still ends the attempt: by `max_attempts`, `until`, the end of a schedule, or
+    `never`.
+    """
 
     def __init__(self, message: str = "", *, after: Duration) -> None:
         self.after: dt.timedelta = duration(after, name="RetryAfter(after=)")
@@ -55,7 +74,9 @@ class RetryAfter(Exception):
 
 
 class Discard(Exception):
-    """`raise Discard(reason)`: `failed` at once, whatever the policy says."""
+    """An error of a target that ends the attempt `failed` at once, whatever the retry policy says.
+
+    `reason` is what people read in `last_error`."""
 
     def __init__(self, reason: str = "discarded by its target") -> None:
         self.reason = reason

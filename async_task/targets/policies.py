@@ -1,4 +1,4 @@
-"""How a target's calls are performed: settings of `@target(...)` for all its methods, of `@policy(...)` for one."""
+"""How a target's calls are performed: `@target(...)` sets it for all methods, `@policy(...)` for one."""
 
 import datetime as dt
 import inspect
@@ -18,14 +18,17 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`max_running`: calls at a time, on all machines together. `rate`: starts in a second, in the long run; a second's
-    worth of them, and at least one, may start at once. None: no such limit."""
+    """What limits a queue, on all machines together. None: no such limit.
+
+    `max_running`: calls at a time. `rate`: starts per second, on average.
+    """
 
     max_running: int | None = None
     rate: float | None = None
 
     @property
     def burst(self) -> int | None:
+        """How many calls may start at once: a second's worth, and at least one."""
         return None if self.rate is None else max(1, int(self.rate))
 
     def __bool__(self) -> bool:
@@ -33,38 +36,45 @@ class Limit:
 
 
 def rate_of(given: Any) -> float:
-    """Starts in a second, from "10/s", "100/m", "500/h", or a number of them. Raises ConfigurationError."""
+    """Starts per second, from "10/s", "100/m", "500/h", or a number. Raises ConfigurationError."""
     if isinstance(given, (int, float)) and not isinstance(given, bool) and 0 < given < float("inf"):
         return float(given)
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*([smh])\s*", given) if isinstance(given, str) else None
     if found is None or not float(found[1]):
-        raise ConfigurationError(f'rate is "10/s", "100/m", "500/h" or a number of starts in a second, not {given!r}')
+        raise ConfigurationError(f'rate is "10/s", "100/m", "500/h" or a number of starts per second, not {given!r}')
     return float(found[1]) / UNITS[found[2]]
 
 
 Mode = Literal["locked", "leased"]
 F = TypeVar("F", bound=Callable[..., Any])
-MARK = "__async_task_policy__"
-MOST_TOGETHER = 50
-"""Calls in one transaction: PostgreSQL slows for everybody past 64 SAVEPOINTs in one."""
+ATTRIBUTE = "__async_task_policy__"
+MAX_BATCH = 50
+"""Calls in one transaction. With more than 64 SAVEPOINTs in one, PostgreSQL slows down for everybody."""
 
-_settled: "WeakSet[types.FunctionType]" = WeakSet()
-"""Functions whose policy is in force: a `@policy` above their `@target` would come too late to mean anything."""
+_in_use: "WeakSet[types.FunctionType]" = WeakSet()
+"""Functions whose policy was read already: a `@policy` above their `@target` comes too late."""
 
 
 class Settings(TypedDict, total=False):
-    """What `@target` and `@policy` take.
+    """The settings of `@target` and `@policy`. Durations are seconds or a timedelta.
 
-    `retry`: the retry policy. `mode`: "locked" (default of `def`) or "leased" (default of `async def`). `timeout`: how
-    long a call may take (locked: 60 s unless said). `max_age`: how long after it was due it may still start.
-    `encryptor`: an encryptor or its name. `only_encrypted`: refuse what lies in a row as plain text, also what was
-    written there before. `redact`: arguments never shown, the target's and the method's together. `queue`, `priority`:
-    where its attempts wait, and how urgent (0 first, 9 last). `isolate`: call a `def` in a child process, which
-    `timeout` ends with all that the call has started. `settle_within`: how long a worker may keep an outcome to write
-    it with others, at most 1 s; 0: each by itself. `batch`: how many calls of a `def` with a session a worker may make
-    in one transaction, 1 to 50. `max_running`: calls at a time, on all machines together; `rate`: starts in a time,
-    "10/s", "100/m", or a number of them in a second. Both are of a whole target, which then waits in a queue of its own
-    unless `queue` names one, and are that queue's.
+    - `retry`: when a failed call is tried again (a `Retry`).
+    - `mode`: "locked" (default of `def`) or "leased" (default of `async def`).
+    - `timeout`: how long a call may take; without it, a locked call may take 60 s.
+    - `max_age`: how long after it was due an attempt may still start.
+    - `encryptor`: an encryptor, or its name.
+    - `only_encrypted`: refuse plain arguments, also of rows written before.
+    - `redact`: arguments that are never shown; those of the target and the method together.
+    - `queue`, `priority`: where attempts wait, and how urgent they are (0 first, 9 last).
+    - `isolate`: call a `def` in a child process. `timeout` then ends that process with all that the call has started.
+    - `settle_within`: how long a worker may wait to commit a finished call together with others, at most 1 s. 0: each
+      call has a commit of its own.
+    - `batch`: how many calls of a `def` with a session may share a transaction, 1 to 50.
+    - `max_running`: the maximum number of calls at a time, on all machines together.
+    - `rate`: the maximum number of starts: "10/s", "100/m", "500/h", or a number per second.
+
+    `max_running` and `rate` are for a whole target. They are limits of its queue: of the one that `queue` names, else
+    of a queue of the target's own.
     """
 
     retry: Retry
@@ -85,7 +95,7 @@ class Settings(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Settings, checked; None where nothing was said."""
+    """Checked settings; None where one is not set."""
 
     retry: Retry | None = None
     mode: Mode | None = None
@@ -104,12 +114,14 @@ class Policy:
 
     @classmethod
     def of(cls, settings: Settings) -> "Policy":
-        """Raises ConfigurationError for a setting that is unknown, of a wrong kind or out of range."""
+        """The policy with these settings. Raises ConfigurationError for an unknown, wrong or out-of-range one."""
         known = [field.name for field in fields(cls)]
         values: dict[str, Any] = dict(settings)
         for name in values:
             if name not in known:
-                raise ConfigurationError(f"{name!r} is no setting of a target: there are {', '.join(sorted(known))}")
+                raise ConfigurationError(
+                    f"{name!r} is not a setting of a target; the settings are {', '.join(sorted(known))}"
+                )
         for name in ("timeout", "max_age", "settle_within"):
             if name in values:
                 values[name] = duration(values[name], name=name)
@@ -117,7 +129,7 @@ class Policy:
         return cls(**values)
 
     def over(self, general: "Policy") -> "Policy":
-        """This policy, with what it leaves unsaid taken from `general`; what either redacts is redacted."""
+        """This policy, with what it does not set taken from `general`. What either of them redacts is redacted."""
         mine = {field.name: getattr(self, field.name) for field in fields(self)}
         both = {name: getattr(general, name) if value is None else value for name, value in mine.items()}
         if self.redact is not None and general.redact is not None:
@@ -134,37 +146,43 @@ class Policy:
 
 
 def policy(**settings: Unpack[Settings]) -> Callable[[F], F]:
-    """Settings for one method of a target, over those of the target: below its `@target`, on the method.
+    """Set how the calls of one method are performed, over the settings of its target. See `Settings`.
 
-    Raises ConfigurationError for a bad setting, and where it would mean nothing: on a class, above `@target`.
+        @target(priority=5)
+        class Till:
+            @staticmethod
+            @policy(retry=Retry.never(), priority=0)
+            def charge(order: int) -> None: ...
+
+    Raises ConfigurationError for a bad setting, and where it would have no effect: on a class, or above `@target`.
     """
     checked = Policy.of(settings)
     if checked.limit:
-        raise ConfigurationError("max_running and rate are for a whole target: say them in @target(...)")
+        raise ConfigurationError("max_running and rate are for a whole target: set them in @target(...)")
 
     def mark(method: F) -> F:
         function = getattr(method, "__func__", method)
         if inspect.isclass(function):
             raise ConfigurationError(
                 f"@policy is for one method, and {function.__qualname__} is a class: put @policy below @target, on the "
-                "method, and what is meant for all of them into @target(...)"
+                "method, and give @target(...) what is meant for all of them"
             )
-        if isinstance(function, types.FunctionType) and function in _settled:
+        if isinstance(function, types.FunctionType) and function in _in_use:
             raise ConfigurationError(
                 f"{function.__qualname__} is registered already: put @policy below @target, on the method"
             )
-        setattr(function, MARK, checked)
+        setattr(function, ATTRIBUTE, checked)
         return method
 
     return mark
 
 
 def policy_of(callable_: object) -> Policy:
-    """What `@policy` said of this function or method, and can say no more; empty when it said nothing."""
+    """What `@policy` has set for this function or method; empty without one. A later `@policy` is refused."""
     function = getattr(callable_, "__func__", callable_)
     if isinstance(function, types.FunctionType):
-        _settled.add(function)
-    found = getattr(callable_, MARK, None)
+        _in_use.add(function)
+    found = getattr(callable_, ATTRIBUTE, None)
     return found if isinstance(found, Policy) else Policy()
 
 
@@ -174,9 +192,11 @@ def _check(values: dict[str, Any]) -> None:
     if values.get("mode", "locked") not in ("locked", "leased"):
         raise ConfigurationError(f"mode is 'locked' or 'leased', not {values['mode']!r}")
     if "timeout" in values and not values["timeout"]:
-        raise ConfigurationError("timeout is longer than 0 s")
+        raise ConfigurationError("timeout must be longer than 0 s")
     if "settle_within" in values and values["settle_within"] > dt.timedelta(seconds=1):
-        raise ConfigurationError("settle_within is at most 1 s: what is not written yet is called again after a crash")
+        raise ConfigurationError(
+            "settle_within is at most 1 s: after a crash, calls that were not committed yet are made again"
+        )
     if "encryptor" in values and not isinstance(values["encryptor"], str):
         values["encryptor"] = register_encryptor(values["encryptor"]).name
     for name in ("only_encrypted", "isolate"):
@@ -186,12 +206,12 @@ def _check(values: dict[str, Any]) -> None:
         values["redact"] = _names(values["redact"])
     if "rate" in values:
         values["rate"] = rate_of(values["rate"])
-    together = values.get("batch", 1)
-    if type(together) is not int or not 1 <= together <= MOST_TOGETHER:
-        raise ConfigurationError(f"batch is a whole number from 1 to {MOST_TOGETHER}, not {together!r}")
-    most = values.get("max_running", 1)
-    if type(most) is not int or not 1 <= most <= 2**31 - 1:
-        raise ConfigurationError(f"max_running is a whole number of at least 1, not {most!r}")
+    batch = values.get("batch", 1)
+    if type(batch) is not int or not 1 <= batch <= MAX_BATCH:
+        raise ConfigurationError(f"batch is a whole number from 1 to {MAX_BATCH}, not {batch!r}")
+    maximum = values.get("max_running", 1)
+    if type(maximum) is not int or not 1 <= maximum <= 2**31 - 1:
+        raise ConfigurationError(f"max_running is a whole number of at least 1, not {maximum!r}")
     check_queue(values.get("queue"))
     check_priority(values.get("priority"))
 
@@ -205,12 +225,12 @@ def _names(redact: object) -> frozenset[str]:
 
 
 def check_queue(queue: object) -> None:
-    """Raises ConfigurationError unless it is None or a name of 1 to 64 characters."""
+    """Raise ConfigurationError unless `queue` is None or a printable name of 1 to 64 characters."""
     if queue is not None and not (isinstance(queue, str) and 0 < len(queue) <= 64 and queue.isprintable()):
         raise ConfigurationError("queue is a printable name of 1 to 64 characters")
 
 
 def check_priority(priority: object) -> None:
-    """Raises ConfigurationError unless it is None or 0 (first) to 9."""
+    """Raise ConfigurationError unless `priority` is None or a whole number from 0 (first) to 9."""
     if priority is not None and (type(priority) is not int or not 0 <= priority <= 9):
         raise ConfigurationError(f"priority is a whole number from 0 (first) to 9, not {priority!r}")

@@ -242,7 +242,7 @@ def test_invalid_options_are_refused_before_anything_is_written(options: dict[st
         ({"target": "writing.cleint"}, UnknownTarget, "did you mean 'writing.client'?"),
         ({"target": dict}, UnknownTarget, "dict is not registered"),
         ({"target": Client, "method_name": "fulfil"}, UnknownMethod, "did you mean 'fulfill'?"),
-        ({"target": Client}, UnknownMethod, "say which with method_name="),
+        ({"target": Client}, UnknownMethod, "name it with method_name="),
         ({"target": book, "method_name": "open"}, UnknownMethod, "leave method_name out"),
         ({"target": Client, "method_name": "fulfill"}, InvalidArguments, "the argument 'token' is missing"),
         (

@@ -1,6 +1,5 @@
-"""`async-task completion`: in the shells that are here, and by the protocol of those that are not."""
+"""`async-task completion`, in the shells that this machine has."""
 
-import contextlib
 import functools
 import os
 import pathlib
@@ -10,9 +9,8 @@ import sys
 
 import pytest
 
+from async_task_cli.commands.completion import SHELLS
 from async_task_cli.main import COMMANDS
-from async_task_cli.shells import SHELLS
-from elsewhere import Program
 from said import Run
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -46,15 +44,6 @@ def in_bash(*line: str) -> list[str]:
     return in_shell("bash", "--norc", "-c", script).split()
 
 
-def in_powershell(line: str, word: str) -> list[str]:
-    """The same by the protocol of the script for PowerShell: the environment in, lines out."""
-    protocol = {"_ASYNC_TASK_COMPLETE": "powershell_complete", "COMP_LINE": line, "COMP_WORD": word}
-    with contextlib.closing(Program("async_task_cli", cwd=pathlib.Path.cwd(), env={**os.environ, **protocol})) as begun:
-        ended = begun.completed()
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return ended.stdout.splitlines()
-
-
 def test_bash_completes_commands_options_and_choices() -> None:
     assert in_bash("async-task", "re") == ["retry", "reschedule", "resume"]
     assert in_bash("async-task", "") == list(COMMANDS)
@@ -64,37 +53,13 @@ def test_bash_completes_commands_options_and_choices() -> None:
     assert in_bash("async-task", "--database-url", "postgresql://127.0.0.1:1/x", "list", "--or") == ["--order"]
 
 
-def test_bash_completes_nothing_and_says_nothing_behind_a_command_that_is_none() -> None:
+def test_bash_completes_nothing_after_an_unknown_command() -> None:
     assert in_bash("async-task", "lst", "--st") == []
     assert in_bash("async-task", "show", "0199") == []
 
 
-def test_powershell_gets_values_and_their_help() -> None:
-    assert in_powershell("async-task re", "re") == [
-        f"{name}\t{COMMANDS[name][1]}" for name in ("retry", "reschedule", "resume")
-    ]
-    assert [line.split("\t")[0] for line in in_powershell("async-task ", "")] == list(COMMANDS)
-    assert in_powershell("async-task list --status p", "p") == ["pending", "performing"]
-    assert in_powershell("async-task list --status ", "")[0] == "pending"
-    assert in_powershell("async-task list --error 'no such order' --ord", "--ord")[0].startswith("--order\t")
-
-
-def test_the_script_for_powershell_speaks_that_protocol(say: Run) -> None:
-    script = say("completion", "powershell").out
-    for part in (
-        "Register-ArgumentCompleter -Native -CommandName async-task",
-        '$env:_ASYNC_TASK_COMPLETE = "powershell_complete"',
-        "$env:COMP_LINE",
-        "$env:COMP_WORD",
-        "CompletionResult",
-    ):
-        assert part in script
-    assert "%(" not in script
-    assert script.count("{") == script.count("}")
-
-
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_the_other_shells_take_their_scripts(say: Run, shell: str) -> None:
+def test_zsh_and_fish_accept_their_scripts(say: Run, shell: str) -> None:
     said = say("completion", shell)
     assert (said.code, said.err) == (0, "")
     assert f"_ASYNC_TASK_COMPLETE={shell}_complete" in said.out
@@ -104,13 +69,13 @@ def test_the_other_shells_take_their_scripts(say: Run, shell: str) -> None:
 
 
 @pytest.mark.parametrize("shell", list(SHELLS))
-def test_help_says_what_to_do_for_good(say: Run, shell: str) -> None:
+def test_help_shows_how_to_have_completion_in_every_session(say: Run, shell: str) -> None:
     said = say("completion", "--help").out
-    assert f"{shell:<11} {SHELLS[shell]}" in said
+    assert f"{shell:<6} {SHELLS[shell]}" in said
     assert max(map(len, said.splitlines())) <= 100
 
 
-def test_a_shell_that_is_not_known_is_a_usage_error(say: Run) -> None:
+def test_an_unknown_shell_is_a_usage_error(say: Run) -> None:
     for words in ((), ("tcsh",), ("bash", "zsh")):
         said = say("completion", *words)
         assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)

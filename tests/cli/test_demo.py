@@ -1,4 +1,4 @@
-"""`async-task demo`: it plays on every database, what it says is so, and the commands that it leaves behind work."""
+"""`async-task demo`: it runs on every database, what it prints is true, and the commands that it prints work."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from sqlalchemy import Engine, make_url
@@ -18,27 +18,37 @@ from elsewhere import Program
 from outbox import Client
 
 Play = Callable[..., "subprocess.CompletedProcess[str]"]
+CHANGED = """
+import sys
+from async_task_cli.commands import demo
+from async_task_cli.demo import warehouse
+from async_task_cli.main import main
+demo.SCENES = [demo.SCENES[number - 1] for number in {scenes}]
+{lie}
+sys.exit(main())
+"""
 
 
 @pytest.fixture
 def play(tmp_path: pathlib.Path) -> Play:
-    """`play("demo")` in a process of its own; its folder lies in this test's."""
+    """`play("demo")` in a process of its own, with its folder in this test's. `scenes`: only these, numbered as they
+    are printed; `lie`: a statement that changes the demo before it runs."""
 
-    def play(*words: str, lie: str | None = None) -> "subprocess.CompletedProcess[str]":
-        # What leads its user elsewhere must not lead the demo there.
+    def play(*words: str, scenes: Sequence[int] = (), lie: str = "pass") -> "subprocess.CompletedProcess[str]":
+        # The user's own settings must not send the demo to another database.
         theirs = {"ASYNC_TASK_APP": "nowhere:app", "ASYNC_TASK_DATABASE_URL": "sqlite:////nowhere.sqlite"}
         environment = {**os.environ, **theirs, "TMPDIR": str(tmp_path), "COLUMNS": "80"}
-        if lie is not None:
-            imports = "import sys; from async_task_cli.demo import warehouse; from async_task_cli.main import main"
-            (tmp_path / "lying.py").write_text(f"{imports}; {lie}; sys.exit(main())")
-        program = "async_task_cli" if lie is None else "lying"
+        program = "async_task_cli"
+        if scenes:
+            program = "changed"
+            (tmp_path / "changed.py").write_text(CHANGED.format(scenes=scenes, lie=lie))
         with contextlib.closing(Program(program, *words, cwd=tmp_path, env=environment)) as begun:
             return begun.completed(100)
 
     return play
 
 
-def check_what_it_said(out: str) -> None:
+def check_output(out: str) -> None:
     """The figures of every scene, the table, and one last line."""
     for part in (
         r"Rows left: 0\. Requests that the warehouse got about it: 0\.",
@@ -63,7 +73,7 @@ def check_what_it_said(out: str) -> None:
     )
 
 
-def check_that_nobody_outlives_it(out: str) -> None:
+def check_that_its_processes_have_ended(out: str) -> None:
     """Neither the warehouse nor a worker."""
     pids = [int(found) for found in re.findall(r"(?:process|kill -9) (\d+)", out)]
     assert len(pids) == 3
@@ -92,14 +102,14 @@ def check_next_commands(out: str) -> None:
     assert json.loads(report)["succeeded"] >= 1
 
 
-def test_on_its_own_file_the_demo_ends_0_leaves_no_process_and_its_commands_work(
+def test_on_a_file_of_its_own_it_leaves_no_process_and_what_it_prints_can_be_typed(
     play: Play, tmp_path: pathlib.Path
 ) -> None:
     ended = play("demo")
     assert (ended.returncode, ended.stderr) == (0, "")
-    check_that_nobody_outlives_it(ended.stdout)
-    check_what_it_said(ended.stdout)
-    told = ended.stdout.partition("Everything is still there")[0].splitlines()[2:]
+    check_that_its_processes_have_ended(ended.stdout)
+    check_output(ended.stdout)
+    told = ended.stdout.partition("It is all still there")[0].splitlines()[2:]
     assert max(map(len, told)) <= 80
     check_next_commands(ended.stdout)
     (folder,) = tmp_path.iterdir()
@@ -111,23 +121,34 @@ def test_on_its_own_file_the_demo_ends_0_leaves_no_process_and_its_commands_work
     ]
 
 
-def test_on_your_database_the_demo_leaves_other_rows_alone_and_can_be_repeated(
+@pytest.mark.only_on("postgresql", "mysql")  # the demo without a URL runs on SQLite
+def test_on_a_database_of_yours_it_leaves_other_rows_alone_and_may_be_repeated(
     play: Play, database: Database, engine: Engine, write: Callable[..., Attempt]
 ) -> None:
     attempt = write(Client, "ping")
     before = tuple(row_of(engine, attempt.id))
-    for _ in range(2 if database.name == "postgresql" else 1):
-        ended = play("demo", "--database-url", database.sync_url)
-        assert (ended.returncode, ended.stderr) == (0, "")
-        check_what_it_said(ended.stdout)
-    if database.name != "mysql":  # the lines name the database in two ways: a file with its URL, or the URL itself
+    ended = play("demo", "--database-url", database.sync_url)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    check_output(ended.stdout)
+    if database.name == "postgresql":  # what is typed is the same on each
         check_next_commands(ended.stdout)
+        again = play("demo", "--database-url", database.sync_url, scenes=[1, 2, 3, 6])
+        assert (again.returncode, again.stderr) == (0, "")
     assert tuple(row_of(engine, attempt.id)) == before
     password = make_url(database.sync_url).password
     assert password is None or password not in ended.stdout
 
 
-def test_a_password_is_kept_in_a_file_that_only_its_user_can_read(tmp_path: pathlib.Path) -> None:
+def test_a_file_of_yours_is_named_by_its_whole_path(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from async_task_cli.demo.stage import entering, usable
+
+    monkeypatch.chdir(tmp_path)
+    url = usable("sqlite:///mine.sqlite")
+    assert url == f"sqlite:///{tmp_path / 'mine.sqlite'}"
+    assert entering(tmp_path, url) == [f"cd {tmp_path}", f"export SHOP_DATABASE_URL={url}"]
+
+
+def test_a_password_is_kept_in_a_file_for_its_user_alone(tmp_path: pathlib.Path) -> None:
     from async_task_cli.demo.stage import entering
 
     lines = entering(tmp_path, "postgresql+psycopg://me:s3cret@host/shop")
@@ -140,22 +161,24 @@ def test_a_password_is_kept_in_a_file_that_only_its_user_can_read(tmp_path: path
 
 
 @pytest.mark.parametrize(
-    ("lie", "claim"),
+    ("scene", "lie", "claim"),
     [
-        ("warehouse.Warehouse.parcels = lambda self: [1001]", "order 1002 was packed once"),
         (
+            1,
             "warehouse.Warehouse.received = lambda self, number: [{'answer': 201}]",
             "a call that was rolled back is never made",
         ),
+        (2, "warehouse.Warehouse.parcels = lambda self: [1001]", "order 1002 was packed once"),
+        (3, "warehouse.Warehouse.will = lambda self, number, **behaviour: None", "it fails twice and then succeeds"),
         (
+            7,
             "import async_task; async_task.AesGcmEncryptor._encrypt = lambda self, secret, plain, bound: plain",
             "the account is nowhere in the row",
         ),
-        ("warehouse.Warehouse.will = lambda self, number, **behaviour: None", "it fails twice and then succeeds"),
     ],
 )
-def test_a_false_claim_ends_the_demo_with_1(play: Play, lie: str, claim: str) -> None:
-    ended = play("demo", lie=lie)
+def test_a_false_claim_ends_the_demo_with_1(play: Play, scene: int, lie: str, claim: str) -> None:
+    ended = play("demo", scenes=sorted({2, scene} if scene == 7 else {scene}), lie=lie)
     assert ended.returncode == 1
     assert f"the demo was about to say that {claim}, and that is not so" in ended.stderr
     assert "Done in" not in ended.stdout

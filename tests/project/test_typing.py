@@ -45,7 +45,7 @@ def _slips() -> list[Callable[[], None]]:
 
 
 REFUSALS: dict[str, tuple[type[AsyncTaskError], str]] = {
-    "passes_a_session": (InvalidArguments, "the session is handed in"),
+    "passes_a_session": (InvalidArguments, "leave the session out"),
     "leaves_out_what_a_session_could_be": (InvalidArguments, "missing a required argument: 'value'"),
     "calls_what_is_not_registered": (UnknownTarget, "no method of a registered target"),
     "calls_by_a_wrong_name": (UnknownMethod, "did you mean 'fulfill'"),

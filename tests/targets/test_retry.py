@@ -1,4 +1,4 @@
-"""Retry policies: pure arithmetic first, then what they lead to in the database."""
+"""Retry policies: first their arithmetic, then their effect on attempts in the database."""
 
 import datetime as dt
 import math
@@ -67,12 +67,12 @@ def test_exponential_never_overflows_and_never_passes_its_cap(
         assert before <= delay
 
 
-def test_a_first_wait_of_nothing_stays_nothing_however_many_errors() -> None:
+def test_a_first_wait_of_zero_stays_zero() -> None:
     assert seconds(Retry.exponential(first=0), 5000) == 0
 
 
 @given(drawn=st.floats(0, 1, exclude_max=True), jitter=st.floats(0, 1), errors=st.integers(1, 60))
-def test_jitter_takes_at_most_its_share_away(drawn: float, jitter: float, errors: int) -> None:
+def test_jitter_shortens_a_wait_by_at_most_its_share(drawn: float, jitter: float, errors: int) -> None:
     retry = Retry.exponential(jitter=jitter)
     longest, delay = retry.delays(errors), retry.delay(errors, lambda: drawn)
     assert longest is not None
@@ -81,7 +81,7 @@ def test_jitter_takes_at_most_its_share_away(drawn: float, jitter: float, errors
     assert abs(delay - longest * (1 - jitter * (1 - drawn))) <= TICK
 
 
-def test_every_waits_the_same_for_ever() -> None:
+def test_every_always_waits_the_same() -> None:
     retry = Retry.every(dt.timedelta(minutes=1))
     assert [seconds(retry, errors, 0.0) for errors in (1, 2, 10**6)] == [60, 60, 60]
     assert (retry.max_attempts, retry.until) == (None, None)
@@ -91,7 +91,7 @@ def test_a_schedule_waits_as_listed_and_ends() -> None:
     assert [seconds(Retry.schedule(60, 120, 300), errors) for errors in range(1, 6)] == [60, 120, 300, None, None]
 
 
-def test_never_has_no_further_try() -> None:
+def test_never_has_no_second_try() -> None:
     assert seconds(Retry.never(), 1) is None
 
 
@@ -113,13 +113,11 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: Retry.every(60, max_attempts=0), "max_attempts"),
     (lambda: Retry.every(60, max_attempts=1.5), "max_attempts"),  # type: ignore[arg-type]
     (lambda: Retry.schedule(60, -1), "schedule cannot be negative"),
-    (lambda: Again(after=10**12), "at most a thousand years"),
-    (lambda: Again(after=-1), "Again"),
 ]
 
 
 @pytest.mark.parametrize(("make", "words"), BAD, ids=range(len(BAD)))
-def test_a_bad_setting_is_refused_in_a_sentence_that_names_it(make: Callable[[], Any], words: str) -> None:
+def test_a_bad_setting_is_refused_by_its_name(make: Callable[[], Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         make()
 
@@ -136,7 +134,7 @@ def fails_until_it_ends(app: AsyncTask, engine: Engine, attempt: Attempt, limit:
     return ended
 
 
-def test_max_attempts_ends_failed_after_exactly_so_many_errors(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_max_attempts_is_the_number_of_errors_that_ends_failed(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_by_default_policy, max_attempts=3)
     assert fails_until_it_ends(app, engine, attempt, 5) == [Retried, Retried, Failed]
     row = row_of(engine, attempt.id)
@@ -154,13 +152,15 @@ def test_until_is_measured_from_created_at(app: AsyncTask, engine: Engine, write
 
 
 @by_one_door
-def test_until_is_measured_from_scheduled_at_where_there_is_one(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_until_is_measured_from_scheduled_at_if_there_is_one(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_by_default_policy, scheduled_at=dt.datetime.now(dt.UTC) + 3 * DAY)
     let_pass(engine, 3 * DAY + SECOND)
     assert fails_until_it_ends(app, engine, attempt, 20) == [Retried] * 8 + [Failed]
 
 
-def test_expires_at_ends_expired_what_would_be_tried_later(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_an_attempt_whose_next_try_is_past_expires_at_ends_expired(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
     def wait() -> Again:
         return Again(after=3600)
 
@@ -174,7 +174,7 @@ def test_expires_at_ends_expired_what_would_be_tried_later(app: AsyncTask, engin
 
 
 @pytest.mark.parametrize("verb", ["perform", "sweep", "run_batch"])
-def test_expires_at_also_ends_what_was_never_tried(app: AsyncTask, engine: Engine, write: Write, verb: str) -> None:
+def test_an_attempt_that_was_never_tried_expires_too(app: AsyncTask, engine: Engine, write: Write, verb: str) -> None:
     called: list[str] = []
     will(lambda: called.append("called"))
     attempt = write(act_by_default_policy, expires_at=dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1))
@@ -190,7 +190,9 @@ def test_expires_at_also_ends_what_was_never_tried(app: AsyncTask, engine: Engin
 
 
 @by_one_door
-def test_without_them_nothing_untried_is_ever_given_up(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_an_untried_attempt_without_expires_at_never_ends_by_itself(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
     will(lambda: None)
     attempt = write(act_by_default_policy)
     let_pass(engine, 400 * DAY)
@@ -200,7 +202,7 @@ def test_without_them_nothing_untried_is_ever_given_up(app: AsyncTask, engine: E
 
 
 @by_one_door
-def test_the_longest_wait_that_can_be_said_can_be_written(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_the_longest_wait_can_be_stored(app: AsyncTask, engine: Engine, write: Write) -> None:
     will(lambda: Again(after=LONGEST))
     attempt = write(act_by_default_policy)
     assert app.perform(attempt.id) == Retried(attempt.id, LONGEST)

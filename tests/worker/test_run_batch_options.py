@@ -105,7 +105,7 @@ def test_the_sweep_covers_every_queue_and_target(app: AsyncTask, engine: Engine,
         ({"max_seconds": -1}, ConfigurationError, "max_seconds cannot be negative"),
         ({"max_seconds": "60"}, ConfigurationError, "max_seconds takes a timedelta or seconds, not a str"),
         ({"max_seconds": float("nan")}, ConfigurationError, "max_seconds takes a finite number of seconds"),
-        ({"overlap": "wait"}, ConfigurationError, "overlap is one of 'allow', 'skip' and 'fail': it was 'wait'"),
+        ({"overlap": "wait"}, ConfigurationError, "overlap is one of 'allow', 'skip' and 'fail', not 'wait'"),
         ({"overlap": None}, ConfigurationError, "overlap is one of"),
     ],
 )

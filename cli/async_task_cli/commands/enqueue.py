@@ -40,10 +40,10 @@ def enqueue(
     """Write a call down, and print its id. It is checked as Attempt.create checks it.
 
     The arguments are plain JSON. Each becomes what its annotation says: "2026-10-25" a date, a list a tuple, an object
-    a dataclass. A Decimal, "19.90" or 19.90, keeps its digits. No text becomes another number, and no number a text.
-    With Decimal | str a text becomes the one that is named first; with Decimal | float a number with a point becomes a
-    float, and a text the Decimal. The form in which arguments are stored, {"$": "date", "v": "2026-10-25"}, is valid
-    too. A name may be in an object only once. No message repeats an argument.
+    a dataclass. Write a Decimal as text, "19.90", so that it keeps all digits. A number with a point is read as a
+    float, and is refused if a float cannot hold its digits. No text becomes another number, and no number a text. With
+    Decimal | str a text becomes the one that is named first. The form in which arguments are stored, {"$": "date",
+    "v": "2026-10-25"}, is valid too. A name may be in an object only once. No message repeats an argument.
 
     Ends with 78 for an unknown target, with 2 for arguments that do not fit.
 

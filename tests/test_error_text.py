@@ -1,4 +1,4 @@
-"""What is said of an error: everything that helps, nothing that is secret, whatever the exception does."""
+"""The text of an error: all that helps, nothing that is secret, whatever the exception does."""
 
 import base64
 import dataclasses
@@ -39,12 +39,12 @@ class Card:
     number: str
 
 
-def test_a_failure_is_its_class_and_what_it_says() -> None:
+def test_a_summary_is_the_class_and_the_message() -> None:
     assert describe(ValueError("no such order")).summary == "ValueError: no such order"
     assert describe(ValueError()).summary == "ValueError"
 
 
-def test_a_traceback_shows_where_and_shows_no_locals() -> None:
+def test_a_traceback_shows_the_place_and_no_local_variables() -> None:
     def inner() -> None:
         local_secret = "a local" + " variable"
         assert local_secret
@@ -66,14 +66,14 @@ def test_a_traceback_shows_where_and_shows_no_locals() -> None:
         (ExceptionGroup("two", [ValueError(1), ExceptionGroup("more", [KeyError(2)])]), "ExceptionGroup: two (2 sub-"),
     ],
 )
-def test_describing_never_raises_whatever_the_exception_does(error: BaseException, said: str) -> None:
+def test_describe_never_raises(error: BaseException, said: str) -> None:
     failure = describe(error)
     assert failure.summary.startswith(said)
     failure.trace.encode()
     assert "\0" not in failure.trace
 
 
-def test_a_message_of_10_mb_is_cut_in_the_middle() -> None:
+def test_a_message_of_10_mb_is_shortened_in_the_middle() -> None:
     failure = describe(ValueError("first" + "x" * 10_000_000 + "last"))
     assert len(failure.summary) < LONGEST_MESSAGE + 100
     assert len(failure.trace) < LONGEST_TRACEBACK + 100
@@ -82,14 +82,14 @@ def test_a_message_of_10_mb_is_cut_in_the_middle() -> None:
     assert len(failure.summary.splitlines()) == 1
 
 
-def test_a_summary_is_one_line_and_all_of_it_is_in_the_trace() -> None:
+def test_a_summary_has_one_line_and_the_trace_the_whole_message() -> None:
     failure = describe(ValueError("\nthe order is refused: \n - it has no lines\n - it has no customer\n"))
     assert failure.summary == "ValueError: the order is refused: [...]"
     assert "it has no customer" in failure.trace
     assert describe(ValueError("one line\n")).summary == "ValueError: one line"
 
 
-def test_the_summary_of_a_failed_statement_is_what_the_database_said_and_the_statement_is_in_the_trace(
+def test_the_summary_of_a_failed_statement_is_the_drivers_message(
     engine: Engine,
 ) -> None:
     with engine.connect() as connection, pytest.raises(StatementError) as found:
@@ -103,13 +103,13 @@ def test_the_summary_of_a_failed_statement_is_what_the_database_said_and_the_sta
         assert more in failure.trace
 
 
-def test_a_secret_of_several_lines_is_hidden_before_the_first_is_taken() -> None:
+def test_a_secret_of_several_lines_is_hidden_before_the_first_line_is_taken() -> None:
     secrets = secrets_in({"key": "ab\nthe rest of it"}, None)
     assert describe(ValueError("wrong key: ab\nthe rest of it"), secrets).summary == f"ValueError: wrong key: {HIDDEN}"
 
 
 @given(st.text())
-def test_a_summary_is_storable_whatever_it_quotes(message: str) -> None:
+def test_any_summary_can_be_stored(message: str) -> None:
     summary = describe(ValueError(message)).summary
     assert "\0" not in summary
     summary.encode()
@@ -129,7 +129,7 @@ def test_a_summary_is_storable_whatever_it_quotes(message: str) -> None:
     ],
 )
 @pytest.mark.parametrize("secret", [CANARY, "geheim \"und\" 'ü' / mit\ttab", "first line of it\nsecond line of it"])
-def test_a_secret_is_hidden_however_it_is_quoted(quoted: Callable[[str], str], secret: str) -> None:
+def test_a_secret_is_hidden_in_every_encoding(quoted: Callable[[str], str], secret: str) -> None:
     secrets = secrets_in({"card": secret, "bytes": secret.encode()}, None)
     failure = describe(ExceptionGroup("all", [ValueError(quoted(secret))]), secrets)
     alone = describe(ValueError(quoted(secret)), secrets)
@@ -155,7 +155,7 @@ def test_a_secret_is_hidden_however_it_is_quoted(quoted: Callable[[str], str], s
         (dt.date(1987, 6, 5), "datetime.date(1987, 6, 5)"),
     ],
 )
-def test_the_values_in_any_kind_of_argument_are_secrets(value: object, shown: str) -> None:
+def test_the_values_in_an_argument_of_any_type_are_secrets(value: object, shown: str) -> None:
     assert shown not in describe(ValueError(f"<{shown}>"), secrets_in({"argument": value}, None)).summary
 
 
@@ -164,7 +164,7 @@ def test_only_the_named_arguments_are_secrets_when_names_are_given() -> None:
     assert describe(ValueError(f"{CANARY} order-7355608"), secrets).summary == f"ValueError: {HIDDEN} order-7355608"
 
 
-def test_so_many_secrets_that_looking_for_each_would_take_too_long_hide_the_whole_message() -> None:
+def test_with_too_many_secrets_the_whole_message_is_hidden() -> None:
     secrets = secrets_in({"cards": [f"secret-{number}" for number in range(5000)]}, None)
     failure = describe(ValueError("secret-77"), secrets)
     assert failure.summary == f"ValueError: {HIDDEN}"
@@ -183,7 +183,7 @@ def test_parameters_of_sqlalchemy_are_never_shown(engine: Engine) -> None:
 
 
 class Echo(Exception):
-    """Says more than it should, in every place that there is."""
+    """Contains the secret in its message, an attribute and a note."""
 
     def __init__(self, secret: str) -> None:
         super().__init__(f"bad card {secret}")
@@ -256,7 +256,7 @@ def test_a_canary_of_an_encrypted_or_redacted_attempt_appears_nowhere(
         assert len(events) == (way is not silently), way.__name__
 
 
-def test_parameters_of_a_statement_that_failed_in_a_target_are_stored_nowhere(
+def test_parameters_of_a_failed_statement_in_a_target_are_stored_nowhere(
     app: AsyncTask, engine: Engine, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     def write_it(session: Session) -> None:
@@ -272,7 +272,7 @@ def test_parameters_of_a_statement_that_failed_in_a_target_are_stored_nowhere(
     assert CANARY not in said
 
 
-def test_a_canary_in_a_verdict_after_a_raw_commit_appears_nowhere(app: AsyncTask, engine: Engine, write: Write) -> None:
+def test_a_canary_in_an_error_after_a_raw_commit_appears_nowhere(app: AsyncTask, engine: Engine, write: Write) -> None:
     def commit_and_raise(session: Session, card: str) -> None:
         session.execute(text("COMMIT"))
         raise Echo(card)
@@ -287,7 +287,7 @@ def test_a_canary_in_a_verdict_after_a_raw_commit_appears_nowhere(app: AsyncTask
     assert CANARY not in " ".join(said)
 
 
-def test_a_discards_reason_is_its_last_error_and_may_hold_any_character(
+def test_the_reason_of_a_discard_is_the_last_error_and_may_have_any_character(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     attempt = write(Client, "give_up", {"reason": "gone\0 \ud800"[:5] + "!" * 5000})
