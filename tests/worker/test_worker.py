@@ -521,7 +521,7 @@ def test_other_coroutines_are_written_although_one_outcome_cannot_be(
         with engine.begin() as connection:
             connection.execute(text(f"ALTER TABLE {events} RENAME TO {away}"))
         [refused] = make(engine, act_later)
-        refusal = f"attempt {refused}: "
+        refusal = f"attempt {refused} is not settled: "
         await_(lambda: any(one.levelname == "ERROR" and refusal in one.getMessage() for one in caplog.records), refusal)
         with engine.begin() as connection:
             connection.execute(text(f"ALTER TABLE {away} RENAME TO {events}"))
