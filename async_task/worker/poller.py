@@ -140,7 +140,7 @@ class Poller:
         can_be_notified = self._listener is not None and self._listener.is_listening
         if is_idle and can_be_notified and not self._is_asleep:
             self._mark(lane, asleep=True)
-            self._interval.found()  # poll again at once: nobody has told of what was committed before that
+            self._interval.found()  # poll again at once: nobody was notified of earlier commits
         elif self._is_asleep and (not can_be_notified or now - (self._busy_since or now) > BUSY_FOR):
             self._mark(lane, asleep=False)
 

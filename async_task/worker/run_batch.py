@@ -178,6 +178,6 @@ class _Batch:
     def _without_paused(self, queues: list[str]) -> list[str]:
         return [name for name in queues if name not in self._round_robin.paused]
 
-    def _ask(self, look: Callable[..., T], *where: Any, **which: Any) -> T:
+    def _ask(self, query: Callable[..., T], *where: Any, **which: Any) -> T:
         lane, table = self._lane, self._runtime.table
-        return retry_transient(lambda: lane.run(lambda: look(lane.engine, table, *where, **which)))
+        return retry_transient(lambda: lane.run(lambda: query(lane.engine, table, *where, **which)))

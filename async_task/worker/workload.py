@@ -135,8 +135,8 @@ class Workload(ABC):
             self.request_at_front(queue)
 
     def note_coroutines(self, started: Collection[Claim], queue: str) -> None:
-        """Of the coroutines of this queue, these were started: only their outcomes will be told. Others wait there, or
-        may come."""
+        """Of the coroutines of this queue, these were started: only their outcomes will be counted. Others may wait
+        there."""
         with self._guard:
             self._coroutine_queues.add(queue)
 

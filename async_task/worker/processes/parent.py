@@ -308,7 +308,7 @@ def _answer(perform: Callable[[Claim], Outcome], claim: Claim) -> Mapping[str, o
     try:
         return {"outcome": perform(claim)}
     except MemoryError:
-        raise  # what the call has taken is not given back but by the end of this process
+        raise  # only the end of this process frees the memory of the call
     except Exception as error:
         return {"problem": describe(error).summary, "started": True}
 
