@@ -29,7 +29,16 @@ def test_a_tiny_run_without_peers_measures_ourselves_and_bare_psycopg_and_writes
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text(PAGE)
-    words = ["--plan", "tiny", "--peers", "0", "--only", "drain,batch,enqueue,bulk,targets,each-drain", "--page", str(page)]
+    words = [
+        "--plan",
+        "tiny",
+        "--peers",
+        "0",
+        "--only",
+        "drain,batch,enqueue,bulk,targets,each-drain",
+        "--page",
+        str(page),
+    ]
     command = [sys.executable, "-m", "benchmarks", *words, "--results", str(tmp_path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=HOME)
     assert done.returncode == 0, done.stderr
