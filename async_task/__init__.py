@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__version__ = "0.1.0"
+from async_task.version import __version__ as __version__
 
 
 def __getattr__(name: str) -> Any:

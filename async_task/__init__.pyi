@@ -71,6 +71,8 @@ from async_task.targets.context import current_attempt as current_attempt
 from async_task.targets.policies import policy as policy
 from async_task.targets.registry import target as target
 from async_task.targets.retry import Retry as Retry
+
+__version__: str
 from async_task.worker.batch_preview import BatchPreview as BatchPreview
 from async_task.worker.batch_preview import DueCalls as DueCalls
 from async_task.worker.batch_report import BatchReport as BatchReport
@@ -80,5 +82,3 @@ from async_task.worker.jobs import BaseAttemptBatchJob as BaseAttemptBatchJob
 from async_task.worker.jobs import BaseAttemptJob as BaseAttemptJob
 from async_task.worker.supervisor import Supervisor as Supervisor
 from async_task.worker.worker import AttemptWorker as AttemptWorker
-
-__version__: str

@@ -1,4 +1,4 @@
-"""The application: which database, which model, which targets; and the verbs that make calls happen."""
+"""The application: the database, the model, the targets, and the verbs that perform and read attempts."""
 
 import datetime as dt
 import os
@@ -61,19 +61,22 @@ from async_task.worker.workload import PerformClaim
 
 T = TypeVar("T")
 TAKES = {"perform": ", attempt_id", "read": ", work", "write": ", work"}
-"""What must be given to a verb."""
+"""The required arguments of a verb, as an error message names them."""
 
 
 class AsyncTask:
-    """One application's attempts: `app = AsyncTask("postgresql+psycopg://localhost/shop", modules=["shop.outbox"])`.
+    """Performs and reads the attempts of one application.
 
-    `database`: a URL, Engine, AsyncEngine, sessionmaker or async_sessionmaker. `model`: the attempts' model.
-    `modules`: imported here, so that the targets in them are registered. `encryptors`: known by name from now on.
-    `lease`: seconds or timedelta for which a claim is believed without a lock. `attempt_job`, `batch_job`: your
-    subclasses. `notify`: whether this process tells workers that sleep of new attempts, on PostgreSQL, by a NOTIFY;
-    without it, others find them by polling. Raises ConfigurationError.
+        app = AsyncTask("postgresql+psycopg://localhost/shop", modules=["shop.outbox"])
+        app.worker().run()
 
-    Its verbs are synchronous, also over an AsyncEngine; in a coroutine, `await asyncio.to_thread(app.run_batch)`.
+    `database`: a URL, Engine, AsyncEngine, sessionmaker or async_sessionmaker. `model`: the model of the attempts.
+    `modules`: imported here, so that their targets are registered. `encryptors`: registered here under their names.
+    `lease`: seconds or a timedelta for which a claim counts without a lock, at least 0.03 s. `attempt_job`,
+    `batch_job`: your subclasses. `notify`: whether commits of this process notify sleeping workers of other processes
+    (PostgreSQL only); without it, they find new attempts by polling. Raises ConfigurationError.
+
+    All verbs are synchronous, also over an AsyncEngine. In a coroutine: `await asyncio.to_thread(app.run_batch)`.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class AsyncTask:
         self._model = model
         self._lease = duration(lease, name="lease")
         if self._lease < dt.timedelta(milliseconds=30):
-            raise ConfigurationError("lease is at least 0.03 s: three beats have to fit into it")
+            raise ConfigurationError("lease is at least 0.03 s: three heartbeats must fit into it")
         self._attempt_job = attempt_job
         self._batch_job = batch_job
         self._is_checked = False
@@ -108,17 +111,17 @@ class AsyncTask:
 
     @property
     def model(self) -> type[BaseAttempt]:
-        """The model whose attempts these are."""
+        """The model of the attempts."""
         return self._model
 
     @property
     def address(self) -> str:
-        """The database's URL, without its password."""
+        """The URL of the database, without its password."""
         return self._source.address
 
     @property
     def lease(self) -> dt.timedelta:
-        """For how long a claim is believed without a lock."""
+        """The time for which a claim counts without a lock."""
         return self._lease
 
     @property
@@ -133,7 +136,7 @@ class AsyncTask:
 
     @property
     def encryptor_names(self) -> list[str]:
-        """The names of the encryptors that this process knows, or an installed package would bring."""
+        """The names of the encryptors that this process knows or that an installed package provides."""
         return encryptor_names()
 
     @property
@@ -167,7 +170,7 @@ class AsyncTask:
         with the report so far, in which `left` is what is still to be started; on a thread of the batch, one at a time.
 
         Raises ConfigurationError for invalid values and inside of an event loop, UnknownTarget, SchemaMismatch without
-        tables, and SQLAlchemy's OperationalError when the database stays away.
+        tables, and SQLAlchemy's OperationalError if the database cannot be reached.
         """
         deadline = None if max_seconds is None else from_now(duration(max_seconds, name="max_seconds"))
         check_numbers(limit, concurrency)
@@ -177,7 +180,7 @@ class AsyncTask:
             runtime.prepare_children()
             other = runtime.begin_run(alone=overlap != "allow")
             if other is not None and overlap == "fail":
-                raise AlreadyRunning(f"another batch is at work: {other}; nothing was done")
+                raise AlreadyRunning(f"another batch is running: {other}; nothing was done")
             if other is not None:
                 return BatchReport(overlapped=other)
             job = self._batch_job(runtime, self._attempt_job(runtime))
@@ -186,13 +189,13 @@ class AsyncTask:
             return job.perform(limit, concurrency)
 
     def preview_batch(self, *, queues: Iterable[str] = (), targets: Iterable[object] = ()) -> BatchPreview:
-        """What `run_batch` would find now, without writing anything. Raises as it does."""
+        """Return what `run_batch` would find now, without writing anything. Raises as `run_batch`."""
         scope = scope_of(queues, targets)
         self._check_once("preview_batch")
         return self._run("preview_batch", lambda engine: preview(engine, table_of(self._model), self._lease, scope))
 
     def perform(self, attempt_id: uuid.UUID | str) -> Outcome:
-        """Perform this attempt now if it is due, and say what became of it. Raises as `run_batch`."""
+        """Perform this attempt now if it is due, and return its outcome. Raises as `run_batch`."""
         wanted = uuid_of(attempt_id)
         with interrupts_later(), self._runtime("perform") as runtime:
             return self._attempt_job(runtime).perform(wanted)
@@ -253,15 +256,16 @@ class AsyncTask:
         return own_run(self._attempt_job(runtime))
 
     def sweep(self) -> SweepReport:
-        """Give orphans back, then expire what is past its time. Raises as `run_batch`."""
+        """Recover orphans, then expire overdue attempts. Raises as `run_batch`."""
         return self._run("sweep", lambda engine: sweep(engine, table_of(self._model), self._lease))
 
     def pause(self, queue: str | None = None, *, target: object = None, reason: str | None = None) -> bool:
-        """Start nothing more from this queue, or of this target (or its name), until `resume`; calls in hand go on. Of
-        a target that shares its queue, what is claimed is set aside into a queue named after it. False when it was
-        paused before. `acting(...)` says by whom. `perform` of one attempt heeds no pause.
+        """Pause a queue, or a target (or its name): nothing more of it starts until `resume`. Running calls finish.
 
-        Raises ConfigurationError unless one of the two is given, and UnknownTarget; else as `run_batch`.
+        If the target shares its queue, its claims are released into a queue named after it. Returns False if it was
+        paused already. `acting(...)` says who paused it. `app.perform` ignores pauses.
+
+        Raises ConfigurationError unless exactly one of the two is given, UnknownTarget, and as `run_batch`.
         """
         name = queue_meant(queue, target)
         if reason is not None and not isinstance(reason, str):
@@ -271,19 +275,20 @@ class AsyncTask:
         return self._run("pause", lambda engine: pauses.pause(engine, table, name, by=by, reason=reason))
 
     def resume(self, queue: str | None = None, *, target: object = None) -> bool:
-        """Go on with what was paused; what was set aside waits in the queue named after the target, for whoever serves
-        that (`run_batch` serves all). False when it was not paused. Raises as `pause`."""
+        """Resume a paused queue or target. Attempts that a pause moved wait in the queue named after the target, for
+        the workers that serve it (`run_batch` serves all queues). Returns False if it was not paused. Raises as
+        `pause`."""
         name, table = queue_meant(queue, target), table_of(self._model)
         self._check_once("resume")
         return self._run("resume", lambda engine: pauses.resume(engine, table, name))
 
     def paused(self) -> list[QueueState]:
-        """What is paused, by whom, since when and why. Raises as `run_batch`."""
+        """Return the paused queues: by whom, since when and why. Raises as `run_batch`."""
         return [one for one in self.queues() if one.paused_at is not None]
 
     def queues(self) -> list[QueueState]:
-        """The queues that are paused or limited, by name; of the limits those that this database has seen at work, and
-        those that the targets of this process say. Raises as `run_batch`."""
+        """Return the paused and limited queues, by name. Limits come from the database and from the targets of this
+        process. Raises as `run_batch`."""
         self._check_once("queues")
         found = self._run("queues", lambda engine: pauses.queue_states(engine, table_of(self._model)))
         known = {one.name: one for one in found}
@@ -293,14 +298,14 @@ class AsyncTask:
         return [known[name] for name in sorted(known)]
 
     def backlog(self, queues: Iterable[str] = ()) -> list[Depth]:
-        """How much is due, waits, and is claimed, by queue: in these, and where anything is claimed; of none named, in
-        all. Raises as `run_batch`."""
+        """Count the due, later and claimed attempts of each queue: of these queues and of those with claims; without
+        names, of all queues. Raises as `run_batch`."""
         wanted = scope_of(queues, ()).queues
         self._check_once("backlog")
         return self._run("backlog", lambda engine: depths(engine, table_of(self._model), wanted))
 
     def workers(self) -> list[WorkerInfo]:
-        """Who performs these attempts, on whatever machine, or did within the last day without taking leave. Raises as
+        """Return the workers of these attempts on all machines, and those that died within the last day. Raises as
         `run_batch`."""
         self._check_once("workers")
         return self._run("workers", lambda engine: running_workers(engine, table_of(self._model)))
@@ -309,60 +314,57 @@ class AsyncTask:
         self, *, page: int = 500, encryptor: str | None = None, pending_only: bool = False, to_policy: bool = False,
         dry_run: bool = False, stop: threading.Event | None = None, tell: Callable[[int], object] | None = None,
     ) -> RotationReport:  # fmt: skip
-        """Encrypt again, under the first key of its encryptor, what is under another one; beside all other work, and
-        as often as you like: what is done is skipped. Attempts at rest too, unless `pending_only`.
+        """Encrypt arguments again under the first key of their encryptor, beside running workers. Rows that have that
+        key are skipped, so that it can be repeated. Ended attempts are included, unless `pending_only`.
 
-        `page`: rows a transaction. `encryptor`: only what is under this one. `to_policy`: also what its target's policy
-        wants under another encryptor. `dry_run`: only count, as `left`. `stop`: once it is set, the page in hand is the
-        last. `tell`: called with how many are done. Raises as `run_batch`, and UnknownEncryptor.
+        `page`: rows in a transaction. `encryptor`: only rows of this one. `to_policy`: also rows whose target now asks
+        for another encryptor. `dry_run`: only count them, as `left`. `stop`: once it is set, the current page is the
+        last. `tell`: called with the number of rows done. Raises as `run_batch`, and UnknownEncryptor.
         """
         if type(page) is not int or page < 1:
             raise ConfigurationError(f"page is a whole number of at least 1: it was {page!r}")
-        table, chosen = (
-            table_of(self._model),
-            Selection(encryptor, pending_only, encryptor_of_policy if to_policy else None),
-        )
+        table = table_of(self._model)
+        chosen = Selection(encryptor, pending_only, encryptor_of_policy if to_policy else None)
         self._check_once("rotate_keys")
         if dry_run:
             return RotationReport(left=self._run("rotate_keys", lambda engine: count(engine, table, chosen)))
         return self._run("rotate_keys", lambda engine: rotate(engine, table, chosen, page=page, stop=stop, tell=tell))
 
     def key_uses(self) -> list[KeyUse]:
-        """How many attempts are under each key, of those that this process knows and those that rows name; one walk
-        over the table. Raises as `run_batch`."""
+        """Count the attempts of each key, with the keys that only this process or only a row knows. Reads the whole
+        table. Raises as `run_batch`."""
         self._check_once("key_uses")
         return self._run("key_uses", lambda engine: key_uses(engine, table_of(self._model)))
 
     def create_schema(self) -> None:
-        """Make the tables that are not there, for tests and demos; others migrate. Raises SchemaMismatch for tables of
+        """Create the missing tables, for tests and demos; other programs migrate. Raises SchemaMismatch for tables of
         another version."""
         self._run("create_schema", lambda engine: versions.create(engine, self._model))
 
     def check_schema(self) -> None:
-        """Raises SchemaMismatch unless the tables are there, in the version that this library needs."""
+        """Raise SchemaMismatch unless the tables exist in the version that this library needs."""
         self._run("check_schema", lambda engine: versions.check(engine, self._model))
         self._is_checked = True
 
     def check_calls(self) -> list[CallProblem]:
-        """What keeps waiting calls from being performed by this process: unknown targets, methods and encryptors,
-        missing keys; and what is in plain text although its target names an encryptor. One walk over the table. Raises
-        as `run_batch`."""
+        """Return why this process cannot perform some waiting calls: unknown targets, methods or encryptors, missing
+        keys, plain text where the target names an encryptor. Reads the whole table. Raises as `run_batch`."""
         return self._read_checked("check_calls", lambda session: problems_of(session, table_of(self._model)))
 
     def schema_version(self) -> int | None:
-        """The version of the tables that lie in the database; None where there are none, or none is said."""
+        """Return the version of the tables in the database; None if there are no tables or they have no version."""
         return self._run("schema_version", lambda engine: versions.version_in(engine, self._model))
 
     def close(self) -> None:
-        """Close the connections that wait in a pool made here, from a URL; a later verb opens others."""
+        """Close the idle connections of the pool that was made from a URL. A later verb opens new ones."""
         self._source.close()
 
     def now(self) -> dt.datetime:
-        """The database's clock, by which everything is due and expires. Raises as `run_batch`."""
+        """Return the time of the database, which decides what is due and what expires. Raises as `run_batch`."""
         return self._read("now", clock_of)
 
     def read(self, work: Callable[[Any], T]) -> T:
-        """`work(session)` in a transaction of its own, on either kind of engine: for programs that read rows."""
+        """Return `work(session)`, called in a transaction of its own, on either kind of engine: to read rows."""
         return self._read("read", work)
 
     def _read(self, verb: str, work: Callable[[Session], T]) -> T:
@@ -377,8 +379,8 @@ class AsyncTask:
         return self._read(verb, work)
 
     def write(self, work: Callable[[Any], T]) -> T:
-        """`work(session)` in a transaction of its own, which commits when it returns: for programs that use the verbs
-        of rows. The session is of the user's own kind."""
+        """Return `work(session)`, called in a transaction that commits when it returns: to change attempts by their
+        methods (`cancel`, `retry_now`, ...). The session is of your own class."""
 
         def in_session(engine: Engine) -> T:
             with self._source.session(engine) as session, session.begin():

@@ -16,7 +16,7 @@ from async_task.worker.workload import PerformClaim
 
 
 class BaseAttemptJob:
-    """Performs one attempt: only if it is still pending and due, and nobody else performs it (square/async_task)."""
+    """Performs one attempt: only if it is still pending and due, and nobody else performs it."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime

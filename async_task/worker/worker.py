@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import async_task
 from async_task.database.lanes import Lane
 from async_task.error_text import describe
 from async_task.execution.adaptive import PollInterval
@@ -21,6 +20,7 @@ from async_task.outcomes import Outcome
 from async_task.queue import backlog, fenced_writes, fetch
 from async_task.queue.sweep import sweep
 from async_task.targets.registry import registered_targets
+from async_task.version import __version__
 from async_task.wakeup.in_process import Notifier, notifier_of
 from async_task.wakeup.listener import Listener
 from async_task.worker.background_task import BackgroundTask
@@ -128,7 +128,7 @@ class AttemptWorker:
         s = self.settings
         lanes = {name: number or s.concurrency for name, number in s.queues.items()}
         about = {"queues": lanes, "concurrency": s.concurrency, "async_concurrency": s.async_concurrency}
-        return json.dumps(about | {"targets": len(registered_targets()), "version": async_task.__version__})
+        return json.dumps(about | {"targets": len(registered_targets()), "version": __version__})
 
 
 class _WorkerWorkload(Workload):

@@ -145,7 +145,7 @@ def test_overlap_skips_fails_or_allows_while_another_run_is_running(
     assert set(report["overlapped"]) == {"worker", "host", "pid", "started_at"}
     code, out, err = batch("--overlap", "fail")
     assert (code, out, err.count("\n")) == (75, "", 1)
-    assert err.startswith(f"async-task: another batch is at work: process {working.pid} on ")
+    assert err.startswith(f"async-task: another batch is running: process {working.pid} on ")
     assert f"process {working.pid} on" in batch("--dry-run")[1]
     assert not calls
     assert batch() == (0, "", "")

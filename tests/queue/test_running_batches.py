@@ -108,7 +108,7 @@ def test_fail_raises_and_names_the_running_batch(
         app.run_batch(overlap="fail")
     (other,) = _workers(engine)
     since = f"{other.started_at:%Y-%m-%d %H:%M:%S} UTC"
-    words = f"another batch is at work: process {other.pid} on {other.host}, since {since}; nothing was done"
+    words = f"another batch is running: process {other.pid} on {other.host}, since {since}; nothing was done"
     assert str(refused.value) == words
     assert row_of(engine, waiting.id).num_attempts == 0
 
