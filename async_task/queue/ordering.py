@@ -83,12 +83,6 @@ def release_in(connection: Connection, table: Table, keys: Iterable[str | None])
     return sum(_release_many(connection, table, page) for page in pages)
 
 
-def next_of(engine: Engine, table: Table, key: str) -> Any:
-    """The `id` and `queue` of the released attempt of this key; None when there is none."""
-    with engine.begin() as connection:
-        return connection.execute(_released(table, key)).first()
-
-
 def ahead(table: Table) -> Any:
     """For each row of the enclosing statement: the id of the attempt that it waits for, else null."""
     other = table.alias("other")

@@ -73,11 +73,6 @@ class Coroutines:
         with self._changed:
             return self._num_running >= self._number
 
-    @property
-    def num_running(self) -> int:
-        with self._changed:
-            return self._num_running
-
     def start(self, calls: Sequence[ClaimedCall]) -> None:
         """Start these calls, for which slots were reserved."""
         if calls:
