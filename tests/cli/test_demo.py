@@ -109,7 +109,7 @@ def test_on_a_file_of_its_own_it_leaves_no_process_and_what_it_prints_can_be_typ
     assert (ended.returncode, ended.stderr) == (0, "")
     check_that_its_processes_have_ended(ended.stdout)
     check_output(ended.stdout)
-    told = ended.stdout.partition("It is all still there")[0].splitlines()[2:]
+    told = ended.stdout.partition("Everything is still there")[0].splitlines()[2:]
     assert max(map(len, told)) <= 80
     check_next_commands(ended.stdout)
     (folder,) = tmp_path.iterdir()

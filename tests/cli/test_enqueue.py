@@ -343,7 +343,7 @@ def test_debug_shows_where_and_no_row_also_with_an_engine_that_shows_parameters(
         ("test.client.ping --at 2031-10-25T02:30", 2, "names no instant without a zone"),
         ("test.client.ping --at 2031-10-25T02:30Z --in 2h", 2, "--at or --in: not both"),
         ("test.client.ping --expires-at 2031-10-25T02:30Z --expires-in 2h", 2, "not both"),
-        ("test.client.ping --in soon", 2, "'soon' is no length of time"),
+        ("test.client.ping --in soon", 2, "'soon' is not a length of time"),
         ("test.client.ping --priority 10", 2, "10"),
         ("test.client.ping --max-attempts 0", 2, "0"),
         (f"test.client.ping --queue {'q' * 65}", 2, "queue is a printable name"),

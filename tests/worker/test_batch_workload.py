@@ -235,18 +235,18 @@ def test_an_error_of_the_database_in_a_thread_ends_no_batch_and_leaves_no_claim(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, can_release: bool
 ) -> None:
     raised: list[BatchExecutor] = []
-    perform = BatchExecutor.perform
+    execute = BatchExecutor.execute
 
     def fail_once(self: BatchExecutor) -> None:
         if raised:
-            return perform(self)
+            return execute(self)
         raised.append(self)
         raise OperationalError("LOCK", {}, Exception("the connection is lost"))
 
     def refuse(*given: Any, **more: Any) -> None:
         raise OperationalError("UPDATE", {}, Exception("the connection is lost"))
 
-    monkeypatch.setattr(BatchExecutor, "perform", fail_once)
+    monkeypatch.setattr(BatchExecutor, "execute", fail_once)
     if not can_release:
         for name in ("release_claims", "release_abandoned"):
             monkeypatch.setattr(lane_loop, name, refuse)
