@@ -106,6 +106,7 @@ class Attempts:
         attempt, so that a whole id need not be of any row; else raises as `get`.
         """
         _check_limit(limit)
+        _check_event_id(after)
         table = table_of(self._model)
         found: list[EventInfo] = self._ask(
             "events", lambda session: events_of(session, table, id_meant(session, table, attempt_id), limit, after)
@@ -161,6 +162,11 @@ def _check_limit(limit: object) -> None:
 def _check_cursor(after: object) -> None:
     if after is not None and not isinstance(after, str):
         raise ConfigurationError(f"after takes the `next` of a page, not {type(after).__name__}")
+
+
+def _check_event_id(after: object) -> None:
+    if after is not None and (type(after) is not int or not 0 <= after < 2**63):
+        raise ConfigurationError(f"after takes the `id` of an event, a whole number: it was {after!r}")
 
 
 def _attempt(session: Session, model: type[Any], given: uuid.UUID | str) -> Any:

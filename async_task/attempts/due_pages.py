@@ -63,11 +63,11 @@ def due_page(
     lines = [line for name in names for line in _lines(session, chosen, name, behind, most, is_last=is_last)]
     ends = [_place(line[-1]) for line in lines if len(line) == most]
     end = None if not ends else max(ends) if is_last else min(ends)
-    known = [row.id for row in _merged(lines, end, is_last=is_last) if row.is_selected]
-    rows = _rows(session, chosen, known[: limit + 1])
-    if len(rows) > limit:
-        return rows[:limit], str(_place(rows[limit - 1]))
-    return rows, None if end is None else str(end)
+    known = [_place(row) for row in _merged(lines, end, is_last=is_last) if row.is_selected]
+    # The cursor is the place that was read in order: by now a row may be deleted, or due at another time.
+    following = known[limit - 1] if len(known) > limit else end
+    rows = _rows(session, chosen, [place.id for place in known[:limit]])
+    return rows, None if following is None else str(following)
 
 
 def waiting_queues(session: Session, table: Table) -> list[str]:

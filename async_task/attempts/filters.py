@@ -47,10 +47,18 @@ def filters_of(
     for name, given in (("method", method), ("queue", queue), ("token", token), ("error", error)):
         if given is not None and not isinstance(given, str):
             raise ConfigurationError(f"{name} takes a text, not {type(given).__name__}")
+        _check_storable(name, given)
     for name, when in (("since", since), ("until", until)):
         _check_when(name, when)
     named = target if target is None or isinstance(target, str) else target_of(target).name
+    _check_storable("target", named)
     return Filters(_statuses(status), named, method, queue, token, error, since, until)
+
+
+def _check_storable(name: str, text: str | None) -> None:
+    """A database refuses these characters, with an error of its driver's."""
+    if text is not None and any(one == "\0" or "\ud800" <= one <= "\udfff" for one in text):
+        raise ConfigurationError(f"{name} takes a text without NUL characters and surrogates")
 
 
 def _check_when(name: str, when: object) -> None:
@@ -60,9 +68,15 @@ def _check_when(name: str, when: object) -> None:
         raise ConfigurationError(f"{name} takes an aware datetime or a timedelta, not {type(when).__name__}")
     if when.utcoffset() is None:
         raise ConfigurationError(f"{name}: a naive datetime names no instant; give it a time zone")
+    try:
+        when.astimezone(dt.UTC)
+    except OverflowError:
+        raise ConfigurationError(f"{name}: in UTC that instant is outside of the years 1 to 9999") from None
 
 
 def _statuses(status: str | Iterable[str]) -> tuple[str, ...]:
+    if not isinstance(status, Iterable):
+        raise ConfigurationError(f"status takes one status or a list of them, not {type(status).__name__}")
     names: tuple[object, ...] = (status,) if isinstance(status, str) else tuple(status)
     known = [*(one.value for one in Status), *STATES]
     for name in names:

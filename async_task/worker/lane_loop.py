@@ -87,7 +87,7 @@ class LaneLoop:
         claims = self._workload.claim(lane, queue, sizes.to_claim.number, besides=besides)
         if claims:
             self._perform_claims(lane, claims, sizes)
-        self._workload.served(queue)
+            self._workload.served(queue)
         return len(claims)
 
     def _perform_claims(self, lane: Lane, claims: list[Claim], sizes: BatchSizes) -> None:

@@ -52,9 +52,10 @@ class _Batch:
         self._lane = lane
         self._options = options
         self._round_robin = RoundRobin(options.concurrency, {})
-        swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease))
+        # Before the sweep, which takes the key of an arrival for one whose release was lost, and warns.
         while self._ask(ordering.release_arrived) >= ordering.PAGE:
             pass
+        swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease))
         found, self._began = self._ask(backlog.queues, options.scope.queues)
         self._round_robin.paused = self._ask(pauses.paused)
         self._round_robin.limited = frozenset(self._ask(limits.limited))

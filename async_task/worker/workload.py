@@ -101,9 +101,8 @@ class Workload(ABC):
 
     def _hold_back(self, lane: Lane, queue: str, seconds: float, *, has_claimed: bool, suspects: bool) -> None:
         """There may be more in this queue, which can be claimed in so many seconds, or when a call has ended."""
-        if has_claimed or suspects:
-            with self._guard:
-                self._held_back.add(queue)
+        with self._guard:
+            self._held_back.add(queue)
         if not suspects:
             self.round_robin.request_later(queue, seconds)
 

@@ -219,6 +219,11 @@ def test_a_name_that_only_rows_know_is_accepted_and_one_that_nothing_knows_is_re
         ({"until": "yesterday"}, "until takes an aware datetime or a timedelta"),
         ({"since": dt.timedelta.max}, "before the year 1"),
         ({"queue": 7}, "queue takes a text"),
+        ({"queue": "a\0b"}, "queue takes a text without NUL characters"),
+        ({"error": "\ud800"}, "error takes a text without NUL characters and surrogates"),
+        ({"target": "a\0b"}, "target takes a text without NUL characters"),
+        ({"status": None}, "status takes one status or a list of them, not NoneType"),
+        ({"until": dt.datetime(1, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=14)))}, "outside of the years 1 to 9999"),
     ],
 )
 @pytest.mark.only_on("sqlite")
@@ -363,6 +368,9 @@ def test_events_come_in_order_and_in_parts(app: AsyncTask, engine: Engine, write
     assert app.attempts.events(one.id, limit=2, after=found[1].id) == found[2:4]
     assert app.attempts.events(one.id.hex[-12:], limit=1) == found[:1]
     assert app.attempts.events(uuid.uuid4()) == ()
+    for after in ("x", True, -1, 2**70):
+        with pytest.raises(ConfigurationError, match="after takes the `id` of an event"):
+            app.attempts.events(one.id, after=after)  # type: ignore[arg-type]
     assert [event.message for event in app.attempts.errors(2)] == ["Broken: 4", "Broken: 3"]
 
 

@@ -343,3 +343,12 @@ def _nothing() -> None: ...
 
 
 def _nothing_else() -> None: ...
+
+
+def test_a_batch_is_silent_about_order_keys_that_have_just_arrived(
+    app: AsyncTask, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        write(Client, "ping", order_key="key")
+    assert app.run_batch().succeeded == 2
+    assert caplog.messages == []
