@@ -22,6 +22,8 @@ def add(model: type[M], made: Draft, session: object | None) -> M:
     mapper: Any = inspect(model)
     values = made.numbered(mapper.base_mapper.local_table).stamped(from_now).given_values
     values["encoded_args"] = values.pop("method_args")
+    # It is written by the unit of work. An INSERT of Core at the flush is faster, but listeners would not find it in
+    # `session.new`, and a rollback would not make it transient again.
     attempt = model(**values)
     own.add(attempt)
     if session is None:

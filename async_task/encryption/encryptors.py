@@ -114,7 +114,8 @@ def encryptor_names() -> list[str]:
 
 
 def context_of(attempt_id: uuid.UUID, target: str, method_name: str) -> bytes:
-    """The context that a row's ciphertext is bound to: its id, target and method."""
+    """The context that a row's ciphertext is bound to: its id, target and method. The table's name is not in it: a
+    table that was renamed, or restored under another name, stays readable."""
     return b"\0".join((b"async-task", attempt_id.bytes, target.encode(), method_name.encode()))
 
 

@@ -5,6 +5,7 @@
 3. Write in one short transaction, only the rows that nobody has locked, and whose text is still the one that was read.
 4. Repeat from the beginning, for the rows that were locked, until none is left.
 
+So locks last for the writes only, and no other transaction is waited for.
 There is no state between runs: a row's text identifies its key.
 """
 

@@ -88,7 +88,8 @@ class StartMarks:
 
     While another session holds an old snapshot, the index keeps the entries of all attempts that were claimed since. A
     claim from the front walks over them. So when that is expensive, most claims begin where the last ones ended.
-    Attempts that become due before the mark, or are released, are found by the next claim from the front.
+    Attempts that become due before the mark, or are released, are found by the next claim from the front. While that is
+    cheap all claims begin there: with marks always, calls started 0.1 to 0.8 ms later.
     """
 
     def __init__(self) -> None:

@@ -90,6 +90,7 @@ def prepare(context: ExecutionContext, claim: Claim) -> PreparedCall:
     call is not charged for any of them.
     """
     method = target_named(claim.target).method(claim.method_name)
+    # Without only_encrypted, plain rows are accepted: those written before the target got its encryptor stay readable.
     if method.policy.only_encrypted and claim.encryptor == NullEncryptor.name:
         raise DecryptionFailed(
             f"{method.signature.label} takes encrypted arguments only, and these are plain text: if you know who wrote "

@@ -54,6 +54,7 @@ def settle_fault(
     """Park an attempt that the infrastructure failed. But charge it if it loses its connection again and again: then
     the call itself most likely ends it."""
     reason = fault_summary(fault.error, call)
+    # Only losses are counted: a bound for all faults would charge every call while a server is read-only for an hour.
     if fault.is_loss and _num_losses(context, claim, reason) >= MAX_LOSSES:
         raised = Raised(repeated_loss_error(fault.error))
         return write_alone(context, finish(claim, call, raised, seconds))

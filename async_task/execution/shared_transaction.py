@@ -104,6 +104,7 @@ class SharedTransaction:
     # One call.
 
     def _begin_next(self, claim: Claim) -> CallTransaction:
+        # Each row is locked just before its call: claims whose rows are locked cannot be released when a call is slow.
         lane = self._context.lane
         if self._transaction is None:
             self._transaction = lane.transaction = CallTransaction(

@@ -149,8 +149,9 @@ class CallTransaction:
         """The session for the target: of the class that it takes, or of the user's own subclass of that.
 
         It gets its connection through `get_bind`, at its first use: so it works for both modes and both kinds of
-        session, and whatever routing a user's class has, it is inside our transaction. Its commit() and rollback() end
-        savepoints inside of ours, and nothing else.
+        session, and whatever routing a user's class has, it is inside our transaction. (An `after_begin` listener would
+        be called too late to lock the row before the savepoint.) Its commit() and rollback() end savepoints inside of
+        ours, and nothing else.
         """
         cls = made_by if issubclass(made_by, wanted) else wanted
         # "create_savepoint" costs a savepoint, but without it rollback() would end our transaction.

@@ -52,6 +52,8 @@ class ParameterTypes:
     def from_json(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         """The values that the annotations make of plain JSON; parameters may be missing. Raises InvalidArguments."""
         types = self._adapter_for_json
+        # Pydantic reads it as JSON: "2026-10-25" becomes a date, and "19.90" a Decimal. It reads strictly: "5" does not
+        # become an int.
         made = self._validated(plain, lambda: types.validate_json(json.dumps(plain), strict=True))
         dump = partial(types.dump_python, mode="json", warnings=False, fallback=repr)
         refuse_booleans_as_numbers(plain, made, dump, self._label)

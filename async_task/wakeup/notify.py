@@ -147,7 +147,10 @@ def _find_and_notify(connection: Connection, known: _Known, counts: Mapping[str,
 def _find_and_notify_pipelined(
     connection: Connection, known: _Known, values: Mapping[str, str], *, ends: bool
 ) -> bool | None:  # fmt: skip
-    """The same in one round trip. If the connection is lost, the caller's next statement raises that."""
+    """The same in one round trip. If the connection is lost, the caller's next statement raises that.
+
+    A text of three statements would be planned each time, and a DO block returns nothing.
+    """
     from psycopg import Error
     from psycopg.pq import TransactionStatus
 

@@ -43,7 +43,8 @@ class BaseAttemptBatchJob:
     """Performs what is due, once, on `concurrency` lanes; suspects alone, at the end.
 
     What else `run_batch` was asked for is set on it before `perform`: `stop`, `scope` (which queues and targets),
-    `deadline` (by time.monotonic(): from then on nothing is started), `progress` (called with the report so far).
+    `deadline` (by time.monotonic(): from then on nothing is started), `progress` (called with the report so far). These
+    are no parameters, so that a subclass that overrides `perform(limit, concurrency)` keeps working.
     """
 
     def __init__(self, runtime: Runtime, job: BaseAttemptJob) -> None:

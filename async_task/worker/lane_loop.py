@@ -83,6 +83,8 @@ class LaneLoop:
     def _serve(self, lane: Lane, queue: str) -> int:
         """Claim and perform some attempts of this queue. Returns how many."""
         sizes = self._sizes.setdefault(queue, BatchSizes())
+        # To claim coroutines and release them again would be two writes for nothing. But the filter walks over those
+        # that wait, so it is used only while there is no slot for them.
         besides = coroutine_calls() if self._coroutines.is_full else ()
         claims = self._workload.claim(lane, queue, sizes.to_claim.number, besides=besides)
         if claims:

@@ -11,6 +11,9 @@ from async_task.wakeup.in_process import Notifier
 class RoundRobin:
     """Shared by the lanes of one worker or batch. Thread-safe.
 
+    A full queue does not make the queues behind it wait. A request is taken by one lane, so that an empty queue is not
+    claimed from by all of them.
+
     `lanes`: how many there are. `limits`: how many of them may serve a queue at once, where that is limited.
     `notifier`: woken when all lanes have become idle, or something was requested for later.
     """

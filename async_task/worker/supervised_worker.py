@@ -43,6 +43,7 @@ class SupervisedWorker:
         """Until the supervisor requests the end, or has died. `began`: as for `AttemptWorker.run`. Raises SystemExit
         if the worker failed, after that was reported."""
         self._handle_signals()
+        # Not SIGKILL: running calls finish, so that none is charged as a crash, and no row waits for its lease.
         signal_at_death_of(self._supervisor, signal.SIGTERM)
 
         def begin(name: str) -> None:

@@ -150,6 +150,7 @@ class SupervisorProcess:
             theirs.close()
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
+        # Its start time is read while it lives: after its death the id may be another process's.
         self._processes.append(WorkerProcess(place, pid, link, process_started(pid) or "", time.monotonic()))
 
     def _start_later(self, place: int, *, is_early: bool) -> float:

@@ -28,7 +28,7 @@ class Stage(IntEnum):
 
 class Board:
     """Where each child writes its stage, in memory that it shares with its parent: it can be read when the child is
-    dead."""
+    dead, and the parent measures the time of the call alone without a message for it."""
 
     _stamp = struct.Struct("d")
 
@@ -122,6 +122,8 @@ class Zygote:
         return {"how": self._deaths.pop(request["forget"], None)} if "forget" in request else {}
 
     def _fork(self, place: int, link: socket.socket) -> dict[str, object]:
+        # The child's socket leads straight to the parent: requests that pass through the zygote would wait for each
+        # other, and one that is sent twice might be performed twice.
         link.settimeout(None)
         link.set_inheritable(False)
         zygote = os.getpid()
