@@ -38,7 +38,9 @@ CALL = {"target": "commit_hooks.note"}
 @pytest.fixture
 def notifier(engine: Engine) -> Notifier:
     gc.collect()  # a worker of another test may have left its own, with notifications in it
-    return notifier_of(TABLE, engine.url)
+    made = notifier_of(TABLE, engine.url)
+    made.wait(0)  # or that worker is alive in an object that is not collected
+    return made
 
 
 def notified(notifier: Notifier) -> frozenset[str]:
