@@ -1,8 +1,9 @@
 # Each word sets up what it needs, once. You need Python 3.11 or newer, pip and make.
 # `make test ARGS="-k encryption"` passes arguments on, `make PYTHON=/path/to/python ...` chooses the interpreter, `make UV= ...` uses pip.
 
-PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+# The system's Python first: it is built with optimizations, and runs the tests a third faster than one without.
+PYTHON ?= $(shell for python in /usr/bin/python3 python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 UV ?= $(shell command -v uv 2>/dev/null)
 ARGS ?=
 QUICK ?=
@@ -10,7 +11,7 @@ ONLY ?=
 PEERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench console
+.PHONY: help demo test check faults bench console
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -27,7 +28,11 @@ check: .venv/.dev ## check style, types and imports; a warning is an error
 	@.venv/bin/mypy
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --warnings
 	@.venv/bin/lint-imports
+	@.venv/bin/python tests/cli/check_scaffold.py
 	@echo "Style, types and imports are clean."
+
+faults: .venv/.dev ## inject faults for 30 minutes (QUICK=1: 4 minutes) and check that nothing is lost, doubled or charged
+	@cd tests && ../.venv/bin/python -m faults $(if $(QUICK),--quick) $(ARGS)
 
 bench: .venv/.bench ## measure speed beside other libraries (QUICK=1, ONLY=drain,latency, PEERS=0)
 	@.venv/bin/python -m benchmarks $(if $(QUICK),--plan quick) --only "$(ONLY)" --peers "$(PEERS)" \

@@ -11,13 +11,20 @@ from async_task.attempts.depths import Depths as Depths
 from async_task.attempts.depths import QueueDepth as QueueDepth
 from async_task.attempts.depths import TargetDepth as TargetDepth
 from async_task.attempts.events import EventInfo as EventInfo
+from async_task.attempts.explanation import Explanation as Explanation
+from async_task.attempts.explanation import Reason as Reason
 from async_task.attempts.failures import FailureGroup as FailureGroup
 from async_task.attempts.failures import FailureReport as FailureReport
 from async_task.attempts.info import AttemptInfo as AttemptInfo
+from async_task.attempts.options import CallToMake as CallToMake
 from async_task.attempts.pages import AttemptPage as AttemptPage
 from async_task.attempts.pages import StatusCounts as StatusCounts
 from async_task.attempts.parsed_call import ParsedCall as ParsedCall
 from async_task.attempts.parsed_call import parse_call as parse_call
+from async_task.attempts.rates import QueueRate as QueueRate
+from async_task.attempts.rates import Rate as Rate
+from async_task.attempts.rates import Rates as Rates
+from async_task.attempts.rates import TargetRate as TargetRate
 from async_task.attempts.shown_arguments import ShownArguments as ShownArguments
 from async_task.database.driver_errors import is_unavailable as is_unavailable
 from async_task.encryption.ciphers import AesGcmEncryptor as AesGcmEncryptor
@@ -55,11 +62,21 @@ from async_task.outcomes import Parked as Parked
 from async_task.outcomes import Retried as Retried
 from async_task.outcomes import Succeeded as Succeeded
 from async_task.outcomes import Superseded as Superseded
+from async_task.polling.pollable import Pollable as Pollable
+from async_task.polling.settings import Polling as Polling
+from async_task.polling.states import PollState as PollState
 from async_task.queue.backlog import MOST_COUNTED as MOST_COUNTED
 from async_task.queue.backlog import Depth as Depth
 from async_task.queue.pauses import QueueState as QueueState
+from async_task.queue.retention import PruneReport as PruneReport
 from async_task.queue.sweep import SweepReport as SweepReport
 from async_task.queue.workers import WorkerInfo as WorkerInfo
+from async_task.schedule.actions import AppSchedule as AppSchedule
+from async_task.schedule.actions import EntryInfo as EntryInfo
+from async_task.schedule.actions import OccurrenceInfo as OccurrenceInfo
+from async_task.schedule.actions import Upcoming as Upcoming
+from async_task.schedule.clock import Clock as Clock
+from async_task.schedule.schedule import Schedule as Schedule
 from async_task.schema.audit import acting as acting
 from async_task.schema.states import Status as Status
 from async_task.schema.tables import JobEvent as JobEvent
@@ -73,6 +90,7 @@ from async_task.targets.registry import target as target
 from async_task.targets.retry import Retry as Retry
 
 __version__: str
+from async_task.worker.batch_failures import FinalFailureGroup as FinalFailureGroup
 from async_task.worker.batch_preview import BatchPreview as BatchPreview
 from async_task.worker.batch_preview import DueCalls as DueCalls
 from async_task.worker.batch_report import BatchReport as BatchReport

@@ -1,12 +1,16 @@
 """The text of an exception as it is stored and logged: safe to read, and without secret arguments."""
 
 import base64
+import contextlib
 import datetime as dt
 import enum
 import json
 import traceback
+import types
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TypeVar
 from urllib.parse import quote, quote_plus
 
 from sqlalchemy.exc import StatementError
@@ -16,6 +20,10 @@ LONGEST_MESSAGE, LONGEST_TRACEBACK = 2_000, 20_000
 SHORTEST_SECRET, MAX_SECRETS = 3, 1_000
 """Shorter secrets are not hidden: they would be found everywhere. More secrets take longer to hide than the call."""
 HIDDEN = "[hidden]"
+MOST_PLACES = 50
+"""How many places of a traceback go to a log: the last ones."""
+_QUOTES_NOTHING = "_async_task_quotes_nothing"
+E = TypeVar("E", bound=BaseException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,75 @@ def describe(error: BaseException, secrets: Collection[str] = ()) -> Failure:
     kind, message, trace = (_hide(one, secrets) for one in (type(error).__qualname__, message, trace))
     summary = _cut(f"{kind}: {_first_line(message)}".removesuffix(": "), LONGEST_MESSAGE, " ")
     return Failure(summary, _cut(trace or f"{kind}: {message}", LONGEST_TRACEBACK, "\n"))
+
+
+def describe_place(error: BaseException) -> Failure:
+    """`error` as its class and the place that raised it, for calls whose arguments are secret: a message may quote any
+    part of them, in any form. The message of an error of this library is kept: it quotes none."""
+    is_ours = type(error).__module__ == "async_task.errors" and _is_raised_here(error)
+    if is_ours or getattr(error, _QUOTES_NOTHING, False):
+        return Failure(describe(error).summary, _places(error))
+    return Failure(f"{type(error).__qualname__}{_place(error)} (message not stored)", _places(error))
+
+
+def without_values(error: BaseException, failure: Failure) -> Exception:
+    """An exception for a log: of a class with the same name, with the message of `failure` and the places of `error`.
+    Its frames hold no local variables: error trackers store those of an exception, and arguments are among them."""
+    kind = type(error)
+    copied = type(kind.__name__, (Exception,), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+    message = failure.summary.removeprefix(kind.__qualname__).removeprefix(": ").strip()
+    places: types.TracebackType | None = None
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))[-MOST_PLACES:]):
+        empty = _empty_frame(frame.f_code, str(frame.f_globals.get("__name__", "")), line)
+        places = types.TracebackType(places, empty, -1, line)
+    made: Exception = copied(message)
+    return made.with_traceback(places)
+
+
+def _empty_frame(code: types.CodeType, module: str, line: int) -> types.FrameType:
+    """A frame that seems to be of `code`: of a generator that never starts, so that it has neither variables nor a
+    caller."""
+    seeming = _never_started.__code__.replace(
+        co_filename=code.co_filename, co_name=code.co_name, co_qualname=code.co_qualname, co_firstlineno=line
+    )
+    made = types.FunctionType(seeming, {"__name__": module, "__file__": code.co_filename})
+    frame: types.FrameType = made().gi_frame
+    return frame
+
+
+def _never_started() -> Iterator[None]:
+    yield
+
+
+def quotes_nothing(error: E) -> E:
+    """Mark an error of this library whose message quotes nothing of the call."""
+    setattr(error, _QUOTES_NOTHING, True)
+    return error
+
+
+def _is_raised_here(error: BaseException) -> bool:
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return not frames or str(frames[-1][0].f_globals.get("__name__")).startswith("async_task.")
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, if that is known."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames:
+        return ""
+    frame, line = frames[-1]
+    return f" in {frame.f_code.co_qualname}, {PurePath(frame.f_code.co_filename).name}:{line}"
+
+
+def _places(error: BaseException) -> str:
+    """The traceback without messages: of the error and of those that it replaced, the first one first."""
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in chain:
+        chain.append(one)
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    parts = ["".join(traceback.format_tb(one.__traceback__)) + type(one).__qualname__ for one in reversed(chain)]
+    return _cut("\n\n".join(parts), LONGEST_TRACEBACK, "\n")
 
 
 def secrets_in(arguments: Mapping[str, object], names: Collection[str] | None) -> frozenset[str]:
@@ -93,7 +170,9 @@ def _texts(value: object) -> Iterator[str]:
     elif value is not None and not isinstance(value, bool):
         for name in _attributes(value):
             yield from _texts(getattr(value, name, None))
-        yield from (str(value), repr(value))
+        for text in (str, repr):
+            with contextlib.suppress(Exception):  # of the user's own class
+                yield text(value)
 
 
 def _attributes(value: object) -> Iterator[str]:

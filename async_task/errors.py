@@ -1,25 +1,37 @@
 """The errors that async-task raises on purpose. Each message says what was given, what was expected, and what to do."""
 
+import re
 from collections.abc import Iterable
+
+LONG_WORD = re.compile(r"(\S{100})\S{101,}")
+LONGEST_MESSAGE = 4000
 
 
 class AsyncTaskError(Exception):
-    """The base of all errors that async-task raises on purpose. Catch it to catch them all."""
+    """The base of all errors that async-task raises on purpose. Catch it to catch them all.
+
+    What was given is repeated in the message only as far as a person reads it: a word of more than 200 characters and a
+    message of more than 4,000 are cut.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = LONG_WORD.sub(r"\1...", str(message))
+        super().__init__(text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}...")
 
 
 class UnknownTarget(AsyncTaskError):
     """No target of that name, or for that object, is registered in this process.
 
     Raised when a call is written, named on the command line, or given to `targets=`. Decorate the target with
-    `@target`, and import its module here: `AsyncTask(modules=[...])`. A worker parks such an attempt instead.
+    `@target`, and import its module here: `AsyncTask(modules=[...])`. A worker leaves such an attempt to other workers.
     """
 
 
 class UnknownMethod(AsyncTaskError):
     """The target has no such method, or one that may not be called.
 
-    Raised when a call is written. Use a public staticmethod, classmethod or function of it. A worker parks such an
-    attempt instead.
+    Raised when a call is written. Use a public staticmethod, classmethod or function of it. A worker leaves such an
+    attempt to other workers.
     """
 
 
@@ -27,7 +39,8 @@ class InvalidArguments(AsyncTaskError):
     """The arguments do not fit the method's signature, or cannot be stored without loss.
 
     Raised when a call is written, before anything is written. The message names the argument, not its value: pass what
-    the annotation says. A worker parks an attempt whose stored arguments do not fit any more.
+    the annotation says. If stored arguments do not fit any more when the call is performed, this is the error of that
+    try: it is charged, and retried by the target's policy.
     """
 
 
@@ -69,14 +82,15 @@ class UnknownEncryptor(AsyncTaskError):
     """No encryptor of that name is known to this process.
 
     Raised when a call is written or arguments are read. Give it to `AsyncTask(encryptors=[...])`, or install the
-    package that provides it. A worker parks such an attempt instead.
+    package that provides it. A worker leaves such an attempt to other workers.
     """
 
 
 class DecryptionFailed(AsyncTaskError):
     """The stored arguments cannot be decrypted: a missing key, a changed text, or a text moved from another row.
 
-    Raised when arguments are read. Add the missing key to the encryptor. A worker parks such an attempt instead.
+    Raised when arguments are read. Add the missing key to the encryptor. A worker leaves attempts under a key that it
+    does not have to other workers, and parks the others.
     """
 
 

@@ -2,18 +2,21 @@
 
 import datetime as dt
 import random
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from async_task.error_text import quotes_nothing
+from async_task.errors import ConfigurationError
 from async_task.schema.states import Status
 from async_task.targets.context import Again, Discard, RetryAfter
-from async_task.targets.retry import Retry
+from async_task.targets.retry import DEFAULT_RETRY, Retry, duration
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What `app.perform` returns: one of the classes below."""
+    """What `outbox.perform` returns: one of the classes below."""
 
     attempt_id: uuid.UUID
 
@@ -92,8 +95,8 @@ KINDS = (Succeeded, Retried, Failed, Expired, Canceled, NotDue, NotPending, Busy
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The new state of a performed attempt. `after`: set exactly when it stays pending. `charged`: an error is counted.
-    `error`: what was raised, or None.
+    """The new state of a performed attempt. `reason`: why, or what is broken. `after`: set exactly when it stays
+    pending. `charged`: an error is counted. `error`: what was raised, or None.
     """
 
     status: Status
@@ -125,7 +128,11 @@ def decide(answer: object, standing: Standing, retry: Retry, draw: Callable[[], 
     if isinstance(answer, BaseException):
         return _after_error(answer, standing, retry, draw)
     if isinstance(answer, Again):
-        return _pending_after(answer.after, standing, error=None)
+        after, problem = _checked(lambda: duration(answer.after, name="after"))
+        if after is None:
+            error = quotes_nothing(TypeError(f"the target returned an Again whose {problem}"))
+            return _after_error(error, standing, retry, draw)
+        return _pending_after(after, standing, error=None)
     return SUCCESS
 
 
@@ -136,21 +143,54 @@ def _after_error(error: BaseException, standing: Standing, retry: Retry, draw: C
     most = standing.max_attempts if standing.max_attempts is not None else retry.max_attempts
     if most is not None and errors >= most:
         return _failed(f"max_attempts used up: {errors} of {most}", error)
-    after = retry.delay(errors, draw)
+    after, problem = _checked(lambda: retry.delay(errors, draw))
+    if problem:
+        problem = f"its retry policy is broken, so the default one decided: {problem}"
+        after, _ = _checked(lambda: DEFAULT_RETRY.delay(errors, draw))
     if after is None:
         return _failed(f"no further try in its retry policy ({retry.name})", error)
     if isinstance(error, RetryAfter):
-        after = error.after
-    if retry.until is not None and standing.age + after > retry.until:
-        return _failed(f"the next try would be later than until = {retry.until} allows", error)
-    return _pending_after(after, standing, error=error)
+        own, broken = _checked(lambda: duration(error.after, name="after"))
+        if broken:
+            problem = f"its {type(error).__name__} is broken, so its retry policy decided: {broken}"
+        after = after if own is None else own
+    until = DEFAULT_RETRY.until if problem and retry.until is None else retry.until
+    if until is not None and standing.age + after > until:
+        return _failed(f"the next try would be later than until = {until} allows", error)
+    return _pending_after(after, standing, error=error, problem=problem)
 
 
-def _pending_after(after: dt.timedelta, standing: Standing, error: BaseException | None) -> Decision:
+def _checked(wait: Callable[[], dt.timedelta | None]) -> tuple[dt.timedelta | None, str]:
+    """A wait that the user's code decides, and what is wrong with it: it may raise, and answer anything."""
+    try:
+        return wait(), ""
+    except ConfigurationError as error:
+        return None, str(error)
+    except BaseException as error:
+        return None, f"raised {type(error).__name__}"
+
+
+def _pending_after(
+    after: dt.timedelta, standing: Standing, error: BaseException | None, problem: str = ""
+) -> Decision:  # fmt: skip
     charged = error is not None
     if standing.left is not None and after >= standing.left:
         return Decision(Status.EXPIRED, "its next try would fall past expires_at", charged=charged, error=error)
-    return Decision(Status.PENDING, "", after, charged=charged, error=error)
+    return Decision(Status.PENDING, problem, after, charged=charged, error=error)
+
+
+def error_alone(text: str) -> str:
+    """A stored error without the reason why nothing more is tried, which stands before it in the row and behind it in
+    the event: what differs between tries is not the error."""
+    return _REASON_BEHIND.sub("", _REASON_BEFORE.sub("", text, count=1), count=1)
+
+
+_REASON = (
+    r"max_attempts used up: \d+ of \d+|no further try in its retry policy \([^()]*\)|"
+    r"the next try would be later than until = [^()]* allows|its next try would fall past expires_at"
+)
+_REASON_BEFORE = re.compile(rf"^(?:{_REASON}): (?=.)")
+_REASON_BEHIND = re.compile(rf" \((?:{_REASON})\)$")
 
 
 def _failed(reason: str, error: BaseException) -> Decision:

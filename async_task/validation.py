@@ -16,11 +16,18 @@ from async_task.attempts.attempt import BaseAttempt
 from async_task.errors import ConfigurationError
 from async_task.queue.backlog import Scope
 from async_task.targets.policies import check_queue
-from async_task.targets.registry import own_queue, registered_targets, target_of
+from async_task.targets.registry import own_queue, registered_coroutines, registered_targets, target_of
 
 T = TypeVar("T")
 Overlap = Literal["allow", "skip", "fail"]
 """What a batch does while another one runs."""
+
+
+def check_coroutines(*, engine_is_async: bool) -> None:
+    """No coroutine function of this process takes a Session that its AsyncEngine cannot give it. One that takes an
+    AsyncSession may belong to another application of this process, with another engine."""
+    for method in registered_coroutines() if engine_is_async else ():
+        method.signature.check_session(engine_is_async=True)
 
 
 def check_model(model: type[Any]) -> None:
@@ -58,6 +65,31 @@ def at_least(least: int, given: object, name: str) -> int:
     if type(given) is not int or given < least:
         raise ConfigurationError(f"{name} is a whole number of at least {least}, not {given!r}")
     return given
+
+
+def flag(given: object, name: str) -> bool:
+    """`given`, which is True or False. `name` is the option that the error's text names."""
+    if not isinstance(given, bool):
+        raise ConfigurationError(f"{name} is True or False, not {given!r}")
+    return given
+
+
+def check_function(given: object, name: str, example: str) -> None:
+    """None, or something that can be called. `example` is a call of it."""
+    if given is not None and not callable(given):
+        raise ConfigurationError(f"{name} takes a function, called as {example}, not {given!r}")
+
+
+def check_event(given: object, name: str) -> None:
+    """None, or an event like threading's."""
+    if given is not None and not callable(getattr(given, "is_set", None)):
+        raise ConfigurationError(f"{name} takes a threading.Event, which stops it once it is set, not {given!r}")
+
+
+def check_text(given: object, name: str) -> None:
+    """None, or a text."""
+    if given is not None and not isinstance(given, str):
+        raise ConfigurationError(f"{name} is a text, not {given!r}")
 
 
 def lanes_by_queue(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:
@@ -116,6 +148,13 @@ def check_class(given: object, kind: type[Any], name: str) -> None:
     if not isinstance(given, type) or not issubclass(given, kind):
         found = given.__name__ if isinstance(given, type) else f"an instance of {type(given).__name__}"
         raise ConfigurationError(f"{name} takes a class that derives from {kind.__name__}, not {found}")
+
+
+def check_instance(given: object, kind: type[T], name: str) -> T:
+    """`given`, an instance of `kind`."""
+    if not isinstance(given, kind):
+        raise ConfigurationError(f"{name} takes a {kind.__name__}, not {given!r}")
+    return given
 
 
 def import_module(module: str) -> None:

@@ -11,10 +11,11 @@ from async_task.schema.tables import Worker
 from outbox import effects
 
 
-def let_pass(engine: Engine, time: dt.timedelta | float, *, workers: bool = True) -> None:
-    """Let `time` pass: move every instant of every attempt, and every worker's heartbeat, back by that much."""
+def let_pass(engine: Engine, time: dt.timedelta | float, *, workers: bool = True, also: tuple[Any, ...] = ()) -> None:
+    """Let `time` pass: move every instant of every attempt, of every worker's heartbeat, and of the models `also`, back
+    by that much."""
     delta = time if isinstance(time, dt.timedelta) else dt.timedelta(seconds=time)
-    for model in (Attempt, Worker) if workers else (Attempt,):
+    for model in (Attempt, *([Worker] if workers else []), *also):
         table: Any = model.__table__
         moments = [column for column in table.columns if isinstance(column.type, (Instant, DateTime))]
         key = next(iter(table.primary_key))
@@ -50,7 +51,8 @@ _pending = a.c.status == Status.PENDING
 _is_wrong = {
     "completed_at is set exactly when it is terminal": _pending == a.c.completed_at.is_not(None),
     "a terminal attempt is not claimed": ~_pending & a.c.claim_id.is_not(None),
-    "errors and crashes are no more than tries": a.c.num_errors + a.c.num_crashes > a.c.num_attempts,
+    "errors, crashes and losses are no more than tries": a.c.num_errors + a.c.num_crashes + a.c.num_losses
+    > a.c.num_attempts,
     "an attempt that succeeded was tried": (a.c.status == Status.SUCCEEDED) & (a.c.num_attempts == 0),
 }
 _broken = select(a.c.id, *(wrong.label(promise) for promise, wrong in _is_wrong.items())).where(

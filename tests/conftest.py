@@ -19,11 +19,13 @@ from sqlalchemy.orm import Session, sessionmaker
 import clockwork
 import databases
 import elsewhere
+import operations
 import outbox
 from async_task import AsyncTask, Attempt
 from async_task.database import engines
 from async_task.database.dialects import server_uptime
 from async_task.encryption import encryptors
+from async_task.polling.target import register
 from async_task.targets import registry
 from async_task_cli.main import main
 from databases import ALL_STATEMENTS, Available, Database
@@ -326,6 +328,31 @@ def write(sessions: sessionmaker[Session]) -> Callable[..., Attempt]:
         return attempt
 
     return write
+
+
+# Operations at a provider
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> operations.Provider:
+    """The provider that the operations of this test ask."""
+    made = operations.Provider()
+    monkeypatch.setattr(operations, "provider", made)
+    return made
+
+
+@pytest.fixture
+def world(app: AsyncTask, engine: Engine, registered: None, provider: operations.Provider) -> operations.World:
+    """Operations whose methods are plain functions."""
+    register(operations.Batch)
+    return operations.World(app, engine, operations.Batch)
+
+
+@pytest.fixture
+def async_world(app: AsyncTask, engine: Engine, registered: None, provider: operations.Provider) -> operations.World:
+    """Operations whose methods are coroutines."""
+    register(operations.AsyncBatch)
+    return operations.World(app, engine, operations.AsyncBatch)
 
 
 # The command line

@@ -33,6 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
+from async_task.worker.processes.forking import has_open
 from elsewhere import await_
 from launch_postgres import NoServer, guarded_server
 
@@ -120,20 +121,22 @@ def _where_files_are_quick() -> str | None:
 
 
 def delete_rows(connection: Connection, *several: MetaData) -> None:
-    """Empty every table."""
+    """Empty every table but that of the version."""
     for table in filled(connection, *several):
         connection.execute(table.delete())
 
 
 def filled(connection: Connection, *several: MetaData) -> list[Table]:
-    """The tables that hold rows, children first. Most hold none, and one statement finds those that do."""
+    """The tables that hold rows, children first, without the version of the tables. Most hold none, and one statement
+    finds those that do."""
     tables = _children_first(several)
     return list(itertools.compress(tables, connection.execute(_are_filled(tables)).one()))
 
 
 @functools.cache
 def _children_first(several: tuple[MetaData, ...]) -> tuple[Table, ...]:
-    return tuple(table for metadata in several for table in reversed(metadata.sorted_tables))
+    tables = (table for metadata in several for table in reversed(metadata.sorted_tables))
+    return tuple(table for table in tables if table.name != "async_task_schema")
 
 
 @functools.cache
@@ -151,6 +154,14 @@ def somebody_waits(engine: Engine) -> bool:
     time.sleep(0.15)  # if asked more often, MariaDB repeats its last answer
     with engine.connect() as connection:
         return bool(connection.scalar(text(asked[engine.dialect.name])))
+
+
+def close_file(engine: Engine) -> None:
+    """Close what this process has open of an SQLite file, so that it may fork. A cycle of objects that an earlier test
+    left may have it open still."""
+    engine.dispose()
+    if engine.dialect.name == "sqlite" and has_open(str(engine.url.database)):
+        gc.collect()
 
 
 def drop_own(engine: Engine, metadata: MetaData) -> None:

@@ -71,9 +71,9 @@ def server(
     """A server on a unix socket in a temporary folder. Both are gone when the block is left."""
     home = pathlib.Path(tempfile.mkdtemp(prefix="async-task-pg-"))
     try:
-        who = _whose(home)
-        how, binaries = _first_that_runs(installed() if candidates is None else candidates, home, who)
-        _initialise(binaries, home, who)
+        who = owner_of(home)
+        how, binaries = first_that_runs(installed() if candidates is None else candidates, home, who)
+        initialise(binaries, home, who)
         process = _start(binaries, home, who, settings)
         try:
             _wait_until_ready(process, home / "log")
@@ -101,7 +101,7 @@ def _version(folder: pathlib.Path) -> tuple[int, ...]:
     return tuple(int(part) for part in folder.parent.name.split(".") if part.isdigit())
 
 
-def _whose(home: pathlib.Path) -> dict[str, Any]:
+def owner_of(home: pathlib.Path) -> dict[str, Any]:
     """The user of the server, as options of `subprocess`: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
@@ -109,7 +109,7 @@ def _whose(home: pathlib.Path) -> dict[str, Any]:
     return {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
 
 
-def _first_that_runs(
+def first_that_runs(
     candidates: Iterable[tuple[str, pathlib.Path]], home: pathlib.Path, who: dict[str, Any]
 ) -> tuple[str, pathlib.Path]:
     for how, binaries in candidates:
@@ -138,10 +138,12 @@ def _copied(binaries: pathlib.Path, home: pathlib.Path) -> pathlib.Path:
     return home / "site" / package.name / binaries.parent.name / binaries.name
 
 
-def _initialise(binaries: pathlib.Path, home: pathlib.Path, who: dict[str, Any]) -> None:
+def initialise(binaries: pathlib.Path, home: pathlib.Path, who: dict[str, Any]) -> None:
     options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
     command = [binaries / "initdb", "-D", home / "data", *options]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", env=_environment(home), **who)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, cwd="/", env=server_environment(home), **who
+    )
     if done.returncode:
         raise NoServer(f"initdb failed: {done.stderr.strip()}")
 
@@ -157,12 +159,12 @@ def _start(
             stdout=log,
             stderr=log,
             cwd="/",
-            env=_environment(home),
+            env=server_environment(home),
             **who,
         )
 
 
-def _environment(home: pathlib.Path) -> dict[str, str]:
+def server_environment(home: pathlib.Path) -> dict[str, str]:
     # LC_ALL, because we search the log for "ready" in English.
     return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC", "HOME": str(home)}
 

@@ -133,13 +133,12 @@ class HookedAttempt(BaseAttempt, Rows):
 
     note: Mapped[str | None] = mapped_column(String(200))
 
-    def handle_perform_error(self, error: BaseException) -> None:
+    def handle_perform_error(self, error: BaseException) -> Any:
         heard.append((str(self.id), error))
-        if hooks:
-            hooks[0](self, error)
+        return hooks[0](self, error) if hooks else None
 
 
-hooks: list[Callable[[HookedAttempt, BaseException], None]] = []
+hooks: list[Callable[[HookedAttempt, BaseException], Any]] = []
 heard: list[tuple[str, BaseException]] = []
 acts: list[Callable[..., Any]] = []
 
@@ -231,7 +230,7 @@ class BoxEncryptor:
 BOX = register_encryptor(BoxEncryptor("test.box"))
 
 
-@target("test.act_boxed", retry=Retry.every(60), encryptor=BOX)
+@target("test.act_boxed", retry=Retry.every(60), encryptor=BOX, store_messages=True)
 def act_boxed(card: str) -> Any:
     """The same, with arguments that the target's policy encrypts."""
     return acts[0](card)
@@ -354,6 +353,15 @@ def _hold(folder: str) -> None:
         time.sleep(0.005)
 
 
+def hold_the_gil() -> None:
+    """For ever: no signal handler runs, no other thread. It waits for itself, and so takes no CPU from those that watch
+    it; a call through PyDLL keeps the GIL."""
+    library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(128)
+    library.pthread_mutex_init(mutex, None)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+
 @target("test.elsewhere", retry=Retry.every(60))
 class Elsewhere:
     """Calls in other processes, which leave their traces in files."""
@@ -366,6 +374,21 @@ class Elsewhere:
     def say_what_stays() -> None:
         """Print how many objects the garbage collector skips."""
         print(gc.get_freeze_count())
+
+    @staticmethod
+    def loop(folder: str) -> None:
+        note(folder, "start")
+        hold_the_gil()
+
+    @staticmethod
+    @policy(timeout=0.2)
+    def loop_with_a_limit(folder: str) -> None:
+        note(folder, "start")
+        hold_the_gil()
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        time.sleep(seconds)
 
     @staticmethod
     def hold(folder: str) -> None:
@@ -436,7 +459,7 @@ def be_greedy(folder: str) -> None:
         taken.append(bytearray(2**20))
 
 
-@target("test.act_boxed_in_session", retry=Retry.every(60), encryptor=BOX)
+@target("test.act_boxed_in_session", retry=Retry.every(60), encryptor=BOX, store_messages=True)
 def act_boxed_in_session(session: Session, card: str) -> Any:
     return acts[0](session, card)
 

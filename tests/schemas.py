@@ -53,5 +53,7 @@ def _sqlite(engine: Engine) -> list[str]:
         rows = connection.exec_driver_sql("SELECT tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL").all()
     flat = [(table, re.sub(r"\s+", " ", sql)) for table, sql in rows]
     # Split at commas that are in no other parentheses than those of the table.
-    parts = [(table, part) for table, sql in flat for part in re.split(r",(?![^()]*\)[^()]*[^()\s])", sql)]
+    # The check of a column means the same as one of its table.
+    between = r",(?![^()]*\)[^()]*[^()\s])|(?<=NULL) (?=CONSTRAINT)"
+    parts = [(table, part) for table, sql in flat for part in re.split(between, sql)]
     return [f"{table}: {part.strip(' )')}" for table, part in parts]

@@ -294,4 +294,4 @@ values = st.recursive(
     ),
     max_leaves=8,
 )
-quick = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

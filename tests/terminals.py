@@ -17,6 +17,10 @@ class Terminal:
     def await_words(self, words: str) -> None:
         await_(lambda: words in self._hear(), f"{words!r} is printed")
 
+    def heard_after(self, words: str) -> str:
+        """What is printed behind the first place of `words`, so far."""
+        return self._hear().partition(words)[2]
+
     def close(self) -> str:
         os.close(self.theirs)
         with contextlib.suppress(OSError):  # the other end is closed

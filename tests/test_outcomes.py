@@ -1,6 +1,7 @@
 """The decision, without a database: what becomes of an attempt after the answer of its target."""
 
 import datetime as dt
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,12 +9,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_task import Again, Discard, Retry, RetryAfter, Status
-from async_task.outcomes import Standing, decide
+from async_task.outcomes import Standing, decide, error_alone
 
 TICK, SECOND, HOUR = dt.timedelta(microseconds=1), dt.timedelta(seconds=1), dt.timedelta(hours=1)
 DURATIONS = st.timedeltas(min_value=dt.timedelta(0), max_value=dt.timedelta(days=1000))
 ERROR = ValueError("no")
 MINUTELY = Retry.every(60)
+
+
+@pytest.mark.parametrize(
+    ("text", "alone"),
+    [
+        ("Broken: no", "Broken: no"),
+        ("max_attempts used up: 2 of 2: Broken: no", "Broken: no"),
+        ("Broken: no (max_attempts used up: 2 of 2)", "Broken: no"),
+        (f"no further try in its retry policy ({Retry.never().name}): Broken", "Broken"),
+        (f"no further try in its retry policy ({Retry.schedule(60, 120).name}): Broken", "Broken"),
+        ("Broken (the next try would be later than until = 4 days, 0:00:00 allows)", "Broken"),
+        ("Broken (its next try would fall past expires_at)", "Broken"),
+        ("max_attempts used up: 2 of 2", "max_attempts used up: 2 of 2"),
+    ],
+)
+def test_an_error_is_told_without_the_reason_why_nothing_more_is_tried(text: str, alone: str) -> None:
+    assert error_alone(text) == alone
 
 
 def standing(
@@ -115,6 +133,68 @@ def test_discard_ends_failed_at_once_and_its_reason_is_not_copied_into_the_decis
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), MemoryError()])
 def test_any_base_exception_is_an_error_like_others(error: BaseException) -> None:
     assert decide(error, standing(), MINUTELY).after == 60 * SECOND
+
+
+def raising(error: BaseException) -> Callable[[int], Any]:
+    def delays(errors: int) -> Any:
+        raise error
+
+    return delays
+
+
+@pytest.mark.parametrize(
+    ("delays", "said"),
+    [
+        (lambda errors: dt.timedelta(seconds=15 * 5**errors), "raised OverflowError"),
+        (raising(SystemExit(3)), "raised SystemExit"),
+        (lambda errors: "60", "its delay takes a timedelta or seconds, not a str"),
+        (lambda errors: -1, "its delay cannot be negative, and was -1 s"),
+        (lambda errors: float("inf"), "its delay takes a finite number of seconds"),
+        (lambda errors: dt.timedelta.max, "its delay is at most a thousand years"),
+    ],
+)
+def test_the_default_policy_decides_in_place_of_a_broken_one_and_the_decision_says_so(
+    delays: Callable[[int], Any], said: str
+) -> None:
+    decision = decide(ERROR, standing(errors=39), Retry(delays), lambda: 1.0)
+    assert (decision.status, decision.charged, decision.error) == (Status.PENDING, True, ERROR)
+    assert decision.after == 3 * HOUR
+    assert f"its retry policy is broken, so the default one decided: {said}" in decision.reason
+    late = standing(age=4 * 24 * HOUR, errors=39)
+    assert decide(ERROR, late, Retry(delays), lambda: 1.0).status is Status.FAILED
+    assert decide(ERROR, standing(errors=39), Retry(delays, max_attempts=40)).status is Status.FAILED
+
+
+def test_a_delay_may_be_a_number_of_seconds() -> None:
+    decision = decide(ERROR, standing(), Retry(lambda errors: 3600, until=24 * HOUR))
+    assert (decision.after, decision.reason) == (HOUR, "")
+
+
+class Unfinished(RetryAfter):
+    def __init__(self) -> None:
+        """Without that of its base: it has no `after`."""
+
+
+@pytest.mark.parametrize("after", [None, "soon", -1])
+def test_a_broken_retry_after_is_delayed_by_the_policy(after: Any) -> None:
+    error = Unfinished()
+    if after is not None:
+        error.after = after
+    decision = decide(error, standing(), MINUTELY)
+    assert (decision.after, decision.charged) == (60 * SECOND, True)
+    assert "its Unfinished is broken, so its retry policy decided" in decision.reason
+
+
+def test_a_retry_after_of_zero_is_due_at_once() -> None:
+    assert decide(RetryAfter(after=0), standing(), MINUTELY).after == dt.timedelta(0)
+
+
+def test_a_broken_again_is_charged_as_an_error() -> None:
+    answer = Again(after=5)
+    answer.after = "soon"  # type: ignore[assignment]
+    decision = decide(answer, standing(), MINUTELY)
+    assert (decision.after, decision.charged) == (60 * SECOND, True)
+    assert "the target returned an Again whose after takes a timedelta or seconds, not a str" in str(decision.error)
 
 
 @given(

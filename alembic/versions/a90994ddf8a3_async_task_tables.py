@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-async_task_schema = 3
-async_task_tables = ["async_task_attempts", "async_task_job_events", "async_task_workers", "async_task_queues", "async_task_schema"]
+async_task_schema = 5
+async_task_tables = ["async_task_attempts", "async_task_job_events", "async_task_workers", "async_task_queues", "async_task_schedules", "async_task_occurrences", "async_task_schema"]
 revision = 'a90994ddf8a3'
 down_revision = None
 branch_labels = None
@@ -48,6 +48,7 @@ def upgrade() -> None:
         sa.Column('num_attempts', sa.Integer(), nullable=False),
         sa.Column('num_errors', sa.Integer(), nullable=False),
         sa.Column('num_crashes', sa.Integer(), nullable=False),
+        sa.Column('num_losses', sa.Integer(), server_default='0', nullable=False),
         sa.Column('max_attempts', sa.SmallInteger(), nullable=True),
         sa.Column('scheduled_at', instant, nullable=True),
         sa.Column('due_at', instant, nullable=False),
@@ -67,6 +68,7 @@ def upgrade() -> None:
         sa.CheckConstraint('(claim_id IS NULL) = (lease_until IS NULL) AND (claim_id IS NULL) = (claimed_by IS NULL)', name=op.f('ck_async_task_attempts_claim')),
         sa.CheckConstraint('num_attempts >= 0 AND num_errors >= 0 AND num_crashes >= 0', name=op.f('ck_async_task_attempts_counters')),
         sa.CheckConstraint('num_errors + num_crashes <= num_attempts', name=op.f('ck_async_task_attempts_starts')),
+        sa.CheckConstraint('num_losses >= 0 AND num_errors + num_crashes + num_losses <= num_attempts', name=op.f('ck_async_task_attempts_losses')),
         sa.CheckConstraint('priority BETWEEN 0 AND 9', name=op.f('ck_async_task_attempts_priority')),
         sa.PrimaryKeyConstraint('id'),
     )
@@ -74,7 +76,7 @@ def upgrade() -> None:
     op.create_index(op.f('ix_async_task_attempts_expiry'), 'async_task_attempts', ['status', 'expires_at'], unique=False, postgresql_where=sa.text('completed_at IS NULL AND expires_at IS NOT NULL'), sqlite_where=sa.text('completed_at IS NULL AND expires_at IS NOT NULL'))
     op.create_index(op.f('ix_async_task_attempts_keyed'), 'async_task_attempts', ['status', 'order_key', 'seq'], unique=False, postgresql_where=sa.text('completed_at IS NULL AND order_key IS NOT NULL'), sqlite_where=sa.text('completed_at IS NULL AND order_key IS NOT NULL'))
     op.create_index(op.f('ix_async_task_attempts_lease'), 'async_task_attempts', ['lease_until'], unique=False, postgresql_where=sa.text("status = 'pending' AND claim_id IS NOT NULL"), sqlite_where=sa.text("status = 'pending' AND claim_id IS NOT NULL"))
-    op.create_index(op.f('ix_async_task_attempts_suspect'), 'async_task_attempts', ['status', 'num_crashes'], unique=False, postgresql_where=sa.text("status = 'pending' AND num_crashes > 0"), sqlite_where=sa.text("status = 'pending' AND num_crashes > 0"))
+    op.create_index(op.f('ix_async_task_attempts_suspect'), 'async_task_attempts', ['status', 'num_crashes', 'num_losses'], unique=False, postgresql_where=sa.text("status = 'pending' AND (num_crashes > 0 OR num_crashes = 0 AND num_losses > 0)"), sqlite_where=sa.text("status = 'pending' AND (num_crashes > 0 OR num_crashes = 0 AND num_losses > 0)"))
     op.create_index(op.f('ix_async_task_attempts_waiting'), 'async_task_attempts', ['status', 'released', 'queue', 'priority', 'due_at', 'id'], unique=False, postgresql_where=sa.text('completed_at IS NULL AND claim_id IS NULL'), sqlite_where=sa.text('completed_at IS NULL AND claim_id IS NULL'))
     op.create_index(op.f('uq_async_task_attempts_order'), 'async_task_attempts', ['order_slot'], unique=True, postgresql_where=sa.text('order_slot IS NOT NULL'), sqlite_where=sa.text('order_slot IS NOT NULL'))
     op.create_index(op.f('uq_async_task_attempts_token'), 'async_task_attempts', ['target', 'method_name', 'idempotence_token'], unique=True, postgresql_where=sa.text('idempotence_token IS NOT NULL'), sqlite_where=sa.text('idempotence_token IS NOT NULL'))
@@ -116,6 +118,27 @@ def upgrade() -> None:
         sa.Column('refilled_at', instant, nullable=True),
         sa.PrimaryKeyConstraint('name'),
     )
+    op.create_table('async_task_schedules',
+        sa.Column('job_type', name(128), nullable=False),
+        sa.Column('schedule_key', name(255), nullable=False),
+        sa.Column('rule', text, nullable=False),
+        sa.Column('decided_until', instant, nullable=False),
+        sa.Column('last_attempt_id', identifier, nullable=True),
+        sa.Column('paused_at', instant, nullable=True),
+        sa.Column('paused_by', name(255), nullable=True),
+        sa.Column('pause_reason', text, nullable=True),
+        sa.PrimaryKeyConstraint('job_type', 'schedule_key'),
+    )
+    op.create_table('async_task_occurrences',
+        sa.Column('job_type', name(128), nullable=False),
+        sa.Column('schedule_key', name(255), nullable=False),
+        sa.Column('fire_at', instant, nullable=False),
+        sa.Column('status', name(16), nullable=False),
+        sa.Column('reason', text, nullable=True),
+        sa.Column('attempt_id', identifier, nullable=True),
+        sa.Column('created_at', instant, nullable=False),
+        sa.PrimaryKeyConstraint('job_type', 'schedule_key', 'fire_at'),
+    )
     op.create_table('async_task_schema',
         sa.Column('version', sa.Integer(), autoincrement=False, nullable=False),
         sa.PrimaryKeyConstraint('version'),
@@ -124,11 +147,13 @@ def upgrade() -> None:
         op.execute("ALTER TABLE async_task_attempts SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0)")
     if dialect.name == "postgresql":
         op.execute("CREATE SEQUENCE IF NOT EXISTS sq_async_task_attempts_order OWNED BY async_task_attempts.seq")
-    op.bulk_insert(sa.table("async_task_schema", sa.column("version", sa.Integer())), [{"version": 3}])
+    op.bulk_insert(sa.table("async_task_schema", sa.column("version", sa.Integer())), [{"version": 5}])
 
 
 def downgrade() -> None:
     op.drop_table("async_task_schema")
+    op.drop_table("async_task_occurrences")
+    op.drop_table("async_task_schedules")
     op.drop_table("async_task_queues")
     op.drop_table("async_task_workers")
     op.drop_table("async_task_job_events")

@@ -31,11 +31,23 @@ def decode(text: str) -> dict[str, object]:
             return cast("dict[str, object]", plain)
     except (ValueError, RecursionError):
         pass  # what follows finds the error again, and names it
+    return _guarded(lambda: {name: _read(value, 1) for name, value in _as_object(json.loads(text)).items()})
+
+
+def read_stored(text: str) -> dict[str, Any]:
+    """The JSON object in this text, without making values of the user's types. Raises InvalidArguments as `decode`."""
+    return _guarded(lambda: _as_object(json.loads(text, parse_float=_finite, parse_constant=_refuse)))
+
+
+def _as_object(stored: Any) -> dict[str, Any]:
+    if type(stored) is not dict:
+        raise InvalidArguments("the stored arguments are not a JSON object")
+    return stored
+
+
+def _guarded(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
-        stored = json.loads(text)
-        if type(stored) is dict:
-            return {name: _read(value, 1) for name, value in stored.items()}
-        message = "the stored arguments are not a JSON object"
+        return read()
     except RecursionError:
         message = "the stored arguments are nested too deeply"
     except (ValueError, TypeError):

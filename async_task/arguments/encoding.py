@@ -220,7 +220,7 @@ _WRITERS = _Writers(
     }
 )
 
-_INSTEAD: tuple[tuple[type | tuple[type, ...], str], ...] = (
+_INSTEAD: tuple[tuple[Any, str], ...] = (
     ((type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType), "pass its name"),
     (os.PathLike, "pass str(path)"),
     ((bytearray, memoryview), "pass bytes"),
@@ -228,6 +228,7 @@ _INSTEAD: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (collections.abc.Mapping, "pass a dict"),
     (collections.abc.Set, "pass a set"),
     ((collections.abc.Iterator, collections.abc.Sequence), "pass a list"),
+    (collections.abc.Callable, "pass its name"),
 )
 
 
@@ -244,5 +245,13 @@ def _why_not(value: object) -> str:
     for plain in _WRITERS:
         if isinstance(value, plain):
             return f"{a(cls)} is a subclass of {plain.__name__} that would not come back: pass a plain {plain.__name__}"
-    advice = next((say for given, say in _INSTEAD if isinstance(value, given)), "pass what it is made of, or an id")
-    return f"{a(cls)} cannot be stored: {advice}"
+    return f"{a(cls)} cannot be stored: {instead_of(cls)}"
+
+
+def instead_of(cls: type) -> str:
+    """What to pass instead of an instance of this class, which cannot be stored."""
+    return next((say for given, say in _INSTEAD if issubclass(cls, given)), "pass what it is made of, or an id")
+
+
+PLAIN_TYPES = tuple(_WRITERS)
+"""The types of the values that can be stored without a registration."""

@@ -41,6 +41,10 @@ class ArgumentType(ABC):
     def put_together(self, parts: Any) -> object:
         """The instance with these parts, made without its `__init__`. May raise anything if they do not fit."""
 
+    def default_of(self, field: str) -> _Default | None:
+        """What makes the default of a field; None where it has none."""
+        return None
+
 
 class _FlagType(ArgumentType):
     kind = "a Flag"
@@ -86,6 +90,9 @@ class _RecordType(ArgumentType):
         Read at first use: while a pydantic model is being registered, its forward references may be unresolved.
         """
         return dict(self._fields())
+
+    def default_of(self, field: str) -> _Default | None:
+        return dict(self._fields()).get(field)
 
     @functools.cached_property
     def derived(self) -> frozenset[str]:

@@ -8,6 +8,8 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar, overload
 
+import typing_extensions
+
 from async_task.arguments.kinds import ArgumentType, DataclassType, a, is_mapped, kind_of
 from async_task.errors import ConfigurationError
 
@@ -174,33 +176,34 @@ def _walk_class(cls: type, seen: set[object]) -> None:
         raise ConfigurationError(f"{cls.__name__} is a mapped class: pass its id")
     if kind_of(cls) is not None:
         argument_type(cls)
-        _walk_each(_held_annotations(cls), seen)
-    elif typing.is_typeddict(cls):
-        _walk_each(_hints(cls, cls.__annotations__), seen)
+        _walk_each(held_annotations(cls).values(), seen)
+    elif typing_extensions.is_typeddict(cls):
+        _walk_each(held_annotations(cls).values(), seen)
 
 
-def _held_annotations(cls: Any) -> list[object]:
-    """The annotations of the fields of a registered class."""
+def held_annotations(cls: Any) -> dict[str, object]:
+    """The annotations of the fields of a registered class, or of a TypedDict. Raises ConfigurationError for a name that
+    cannot be resolved."""
     if hasattr(cls, "__pydantic_complete__") and hasattr(cls, "model_fields"):
         if not cls.__pydantic_complete__:
             cls.model_rebuild(raise_errors=False)
-        return [field.annotation for field in cls.model_fields.values()]
+        return {name: field.annotation for name, field in cls.model_fields.items()}
     if dataclasses.is_dataclass(cls):
         return _hints(cls, [field.name for field in dataclasses.fields(cls)])
-    return _hints(cls, getattr(cls, "_fields", ()))
+    return _hints(cls, cls.__annotations__ if typing_extensions.is_typeddict(cls) else getattr(cls, "_fields", ()))
 
 
-def _alias_hints(alias: Any) -> list[object]:
+def _alias_hints(alias: Any) -> Iterable[object]:
     # Before Python 3.12 an alias refers to itself by a string, to be resolved in the alias's module.
     value = _resolved(lambda: alias.__value__, str(alias))
     return _hints(
         type(str(alias), (), {"__module__": alias.__module__, "__annotations__": {"value": value}}), ["value"]
-    )
+    ).values()
 
 
-def _hints(cls: Any, names: Iterable[str]) -> list[object]:
+def _hints(cls: Any, names: Iterable[str]) -> dict[str, object]:
     hints = _resolved(lambda: typing.get_type_hints(cls, include_extras=True), cls.__qualname__)
-    return [hints[name] for name in names if name in hints]
+    return {name: hints[name] for name in names if name in hints}
 
 
 def _resolved(evaluate: Callable[[], Any], owner: str) -> Any:

@@ -2,27 +2,42 @@
 under the row's lock, for which it never waits."""
 
 import datetime as dt
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, insert, inspect, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, insert, inspect, or_, select, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
 from async_task.database.clock import statement_now
 from async_task.database.dialects import locks_rows, reads_snapshots
-from async_task.database.sessions import sync_session
+from async_task.database.sessions import routed_as_writes, sync_session
 from async_task.error_text import storable
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.queue.ordering import release_in
 from async_task.schema.audit import current_actor
-from async_task.schema.states import Status, Values, ending, reopening, rescheduling
+from async_task.schema.states import Status, Values, ending, is_emptied, reopening, rescheduling
 from async_task.schema.tables import companion_tables, table_of
 from async_task.wakeup.commit_hooks import wake_after_commit
 
 PENDING = frozenset({Status.PENDING})
 GIVEN_UP = frozenset({Status.FAILED, Status.EXPIRED, Status.CANCELED})
+_DECIDING = "async_task.deciding"
 LEGAL = {"retry_now": PENDING | GIVEN_UP}
 """The states in which a verb is legal, where that is not PENDING alone."""
+
+
+@contextmanager
+def deciding(session: Session, attempt_id: uuid.UUID) -> Iterator[None]:
+    """Inside of this, `session` decides about the outcome of an attempt that is written and not committed: the attempt
+    can be ended also if its last try has ended it."""
+    session.info[_DECIDING] = attempt_id
+    try:
+        yield
+    finally:
+        del session.info[_DECIDING]
 
 
 def end(attempt: Any, session: Session | None, status: Status, verb: str, reason: str | None) -> None:
@@ -30,8 +45,10 @@ def end(attempt: Any, session: Session | None, status: Status, verb: str, reason
     table = table_of(attempt)
     _check_reason(reason)
     said: Any = storable(reason) if reason else table.c.last_error
-    values = ending(table, status, last_error=said, crashed=True)
-    _change(attempt, _session_of(attempt, session), verb, PENDING, values, reason)
+    values = ending(table, status, last_error=said, unreported=True)
+    own = _session_of(attempt, session)
+    legal = PENDING | GIVEN_UP if own.info.get(_DECIDING) == attempt.id else PENDING
+    _change(attempt, own, verb, legal, values, reason)
 
 
 def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None:
@@ -39,7 +56,8 @@ def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None
     table = table_of(attempt)
     _check_reason(reason)
     own = _session_of(attempt, session)
-    row = _standing(own, table, attempt.id)
+    with routed_as_writes(own, inspect(type(attempt))) as connection:
+        row = _standing(connection, table, attempt.id)
     if row is not None and row.status in GIVEN_UP:
         _change(attempt, own, "retry_now", GIVEN_UP, reopening(table), reason)
     else:
@@ -62,21 +80,29 @@ def not_performing(table: Table) -> ColumnElement[bool]:
 def _change(
     attempt: Any, own: Session, verb: str, legal: frozenset[Status], values: Values, reason: str | None
 ) -> None:
+    with routed_as_writes(own, inspect(type(attempt))) as connection:
+        _change_on(connection, attempt, own, verb, legal, values, reason)
+
+
+def _change_on(
+    connection: Connection, attempt: Any, own: Session, verb: str, legal: frozenset[Status], values: Values,
+    reason: str | None,
+) -> None:  # fmt: skip
     table = table_of(attempt)
-    allowed = (table.c.id == attempt.id, table.c.status.in_(sorted(legal)), not_performing(table))
+    allowed = (table.c.id == attempt.id, table.c.status.in_(sorted(legal)), not_performing(table), ~is_emptied(table))
     # SKIP LOCKED returns no row for a locked one, where NOWAIT would abort the caller's transaction.
     lock = select(table.c.id).where(*allowed).with_for_update(skip_locked=True, key_share=True)
     # By id alone where the row is locked now: with the status, MySQL would wait for the locks of other rows.
-    still = allowed[:1] if locks_rows(own.connection().dialect) else allowed
+    still = allowed[:1] if locks_rows(connection.dialect) else allowed
     change = update(table).ordered_values(*values.items()).where(*still)
     if own.execute(lock).first() is None or not _hit(own, change):
-        raise InvalidState(_why_not(own, table, attempt.id, verb))
+        raise InvalidState(_why_not(connection, table, attempt.id, verb))
     message = None if reason is None else storable(reason)
     event = {"job_type": table.name, "job_id": str(attempt.id), "kind": verb, "actor": current_actor()}
     own.execute(insert(companion_tables(table).events).values(event | {"message": message}))
     own.refresh(attempt)
     if attempt.order_key is not None:  # the next one of this key may be free now
-        release_in(own.connection(bind_arguments={"clause": table}), table, [attempt.order_key])
+        release_in(connection, table, [attempt.order_key])
         own.refresh(attempt)
 
 
@@ -113,33 +139,36 @@ def _attach(attempt: Any, own: Session) -> None:
         ) from None
 
 
-def _standing(session: Session, table: Table, attempt_id: Any) -> Any:
+def _standing(connection: Connection, table: Table, attempt_id: Any) -> Any:
     """The row as it is now; None when there is no such row."""
     columns = (table.c.status, table.c.claim_id, table.c.claimed_by, table.c.attempted_at)
-    found = select(*columns).where(table.c.id == attempt_id)
+    found = select(*columns, is_emptied(table).label("is_pruned")).where(table.c.id == attempt_id)
     row = None
-    if reads_snapshots(session.connection(bind_arguments={"clause": table}).dialect):
-        row = session.execute(found.with_for_update(skip_locked=True)).first()
-    return row or session.execute(found).first()
+    if reads_snapshots(connection.dialect):
+        row = connection.execute(found.with_for_update(skip_locked=True)).first()
+    return row or connection.execute(found).first()
 
 
 def refusal(
-    verb: str, attempt_id: Any, status: Status, claimed_by: str | None, attempted_at: dt.datetime | None
-) -> str | None:
+    verb: str, attempt_id: Any, status: Status, claimed_by: str | None, attempted_at: dt.datetime | None,
+    is_pruned: bool,
+) -> str | None:  # fmt: skip
     """Why `verb` is not legal for an attempt in `status` that is claimed by `claimed_by` (None: by no worker); None
     where it is legal."""
     legal = LEGAL.get(verb, PENDING)
     if status not in legal:
         return f"{verb}: attempt {attempt_id} is {status}, and must be {' or '.join(sorted(legal))}"
+    if is_pruned:
+        return f"{verb}: attempt {attempt_id} was pruned: its arguments are gone, and only its token is kept"
     if claimed_by is not None:
         since = "" if attempted_at is None else f" since {attempted_at:%Y-%m-%d %H:%M:%S} UTC"
         return f"{verb}: attempt {attempt_id} is being performed by {claimed_by}{since}"
     return None
 
 
-def _why_not(session: Session, table: Table, attempt_id: Any, verb: str) -> str:
-    row = _standing(session, table, attempt_id)
+def _why_not(connection: Connection, table: Table, attempt_id: Any, verb: str) -> str:
+    row = _standing(connection, table, attempt_id)
     if row is None:
         return f"{verb}: there is no attempt {attempt_id}"
     is_changing = f"{verb}: attempt {attempt_id} is being changed by another transaction at this moment; try again"
-    return refusal(verb, attempt_id, row.status, row.claimed_by, row.attempted_at) or is_changing
+    return refusal(verb, attempt_id, row.status, row.claimed_by, row.attempted_at, row.is_pruned) or is_changing

@@ -1,17 +1,19 @@
 """The ambient transaction: the one that this thread, this asyncio task and this context have begun."""
 
 import asyncio
-import inspect
 import sys
 import threading
-import warnings
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm.session import SessionTransactionState as _State
 
+from async_task.attempts.callers import warn_caller
 from async_task.errors import AmbiguousTransaction, LostAttemptWarning, NoTransaction
 
 _Task = asyncio.Task[Any]
@@ -32,6 +34,8 @@ _OPEN = "async_task.open"
 # The context is compared too: a web framework runs a request's dependency in one thread of its pool and its endpoint in
 # another, in which the dependency of a third request may have left its transaction open. With the thread alone, 90 of
 # 92 calls were written into the transaction of another request.
+_handed: ContextVar[tuple[Session, int, _Task | None] | None] = ContextVar("async_task_handed", default=None)
+"""The session that a target was handed, and where it is called."""
 _begun: ContextVar[frozenset["weakref.ref[_Open]"]] = ContextVar("async_task_begun", default=frozenset())
 
 
@@ -53,25 +57,85 @@ class _Open:
 def ambient_session() -> Session:
     """The session of the one transaction begun by this thread and this asyncio task.
 
-    Raises NoTransaction where there is none, AmbiguousTransaction where there are several. One that was begun in
-    another context, as by a dependency of a web framework, does not count.
+    Within a target, also the session that it was handed, which begins now if it has not. Raises NoTransaction where
+    there is none, AmbiguousTransaction where there are several. One that was begun in another context, as by a
+    dependency of a web framework, does not count.
     """
     task = _current_task()
     place = _thread.place if task is None else _tasks.get(task, {})
     found = [begun() for begun in list(place)]
     open_here = [session for session in found if session is not None and session.in_transaction()]
     mine = _begun.get()
-    sessions = [session for session in open_here if weakref.ref(session.info[_OPEN]) in mine]
+    begun_here = [session for session in open_here if weakref.ref(session.info[_OPEN]) in mine]
+    sessions = [session for session in begun_here if _ended(session) is None]
     if len(sessions) == 1:
         return sessions[0]
-    if not sessions:
-        raise NoTransaction(
-            "no transaction is open in this thread and asyncio task, with which the call could commit: "
-            "create the attempt inside `with session.begin():`, or give session= (where a framework begins it, say)"
+    if sessions:
+        raise AmbiguousTransaction(
+            f"{len(sessions)} transactions are open in this thread and asyncio task: say which one with session=, "
+            "in Attempt.create(...) or in Attempt.options(...).call(...)"
         )
-    raise AmbiguousTransaction(
-        f"{len(sessions)} transactions are open in this thread and asyncio task: say which one with session="
+    for session in begun_here:
+        check_writable(session)
+    if (handed := _handed_session(task)) is not None:
+        handed.begin()
+        return handed
+    raise NoTransaction(
+        "give session=, with whose transaction the call is to commit, in Attempt.create(...) or "
+        "Attempt.options(...).call(...): this thread and asyncio task has begun none. A session begins at its first "
+        "query, or by `with session.begin():`"
     )
+
+
+def check_writable(session: Session) -> None:
+    """Raise NoTransaction if the session's transaction has ended and can write nothing more, as in a listener to
+    `after_commit`: what is added to the session then is not in that transaction."""
+    if (ended := _ended(session)) is not None:
+        raise NoTransaction(
+            f"this session's transaction is {ended} already, so that the call cannot commit with it: create the "
+            "attempt before that (in a listener to before_commit, say), or in a transaction of another session, "
+            "session="
+        )
+
+
+def _ended(session: Session) -> str | None:
+    """How the session's transaction has ended, if it has and is still there; a SAVEPOINT may have been rolled back."""
+    root: Any = session.get_transaction()
+    if root is None:
+        return None
+    inner: Any = _innermost(session)
+    # `is_active` is False too while a connection is being provided, in a listener to after_begin.
+    states = [transaction._state for transaction in (root, inner)]
+    if _State.DEACTIVE in states:
+        return "rolled back"
+    return {_State.PREPARED: "prepared", _State.COMMITTED: "committed", _State.CLOSED: "closed"}.get(states[0])
+
+
+@contextmanager
+def handed(session: Session) -> Iterator[None]:
+    """Inside of this, in this thread and asyncio task, `session` is ambient, also before it has begun."""
+    token = _handed.set((session, threading.get_ident(), _current_task()))
+    try:
+        yield
+    finally:
+        _handed.reset(token)
+
+
+@contextmanager
+def nothing_handed() -> Iterator[None]:
+    """Inside of this, no session counts as handed: a call is written down in a transaction that is begun here, or in
+    none."""
+    token = _handed.set(None)
+    try:
+        yield
+    finally:
+        _handed.reset(token)
+
+
+def _handed_session(task: _Task | None) -> Session | None:
+    session, thread, own_task = _handed.get() or (None, None, None)
+    is_here = thread == threading.get_ident() and own_task is task  # a child task or thread inherits the context
+    return session if session is not None and is_here and not session.in_transaction() else None
 
 
 def note_created(session: Session) -> None:
@@ -109,7 +173,14 @@ def _note_end(session: Session, transaction: SessionTransaction) -> None:
     opened.has_ended = True
     opened.place.pop(weakref.ref(session), None)
     if opened.unsaved and not _is_raising(opened):
-        _warn_of_loss(sum(opened.unsaved.values()))
+        number = sum(opened.unsaved.values())
+        words = "a session was closed without a commit while it had"
+        warn_caller(
+            f"{words} {number} new attempt(s): these calls will never be made",
+            LostAttemptWarning,
+            running=_current_task(),
+            waiting=opened.task() if opened.task else None,
+        )
 
 
 @event.listens_for(Session, "after_commit")
@@ -153,18 +224,3 @@ def _is_raising(opened: _Open) -> bool:
 
 def _is_exception(value: object) -> bool:
     return isinstance(value, BaseException) or (isinstance(value, tuple) and any(map(_is_exception, value)))
-
-
-def _warn_of_loss(number: int) -> None:
-    frame, level = inspect.currentframe(), 1
-    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(
-        f"a session was closed without a commit while it had {number} new attempt(s): these calls will never be made",
-        LostAttemptWarning,
-        stacklevel=level,
-    )
-
-
-# Python shows a warning once for each line, so it must be the line that closed the session.
-_BETWEEN = {"async_task", "sqlalchemy", "sqlmodel", "contextlib", "greenlet", "asyncio"}

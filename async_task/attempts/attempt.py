@@ -2,8 +2,9 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import is_dataclass
+from types import MappingProxyType
 from typing import (
     Any,
     Concatenate,
@@ -15,20 +16,23 @@ from typing import (
 )
 
 from sqlalchemy import Boolean, Computed, Connection, Enum, Select, SmallInteger, Table, event, inspect, or_, select
-from sqlalchemy.orm import Mapped, MappedAsDataclass, Mapper, mapped_column, validates
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.hybrid import hybrid_property
+from sqlalchemy.orm import Mapped, MappedAsDataclass, Mapper, mapped_column, object_session, validates
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
 from async_task.arguments.decoding import decode
 from async_task.attempts import actions, create, create_many
 from async_task.attempts.draft import aware, draft
-from async_task.attempts.options import AnySession, CallByName, CallOptions, P, SyncSession, TakenSession
+from async_task.attempts.options import AnySession, CallByName, CallOptions, CallToMake, P, SyncSession, TakenSession
 from async_task.database.clock import clock_now, statement_now
+from async_task.database.greenlets import may_load
 from async_task.encryption.encryptors import Encryptor, context_of, encryptor_named, unseal
-from async_task.errors import ConfigurationError, InvalidState
+from async_task.errors import ConfigurationError, InvalidArguments, InvalidState
 from async_task.schema.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText, uuid7
 from async_task.schema.indexes import OrderSlot, complete_table
-from async_task.schema.states import Status
-from async_task.schema.tables import Base, companion_tables
+from async_task.schema.states import EMPTIED, Status, is_suspect
+from async_task.schema.tables import Base, companion_tables, table_of
 from async_task.targets.registry import method_of
 
 AttemptT = TypeVar("AttemptT", bound="BaseAttempt")
@@ -54,6 +58,10 @@ class Call(Generic[AttemptT]):
         return self._model.create(
             target=method.target.name, method_name=method.name, method_args=arguments, **self._options
         )
+
+    def of(self, fn: Callable[..., Any], /) -> CallToMake:
+        """Calls of `fn` with these options, for a schedule: `call=Attempt.options(queue="slow").of(report)`."""
+        return CallToMake(self._model, fn, self._options)
 
 
 UNKNOWN = object()
@@ -109,7 +117,11 @@ class BaseAttempt:
     num_errors: Mapped[int] = mapped_column(Counter(), default=0)
     """How many of these calls raised."""
     num_crashes: Mapped[int] = mapped_column(Counter(), default=0)
-    """How many starts in a row were lost with their process; 0 after any start that was settled."""
+    """How many of the last starts in a row killed a process that performed nothing else; 0 after any start that was
+    settled."""
+    num_losses: Mapped[int] = mapped_column(Counter(), default=0, server_default="0")
+    """How many of the last starts in a row were lost with a worker, whatever ended it; 0 after any start that was
+    settled."""
     max_attempts: Mapped[int | None] = mapped_column(SmallInteger())
     """How many errors end it as failed; null: as the retry policy says."""
     scheduled_at: Mapped[dt.datetime | None] = mapped_column(Instant())
@@ -158,6 +170,7 @@ class BaseAttempt:
         order_key: str | None = None,
         encryptor: Encryptor | str | None = None,
         max_attempts: int | None = None,
+        columns: Mapping[str, Any] | None = None,
     ) -> Self:
         """Write a call down in your transaction: it is made after the commit, and never if that rolls back.
 
@@ -172,7 +185,8 @@ class BaseAttempt:
         one transaction that this thread and asyncio task has begun. `scheduled_at`, `expires_at`: aware datetimes.
         `queue`, `priority`: left out, the target's, else "default" and 0 (first; 9 is last). `order_key`: a printable
         text of 1 to 255 characters; attempts with the same one are performed one at a time, in the order of insertion.
-        `encryptor`: an instance or a name. `max_attempts`: how many errors end it as failed, 1 to 32,767.
+        `encryptor`: an instance or a name. `max_attempts`: how many errors end it as failed, 1 to 32,767. `columns`:
+        values of columns that you have added, by their names in the model: `columns={"tenant": "acme"}`.
 
         Raises, before anything is written: UnknownTarget, UnknownMethod, InvalidArguments, UnknownEncryptor,
         NoTransaction, AmbiguousTransaction. A used `idempotence_token` fails at the flush with IntegrityError.
@@ -180,7 +194,7 @@ class BaseAttempt:
         made = draft(
             {}, target=target, method_name=method_name, method_args=method_args, idempotence_token=idempotence_token,
             scheduled_at=scheduled_at, expires_at=expires_at, queue=queue, priority=priority, order_key=order_key,
-            encryptor=encryptor, max_attempts=max_attempts,
+            encryptor=encryptor, max_attempts=max_attempts, columns=columns,
         )  # fmt: skip
         return create.add(cls, made, session)
 
@@ -213,7 +227,8 @@ class BaseAttempt:
             attempt = Attempt.ensure(session, target="orders", method_name="fulfill", idempotence_token="order-17")
             attempt = await session.run_sync(Attempt.ensure, target="orders", ...)  # with an AsyncSession
 
-        Takes the arguments of `create`, and flushes the session first. It never aborts your transaction at READ
+        One that was pruned while its token is remembered is returned too, as what is left of it (`is_pruned`). Takes
+        the arguments of `create`, and flushes the session first. It never aborts your transaction at READ
         COMMITTED; at a higher level, PostgreSQL may raise a serialization failure. Raises what `create` raises.
         """
         ensured: Self = create.ensure(cls, attempt, session)
@@ -232,9 +247,12 @@ class BaseAttempt:
 
     @property
     def method_args(self) -> Mapping[str, Any]:
-        """The arguments by name, decrypted and decoded. Raises UnknownEncryptor, DecryptionFailed, InvalidArguments."""
+        """The arguments by name, decrypted and decoded; read-only. Raises UnknownEncryptor, DecryptionFailed,
+        InvalidArguments."""
+        if self.is_pruned:
+            raise InvalidArguments(f"attempt {self.id} was pruned: its arguments are gone, and only its token is kept")
         context = context_of(self.id, self.target, self.method_name)
-        return decode(unseal(self.encoded_args, encryptor_named(self.encryptor), context))
+        return MappingProxyType(decode(unseal(self.encoded_args, encryptor_named(self.encryptor), context)))
 
     @property
     def is_due(self) -> bool:
@@ -244,11 +262,20 @@ class BaseAttempt:
         if not inspect(self).has_identity:  # only the database's clock says when it will be due
             return False
         is_free = self.status is Status.PENDING and self.claim_id is None and self.released
-        return is_free and self.due_at <= dt.datetime.now(dt.UTC)
+        now = dt.datetime.now(dt.UTC)
+        return is_free and self.due_at <= now and (self.expires_at is None or self.expires_at > now)
+
+    @hybrid_property
+    def is_pruned(self) -> bool:
+        """Whether it was pruned, and is kept only because its token is still remembered. In a query, a condition."""
+        return self.encoded_args == EMPTIED
 
     @property
     def is_performing(self) -> bool:
-        """Whether a worker had claimed it when the row was read."""
+        """Whether a worker had claimed it when the row was read, as the status "performing" of `outbox.attempts.list`.
+
+        Also past its lease, which is not extended under a lock that no row shows; so also, until a sweep recovers it,
+        where that worker has died."""
         return self.status is Status.PENDING and self.claim_id is not None
 
     def expire(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
@@ -269,25 +296,28 @@ class BaseAttempt:
         actions.end(self, create.given(session), Status.CANCELED, "cancel", reason)
 
     def retry_now(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
-        """Make it due now. A failed, expired or canceled attempt becomes pending again, with `num_errors` and
-        `num_crashes` 0 and without an `expires_at` that has passed. InvalidState where it has succeeded or is being
-        performed; else raises as `expire`."""
+        """Make it due now. A failed, expired or canceled attempt becomes pending again, with `num_errors`,
+        `num_crashes` and `num_losses` 0 and without an `expires_at` that has passed. InvalidState where it has
+        succeeded, is being performed or was pruned; else raises as `expire`."""
         actions.retry_now(self, create.given(session), reason)
 
     def reschedule(self, session: SyncSession | None = None, /, *, at: dt.datetime, reason: str | None = None) -> None:
         """Make it due at `at`, an aware datetime. Legal, and raises, as `expire`."""
         actions.reschedule(self, create.given(session), aware(at, "at"), reason)
 
-    def handle_perform_error(self, error: BaseException) -> None:
-        """Override this to do something after every try that raised: it runs in a transaction of its own.
+    def handle_perform_error(self, error: BaseException) -> Awaitable[None] | None:
+        """Override this, as `def` or `async def`, to do something after every try that raised.
 
             def handle_perform_error(self, error):
                 if isinstance(error, CardExpired):
                     self.fail(reason="the card has expired")
 
-        `self` is attached to a session; `fail`, `expire` and `cancel` are legal. If it raises, that is logged, and its
-        transaction is rolled back.
+        It runs in the transaction that writes the outcome of the try, before anybody can claim the attempt again.
+        `self` is attached to a session and has that outcome; `fail`, `expire` and `cancel` are legal, also after the
+        last try. What it writes commits with the outcome. If it raises, that is logged and its writes are undone. It
+        must be short, because the row is locked meanwhile.
         """
+        return None
 
     @classmethod
     def pending(cls) -> Select[Any]:
@@ -326,7 +356,7 @@ class BaseAttempt:
         failing or parked."""
         given_up = cls.status.in_((Status.FAILED, Status.EXPIRED))
         at_work = or_(cls.due_at <= statement_now(), cls.claim_id.is_not(None))
-        troubled = or_(at_work, cls.num_crashes > 0, cls.last_error.is_not(None))
+        troubled = or_(at_work, is_suspect(table_of(cls)), cls.last_error.is_not(None))
         stuck = or_(given_up, (cls.status == Status.PENDING) & troubled)
         return select(cls).where(stuck).order_by(cls.created_at, cls.id)
 
@@ -337,13 +367,27 @@ class BaseAttempt:
         call = target if name in (None, "__call__") else f"{target}.{name}"
         return " ".join([f"<{type(self).__name__}", str(known.get("id")), str(status), *filter(None, [call])]) + ">"
 
-    @validates("target", "method_name", "encoded_args", "encryptor")
-    def _written_once(self, key: str, value: str) -> str:
-        # A merge sets the same value again. What is not loaded is not loaded to compare.
-        known = self.__dict__.get(key, UNKNOWN)
-        if value != known and (known is not UNKNOWN or instance_state(self).has_identity):
+    @validates(
+        "id", "target", "method_name", "encoded_args", "encryptor", "order_key", "scheduled_at", "created_at",
+    )  # fmt: skip
+    def _written_once(self, key: str, value: object) -> object:
+        known, state = self.__dict__.get(key, UNKNOWN), instance_state(self)
+        if known is UNKNOWN and (state.has_identity or state.pending):  # what `create` left out is written too
+            known = self._loaded(key) if state.has_identity else None
+        if known is not UNKNOWN and value != known:
             raise InvalidState(f"{key} is written once: create another attempt, and cancel this one")
         return value
+
+    def _loaded(self, key: str) -> object:
+        """The stored value of an attribute that is not loaded. A merge into an expired or deferred one sets the value
+        that it has. None if it cannot be loaded here: then nothing merges into it either."""
+        session = object_session(self)
+        if session is None or not may_load(session.get_bind(instance_state(self).mapper)):
+            return None
+        try:
+            return getattr(self, key)
+        except SQLAlchemyError:  # deleted, for example
+            return None
 
 
 @event.listens_for(BaseAttempt, "instrument_class", propagate=True)
@@ -363,7 +407,10 @@ def _identify(_attempt: BaseAttempt, _args: tuple[Any, ...], kwargs: dict[str, A
 
 
 @event.listens_for(BaseAttempt, "expire", propagate=True)
-def _keep_id(attempt: BaseAttempt, _names: Iterable[str] | None) -> None:
+def _keep_id(attempt: BaseAttempt | None, _names: Iterable[str] | None) -> None:
+    # None for an object that was collected as garbage a moment ago: its owner was expired first, and released it.
+    if attempt is None:
+        return
     # The id is read after a commit too, when an AsyncSession must not load it.
     identity = instance_state(attempt).identity
     if identity is not None:

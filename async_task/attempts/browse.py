@@ -1,4 +1,4 @@
-"""`app.attempts`: what the command line, web pages and your own programs read of attempts."""
+"""`outbox.attempts`: what the command line, web pages and your own programs read of attempts."""
 
 import uuid
 from collections.abc import Callable, Iterable
@@ -9,11 +9,13 @@ from sqlalchemy.orm import Session
 
 from async_task.attempts.depths import Depths, depths_of
 from async_task.attempts.events import EventInfo, events_of, latest_errors
+from async_task.attempts.explanation import Explanation, explained
 from async_task.attempts.failures import FailureReport, failures_of
 from async_task.attempts.filters import When, filters_of
 from async_task.attempts.info import AttemptInfo, info_of_attempt
-from async_task.attempts.lookup import id_meant
+from async_task.attempts.lookup import id_meant, short_ids
 from async_task.attempts.pages import AttemptPage, Order, StatusCounts, check_order, clock_of, counts_of, page_of
+from async_task.attempts.rates import Rates, rates_of
 from async_task.attempts.shown_arguments import ShownArguments, shown_arguments
 from async_task.errors import ConfigurationError, UnknownAttempt
 from async_task.queue.ordering import ahead
@@ -25,11 +27,11 @@ MOST_ROWS = 10_000
 
 
 class Attempts:
-    """Reads attempts, and never changes one. You get it as `app.attempts`.
+    """Reads attempts, and never changes one. You get it as `outbox.attempts`.
 
     Every verb is one short transaction that reads a bounded number of rows along an index, however large the table is;
     what it leaves out, it says. Like all verbs of an application they are synchronous, also over an AsyncEngine; in a
-    coroutine, `await asyncio.to_thread(app.attempts.list)`. All raise ConfigurationError for an invalid argument and
+    coroutine, `await asyncio.to_thread(outbox.attempts.list)`. All raise ConfigurationError for an invalid argument and
     inside of an event loop, SchemaMismatch without tables, and SQLAlchemy's OperationalError without a database.
     """
 
@@ -56,7 +58,8 @@ class Attempts:
 
         `status`: a `Status` or several, of which one must hold; besides those of a row, "due" (a worker may start it
         now), "performing" (a worker has claimed it) and "stuck" (see `potentially_stuck`). `target`: what is
-        registered, or a name; with its former names. `token`: the idempotence token. `error`: a part of the last error,
+        registered, or its name, with its former names; or the name of a call, as `AttemptInfo.call` has it, also with
+        "…" for a part in the middle. `token`: the idempotence token. `error`: a part of the last error,
         in upper or lower case. `since`, `until`: created at that instant or later, and before that instant; a timedelta
         counts back from the database's clock.
 
@@ -67,9 +70,9 @@ class Attempts:
         A page of a list with filters reads 10,000 rows at most (by due time, 1,000 of each priority of a queue), and so
         it may be short, or empty, before the last one. Read on until `next` is None:
 
-            page = app.attempts.list(status="failed")
+            page = outbox.attempts.list(status="failed")
             while page.next and len(page.attempts) < 50:
-                page = app.attempts.list(status="failed", after=page.next)
+                page = outbox.attempts.list(status="failed", after=page.next)
 
         Raises UnknownTarget and ConfigurationError, with the nearest name, for a target or queue by which the first
         page finds nothing, and which neither this process, nor what waits, nor the newest 10,000 attempts know.
@@ -87,6 +90,29 @@ class Attempts:
         several do.
         """
         return self._ask("get", lambda session: _info(session, self._model, attempt_id))
+
+    def explain(self, attempt_id: uuid.UUID | str) -> Explanation:
+        """Say why one attempt is not performed now: it has ended, is claimed, not due, behind another of its order key,
+        paused, limited, or no running worker serves its queue.
+
+            for reason in outbox.attempts.explain("3f9a12c4").reasons:
+                print(reason.words)
+
+        Raises as `get`.
+        """
+
+        def explanation(session: Session) -> Explanation:
+            attempt = _info(session, self._model, attempt_id)
+            return explained(session, table_of(self._model), attempt)
+
+        return self._ask("explain", explanation)
+
+    def short_ids(self, ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, str]:
+        """Return for each of these ids what `get` finds it by: its last 8 digits, where the attempt is one of the
+        newest 50,000 and no other one of these ends so; else the whole id. At most 10,000 ids."""
+        wanted = tuple(ids)
+        _check_limit(max(1, len(wanted)))
+        return self._ask("short_ids", lambda session: short_ids(session, table_of(self._model), wanted))
 
     def arguments(self, attempt_id: uuid.UUID | str, *, decrypt: bool = False) -> ShownArguments:
         """Read the arguments of one attempt, as far as they may be shown: never what its target redacts, and what is
@@ -146,8 +172,17 @@ class Attempts:
         return self._ask("failures", lambda session: failures_of(session, table_of(self._model)))
 
     def depths(self) -> Depths:
-        """Count what is due and what waits to be due, by queue and by target, and since when the oldest is due."""
+        """Count what is due, what waits to be due, and what is claimed, by queue and by target, and for how long the
+        oldest has been due."""
         return self._ask("depths", lambda session: depths_of(session, table_of(self._model)))
+
+    def rates(self) -> Rates:
+        """Tell how many attempts end a second, and how many of these fail, over the last minute and the last 15: by
+        queue and by target.
+
+        It reads the newest 10,000 attempts, and about 10,000 before those that are due: see `Rates`.
+        """
+        return self._ask("rates", lambda session: rates_of(session, table_of(self._model)))
 
     def _ask(self, verb: str, work: Callable[[Session], T]) -> T:
         answer: T = self._read(f"attempts.{verb}", work)

@@ -19,8 +19,8 @@ Subject = Literal["target", "encryptor", "key", "plain text"]
 
 @dataclass(frozen=True, slots=True)
 class CallProblem:
-    """One thing that is wrong. `about`: its subject. `words`: what, and what to do. `is_blocking`: whether calls are
-    parked because of it; else it is worth knowing only."""
+    """One thing that is wrong. `about`: its subject. `words`: what, and what to do. `is_blocking`: whether calls
+    wait because of it; else it is worth knowing only."""
 
     about: Subject
     words: str
@@ -47,7 +47,7 @@ def _unknown(about: Subject, names: Iterable[tuple[str, ...]], look_up: Callable
         try:
             look_up(*each)
         except AsyncTaskError as error:
-            yield CallProblem(about, f"calls wait that are parked: {error}", is_blocking=True)
+            yield CallProblem(about, f"calls wait that this process cannot make: {error}", is_blocking=True)
 
 
 def _check_key(encryptor: str, head: str) -> None:

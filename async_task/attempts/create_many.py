@@ -24,13 +24,15 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapper, Session
 
-from async_task.attempts.create import discriminator, single_table
+from async_task.attempts.ambient import check_writable
+from async_task.attempts.create import single_table
 from async_task.attempts.draft import Draft, Forms, from_now, named_draft
+from async_task.attempts.own_columns import own_values_by_column
 from async_task.database.clock import Instant, clock_now
 from async_task.database.dialects import copies_rows, numbered, take_numbers
-from async_task.database.sessions import blocking_session
+from async_task.database.sessions import blocking_session, write_arguments
 from async_task.errors import AsyncTaskError, InvalidArguments
 from async_task.schema.columns import HiddenText
 from async_task.wakeup.commit_hooks import wake_after_commit, wake_after_connection_commit
@@ -46,21 +48,23 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
     A session is flushed first. Raises IntegrityError for a used token, and what `create` raises, with the row's number.
     """
     mapper, table = single_table(model, "create_many")
-    drafts = list(_drafts(rows))
+    drafts = list(_drafts(mapper, table, rows))
     session: Session | None = None
     if isinstance(where, Connection):
         connection = where
     else:
         session = blocking_session(where)
+        check_writable(session)
         session.flush()
-        connection = session.connection(bind_arguments={"mapper": mapper})
+        connection = session.connection(bind_arguments=write_arguments(mapper))
     if not drafts:
         return []
-    of_class, placed = discriminator(mapper), _numbered(connection, table, drafts)
+    placed = _numbered(connection, table, drafts)
     if len(placed) <= FEW:
-        _insert_few(connection, table, [one.stamped(from_now).given_values | of_class for one in placed])
+        _insert_few(connection, table, [one.stamped(from_now).given_values | dict(one.columns) for one in placed])
     else:
-        _write_many(connection, table, of_class, placed)
+        for alike in _by_columns(placed):
+            _write_many(connection, table, alike)
     counts = Counter(one.form.queue for one in drafts if one.is_due_at_once)
     if session is None:
         wake_after_connection_commit(connection, table, counts)
@@ -69,16 +73,26 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
     return [one.id for one in drafts]
 
 
-def _drafts(rows: Iterable[Mapping[str, Any]]) -> Iterator[Draft]:
+def _drafts(mapper: Mapper[Any], table: Table, rows: Iterable[Mapping[str, Any]]) -> Iterator[Draft]:
     forms: Forms = {}
+    without = own_values_by_column(mapper, table, {})
     for number, row in enumerate(rows):
         if type(row) is not dict and not isinstance(row, Mapping):
             raise InvalidArguments(f"row {number}: takes a mapping of create()'s arguments, not {type(row).__name__}")
         try:
             made = named_draft("create_many", row, forms)
+            if made.columns or without:
+                own = own_values_by_column(mapper, table, made.columns) if made.columns else without
+                made = made._replace(columns=own)
         except AsyncTaskError as error:
             raise type(error)(f"row {number}: {error}") from None
         yield made
+
+
+def _by_columns(drafts: list[Draft]) -> list[list[Draft]]:
+    """Neighbours with values for the same columns of the user's own together: another column gets its default. Not all
+    such rows: the order of the INSERTs is the order of an order key."""
+    return [list(alike) for _, alike in itertools.groupby(drafts, lambda one: one.columns.keys())]
 
 
 def _numbered(connection: Connection, table: Table, drafts: list[Draft]) -> list[Draft]:
@@ -108,15 +122,18 @@ def _insert_few(connection: Connection, table: Table, rows: list[Row]) -> None:
             connection.execute(_insert_into(table), row)
 
 
-def _write_many(connection: Connection, table: Table, of_class: Row, drafts: list[Draft]) -> None:
+def _write_many(connection: Connection, table: Table, drafts: list[Draft]) -> None:
     now, may_copy = _clock_and_copy(connection, table)
     stamped = [one.stamped(lambda after: now + after) for one in drafts]
-    stamps = {**of_class, "created_at": now, "updated_at": now}
-    if may_copy and _may_be_copied(table, stamped[0].values | stamps):
-        columns = [*stamped[0].own_values(now), *stamped[0].form.values, *stamps]
+    stamps, first = {"created_at": now, "updated_at": now}, stamped[0]
+    is_same = all(one.columns is first.columns for one in stamped)  # without values of the user's
+    if may_copy and is_same and _may_be_copied(table, first.values | stamps | dict(first.columns)):
+        stamps |= first.columns
+        columns = [*first.own_values(now), *first.form.values, *stamps]
         copy_lines(connection, table, columns, _lines(stamped, now, stamps))
     else:
-        _insert(connection, table, [one.form.values | one.own_values(now) | stamps for one in stamped])
+        rows = [one.form.values | one.own_values(now) | stamps | dict(one.columns) for one in stamped]
+        _insert(connection, table, rows, given=frozenset(first.columns))
 
 
 def _lines(drafts: list[Draft], now: dt.datetime, stamps: Row) -> Iterator[str]:
@@ -128,10 +145,11 @@ def _lines(drafts: list[Draft], now: dt.datetime, stamps: Row) -> Iterator[str]:
         yield f"{fields(one.own_values(due).values())}\t{end}"
 
 
-def _insert(connection: Connection, table: Table, rows: list[Row]) -> None:
+def _insert(connection: Connection, table: Table, rows: list[Row], *, given: frozenset[str]) -> None:
+    """`given`: columns that the user gave values for, also where all are None."""
     plain = [row for row in rows if not isinstance(row["seq"], numbered)]
     if plain:
-        used = [name for name in plain[0] if any(row[name] is not None for row in plain)]
+        used = [name for name in plain[0] if name in given or any(row[name] is not None for row in plain)]
         connection.execute(table.insert(), [{name: row[name] for name in used} for row in plain])
     for row in rows:
         if isinstance(row["seq"], numbered):
@@ -145,7 +163,8 @@ def _clock_and_copy(connection: Connection, table: Table) -> tuple[dt.datetime, 
     if not copies_rows(connection.dialect) or connection.dialect.is_async or translated:
         return connection.execute(select(clock_now())).scalar_one(), False
     name = connection.dialect.identifier_preparer.format_table(table)
-    secured = func.row_security_active(name)
+    # As a value, and not in the text of a statement: there the preparer doubles each %.
+    secured = func.row_security_active(name.replace("%%", "%"))
     now, is_secured = connection.execute(select(clock_now(), secured)).one()
     return now, not is_secured
 
@@ -177,7 +196,8 @@ def copy_lines(connection: Connection, table: Table, columns: Sequence[str], lin
 
     preparer = connection.dialect.identifier_preparer
     names = ", ".join(map(preparer.quote, columns))
-    statement = f"COPY {preparer.format_table(table)} ({names}) FROM STDIN"
+    # The preparer doubles each %, for statements with parameters.
+    statement = f"COPY {preparer.format_table(table)} ({names}) FROM STDIN".replace("%%", "%")
     driver: Any = connection.connection.driver_connection
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:

@@ -1,8 +1,9 @@
-"""How much waits: by queue and by target, and for how long the oldest has been due. Counted along the index of what
-waits, so that a queue of millions costs no more than one of thousands."""
+"""How much waits: by queue and by target, and for how long the oldest has been due; and how much is claimed. Counted
+along the indexes of what waits and of claims, so that a queue of millions costs no more than one of thousands."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 from async_task.attempts.due_pages import MOST_QUEUES, PRIORITIES, waiting_queues
 from async_task.attempts.pages import clock_of
 from async_task.queue.backlog import MOST_COUNTED
+from async_task.queue.predicates import is_claimed
 from async_task.schema.states import is_waiting
 
 FEWEST = 100
@@ -20,14 +22,15 @@ FEWEST = 100
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """One queue: how many attempts are `due`, and how many are `waiting` to be due. `oldest_due`: for how long the
-    oldest one has been due; None where nothing is due. What a worker has claimed, and what waits for an earlier attempt
-    of its order key, is in neither."""
+    """One queue: how many attempts are `due`, how many are `waiting` to be due, and how many a worker has `claimed`.
+    `oldest_due`: for how long the oldest one has been due; None where nothing is due. What waits for an earlier attempt
+    of its order key is in none of these."""
 
     queue: str
     due: int
     waiting: int
     oldest_due: dt.timedelta | None
+    claimed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,14 @@ class TargetDepth:
     due: int
     waiting: int
     oldest_due: dt.timedelta | None
+    claimed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Depths:
     """How much waits. `by_queue` and `by_target`, each in the order of the names. `is_complete`: whether every attempt
-    was counted; else the numbers are lower bounds: MOST_COUNTED attempts are counted in each priority of a queue, 100
-    queues are read, and about 10,000 attempts are read for their targets."""
+    was counted; else the numbers are lower bounds: MOST_COUNTED attempts are counted in each priority of a queue, and
+    of all claims, 100 queues are read, and about 10,000 attempts are read for their targets."""
 
     by_queue: tuple[QueueDepth, ...]
     by_target: tuple[TargetDepth, ...]
@@ -68,19 +72,30 @@ class _Line:
 
 
 def depths_of(session: Session, table: Table) -> Depths:
-    """Two statements for each queue in which anything waits."""
+    """Two statements for each queue in which anything waits, and one for the claims."""
     now = clock_of(session)
     lines = [_line_of(session, table, name, now) for name in waiting_queues(session, table)]
     share = max(FEWEST, MOST_COUNTED // max(1, sum(line.parts for line in lines)))
-    targets: dict[str, _Target] = {}
+    targets: dict[str, _Target] = defaultdict(_Target)
     for line in lines:
         rows: Any = session.execute(_targets_in(table, line, now, share))
         for name, is_due, number, oldest in rows:
-            targets.setdefault(name, _Target()).add(is_due, number, oldest)
+            targets[name].add(is_due, number, oldest)
+    claims = _claims(session, table)
+    for (_, name), number in claims.items():
+        targets[name].claimed += number
     is_counted = all(max(*line.due, line.all) < MOST_COUNTED for line in lines) and len(lines) < MOST_QUEUES
-    is_read = all(max(*line.due, line.all) <= share for line in lines)
+    is_read = all(max(*line.due, line.all) <= share for line in lines) and claims.total() < MOST_COUNTED
     by_target = tuple(one.as_depth(name, now) for name, one in sorted(targets.items()))
-    return Depths(tuple(_depth_of(line, now) for line in lines), by_target, is_counted and is_read, now)
+    return Depths(_by_queue(lines, claims, now), by_target, is_counted and is_read, now)
+
+
+def _claims(session: Session, table: Table) -> Counter[tuple[str, str]]:
+    """How many there are of each queue and target; MOST_COUNTED at most."""
+    some = select(table.c.queue, table.c.target).where(*is_claimed(table)).limit(MOST_COUNTED).subquery().c
+    grouped: Any = select(some.queue, some.target, func.count()).group_by(some.queue, some.target)
+    rows: Any = session.execute(grouped)
+    return Counter({(queue, target): number for queue, target, number in rows})
 
 
 def _line_of(session: Session, table: Table, queue: str, now: dt.datetime) -> _Line:
@@ -129,18 +144,29 @@ def _count(table: Table, conditions: Sequence[ColumnElement[bool]]) -> Any:
     return select(func.count()).select_from(some).scalar_subquery()
 
 
-def _depth_of(line: _Line, now: dt.datetime) -> QueueDepth:
+def _by_queue(
+    lines: Sequence[_Line], claims: Mapping[tuple[str, str], int], now: dt.datetime
+) -> tuple[QueueDepth, ...]:
+    claimed: dict[str, int] = defaultdict(int)
+    for (queue, _), number in claims.items():
+        claimed[queue] += number
+    found = {line.queue: _depth_of(line, claimed[line.queue], now) for line in lines}
+    idle = {queue: QueueDepth(queue, 0, 0, None, claimed[queue]) for queue in claimed if queue not in found}
+    return tuple(one for _, one in sorted((found | idle).items()))
+
+
+def _depth_of(line: _Line, claimed: int, now: dt.datetime) -> QueueDepth:
     due = sum(line.due)
     is_any = due > 0 and line.oldest is not None
     oldest = now - line.oldest if is_any and line.oldest is not None else None
-    return QueueDepth(line.queue, due, max(0, line.all - due), oldest)
+    return QueueDepth(line.queue, due, max(0, line.all - due), oldest, claimed)
 
 
 class _Target:
     """The sums of one target."""
 
     def __init__(self) -> None:
-        self.due = self.waiting = 0
+        self.due = self.waiting = self.claimed = 0
         self.oldest: dt.datetime | None = None
 
     def add(self, is_due: int, number: int, oldest: dt.datetime) -> None:
@@ -151,4 +177,5 @@ class _Target:
         self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
 
     def as_depth(self, name: str, now: dt.datetime) -> TargetDepth:
-        return TargetDepth(name, self.due, self.waiting, None if self.oldest is None else now - self.oldest)
+        oldest = None if self.oldest is None else now - self.oldest
+        return TargetDepth(name, self.due, self.waiting, oldest, self.claimed)

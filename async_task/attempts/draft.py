@@ -50,6 +50,7 @@ class Form:
             "num_attempts": 0,
             "num_errors": 0,
             "num_crashes": 0,
+            "num_losses": 0,
             "max_attempts": self.max_attempts,
         }
 
@@ -66,6 +67,8 @@ class Draft(NamedTuple):
     order_key: str | None
     seq: Any = None
     """With an order key: its number, or the expression by which the database gives it one."""
+    columns: Mapping[str, Any] = {}
+    """The values of the user's own columns, as they were given."""
 
     @property
     def is_due_at_once(self) -> bool:
@@ -109,6 +112,7 @@ class Draft(NamedTuple):
         return self._replace(expires_at=clock(max_age) if since is None else _after(since, max_age))
 
 
+_NONE: Mapping[str, Any] = {}
 Forms = dict[tuple[int, ...], tuple[Form, tuple[object, ...]]]
 """Forms of calls that are written down together, by the identities of the arguments; with the arguments, so that these
 are not freed, and their identities not used again."""
@@ -129,6 +133,7 @@ def draft(
     order_key: str | None = None,
     encryptor: Encryptor | str | None = None,
     max_attempts: int | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> Draft:
     """The arguments of `Attempt.create`, checked. Raises before anything is written."""
     common = (target, method_name, queue, priority, encryptor, max_attempts)
@@ -145,7 +150,9 @@ def draft(
     text = encode(arguments)
     if form.sealer.name != NullEncryptor.name:
         text = seal(text, form.sealer, context_of(attempt_id, form.method.target.name, form.method.name))
-    return Draft(form, attempt_id, text, idempotence_token, scheduled_at, expires_at, order_key)
+    return Draft(
+        form, attempt_id, text, idempotence_token, scheduled_at, expires_at, order_key, columns=columns or _NONE
+    )
 
 
 def _form(

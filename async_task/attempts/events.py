@@ -5,12 +5,12 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Table, select
+from sqlalchemy import Table, null, select
 from sqlalchemy.orm import Session
 
 from async_task.schema.tables import companion_tables
 
-ERRORS = ("error", "crash")
+ERRORS = ("error", "crash", "loss")
 """The kinds of event that tell of a try that went wrong."""
 READ = 10_000
 """How many of the newest events are read at most for what went wrong lately."""
@@ -20,10 +20,10 @@ READ = 10_000
 class EventInfo:
     """One thing that happened to an attempt.
 
-    `kind`: `error` (the call raised), `crash` (its process was lost), `parked`, `failed`, `expired`, `note`, or the
-    verb of a person: `cancel`, `retry_now`, ... `num_attempt`: the number of the start, None for what belongs to no
-    start. `actor`: who did it, as `acting` says. `message`: in words. `detail`: the traceback of an error, without
-    local variables. `id`: events happened in the order of these.
+    `kind`: `error` (the call raised), `crash` (it killed a process of its own), `loss` (it was lost with its worker),
+    `parked`, `failed`, `expired`, `note`, or the verb of a person: `cancel`, `retry_now`, ... `num_attempt`: the number
+    of the start, None for what belongs to no start. `actor`: who did it, as `acting` says. `message`: in words.
+    `detail`: the traceback of an error, without local variables. `id`: events happened in the order of these.
     """
 
     id: int
@@ -44,12 +44,17 @@ def events_of(session: Session, table: Table, attempt_id: uuid.UUID, limit: int,
     return [_info(row) for row in session.execute(found)]
 
 
-def latest_errors(session: Session, table: Table, limit: int) -> tuple[list[EventInfo], bool]:
-    """The last `limit` errors, the newest first, among the newest READ events; and whether these are all events."""
+def latest_errors(
+    session: Session, table: Table, limit: int, *, with_detail: bool = True
+) -> tuple[list[EventInfo], bool]:
+    """The last `limit` errors, the newest first, among the newest READ events; and whether these are all events.
+    Without their detail, which is long, if it is not wanted."""
     events = companion_tables(table).events
-    newest = select(*_facts(events), events.c.job_type).order_by(events.c.id.desc()).limit(READ).subquery().c
+    *facts, detail = _facts(events)
+    facts.append(detail if with_detail else null().label(detail.name))
+    newest = select(*facts, events.c.job_type).order_by(events.c.id.desc()).limit(READ).subquery().c
     wanted = (newest.kind.in_(ERRORS), newest.job_type == table.name)
-    found: Any = select(*(newest[one.name] for one in _facts(events)))
+    found: Any = select(*(newest[one.name] for one in facts))
     rows = session.execute(found.where(*wanted).order_by(newest.id.desc()).limit(limit)).all()
     beyond = select(events.c.id).order_by(events.c.id.desc()).limit(1).offset(READ)
     return [_info(row) for row in rows], session.scalar(beyond) is None

@@ -11,11 +11,13 @@ from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.events import READ, EventInfo, latest_errors
+from async_task.outcomes import error_alone
 
-CRASH = "crash"
-"""What stands for the exception of a start whose process was lost."""
+LOST = ("crash", "loss")
+"""Kinds of event that stand for the exception of a start whose process was lost."""
 PAGE = 500
 _UUID = re.compile(r"\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b", re.IGNORECASE)
+_WORKER = re.compile(r"[\w.-]+:\d+:[0-9a-f]{8}\b")
 _QUOTED = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|`[^`]*`""")
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+(?:[.,:]\d+)*", re.IGNORECASE)
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.<>]*)(?:: (.*)|$)", re.DOTALL)
@@ -25,9 +27,10 @@ _EXCEPTION = re.compile(r"([A-Za-z_][\w.<>]*)(?:: (.*)|$)", re.DOTALL)
 class FailureGroup:
     """Errors that are alike.
 
-    `target`: None where the attempts are no longer there. `exception`: the name of its class; "crash" for a start whose
-    process was lost. `message`: what it says, with `N` for each number, `UUID` for each UUID and `'...'` for each text
-    in quotes. `count`: errors; `attempts`: to how many attempts they happened. `latest`: the attempt of the last one.
+    `target`: None where the attempts are no longer there. `exception`: the name of its class; "crash" for a start that
+    killed its process, "loss" for one that was lost with its worker. `message`: what it says, with `N` for each number,
+    `UUID` for each UUID, `WORKER` for each worker and `'...'` for each text in quotes. `count`: errors; `attempts`: to
+    how many attempts they happened. `latest`: the attempt of the last one.
     """
 
     target: str | None
@@ -52,7 +55,7 @@ class FailureReport:
 
 def failures_of(session: Session, table: Table) -> FailureReport:
     """The groups of the errors among the newest READ events."""
-    errors, is_complete = latest_errors(session, table, READ)
+    errors, is_complete = latest_errors(session, table, READ, with_detail=False)
     targets = _targets_of(session, table, {one.attempt_id for one in errors})
     groups: dict[tuple[str | None, str, str], list[EventInfo]] = {}
     for one in errors:
@@ -66,15 +69,16 @@ def failures_of(session: Session, table: Table) -> FailureReport:
 def parsed(kind: str, message: str | None) -> tuple[str, str]:
     """The exception and the normalised message of an error, from what its event says."""
     first = (message or "").partition("\n")[0]
-    if kind == CRASH:
-        return CRASH, normalised(first)
+    if kind in LOST:
+        return kind, normalised(first)
+    first = error_alone(first)
     found = _EXCEPTION.fullmatch(first)
     return (found[1], normalised(found[2] or "")) if found else ("", normalised(first))
 
 
 def normalised(message: str) -> str:
     """`message` without what differs from call to call."""
-    for pattern, instead in ((_UUID, "UUID"), (_QUOTED, "'...'"), (_NUMBER, "N")):
+    for pattern, instead in ((_UUID, "UUID"), (_WORKER, "WORKER"), (_QUOTED, "'...'"), (_NUMBER, "N")):
         message = pattern.sub(instead, message)
     return message
 

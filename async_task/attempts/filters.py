@@ -1,25 +1,27 @@
 """Which attempts are meant: what a list, a count or a verb for many is asked to select."""
 
 import datetime as dt
-import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Table, inspect, or_, select
+from sqlalchemy import ColumnElement, Table, and_, inspect, or_, select
 from sqlalchemy.orm import Session
 
+from async_task.database.clock import statement_now
 from async_task.errors import ConfigurationError, UnknownTarget, near
+from async_task.schema.columns import CLOCK_SLACK, first_uuid7
 from async_task.schema.states import Status, is_waiting
 from async_task.schema.tables import companion_tables, table_of
 from async_task.targets.registry import own_queue, registered_targets, target_named, target_of
+from async_task.targets.target import call_name
 
 STATES = ("due", "performing", "stuck")
 """What can be asked for as a status besides the statuses of a row."""
+CUT = "…"
+"""What stands in a name for the middle that a list has cut out."""
 PROBED = 10_000
 """How many of the newest attempts are asked whether they know a name, before it is called unknown."""
-CLOCK_SLACK = dt.timedelta(days=2)
-"""By how much the clock that made an id may differ from the database's, which wrote `created_at`."""
 When: TypeAlias = dt.datetime | dt.timedelta
 """An aware datetime, or a length of time before now by the database's clock."""
 
@@ -42,8 +44,8 @@ def filters_of(
     status: str | Iterable[str], target: object, method: str | None, queue: str | None, token: str | None,
     error: str | None, since: When | None, until: When | None,
 ) -> Filters:  # fmt: skip
-    """What `app.attempts.list` was given, checked. Raises ConfigurationError, and UnknownTarget for an object that is
-    not registered."""
+    """What `outbox.attempts.list` was given, checked. Raises ConfigurationError, and UnknownTarget for an object that
+    is not registered."""
     for name, given in (("method", method), ("queue", queue), ("token", token), ("error", error)):
         if given is not None and not isinstance(given, str):
             raise ConfigurationError(f"{name} takes a text, not {type(given).__name__}")
@@ -111,7 +113,7 @@ class Selection:
         exact.append((model.idempotence_token, filters.token))
         return [
             *([or_(*(_is_in(model, one) for one in filters.statuses))] if filters.statuses else []),
-            *([model.target.in_(_names_of(filters.target))] if filters.target is not None else []),
+            *([_calls(model, filters.target)] if filters.target is not None else []),
             *(column == wanted for column, wanted in exact if wanted is not None),
             *([model.created_at >= self._instant(filters.since)] if filters.since is not None else []),
             *([model.created_at < self._instant(filters.until)] if filters.until is not None else []),
@@ -125,9 +127,9 @@ class Selection:
         since, until, key = self.filters.since, self.filters.until, self.table.c.id
         bounds: list[ColumnElement[bool]] = []
         if since is not None:
-            bounds.append(key >= _first_id(self._instant(since), -CLOCK_SLACK))
+            bounds.append(key >= first_uuid7(self._instant(since), -CLOCK_SLACK))
         if until is not None:
-            bounds.append(key < _first_id(self._instant(until), CLOCK_SLACK))
+            bounds.append(key < first_uuid7(self._instant(until), CLOCK_SLACK))
         return bounds
 
     def _instant(self, when: When) -> dt.datetime:
@@ -147,7 +149,23 @@ def _is_in(model: type[Any], name: str) -> Any:
     return model.status == Status(name)
 
 
-def _names_of(target: str) -> tuple[str, ...]:
+def _calls(model: type[Any], name: str) -> ColumnElement[bool]:
+    return or_(
+        *(
+            and_(model.target.in_(names), *([] if method is None else [model.method_name == method]))
+            for names, method in calls_named(name)
+        )
+    )
+
+
+def calls_named(name: str) -> list[tuple[tuple[str, ...], str | None]]:
+    """What `name` may mean, as the names of a target and a method (None: all of its methods): the target of this name,
+    and the call of this name, as lists print it (`shop.orders.fulfill`)."""
+    target, _, method = name.rpartition(".")
+    return [(names_of(name), None), *([(names_of(target), method)] if target else [])]
+
+
+def names_of(target: str) -> tuple[str, ...]:
     """All its names, where it is registered here: rows that were written before it was renamed hold a former one."""
     try:
         return target_named(target).names
@@ -155,10 +173,33 @@ def _names_of(target: str) -> tuple[str, ...]:
         return (target,)
 
 
-def _first_id(when: dt.datetime, slack: dt.timedelta) -> uuid.UUID:
-    """The lowest UUIDv7 of that time."""
-    milliseconds = int((when.timestamp() + slack.total_seconds()) * 1000)
-    return uuid.UUID(int=min(max(milliseconds, 0), 0xFFFF_FFFF_FFFF) << 80)
+def with_whole_names(session: Session, table: Table, filters: Filters) -> Filters:
+    """`filters` with the whole name of a call that a list has cut in the middle (`shop.or…fulfill`). Raises
+    UnknownTarget unless exactly one is known that fits."""
+    if filters.target is None or CUT not in filters.target:
+        return filters
+    begin, _, end = filters.target.partition(CUT)
+    fitting = sorted(
+        name for name in _calls_known(session, table)
+        if len(name) >= len(begin) + len(end) and name.startswith(begin) and name.endswith(end)
+    )  # fmt: skip
+    if len(fitting) == 1:
+        return replace(filters, target=fitting[0])
+    if fitting:
+        raise UnknownTarget(f"several calls fit {filters.target!r}: {', '.join(fitting[:5])}; give the whole name")
+    raise UnknownTarget(f"no call fits {filters.target!r}: give the whole name")
+
+
+def _calls_known(session: Session, table: Table) -> set[str]:
+    """The names of targets and calls that this process or the newest attempts know."""
+    names: set[str] = set()
+    for one in registered_targets():
+        names.update(one.names)
+        names.update(call_name(name, method) for name in one.names for method in one.own_callables())
+    newest: Any = select(table.c.target, table.c.method_name).order_by(table.c.id.desc()).limit(PROBED).subquery()
+    for target, method in session.execute(select(newest.c.target, newest.c.method_name).distinct()):
+        names |= {target, call_name(target, method)}
+    return names
 
 
 def refuse_unknown_names(session: Session, chosen: Selection) -> None:
@@ -168,10 +209,16 @@ def refuse_unknown_names(session: Session, chosen: Selection) -> None:
     if filters.queue is not None and not _has_queue(session, table, filters.queue):
         raise ConfigurationError(_unknown("queue", filters.queue, _queues(session, table)))
     if filters.target is not None:
-        names = {name for one in registered_targets() for name in one.names}
-        names |= set() if filters.target in names else _held(session, table, table.c.target)
+        names = _calls_known(session, table)
         if filters.target not in names:
             raise UnknownTarget(_unknown("target", filters.target, names))
+
+
+def refuse_unknown(session: Session, model: type[Any], filters: Filters) -> None:
+    """The same for filters."""
+    now: dt.datetime | None = session.scalar(select(statement_now()))
+    assert now is not None
+    refuse_unknown_names(session, Selection(model, filters, now))
 
 
 def _has_queue(session: Session, table: Table, name: str) -> bool:

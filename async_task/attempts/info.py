@@ -9,19 +9,22 @@ from typing import Any
 from sqlalchemy import Column, Select, inspect, select
 
 from async_task.attempts.actions import refusal
+from async_task.outcomes import error_alone
 from async_task.queue.ordering import ahead
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
-from async_task.targets.target import CALL
+from async_task.targets.target import call_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptInfo:
     """One attempt as it was at `read_at`: every column of `BaseAttempt` but its arguments, by the same names.
 
+    `is_pruned`: only what its token needs is left of it.
+
     `waits_behind`: the id of the attempt with the same order key that must end first; None for one that need not wait.
     `read_at`: the database's clock when the row was read. `extra`: the columns that your own model adds, by attribute;
-    only `app.attempts.get` reads them. Instants are aware datetimes in UTC.
+    only `outbox.attempts.get` reads them. Instants are aware datetimes in UTC.
     """
 
     id: uuid.UUID
@@ -39,6 +42,7 @@ class AttemptInfo:
     num_attempts: int
     num_errors: int
     num_crashes: int
+    num_losses: int
     max_attempts: int | None
     scheduled_at: dt.datetime | None
     due_at: dt.datetime
@@ -52,6 +56,7 @@ class AttemptInfo:
     created_at: dt.datetime
     updated_at: dt.datetime
     trace_context: str | None
+    is_pruned: bool
     waits_behind: uuid.UUID | None
     read_at: dt.datetime
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -59,11 +64,16 @@ class AttemptInfo:
     @property
     def call(self) -> str:
         """What is called: `shop.orders.fulfill`, or the target alone where it is what is called."""
-        return self.target if self.method_name == CALL else f"{self.target}.{self.method_name}"
+        return call_name(self.target, self.method_name)
+
+    @property
+    def error(self) -> str | None:
+        """The last error on one line, without the reason why nothing more is tried; None where there is none."""
+        return None if self.last_error is None else error_alone(self.last_error.partition("\n")[0])
 
     @property
     def is_performing(self) -> bool:
-        """Whether a worker had claimed it."""
+        """Whether a worker had claimed it; also past its lease, as `BaseAttempt.is_performing`."""
         return self.status is Status.PENDING and self.claim_id is not None
 
     @property
@@ -78,7 +88,7 @@ class AttemptInfo:
         it would not. For a button that is disabled, and says why."""
         is_leased = self.lease_until is not None and self.lease_until > self.read_at
         claimed_by = self.claimed_by if is_leased else None
-        return refusal(verb, self.id, self.status, claimed_by, self.attempted_at)
+        return refusal(verb, self.id, self.status, claimed_by, self.attempted_at, self.is_pruned)
 
 
 FACTS = tuple(one.name for one in fields(AttemptInfo) if one.name not in ("waits_behind", "read_at", "extra"))

@@ -15,6 +15,8 @@ SHORTEST = 4
 NEWEST = 50_000
 """Among how many of the newest attempts the end of an id is searched: no index finds ids by their end."""
 DIGITS = 32
+SHORT = 8
+"""How many digits a short id has: two of 50,000 attempts share them once in three tables."""
 _PART = re.compile(r"[0-9a-f]+", re.IGNORECASE)
 
 
@@ -51,3 +53,17 @@ def _by_end(session: Session, table: Table, digits: str) -> Sequence[uuid.UUID]:
     text: Any = func.replace(cast(newest.c.id, String(36)), "-", "")
     found: Any = select(newest.c.id).where(text.endswith(digits)).limit(2)
     return session.scalars(found).all()
+
+
+def short_ids(session: Session, table: Table, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """For each id its last SHORT digits, where `id_meant` finds it by these; else the whole id."""
+    newest = select(table.c.id).order_by(table.c.id.desc()).limit(NEWEST).subquery()
+    text: Any = func.replace(cast(newest.c.id, String(36)), "-", "")
+    end: Any = func.substr(text, DIGITS - SHORT + 1, SHORT)
+    wanted = {one.hex[-SHORT:] for one in ids}
+    asked: Any = select(end, newest.c.id).where(end.in_(wanted))
+    found: dict[str, list[uuid.UUID]] = {}
+    rows: Any = session.execute(asked)
+    for digits, one in rows:
+        found.setdefault(digits.lower(), []).append(one)
+    return {one: one.hex[-SHORT:] if found.get(one.hex[-SHORT:]) == [one] else str(one) for one in ids}

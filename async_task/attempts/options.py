@@ -1,7 +1,8 @@
 """The arguments of `create` as types, for type checkers."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Required, TypedDict, TypeVar
 
 from sqlalchemy.orm import Session, scoped_session
@@ -31,6 +32,7 @@ class Options(TypedDict, total=False):
     order_key: str | None
     encryptor: Encryptor | str | None
     max_attempts: int | None
+    columns: Mapping[str, Any] | None
 
 
 class CallOptions(Options, total=False):
@@ -45,3 +47,12 @@ class CallByName(Options, total=False):
     target: Required[object]
     method_name: str | None
     method_args: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallToMake:
+    """A function with the options by which calls of it are written down: `Attempt.options(queue="slow").of(report)`."""
+
+    model: type[Any]
+    function: Callable[..., Any]
+    options: CallOptions

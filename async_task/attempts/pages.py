@@ -14,11 +14,12 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.due_pages import due_page
-from async_task.attempts.filters import Filters, Selection, refuse_unknown_names
+from async_task.attempts.filters import Filters, Selection, refuse_unknown_names, with_whole_names
 from async_task.attempts.info import AttemptInfo, facts_of, info_of
 from async_task.database.clock import statement_now
 from async_task.errors import ConfigurationError, near
 from async_task.schema.states import Status
+from async_task.schema.tables import table_of
 
 Order = Literal["newest", "oldest", "due", "due_last"]
 """What comes first in a list."""
@@ -71,6 +72,7 @@ def page_of(
     session: Session, model: type[Any], filters: Filters, order: Order, limit: int, after: str | None
 ) -> AttemptPage:
     """The page behind the cursor `after`. Raises ConfigurationError, and UnknownTarget for an unknown name."""
+    filters = with_whole_names(session, table_of(model), filters)
     chosen = Selection(model, filters, clock_of(session))
     if order in ("newest", "oldest"):
         rows, following = _page_by_id(session, chosen, limit, after, is_newest=order == "newest")
@@ -83,6 +85,7 @@ def page_of(
 
 def counts_of(session: Session, model: type[Any], filters: Filters, after: str | None) -> StatusCounts:
     """By status, among the newest. Raises as `page_of`."""
+    filters = with_whole_names(session, table_of(model), filters)
     chosen = Selection(model, filters, clock_of(session))
     stretch = _stretch(session, chosen, after, COUNTED, is_newest=True)
     asked: Any = select(model.status, func.count()).where(*stretch.within, *chosen.conditions)

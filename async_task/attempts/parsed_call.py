@@ -4,7 +4,7 @@ from typing import Any, TypedDict
 
 from async_task.errors import UnknownTarget, near
 from async_task.targets.registry import registered_targets, target_named
-from async_task.targets.target import CALL, Method
+from async_task.targets.target import Method, call_name
 
 
 class ParsedCall(TypedDict):
@@ -26,12 +26,13 @@ def parse_call(call: str, arguments: str = "{}") -> ParsedCall:
 
     Raises UnknownTarget with the nearest name, UnknownMethod, and InvalidArguments, which repeats no value.
     """
-    method = _method_named(call)
+    method = method_named(call)
     values: dict[str, Any] = method.signature.read(arguments)
     return {"target": method.target.name, "method_name": method.name, "method_args": values}
 
 
-def _method_named(call: str) -> Method:
+def method_named(call: str) -> Method:
+    """The method that a call names as a person writes it. Raises UnknownTarget and UnknownMethod."""
     try:
         return target_named(call).method(None)
     except UnknownTarget:
@@ -44,4 +45,4 @@ def _method_named(call: str) -> Method:
 
 def _calls() -> list[str]:
     found = [(one.name, name) for one in registered_targets() for name in one.own_callables()]
-    return [name if method == CALL else f"{name}.{method}" for name, method in found]
+    return [call_name(*one) for one in found]

@@ -6,7 +6,7 @@ Only the database's clock decides what is due, expired or orphaned.
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import Float, func, literal, literal_column
+from sqlalchemy import CHAR, Float, String, cast, func, literal, literal_column
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
@@ -30,6 +30,15 @@ class Instant(TypeDecorator[dt.datetime]):
 
     impl = DateTime(timezone=True)
     cache_ok = True
+    # Alembic's autogenerate writes a type as the name of its module and its repr: as that of SQLAlchemy's own type, so
+    # that a revision needs nothing of this library.
+    __module__ = "sqlalchemy.types"
+
+    def __repr__(self) -> str:
+        return "DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), 'mysql', 'mariadb')"
+
+    def __reduce__(self) -> Any:  # a pickle looks for the class in its module
+        return _instant, ()
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         if dialect.name in MYSQL:
@@ -51,6 +60,10 @@ class Instant(TypeDecorator[dt.datetime]):
     def aware(value: dt.datetime) -> dt.datetime:
         """A driver's datetime in UTC; a naive one is in UTC already."""
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+def _instant() -> Instant:
+    return Instant()
 
 
 class UnreadInstant(TypeDecorator[Any]):
@@ -104,12 +117,13 @@ def _as_seconds(element: _unread, compiler: SQLCompiler, **kw: Any) -> str:
 
 
 class _Clock(FunctionElement[dt.datetime]):
-    """The database's clock, moved by a number of seconds (0 by default)."""
+    """The database's clock, moved by a number of seconds (0 by default). `is_text`: the number is a part of the
+    statement's text and not a parameter, so that PostgreSQL may plan a prepared statement once."""
 
     type = Instant()
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__(*([literal(seconds, Float(53))] if seconds else []))
+    def __init__(self, seconds: float = 0.0, *, is_text: bool = False) -> None:
+        super().__init__(*([literal(seconds, Float(53), literal_execute=is_text)] if seconds else []))
 
 
 class clock_now(_Clock):
@@ -126,9 +140,43 @@ class statement_now(_Clock):
     inherit_cache = True
 
 
+class seconds_until(FunctionElement[str]):
+    """The seconds from the beginning of the statement to an instant, as text."""
+
+    type = String()
+    name = "seconds_until"
+    inherit_cache = True
+
+
+@compiles(seconds_until)
+@compiles(seconds_until, "postgresql")
+def _postgresql_seconds(element: seconds_until, compiler: SQLCompiler, **kw: Any) -> str:
+    (instant,) = element.clauses
+    left = func.date_part(literal_column("'epoch'"), instant - func.statement_timestamp())
+    return compiler.process(cast(left, String()), **kw)
+
+
+@compiles(seconds_until, "mysql")
+@compiles(seconds_until, "mariadb")
+def _mysql_seconds(element: seconds_until, compiler: SQLCompiler, **kw: Any) -> str:
+    (instant,) = element.clauses
+    micros: Any = func.timestampdiff(
+        literal_column("MICROSECOND"), func.utc_timestamp(literal_column("6")), instant, type_=Float()
+    )
+    return compiler.process(cast(micros / literal_column("1000000"), CHAR()), **kw)
+
+
+@compiles(seconds_until, "sqlite")
+def _sqlite_seconds(element: seconds_until, compiler: SQLCompiler, **kw: Any) -> str:
+    (instant,) = element.clauses
+    days: Any = func.julianday(instant) - func.julianday(literal_column("'now'"))
+    return compiler.process(cast(days * literal_column("86400.0"), String()), **kw)
+
+
 def _plus(clock: Any, element: _Clock) -> Any:
+    zeros: Any = [literal_column("0")] * 6  # years to minutes; in the text, because each parameter costs client time
     for seconds in element.clauses:
-        return clock + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+        return clock + func.make_interval(*zeros, seconds)
     return clock
 
 

@@ -3,21 +3,28 @@
 Each capability is a function with a name. Other packages ask these, and never for the name of a dialect or driver.
 """
 
+import asyncio
 import contextlib
+import functools
+import inspect
 import os
 import socket
 import threading
+from collections.abc import Collection, Coroutine
 from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Float,
     Select,
     Sequence,
     Table,
     Update,
+    bindparam,
     cast,
     column,
+    delete,
     func,
     literal,
     literal_column,
@@ -33,6 +40,8 @@ from sqlalchemy.sql.functions import FunctionElement
 MYSQL = ("mysql", "mariadb")
 """The names of both dialects, for `@compiles` and `with_variant`."""
 
+LONGEST_CLOSE = 1.0
+"""Seconds for which a connection's end is waited for: it may be in the middle of a statement."""
 S = TypeVar("S", Select[Any], Update)
 
 
@@ -128,6 +137,11 @@ def takes_arrays(dialect: Dialect) -> bool:
     return dialect.name == "postgresql"
 
 
+def bounds_transactions(dialect: Dialect) -> bool:
+    """Whether the server can end a transaction that lasts too long, however busy it is: PostgreSQL 17 and newer."""
+    return dialect.name == "postgresql" and (dialect.server_version_info or ()) >= (17,)
+
+
 def counts_locked_rows(dialect: Dialect) -> bool:
     """Whether one statement can lock rows, count them, and limit how long its transaction may last: PostgreSQL."""
     return dialect.name == "postgresql"
@@ -148,6 +162,19 @@ def by_primary_key(table: Table, statement: S) -> S:
     return statement
 
 
+def delete_by_key(connection: Connection, table: Table, values: Collection[Any]) -> None:
+    """Delete the rows whose primary key, of one column, is one of `values`. On MySQL and MariaDB each by itself: for a
+    list they may walk over all rows, and wait for each that is locked; and a DELETE takes no hint."""
+    if not values:
+        return
+    key: ColumnElement[Any] = next(iter(table.primary_key))
+    if connection.dialect.name in MYSQL:
+        one = delete(table).where(key == bindparam("its_key"))
+        connection.execute(one, [{"its_key": value} for value in values])
+    else:
+        connection.execute(delete(table).where(key.in_(values)))
+
+
 def copies_rows(dialect: Dialect) -> bool:
     """Whether rows can be written with COPY: PostgreSQL through psycopg 3."""
     return dialect.name == "postgresql" and uses_libpq(dialect)
@@ -163,11 +190,17 @@ def pipelines(connection: Connection) -> bool:
     dialect = connection.dialect
     if dialect.name != "postgresql" or dialect.driver != "psycopg" or dialect.is_async:
         return False
+    heard: Any = connection.dispatch  # written out, because this is asked twice for each call
+    if heard.before_execute or heard.after_execute or heard.before_cursor_execute or heard.after_cursor_execute:
+        return False
+    return _has_pipelines() and not connection.get_execution_options().get("schema_translate_map")
+
+
+@functools.cache
+def _has_pipelines() -> bool:
     from psycopg import Pipeline
 
-    has_listeners = any(getattr(connection.dispatch, name) for name in STATEMENT_EVENTS)
-    needs_sqlalchemy = has_listeners or connection.get_execution_options().get("schema_translate_map")
-    return not needs_sqlalchemy and Pipeline.is_supported()
+    return Pipeline.is_supported()
 
 
 def chains(connection: Connection) -> bool:
@@ -178,8 +211,14 @@ def chains(connection: Connection) -> bool:
     return pipelines(connection) and version >= (12,) and not (listeners.begin or listeners.commit)
 
 
-STATEMENT_EVENTS = ("before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute")
-"""Events of a connection that report its statements, and may change them."""
+def has_commit_listeners(connection: Connection) -> bool:
+    """Whether somebody listens to the commits of this connection, and may write in the transaction just before."""
+    listeners: Any = connection.dispatch
+    return any(one not in CALLED_AFTER_COMMIT for one in listeners.commit)
+
+
+CALLED_AFTER_COMMIT: set[Any] = set()
+"""Our own listeners to the commit of a connection, which write nothing: they may also be called after it."""
 
 
 def notifies(dialect: Dialect) -> bool:
@@ -195,6 +234,17 @@ def receives_notifications(dialect: Dialect) -> bool:
 def uses_libpq(dialect: Dialect) -> bool:
     """Whether the driver is built on libpq, and its connection has a `pgconn`: psycopg 3, sync or async."""
     return dialect.driver in ("psycopg", "psycopg_async")
+
+
+def is_transaction_sound(connection: Connection) -> bool:
+    """Whether the server is in a transaction of this connection that has not failed. Asks nobody; only if the driver
+    `uses_libpq`."""
+    driver: Any = connection.connection.driver_connection
+    return bool(driver.pgconn.transaction_status == IN_TRANSACTION)
+
+
+IN_TRANSACTION = 2
+"""libpq's PQTRANS_INTRANS."""
 
 
 def has_schemas(dialect: Dialect) -> bool:
@@ -228,6 +278,14 @@ def exact_collation(dialect: Dialect) -> str:
 def sets_isolation_by_statement(dialect: Dialect) -> bool:
     """Whether SQLAlchemy's `isolation_level` is a statement at each checkout of a connection: MySQL and MariaDB."""
     return dialect.name in MYSQL
+
+
+def set_isolation(dialect: Dialect) -> str | None:
+    """The isolation level that somebody has set in the database (of the server, a database or a role), as the first
+    connection of this dialect found it. None for the level that the server has by itself."""
+    level = getattr(dialect, "default_isolation_level", None)
+    by_itself = "REPEATABLE READ" if dialect.name in MYSQL else "READ COMMITTED"
+    return None if level in (None, by_itself, "READ UNCOMMITTED") else str(level)
 
 
 def server_uptime(connection: Connection) -> float | None:
@@ -269,10 +327,14 @@ def disconnect(connection: Connection) -> None:
     """
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
-        driver.close()
+        closing = driver.close()
+        if inspect.iscoroutine(closing):  # aiosqlite has a thread of its own, and any event loop may wait for that
+            closer = threading.Thread(target=_close, args=(closing,), name="async-task-close", daemon=True)
+            closer.start()
+            closer.join(timeout=LONGEST_CLOSE)
         return
     cancel = driver.pgconn.get_cancel() if hasattr(driver, "pgconn") else None
-    end = socket.socket(fileno=os.dup(_descriptor_of(driver)))
+    end = socket.socket(fileno=os.dup(descriptor_of(driver)))
     try:
         end.shutdown(socket.SHUT_RDWR)
     finally:
@@ -281,12 +343,17 @@ def disconnect(connection: Connection) -> None:
         threading.Thread(target=_send_cancel, args=(cancel,), name="async-task-cancel", daemon=True).start()
 
 
+def _close(closing: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(Exception):
+        asyncio.run(closing)
+
+
 def _send_cancel(cancel: Any) -> None:
     with contextlib.suppress(Exception):
         cancel.cancel()
 
 
-def _descriptor_of(driver: Any) -> int:
+def descriptor_of(driver: Any) -> int:
     """The file descriptor of a connection's socket, which each driver keeps in another place."""
     if hasattr(driver, "fileno"):  # psycopg
         return int(driver.fileno())

@@ -10,7 +10,9 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 # SQLSTATEs (PostgreSQL), error numbers (MySQL, MariaDB) and words (SQLite) of transient errors.
-TRANSIENT_STATES = ("08", "53", "57P", "40001", "40P01", "25006", "55P03")
+# 26000 and 42P05: a pooler in transaction mode has given the next transaction a session that does not have, or has
+# already, the statement that the driver prepared.
+TRANSIENT_STATES = ("08", "53", "57P", "40001", "40P01", "25006", "55P03", "26000", "42P05")
 TRANSIENT_CODES = frozenset(
     {1020, 1021, 1040, 1041, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 1290, 1836, 2002, 2003, 2006, 2013, 2055}
 )
@@ -63,7 +65,7 @@ def is_unavailable(error: BaseException) -> bool:
     and try again, or report that apart. Takes what a verb raised, of SQLAlchemy, asyncpg, or the operating system.
 
         try:
-            app.run_batch()
+            outbox.run_batch()
         except Exception as error:
             sys.exit(69 if is_unavailable(error) else 1)
     """

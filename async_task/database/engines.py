@@ -9,8 +9,10 @@ from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
-from async_task.database.dialects import locks_rows, sets_isolation_by_statement
+from async_task.database.connections import guard
+from async_task.database.dialects import locks_rows, set_isolation, sets_isolation_by_statement
 from async_task.database.driver_errors import note_faults
+from async_task.database.savepoints import prepare_to_lend
 from async_task.database.sessions import asyncio_kinds
 from async_task.errors import ConfigurationError
 
@@ -23,6 +25,8 @@ else:
 
 # The extra of async-task that installs a module.
 EXTRAS = {"psycopg": "postgres", "pymysql": "mysql", "aiosqlite": "sqlite-async", "greenlet": "asyncio"}
+PACKAGES = {"MySQLdb": "mysqlclient", "mysql": "mysql-connector-python"}
+"""By module: the package that installs it, where that has another name."""
 LOCK_WAIT_MS = 10_000
 
 
@@ -38,6 +42,7 @@ class Source:
             self.session_class = engine.class_
             self.session_options = {name: value for name, value in engine.kw.items() if name not in _OURS}
             engine = _bind_of(engine)
+            _refuse_other_binds(given, engine)
         self._is_ours = isinstance(engine, (str, URL))
         if isinstance(engine, (str, URL)):
             engine = _engine_from(engine)
@@ -50,6 +55,7 @@ class Source:
         self._initializing = threading.Lock()
         self._is_initialized = False
         note_faults(plain.dialect)
+        prepare_to_lend(plain.dialect)
 
     @property
     def dialect(self) -> Any:
@@ -65,6 +71,20 @@ class Source:
         return self._plain.url
 
     @property
+    def isolation(self) -> str | None:
+        """The isolation level that the user's engine sets, else that which is set in the database. None if nobody has
+        set one, for AUTOCOMMIT, and where rows are not locked (SQLite): there all transactions are serializable. Known
+        once a connection was made."""
+        if not locks_rows(self._plain.dialect):
+            return None
+        dialect: Any = self._plain.dialect
+        on_connect = getattr(dialect, "_on_connect_isolation_level", None)
+        level = self._plain.get_execution_options().get("isolation_level", on_connect)
+        if level is None:
+            return set_isolation(dialect)
+        return None if level == "AUTOCOMMIT" else str(level).upper().replace("_", " ")
+
+    @property
     def address(self) -> str:
         """The URL with three asterisks for the password, and without its query, which may hold secrets."""
         return self._plain.url.set(query={}).render_as_string(hide_password=True)
@@ -74,6 +94,13 @@ class Source:
         own pools."""
         if self._is_ours and not self.is_async:
             self._plain.dispose()
+
+    def stop_preparing(self) -> None:
+        """Let psycopg prepare no statements, on an engine that was made from a URL: behind a pooler in transaction mode
+        the next transaction may have another session, without them."""
+        if self._is_ours and not event.contains(self._plain, "connect", _prepare_nothing):
+            event.listen(self._plain, "connect", _prepare_nothing)
+            self._plain.dispose()  # idle connections may have prepared some
 
     def close_idle(self) -> None:
         """Close the idle connections of a synchronous engine, before this process is forked."""
@@ -125,8 +152,15 @@ class Source:
         # A lane keeps one connection open and now and then needs another one: a pool of one would wait for itself.
         if 0 <= getattr(pool, "_max_overflow", -1) < 2:
             pool._max_overflow = 2
+        guard(pool, self._plain.dialect)
         engine = Engine(pool, self._plain.dialect, self._plain.url, hide_parameters=True)
         return _configured_like(engine, self._plain)
+
+
+def _prepare_nothing(connection: Any, _record: Any) -> None:
+    driver = getattr(connection, "driver_connection", connection)
+    if hasattr(driver, "prepare_threshold"):
+        driver.prepare_threshold = None
 
 
 _OURS = ("bind", "binds", "class_", "close_resets_only", "join_transaction_mode", "twophase", "sync_session_class")
@@ -186,7 +220,8 @@ def _is_autocommit(connection: Connection) -> bool:
 def _begin_mysql(connection: Connection) -> None:
     if _is_autocommit(connection):
         return
-    connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")  # for the next one
+    level = connection.get_execution_options().get("isolation_level", "READ COMMITTED")
+    connection.exec_driver_sql(f"SET TRANSACTION ISOLATION LEVEL {level}")  # for the next one
     connection.exec_driver_sql("START TRANSACTION")  # also if the user's engine is in AUTOCOMMIT
 
 
@@ -204,6 +239,19 @@ def _bind_of(maker: Any) -> Any:
             "this sessionmaker is bound to no engine: give AsyncTask an engine, or sessionmaker(engine)"
         )
     return bind
+
+
+def _refuse_other_binds(maker: Any, engine: Any) -> None:
+    """Raises ConfigurationError for `binds=` with another engine: what a target writes to it could not commit with the
+    outcome of its call."""
+    for bound, other in (maker.kw.get("binds") or {}).items():
+        if getattr(other, "sync_engine", other) is not getattr(engine, "sync_engine", engine):
+            name = getattr(bound, "__name__", None) or getattr(bound, "name", bound)
+            raise ConfigurationError(
+                f"this sessionmaker binds {name} to another engine than the attempts: a target's session writes in the "
+                "transaction of its outcome, in one database. Give AsyncTask a sessionmaker without binds=, and let "
+                "targets open a session of their own for the other database"
+            )
 
 
 def _engine_from(url: str | URL) -> Any:
@@ -243,7 +291,11 @@ def _missing_driver(url: URL, module: str) -> str:
         plain = url.drivername
         return f"{plain}:// means the driver mysqlclient: write {plain}+pymysql:// and install async-task[mysql]"
     wanted = "aiosqlite" if url.drivername == "sqlite+aiosqlite" else module  # its extra installs greenlet too
-    advice = f"install async-task[{EXTRAS[wanted]}]" if wanted in EXTRAS else f"install {wanted}"
+    advice = (
+        f"install async-task[{EXTRAS[wanted]}]"
+        if wanted in EXTRAS
+        else f"install {PACKAGES.get(wanted.partition('.')[0], wanted)}"
+    )
     if wanted == "psycopg2":
         advice += ", or write postgresql+psycopg:// and install async-task[postgres]"
     return f"the driver {module} of {url.drivername}:// is not installed: {advice}"

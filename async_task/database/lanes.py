@@ -17,12 +17,15 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn  # they need greenlet only when called
 
 from async_task.database.dialects import disconnect, limit_session, unlimit_session
 from async_task.database.engines import Source
+from async_task.database.greenlets import run_in_greenlet
 
 T = TypeVar("T")
+_LANE = "async_task.lane"
 
 
 class Raised:
@@ -77,13 +80,15 @@ class Lane:
             self._connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         return self._connection
 
-    def lend_connection(self) -> Connection:
+    def lend_connection(self, isolation: str | None = None) -> Connection:
         """A connection for the transaction of a call that is performed by itself: the lane's own if that is open, else
-        one of the pool. Give it to `return_connection` afterwards. Inside of `run`."""
-        if self._connection is None:
-            return self.engine.connect()
-        self._options_when_lent = self._connection.get_execution_options()
-        return self._connection
+        one of the pool. `isolation`: the level of its transaction, if not READ COMMITTED. Give it to
+        `return_connection` afterwards. Inside of `run`."""
+        connection = self._connection or self.engine.connect()
+        self._options_when_lent = connection.get_execution_options()
+        if isolation is not None:  # reset when it returns to the pool: the lane's own is then closed
+            connection.execution_options(isolation_level=isolation)
+        return connection
 
     def limit(self, connection: Connection, seconds: float) -> None:
         """Limit a lent connection, in its transaction, to `seconds`: see `limit_session`."""
@@ -150,6 +155,12 @@ class Lane:
         runner = self._runner
         return _uncanceled(lambda: runner.run(returned_or_raised(work), context=contextvars.copy_context()))
 
+    def run_in_place(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """What a coroutine returns in which synchronous code may use the database. Raises what it raises. Inside of
+        `run` or `run_during_call`."""
+        with asyncio.Runner() as runner:  # the lane's own may be running a call, on its thread
+            return runner.run(work)
+
     @contextlib.contextmanager
     def holding(self, lock: threading.Lock) -> Iterator[None]:
         """Hold a lock that the work of `run_during_call` holds too. Inside of `run`."""
@@ -211,6 +222,9 @@ class AsyncLane(Lane):
         # In a task of its own, as in `Lane`: what the target does to its task must not happen to the lane.
         return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(returned_or_raised(work))))
 
+    def run_in_place(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return run_in_greenlet(work)
+
     def call(self, function: Callable[[], Any]) -> Any:
         # On a thread without a running loop: a plain function may start one.
         context = contextvars.copy_context()
@@ -237,9 +251,24 @@ class LoopLane(Lane):
     def run_coroutine(self, work: Coroutine[Any, Any, Any]) -> Any:
         return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(returned_or_raised(work))))
 
+    def run_in_place(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return run_in_greenlet(work)
+
     def call(self, function: Callable[[], Any]) -> Any:
         context = contextvars.copy_context()
         return await_only(asyncio.get_running_loop().run_in_executor(None, lambda: context.run(_called, function)))
+
+
+def lend_lane(session: Session, lane: Lane) -> None:
+    """Let `lane_of` find the lane on which the call runs that `session` is made for."""
+    session.info[_LANE] = lane
+
+
+def lane_of(session: Session) -> Lane:
+    """The lane of the call that was handed this session: for transactions of its own beside that of its outcome, and
+    for functions that must run without one. Inside of that call."""
+    lane: Lane = session.info[_LANE]
+    return lane
 
 
 def open_lane(source: Source, *, private: bool = False) -> Lane:

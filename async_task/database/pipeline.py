@@ -3,14 +3,15 @@
 They bypass SQLAlchemy, which waits for each answer; so they are used only where `pipelines` allows it.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Generator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 
-from async_task.database.dialects import pipelines
+from async_task.database.dialects import has_commit_listeners, pipelines
 from async_task.database.driver_errors import is_transient, note_fault
 
 
@@ -26,6 +27,16 @@ class Step(NamedTuple):
 
     statement: Any
     values: Mapping[str, Any] = {}
+
+
+class StepFailed(Exception):
+    """A step failed, and those after it were not executed. `number`: which, from 0. `error`: what SQLAlchemy would
+    raise. If that says that the connection was lost, nobody knows what was executed."""
+
+    def __init__(self, number: int, error: Exception) -> None:
+        super().__init__(f"step {number} failed: {type(error).__name__}")
+        self.number = number
+        self.error = error
 
 
 COMMIT = Step("COMMIT")
@@ -44,8 +55,7 @@ def at_once(
     """
     following = [] if then is None else [Step(then)]
     if pipelines(connection):
-        listeners: Any = connection.dispatch
-        ends = [COMMIT] if commits and not listeners.commit else []
+        ends = [COMMIT] if commits and not has_commit_listeners(connection) else []
         return in_turn(connection, Step(statement, values), *following, *ends)[0]
     result = connection.execute(statement, values)
     answer = Answer(list(result.all()) if result.returns_rows else [], result.rowcount)
@@ -54,23 +64,87 @@ def at_once(
     return answer
 
 
+class _QuietPipelines(logging.Filter):
+    """psycopg logs what it meets when it leaves a pipeline whose connection was lost. Of our pipelines we raise that,
+    and an outage would fill the log with it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        subject = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        return "_fetch_gen" not in getattr(subject, "__dict__", ())  # ours: see `_end_with_sync`
+
+
+logging.getLogger("psycopg").addFilter(_QuietPipelines())
+
+
 def in_turn(connection: Connection, *steps: Step) -> list[Answer]:
     """Execute the steps in one round trip, and return their answers; the steps after one that fails are not executed.
 
     Only where `pipelines(connection)`. Raises what `connection.execute` raises.
     """
+    try:
+        return try_in_turn(connection, *steps)
+    except StepFailed as failed:
+        raise failed.error from failed.__cause__
+
+
+def try_in_turn(connection: Connection, *steps: Step) -> list[Answer]:
+    """The same, but raises StepFailed."""
     from psycopg import Error
 
+    from async_task.database.exchange import Query, exchange_of, rows_of
+
     driver: Any = connection.connection.driver_connection
-    compiled = [_compiled(step.statement, connection.dialect) for step in steps]
+    schemas = schemas_of(connection)
+    compiled = [_compiled(step.statement, connection.dialect, schemas) for step in steps]
+    queries = [Query(one.text, one.parameters(step.values)) for one, step in zip(compiled, steps, strict=True)]
+    results: list[Any] = []
     try:
-        with driver.pipeline():
-            cursors = [
-                driver.execute(one.text, one.parameters(step.values)) for one, step in zip(compiled, steps, strict=True)
-            ]
-        return [one.answer(cursor) for one, cursor in zip(compiled, cursors, strict=True)]
+        exchange = exchange_of(driver, queries)
+        for result in _pipelined(driver, queries) if exchange is None else exchange.results():
+            results.append(result)
+        return [
+            Answer(one.read(rows_of(driver, result)) if result.nfields else [], result.command_tuples or 0)
+            for one, result in zip(compiled, results, strict=True)
+        ]
     except Error as error:
-        raise _sqlalchemy_error(connection, compiled[0].text, error, Error) from error
+        number = len(results)
+        raised = _sqlalchemy_error(connection, compiled[min(number, len(steps) - 1)].text, error, Error)
+        raised.__cause__ = error
+        raise StepFailed(number, raised) from error
+
+
+def _pipelined(driver: Any, queries: list[Any]) -> Generator[Any, None, None]:
+    """Execute the queries in turn in psycopg's pipeline, and yield the result of each. Raises psycopg's error of the
+    first one that failed."""
+    from psycopg import Error
+
+    cursors: list[Any] = []
+    failed: Error | None = None
+    try:
+        with driver.pipeline() as pipeline:
+            _end_with_sync(pipeline)
+            for query in queries:
+                cursors.append(driver.execute(query.text, query.values))
+    except Error as error:
+        failed = error
+    yield from (cursor.pgresult for cursor in cursors if cursor.pgresult is not None)
+    if failed is not None:
+        raise failed
+
+
+def _end_with_sync(pipeline: Any) -> None:
+    """Let the pipeline end with its Sync alone. psycopg adds a Flush, which disarms the server's limit of an idle
+    transaction until the next statement: a frozen process kept its row locked for ever."""
+    from psycopg.generators import send
+
+    fetch = pipeline._fetch_gen
+
+    def fetch_without_flush(*, flush: bool) -> Generator[Any, Any, None]:
+        if flush:  # what the socket did not take yet; the Sync is at its end, and makes the server answer
+            yield from send(pipeline.pgconn)
+        yield from fetch(flush=False)
+
+    pipeline._fetch_gen = fetch_without_flush
 
 
 class _Compiled(NamedTuple):
@@ -92,20 +166,32 @@ class _Compiled(NamedTuple):
             parameters[name] = process(parameters[name])
         return parameters
 
-    def answer(self, cursor: Any) -> Answer:
-        return Answer(self._read(cursor.fetchall()) if cursor.description else [], cursor.rowcount)
-
-    def _read(self, rows: list[Any]) -> list[Any]:
+    def read(self, rows: list[Any]) -> list[Any]:
         if not self.readers:
             return rows
         return [[read(value) for read, value in zip(self.readers, row, strict=True)] for row in rows]
 
 
+Schemas = tuple[tuple[str | None, str | None], ...]
+
+
+def schemas_of(connection: Connection) -> Schemas:
+    """The `schema_translate_map` of the connection; empty without one."""
+    return tuple((connection.get_execution_options().get("schema_translate_map") or {}).items())
+
+
+def compiled_for(statement: Any, dialect: Dialect, schemas: Schemas) -> Any:
+    """The compiled statement, with the names of these schemas in its text."""
+    if not schemas:
+        return statement.compile(dialect=dialect)
+    return statement.compile(dialect=dialect, schema_translate_map=dict(schemas), render_schema_translate=True)
+
+
 @lru_cache(maxsize=256)
-def _compiled(statement: Any, dialect: Dialect) -> _Compiled:
+def _compiled(statement: Any, dialect: Dialect, schemas: Schemas) -> _Compiled:
     if isinstance(statement, str):
         return _Compiled(statement, {}, {}, ())
-    compiled = statement.compile(dialect=dialect)
+    compiled = compiled_for(statement, dialect, schemas)
     found = {
         name: bind.type.dialect_impl(dialect).bind_processor(dialect)
         for name, bind in compiled.binds.items()

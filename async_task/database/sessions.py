@@ -4,10 +4,14 @@ SQLAlchemy's asyncio half needs greenlet, which a synchronous program may not ha
 can be an instance of a class that nobody has imported.
 """
 
+import functools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy import Connection, insert
+from sqlalchemy.orm import Mapper, Session, scoped_session
 
 from async_task.errors import ConfigurationError
 
@@ -64,3 +68,32 @@ def asyncio_kinds(*names: str) -> tuple[type[Any], ...]:
     """These classes of `sqlalchemy.ext.asyncio`; none as long as nobody has imported it."""
     module = sys.modules.get("sqlalchemy.ext.asyncio")
     return tuple(getattr(module, name) for name in names if hasattr(module, name))
+
+
+@functools.lru_cache(maxsize=64)
+def write_arguments(mapper: Mapper[Any]) -> dict[str, Any]:
+    """The bind arguments of a statement that writes: a session may read from another engine."""
+    table: Any = mapper.local_table
+    return {"mapper": mapper, "clause": insert(table)}
+
+
+@contextmanager
+def routed_as_writes(session: Session, mapper: Mapper[Any]) -> Iterator[Connection]:
+    """Inside of this, all statements of the session run on the connection on which it writes this model, which is
+    returned. A session that routes by the kind of the statement would send our SELECT ... FOR UPDATE to a replica, and
+    look there for the row that it has just written. Flush it before: other models may be written elsewhere."""
+    connection = session.connection(bind_arguments=write_arguments(mapper))
+    own = vars(session).get("get_bind")
+    if own is None and type(session).get_bind is Session.get_bind:
+        yield connection
+        return
+    routed: Any = session
+    routed.get_bind = lambda *_, **__: connection
+    try:
+        with session.no_autoflush:
+            yield connection
+    finally:
+        if own is None:
+            del routed.get_bind
+        else:
+            routed.get_bind = own

@@ -153,18 +153,25 @@ def refuse_missing_key(encryptor: object, stored: str) -> None:
     """
     if not isinstance(encryptor, KeyedEncryptor):
         return
-    key_id = key_id_stored(stored)
-    if key_id is None:
+    if key_id_stored(stored) is None:
         raise DecryptionFailed(f"the stored arguments were not written by {encryptor.name!r}")
+    if (problem := problem_with_key(encryptor, stored)) is not None:
+        raise DecryptionFailed(problem)
+
+
+def problem_with_key(encryptor: object, stored: str) -> str | None:
+    """What to say of the key of a row whose text begins with `stored`, if `encryptor` does not have it; else None.
+    Raises what the source of its keys raises."""
+    key_id = key_id_stored(stored) if isinstance(encryptor, KeyedEncryptor) else None
+    if key_id is None or not isinstance(encryptor, KeyedEncryptor):
+        return None
     try:
         encryptor.keys.named(key_id)
     except DecryptionFailed:
         known = ", ".join(encryptor.keys.ids)
     else:
-        return
-    raise DecryptionFailed(
-        f"they are under the key {key_id!r} of {encryptor.name!r}, which this process does not have: it has {known}"
-    )
+        return None
+    return f"they are under the key {key_id!r} of {encryptor.name!r}, which this process does not have: it has {known}"
 
 
 def key_id_stored(text: str) -> str | None:

@@ -231,14 +231,20 @@ class Keys:
                 raise ConfigurationError(f"{self._name}: two keys have the id {key.id!r}: give the new one another id")
             found[key.id] = key
         if not found:
-            raise ConfigurationError(f"{self._name}: there is no key; make one with `async-task keys generate`")
+            raise ConfigurationError(f"{self._name}: there is no key; make one with {_command(self._kind)}")
         self._check_kind(found.values())
         return found
 
     def _check_kind(self, keys: Iterable[Key]) -> None:
         for key in keys:
             if self._kind not in (None, key.kind):
-                raise ConfigurationError(f"{self._name}: the key {key.id!r} is for {key.kind}, not for {self._kind}")
+                wrong = f"the key {key.id!r} is for {key.kind}, not for {self._kind}"
+                raise ConfigurationError(f"{self._name}: {wrong}; make another with {_command(self._kind)}")
+
+
+def _command(kind: str | None) -> str:
+    options = " or ".join(f"--kind {one}" for one in KINDS) if kind is None else f"--kind {kind}"
+    return f"`async-task keys generate {options}`"
 
 
 _made: "weakref.WeakSet[Keys]" = weakref.WeakSet()

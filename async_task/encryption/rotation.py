@@ -32,7 +32,7 @@ from async_task.encryption.encryptors import (
     unseal,
 )
 from async_task.errors import AsyncTaskError
-from async_task.schema.states import is_pending
+from async_task.schema.states import is_emptied, is_pending
 
 PATIENCE = 60.0
 """Seconds without progress after which locked rows are left to the next run: a call may lock its row for that long."""
@@ -99,7 +99,7 @@ def key_head(table: Table) -> ColumnElement[str]:
     """A column "head": the beginning of the row's text, which identifies its key; "" if its encryptor has no keys or is
     not known here."""
     keyed = [one.name for one in known_encryptors() if isinstance(one, KeyedEncryptor)]
-    return case((table.c.encryptor.in_(keyed), _head(table)), else_="").label("head")
+    return case((table.c.encryptor.in_(keyed), stored_head(table)), else_="").label("head")
 
 
 def key_uses(engine: Engine, table: Table) -> list[KeyUse]:
@@ -229,16 +229,17 @@ def _under_an_old_key(table: Table, name: str) -> ColumnElement[bool]:
         return under
     if not isinstance(encryptor, KeyedEncryptor):
         return false()
-    return and_(under, _head(table) != stored_head_of(encryptor.keys.first.id))
+    return and_(under, stored_head(table) != stored_head_of(encryptor.keys.first.id))
 
 
 def _under_another_encryptor(table: Table, call: tuple[str, str], encryptor: Encryptor) -> ColumnElement[bool]:
     target, method_name = call
     mine = (table.c.target == target, table.c.method_name == method_name)
-    return and_(*mine, table.c.encryptor != encryptor.name)
+    return and_(*mine, table.c.encryptor != encryptor.name, ~is_emptied(table))
 
 
-def _head(table: Table) -> ColumnElement[str]:
+def stored_head(table: Table) -> ColumnElement[str]:
+    """The beginning of a row's text: it identifies the key, if its encryptor has keys."""
     return func.substr(table.c.method_args, literal(1), literal(STORED_HEAD))
 
 

@@ -38,6 +38,16 @@ class BatchSizes:
     def __init__(self) -> None:
         self.to_claim = BatchSize(CLAIM_BUDGET)
         self._to_settle: dict[float, BatchSize] = {}
+        self._most = MAX_BATCH_SIZE
+
+    @property
+    def number_to_claim(self) -> int:
+        """How many attempts to claim next."""
+        return min(self.to_claim.number, self._most)
+
+    def note_weight(self, number: int, weight: int, most: int) -> None:
+        """A claim of `number` attempts had arguments of `weight` bytes: the next one may have `most`."""
+        self._most = MAX_BATCH_SIZE if weight * MAX_BATCH_SIZE <= most * number else max(1, most * number // weight)
 
     def to_settle(self, within: float) -> BatchSize:
         """Of calls that are committed within so many seconds."""
@@ -119,6 +129,10 @@ FIRST_POLL = 0.005
 """Seconds from an empty poll to the next one, at first."""
 
 
+TOLD = 2.5
+"""How many times longer a worker waits that is notified, and knows when the next attempt is due."""
+
+
 class PollInterval:
     """Seconds to wait until the next poll: 0 after one that found something, then 5, 10, 20 ... ms up to `poll`.
 
@@ -140,14 +154,15 @@ class PollInterval:
         """A notification came: if the next poll finds nothing, the attempt is visible in a moment."""
         self._step = FIRST_POLL
 
-    def next(self) -> float:
-        """How many seconds to wait now."""
+    def next(self, *, is_told: bool = False) -> float:
+        """How many seconds to wait now. `is_told`: of what becomes due, so that the longest wait may be longer."""
         if self._has_found:
             self._has_found, self._step = False, FIRST_POLL
             return 0.0
         step, self._step = self._step, min(self._step * 2, max(self._poll, FIRST_POLL))
         is_longest = step >= self._poll
-        return self._with_jitter(self._poll, 0.03) if is_longest else min(self._with_jitter(step, 0.25), self._poll)
+        longest = self._poll * TOLD if is_told else self._poll
+        return self._with_jitter(longest, 0.03) if is_longest else min(self._with_jitter(step, 0.25), self._poll)
 
     def _with_jitter(self, seconds: float, share: float) -> float:
         return seconds * (1 + share * (2 * self._draw() - 1))

@@ -17,10 +17,9 @@ from typing import Protocol
 
 from async_task.execution.adaptive import BatchSizes
 from async_task.execution.call import ExecutionContext, PreparedCall
-from async_task.execution.commit_rules import CommitMode, CommitRules
 from async_task.execution.follow_up import CommittedOutcomes, OutcomeSink
 from async_task.execution.group_commit import GroupCommit
-from async_task.execution.in_flight import ClaimedCall, InFlight, RunningCall
+from async_task.execution.in_flight import ClaimedCall, CommitMode, CommitRules, InFlight, RunningCall
 from async_task.execution.release import release_unstarted
 from async_task.execution.shared_transaction import SharedTransaction
 from async_task.queue.claim import Claim
@@ -98,7 +97,7 @@ class BatchExecutor:
         first = in_flight.waiting[0][1]
         in_flight.settle_within = self._rules.seconds(first)
         self._schedule_alike(first)
-        shared = self._shared = SharedTransaction(self._timed_context, first.limit)
+        shared = self._shared = SharedTransaction(self._timed_context, first.limit, self._context.isolation_of(first))
         try:
             while (one := in_flight.start_next()) is not None and shared.run_call(*one):
                 if shared.finished and in_flight.first_finished_at is None:

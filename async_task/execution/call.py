@@ -1,25 +1,30 @@
 """The call itself: prepared from a row, run on a lane. Its answer is what the target returned, or `Raised`."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import inspect
 import logging
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, Table
+from sqlalchemy.orm import Session
 
-from async_task.arguments.decoding import decode
+from async_task.arguments.decoding import decode, read_stored
+from async_task.attempts.ambient import handed
 from async_task.attempts.attempt import BaseAttempt
 from async_task.database.dialects import locks_rows
 from async_task.database.engines import Source
 from async_task.database.lanes import LOCKED_LIMIT, Lane, Raised, returned_or_raised
 from async_task.encryption.encryptors import NullEncryptor, context_of, encryptor_named, unseal
-from async_task.error_text import secrets_in
-from async_task.errors import ConfigurationError, DecryptionFailed, UnknownMethod, UnknownTarget
+from async_task.error_text import Failure, describe, describe_place, quotes_nothing, secrets_in
+from async_task.errors import ConfigurationError, DecryptionFailed, InvalidArguments, UnknownMethod, UnknownTarget
+from async_task.execution.parked_reasons import ParkedReasons
+from async_task.execution.starts import NO_STARTS, Starts
 from async_task.execution.transaction import CallTransaction
 from async_task.queue.claim import Claim
 from async_task.targets.context import Again, CurrentAttempt, Discard, RetryAfter, current_attempt, performing
@@ -30,17 +35,30 @@ from async_task.targets.target import Method
 
 @dataclass(frozen=True, slots=True)
 class ExecutionContext:
-    """Where an attempt is performed. `calling`: a context manager around the call itself."""
+    """Where an attempt is performed. `calling`: a context manager around the call itself. `starts`: notes that the call
+    runs. `parked_reasons`: what was logged about parked attempts. `is_abandoned`: whether the outcomes of calls are no
+    longer to be written, because somebody else releases their claims."""
 
     source: Source
     model: type[BaseAttempt]
     table: Table
     lane: Lane
     calling: Callable[[], AbstractContextManager[None]] = nullcontext
+    starts: Starts = NO_STARTS
+    parked_reasons: ParkedReasons = field(default_factory=ParkedReasons)
+    is_abandoned: Callable[[], bool] = lambda: False
 
     @property
     def engine(self) -> Engine:
         return self.lane.engine
+
+    def isolation_of(self, call: "PreparedCall") -> str | None:
+        """The isolation level of the call's transaction: the target's, else that of the user's engine. None for READ
+        COMMITTED, for a call that takes no session, and on SQLite, where all transactions are serializable."""
+        if call.session_class is None or not locks_rows(self.source.dialect):
+            return None
+        level = call.method.policy.isolation or self.source.isolation
+        return None if level == "READ COMMITTED" else level
 
 
 logger = logging.getLogger("async_task")
@@ -62,10 +80,19 @@ class PreparedCall(NamedTuple):
     timeout: dt.timedelta | None
     known_secrets: frozenset[str] | None = None
 
-    @property
-    def secrets(self) -> frozenset[str]:
-        """Texts that must not be shown."""
-        return secrets_in(self.arguments, self.hidden) if self.known_secrets is None else self.known_secrets
+    def describe(self, error: BaseException) -> Failure:
+        """An error of this call as text to store and to log, without secrets. If its arguments are encrypted, without
+        the message too, unless the target stores messages."""
+        if self.hidden is None and not self.method.policy.store_messages:
+            return describe_place(error)
+        secrets = secrets_in(self.arguments, self.hidden) if self.known_secrets is None else self.known_secrets
+        return describe(error, secrets)
+
+    def describe_for_log(self, error: BaseException) -> Failure:
+        """The same without the value of any argument: logs go further than the table."""
+        if self.hidden is None and not self.method.policy.store_messages:
+            return describe_place(error)
+        return describe(error, secrets_in(self.arguments, None))
 
     @property
     def session_class(self) -> type[Any] | None:
@@ -83,11 +110,21 @@ class PreparedCall(NamedTuple):
         return CurrentAttempt(claim.id, claim.number, None if limit is None else claim.claimed_at + limit)
 
 
+class Unfit(Exception):
+    """The stored arguments do not fit the call any more, or a validator of the user's failed. The call is charged with
+    `error`. `call`: the call without its arguments."""
+
+    def __init__(self, call: PreparedCall, error: InvalidArguments) -> None:
+        super().__init__("the stored arguments do not fit")
+        self.call = call
+        self.error = error
+
+
 def prepare(context: ExecutionContext, claim: Claim) -> PreparedCall:
     """Find the target, decrypt and decode the arguments, and check that they still fit.
 
-    Raises UnknownTarget, UnknownMethod, UnknownEncryptor, DecryptionFailed, InvalidArguments, ConfigurationError. The
-    call is not charged for any of them.
+    Raises UnknownTarget, UnknownMethod, UnknownEncryptor, DecryptionFailed, ConfigurationError, for which the call is
+    not charged; and Unfit.
     """
     method = target_named(claim.target).method(claim.method_name)
     # Without only_encrypted, plain rows are accepted: those written before the target got its encryptor stay readable.
@@ -96,15 +133,25 @@ def prepare(context: ExecutionContext, claim: Claim) -> PreparedCall:
             f"{method.signature.label} takes encrypted arguments only, and these are plain text: if you know who wrote "
             "them, `async-task rotate-keys --to-policy` encrypts them"
         )
-    arguments = decode(_decrypted_arguments(claim))
-    method.signature.check(arguments)
-    if method.signature.session_is_async and not context.source.is_async:
-        raise ConfigurationError(f"{method.signature.label} asks for an AsyncSession: give AsyncTask an AsyncEngine")
+    method.signature.check_session(engine_is_async=context.source.is_async)
+    text = _decrypted_arguments(claim)
     hidden = None if claim.encryptor != NullEncryptor.name else method.policy.redact or ()
-    # Secrets are collected when an error is described; before the call only if the target can change the arguments.
-    can_change = hidden != () and not all(type(value) in PLAIN for value in arguments.values())
-    secrets = secrets_in(arguments, hidden) if can_change else None
-    return PreparedCall(method, arguments, hidden, _is_locked(context, method), method.policy.timeout, secrets)
+    call = PreparedCall(method, {}, hidden, _is_locked(context, method), method.policy.timeout)
+    try:
+        arguments = decode(text)
+        method.signature.check(arguments, may_change=True)
+        # Secrets are collected when an error is described; before the call only if the target can change the arguments.
+        can_change = hidden != () and not all(type(value) in PLAIN for value in arguments.values())
+        secrets = secrets_in(arguments, hidden) if can_change else None
+    except ConfigurationError:
+        raise
+    except InvalidArguments as error:
+        _refuse_garbage(claim, text)
+        raise Unfit(call, error) from None
+    except BaseException as error:  # of a validator of the user's: its text may quote the arguments
+        label, kind = method.signature.label, type(error).__name__
+        raise Unfit(call, InvalidArguments(f"{label}: a validator raised {kind}")) from None
+    return call._replace(arguments=arguments, known_secrets=secrets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +174,17 @@ def bounds_of(context: ExecutionContext, claim: Claim) -> Bounds:
     return Bounds(bool(method.policy.isolate), limit)
 
 
+def is_coroutine_call(claim: Claim) -> bool:
+    """Whether a coroutine function is called; False for a call that this process does not know."""
+    try:
+        return target_named(claim.target).method(claim.method_name).signature.is_async
+    except (UnknownTarget, UnknownMethod, ConfigurationError):
+        return False
+
+
 def timeout_error(limit: dt.timedelta, how: str) -> TimeoutError:
     """The error of a call that exceeded its limit; `how` it was ended."""
-    return TimeoutError(f"the call took longer than its limit, {limit.total_seconds():g} s, and {how}")
+    return quotes_nothing(TimeoutError(f"the call took longer than its limit, {limit.total_seconds():g} s, and {how}"))
 
 
 def _is_locked(context: ExecutionContext, method: Method) -> bool:
@@ -147,22 +202,45 @@ def _decrypted_arguments(claim: Claim) -> str:
     return unseal(claim.encoded_args, encryptor_named(claim.encryptor), context)
 
 
+def _refuse_garbage(claim: Claim, text: str) -> None:
+    """Raises DecryptionFailed if an encryptor made garbage of the arguments: it did not notice a wrong key, for which
+    the call is not to blame."""
+    if claim.encryptor == NullEncryptor.name:
+        return
+    with contextlib.suppress(InvalidArguments):
+        read_stored(text)
+        return
+    raise DecryptionFailed(f"the encryptor {claim.encryptor!r} returned no JSON object: a wrong key, or a broken text")
+
+
 def run_call(
     context: ExecutionContext, claim: Claim, call: PreparedCall, transaction: CallTransaction | None
 ) -> object:
-    """Run the call and return its answer. A target that takes a session gets one of `transaction`."""
+    """Run the call and return its answer. A target that takes a session gets one of `transaction`.
+
+    Raises NotStarted."""
+    context.starts.begin(claim)
     token = performing.set(partial(call.current, claim))
     try:
         with context.calling():
             answer = _invoke(context, call, transaction)
             return _checked_answer(context.lane.run_coroutine(answer) if inspect.iscoroutine(answer) else answer)
     finally:
+        context.starts.returned(claim)
         performing.reset(token)
 
 
-async def run_coroutine(claim: Claim, call: PreparedCall) -> object:
-    """Run a coroutine function that takes no session, on this event loop, and return its answer."""
+async def run_coroutine(claim: Claim, call: PreparedCall, starts: Starts) -> object:
+    """Run a coroutine function that takes no session, on this event loop, and return its answer. Raises NotStarted."""
+    starts.begin(claim)
     performing.set(partial(call.current, claim))  # in this task only
+    try:
+        return await _answer(call)
+    finally:
+        starts.returned(claim)
+
+
+async def _answer(call: PreparedCall) -> object:
     answer = await returned_or_raised(_within_timeout(partial(call.method.callable, **call.arguments), call.timeout))
     while inspect.iscoroutine(answer):
         answer = await returned_or_raised(answer)
@@ -177,11 +255,26 @@ def _invoke(context: ExecutionContext, call: PreparedCall, transaction: CallTran
     if call.session_class is not None:
         assert transaction is not None
         session = transaction.session(call.session_class, context.source.session_class, context.source.session_options)
-        function = partial(call.method.callable, session, **call.arguments)
+        function = _with_ambient(session, partial(call.method.callable, session, **call.arguments), call)
     if call.method.signature.is_async:
         return context.lane.run_coroutine(_within_timeout(function, call.timeout))
     # A session's connection lives on this lane's loop. Any other plain function may want to start a loop of its own.
     return context.lane.call_with_session(function) if call.session_class is not None else context.lane.call(function)
+
+
+def _with_ambient(session: Any, function: Callable[..., Any], call: PreparedCall) -> Callable[..., Any]:
+    """`function`, in which calls that are written down without `session=` go into the session that it was handed."""
+    own = session if isinstance(session, Session) else session.sync_session
+
+    def called() -> Any:
+        with handed(own):
+            return function()
+
+    async def awaited() -> Any:  # in the task that runs the target, which a timeout makes
+        with handed(own):
+            return await function()
+
+    return awaited if call.method.signature.is_async else called
 
 
 async def _within_timeout(function: Callable[..., Any], timeout: dt.timedelta | None) -> Any:
@@ -236,10 +329,10 @@ def _checked_answer(answer: object) -> object:
     if answer is None:
         return None
     if inspect.isgenerator(answer) or inspect.isasyncgen(answer) or inspect.isawaitable(answer):
-        return Raised(TypeError(f"the target returned a {type(answer).__name__}, which was never run"))
-    if isinstance(answer, BaseException) or answer is Again:
-        name = getattr(answer, "__name__", type(answer).__name__)
-        return Raised(
-            TypeError(f"the target returned {name}: exceptions are raised, and a poll returns Again(after=...)")
-        )
+        return Raised(quotes_nothing(TypeError(f"the target returned a {type(answer).__name__}, which was never run")))
+    is_class = isinstance(answer, type) and issubclass(answer, (BaseException, Again))
+    if isinstance(answer, BaseException) or is_class:
+        name = answer.__name__ if isinstance(answer, type) else type(answer).__name__
+        said = f"the target returned {name}: exceptions are raised, and a poll returns Again(after=...)"
+        return Raised(quotes_nothing(TypeError(said)))
     return answer

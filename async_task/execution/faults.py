@@ -5,7 +5,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from async_task.database.driver_errors import is_statement_timeout, transient_error
 from async_task.database.lanes import Raised
-from async_task.error_text import describe
+from async_task.error_text import quotes_nothing
 from async_task.errors import InvalidState
 from async_task.execution.call import PreparedCall
 from async_task.execution.transaction import CallTransaction
@@ -47,7 +47,9 @@ def _is_past_limit(transaction: CallTransaction, error: BaseException) -> bool:
 
 def _limit_error(call: PreparedCall, error: BaseException) -> TimeoutError:
     limit = f"{call.limit.total_seconds():g} s"
-    late = TimeoutError(f"the call held its transaction longer than its limit, {limit} (timeout=, or mode='leased')")
+    late = quotes_nothing(
+        TimeoutError(f"the call held its transaction longer than its limit, {limit} (timeout=, or mode='leased')")
+    )
     late.__cause__ = error
     return late
 
@@ -62,8 +64,10 @@ def _dropped_error(error: BaseException) -> InvalidState:
 
 def repeated_loss_error(error: BaseException) -> ConnectionError:
     """The error of a call whose connection was lost more than MAX_LOSSES times in a row."""
-    lost = ConnectionError(
-        f"the call has lost its connection more than {MAX_LOSSES} times in a row, always in the same way"
+    lost = quotes_nothing(
+        ConnectionError(
+            f"the call has lost its connection more than {MAX_LOSSES} times in a row, always in the same way"
+        )
     )
     lost.__cause__ = error
     return lost
@@ -78,4 +82,4 @@ def _is_fault(transaction: CallTransaction, error: BaseException) -> bool:
 
 def fault_summary(error: BaseException, call: PreparedCall) -> str:
     """The database's error if there is one, else `error`, on one line and without secrets."""
-    return describe(transient_error(error) or error, call.secrets).summary
+    return call.describe(transient_error(error) or error).summary

@@ -14,6 +14,7 @@ import datetime as dt
 import logging
 import time
 import uuid
+from collections.abc import Iterable
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -23,12 +24,20 @@ from async_task.database.lanes import LOCKED_LIMIT
 from async_task.error_text import describe
 from async_task.execution.adaptive import BatchSizes
 from async_task.execution.call import ExecutionContext, PreparedCall, run_call
-from async_task.execution.commit_rules import CommitMode, CommitRules
-from async_task.execution.finished_call import FinishedCall, Settlement, finish
+from async_task.execution.error_hook import is_hooked
 from async_task.execution.follow_up import CommittedOutcomes
-from async_task.execution.in_flight import ClaimedCall, InFlight
-from async_task.execution.outcome_writer import commit_and_lock, commit_group, write_each, write_group
+from async_task.execution.in_flight import (
+    ClaimedCall,
+    CommitMode,
+    CommitRules,
+    FinishedCall,
+    InFlight,
+    Settlement,
+    finish,
+)
+from async_task.execution.outcome_writer import commit_and_lock, commit_group, write_each, write_group, write_hooked
 from async_task.execution.release import release_unlocked, release_unstarted
+from async_task.execution.starts import NotStarted
 from async_task.outcomes import SUCCESS, Superseded
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
@@ -137,7 +146,13 @@ class GroupCommit:
     def _run_call(self, claim: Claim, call: PreparedCall) -> None:
         in_flight = self._in_flight
         began = time.monotonic()
-        answer = run_call(self._context, claim, call, None)
+        try:
+            answer = run_call(self._context, claim, call, None)
+        except NotStarted:
+            with in_flight.lock():
+                in_flight.running = None
+                self._unstarted.append(claim)
+            return
         finished = finish(claim, call, answer, time.monotonic() - began)
         with in_flight.lock():
             in_flight.running = None
@@ -165,7 +180,7 @@ class GroupCommit:
         if is_written:
             self._outcomes.add_succeeded([one.claim for one in finished])
         else:
-            self._write_each(finished)
+            self._add_each(write_each(self._context, finished))
         self._outcomes.report()
         return self._is_locked
 
@@ -188,12 +203,19 @@ class GroupCommit:
         with in_flight.lock():
             in_flight.running, in_flight.first_finished_at, self.is_open = None, None, False
             unstarted = self._unstarted + ([] if self._is_short() else in_flight.remove_waiting())
-            finished, in_flight.finished, self._unstarted = in_flight.finished, [], []
+            hooked, finished = self._split(in_flight.finished)
+            in_flight.finished, self._unstarted = [], []
             is_written = self._write_group(finished, unstarted)
         if not is_written:
-            self._write_each(finished)
+            self._add_each(write_each(self._context, finished))
             release_unstarted(self._context, unstarted)
+        self._add_each(write_hooked(self._context, hooked))
         self._outcomes.report()
+
+    def _split(self, finished: list[FinishedCall]) -> tuple[list[FinishedCall], list[FinishedCall]]:
+        """The calls for which the error hook is to be called, each in a transaction of its own, and the others."""
+        hooked = [one for one in finished if is_hooked(self._context, one)]
+        return hooked, [one for one in finished if one not in hooked] if hooked else finished
 
     def _is_short(self) -> bool:
         """Whether so few calls wait that this lane can run them soon."""
@@ -214,8 +236,8 @@ class GroupCommit:
             if one.decision is not SUCCESS:
                 self._outcomes.add(one.claim, one.call, one.settlement)
 
-    def _write_each(self, finished: list[FinishedCall]) -> None:
-        for one, settlement in write_each(self._context, finished):
+    def _add_each(self, settled: Iterable[tuple[FinishedCall, Settlement | None]]) -> None:
+        for one, settlement in settled:
             if settlement is not None:
                 self._outcomes.add(one.claim, one.call, settlement)
 
@@ -234,8 +256,9 @@ class GroupCommit:
         self._unstarted += in_flight.remove_waiting()
         try:
             fenced_writes.extend_lease(lane.connection, self._context.table, running, self._lease)
-            commit_group(self._context, in_flight.finished, self._unstarted)
-            self._add_committed(in_flight.finished)
+            hooked, finished = self._split(in_flight.finished)
+            commit_group(self._context, finished, self._unstarted)
+            self._add_committed(finished)
             in_flight.finished, self._unstarted = [], []
             self._is_locked = self._is_locked and stays_locked
             if self._is_locked:
@@ -246,4 +269,5 @@ class GroupCommit:
             lane.drop_connection()
             self._is_locked = False
             return False
+        self._add_each(write_hooked(self._context, hooked))
         return True

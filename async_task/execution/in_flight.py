@@ -1,22 +1,152 @@
-"""Calls that a lane has claimed and not committed: those that wait, the one that runs, and those that have finished.
+"""The calls of a lane from their claim to the commit of their outcomes: those that wait, the one that runs, and those
+that have finished.
 
-The lane's thread takes calls from here. The watchdog reads this from another thread, and may remove calls that wait.
-Both hold the lock.
+1. `CommitRules` say how the outcome of a call is committed: with which others, and how soon.
+2. `finish` decides about the attempt of a call that has returned or raised.
+3. `InFlight` holds the calls. The lane's thread takes calls from it. The watchdog reads it from another thread, and may
+   remove calls that wait. Both hold the lock.
 """
 
+import datetime as dt
+import enum
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from async_task.database.lanes import Lane
+from async_task.database.lanes import Lane, Raised
+from async_task.error_text import Failure
 from async_task.execution.call import PreparedCall
-from async_task.execution.finished_call import FinishedCall
+from async_task.outcomes import (
+    SUCCESS,
+    Canceled,
+    Decision,
+    Expired,
+    Failed,
+    Outcome,
+    Retried,
+    Standing,
+    Succeeded,
+    decide,
+)
 from async_task.queue.claim import Claim
+from async_task.queue.final_failures import FinalFailure
+from async_task.schema.states import Status
 
+DECIDED_BY_HOOK = "its error hook decided so"
 ClaimedCall = tuple[Claim, PreparedCall]
+
+
+class CommitMode(enum.Enum):
+    """GROUPED: with the outcomes of other calls that take no session. SHARED: with the writes and outcomes of other
+    calls of the same method. ALONE: by itself."""
+
+    GROUPED, SHARED, ALONE = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRules:
+    """The rules of one worker. `settle_within`: seconds after which an outcome is committed, unless its target says
+    otherwise; 0: each in a commit of its own. `each_alone`: no calls are grouped."""
+
+    settle_within: float
+    each_alone: bool = False
+
+    def seconds(self, call: PreparedCall) -> float:
+        """Within how many seconds after its end the outcome of this call is committed."""
+        own = call.method.policy.settle_within
+        return self.settle_within if own is None else own.total_seconds()
+
+    def mode(self, call: PreparedCall) -> CommitMode:
+        """A call is grouped if it takes no session, no event loop and has no limits of its own. Of calls that take a
+        session, some share a transaction because their target says `batch=`."""
+        if self.each_alone:
+            return CommitMode.ALONE
+        policy = call.method.policy
+        if call.session_class is not None:
+            can_share = (policy.batch or 1) > 1 and self.seconds(call) > 0
+            return CommitMode.SHARED if can_share else CommitMode.ALONE
+        has_limits = call.timeout is not None or bool(policy.isolate)
+        return CommitMode.ALONE if call.method.signature.is_async or has_limits else CommitMode.GROUPED
+
+
+class Settlement(NamedTuple):
+    """The outcome of an attempt, and the error that its target raised. `error` is None if it raised none, or if
+    another worker has the claim now. `final`: what to log of a final failure."""
+
+    outcome: Outcome
+    error: BaseException | None = None
+    final: FinalFailure | None = None
+
+
+class FinishedCall(NamedTuple):
+    """A claim, its call, and the decision that is to be written. `chosen`: the outcome that the user's error hook has
+    chosen instead."""
+
+    claim: Claim
+    call: PreparedCall
+    decision: Decision
+    chosen: Outcome | None = None
+
+    @property
+    def status(self) -> Status:
+        """The status that is written."""
+        return self.decision.status if self.chosen is None else _STATUS[type(self.chosen)]
+
+    @property
+    def failure(self) -> Failure | None:
+        """The error as text to store, without secrets."""
+        return None if self.decision.error is None else self.call.describe(self.decision.error)
+
+    @property
+    def settlement(self) -> Settlement:
+        """What to report once the decision is committed."""
+        claim, _, decision, chosen = self
+        if chosen is None and decision.status is Status.SUCCEEDED:
+            return Settlement(Succeeded(claim.id))
+        outcome = chosen or self._decided()
+        return Settlement(outcome, decision.error, self._final(outcome))
+
+    def _final(self, outcome: Outcome) -> FinalFailure | None:
+        claim, call, decision, chosen = self
+        if not isinstance(outcome, (Failed, Expired)):
+            return None
+        told = None if decision.error is None else call.describe_for_log(decision.error)
+        reason = decision.reason if chosen is None else DECIDED_BY_HOOK
+        return FinalFailure.of_claim(claim, outcome, reason, told)
+
+    def _decided(self) -> Outcome:
+        claim, _, decision, _ = self
+        failure = self.failure
+        summary = None if failure is None else failure.summary
+        if decision.status is Status.FAILED:
+            return Failed(claim.id, ": ".join(part for part in (decision.reason, summary) if part))
+        if decision.status is Status.EXPIRED:
+            return Expired(claim.id, decision.reason)
+        assert decision.after is not None
+        return Retried(claim.id, decision.after, f"{summary} ({decision.reason})" if decision.reason else summary)
+
+
+_STATUS: dict[type[Outcome], Status] = {
+    Failed: Status.FAILED,
+    Expired: Status.EXPIRED,
+    Canceled: Status.CANCELED,
+    Retried: Status.PENDING,
+}
+
+
+def finish(claim: Claim, call: PreparedCall, answer: object, seconds: float) -> FinishedCall:
+    """Decide about the attempt of a call that took `seconds`. `answer`: what it returned, or `Raised`."""
+    if answer is None:  # so do most calls: nothing about the row matters then
+        return FinishedCall(claim, call, SUCCESS)
+    elapsed = dt.timedelta(seconds=seconds)
+    left = None if claim.left is None else claim.left - elapsed
+    standing = Standing(claim.age + elapsed, left, claim.num_errors, claim.max_attempts)
+    answer = answer.error if isinstance(answer, Raised) else answer
+    return FinishedCall(claim, call, decide(answer, standing, call.method.policy.retry_or_default))
 
 
 class RunningCall(NamedTuple):

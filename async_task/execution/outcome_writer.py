@@ -11,17 +11,21 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from sqlalchemy import Connection
+
 from async_task.database.lanes import LOCKED_LIMIT
 from async_task.database.transactions import LONG_PATIENCE, retry_transient
 from async_task.error_text import Failure, describe
 from async_task.errors import ClaimLost
 from async_task.execution.call import ExecutionContext, PreparedCall
-from async_task.execution.finished_call import FinishedCall, Settlement
+from async_task.execution.error_hook import call_hook, is_hooked
+from async_task.execution.in_flight import FinishedCall, Settlement
 from async_task.execution.transaction import CallTransaction
 from async_task.outcomes import SUCCESS, Superseded
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import OutcomeWrite
+from async_task.schema.states import Status
 
 logger = logging.getLogger("async_task")
 
@@ -102,8 +106,17 @@ def settle_or_log(claim: Claim, call: PreparedCall, settle: Callable[[], Settlem
     try:
         return settle()
     except Exception as problem:
-        logger.error("attempt %s is not settled: %s", claim.id, describe(problem, call.secrets).summary)
+        logger.error("attempt %s is not settled: %s", claim.id, call.describe(problem).summary)
         return None
+
+
+def write_hooked(
+    context: ExecutionContext, calls: Sequence[FinishedCall]
+) -> Iterator[tuple[FinishedCall, Settlement | None]]:
+    """Write the outcomes of calls that raised, each in one transaction with the user's error hook; otherwise as
+    `write_each`."""
+    for one in calls:
+        yield one, settle_or_log(one.claim, one.call, partial(write_alone, context, one))
 
 
 def write_unless_written(context: ExecutionContext, finished: FinishedCall) -> Settlement:
@@ -114,7 +127,7 @@ def write_unless_written(context: ExecutionContext, finished: FinishedCall) -> S
 def own_or(context: ExecutionContext, finished: FinishedCall, settlement: Settlement) -> Settlement:
     """`settlement`; but if our own earlier COMMIT of `finished` won after all, what that wrote."""
     # A retry leaves the row pending, where our own write cannot be told from another.
-    if finished.decision.after is not None or not isinstance(settlement.outcome, Superseded):
+    if finished.status is Status.PENDING or not isinstance(settlement.outcome, Superseded):
         return settlement
     return read_back(context, finished) or settlement
 
@@ -126,12 +139,31 @@ def read_back(context: ExecutionContext, finished: FinishedCall) -> Settlement |
     row = retry_transient(lambda: fenced_writes.read_state(context.engine, context.table, claim.id), LONG_PATIENCE)
     if row is not None and row.claim_id == claim.claim_id:
         return None
-    is_ours = row is not None and row.num_attempts == claim.number and row.status == finished.decision.status
+    is_ours = row is not None and row.num_attempts == claim.number and row.status == finished.status
     return finished.settlement if is_ours else Settlement(Superseded(claim.id))
 
 
 def write_alone(context: ExecutionContext, finished: FinishedCall) -> Settlement:
-    """Write the outcome in a transaction of its own, and repeat that while the database is away."""
+    """Write the outcome in a transaction of its own, with the error hook, and repeat that while the database is away.
+    If the two cannot be written together, the outcome is written alone."""
+    if is_hooked(context, finished):
+        try:
+            return retry_transient(lambda: write_outside(context, finished), LONG_PATIENCE).settlement
+        except ClaimLost:
+            return Settlement(Superseded(finished.claim.id))
+        except Exception as problem:
+            summary = finished.call.describe(problem).summary
+            logger.error("handle_perform_error of attempt %s is undone: %s", finished.claim.id, summary)
+    return _write_without_hook(context, finished)
+
+
+def write_outside(context: ExecutionContext, finished: FinishedCall) -> FinishedCall:
+    """Write the outcome in a new transaction, and commit it; otherwise as `write_on`."""
+    with context.engine.begin() as connection:
+        return write_on(connection, context, finished)
+
+
+def _write_without_hook(context: ExecutionContext, finished: FinishedCall) -> Settlement:
     claim, failure = finished.claim, finished.failure
 
     def write(failure: Failure | None) -> bool:
@@ -144,14 +176,31 @@ def write_alone(context: ExecutionContext, finished: FinishedCall) -> Settlement
         is_written = write(failure)
     except Exception as problem:
         # Not transient: then this database cannot store the characters of the error's text.
-        summary = describe(problem, finished.call.secrets).summary
+        summary = finished.call.describe(problem).summary
         logger.warning("attempt %s: its error is stored in ASCII: %s", claim.id, summary)
         is_written = write(None if failure is None else failure.in_ascii())
     return finished.settlement if is_written else Settlement(Superseded(claim.id))
 
 
-def write_in(transaction: CallTransaction, context: ExecutionContext, finished: FinishedCall) -> None:
-    """Write the outcome in the transaction of its call, which is open and not committed yet. Raises ClaimLost."""
-    claim, _, decision = finished
-    if not fenced_writes.write_outcome(transaction.open(), context.table, claim, decision, finished.failure):
+def write_in(
+    transaction: CallTransaction, context: ExecutionContext, finished: FinishedCall, *, commits: bool = False
+) -> FinishedCall:
+    """Write the outcome in the transaction of its call, which is open and not committed; otherwise as `write_on`.
+
+    `commits`: only its commit follows, and the COMMIT may be sent along. Raises NotReleased if the target's writes were
+    to be kept with this outcome, and cannot be.
+    """
+    if transaction.keeps_with_success:
+        assert finished.decision is SUCCESS
+        transaction.succeed(commits=commits)
+        return finished
+    return write_on(transaction.open(), context, finished)
+
+
+def write_on(connection: Connection, context: ExecutionContext, finished: FinishedCall) -> FinishedCall:
+    """Write the outcome, and call the error hook, in the transaction of `connection`, which the caller commits. Returns
+    the call with the outcome that the hook has chosen. Raises ClaimLost, HookNotUndone."""
+    written = (finished.claim, finished.decision, finished.failure)
+    if not fenced_writes.write_outcome(connection, context.table, *written):
         raise ClaimLost("the claim was lost, or the target changed the row of its own attempt")
+    return call_hook(context, connection, finished) if is_hooked(context, finished) else finished

@@ -7,10 +7,10 @@ import random
 from collections.abc import Sequence
 from functools import partial
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from async_task.database.driver_errors import is_statement_timeout, transient_error
+from async_task.database.driver_errors import is_statement_timeout, is_unusable, transient_error
 from async_task.database.transactions import LONG_PATIENCE, PATIENCE, retry_transient
 from async_task.error_text import describe
 from async_task.execution.call import ExecutionContext
@@ -21,16 +21,19 @@ from async_task.queue.claim import Claim
 logger = logging.getLogger("async_task")
 
 
-def park(context: ExecutionContext, claim: Claim, reason: str, *, started: bool) -> Outcome:
-    """Release the claim for later: 1 to 3 s if the call had started and the infrastructure failed it, 20 to 40 s if
-    something that it needs is missing.
+def park(
+    context: ExecutionContext, claim: Claim, reason: str, *, started: bool, is_transient: bool = False
+) -> Outcome:  # fmt: skip
+    """Release the claim for later: 1 to 3 s if the infrastructure failed it (`started`: in the middle of its call;
+    `is_transient`: before), 20 to 40 s if something that it needs is missing.
 
     `num_attempts` is reduced only if the call had not started: a deadlock in the middle of a call charges no error, but
-    the call was made, and other systems may have seen it.
+    the call was made, and other systems may have seen it. A reason is logged once for each call, not for each row.
     """
-    shortest, longest = (1, 3) if started else (20, 40)
+    shortest, longest = (1, 3) if started or is_transient else (20, 40)
     after = dt.timedelta(seconds=random.uniform(shortest, longest))  # noqa: S311 - jitter is no secret
-    logger.warning("attempt %s is parked: %s", claim.id, reason)
+    level = logging.WARNING if context.parked_reasons.is_new(claim, reason) else logging.DEBUG
+    logger.log(level, "%s: attempt %s is parked: %s", claim.call, claim.id, reason)
     patience = LONG_PATIENCE if started else PATIENCE
     is_parked = retry_transient(
         lambda: fenced_writes.park(context.engine, context.table, claim, after, reason, started=started), patience
@@ -38,9 +41,30 @@ def park(context: ExecutionContext, claim: Claim, reason: str, *, started: bool)
     return Parked(claim.id, after, reason) if is_parked else Superseded(claim.id)
 
 
+def leave_to_others(context: ExecutionContext, claim: Claim, reason: str) -> Outcome:
+    """Release the claim of a call that this process does not know, uncharged and where it stood: another process can
+    make the call now."""
+    logger.warning("%s: attempt %s is left to other processes: %s", claim.call, claim.id, reason)
+    retry_transient(lambda: fenced_writes.release_to_others(context.engine, context.table, [claim]))
+    return Parked(claim.id, dt.timedelta(0), reason)
+
+
+def park_lapsed(context: ExecutionContext, claim: Claim) -> Outcome:
+    """Park an attempt whose call was not started, because its claim may be lost."""
+    return park(context, claim, "its process had no heartbeat for a lease", started=False, is_transient=True)
+
+
 def park_unlocked(context: ExecutionContext, claim: Claim, problem: BaseException) -> Outcome:
     """Park an attempt whose row could not be locked, so that its call was not started."""
-    return park(context, claim, f"its row could not be locked: {describe(problem).summary}", started=False)
+    reason = f"its row could not be locked: {describe(problem).summary}"
+    return park(context, claim, reason, started=False, is_transient=_is_transient(problem))
+
+
+def _is_transient(problem: BaseException) -> bool:
+    """Whether it is a transient error or a lost connection, or none could be had: others of its order key wait."""
+    if isinstance(problem, (OperationalError, InterfaceError)) and is_unusable(problem.orig):
+        return True
+    return isinstance(problem, PoolTimeout) or transient_error(problem) is not None
 
 
 def release_unlocked(context: ExecutionContext, claims: Sequence[Claim], problem: BaseException) -> None:

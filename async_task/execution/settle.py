@@ -9,17 +9,24 @@ import logging
 
 from async_task.database.lanes import Raised
 from async_task.database.transactions import LONG_PATIENCE, retry_transient
-from async_task.error_text import describe
 from async_task.errors import ClaimLost, InvalidState
 from async_task.execution.call import ExecutionContext, PreparedCall
 from async_task.execution.faults import MAX_LOSSES, Fault, classify, fault_summary, repeated_loss_error
-from async_task.execution.finished_call import FinishedCall, Settlement, finish
-from async_task.execution.outcome_writer import own_or, read_back, write_alone, write_in, write_unless_written
+from async_task.execution.in_flight import FinishedCall, Settlement, finish
+from async_task.execution.outcome_writer import (
+    own_or,
+    read_back,
+    write_alone,
+    write_in,
+    write_outside,
+    write_unless_written,
+)
 from async_task.execution.release import park
 from async_task.execution.transaction import CallTransaction, CommittedInside
 from async_task.outcomes import Decision, Superseded
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
+from async_task.queue.fenced_writes import NotReleased
 from async_task.schema.audit import last_start
 from async_task.schema.states import Status
 
@@ -85,8 +92,11 @@ def _settle_answer(
     if isinstance(answer, Fault):
         transaction.close()
         return settle_fault(context, claim, call, answer, seconds)
-    finished = finish(claim, call, answer, seconds)
-    problem = _commit(context, transaction, finished)
+    try:
+        finished, problem = _commit(context, transaction, finish(claim, call, answer, seconds))
+    except NotReleased as unkept:
+        undone = transaction.undo(Raised(unkept.error))
+        return _settle_answer(context, claim, call, transaction, undone, seconds)
     if problem is None:
         return finished.settlement
     return _settle_unanswered(context, transaction, finished, problem, seconds)
@@ -96,28 +106,30 @@ def _failed(reason: str, error: BaseException) -> Decision:
     return Decision(Status.FAILED, reason, charged=True, error=error)
 
 
-def _commit(context: ExecutionContext, transaction: CallTransaction, finished: FinishedCall) -> Exception | None:
-    """Write and commit the outcome. Returns an error after which nobody knows whether it was committed.
+def _commit(
+    context: ExecutionContext, transaction: CallTransaction, finished: FinishedCall
+) -> tuple[FinishedCall, Exception | None]:
+    """Write and commit the outcome. Returns the call with the outcome that the error hook has chosen, and an error
+    after which nobody knows whether it was committed.
 
-    Raises ClaimLost if another worker has the claim.
+    Then the transaction is closed. Raises ClaimLost if another worker has the claim, and NotReleased.
     """
-    claim, call, decision = finished
     try:
         if transaction.is_open:
-            write_in(transaction, context, finished)
+            finished = write_in(transaction, context, finished, commits=True)
             transaction.commit()
-        elif not fenced_writes.write_outcome(context.engine, context.table, claim, decision, finished.failure):
-            raise ClaimLost("another worker has the claim")
-    except ClaimLost:
+        else:
+            finished = write_outside(context, finished)
+    except (ClaimLost, NotReleased):
         raise
     except Exception as problem:
-        summary = describe(problem, call.secrets).summary
-        logger.warning("the outcome of attempt %s was not written at once: %s", claim.id, summary)
-        return problem
-    finally:
-        # Before anything else is done: the next transaction may need this pool's last connection.
+        summary = finished.call.describe(problem).summary
+        logger.warning("the outcome of attempt %s was not written at once: %s", finished.claim.id, summary)
         transaction.close()
-    return None
+        return finished, problem
+    # Before anything else is done: the next transaction may need this pool's last connection.
+    transaction.close()
+    return finished, None
 
 
 def _settle_unanswered(
@@ -128,8 +140,8 @@ def _settle_unanswered(
     seconds: float,
 ) -> Settlement:
     """A failed COMMIT, or a lost connection, proves nothing: read the row again."""
-    claim, call, decision = finished
-    if call.session_class is None or decision.error is not None:
+    claim, call = finished.claim, finished.call
+    if call.session_class is None or finished.decision.error is not None:
         # The call was made, and its transaction held no writes of its own: the outcome is written, not called again.
         return write_unless_written(context, finished)
     if (settlement := read_back(context, finished)) is not None:

@@ -21,22 +21,25 @@ from async_task.error_text import describe
 from async_task.errors import ClaimLost
 from async_task.execution.call import ExecutionContext, PreparedCall, run_call
 from async_task.execution.faults import Fault, classify
-from async_task.execution.finished_call import FinishedCall, Settlement, finish
 from async_task.execution.follow_up import CommittedOutcomes
-from async_task.execution.in_flight import ClaimedCall
+from async_task.execution.in_flight import ClaimedCall, FinishedCall, Settlement, finish
 from async_task.execution.outcome_writer import read_back, settle_or_log, write_in, write_unless_written
 from async_task.execution.settle import settle, settle_fault, settle_lost_claim
+from async_task.execution.starts import NotStarted
 from async_task.execution.transaction import CallTransaction, Disconnected
 from async_task.queue.claim import Claim
+from async_task.queue.fenced_writes import NotReleased
 
 logger = logging.getLogger("async_task")
 
 
 class SharedTransaction:
-    """`limit`: how long each of its calls may take. Inside of `lane.run`."""
+    """`limit`: how long each of its calls may take. `isolation`: its level, if not READ COMMITTED. Inside of
+    `lane.run`."""
 
-    def __init__(self, context: ExecutionContext, limit: dt.timedelta) -> None:
+    def __init__(self, context: ExecutionContext, limit: dt.timedelta, isolation: str | None) -> None:
         self._context = context
+        self._isolation = isolation
         self._limit = limit
         self._transaction: CallTransaction | None = None
         self._to_settle: list[tuple[Claim, PreparedCall, Callable[[], Settlement | None]]] = []
@@ -66,7 +69,11 @@ class SharedTransaction:
             self._undone.append((claim, call))
             return False
         began = time.monotonic()
-        answer = run_call(self._context, claim, call, transaction)
+        try:
+            answer = run_call(self._context, claim, call, transaction)
+        except NotStarted:
+            self._undone.append((claim, call))
+            return False
         if transaction.is_disconnected:
             return False
         answer = transaction.keep_or_undo(answer)
@@ -108,7 +115,7 @@ class SharedTransaction:
         lane = self._context.lane
         if self._transaction is None:
             self._transaction = lane.transaction = CallTransaction(
-                lane, self._context.table, claim, self._limit, for_session=True
+                lane, self._context.table, claim, self._limit, for_session=True, isolation=self._isolation
             )
             if self._is_abandoned:  # before there was anything to disconnect
                 self._transaction.disconnect()
@@ -131,14 +138,17 @@ class SharedTransaction:
             fault = answer
             self._settle_later(claim, call, lambda: settle_fault(self._context, claim, call, fault, seconds))
             return True
-        return self._write(transaction, finish(claim, call, answer, seconds))
+        return self._write(transaction, finish(claim, call, answer, seconds), seconds)
 
-    def _write(self, transaction: CallTransaction, finished: FinishedCall) -> bool:
-        claim, call, decision = finished
+    def _write(self, transaction: CallTransaction, finished: FinishedCall, seconds: float) -> bool:
+        claim, call, decision = finished.claim, finished.call, finished.decision
         try:
             # One by one, and not all in one statement: a COMMIT of a later target would commit the writes of this one
             # without its outcome.
-            write_in(transaction, self._context, finished)
+            finished = write_in(transaction, self._context, finished)
+        except NotReleased as unkept:
+            answer = transaction.undo(Raised(unkept.error))
+            return self._write_outcome(transaction, claim, call, answer, seconds)
         except Exception as problem:
             self._close_after(problem)
             if decision.error is None:

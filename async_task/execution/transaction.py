@@ -11,13 +11,17 @@ from sqlalchemy.engine import RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from async_task.database.dialects import disconnect
+from async_task.database.connections import limit_waits
+from async_task.database.dialects import disconnect, has_commit_listeners, pipelines
 from async_task.database.driver_errors import FAULTS, is_transient
-from async_task.database.lanes import Lane, Raised
+from async_task.database.lanes import Lane, Raised, lend_lane
+from async_task.database.savepoints import lend_savepoint, reclaim_savepoint
 from async_task.database.sessions import is_async_session
+from async_task.error_text import quotes_nothing
 from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.queue.claim import Claim
-from async_task.queue.fenced_writes import lock_claims
+from async_task.queue.fenced_writes import lock_claims, release_and_succeed
+from async_task.targets.context import Again
 
 SAVEPOINT = "async_task_call"
 LOST = "another worker has claimed or changed this attempt"
@@ -28,6 +32,7 @@ class CommittedInside(Exception):
 
     def __init__(self) -> None:
         super().__init__("the target ended the attempt's transaction itself; see what it did before a retry")
+        quotes_nothing(self)
 
 
 class Disconnected(Exception):
@@ -38,9 +43,20 @@ class CallTransaction:
     """Opened before the call (locked mode), or when the target first uses its session (leased mode).
 
     `limit`: how long the server lets it idle, or run one statement. `for_session`: the target takes a session.
+    `isolation`: its level, if not READ COMMITTED.
     """
 
-    def __init__(self, lane: Lane, table: Table, claim: Claim, limit: dt.timedelta, *, for_session: bool) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        table: Table,
+        claim: Claim,
+        limit: dt.timedelta,
+        *,
+        for_session: bool,
+        isolation: str | None = None,
+    ) -> None:
+        self._isolation = isolation
         self._lane = lane
         self._table = table
         self._claim = claim
@@ -54,6 +70,8 @@ class CallTransaction:
         self._was_lost = False
         self._was_dropped = False
         self._met_fault = False
+        self.keeps_with_success = False
+        """Whether the target's writes are kept by `succeed`: its answer can only be a success."""
         self.was_rolled_back = False
         """Whether the server rolled back all of it during the call because of a fault. What the call did after that was
         in another transaction."""
@@ -137,10 +155,13 @@ class CallTransaction:
             self.is_claim_lost = True
             raise ClaimLost(LOST)
         self._opened_at = time.monotonic()
+        if self._for_session:  # 5 s more: the server's own limit comes first, and says what it is
+            limit_waits(connection, self._limit + 5)
+            lend_savepoint(connection, SAVEPOINT)  # to the session
 
     def _connect(self) -> Connection:
         try:
-            return self._lane.lend_connection()
+            return self._lane.lend_connection(self._isolation)
         except SQLAlchemyError:
             self._was_lost = True  # no connection: an infrastructure error, whatever the driver calls it
             raise
@@ -154,11 +175,12 @@ class CallTransaction:
         ours, and nothing else.
         """
         cls = made_by if issubclass(made_by, wanted) else wanted
-        # "create_savepoint" costs a savepoint, but without it rollback() would end our transaction.
+        # Without "create_savepoint" rollback() would end our transaction. Its first savepoint is ours: see `_lock`.
         session = cls(**options, join_transaction_mode="create_savepoint")
         own: Any = session.sync_session if is_async_session(cls) else session
         own.get_bind = lambda *args, **kwargs: self._open_for(own)
         self._session = own
+        lend_lane(own, self._lane)
         return session
 
     def _open_for(self, session: Session) -> Connection:
@@ -172,14 +194,21 @@ class CallTransaction:
         SET CONSTRAINTS costs a round trip, and its effect outlives the savepoint.
 
         Returns `answer`; `Raised` with the database's error if the writes cannot be kept, and with CommittedInside if
-        they cannot be undone.
+        they cannot be undone. If it `keeps_with_success`, the savepoint is still to be released.
         """
+        if self._connection is not None and not self.has_lost_connection():
+            limit_waits(self._connection)
         if not isinstance(answer, Raised):
             try:
-                self._keep_writes()
+                self._keep_writes(can_wait=not isinstance(answer, Again))
                 return answer
             except BaseException as error:
                 answer = Raised(error)
+        return self.undo(answer)
+
+    def undo(self, answer: Raised) -> Raised:
+        """Undo the target's writes. Returns `answer`, or `Raised` with CommittedInside if they cannot be undone."""
+        self.keeps_with_success = False
         try:
             if not isinstance(answer.error, CommittedInside):
                 self._undo_writes()
@@ -191,17 +220,20 @@ class CallTransaction:
             if isinstance(answer.error, CommittedInside) or not self.is_usable:
                 self.close()
 
-    def _keep_writes(self) -> None:
-        """Release the savepoint. Raises what the database raises."""
+    def _keep_writes(self, *, can_wait: bool) -> None:
+        """Release the savepoint, or leave that to `succeed` if it `can_wait`. Raises what the database raises."""
         if self._session is not None:
             if self._session.in_transaction():
                 self._session.commit()
             self._session.close()
             self._session = None
         if self._for_session and self._connection is not None:
+            reclaim_savepoint(self._connection)
             self._check_root()
-            # A round trip of its own: this is how we notice that the target has ended the transaction.
-            self._connection.exec_driver_sql(f"RELEASE SAVEPOINT {SAVEPOINT}")
+            if can_wait and not self.has_lost_connection() and pipelines(self._connection):
+                self.keeps_with_success = True
+            else:  # this is also how we notice that the target has ended the transaction
+                self._connection.exec_driver_sql(f"RELEASE SAVEPOINT {SAVEPOINT}")
 
     def _undo_writes(self) -> None:
         """Roll back to the savepoint, and keep the lock. If the server has rolled back everything, the transaction is
@@ -214,6 +246,7 @@ class CallTransaction:
             self._session = None
         if not self._for_session or self._connection is None:
             return
+        reclaim_savepoint(self._connection)
         self._check_root()
         if self.has_lost_connection():
             return
@@ -227,6 +260,14 @@ class CallTransaction:
             if not (self.has_lost_connection() or is_transient(error.orig) or self.was_rolled_back):
                 raise CommittedInside from error
 
+    def succeed(self, *, commits: bool) -> None:
+        """Keep the target's writes and write that its call has succeeded, in one round trip; if it `commits`, with the
+        COMMIT, after which `commit` sends nothing. Raises as `release_and_succeed`."""
+        assert self._connection is not None
+        self.keeps_with_success = False
+        is_last = commits and not has_commit_listeners(self._connection)
+        release_and_succeed(self._connection, self._table, self._claim, SAVEPOINT, commits=is_last)
+
     def commit(self) -> None:
         """Raises what the database raises. Then only the row tells whether it was committed."""
         if self._root is not None:
@@ -239,6 +280,7 @@ class CallTransaction:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        reclaim_savepoint(connection)
         # After a COMMIT that failed, or one of the target's own, the driver may still be in a transaction.
         is_sound = self._is_committed or (self._root is not None and self._root.is_active and not self._was_lost)
         self._is_committed = False

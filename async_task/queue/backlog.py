@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Select, Table, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, Engine, Select, Table, func, literal, not_, or_, select, union_all
 
 from async_task.database.clock import clock_now, statement_now
 from async_task.queue import claim_statements, predicates
 from async_task.queue.claim_statements import Shape
+from async_task.queue.left_out import NOTHING, LeftOut
 from async_task.schema.states import is_waiting
 
 MOST_COUNTED = 10_000
@@ -40,11 +41,15 @@ def queues(engine: Engine, table: Table, wanted: Iterable[str] = ()) -> tuple[li
 
 
 def with_due(
-    engine: Engine, table: Table, names: Iterable[str], began: dt.datetime, targets: Sequence[str], *, suspects: bool
-) -> list[str]:
-    """Those of these queues in which anything is due: suspects, or all but suspects. Locked rows count too."""
-    is_due = claim_statements.priorities_due(table, Shape(began=True, suspects=suspects, targets=bool(targets)))
+    engine: Engine, table: Table, names: Iterable[str], began: dt.datetime, targets: Sequence[str], *, suspects: bool,
+    left_out: LeftOut = NOTHING,
+) -> list[str]:  # fmt: skip
+    """Those of these queues in which anything is due: suspects, or all but suspects. Locked rows count too. `left_out`:
+    not of these."""
+    shape = Shape(began=True, suspects=suspects, targets=bool(targets), left_out=left_out.parts)
+    is_due = claim_statements.priorities_due(table, shape)
     wanted: dict[str, Any] = {"since": began} | ({"some_targets": targets} if targets else {})
+    wanted |= left_out.parameters
     with engine.begin() as connection:
         return [name for name in names if any(connection.execute(is_due, wanted | {"a_queue": name}).one())]
 
@@ -57,9 +62,15 @@ def with_suspects(engine: Engine, table: Table, wanted: Sequence[str] = ()) -> l
         return [name for name in found if not wanted or name in wanted]
 
 
-def left(engine: Engine, table: Table, names: Sequence[str], began: dt.datetime, targets: Sequence[str]) -> int:
-    """How many attempts a batch has still to start; MOST_COUNTED at most."""
-    conditions = (table.c.queue.in_(names), *predicates.due(table, began=began, targets=targets))
+def left(
+    engine: Engine, table: Table, names: Sequence[str], began: dt.datetime, targets: Sequence[str],
+    *, only: LeftOut = NOTHING, left_out: LeftOut = NOTHING,
+) -> int:  # fmt: skip
+    """How many attempts a batch has still to start, of `only` these or of all; MOST_COUNTED at most. `left_out`: not of
+    these."""
+    conditions = [table.c.queue.in_(names), *predicates.due(table, began=began, targets=targets)]
+    conditions += [only.is_any_of(table)] if only.parts else []
+    conditions += [not_(left_out.is_any_of(table))] if left_out.parts else []
     with engine.begin() as connection:
         return connection.scalar(_count(table, conditions, MOST_COUNTED)) or 0
 

@@ -5,10 +5,15 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Table, type_coerce
+from sqlalchemy import Table, case, literal_column, type_coerce
 
 from async_task.database.clock import Instant, UnreadInstant
+from async_task.database.sizes import octet_length
+from async_task.queue.left_out import NOTHING, LeftOut
+from async_task.targets.target import call_name
 
+LONGEST_READ = 16_384
+"""How many bytes the arguments of an attempt may have that are read with its claim."""
 Unread: TypeAlias = float | dt.datetime
 
 
@@ -17,8 +22,9 @@ class ClaimRequest:
     """A claim of up to `limit` due attempts of one `queue`, by `worker`, under `claim_id`.
 
     `began`: only attempts that were due at that instant, existed then, and were not started since. `suspects`: only
-    suspects; otherwise none. `targets`: only these; if empty, any. `besides`: calls to leave out, each a target and a
-    method. `marks` (PostgreSQL): for each priority, the `due_at` from which to search.
+    suspects; otherwise none. `targets`: only these; if empty, any. `besides`: calls to leave out this time, each a
+    target and a method. `unknown`: what to leave out because this process does not know it. `marks` (PostgreSQL): for
+    each priority, the `due_at` from which to search.
     """
 
     worker: str
@@ -30,14 +36,20 @@ class ClaimRequest:
     suspects: bool = False
     targets: tuple[str, ...] = ()
     besides: tuple[tuple[str, str], ...] = ()
+    unknown: LeftOut = NOTHING
     marks: tuple[Any, ...] = ()
+
+    @property
+    def left_out(self) -> LeftOut:
+        """All that is to be left out."""
+        return self.unknown._replace(calls=self.besides + self.unknown.calls)
 
 
 class Claim(NamedTuple):
     """One attempt, claimed under `claim_id`: the fence of every write about it. `number`: which start this is, from 1.
 
     Its fields are those of the row, in the order of `COLUMNS`. Instants are as they came from the driver: most calls
-    never read one.
+    never read one. `encoded_args` is empty until `load_arguments` has read it, if it is longer than LONGEST_READ.
     """
 
     id: uuid.UUID
@@ -51,6 +63,7 @@ class Claim(NamedTuple):
     number: int
     num_errors: int
     num_crashes: int
+    num_losses: int
     max_attempts: int | None
     scheduled_at: Unread | None
     created_at: Unread
@@ -61,9 +74,19 @@ class Claim(NamedTuple):
     due_at: Unread
 
     @property
+    def call(self) -> str:
+        """What is called: `shop.orders.fulfill`."""
+        return call_name(self.target, self.method_name)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its arguments were read: no arguments are the text of an empty object."""
+        return self.encoded_args != ""
+
+    @property
     def is_suspect(self) -> bool:
         """Whether its last start was lost with its process."""
-        return self.num_crashes > 0
+        return self.num_crashes > 0 or self.num_losses > 0
 
     @property
     def claimed_at(self) -> dt.datetime:
@@ -91,5 +114,8 @@ def columns(table: Table) -> list[Any]:
 
 
 def _unread(column: Any) -> Any:
+    if column.name == "method_args":
+        read = case((octet_length(column) <= literal_column(str(LONGEST_READ)), column), else_=literal_column("''"))
+        return type_coerce(read, column.type).label(column.name)
     # As seconds on PostgreSQL: the text of a timestamptz costs both sides (of 500 rows, 16.6 us a row instead of 14.8).
     return type_coerce(column, UnreadInstant()) if isinstance(column.type, Instant) else column

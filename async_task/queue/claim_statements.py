@@ -15,6 +15,7 @@ from sqlalchemy import (
     column,
     func,
     literal,
+    literal_column,
     select,
     true,
     update,
@@ -25,6 +26,7 @@ from async_task.database.clock import statement_now
 from async_task.database.dialects import by_primary_key
 from async_task.queue import predicates
 from async_task.queue.claim import ClaimRequest, columns
+from async_task.queue.left_out import but
 from async_task.schema.states import claiming, is_overdue, is_pending, is_waiting
 
 Statement = Any
@@ -37,20 +39,31 @@ class Shape(NamedTuple):
     began: bool = False
     suspects: bool = False
     targets: bool = False
-    besides: bool = False
+    left_out: tuple[str, ...] = ()
     marks: bool = False
 
     @classmethod
     def of(cls, request: ClaimRequest) -> Self:
         began = request.began is not None
-        return cls(began, request.suspects, bool(request.targets), bool(request.besides), bool(request.marks))
+        return cls(began, request.suspects, bool(request.targets), request.left_out.parts, bool(request.marks))
 
 
 @lru_cache(maxsize=256)
-def claim(table: Table, lease: dt.timedelta, shape: Shape) -> Statement:
-    """Claim the nearest due attempts, in one statement (PostgreSQL). Takes `a_queue`, `a_number`, `a_claim`, `a_worker`
-    and, by `shape`, `since`, `some_targets`, `other_calls`, `marks`."""
-    return _claim_found(table, _nearest_due(table, shape), lease)
+def claim(table: Table, lease: dt.timedelta, shape: Shape, number: int | None = None) -> Statement:
+    """Claim the nearest due attempts, in one statement (PostgreSQL). Takes `a_queue`, `a_claim`, `a_worker`, `a_number`
+    unless its `number` is written into it, and, by `shape`, `since`, `some_targets`, `marks` and the parameters of what
+    is left out."""
+    return _claim_found(table, _nearest_due(table, shape, _a_number() if number is None else _literal(number)), lease)
+
+
+def written_number(number: int) -> int | None:
+    """`number`, if `claim` is to have it written into it: PostgreSQL keeps the plan of a LIMIT that it knows. Otherwise
+    None: a connection keeps 100 prepared statements, and these numbers are those that lanes mostly ask for."""
+    return number if number in _WRITTEN else None
+
+
+_WRITTEN = frozenset(range(1, 9)) | {number for power in range(9) for number in (2**power, 500 >> power)}
+"""The sizes of an adaptive batch, which doubles and halves, and small ones."""
 
 
 @lru_cache(maxsize=256)
@@ -63,7 +76,7 @@ def priorities_due(table: Table, shape: Shape) -> Statement:
 @lru_cache(maxsize=256)
 def lock_due(table: Table, shape: Shape) -> Select[Any]:
     """The ids of the nearest `a_number` due attempts of `a_priority`, locked; rows that are locked are skipped."""
-    return _lock_due(table, bindparam("a_priority"), _due(table, shape))
+    return _lock_due(table, bindparam("a_priority"), _due(table, shape), _a_number())
 
 
 @lru_cache(maxsize=64)
@@ -115,7 +128,7 @@ def claims_of(table: Table) -> Statement:
     return select(*columns(table)).where(*claimed)
 
 
-def _nearest_due(table: Table, shape: Shape) -> Select[Any]:
+def _nearest_due(table: Table, shape: Shape, number: Any) -> Select[Any]:
     """One lateral probe for each priority, most urgent first: no sort, and no walk over rows that are not due.
 
     With `marks` a probe begins at the `due_at` that earlier claims have reached. While a session holds an old snapshot,
@@ -132,16 +145,16 @@ def _nearest_due(table: Table, shape: Shape) -> Select[Any]:
     else:
         priorities = func.unnest(numbers).table_valued(priority, name="priorities").render_derived()
         since = ()
-    probe = _lock_due(table, priorities.c.priority, (*_due(table, shape), *since)).lateral("probe")
-    return select(probe.c.id).select_from(priorities.join(probe, true())).limit(_a_number())
+    probe = _lock_due(table, priorities.c.priority, (*_due(table, shape), *since), number).lateral("probe")
+    return select(probe.c.id).select_from(priorities.join(probe, true())).limit(number)
 
 
-def _lock_due(table: Table, priority: Any, conditions: tuple[Any, ...]) -> Select[Any]:
+def _lock_due(table: Table, priority: Any, conditions: tuple[Any, ...], number: Any) -> Select[Any]:
     return (
         select(table.c.id)
         .where(table.c.queue == bindparam("a_queue"), table.c.priority == priority, *conditions)
         .order_by(table.c.due_at, table.c.id)
-        .limit(_a_number())
+        .limit(number)
         .with_for_update(skip_locked=True, key_share=True)
     )
 
@@ -160,7 +173,7 @@ def _due(table: Table, shape: Shape) -> tuple[Any, ...]:
         began=bindparam("since", type_=table.c.due_at.type) if shape.began else None,
         suspects=shape.suspects,
         targets=bindparam("some_targets", expanding=True) if shape.targets else (),
-        besides=bindparam("other_calls", expanding=True) if shape.besides else (),
+        left_out=but(table, shape.left_out),
     )
 
 
@@ -174,3 +187,7 @@ def _a_claim(table: Table) -> Any:
 
 def _a_number() -> Any:
     return bindparam("a_number", type_=Integer())
+
+
+def _literal(number: int) -> Any:
+    return literal_column(str(number), Integer())

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, Table, insert, select, update
 
-from async_task.outcomes import Busy, Expired, Outcome
+from async_task.queue.final_failures import COLUMNS, FinalFailure
 from async_task.queue.ordering import release_in
 from async_task.queue.pages import PAGE, refusing
 from async_task.queue.predicates import can_expire, without
@@ -17,10 +17,13 @@ from async_task.schema.tables import companion_tables
 REASON = "past its expires_at"
 
 
-def expire_overdue(engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()) -> int:
-    """Expire one page, without the ids `besides`; returns how many. Raises Refused."""
+def expire_overdue(
+    engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
+) -> list[FinalFailure]:
+    """Expire one page, without the ids `besides`; returns what expired. Raises Refused."""
     with engine.begin() as connection:
-        ids = list(connection.scalars(_overdue(table, limit, besides)))
+        found = connection.execute(_overdue(table, limit, besides)).all()
+        ids = [row.id for row in found]
         with refusing(ids):
             if ids:
                 change = update(table).where(table.c.id.in_(ids), is_pending(table)).values(_expired(table))
@@ -28,33 +31,39 @@ def expire_overdue(engine: Engine, table: Table, *, limit: int = PAGE, besides: 
                 events = [event(table, one, "expired", REASON) for one in ids]
                 connection.execute(insert(companion_tables(table).events), events)
         release_in(connection, table, connection.scalars(_keys_of(table, ids)) if ids else ())
-        return len(ids)
+        return [FinalFailure.of_row(row, Status.EXPIRED, REASON) for row in found]
 
 
-def expire_one(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
-    """Expire this attempt, in the caller's transaction; Busy if its row is locked."""
+def expire_one(connection: Connection, table: Table, attempt_id: uuid.UUID) -> FinalFailure | None:
+    """Expire this attempt, in the caller's transaction; None if its row is locked."""
     unclaimed = (table.c.id == attempt_id, is_pending(table), table.c.claim_id.is_(None))
-    found = select(table.c.id).where(table.c.id == attempt_id, *can_expire(table))
-    if connection.scalar(found.with_for_update(skip_locked=True, key_share=True)) is None:
-        return Busy(attempt_id, None, None)
+    asked = select(*_reported(table)).where(table.c.id == attempt_id, *can_expire(table))
+    row = connection.execute(asked.with_for_update(skip_locked=True, key_share=True)).first()
+    if row is None:
+        return None
     connection.execute(update(table).where(*unclaimed).values(_expired(table)))
     record(connection, table, attempt_id, "expired", REASON)
     release_in(connection, table, connection.scalars(_keys_of(table, [attempt_id])))
-    return Expired(attempt_id, REASON)
+    return FinalFailure.of_row(row, Status.EXPIRED, REASON)
 
 
 def _overdue(table: Table, limit: int, besides: Sequence[uuid.UUID]) -> Select[Any]:
-    return (
-        select(table.c.id)
-        .where(*can_expire(table), *without(table.c.id, besides))
+    asked: Any = select(*_reported(table))
+    found: Select[Any] = (
+        asked.where(*can_expire(table), *without(table.c.id, besides))
         .order_by(table.c.expires_at, table.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     )
+    return found
+
+
+def _reported(table: Table) -> list[Any]:
+    return [table.c[name] for name in COLUMNS]
 
 
 def _expired(table: Table) -> Values:
-    return ending(table, Status.EXPIRED, last_error=table.c.last_error, crashed=True)
+    return ending(table, Status.EXPIRED, last_error=table.c.last_error, unreported=True)
 
 
 def _keys_of(table: Table, ids: Sequence[uuid.UUID]) -> Select[Any]:

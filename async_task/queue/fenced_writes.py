@@ -1,8 +1,9 @@
 """What is written about claims outside of their calls; each write is fenced by the claim id.
 
 1. Lock: `lock_claims`, `succeed_and_lock`.
-2. Write outcomes: `write_outcome`, `write_outcomes`.
-3. Release or park what is not performed: `release_claims`, `release_abandoned`, `release_to_queue`, `park`.
+2. Write outcomes: `write_outcome`, `write_outcomes`, `release_and_succeed`.
+3. Release or park what is not performed: `release_claims`, `release_to_others`, `release_abandoned`,
+   `release_to_queue`, `park`.
 4. `extend_lease`, and `read_state` for an outcome whose COMMIT was not answered.
 
 A function that is given a connection writes in its transaction, which the caller commits.
@@ -10,18 +11,21 @@ A function that is given a connection writes in its transaction, which the calle
 
 import datetime as dt
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Table
 
-from async_task.database.dialects import counts_locked_rows, takes_arrays
-from async_task.database.pipeline import COMMIT_AND_BEGIN, Step, at_once, in_turn
+from async_task.database.dialects import bounds_transactions, counts_locked_rows
+from async_task.database.pipeline import COMMIT, COMMIT_AND_BEGIN, Step, StepFailed, at_once, in_turn, try_in_turn
 from async_task.database.transactions import transaction_on
 from async_task.error_text import Failure
+from async_task.errors import ClaimLost
 from async_task.outcomes import Decision
 from async_task.queue import settle_statements
 from async_task.queue.claim import Claim
+from async_task.queue.settle_statements import Ids
 from async_task.schema.audit import record
 from async_task.schema.states import (
     Status,
@@ -34,6 +38,7 @@ from async_task.schema.states import (
     releasing_unstarted,
     retrying,
 )
+from async_task.wakeup.notify import notify_sleepers
 
 
 class OutcomeWrite(NamedTuple):
@@ -49,13 +54,14 @@ def lock_claims(
 ) -> set[uuid.UUID]:
     """Lock the rows of these claims, all of one claim id; then set a savepoint, if one is named. PostgreSQL ends the
     transaction when it idles, or a statement of it runs, for longer than `limit`. Returns the ids of lost claims."""
-    given, arrays = _parameters(connection, claims), takes_arrays(connection.dialect)
+    given, form = _parameters(connection, claims), Ids.of(connection.dialect, len(claims))
     then = None if savepoint is None else f"SAVEPOINT {savepoint}"
     if not counts_locked_rows(connection.dialect):
-        rows = at_once(connection, settle_statements.lock(table, arrays), given, then=then).rows
+        rows = at_once(connection, settle_statements.lock(table, form), given, then=then).rows
         return {claim.id for claim in claims}.difference(row[0] for row in rows)
-    given["a_limit"] = _milliseconds(limit)
-    (row,) = at_once(connection, settle_statements.lock_and_count(table, arrays), given, then=then).rows
+    given |= _limits(limit)
+    lock = settle_statements.lock_and_count(table, form, bounds_transactions(connection.dialect))
+    (row,) = at_once(connection, lock, given, then=then).rows
     return _lost(connection, table, claims, row[0])
 
 
@@ -68,13 +74,14 @@ def succeed_and_lock(
     One way to the server and back instead of four. If any of the three steps fails, nothing is known of the first.
     Returns how many of the first were still ours, and the ids of lost claims among the others.
     """
-    arrays = takes_arrays(connection.dialect)
-    locked = _parameters(connection, claims) | {"a_limit": _milliseconds(limit)}
+    form, done_form = (Ids.of(connection.dialect, len(some)) for some in (claims, succeeded))
+    lock = settle_statements.lock_and_count(table, form, bounds_transactions(connection.dialect))
+    locked = _parameters(connection, claims) | _limits(limit)
     done, _, found = in_turn(
         connection,
-        Step(settle_statements.succeed(table, arrays), _parameters(connection, succeeded)),
+        Step(settle_statements.succeed(table, done_form), _parameters(connection, succeeded)),
         COMMIT_AND_BEGIN,
-        Step(settle_statements.lock_and_count(table, arrays), locked),
+        Step(lock, locked),
     )
     return done.number, _lost(connection, table, claims, found.rows[0][0])
 
@@ -88,7 +95,7 @@ def write_outcome(
         with where.begin() as connection:
             return write_outcome(connection, table, claim, decision, failure)
     if decision.status is Status.SUCCEEDED:
-        succeed = settle_statements.succeed(table, takes_arrays(where.dialect))
+        succeed = settle_statements.succeed(table, Ids.ONE)
         return where.execute(succeed, _parameters(where, [claim])).rowcount == 1
     if not _is_changed(where, table, claim, _values(table, decision, failure)):
         return False
@@ -110,21 +117,56 @@ def write_outcomes(
     False when somebody else was first with one of them. The caller then commits no more, and settles each by itself:
     on PostgreSQL the others may be committed already, as the COMMIT goes to the server with the UPDATE.
     """
-    arrays, is_all = takes_arrays(connection.dialect), not (others or unstarted)
+    is_all = not (others or unstarted)
     if succeeded:
-        succeed = settle_statements.succeed(table, arrays)
+        succeed = settle_statements.succeed(table, Ids.of(connection.dialect, len(succeeded)))
         if at_once(connection, succeed, _parameters(connection, succeeded), commits=is_all).number != len(succeeded):
             return False
     if unstarted:
-        connection.execute(settle_statements.release(table, arrays), _parameters(connection, unstarted))
+        connection.execute(_release(connection, table, unstarted), _parameters(connection, unstarted))
     return all(write_outcome(connection, table, *one) for one in others)
+
+
+class NotReleased(Exception):
+    """A savepoint is not there, or its transaction has failed or is lost: nothing is committed. `error`: what the
+    database raised."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("the savepoint was not released")
+        self.error = error
+
+
+def release_and_succeed(connection: Connection, table: Table, claim: Claim, savepoint: str, *, commits: bool) -> None:
+    """Release the savepoint, write that this claim has succeeded and, if it `commits`, commit, in one round trip. Only
+    where `pipelines(connection)`.
+
+    Raises NotReleased; ClaimLost, if somebody else was first: then the transaction has failed, and nothing is
+    committed; and what the database raises: after that nobody knows whether it was committed.
+    """
+    succeed = Step(settle_statements.succeed_or_fail(table), _parameters(connection, [claim]))
+    ends = [COMMIT] if commits else []
+    try:
+        try_in_turn(connection, Step(f"RELEASE SAVEPOINT {savepoint}"), succeed, *ends)
+    except StepFailed as failed:
+        error: Any = failed.error
+        if failed.number == 0 and not (commits and error.connection_invalidated):
+            raise NotReleased(error) from error
+        if failed.number == 1 and getattr(error.orig, "sqlstate", None) == settle_statements.NO_ROW:
+            raise ClaimLost("the claim was lost, or the target changed the row of its own attempt") from None
+        raise error from failed.__cause__
 
 
 def release_claims(where: Engine | Connection, table: Table, claims: Sequence[Claim]) -> None:
     """Release claims of one claim id that were not started, uncharged, where they stood."""
     with transaction_on(where) as connection:
-        release = settle_statements.release(table, takes_arrays(connection.dialect))
-        connection.execute(release, _parameters(connection, claims))
+        connection.execute(_release(connection, table, claims), _parameters(connection, claims))
+
+
+def release_to_others(engine: Engine, table: Table, claims: Sequence[Claim]) -> None:
+    """The same, of calls that only other processes can make: sleeping workers are notified."""
+    with engine.begin() as connection:
+        connection.execute(_release(connection, table, claims), _parameters(connection, claims))
+        notify_sleepers(connection, table, Counter(one.queue for one in claims))
 
 
 def release_abandoned(engine: Engine, table: Table, claims: Sequence[Claim], *, started: bool = True) -> set[uuid.UUID]:
@@ -166,7 +208,7 @@ def park(engine: Engine, table: Table, claim: Claim, after: dt.timedelta, reason
 
 def extend_lease(connection: Connection, table: Table, claim: Claim, lease: dt.timedelta) -> None:
     """Let the claim hold without a lock for another lease."""
-    extend = settle_statements.extend(table, takes_arrays(connection.dialect), lease)
+    extend = settle_statements.extend(table, Ids.ONE, lease)
     connection.execute(extend, _parameters(connection, [claim]))
 
 
@@ -176,12 +218,27 @@ def read_state(engine: Engine, table: Table, attempt_id: uuid.UUID) -> Any:
         return connection.execute(settle_statements.state(table, attempt_id)).first()
 
 
+def _release(connection: Connection, table: Table, claims: Sequence[Claim]) -> Any:
+    return settle_statements.release(table, Ids.of(connection.dialect, len(claims)))
+
+
 def _parameters(connection: Connection, claims: Sequence[Claim]) -> dict[str, Any]:
     """Of a statement about claims of one claim id."""
     ids: Any = [one.id for one in claims]
-    if takes_arrays(connection.dialect):  # the array's text, written by us: a quarter of the time
-        ids = f"{{{','.join([one.hex for one in ids])}}}"
+    match Ids.of(connection.dialect, len(claims)):
+        case Ids.ONE:
+            ids = ids[0]
+        case Ids.ARRAY:  # the array's text, written by us: a quarter of the time
+            ids = f"{{{','.join([one.hex for one in ids])}}}"
+        case Ids.LIST:
+            pass
     return {"ids": ids, "a_claim": claims[0].claim_id}
+
+
+def _limits(limit: dt.timedelta) -> dict[str, str]:
+    """Of a transaction in which a call may take as long as `limit`. As a whole it may take twice that, and 10 s: other
+    calls of its group, and the commit, follow."""
+    return {"a_limit": _milliseconds(limit), "a_longest": _milliseconds(2 * limit + dt.timedelta(seconds=10))}
 
 
 def _milliseconds(limit: dt.timedelta) -> str:
@@ -192,14 +249,15 @@ def _lost(connection: Connection, table: Table, claims: Sequence[Claim], number:
     """The ids of those that were not locked; asked for only when fewer than all were."""
     if number == len(claims):
         return set()
-    ours = settle_statements.ours(table, takes_arrays(connection.dialect))
+    ours = settle_statements.ours(table, Ids.of(connection.dialect, len(claims)))
     return {claim.id for claim in claims}.difference(connection.scalars(ours, _parameters(connection, claims)))
 
 
 def _values(table: Table, decision: Decision, failure: Failure | None) -> Values:
     summary = failure.summary if failure else None
     if decision.after is not None:
-        return retrying(table, decision.after, last_error=summary, charged=decision.charged)
+        said = f"{summary} ({decision.reason})" if summary and decision.reason else summary
+        return retrying(table, decision.after, last_error=said, charged=decision.charged)
     text = ": ".join(part for part in (decision.reason, summary) if part) or None
     return ending(table, decision.status, last_error=text, charged=decision.charged)
 

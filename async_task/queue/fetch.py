@@ -7,22 +7,26 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Engine, Table
 
 from async_task.database.dialects import probes_laterally
 from async_task.database.pipeline import at_once
 from async_task.database.transactions import transaction_on
-from async_task.outcomes import Busy, NotDue, NotPending, Outcome
+from async_task.outcomes import Busy, Expired, NotDue, NotPending, Outcome
 from async_task.queue import claim_statements, predicates, settle_statements
 from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.claim_statements import Shape
 from async_task.queue.expiry import expire_one
+from async_task.queue.final_failures import FinalFailure
 from async_task.queue.ordering import release_in, waits_behind
 from async_task.schema.states import Status
+
+Begin: TypeAlias = Callable[[Engine], AbstractContextManager[Connection]]
 
 
 def claim_due(where: Engine | Connection, table: Table, request: ClaimRequest) -> list[Claim]:
@@ -37,15 +41,21 @@ def claim_due(where: Engine | Connection, table: Table, request: ClaimRequest) -
 
 
 def claim_one(
-    engine: Engine, table: Table, worker: str, lease: dt.timedelta, attempt_id: uuid.UUID, claim_id: uuid.UUID
-) -> Claim | Outcome:
-    """Claim this attempt, or say why not. One that is past its `expires_at` is expired."""
+    engine: Engine, table: Table, worker: str, lease: dt.timedelta, attempt_id: uuid.UUID, claim_id: uuid.UUID,
+    begin: Begin = Engine.begin,
+) -> Claim | Outcome:  # fmt: skip
+    """Claim this attempt, or say why not. One that is past its `expires_at` is expired. `begin`: begins the
+    transaction, in which it may have written something before."""
     given = {"a_claim": claim_id, "a_worker": worker}
-    with engine.begin() as connection:
+    with begin(engine) as connection:
         claims = _claim_one(connection, table, lease, attempt_id, given)
         if not claims and _has_released_its_key(connection, table, attempt_id):
             claims = _claim_one(connection, table, lease, attempt_id, given)
-        return claims[0] if claims else _why_not(connection, table, attempt_id)
+        found = claims[0] if claims else _why_not(connection, table, attempt_id)
+    if isinstance(found, FinalFailure):
+        found.log()
+        return Expired(attempt_id, found.reason)
+    return found
 
 
 def claims_under(engine: Engine, table: Table, claim_id: uuid.UUID) -> list[Claim]:
@@ -75,9 +85,10 @@ def _claim_due(connection: Connection, table: Table, request: ClaimRequest, *, c
     if not probes_laterally(connection.dialect):
         ids = _lock_due(connection, table, shape, wanted, request.limit)
         return _claim_locked(connection, table, request.lease, ids, given)
-    claim = claim_statements.claim(table, request.lease, shape)
-    values = wanted | given | {"a_number": request.limit}
-    if request.targets or request.besides:  # its text depends on how many of these there are
+    number = claim_statements.written_number(request.limit)
+    claim = claim_statements.claim(table, request.lease, shape, number)
+    values = wanted | given | ({"a_number": request.limit} if number is None else {})
+    if request.targets or shape.left_out:  # its text depends on how many of these there are
         return _claims(connection.execute(claim, values).all())
     # With its BEGIN and COMMIT: one way to the server and back instead of three, a third less for an empty claim.
     return _claims(at_once(connection, claim, values, commits=commits).rows)
@@ -90,8 +101,7 @@ def _wanted(request: ClaimRequest) -> dict[str, Any]:
         wanted["since"] = request.began
     if request.targets:
         wanted["some_targets"] = request.targets
-    if request.besides:
-        wanted["other_calls"] = request.besides
+    wanted |= request.left_out.parameters
     if request.marks:
         wanted["marks"] = list(request.marks)
     return wanted
@@ -145,7 +155,7 @@ def _has_released_its_key(connection: Connection, table: Table, attempt_id: uuid
     return release_in(connection, table, [row.order_key]) > 0
 
 
-def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome:
+def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome | FinalFailure:
     row = connection.execute(settle_statements.state(table, attempt_id)).first()
     if row is None:
         return NotPending(attempt_id, None)
@@ -153,7 +163,7 @@ def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Out
         return NotPending(attempt_id, row.status)
     is_claimed = row.claim_id is not None
     if row.is_overdue and not is_claimed:
-        return expire_one(connection, table, attempt_id)
+        return expire_one(connection, table, attempt_id) or Busy(attempt_id, None, None)
     if is_claimed or (row.is_due and row.released):
         return Busy(attempt_id, row.claimed_by, row.attempted_at if is_claimed else None)
     behind = None if row.released else waits_behind(connection, table, row.order_key)

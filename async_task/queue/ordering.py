@@ -9,6 +9,7 @@
 A unique index allows one released attempt for each key, whatever this module does wrong.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -29,11 +30,14 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from async_task.database.dialects import probes_laterally
+from async_task.database.driver_errors import is_transient
+from async_task.error_text import describe
 from async_task.schema.states import clearing_arrived, is_pending, releasing_order_key
 
+logger = logging.getLogger("async_task")
 PAGE = 500
 
 
@@ -65,10 +69,11 @@ def release_overlooked(
     engine: Engine, table: Table, limit: int = PAGE, after: str | None = None
 ) -> tuple[int, str | None]:
     """Among the next `limit` keys behind `after`, release those whose worker died before it released the next attempt.
-    Returns how many were released, and the last key if there may be more behind it."""
+    A key whose first attempt has just arrived is left to `release_arrived`. Returns how many were released, and the
+    last key if there may be more behind it."""
     with engine.begin() as connection:
         found = connection.execute(_keys(table, limit, after)).all()
-        released = release_in(connection, table, [row.key for row in found if not row.is_released])
+        released = release_in(connection, table, [row.key for row in found if not (row.is_released or row.is_new)])
     return released, found[-1].key if len(found) == limit else None
 
 
@@ -101,12 +106,15 @@ def _released(table: Table, key: str) -> Any:
 
 
 def _release_many(connection: Connection, table: Table, keys: Sequence[str]) -> int:
-    """All in one statement (PostgreSQL); one by one if another process was faster with one of them."""
+    """All in one statement (PostgreSQL); one by one if another process was faster with one of them, or the database
+    refuses one of them."""
     try:
         with connection.begin_nested():
             return connection.execute(_releasing_all(table, keys)).rowcount
-    except IntegrityError:
-        return 0 if len(keys) == 1 else sum(_release_many(connection, table, [key]) for key in keys)
+    except DBAPIError as error:
+        if len(keys) > 1 and not _is_of_the_infrastructure(error):
+            return sum(_release_many(connection, table, [key]) for key in keys)
+        return _unreleased(error, keys[0])
 
 
 def _release_one(connection: Connection, table: Table, key: str) -> int:
@@ -115,8 +123,22 @@ def _release_one(connection: Connection, table: Table, key: str) -> int:
         return 0
     try:
         return connection.execute(update(table).where(table.c.id == first).values(releasing_order_key())).rowcount
-    except IntegrityError:  # another process was faster
-        return 0
+    except DBAPIError as error:
+        return _unreleased(error, key)
+
+
+def _unreleased(error: DBAPIError, key: str) -> int:
+    """0, as another process was faster, or the database refuses this key, which must not hold up others. Raises an
+    error of the infrastructure."""
+    if _is_of_the_infrastructure(error):
+        raise error
+    if not isinstance(error, IntegrityError):
+        logger.error("order key %s cannot be released: %s", key, describe(error).summary)
+    return 0
+
+
+def _is_of_the_infrastructure(error: DBAPIError) -> bool:
+    return error.connection_invalidated or is_transient(error.orig)
 
 
 def _releasing_all(table: Table, keys: Sequence[str]) -> Any:
@@ -160,8 +182,11 @@ def _keys(table: Table, limit: int, after: str | None) -> Any:
     walk = first.cte("walk", recursive=True)
     following = select(func.min(behind.c.order_key)).where(is_pending(behind), behind.c.order_key > walk.c.key)
     walk = walk.union_all(select(following.scalar_subquery()).where(walk.c.key.is_not(None)))
+    line: Any = table.alias("line")
+    of_key = (is_pending(line), line.c.order_key == walk.c.key)
+    first_arrived = select(line.c.arrived).where(*of_key).order_by(line.c.seq).limit(1).scalar_subquery()
     return (
-        select(walk.c.key, _has_released(table, walk.c.key).label("is_released"))
+        select(walk.c.key, _has_released(table, walk.c.key).label("is_released"), first_arrived.label("is_new"))
         .where(walk.c.key.is_not(None))
         .limit(limit)
     )

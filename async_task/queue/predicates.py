@@ -5,10 +5,10 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import BindParameter, ColumnElement, Table, func, literal, select, tuple_
+from sqlalchemy import BindParameter, ColumnElement, ScalarSelect, Table, func, literal, select
 
 from async_task.database.clock import statement_now
-from async_task.schema.states import is_overdue, is_pending, is_waiting
+from async_task.schema.states import ONE, is_no_suspect, is_overdue, is_pending, is_suspect, is_waiting
 from async_task.schema.tables import companion_tables
 
 PRIORITIES = range(10)
@@ -29,10 +29,10 @@ def due(
     began: Given[dt.datetime] | None = None,
     suspects: bool | None = None,
     targets: Given[Sequence[str]] = (),
-    besides: Given[Sequence[tuple[str, str]]] = (),
+    left_out: Conditions = (),
 ) -> Conditions:
     """Waiting, due and not overdue. `suspects`: only suspects, none, or (None) both. `targets`: only these; if empty,
-    any. `besides`: calls to leave out, each a target and a method.
+    any. `left_out`: the conditions that leave something out.
 
     `began`: due at that instant, created by then, and not started since by any worker. Without this a batch would not
     end: a poll without delay, or a target that creates rows for the past, would keep it running.
@@ -40,9 +40,7 @@ def due(
     since: Any = statement_now() if began is None else _as_instant(table, began)
     once = () if began is None else (table.c.created_at <= since, func.coalesce(table.c.attempted_at, since) <= since)
     wanted = (table.c.target.in_(targets),) if _is_given(targets) else ()
-    call = tuple_(table.c.target, table.c.method_name)
-    unwanted = (call.not_in(besides),) if _is_given(besides) else ()
-    chosen = (*_suspects(table, suspects), *wanted, *unwanted)
+    chosen = (*_suspects(table, suspects), *wanted, *left_out)
     return (*is_waiting(table), table.c.due_at <= since, ~is_overdue(table), *chosen, *once)
 
 
@@ -57,22 +55,22 @@ def _is_given(names: Any) -> bool:
 def _suspects(table: Table, suspects: bool | None) -> Conditions:
     if suspects is None:
         return ()
-    return (table.c.num_crashes > 0,) if suspects else (table.c.num_crashes == 0,)
+    return (is_suspect(table) if suspects else is_no_suspect(table),)
 
 
-def has_rows(table: Table, queue: Any, conditions: Sequence[ColumnElement[bool]]) -> list[Any]:
+def has_rows(table: Table, queue: Any, conditions: Conditions) -> list[ColumnElement[bool]]:
     """For each priority of `queue`: whether any row meets the conditions."""
-    # The nearest row, as a claim looks for it. With EXISTS, PostgreSQL walks the table instead of the index, and
-    # compiles a plan of a million points for a second.
-    return [
-        select(table.c.id)
-        .where(table.c.queue == queue, table.c.priority == number, *conditions)
-        .order_by(table.c.due_at, table.c.id)
-        .limit(1)
-        .scalar_subquery()
-        .is_not(None)
-        for number in PRIORITIES
-    ]
+    return [nearest(table, queue, number, conditions).is_not(None) for number in PRIORITIES]
+
+
+def nearest(table: Table, queue: Any, priority: Any, conditions: Conditions) -> ScalarSelect[Any]:
+    """The id of the nearest row of this priority of `queue` that meets the conditions, as a claim looks for it; null if
+    none does."""
+    # With EXISTS, PostgreSQL walks the table instead of the index, and compiles a plan of a million points for a
+    # second.
+    place = (table.c.queue == queue, table.c.priority == priority)
+    found = select(table.c.id).where(*place, *conditions).order_by(table.c.due_at, table.c.id).limit(ONE)
+    return found.scalar_subquery()
 
 
 def can_expire(table: Table) -> Conditions:
@@ -90,7 +88,7 @@ def is_orphan(table: Table, lease: dt.timedelta) -> Conditions:
 
 def has_beaten(table: Table, lease: dt.timedelta) -> ColumnElement[bool]:
     """Whether a worker's last heartbeat is within one `lease`."""
-    return companion_tables(table).workers.c.beat_at > statement_now(-lease.total_seconds())
+    return companion_tables(table).workers.c.beat_at > statement_now(-lease.total_seconds(), is_text=True)
 
 
 def is_lost_claim(table: Table, worker: Given[str]) -> Conditions:
@@ -106,8 +104,9 @@ def has_claim(table: Table) -> ColumnElement[bool]:
 
 
 def is_claimed(table: Table) -> Conditions:
-    """Claimed; said of `lease_until`, so that the index of live claims serves."""
-    return is_pending(table), table.c.lease_until.is_not(None)
+    """Claimed; said of both columns, so that the index of live claims serves: on PostgreSQL it is of the rows with a
+    `claim_id`, and on MySQL it begins with `lease_until`."""
+    return is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until.is_not(None)
 
 
 def without(column: ColumnElement[Any], values: Sequence[Any]) -> Conditions:

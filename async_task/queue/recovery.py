@@ -1,59 +1,67 @@
-"""Recovery: a claim whose process has died is released where it stood, and its crash is counted; at CRASH_LIMIT
-crashes in a row the attempt fails."""
+"""Recovery: a claim whose process has died is released where it stood, and charged.
+
+1. A process that performed nothing else: a crash is counted, and at CRASH_LIMIT crashes in a row the attempt fails.
+2. Any other process: a loss is counted, which ends no attempt, since others were performed there, or a person or the
+   system has killed it. The attempt is performed in the quarantine next, where the blame is exact.
+3. Where the ledger of the process can be read, only those are charged whose calls were running.
+"""
 
 import datetime as dt
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, select
 
 from async_task.database.dialects import locks_rows, server_uptime
-from async_task.queue import workers
+from async_task.queue import ledger, workers
 from async_task.queue.claim import Claim
+from async_task.queue.ledger import Begun
 from async_task.queue.ordering import release_in
 from async_task.queue.pages import PAGE, refusing
 from async_task.queue.predicates import is_claimed, is_orphan, without
 from async_task.queue.settle_statements import change, change_one
 from async_task.queue.workers import Process
 from async_task.schema.audit import record
-from async_task.schema.states import Status, is_pending, recovering
+from async_task.schema.states import Status, is_pending, losing, recovering, releasing_started, releasing_unstarted
 from async_task.wakeup import notify
 
 CRASH_LIMIT = 3
+SILENT = "its worker lives and could not reach the database"
 
 
 def recover_orphans(
     engine: Engine, table: Table, lease: dt.timedelta, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
-) -> tuple[int, int]:
-    """Recover one page of orphans, without the ids `besides`. Returns how many were found, and how many of these failed
-    at the crash limit. Raises Refused."""
+) -> int:
+    """Recover one page of orphans, without the ids `besides`. Returns how many. Raises Refused."""
     with engine.begin() as connection:
         uptime = server_uptime(connection)
         if uptime is not None and uptime < lease.total_seconds():
-            return 0, 0  # no worker could send a heartbeat while the server was down
+            return 0  # no worker could send a heartbeat while the server was down
         alive = workers.alive_here(connection, table)
         found = connection.execute(_orphans(table, lease, limit, besides, alive)).all()
-        return _recover(connection, table, found, "was lost")
+        silent = {row.claimed_by for row in found if ledger.has_beaten(row.claimed_by, lease.total_seconds())}
+        _recover(connection, table, found, "was lost", silent)
+        return len(found)
 
 
 def recover_claims_of(
     engine: Engine, table: Table, process: Process, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
-) -> tuple[int, int]:
+) -> int:
     """The same for one page of the claims of a process that has died, whether their leases are past or not; sleeping
     workers are notified. Rows that the server still keeps locked for it are left out. Raises Refused."""
     with engine.begin() as connection:
         names = workers.names_of(connection, table, process)
         found = connection.execute(_claims_of(table, names, limit, besides)).all() if names else []
-        counted = _recover(connection, table, found, "has died")
+        _recover(connection, table, found, "has died")
         notify.notify_sleepers(connection, table, Counter(row.queue for row in found))
-        return counted
+        return len(found)
 
 
 def recover_claim(engine: Engine, table: Table, claim: Claim, how: str) -> Status | None:
-    """Recover a claim whose process is known to have died; `how` says what happened. Returns its new state, None when
+    """Recover a claim that has killed a process of its own; `how` says what happened. Returns its new state, None when
     somebody else was first."""
     with engine.begin() as connection:
         values = recovering(table, CRASH_LIMIT, crash_reason(claim.num_crashes + 1, how))
@@ -78,19 +86,44 @@ def must_wait_for_heartbeats(engine: Engine, table: Table, lease: dt.timedelta) 
 
 def crash_reason(crashes: int, how: str) -> str:
     """The `last_error` of an attempt that failed at the crash limit."""
-    return f"crashed: {crashes} starts in a row were lost with their process; at the last, {how}"
+    return f"crashed: {crashes} starts in a row killed a process of their own; at the last, {how}"
 
 
-def _recover(connection: Connection, table: Table, found: Sequence[Any], happened: str) -> tuple[int, int]:
-    """Recover these rows, which are locked. Returns how many there are, and how many of them failed."""
+def _recover(
+    connection: Connection, table: Table, found: Sequence[Any], happened: str, silent: Collection[str] = ()
+) -> None:
+    """Recover these rows, which are locked. Workers that are `silent` live, and cannot reach the database: nothing of
+    theirs is charged; nor what a stop has left behind."""
+    stopped = workers.stopped_among(connection, table, {row.claimed_by for row in found})
+    begun = {name: ledger.read(name) for name in {row.claimed_by for row in found}}
     with refusing([row.id for row in found]):
         for row in found:
             how = f"the process {row.claimed_by} {happened}"
-            values = recovering(table, CRASH_LIMIT, crash_reason(row.num_crashes + 1, how))
-            connection.execute(change(table, values).where(table.c.id == row.id, is_pending(table)))
-            record(connection, table, row.id, "crash", how, number=row.num_attempts)
+            _change(
+                connection, table, row, begun[row.claimed_by], how,
+                is_silent=row.claimed_by in silent, is_stopped=row.claimed_by in stopped,
+            )  # fmt: skip
     release_in(connection, table, [row.order_key for row in found])
-    return len(found), sum(row.num_crashes + 1 >= CRASH_LIMIT for row in found)
+
+
+def _change(
+    connection: Connection, table: Table, row: Any, begun: Begun | None, how: str, *, is_silent: bool, is_stopped: bool
+) -> None:
+    """Release one row. It is charged if its call was running when its process ended; or, as far as its ledger does not
+    say, may have been."""
+    if begun is not None and row.id not in begun.running | begun.returned:
+        values, kind, message = releasing_unstarted(table), None, how
+    elif is_stopped:
+        message = f"the worker {row.claimed_by} was stopped, and could not release it"
+        values, kind = releasing_started(message), "parked"
+    elif is_silent or (begun is not None and row.id in begun.returned):
+        message = f"{SILENT}: {row.claimed_by}" if is_silent else f"{how} before its outcome was written"
+        values, kind = releasing_started(message), "parked"
+    else:
+        values, kind, message = losing(table), "loss", how
+    connection.execute(change(table, values).where(table.c.id == row.id, is_pending(table)))
+    if kind is not None:
+        record(connection, table, row.id, kind, message, number=row.num_attempts)
 
 
 def _orphans(
@@ -99,14 +132,14 @@ def _orphans(
     """Orphans, locked; without the ids `besides`, and without claims of the workers `alive`."""
     conditions = (*is_orphan(table, lease), *without(table.c.id, besides), *without(table.c.claimed_by, alive))
     c = table.c
-    return _locked(table, select(c.id, c.claimed_by, c.num_attempts, c.num_crashes, c.order_key), conditions, limit)
+    return _locked(table, select(c.id, c.claimed_by, c.num_attempts, c.order_key), conditions, limit)
 
 
 def _claims_of(table: Table, names: Sequence[str], limit: int, besides: Sequence[uuid.UUID]) -> Any:
     """Claims of the workers with these `names`, locked; without the ids `besides`."""
     c = table.c
     conditions = (*is_claimed(table), c.claimed_by.in_(names), *without(c.id, besides))
-    found: Any = select(c.id, c.claimed_by, c.num_attempts, c.num_crashes, c.order_key, c.queue)
+    found: Any = select(c.id, c.claimed_by, c.num_attempts, c.order_key, c.queue)
     return _locked(table, found, conditions, limit)
 
 

@@ -1,12 +1,14 @@
 """The fenced statements about claims. Those about many claims of one claim id are built once for each table, and take
-`ids` and `a_claim`; `arrays`: whether `ids` travel as one array."""
+`ids` and `a_claim`; `form`: how `ids` are given."""
 
 import datetime as dt
+import enum
 import uuid
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
+    Dialect,
     Select,
     String,
     Table,
@@ -24,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from async_task.database.clock import statement_now
-from async_task.database.dialects import by_primary_key
+from async_task.database.dialects import by_primary_key, takes_arrays
 from async_task.queue import predicates
 from async_task.queue.claim import Claim
 from async_task.schema.states import Status, Values, ending, extending, is_overdue, releasing_unstarted
@@ -33,43 +35,75 @@ Statement = Any
 """A select of several columns, whose type SQLAlchemy 2.0 and 2.1 spell differently."""
 
 
+class Ids(enum.Enum):
+    """How the ids of a statement are given."""
+
+    ONE = "one id"
+    ARRAY = "an array in one parameter"
+    LIST = "a parameter for each"
+
+    @classmethod
+    def of(cls, dialect: Dialect, number: int) -> "Ids":
+        """The form for so many ids."""
+        # PostgreSQL keeps the plan of `id = $1`. For a short array it plans anew at each execution: half of the
+        # server's time for a commit with one outcome.
+        if number == 1:
+            return cls.ONE
+        return cls.ARRAY if takes_arrays(dialect) else cls.LIST
+
+
 @lru_cache(maxsize=64)
-def lock(table: Table, arrays: bool) -> Select[Any]:
+def lock(table: Table, form: Ids) -> Select[Any]:
     """Lock those of `ids` that are still ours under `a_claim`, and return them."""
-    return by_primary_key(table, select(table.c.id).where(*_ours(table, arrays)).with_for_update(key_share=True))
+    return by_primary_key(table, select(table.c.id).where(*_ours(table, form)).with_for_update(key_share=True))
 
 
 @lru_cache(maxsize=64)
-def lock_and_count(table: Table, arrays: bool) -> Statement:
+def lock_and_count(table: Table, form: Ids, is_bounded: bool) -> Statement:
     """The same; one row, which begins with the number of rows locked (PostgreSQL). The server ends the transaction when
-    it idles, or a statement of it runs, for longer than `a_limit` milliseconds."""
+    it idles, or a statement of it runs, for longer than `a_limit` milliseconds; and if it `is_bounded`, when it lasts
+    for longer than `a_longest`."""
     # Reading 500 ids back was 13 % of a worker's CPU.
-    limits = ("idle_in_transaction_session_timeout", "statement_timeout")
-    return select(func.count(), *map(_set_limit, limits)).select_from(lock(table, arrays).subquery("locked"))
+    limits = [_set_limit("idle_in_transaction_session_timeout"), _set_limit("statement_timeout")]
+    if is_bounded:
+        limits.append(_set_limit("transaction_timeout", "a_longest"))
+    return select(func.count(), *limits).select_from(lock(table, form).subquery("locked"))
 
 
 @lru_cache(maxsize=64)
-def ours(table: Table, arrays: bool) -> Select[Any]:
+def ours(table: Table, form: Ids) -> Select[Any]:
     """Those of `ids` that are still ours under `a_claim`."""
-    return select(table.c.id).where(*_ours(table, arrays))
+    return select(table.c.id).where(*_ours(table, form))
 
 
 @lru_cache(maxsize=64)
-def succeed(table: Table, arrays: bool) -> Update:
+def succeed(table: Table, form: Ids) -> Update:
     """Write `succeeded` on those of `ids` that are still ours under `a_claim`."""
-    return _change_ours(table, arrays, _as_literals(ending(table, Status.SUCCEEDED, last_error=None)))
+    return _change_ours(table, form, _as_literals(ending(table, Status.SUCCEEDED, last_error=None)))
 
 
 @lru_cache(maxsize=64)
-def release(table: Table, arrays: bool) -> Update:
+def succeed_or_fail(table: Table) -> Statement:
+    """The same for one of `ids`, in a statement that fails with NO_ROW if that is no longer ours (PostgreSQL). So what
+    follows in the same round trip, a COMMIT perhaps, is not executed."""
+    done = succeed(table, Ids.ONE).returning(literal_column("1").label("one")).cte("done")
+    return select(literal_column("1 / count(*)").label("number")).select_from(done)
+
+
+NO_ROW = "22012"
+"""The SQLSTATE of a division by zero."""
+
+
+@lru_cache(maxsize=64)
+def release(table: Table, form: Ids) -> Update:
     """Release those of `ids` that are still ours under `a_claim` and were not started."""
-    return _change_ours(table, arrays, releasing_unstarted(table))
+    return _change_ours(table, form, releasing_unstarted(table))
 
 
 @lru_cache(maxsize=64)
-def extend(table: Table, arrays: bool, lease: dt.timedelta) -> Update:
+def extend(table: Table, form: Ids, lease: dt.timedelta) -> Update:
     """Extend the lease of those of `ids` that are still ours under `a_claim`."""
-    return _change_ours(table, arrays, extending(lease))
+    return _change_ours(table, form, extending(lease))
 
 
 def lock_one(table: Table, claim: Claim) -> Select[Any]:
@@ -97,18 +131,20 @@ def state(table: Table, attempt_id: uuid.UUID) -> Statement:
     ).where(table.c.id == attempt_id)  # fmt: skip
 
 
-def _change_ours(table: Table, arrays: bool, values: Any) -> Update:
-    return by_primary_key(table, change(table, values).where(*_ours(table, arrays)))
+def _change_ours(table: Table, form: Ids, values: Any) -> Update:
+    return by_primary_key(table, change(table, values).where(*_ours(table, form)))
 
 
-def _ours(table: Table, arrays: bool) -> tuple[Any, ...]:
+def _ours(table: Table, form: Ids) -> tuple[Any, ...]:
     # No condition on the state: a constraint keeps that only pending rows are claimed. With the conditions of partial
     # indexes the planner walks one of those instead of going by id (80 ms instead of 1.4).
-    return _among(table, arrays), table.c.claim_id == bindparam("a_claim", type_=table.c.claim_id.type)
+    return _among(table, form), table.c.claim_id == bindparam("a_claim", type_=table.c.claim_id.type)
 
 
-def _among(table: Table, arrays: bool) -> Any:
-    if arrays:  # one parameter however many ids: the statement's text stays the same
+def _among(table: Table, form: Ids) -> Any:
+    if form is Ids.ONE:
+        return table.c.id == bindparam("ids", type_=table.c.id.type)
+    if form is Ids.ARRAY:  # one parameter however many ids: the statement's text stays the same
         return table.c.id == any_(cast(bindparam("ids", type_=String()), ARRAY(Uuid())))
     return table.c.id.in_(bindparam("ids", expanding=True))
 
@@ -130,7 +166,7 @@ def _as_literal(value: Any) -> Any:
             return value
 
 
-def _set_limit(name: str) -> Any:
+def _set_limit(name: str, limit: str = "a_limit") -> Any:
     # In a subselect of its own it runs once, and not for each row.
     is_local: Any = literal_column("true")
-    return select(func.set_config(literal_column(f"'{name}'"), bindparam("a_limit"), is_local)).scalar_subquery()
+    return select(func.set_config(literal_column(f"'{name}'"), bindparam(limit), is_local)).scalar_subquery()

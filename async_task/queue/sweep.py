@@ -1,6 +1,6 @@
 """A sweep. Any number may run at once.
 
-1. Recover orphans, in bounded pages.
+1. Recover what processes of this machine have left that have ended; then orphans, in bounded pages.
 2. Expire what is past its `expires_at`, likewise.
 3. Release order keys whose worker died before it released the next attempt.
 4. Forget workers that have been silent for a day.
@@ -17,67 +17,97 @@ from functools import partial
 from sqlalchemy import Engine, Table
 
 from async_task.database.transactions import retry_transient
-from async_task.queue import expiry, ordering, recovery, workers
+from async_task.queue import expiry, ledger, ordering, recovery, workers
+from async_task.queue.final_failures import FinalFailure
 from async_task.queue.pages import PAGE, pages
 from async_task.queue.workers import Process
 
 logger = logging.getLogger("async_task")
 FORGET_AFTER = dt.timedelta(days=1)
-LONGEST_WAIT = 10.0
+SHORT_WAIT, LONGEST_WAIT = 2.0, 10.0
 """Seconds; a server that runs a statement for a killed process may notice only at its end that the process is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What a sweep did, in attempts: orphans `recovered`; orphans `crashed`, which failed at the crash limit;
-    `expired`."""
+    """What a sweep did, in attempts: orphans `recovered`, and `expired` ones; and how many polls of operations
+    (`Pollable`) it `resumed`."""
 
     recovered: int = 0
-    crashed: int = 0
     expired: int = 0
+    resumed: int = 0
 
 
-def sweep(engine: Engine, table: Table, lease: dt.timedelta, *, page: int = PAGE) -> SweepReport:
-    """Recover, expire, release; `page` rows at most in each transaction."""
+def sweep(
+    engine: Engine, table: Table, lease: dt.timedelta, *, page: int = PAGE,
+    tell: Callable[[FinalFailure], None] | None = None,
+) -> SweepReport:  # fmt: skip
+    """Recover, expire, release; `page` rows at most in each transaction. `tell`: called for each that expired."""
+    recovered = recover_gone(engine, table, page=page)
     if retry_transient(partial(recovery.must_wait_for_heartbeats, engine, table, lease)):
         time.sleep(lease.total_seconds())  # each live worker sends a heartbeat within a third of a lease
-    recovered, crashed = _recover(partial(recovery.recover_orphans, engine, table, lease), page)
-    expired = sum(pages(partial(expiry.expire_overdue, engine, table), int, page))
+    recovered += sum(pages(partial(recovery.recover_orphans, engine, table, lease), int, page))
+    expired = 0
+    for failures in pages(partial(expiry.expire_overdue, engine, table), len, page):
+        expired += len(failures)
+        for one in failures:
+            one.log()
+            if tell is not None:
+                tell(one)
     _release_overlooked(engine, table, page)
     retry_transient(partial(workers.forget_workers, engine, table, FORGET_AFTER))
-    return SweepReport(recovered, crashed, expired)
+    return SweepReport(recovered, expired)
 
 
-def recover_process(engine: Engine, table: Table, process: Process, *, page: int = PAGE) -> SweepReport:
+def recover_gone(engine: Engine, table: Table, *, page: int = PAGE) -> int:
+    """Recover the claims of processes of this machine that have ended, before their leases are past. Returns how many.
+
+    So a worker that is started again need not wait for the leases of its predecessor.
+    """
+    gone = retry_transient(partial(_gone, engine, table))
+    return sum(recover_process(engine, table, one, page=page, patience=SHORT_WAIT).recovered for one in gone)
+
+
+def recover_process(
+    engine: Engine, table: Table, process: Process, *, page: int = PAGE, patience: float = LONGEST_WAIT
+) -> SweepReport:
     """Recover the claims of a process that has died, before their leases are past, and delete its rows. Waits for what
-    the server still keeps locked for it, for LONGEST_WAIT at most."""
-    recovered = crashed = 0
-    until = time.monotonic() + LONGEST_WAIT
+    the server still keeps locked for it, for `patience` seconds at most."""
+    recovered = 0
+    until = time.monotonic() + patience
+    names = retry_transient(partial(_names, engine, table, process))
     for is_first in itertools.chain((True,), itertools.repeat(False)):
-        found = _recover(partial(recovery.recover_claims_of, engine, table, process), page)
-        recovered, crashed = recovered + found[0], crashed + found[1]
+        recovered += sum(pages(partial(recovery.recover_claims_of, engine, table, process), int, page))
         # Not after the first pass: its last claim may still be in its COMMIT, and is found by the name in these rows.
         if not is_first and retry_transient(partial(workers.deregister_process, engine, table, process)):
+            for name in names:
+                ledger.forget(name)
             break
         if time.monotonic() >= until:
             logger.warning("some claims of process %d are still locked: a sweep will recover them", process.pid)
             break
         time.sleep(0.02)
-    return SweepReport(recovered, crashed)
+    return SweepReport(recovered)
 
 
-def _recover(change: Callable[..., tuple[int, int]], page: int) -> tuple[int, int]:
-    """Page by page; returns how many were released, and how many failed."""
-    found = list(pages(change, lambda counted: counted[0], page))
-    failed = sum(crashed for _, crashed in found)
-    return sum(number for number, _ in found) - failed, failed
+def _gone(engine: Engine, table: Table) -> list[Process]:
+    with engine.begin() as connection:
+        return workers.gone_here(connection, table)
+
+
+def _names(engine: Engine, table: Table, process: Process) -> list[str]:
+    with engine.begin() as connection:
+        return workers.names_of(connection, table, process)
 
 
 def _release_overlooked(engine: Engine, table: Table, page: int) -> None:
+    # Arrivals first: to release these is no repair.
+    while retry_transient(partial(ordering.release_arrived, engine, table, page)) >= page:
+        pass
     after: str | None = None
     while True:
         released, after = retry_transient(partial(ordering.release_overlooked, engine, table, page, after))
-        if released:
-            logger.warning("%d attempts waited for others of their order key that had ended: released", released)
+        if released:  # nobody need act; and a worker may be between its commit and its own release, which is no fault
+            logger.info("%d attempts waited for others of their order key that had ended: released", released)
         if after is None:
             return

@@ -12,20 +12,27 @@ import os
 import secrets
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from async_task.database.clock import clock_now, statement_now
 from async_task.database.dialects import locks_rows
 from async_task.queue.backlog import MOST_COUNTED, num_claims
-from async_task.queue.predicates import has_claim
+from async_task.queue.predicates import has_beaten, has_claim
 from async_task.schema.states import extending, is_pending
 from async_task.schema.tables import companion_tables
+
+WORKER = "worker"
+"""The kind of a process that performs what is due for as long as it lives."""
+CLOCK = "clock"
+"""The kind of a clock, which performs nothing: its heartbeat is a tick, and without ticks it enqueues nothing."""
+IDLE_PAUSE = 15.0
+"""Seconds between two heartbeats of a worker that has no claims, and has claimed nothing for half a lease."""
 
 
 class Process(NamedTuple):
@@ -45,7 +52,8 @@ def worker_name() -> str:
 def process_started(pid: int) -> str | None:
     """What tells a process from a later one with the same id; None if there is no such process.
 
-    Linux: boot and start time in clock ticks. Elsewhere the empty string: only the id is known there.
+    Linux: boot, start time in clock ticks, and namespace of process ids. Elsewhere the empty string: only the id is
+    known there.
     """
     try:
         os.kill(pid, 0)
@@ -58,9 +66,18 @@ def process_started(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         if fields[0] in "ZX":
             return None
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + ":" + fields[19]
+        return f"{_boot_id()}:{fields[19]}:{_namespace()}"
     except OSError:
         return ""
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _namespace() -> str:
+    """Of process ids: containers of one machine may have one host name, and each has a process 1."""
+    return str(Path("/proc/self/ns/pid").stat().st_ino)
 
 
 def beat(
@@ -112,12 +129,13 @@ def _beat(
     engine: Engine, table: Table, worker: str, lease: dt.timedelta, claimed: Sequence[uuid.UUID], kind: str | None
 ) -> None:
     with engine.begin() as connection:
-        register(connection, table, worker, kind)
         if claimed:
             mine = (table.c.id.in_(claimed), table.c.claimed_by == worker, is_pending(table))
             free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
             ids = list(connection.scalars(free))
             connection.execute(update(table).where(table.c.id.in_(ids)).values(extending(lease)))
+        # Last: while it waits for a table that somebody has locked, this process can still say that it ends.
+        register(connection, table, worker, kind)
 
 
 def deregister(engine: Engine, table: Table, worker: str) -> None:
@@ -125,6 +143,28 @@ def deregister(engine: Engine, table: Table, worker: str) -> None:
     workers = companion_tables(table).workers
     with engine.begin() as connection:
         connection.execute(delete(workers).where(workers.c.name == worker))
+
+
+LONGEST_SILENCE = dt.timedelta(minutes=1)
+"""A worker without claims sends a heartbeat more often than that."""
+STOPPED = "stopped"
+"""The kind of a worker that has stopped, and could not release its claims."""
+
+
+def leave_claims(engine: Engine, table: Table, worker: str, lease: dt.timedelta) -> None:
+    """Mark the row of a process that performs nothing any more and could not release its claims: a sweep releases them
+    uncharged when their leases are past. Needs no lock on the attempts, which may be what it could not get."""
+    workers = companion_tables(table).workers
+    ended = {"kind": STOPPED, "asleep": False, "beat_at": statement_now(-lease.total_seconds())}
+    with engine.begin() as connection:
+        connection.execute(update(workers).where(workers.c.name == worker).values(ended))
+
+
+def stopped_among(connection: Connection, table: Table, names: Collection[str]) -> set[str]:
+    """Those of these workers that have stopped and left their claims."""
+    workers = companion_tables(table).workers
+    found = select(workers.c.name).where(workers.c.name.in_(names), workers.c.kind == STOPPED)
+    return set(connection.scalars(found)) if names else set()
 
 
 def deregister_process(engine: Engine, table: Table, process: Process) -> bool:
@@ -145,11 +185,16 @@ def forget_workers(engine: Engine, table: Table, older_than: dt.timedelta) -> No
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A process that performs attempts, by its row.
+    """A process that performs attempts, or a clock, by its row.
 
-    `kind`: "worker", "run-batch", or None for a single call of the library. `silent_for`: since its last heartbeat, by
-    the database's clock. `is_asleep`: it waits to be notified. `about`: what it says of itself: queues, worker threads,
-    version. `claims`: how many attempts it has claimed; of all processes together 10,000 are counted at most.
+    `kind`: "worker", "run-batch", "clock", or None for a single call of the library. `silent_for`: since its last
+    heartbeat, by the database's clock. `is_asleep`: it waits to be notified. `about`: what it says of itself: queues,
+    worker threads, version; of a clock the number of entries. `claims`: how many attempts it has claimed; of all
+    processes together 10,000 are counted at most.
+
+    `is_dead`: it has ended, as this machine knows, if it is of this machine and of the same container. Of another one:
+    its heartbeats are missing for one lease. A worker without claims sends them every 15 s, all others more often. A
+    clock is dead without them although its process runs: it hangs.
     """
 
     name: str
@@ -162,27 +207,46 @@ class WorkerInfo:
     is_asleep: bool
     about: Mapping[str, Any]
     claims: int
+    is_dead: bool
 
 
-def running_workers(engine: Engine, table: Table) -> list[WorkerInfo]:
-    """The processes that perform attempts of this table, or did lately; those that began first come first."""
-    c = companion_tables(table).workers.c
-    columns: Any = select(c.name, c.host, c.pid, c.kind, c.started_at, c.beat_at, c.asleep, c.about, statement_now())
-    mine = or_(c.job_type.is_(None), c.job_type == table.name)
+def running_workers(engine: Engine, table: Table, lease: dt.timedelta) -> list[WorkerInfo]:
+    """The processes that perform attempts of this table, or did lately: the living first, and of these those that began
+    first."""
+    workers = companion_tables(table).workers
+    mine = or_(workers.c.job_type.is_(None), workers.c.job_type == table.name)
     with engine.begin() as connection:
         found: Any = connection.execute(num_claims(table, table.c.claimed_by, MOST_COUNTED)).all()
         claims: dict[str, int] = dict(found)
-        rows = connection.execute(columns.where(mine).order_by(c.started_at, c.name)).all()
-    return [_info(claims, *row) for row in rows]
+        chosen: Any = select(workers, statement_now().label("now"))
+        rows = connection.execute(chosen.where(mine).order_by(workers.c.started_at, workers.c.name)).all()
+    return sorted((_info(row, claims.get(row.name, 0), lease) for row in rows), key=lambda one: one.is_dead)
 
 
-def _info(
-    claims: Mapping[str, int], name: str, host: str, pid: int, kind: str | None, started_at: dt.datetime,
-    beat_at: dt.datetime, asleep: bool, about: str | None, now: dt.datetime,
-) -> WorkerInfo:  # fmt: skip
-    silent = max(now - beat_at, dt.timedelta(0))
-    said = json.loads(about) if about else {}
-    return WorkerInfo(name, host, pid, kind, started_at, beat_at, silent, bool(asleep), said, claims.get(name, 0))
+def _info(row: Any, claims: int, lease: dt.timedelta) -> WorkerInfo:
+    silent = max(row.now - row.beat_at, dt.timedelta(0))
+    runs = is_running(Process(row.host, row.pid, row.process_started))
+    is_silent = silent > _longest_silence(row, claims, lease)
+    is_dead = row.kind == STOPPED or (is_silent if runs is None else not runs or (row.kind == CLOCK and is_silent))
+    return WorkerInfo(
+        row.name, row.host, row.pid, row.kind, row.started_at, row.beat_at, silent, bool(row.asleep),
+        json.loads(row.about) if row.about else {}, claims, is_dead,
+    )  # fmt: skip
+
+
+def _longest_silence(row: Any, claims: int, lease: dt.timedelta) -> dt.timedelta:
+    """For which the process can live."""
+    is_idle = row.kind in (WORKER, CLOCK) and not claims
+    return lease + dt.timedelta(seconds=IDLE_PAUSE) if is_idle else lease
+
+
+def first_with_mark(engine: Engine, table: Table, lease: dt.timedelta, kind: str, mark: str) -> str | None:
+    """The name of the live worker that began first, of those of this kind that tell of the same `mark`."""
+    c = companion_tables(table).workers.c
+    live = (c.kind == kind, c.job_type == table.name, has_beaten(table, max(lease, LONGEST_SILENCE)))
+    with engine.begin() as connection:
+        rows = connection.execute(select(c.name, c.about).where(*live).order_by(c.started_at, c.name)).all()
+    return next((name for name, about in rows if json.loads(about or "{}").get("prunes") == mark), None)
 
 
 def names_of(connection: Connection, table: Table, process: Process) -> list[str]:
@@ -197,10 +261,35 @@ def _is_of(workers: Table, table: Table, process: Process) -> tuple[ColumnElemen
     return (*named, or_(c.job_type.is_(None), c.job_type == table.name))
 
 
+def gone_here(connection: Connection, table: Table) -> list[Process]:
+    """The processes with claims that have ended on this machine, as far as that is certain: of this boot, and of this
+    process's own namespace of ids. Others may run where this process cannot see them."""
+    c = companion_tables(table).workers.c
+    here = (c.host == socket.gethostname(), or_(c.job_type.is_(None), c.job_type == table.name), has_claim(table))
+    found = connection.execute(select(c.host, c.pid, c.process_started).where(*here)).all()
+    return [one for one in {Process(*row) for row in found} if has_ended(one)]
+
+
+def has_ended(process: Process) -> bool:
+    """Whether a process has certainly ended; False for one that this process cannot see."""
+    return is_running(process) is False
+
+
+def is_running(process: Process) -> bool | None:
+    """Whether a process runs; None for one that this process cannot see."""
+    try:
+        boot, _, namespace = process.started.split(":")
+        is_seen = (boot, namespace) == (_boot_id(), _namespace())
+    except (OSError, ValueError):
+        return None
+    return process_started(process.pid) == process.started if is_seen else None
+
+
 def alive_here(connection: Connection, table: Table) -> list[str]:
     """Where rows cannot be locked (SQLite): the names of the workers whose processes run on this machine."""
     if locks_rows(connection.dialect):
         return []
     c = companion_tables(table).workers.c
-    here = select(c.name, c.pid, c.process_started).where(c.host == socket.gethostname())
+    is_stopped = func.coalesce(c.kind, "") == STOPPED
+    here = select(c.name, c.pid, c.process_started).where(c.host == socket.gethostname(), ~is_stopped)
     return [row.name for row in connection.execute(here) if process_started(row.pid) == row.process_started]

@@ -1,5 +1,6 @@
 """The column types of our tables, with the same meaning on every database."""
 
+import datetime as dt
 import os
 import time
 import uuid
@@ -18,6 +19,22 @@ __all__ = ["Counter", "HiddenText", "Identifier", "Instant", "LongText", "Name",
 
 class _ExactText(mysql.VARCHAR):
     """A VARCHAR that is compared by its characters alone, with the spaces at its end."""
+
+    # Alembic's autogenerate writes a type as the name of its module and its repr: as that of SQLAlchemy's own type, so
+    # that a revision needs nothing of this library.
+    __module__ = mysql.VARCHAR.__module__
+
+    def __repr__(self) -> str:
+        is_mariadb = "getattr(op.get_context().dialect, 'is_mariadb', False)"
+        collation = f"'utf8mb4_nopad_bin' if {is_mariadb} else 'utf8mb4_0900_bin'"
+        return f"VARCHAR({self.length}, charset='utf8mb4', collation={collation})"
+
+    def __reduce__(self) -> Any:  # a pickle looks for the class in its module
+        return _exact, (self.length,)
+
+
+def _exact(length: int) -> _ExactText:
+    return _ExactText(length)
 
 
 @compiles(_ExactText, *MYSQL)
@@ -39,6 +56,13 @@ class HiddenText(TypeDecorator[str]):
 
     impl = Text
     cache_ok = True
+    __module__ = "sqlalchemy.types"  # for autogenerate, as that of `_ExactText`
+
+    def __repr__(self) -> str:
+        return f"Text().with_variant(mysql.{_mysql_text()!r}, 'mysql', 'mariadb')"
+
+    def __reduce__(self) -> Any:
+        return SealedText, ()
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         return dialect.type_descriptor(_mysql_text()) if has_longtext(dialect) else super().load_dialect_impl(dialect)
@@ -88,3 +112,13 @@ def uuid7() -> uuid.UUID:
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     bits = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64
     return uuid.UUID(int=bits | 0b10 << 62 | int.from_bytes(os.urandom(8)) >> 2)
+
+
+CLOCK_SLACK = dt.timedelta(days=2)
+"""By how much the clock that made an id may differ from the database's, which wrote `created_at`."""
+
+
+def first_uuid7(when: dt.datetime, slack: dt.timedelta) -> uuid.UUID:
+    """The lowest UUID of version 7 that is made `slack` after `when`."""
+    milliseconds = int((when.timestamp() + slack.total_seconds()) * 1000)
+    return uuid.UUID(int=min(max(milliseconds, 0), 0xFFFF_FFFF_FFFF) << 80)

@@ -4,15 +4,17 @@ There are few indexes, and they are partial where the database can: finished row
 """
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import DDL, CheckConstraint, ColumnElement, Index, String, Table, and_, event
+from sqlalchemy import CheckConstraint, ColumnElement, Index, String, Table, and_, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.schema import conv
+from sqlalchemy.schema import ExecutableDDLElement, conv
+from sqlalchemy.sql.compiler import DDLCompiler, IdentifierPreparer
 
 from async_task.database.dialects import MYSQL, sequence_of
-from async_task.schema.states import Status
+from async_task.schema.states import Status, is_suspect
 
 STORAGE = {
     "autovacuum_vacuum_scale_factor": "0.01",
@@ -58,10 +60,25 @@ def complete_table(table: Table) -> None:
         _complete.add(table)
         _add_indexes(table)
         _add_checks(table)
-        store = DDL(storage_of("%(fullname)s"))  # type: ignore[no-untyped-call]
-        event.listen(table, "after_create", store.execute_if(dialect="postgresql"))
-        number = DDL(sequence_made(table).replace("%", "%%"))  # type: ignore[no-untyped-call]
-        event.listen(table, "after_create", number.execute_if(dialect="postgresql"))
+        for text_of in (_storage_of, _sequence_of):
+            event.listen(table, "after_create", _OfTable(table, text_of).execute_if(dialect="postgresql"))
+
+
+class _OfTable(ExecutableDDLElement):
+    """A statement about a table, under the name to which the engine translates it."""
+
+    def __init__(self, table: Table, text_of: Callable[[Table, IdentifierPreparer], str]) -> None:
+        self.table = table
+        self.text_of = text_of
+
+
+@compiles(_OfTable)
+def _text_of(statement: _OfTable, compiler: DDLCompiler, **_: Any) -> str:
+    return statement.text_of(statement.table, compiler.preparer)
+
+
+def _storage_of(table: Table, preparer: IdentifierPreparer) -> str:
+    return storage_of(preparer.format_table(table))
 
 
 def storage_of(name: str, *, is_set: bool = True) -> str:
@@ -73,7 +90,10 @@ def storage_of(name: str, *, is_set: bool = True) -> str:
 
 def sequence_made(table: Table) -> str:
     """PostgreSQL's statement that creates the sequence of `seq`; it is dropped with its table."""
-    preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+    return _sequence_of(table, postgresql.dialect().identifier_preparer)  # type: ignore[no-untyped-call]
+
+
+def _sequence_of(table: Table, preparer: IdentifierPreparer) -> str:
     name, owner = preparer.format_sequence(sequence_of(table)), preparer.format_table(table)
     return f"CREATE SEQUENCE IF NOT EXISTS {name} OWNED BY {owner}.{preparer.quote(table.c.seq.name)}"
 
@@ -100,7 +120,7 @@ def _add_indexes(table: Table) -> None:
     _partial("order", table, [c.order_slot], c.order_slot.is_not(None), unique=True)
     _partial("keyed", table, [c.status, c.order_key, c.seq], and_(live, c.order_key.is_not(None)))
     _partial("arrived", table, [c.status, c.arrived], and_(pending, c.arrived))
-    _partial("suspect", table, [c.status, c.num_crashes], and_(pending, c.num_crashes > 0))
+    _partial("suspect", table, [c.status, c.num_crashes, c.num_losses], and_(pending, is_suspect(table)))
 
 
 def _partial(name: str, table: Table, columns: list[Any], where: Any, *, unique: bool = False) -> None:
@@ -117,6 +137,8 @@ CHECKS = {
     "priority": "priority BETWEEN 0 AND 9",
     "counters": "num_attempts >= 0 AND num_errors >= 0 AND num_crashes >= 0",
     "starts": "num_errors + num_crashes <= num_attempts",
+    # Beside the one above, and not in its place: SQLite adds a check together with a column, and drops none.
+    "losses": "num_losses >= 0 AND num_errors + num_crashes + num_losses <= num_attempts",
 }
 
 

@@ -10,11 +10,14 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Integer,
+    String,
     Table,
     and_,
     case,
     literal_column,
     null,
+    or_,
     true,
 )
 
@@ -38,6 +41,8 @@ class Status(enum.StrEnum):
 
 Values = dict[str, Any]
 """Column values, in the order in which they are set: MySQL reads a column's new value in the expressions after it."""
+EMPTIED = "pruned"
+"""In the place of the arguments of an attempt that was pruned. It is no JSON, so that no arguments are stored as it."""
 UNCLAIMED: Values = {"claim_id": None, "claimed_by": None, "lease_until": None}
 
 
@@ -58,14 +63,15 @@ def extending(lease: dt.timedelta) -> Values:
     return {"lease_until": clock_now(lease.total_seconds())}
 
 
-def ending(table: Table, status: Status, *, last_error: Any, charged: bool = False, crashed: bool = False) -> Values:
+def ending(table: Table, status: Status, *, last_error: Any, charged: bool = False, unreported: bool = False) -> Values:
     """Ended in `status`. `charged`: the target raised, which counts as an error.
 
-    The count of crashes is reset, as a worker reports. `crashed`: none reports, and a claim that is left counts as a
-    crash.
+    The counts of crashes and losses are reset, as a worker reports. `unreported`: none reports, and a claim that is
+    left counts as a loss.
     """
     return {
-        "num_crashes": table.c.num_crashes + _if_claimed(table) if crashed else 0,
+        "num_crashes": table.c.num_crashes if unreported else 0,
+        "num_losses": table.c.num_losses + _if_claimed(table) if unreported else 0,
         **UNCLAIMED,
         "status": status,
         "completed_at": clock_now(),
@@ -84,6 +90,7 @@ def retrying(table: Table, after: dt.timedelta, *, last_error: str | None, charg
         "last_error": last_error,
         "num_errors": table.c.num_errors + int(charged),
         "num_crashes": 0,
+        "num_losses": 0,
     }
 
 
@@ -122,8 +129,8 @@ def _without_the_start(table: Table) -> Values:
 
 
 def recovering(table: Table, crash_limit: int, reason: str) -> Values:
-    """Its process was lost: counted as a crash, and released with the same `due_at`; failed at `crash_limit` crashes in
-    a row."""
+    """It killed a process that performed nothing else: counted as a crash, and released with the same `due_at`; failed
+    at `crash_limit` crashes in a row."""
     lost = table.c.num_crashes + 1
     final = lost >= crash_limit
     return {
@@ -134,6 +141,12 @@ def recovering(table: Table, crash_limit: int, reason: str) -> Values:
         "last_error": case((final, reason), else_=table.c.last_error),
         "num_crashes": lost,
     }
+
+
+def losing(table: Table) -> Values:
+    """Lost with a worker that performed others too, or was killed from outside: counted as a loss, which ends no
+    attempt, and released with the same `due_at`."""
+    return {**UNCLAIMED, "updated_at": clock_now(), "num_losses": table.c.num_losses + 1}
 
 
 def reopening(table: Table) -> Values:
@@ -147,6 +160,7 @@ def reopening(table: Table) -> Values:
         "updated_at": clock_now(),
         "num_errors": 0,
         "num_crashes": 0,
+        "num_losses": 0,
         "expires_at": case((table.c.expires_at <= clock_now(), null()), else_=table.c.expires_at),
         # Another attempt of its order key may have been released: it must wait for its turn again.
         "released": table.c.order_key.is_(None),
@@ -155,13 +169,19 @@ def reopening(table: Table) -> Values:
 
 
 def rescheduling(table: Table, at: dt.datetime | None) -> Values:
-    """Due `at` (None: now), as a person asked. A claim that is left counts as a crash."""
+    """Due `at` (None: now), as a person asked. A claim that is left counts as a loss."""
     return {
-        "num_crashes": table.c.num_crashes + _if_claimed(table),
+        "num_losses": table.c.num_losses + _if_claimed(table),
         **UNCLAIMED,
         "due_at": clock_now() if at is None else at,
         "updated_at": clock_now(),
     }
+
+
+def emptying() -> Values:
+    """Only the token, the status and the times are left of an attempt that has ended."""
+    emptied: Values = {"method_args": EMPTIED, "encryptor": "null", "last_error": None, "trace_context": None}
+    return {**emptied, "updated_at": clock_now()}
 
 
 def clearing_arrived() -> Values:
@@ -186,16 +206,40 @@ def _seconds(after: dt.timedelta) -> float:
     return max(after.total_seconds(), 0.001)
 
 
+# Literals, not parameters: the generic plan of a prepared statement could not use the partial indexes.
+ZERO, ONE = (literal_column(number, Integer()) for number in ("0", "1"))
+PENDING: ColumnElement[str] = literal_column(f"'{Status.PENDING.value}'", String())
+
+
 def is_pending(table: Table) -> ColumnElement[bool]:
     """Not ended, with the conditions of both kinds of partial indexes: `status` and `completed_at`."""
-    # A literal, not a parameter: the generic plan of a prepared statement could not use the partial indexes.
-    pending = table.c.status == literal_column(f"'{Status.PENDING.value}'", table.c.status.type)
-    return and_(pending, table.c.completed_at.is_(None))
+    return and_(table.c.status == PENDING, table.c.completed_at.is_(None))
+
+
+def has_ended(table: Table) -> ColumnElement[bool]:
+    """Not pending."""
+    return and_(table.c.status != Status.PENDING, table.c.completed_at.is_not(None))
+
+
+def is_emptied(table: Table) -> ColumnElement[bool]:
+    """Whether it was pruned, and is left because its token is remembered."""
+    return table.c.method_args == literal_column(f"'{EMPTIED}'")
 
 
 def is_waiting(table: Table) -> tuple[ColumnElement[bool], ...]:
     """Pending, unclaimed and released: the rows of the claim index."""
     return is_pending(table), table.c.claim_id.is_(None), table.c.released
+
+
+def is_suspect(table: Table) -> ColumnElement[bool]:
+    """Whether its last start was lost with its process."""
+    # Two ranges of one index, for MySQL; and the very text of the partial index, for SQLite.
+    return or_(table.c.num_crashes > ZERO, and_(table.c.num_crashes == ZERO, table.c.num_losses > ZERO))
+
+
+def is_no_suspect(table: Table) -> ColumnElement[bool]:
+    """The opposite."""
+    return and_(table.c.num_crashes == ZERO, table.c.num_losses == ZERO)
 
 
 def is_overdue(table: Table) -> ColumnElement[bool]:

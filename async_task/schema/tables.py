@@ -1,6 +1,8 @@
-"""The ready-made base, and the companion tables of an attempts table: job events, workers, queues, schema version."""
+"""The ready-made base, and the companion tables of an attempts table: job events, workers, queues, schedule entries,
+occurrences, schema version."""
 
 import datetime as dt
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +20,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from async_task.database.clock import clock_now
-from async_task.schema.columns import Counter, Instant, LongText, Name, RowNumber
+from async_task.schema.columns import Counter, Identifier, Instant, LongText, Name, RowNumber
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 5
 
 
 class Base(DeclarativeBase):
@@ -54,8 +56,8 @@ class JobEvent(Base):
 
 
 class Worker(Base):
-    """A process that performs attempts. It renews `beat_at` while it has claims, or is a run: a claim whose worker has
-    not beaten for one lease is an orphan.
+    """A process that performs attempts, or a clock. It renews `beat_at` while it has claims, or is a run: a claim whose
+    worker has not beaten for one lease is an orphan.
 
     `job_type`: the name of the table whose jobs it performs. `kind`: what it is, as "run-batch". `asleep`: it waits to
     be notified of due attempts. `about`: its description of itself, as a JSON object.
@@ -95,6 +97,42 @@ class Queue(Base):
     refilled_at: Mapped[dt.datetime | None] = mapped_column(Instant())
 
 
+class ScheduleEntry(Base):
+    """An entry of a schedule that a clock has seen.
+
+    `job_type`: the name of the table in which its attempts are written. `rule`: when it fires, in words. Everything up
+    to `decided_until` is decided. `last_attempt_id`: the attempt of its last occurrence that has one.
+    """
+
+    __tablename__ = "async_task_schedules"
+
+    job_type: Mapped[str] = mapped_column(Name(128), primary_key=True)
+    schedule_key: Mapped[str] = mapped_column(Name(255), primary_key=True)
+    rule: Mapped[str] = mapped_column(LongText())
+    decided_until: Mapped[dt.datetime] = mapped_column(Instant())
+    last_attempt_id: Mapped[uuid.UUID | None] = mapped_column(Identifier())
+    paused_at: Mapped[dt.datetime | None] = mapped_column(Instant())
+    paused_by: Mapped[str | None] = mapped_column(Name(255))
+    pause_reason: Mapped[str | None] = mapped_column(LongText())
+
+
+class Occurrence(Base):
+    """A time at which an entry fired, or was to fire: one row, however many clocks there are.
+
+    `status`: "enqueued" with the `attempt_id`, or "skipped" or "missed" with a `reason`.
+    """
+
+    __tablename__ = "async_task_occurrences"
+
+    job_type: Mapped[str] = mapped_column(Name(128), primary_key=True)
+    schedule_key: Mapped[str] = mapped_column(Name(255), primary_key=True)
+    fire_at: Mapped[dt.datetime] = mapped_column(Instant(), primary_key=True)
+    status: Mapped[str] = mapped_column(Name(16))
+    reason: Mapped[str | None] = mapped_column(LongText())
+    attempt_id: Mapped[uuid.UUID | None] = mapped_column(Identifier())
+    created_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
+
+
 class SchemaVersion(Base):
     """The version of the tables in this database: one row."""
 
@@ -110,7 +148,12 @@ class CompanionTables:
     events: Table
     workers: Table
     queues: Table
+    schedules: Table
+    occurrences: Table
     version: Table
+
+
+COMPANIONS = (JobEvent, Worker, Queue, ScheduleEntry, Occurrence, SchemaVersion)
 
 
 def companion_tables(table: Table) -> CompanionTables:
@@ -118,7 +161,7 @@ def companion_tables(table: Table) -> CompanionTables:
 
     They are copied into its own metadata, so that whoever creates or migrates that metadata has them too.
     """
-    return CompanionTables(*(_copied(kind.__table__, table) for kind in (JobEvent, Worker, Queue, SchemaVersion)))
+    return CompanionTables(*(_copied(kind.__table__, table) for kind in COMPANIONS))
 
 
 def _copied(made: Any, table: Table) -> Table:

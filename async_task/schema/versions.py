@@ -1,11 +1,14 @@
 """The tables that a model needs: making them, checking them, and their version in a database."""
 
+from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
+from sqlalchemy import Connection, Engine, MetaData, Table, exists, false, inspect, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
 from async_task.database.dialects import has_schemas
+from async_task.database.server_versions import refuse_old_server
 from async_task.errors import SchemaMismatch
 from async_task.schema.tables import SCHEMA_VERSION, companion_tables, table_of
 
@@ -16,7 +19,7 @@ def tables_of(model: type[Any]) -> list[Table]:
     mapped = {table for mapper in root.self_and_descendants for table in mapper.tables}
     others = companion_tables(table_of(model))
     named = sorted(mapped, key=lambda table: str(table.name))
-    return [*named, others.events, others.workers, others.queues, others.version]
+    return [*named, *(getattr(others, field.name) for field in fields(others))]
 
 
 def create(engine: Engine, model: type[Any]) -> None:
@@ -24,12 +27,16 @@ def create(engine: Engine, model: type[Any]) -> None:
 
     Raises SchemaMismatch for tables of another version.
     """
-    found = version_in(engine, model)
-    if found is not None:
-        _refuse_other(found)
-    if has_schemas(engine.dialect) and (name := table_of(model).schema) is not None:
+    with engine.begin() as connection:
+        found = _version_in(connection, model)
+        if found is not None:
+            _refuse_other(found)
+        elif _has(connection, table_of(model)):
+            raise SchemaMismatch(_UNVERSIONED)
+    if has_schemas(engine.dialect):
         with engine.begin() as connection:
-            connection.execute(CreateSchema(name, if_not_exists=True))
+            if (name := connection.schema_for_object(table_of(model))) is not None:
+                connection.execute(CreateSchema(name, if_not_exists=True))
     by_metadata: dict[MetaData, list[Table]] = {}
     for table in tables_of(model):
         by_metadata.setdefault(table.metadata, []).append(table)
@@ -38,18 +45,35 @@ def create(engine: Engine, model: type[Any]) -> None:
 
 
 def check(engine: Engine, model: type[Any]) -> None:
-    """Raises SchemaMismatch unless all tables exist, in the version that this library needs."""
+    """Raises SchemaMismatch unless all tables exist, in the version that this library needs, and ConfigurationError for
+    a server that is too old."""
+    if _is_complete(engine, model):
+        return
     with engine.begin() as connection:
         version = _version_in(connection, model)
         if version is not None:
             _refuse_other(version)
-        found = inspect(connection)
-        missing = [table.fullname for table in tables_of(model) if not found.has_table(table.name, schema=table.schema)]
+        if version is None and _has(connection, table_of(model)):
+            raise SchemaMismatch(_UNVERSIONED)
+        missing = [table.fullname for table in tables_of(model) if not _has(connection, table)]
     if missing:
         raise SchemaMismatch(
-            f"the database has no table {sorted(missing)[0]!r}: make it with `async-task install`, "
-            "or at once with `async-task install --apply`"
+            f"the database has no table {sorted(missing)[0]!r}: `async-task install` writes the revision, and `alembic "
+            "upgrade head` carries it out; `async-task install --apply` makes the tables at once"
         )
+
+
+def _is_complete(engine: Engine, model: type[Any]) -> bool:
+    """Whether all tables exist, in the version that this library needs: one statement, where a look at each table takes
+    seven. After an error of the database: False."""
+    c = companion_tables(table_of(model)).version.c
+    no_row = [~exists().select_from(table).where(false()) for table in tables_of(model)]
+    try:
+        with engine.begin() as connection:
+            refuse_old_server(connection)
+            return connection.scalar(select(c.version).where(*no_row)) == SCHEMA_VERSION
+    except DBAPIError:  # a table is missing, or may not be read
+        return False
 
 
 def version_in(engine: Engine, model: type[Any]) -> int | None:
@@ -58,17 +82,30 @@ def version_in(engine: Engine, model: type[Any]) -> int | None:
         return _version_in(connection, model)
 
 
+_UNVERSIONED = (
+    "the tables of async-task are there without a version, as autogenerate or a copy makes them: `async-task adopt` "
+    "takes them over"
+)
+
+
 def _version_in(connection: Connection, model: type[Any]) -> int | None:
+    refuse_old_server(connection)
     table = companion_tables(table_of(model)).version
-    exists = inspect(connection).has_table(table.name, schema=table.schema)
-    return connection.scalar(select(table.c.version)) if exists else None
+    return connection.scalar(select(table.c.version)) if _has(connection, table) else None
+
+
+def _has(connection: Connection, table: Table) -> bool:
+    return inspect(connection).has_table(table.name, schema=connection.schema_for_object(table))
 
 
 def _refuse_other(version: int) -> None:
     if version > SCHEMA_VERSION:
         words = "upgrade the library"
     elif version < SCHEMA_VERSION:
-        words = "`async-task upgrade` writes the revision, and `alembic upgrade head` carries it out"
+        words = (
+            "`async-task upgrade` writes the revision, and `alembic upgrade head` carries it out; `async-task upgrade "
+            "--apply` changes the tables at once"
+        )
     else:
         return
     raise SchemaMismatch(f"the tables are of version {version}, and this library needs {SCHEMA_VERSION}: {words}")

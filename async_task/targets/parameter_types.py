@@ -1,6 +1,7 @@
 """What the annotations of a target's parameters allow, checked by pydantic. No message holds an argument's value."""
 
 import json
+import math
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
@@ -35,16 +36,17 @@ class ParameterTypes:
         if not PLAIN.issuperset(map(type, arguments.values())):
             return False
         try:
-            self._validator.validate_python(arguments, strict=True)
+            return bool(self._validator.validate_python(arguments, strict=True) == arguments)
         except Exception:
             return False
-        return True
 
-    def check(self, arguments: Mapping[str, Any]) -> None:
-        """Raises InvalidArguments, naming the field and why, where a value does not fit. Nothing is converted."""
+    def check(self, arguments: Mapping[str, Any], *, may_change: bool = False) -> None:
+        """Raises InvalidArguments, naming the field and why, where a value does not fit. Nothing is converted: a value
+        that a validator of the user's changes is refused too, unless it `may_change`."""
 
         def converted() -> str | None:
-            return _converted(arguments, self._adapter.validate_python(dict(arguments), strict=True))
+            made = self._adapter.validate_python(dict(arguments), strict=True)
+            return _converted(arguments, made) or (None if may_change else _changed(arguments, made))
 
         if (why := self._validated(arguments, converted)) is not None:
             raise InvalidArguments(f"{self._label}: {why}")
@@ -66,6 +68,8 @@ class ParameterTypes:
             return validate()
         except ValidationError as error:
             why = _first_error(error, arguments)
+        except ConfigurationError:
+            raise
         except Exception as error:
             why = f"a validator raised {type(error).__name__}"
         # Outside of the handlers: a context would drag the values along.
@@ -146,6 +150,29 @@ def _converted(given: Mapping[str, Any], made: Mapping[str, Any]) -> str | None:
         if kind := _kind_made(given[name], value):
             return f"{name}: Input should be an instance of {kind.__name__}"
     return None
+
+
+def _changed(given: Mapping[str, Any], made: Mapping[str, Any]) -> str | None:
+    """Why a value is refused of which a validator makes another one: stored is what was given, and the target is called
+    with that. A default that was not given is none."""
+    for name, value in given.items():
+        if _differs(value, made[name]):
+            return (
+                f"{name}: a validator makes another value of it, and the target is called with what is stored: "
+                "give the value as the validator makes it"
+            )
+    return None
+
+
+def _differs(given: Any, made: Any) -> bool:
+    """Whether plain values differ, also in lists and mappings."""
+    if type(given) in PLAIN and type(made) in PLAIN:
+        return bool(given != made) and not (isinstance(given, float) and math.isnan(given))
+    if isinstance(given, list | tuple) and isinstance(made, list | tuple):
+        return len(given) != len(made) or any(map(_differs, given, made))
+    if isinstance(given, dict) and isinstance(made, dict):
+        return given.keys() != made.keys() or any(_differs(value, made[name]) for name, value in given.items())
+    return False
 
 
 def _kind_made(given: Any, made: Any) -> type[Any] | None:

@@ -6,11 +6,12 @@ import re
 import types
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args
 from weakref import WeakSet
 
 from async_task.encryption.encryptors import Encryptor, register_encryptor
 from async_task.errors import ConfigurationError
+from async_task.targets.keeping import Ages, Keep, ages_of
 from async_task.targets.retry import DEFAULT_RETRY, Duration, Retry, duration
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -46,6 +47,7 @@ def rate_of(given: Any) -> float:
 
 
 Mode = Literal["locked", "leased"]
+Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 F = TypeVar("F", bound=Callable[..., Any])
 ATTRIBUTE = "__async_task_policy__"
 MAX_BATCH = 50
@@ -64,17 +66,26 @@ class Settings(TypedDict, total=False):
     - `max_age`: how long after it was due an attempt may still start.
     - `encryptor`: an encryptor, or its name.
     - `only_encrypted`: refuse plain arguments, also of rows written before.
+    - `store_messages`: where arguments are encrypted, store the messages of errors too, without whole arguments. By
+      default only the class of an error and its place are stored, because a message may quote a part of a secret.
     - `redact`: arguments that are never shown; those of the target and the method together.
     - `queue`, `priority`: where attempts wait, and how urgent they are (0 first, 9 last).
     - `isolate`: call a `def` in a child process. `timeout` then ends that process with all that the call has started.
+    - `isolation`: the isolation level of the session that the target takes: "READ COMMITTED", "REPEATABLE READ" or
+      "SERIALIZABLE". Without it, the level that your engine sets, else the one that is set in the database (`ALTER
+      DATABASE ... SET default_transaction_isolation`, a role's, a server's), else READ COMMITTED; the REPEATABLE READ
+      that MySQL has by itself does not count. A serialization failure is retried, uncharged. On SQLite all transactions
+      are serializable.
     - `settle_within`: how long a worker may wait to commit a finished call together with others, at most 1 s. 0: each
       call has a commit of its own.
     - `batch`: how many calls of a `def` with a session may share a transaction, 1 to 50.
     - `max_running`: the maximum number of calls at a time, on all machines together.
     - `rate`: the maximum number of starts: "10/s", "100/m", "500/h", or a number per second.
+    - `keep`: how long a worker keeps attempts that have ended: "30d" or a timedelta for those that succeeded, expired
+      or were canceled; or by status: `{"succeeded": "30d", "failed": "1y"}`. Without it, as `AsyncTask(keep=...)` says.
 
-    `max_running` and `rate` are for a whole target. They are limits of its queue: of the one that `queue` names, else
-    of a queue of the target's own.
+    `keep`, `max_running` and `rate` are for a whole target. The last two are limits of its queue: of the one that
+    `queue` names, else of a queue of the target's own.
     """
 
     retry: Retry
@@ -83,14 +94,17 @@ class Settings(TypedDict, total=False):
     max_age: Duration
     encryptor: Encryptor | str
     only_encrypted: bool
+    store_messages: bool
     redact: Sequence[str]
     queue: str
     priority: int
     isolate: bool
+    isolation: Isolation
     settle_within: Duration
     batch: int
     max_running: int
     rate: str | float
+    keep: Keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +117,17 @@ class Policy:
     max_age: dt.timedelta | None = None
     encryptor: str | None = None
     only_encrypted: bool | None = None
+    store_messages: bool | None = None
     redact: frozenset[str] | None = None
     queue: str | None = None
     priority: int | None = None
     isolate: bool | None = None
+    isolation: Isolation | None = None
     settle_within: dt.timedelta | None = None
     batch: int | None = None
     max_running: int | None = None
     rate: float | None = None
+    keep: Ages | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "Policy":
@@ -157,6 +174,8 @@ def policy(**settings: Unpack[Settings]) -> Callable[[F], F]:
     Raises ConfigurationError for a bad setting, and where it would have no effect: on a class, or above `@target`.
     """
     checked = Policy.of(settings)
+    if checked.keep is not None:
+        raise ConfigurationError("keep is for a whole target: set it in @target(...)")
     if checked.limit:
         raise ConfigurationError("max_running and rate are for a whole target: set them in @target(...)")
 
@@ -191,6 +210,8 @@ def _check(values: dict[str, Any]) -> None:
         raise ConfigurationError("retry takes a Retry: Retry.exponential(...), .every(...), .schedule(...) or .never()")
     if values.get("mode", "locked") not in ("locked", "leased"):
         raise ConfigurationError(f"mode is 'locked' or 'leased', not {values['mode']!r}")
+    if values.get("isolation", "SERIALIZABLE") not in get_args(Isolation):
+        raise ConfigurationError(f"isolation is one of {', '.join(get_args(Isolation))}, not {values['isolation']!r}")
     if "timeout" in values and not values["timeout"]:
         raise ConfigurationError("timeout must be longer than 0 s")
     if "settle_within" in values and values["settle_within"] > dt.timedelta(seconds=1):
@@ -199,13 +220,12 @@ def _check(values: dict[str, Any]) -> None:
         )
     if "encryptor" in values and not isinstance(values["encryptor"], str):
         values["encryptor"] = register_encryptor(values["encryptor"]).name
-    for name in ("only_encrypted", "isolate"):
+    for name in ("only_encrypted", "store_messages", "isolate"):
         if not isinstance(values.get(name, False), bool):
             raise ConfigurationError(f"{name} is True or False")
-    if "redact" in values:
-        values["redact"] = _names(values["redact"])
-    if "rate" in values:
-        values["rate"] = rate_of(values["rate"])
+    for name, convert in (("redact", _names), ("rate", rate_of), ("keep", ages_of)):
+        if name in values:
+            values[name] = convert(values[name])
     batch = values.get("batch", 1)
     if type(batch) is not int or not 1 <= batch <= MAX_BATCH:
         raise ConfigurationError(f"batch is a whole number from 1 to {MAX_BATCH}, not {batch!r}")

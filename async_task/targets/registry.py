@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, Unpack, overload
 
-from async_task.errors import AsyncTaskError, ConfigurationError, UnknownTarget, near
+from async_task.errors import AsyncTaskError, ConfigurationError, UnknownMethod, UnknownTarget, near
 from async_task.targets.functions import functions_of, is_function
 from async_task.targets.policies import Limit, Policy, Settings
-from async_task.targets.target import Method, Target, coroutine_methods, refuse_unknown_redactions
+from async_task.targets.target import Method, Target, coroutine_methods, refuse_uncallable, refuse_unknown_redactions
 
 T = TypeVar("T")
 
@@ -39,8 +39,9 @@ def target(
         target(stripe.Refund, name="stripe.refund")
 
     Raises ConfigurationError for a name in use, for something in `__main__` or in a function without a name, for a
-    bad setting, and for a signature that cannot be stored: `*args`, `**kwargs`, positional-only parameters, names
-    beginning with `_`, generators, annotations that cannot be resolved. With `name=` a method's signature is checked
+    bad setting, for a method that needs an instance, and for a signature that cannot be stored: `*args`, `**kwargs`,
+    positional-only parameters, names beginning with `_`, generators, annotations that cannot be resolved or whose
+    values can never be stored. With `name=` a method's signature is checked
     when the method is first used.
     """
     if thing is None or isinstance(thing, str):
@@ -54,7 +55,7 @@ def target_named(name: str) -> Target:
     if found is None:
         raise UnknownTarget(
             f"no target is registered as {name!r} in this process{near(name, _allowed.by_name)}: "
-            "decorate it with @target, and import its module here (AsyncTask(modules=[...]))"
+            "decorate it with @target, and import its module here (AsyncTask(modules=[...]), or --module)"
         )
     return found
 
@@ -109,6 +110,11 @@ def limits() -> Mapping[str, Limit]:
     return _allowed.limits
 
 
+def registered_coroutines() -> list[Method]:
+    """The coroutine functions of registered targets that were used so far."""
+    return [one for one in coroutine_methods() if _allowed.by_name.get(one.target.name) is one.target]
+
+
 def coroutine_calls() -> list[tuple[str, str]]:
     """Target and method of each coroutine function that was used so far, under each name of its target."""
     return [
@@ -117,6 +123,22 @@ def coroutine_calls() -> list[tuple[str, str]]:
         for name in method.target.names
         if _allowed.by_name.get(name) is method.target
     ]
+
+
+def problem_with(target_name: str, method_name: str) -> UnknownTarget | UnknownMethod | None:
+    """Why a call is unknown in this process; None where it is known."""
+    try:
+        target_named(target_name).method(method_name)
+    except (UnknownTarget, UnknownMethod) as problem:
+        return problem
+    except ConfigurationError:  # it is known, and cannot be called: no reason to leave it to others
+        return None
+    return None
+
+
+def is_known(target_name: str, method_name: str) -> bool:
+    """The same in short: without a message, which takes long to find what is meant."""
+    return target_name in _allowed.by_name and problem_with(target_name, method_name) is None
 
 
 def encryptor_of_policy(target_name: str, method_name: str) -> str | None:
@@ -222,6 +244,7 @@ def _is_limited(one: Target) -> bool:
 
 
 def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Settings, *, eager: bool) -> Any:
+    refuse_uncallable(thing)
     label = name or _default_name(thing)
     made = Target(label, thing, _with_own_queue(label, Policy.of(settings)), aliases)
     _refuse_names_in_use(made)

@@ -40,18 +40,24 @@ class Retry:
         @target(retry=Retry.exponential(first=60, max_attempts=8))
         class OrderClient: ...
 
-    `delays(n)`: the longest wait after the n-th error (n from 1); None ends the attempt `failed`. `jitter`: the random
-    share of the wait, 0 to 1. `max_attempts`: the number of errors that ends it `failed`. `until`: the age, counted
-    from `scheduled_at`, else from `created_at`, past which no retry may start; the attempt ends `failed`.
+    `delays(n)`: the longest wait after the n-th error (n from 1), in seconds or as a timedelta; None ends the attempt
+    `failed`. If it raises, or answers anything else, the default policy decides, and `last_error` says so.
+    `jitter`: the random share of the wait, 0 to 1. `max_attempts`: the number of errors that ends it `failed`. `until`:
+    the age, counted from `scheduled_at`, else from `created_at`, past which no retry may start; the attempt ends
+    `failed`.
     """
 
-    delays: Callable[[int], dt.timedelta | None]
+    delays: Callable[[int], Duration | None]
     jitter: float = 0.0
     max_attempts: int | None = None
     until: dt.timedelta | None = None
     name: str = "custom"
 
     def __post_init__(self) -> None:
+        if not callable(self.delays):
+            raise ConfigurationError("delays is a function of the number of errors: delays=lambda errors: 60 * errors")
+        if self.until is not None:
+            object.__setattr__(self, "until", duration(self.until, name="until"))
         if not (_is_number(self.jitter) and 0 <= self.jitter <= 1):
             raise ConfigurationError(f"jitter is the random share of the delay, 0 to 1, not {self.jitter!r}")
         if self.max_attempts is not None and (type(self.max_attempts) is not int or self.max_attempts < 1):
@@ -106,9 +112,14 @@ class Retry:
         return cls(lambda errors: None, name="never")
 
     def delay(self, errors: int, draw: Callable[[], float] = random.random) -> dt.timedelta | None:
-        """The wait after the `errors`-th error; None for no further try. `draw` returns a number in [0, 1)."""
-        longest = self.delays(errors)
-        return None if longest is None else longest * (1 - self.jitter * (1 - draw() if self.jitter else 0))
+        """The wait after the `errors`-th error; None for no further try. `draw` returns a number in [0, 1).
+
+        Raises ConfigurationError if `delays` answers something else than a duration, and what it raises."""
+        answer = self.delays(errors)
+        if answer is None:
+            return None
+        longest = duration(answer, name="its delay")
+        return longest * (1 - self.jitter * (1 - draw() if self.jitter else 0))
 
 
 def _is_number(value: object) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from async_task.arguments.annotations import why_unstorable
 from async_task.arguments.json_input import read_json
 from async_task.arguments.types import register_annotation
 from async_task.database.sessions import is_registry, is_session
@@ -52,17 +53,28 @@ class Signature:
         except TypeError as error:
             raise InvalidArguments(f"{self.label}: {error}") from None
 
-    def check(self, arguments: Mapping[str, Any]) -> None:
+    def check(self, arguments: Mapping[str, Any], *, may_change: bool = False) -> None:
         """Raises InvalidArguments, naming the field and why, when names, number or types do not fit.
 
-        Strict: nothing is converted, so the target gets what was given. Messages never hold the values."""
+        Strict: nothing is converted, so the target gets what was given, and a value of which a validator makes another
+        one is refused, unless it `may_change`. Messages never hold the values."""
         if self._types.fit_plainly(arguments):
             return
         self._refuse_unknown_names(arguments)
         for one in self.parameters:
             if one.name not in arguments and one.default is one.empty:
                 raise InvalidArguments(f"{self.label}: the argument {one.name!r} is missing")
-        self._types.check(arguments)
+        self._types.check(arguments, may_change=may_change)
+
+    def check_session(self, *, engine_is_async: bool) -> None:
+        """Raises ConfigurationError if an engine of this kind has no such session for this call."""
+        if self.session_is_async and not engine_is_async:
+            raise ConfigurationError(f"{self.label} asks for an AsyncSession: give AsyncTask an AsyncEngine")
+        if self.is_async and engine_is_async and self.session_class is not None and not self.session_is_async:
+            raise ConfigurationError(
+                f"{self.label} is an async def that takes a {self.session_class.__name__}, which would block the event "
+                "loop of an AsyncEngine: take an AsyncSession and await it, or make it a plain def"
+            )
 
     def read(self, text: str) -> dict[str, Any]:
         """The arguments in a JSON object that a person wrote; `check` is still to come.
@@ -127,7 +139,10 @@ class Signature:
                     f"{self.label}: the session {one.name} must be the first parameter, and annotated with Session or "
                     "AsyncSession alone"
                 )
-            register_annotation(self.hints.get(one.name, Any))
+            hint = self.hints.get(one.name, Any)
+            register_annotation(hint)
+            if one.default is one.empty and (why := why_unstorable(hint)) is not None:
+                raise ConfigurationError(f"{self.label}: {one.name} can never be given: {why}")
 
 
 _STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}

@@ -16,6 +16,11 @@ CALL = "__call__"
 """The method name of a target that is called itself: a function, or a callable instance."""
 
 
+def call_name(target: str, method_name: str) -> str:
+    """A call as people write it: `shop.orders.fulfill`, or the target alone where that is what is called."""
+    return target if method_name == CALL else f"{target}.{method_name}"
+
+
 class Target:
     """A registered class, module, function or instance (`thing`).
 
@@ -169,6 +174,39 @@ def _offers(module: types.ModuleType, name: str, value: object) -> bool:
 
 def _suggestion(thing: object, name: str) -> str:
     return near(name, [one for one in dir(thing) if not one.startswith("_")])
+
+
+def refuse_uncallable(thing: Any) -> None:
+    """Raise ConfigurationError for what can never be called: a descriptor, or a method without its instance."""
+    if isinstance(thing, (staticmethod, classmethod, property, cached_property)):
+        kind = type(thing).__name__
+        raise ConfigurationError(
+            f"@target stands above @{kind}, which makes no function: put @target on the class, or below @staticmethod"
+        )
+    if isinstance(thing, types.FunctionType) and _needs_instance(thing):
+        raise ConfigurationError(
+            f"{thing.__qualname__} needs an instance, which no row can hold: make it a staticmethod or a classmethod "
+            "and put @target on the class, or register an instance with target(instance, name=...)"
+        )
+    if inspect.isclass(thing) and not _has_callables(thing):
+        raise ConfigurationError(
+            f"{thing.__qualname__} has methods, and all need an instance: make them staticmethods or classmethods, or "
+            "register an instance with target(instance, name=...)"
+        )
+
+
+def _needs_instance(function: types.FunctionType) -> bool:
+    """Whether a function that is written in a class takes `self` or `cls`."""
+    names = list(inspect.signature(function).parameters)
+    is_in_class = function.__qualname__.rpartition(".")[0].rpartition(".")[2] not in ("", "<locals>")
+    return is_in_class and names[:1] in (["self"], ["cls"])
+
+
+def _has_callables(cls: type) -> bool:
+    """Whether a class has a method that can be called without an instance, or no method yet."""
+    held = [inspect.getattr_static(cls, name) for name in dir(cls) if not name.startswith("_")]
+    plain = [one for one in held if isinstance(one, types.FunctionType)]
+    return not plain or len(plain) < sum(callable(one) or isinstance(one, classmethod) for one in held)
 
 
 def refuse_unknown_redactions(policy: Policy, label: str, callables: Sequence[Callable[..., Any]]) -> None:

@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import functools
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, event
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
 
+from async_task.database.dialects import CALLED_AFTER_COMMIT
+from async_task.database.sessions import write_arguments
 from async_task.wakeup import notify
 from async_task.wakeup.in_process import Notifier, find_notifier, has_notifiers
 
@@ -115,26 +116,20 @@ def _notify(session: Session, attempts: _NewAttempts) -> None:
     for model, counts in _outermost_counts(session, attempts).items():
         if model not in attempts.notified:
             attempts.notified.add(model)
-            bind = session.get_bind(**_bind_arguments(model))
+            bind = session.get_bind(**write_arguments(model))
             if notify.may_notify(bind.engine, _table(model)):
-                connection = session.connection(bind_arguments=_bind_arguments(model))
+                connection = session.connection(bind_arguments=write_arguments(model))
                 # A session on a connection joins a transaction of somebody else, which continues after this commit.
                 notify.notify_sleepers(connection, _table(model), counts, ends=isinstance(bind, Engine))
 
 
 def _wake(session: Session, attempts: _NewAttempts) -> None:
     for model, counts in _outermost_counts(session, attempts).items():
-        bind = session.get_bind(**_bind_arguments(model))
+        bind = session.get_bind(**write_arguments(model))
         if isinstance(bind, Engine):
             _wake_threads(find_notifier(_table(model), bind.url), counts)
         else:
             _wake_with(bind, _table(model), counts)
-
-
-@functools.lru_cache(maxsize=64)
-def _bind_arguments(model: Mapper[Any]) -> dict[str, Any]:
-    """Those for a statement that writes: a session may read from another engine."""
-    return {"mapper": model, "clause": _table(model).insert()}
 
 
 def _table(model: Mapper[Any]) -> Table:
@@ -175,6 +170,9 @@ def _wake_with(connection: Connection, table: Table, counts: Mapping[str, int]) 
 def _on_commit(connection: Connection) -> None:
     for notifier, counts in _uncommitted.pop(connection, ()):
         _wake_threads(notifier, counts)
+
+
+CALLED_AFTER_COMMIT.add(_on_commit)
 
 
 def _on_rollback(connection: Connection) -> None:

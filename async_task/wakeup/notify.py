@@ -21,6 +21,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from async_task.database.clock import statement_now
 from async_task.database.dialects import notifies, pipelines
+from async_task.database.pipeline import Schemas, compiled_for, schemas_of
 from async_task.schema.tables import companion_tables
 from async_task.wakeup.in_process import table_key
 
@@ -39,7 +40,8 @@ _QUIET = {True: 0.0, False: NOBODY_FOR, None: UNABLE_FOR}
 
 
 def channel_of(table: Table) -> str:
-    """The channel for this table: its name with its schema, or a hash of that if it is too long."""
+    """The channel for this table: its name with its schema, or a hash of that if it is too long. Tables that an engine
+    translates to other schemas share one: a worker that is woken for another one polls in vain."""
     name = table.fullname
     if len(name.encode()) <= LONGEST_NAME:
         return name
@@ -55,7 +57,7 @@ def may_notify(engine: Engine, table: Table) -> bool:
     """Whether `notify_sleepers` would ask the database now. Executes no statement."""
     if table in _off or not notifies(engine.dialect):
         return False
-    known = _known.get(table_key(table, engine.url))
+    known = _known.get(_key(engine, table))
     return known is None or time.monotonic() >= known.quiet_until
 
 
@@ -66,7 +68,7 @@ def notify_sleepers(connection: Connection, table: Table, counts: Mapping[str, i
     """
     if not may_notify(connection.engine, table) or not counts or _is_twophase(connection):
         return
-    key = table_key(table, connection.engine.url)
+    key = _key(connection, table)
     known = _known.get(key) or _known.setdefault(key, _Known(table))
     now = time.monotonic()
     known.quiet_until = now + _QUIET[_find_and_notify(connection, known, counts, ends=ends)]
@@ -92,20 +94,27 @@ def read_payload(text: str) -> dict[str, int]:
     return {queue: int(number) for number, _, queue in lines if queue and number.isascii() and number.isdigit()}
 
 
+def _key(where: Engine | Connection, table: Table) -> Any:
+    """Of this table in this database, and in the schema that it is translated to."""
+    translated = where.get_execution_options().get("schema_translate_map") or {}
+    return table_key(table, where.engine.url), translated.get(table.schema)
+
+
 class _Known:
     """What this process knows about sleeping workers for one table in one database."""
 
     def __init__(self, table: Table) -> None:
         self.channel = channel_of(table)
         self.statement = _statement(table)
-        self.compiled: SQLCompiler | None = None
+        self.compiled: dict[Schemas, SQLCompiler] = {}
         self.quiet_until = 0.0
 
     def compile(self, connection: Connection) -> SQLCompiler:
-        """The statement as text and parameters for psycopg, compiled once."""
-        compiled = self.compiled
+        """The statement as text and parameters for psycopg, compiled once for each translation of schemas."""
+        schemas = schemas_of(connection)
+        compiled = self.compiled.get(schemas)
         if compiled is None:
-            compiled = self.compiled = self.statement.compile(dialect=connection.dialect)
+            compiled = self.compiled[schemas] = compiled_for(self.statement, connection.dialect, schemas)
         return compiled
 
 

@@ -33,6 +33,14 @@ class BackgroundTask:
                 self._thread.start()
         self._requested.set()
 
+    def finish(self, is_patient: Callable[[], bool]) -> bool:
+        """Do nothing further, and wait for its thread as long as `is_patient`. Returns whether that has ended."""
+        self._is_over = True
+        self._requested.set()
+        while self._thread.is_alive() and is_patient():
+            self._thread.join(timeout=0.1)
+        return not self._thread.is_alive()
+
     def close(self, seconds: float) -> None:
         """Do nothing further, and wait for what is being done, at most for `seconds`."""
         self._is_over = True

@@ -21,8 +21,8 @@ from async_task.targets.registry import target_named
 
 @dataclass(frozen=True, slots=True)
 class DueCalls:
-    """The attempts of one target that are due in one queue: how many, how many of those would be parked because this
-    process cannot perform them, and why not."""
+    """The attempts of one target that are due in one queue: how many, how many of those this process cannot perform
+    (it would leave them to other processes, or park them), and why not."""
 
     queue: str
     target: str

@@ -17,11 +17,12 @@ from async_task.database.driver_errors import transient_error
 from async_task.database.lanes import Lane
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
-from async_task.outcomes import Outcome
+from async_task.outcomes import Expired, Failed, Outcome
 from async_task.queue import backlog
 from async_task.queue.backlog import Scope
 from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.sweep import SweepReport
+from async_task.worker.batch_failures import FinalFailures
 from async_task.worker.batch_report import BatchReport, Progress, report_of
 from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
@@ -55,12 +56,13 @@ class BatchOptions:
 @dataclass(frozen=True)
 class BatchStart:
     """What was found at the beginning. `began`: by the database's clock; `since`: by time.monotonic(). `paused`: how
-    many queues are left out."""
+    queues are left out. `failures`: those of the sweep, to which those of calls are added."""
 
     began: dt.datetime
     since: float
     swept: SweepReport
     paused: int
+    failures: FinalFailures
 
 
 class BatchWorkload(Workload):
@@ -75,7 +77,7 @@ class BatchWorkload(Workload):
         options: BatchOptions,
         start: BatchStart,
     ) -> None:
-        super().__init__(runtime, round_robin, own_job)
+        super().__init__(runtime, round_robin, own_job, options.concurrency)
         self._options = options
         self._start = start
         self._left = options.limit
@@ -94,7 +96,7 @@ class BatchWorkload(Workload):
         self.has_ended_keys = False
         """Whether attempts with order keys have ended: the next ones may be in other queues."""
         self.is_suspects_turn = False
-        """Whether nothing but a suspect may be performed now."""
+        """Whether nothing but suspects may be performed now."""
 
     def is_over(self) -> bool:
         if self._options.deadline is not None and time.monotonic() >= self._options.deadline:
@@ -142,7 +144,8 @@ class BatchWorkload(Workload):
     def is_due(self, lane: Lane, queue: str, *, suspects: bool) -> bool:
         """Whether anything in this queue is left to the batch; locked rows count. Inside of `lane.run`."""
         where = (lane.engine, self.runtime.table, [queue], self._start.began, self._options.scope.targets)
-        return bool(retry_transient(lambda: backlog.with_due(*where, suspects=suspects)))
+        left_out = self.runtime.unknown_calls.left_out()
+        return bool(retry_transient(lambda: backlog.with_due(*where, suspects=suspects, left_out=left_out)))
 
     def may_come_again(self, queue: str) -> bool:
         """Whether a queue may be claimed from again that seemed empty while something in it is due; counts that."""
@@ -158,7 +161,7 @@ class BatchWorkload(Workload):
     def _request(self, queue: str, limit: int, besides: Sequence[tuple[str, str]], *, suspects: bool) -> ClaimRequest:
         return self.runtime.claimer.request(
             queue, limit, began=self._start.began, suspects=suspects, targets=self._options.scope.targets,
-            besides=besides,
+            besides=besides, unknown=self.runtime.unknown_calls.left_out(),
         )  # fmt: skip
 
     def _hold_back(self, lane: Lane, queue: str, seconds: float, *, has_claimed: bool, suspects: bool) -> None:
@@ -261,18 +264,23 @@ class BatchWorkload(Workload):
         self._due = due if limit is None else min(due, limit)
         self._report_progress()
 
-    def count(self, outcome: Outcome) -> None:
-        super().count(outcome)
+    def count(self, claim: Claim, outcome: Outcome) -> None:
+        super().count(claim, outcome)
+        if isinstance(outcome, (Failed, Expired)):
+            self._start.failures.add_claim(claim, outcome)
         self._report_progress()
 
     def count_succeeded(self, number: int) -> None:
         super().count_succeeded(number)
         self._report_progress()
 
-    def report(self, *, left: int = 0) -> BatchReport:
+    def report(self, *, left: int = 0, unknown: int = 0) -> BatchReport:
         """What the batch did so far."""
         seconds = time.monotonic() - self._start.since
-        return report_of(self.outcomes, self._start.swept, seconds=seconds, left=left, paused=self._start.paused)
+        return report_of(
+            self.outcomes, self._start.swept, self._start.failures.groups(), seconds=seconds, left=left,
+            paused=self._start.paused, unknown=unknown,
+        )  # fmt: skip
 
     def _report_progress(self) -> None:
         """One at a time; what the user's function raises ends the batch."""

@@ -1,6 +1,6 @@
 """Performing one claim from its row on: in this process, or in a child process.
 
-1. A suspect is performed in the quarantine, one at a time, so that it takes no other call along when it dies.
+1. A suspect is performed in the quarantine, a process of its own, so that it takes no other call along when it dies.
 2. A call with `isolate=True` is performed in a child process of its own.
 3. The zygote of these children is forked when the first child is needed, or before, by `prepare`.
 """
@@ -9,9 +9,9 @@ import contextlib
 import datetime as dt
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 from async_task.attempts.attempt import BaseAttempt
@@ -20,11 +20,15 @@ from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import retry_transient
 from async_task.execution.call import ExecutionContext, bounds_of, timeout_error
+from async_task.execution.parked_reasons import ParkedReasons
 from async_task.execution.performer import perform_claim, settle_interrupted, tracked_elsewhere
-from async_task.execution.release import park
+from async_task.execution.release import park, park_lapsed
+from async_task.execution.starts import NotStarted, Starts
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.queue import fenced_writes, recovery
 from async_task.queue.claim import Claim
+from async_task.queue.final_failures import FinalFailure
+from async_task.queue.ledger import Ledger
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
 from async_task.worker.heartbeat import Heartbeat
@@ -41,15 +45,29 @@ NO_CHILDREN = (
 class ClaimPerformer:
     """Performs claims of one process, any number at once."""
 
-    def __init__(self, source: Source, model: type[BaseAttempt], heartbeat: Heartbeat) -> None:
+    def __init__(self, source: Source, model: type[BaseAttempt], heartbeat: Heartbeat, ledger: Ledger) -> None:
         self._source = source
         self._model = model
         self._table = table_of(model)
         self._heartbeat = heartbeat
+        self.starts = Starts(ledger, heartbeat.may_have_lost)
         # SQLite's locks do not survive a fork.
         self._children = Children(self._in_child, None if locks_rows(source.dialect) else source.database_file)
         self._quarantine = Quarantine(self._children)
         self._isolation = Isolation(self._children)
+        self._parked_reasons = ParkedReasons()
+        self._deaths: set[uuid.UUID] = set()
+
+    @property
+    def can_start_children(self) -> bool:
+        """Whether suspects can be performed in processes of their own."""
+        return self._children.can_be_started
+
+    def has_died(self, claim: Claim) -> bool:
+        """Whether the call of this claim has killed its process; asked once."""
+        is_dead = claim.id in self._deaths
+        self._deaths.discard(claim.id)
+        return is_dead
 
     def prepare(self) -> None:
         """Fork the zygote now, if that is possible: best before this process has threads, and for SQLite before the
@@ -59,7 +77,9 @@ class ClaimPerformer:
 
     def context_on(self, lane: Lane) -> ExecutionContext:
         """What the steps of performing on this lane have in common."""
-        return ExecutionContext(self._source, self._model, self._table, lane)
+        return ExecutionContext(
+            self._source, self._model, self._table, lane, starts=self.starts, parked_reasons=self._parked_reasons
+        )
 
     def needs_child(self, lane: Lane, claim: Claim) -> bool:
         """Whether a claim is to be performed in a child process."""
@@ -104,6 +124,7 @@ class ClaimPerformer:
         with self._heartbeat.tracking(claim.id):
             began = time.monotonic()
             try:
+                context.starts.begin(claim)  # it may run there, if this process dies
                 return perform_in_child(claim, None if limit is None else limit.total_seconds())
             except Died as death:
                 return self._count_crash(context, claim, str(death))
@@ -111,23 +132,29 @@ class ClaimPerformer:
                 assert limit is not None
                 late = timeout_error(limit, "its process was ended")
                 return settle_interrupted(context, claim, late, dt.timedelta(seconds=time.monotonic() - began))
+            except NotStarted:
+                return context.lane.run(partial(park_lapsed, context, claim))
             except NotPerformed as unable:
                 return context.lane.run(partial(park, context, claim, str(unable), started=unable.started))
 
     def _count_crash(self, context: ExecutionContext, claim: Claim, how: str) -> Outcome:
-        logger.warning("attempt %s: %s", claim.id, how)
+        logger.warning("%s, attempt %s: %s", claim.call, claim.id, how)
+        if claim.is_suspect:
+            self._deaths.add(claim.id)
         status = retry_transient(
             lambda: context.lane.run(lambda: recovery.recover_claim(context.engine, self._table, claim, how))
         )
         if status is None:
             return Superseded(claim.id)
         if status is Status.FAILED:
-            return Failed(claim.id, recovery.crash_reason(claim.num_crashes + 1, how))
+            failed = Failed(claim.id, recovery.crash_reason(claim.num_crashes + 1, how))
+            FinalFailure.of_claim(claim, failed, failed.reason).log()
+            return failed
         return Parked(claim.id, dt.timedelta(0), how)
 
     @contextmanager
     def _in_child(self, calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:
         """In a child process: what performs a claim there, on connections of its own."""
         with open_lane(self._source, private=True) as lane:
-            context = replace(self.context_on(lane), calling=calling)
+            context = ExecutionContext(self._source, self._model, self._table, lane, calling)
             yield lambda claim: perform_claim(context, claim, tracked_elsewhere)

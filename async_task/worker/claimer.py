@@ -8,16 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from sqlalchemy import Table
+from sqlalchemy import Engine, Table
 
 from async_task.database.clock import UnreadInstant
 from async_task.database.dialects import probes_laterally
 from async_task.database.lanes import Lane
 from async_task.database.transactions import PATIENCE, retry_transient
 from async_task.execution.adaptive import StartMarks
-from async_task.outcomes import Outcome
+from async_task.outcomes import Outcome, Superseded
 from async_task.queue import fetch, limits
 from async_task.queue.claim import Claim, ClaimRequest
+from async_task.queue.fenced_writes import release_claims
+from async_task.queue.heavy_arguments import is_loaded, load_arguments
+from async_task.queue.left_out import NOTHING, LeftOut
 from async_task.targets.registry import limits as target_limits
 from async_task.worker.heartbeat import Heartbeat
 
@@ -45,19 +48,26 @@ class Claimer:
         suspects: bool = False,
         targets: tuple[str, ...] = (),
         besides: Sequence[tuple[str, str]] = (),
+        unknown: LeftOut = NOTHING,
     ) -> ClaimRequest:
         """A request of this worker under a fresh claim id; see ClaimRequest for the rest."""
         given = (self._worker, self._lease, queue, limit, uuid.uuid4())
-        return ClaimRequest(*given, began=began, suspects=suspects, targets=targets, besides=tuple(besides))
+        return ClaimRequest(
+            *given, began=began, suspects=suspects, targets=targets, besides=tuple(besides), unknown=unknown
+        )
 
-    def claim_one(self, lane: Lane, attempt_id: uuid.UUID) -> Claim | Outcome:
-        """Claim this attempt, or return the reason why it cannot be claimed."""
+    def claim_one(self, lane: Lane, attempt_id: uuid.UUID, begin: fetch.Begin = Engine.begin) -> Claim | Outcome:
+        """Claim this attempt, or return the reason why it cannot be claimed; `begin` as in `fetch.claim_one`."""
         claim_id = uuid.uuid4()
 
         def claim() -> Claim | Outcome:
-            return fetch.claim_one(lane.engine, self._table, self._worker, self._lease, attempt_id, claim_id)
+            return fetch.claim_one(lane.engine, self._table, self._worker, self._lease, attempt_id, claim_id, begin)
 
-        return self._claimed(lane, claim_id, claim, lambda found: found[0], PATIENCE)
+        found = self._claimed(lane, claim_id, claim, lambda found: found[0], PATIENCE)
+        if isinstance(found, Outcome) or found.is_loaded:
+            return found
+        loaded, _ = retry_transient(lambda: load_arguments(lane.engine, self._table, [found]))
+        return loaded[0] if loaded else Superseded(attempt_id)
 
     def claim(self, lane: Lane, request: ClaimRequest, *, is_limited: bool, patience: float = PATIENCE) -> Claimed:
         """Claim what `request` asks for, on the lane's own connection; `is_limited`: its queue has a limit. Transient
@@ -70,7 +80,8 @@ class Claimer:
                 lane.drop_connection()
                 raise
 
-        return self._claimed(lane, request.claim_id, claim, lambda found: (found, None), patience)
+        claims, after = self._claimed(lane, request.claim_id, claim, lambda found: (found, None), patience)
+        return (claims, after) if is_loaded(claims) else self._loaded(lane, claims, after)
 
     def start_at_front(self, queue: str) -> None:
         """The next claim searches the whole queue: something before its marks may be due now."""
@@ -97,6 +108,15 @@ class Claimer:
         retry_transient(lambda: self._heartbeat.before_claim(lane), patience)
         return retry_transient(claim_once, patience)
 
+    def _loaded(self, lane: Lane, claims: list[Claim], after: dt.timedelta | None) -> Claimed:
+        """As many of these as may be in memory, with their arguments; the others are released."""
+        loaded, rest = retry_transient(lambda: load_arguments(lane.engine, self._table, claims))
+        if not rest:
+            return loaded, after
+        retry_transient(lambda: release_claims(lane.engine, self._table, rest))
+        self.start_at_front(rest[0].queue)
+        return loaded, dt.timedelta(0)
+
     def _claim_limited(self, lane: Lane, request: ClaimRequest) -> Claimed:
         return limits.claim_limited(lane.connection, self._table, request, target_limits().get(request.queue))
 
@@ -113,6 +133,7 @@ class Claimer:
         return claims, None if is_all else dt.timedelta(seconds=marks.until_front(now))
 
     def _uses_marks(self, lane: Lane, request: ClaimRequest) -> bool:
-        # Only where nothing is left out: a mark would move past it. Nor in a batch, which ends when nothing is found.
+        # Only where nothing is left out that may be claimed later: a mark would move past it. Nor in a batch, which
+        # ends when nothing is found.
         leaves_out = request.besides or request.suspects or request.targets or request.began is not None
         return probes_laterally(lane.engine.dialect) and not leaves_out

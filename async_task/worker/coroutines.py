@@ -4,6 +4,7 @@
 2. Finished calls are settled on a second thread with a lane of its own, many in one commit, at the latest
    `settle_within` after the first.
 3. A coroutine that takes an AsyncSession, or whose row is locked, is settled by itself, on the loop.
+4. While a coroutine blocks the loop, no other one is started here, and a warning says where it blocks.
 """
 
 import asyncio
@@ -12,19 +13,25 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 
 from sqlalchemy.util import greenlet_spawn
 
 from async_task.database.lanes import Lane, LoopLane, open_lane
 from async_task.error_text import describe
 from async_task.execution.call import CLEAN_UP, ExecutionContext, PreparedCall, run_coroutine
-from async_task.execution.finished_call import FinishedCall, Settlement, finish
+from async_task.execution.error_hook import is_hooked
 from async_task.execution.follow_up import follow_up
-from async_task.execution.in_flight import ClaimedCall
-from async_task.execution.outcome_writer import write_each, write_group
+from async_task.execution.in_flight import ClaimedCall, FinishedCall, Settlement, finish
+from async_task.execution.outcome_writer import write_each, write_group, write_hooked
 from async_task.execution.performer import perform_call
+from async_task.execution.release import park_lapsed
+from async_task.execution.starts import NotStarted
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
+from async_task.worker.loop_watch import LoopWatch
 from async_task.worker.runtime import Runtime
 
 logger = logging.getLogger("async_task")
@@ -40,7 +47,7 @@ class Coroutines:
         number: int,
         settle_within: float,
         *,
-        ended: Callable[[Outcome], None],
+        ended: Callable[[Claim, Outcome], None],
         freed: Callable[[], None],
     ) -> None:
         self._runtime = runtime
@@ -53,17 +60,19 @@ class Coroutines:
         self._running: dict[uuid.UUID, Claim] = {}
         self._is_abandoned = False
         self._finished: list[FinishedCall] = []
+        self._unstarted: list[Claim] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lane: LoopLane | None = None
         self._loop_thread: threading.Thread | None = None
         self._settle_thread: threading.Thread | None = None
         self._is_over = False
+        self._watch: LoopWatch | None = None
 
     def reserve(self, number: int) -> int:
         """Reserve up to `number` slots for `start` or `free`. Returns how many were free; after `close` none is."""
         with self._changed:
-            is_open = not (self._is_over or self._is_abandoned)
+            is_open = not (self._is_over or self._is_abandoned or self._is_blocked)
             granted = min(number, self._number - self._num_running) if is_open else 0
             self._num_running += granted
             return granted
@@ -71,7 +80,11 @@ class Coroutines:
     @property
     def is_full(self) -> bool:
         with self._changed:
-            return self._num_running >= self._number
+            return self._num_running >= self._number or self._is_blocked
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self._watch is not None and self._watch.is_blocked
 
     def start(self, calls: Sequence[ClaimedCall]) -> None:
         """Start these calls, for which slots were reserved."""
@@ -103,6 +116,8 @@ class Coroutines:
         if self._settle_thread is not None:
             # If it still runs, the database is not reachable, and it would retry for a long time.
             self._settle_thread.join(timeout=CLEAN_UP)
+        if self._watch is not None:
+            self._watch.close()
         if self._loop is not None and self._loop_thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop_thread.join(timeout=2 * CLEAN_UP)
@@ -126,6 +141,7 @@ class Coroutines:
                 self._settle_thread = threading.Thread(target=self._settle_all, name="async-task-settle", daemon=True)
                 self._loop_thread.start()
                 self._settle_thread.start()
+                self._watch = LoopWatch(self._loop, self._loop_thread, lambda: self._num_running, self._freed)
             return self._loop
 
     def _run_loop(self) -> None:
@@ -153,7 +169,7 @@ class Coroutines:
     def _create_tasks(self, calls: Sequence[ClaimedCall]) -> None:
         assert self._loop is not None
         for claim, call in calls:
-            task = self._loop.create_task(self._run(claim, call))
+            task = self._loop.create_task(self._run(claim, call), name=f"attempt {claim.id} ({claim.target})")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -163,8 +179,10 @@ class Coroutines:
                 self._end(claim, await greenlet_spawn(self._perform_alone, claim, call))
                 return
             began = time.monotonic()
-            answer = await run_coroutine(claim, call)
+            answer = await run_coroutine(claim, call, self._runtime.performer.starts)
             self._add_finished(finish(claim, call, answer, time.monotonic() - began))
+        except NotStarted:
+            self._add_unstarted(claim)
         except BaseException as error:
             # The worker's next sweep releases its claim.
             logger.error("attempt %s is not settled: %s", claim.id, describe(error).summary)
@@ -172,7 +190,8 @@ class Coroutines:
 
     def _perform_alone(self, claim: Claim, call: PreparedCall) -> Outcome:
         self._lane = self._lane or LoopLane(self._runtime.source)
-        return perform_call(self._runtime.context_on(self._lane), claim, call, self._runtime.heartbeat.tracking)
+        context = replace(self._runtime.performer.context_on(self._lane), is_abandoned=lambda: self._is_abandoned)
+        return perform_call(context, claim, call, self._runtime.heartbeat.tracking)
 
     def _add_finished(self, finished: FinishedCall) -> None:
         with self._changed:
@@ -183,36 +202,54 @@ class Coroutines:
         if is_abandoned:
             self._end(finished.claim, None)
 
+    def _add_unstarted(self, claim: Claim) -> None:
+        with self._changed:
+            self._unstarted.append(claim)
+            self._changed.notify_all()
+
     # On the thread that settles.
 
     def _settle_all(self) -> None:
         with open_lane(self._runtime.source, private=True) as lane:
-            while finished := self._next_group():
-                lane.run(lambda: self._settle(lane, finished))
+            while any(group := self._next_group()):
+                lane.run(partial(self._settle, lane, *group))
 
-    def _next_group(self) -> list[FinishedCall]:
-        """Wait for a finished call, and then at most `settle_within` for others. Empty after `close`."""
+    def _next_group(self) -> tuple[list[FinishedCall], list[Claim]]:
+        """Wait for a finished call, and then at most `settle_within` for others. Also the claims of calls that were not
+        started. Empty after `close`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._finished or self._is_over)
+            self._changed.wait_for(lambda: self._finished or self._unstarted or self._is_over)
             self._changed.wait_for(
                 lambda: self._is_over or len(self._finished) >= self._num_running, timeout=self._settle_within
             )
-            finished, self._finished = self._finished, []
-            return finished
+            group = self._finished, self._unstarted
+            self._finished, self._unstarted = [], []
+            return group
 
-    def _settle(self, lane: Lane, group: list[FinishedCall]) -> None:
-        context = self._runtime.context_on(lane)
-        is_written = write_group(context, group)
-        settled = ((one, one.settlement) for one in group) if is_written else write_each(context, group)
-        for one, settlement in settled:
+    def _settle(self, lane: Lane, group: list[FinishedCall], unstarted: list[Claim]) -> None:
+        context = self._runtime.performer.context_on(lane)
+        hooked = [one for one in group if is_hooked(context, one)]
+        others = [one for one in group if one not in hooked] if hooked else group
+        is_written = write_group(context, others) if others else True
+        settled = ((one, one.settlement) for one in others) if is_written else write_each(context, others)
+        for one, settlement in chain(settled, write_hooked(context, hooked)):
             self._end(one.claim, None if settlement is None else self._follow_up(context, one, settlement))
+        for claim in unstarted:
+            self._end(claim, self._park(context, claim))
+
+    def _park(self, context: ExecutionContext, claim: Claim) -> Outcome | None:
+        try:
+            return park_lapsed(context, claim)
+        except Exception as error:
+            logger.error("attempt %s is not released: %s", claim.id, describe(error).summary)
+            return None
 
     def _follow_up(self, context: ExecutionContext, one: FinishedCall, settlement: Settlement) -> Outcome | None:
         try:
-            return follow_up(context, one.claim, one.call, settlement)
+            return follow_up(context, one.claim, settlement)
         except Exception as error:
             # This thread settles for all calls, and must not end.
-            logger.error("attempt %s: %s", one.claim.id, describe(error, one.call.secrets).summary)
+            logger.error("attempt %s: %s", one.claim.id, one.call.describe(error).summary)
             return None
 
     # On either thread.
@@ -222,7 +259,7 @@ class Coroutines:
         with self._changed:
             self._running.pop(claim.id, None)
         if outcome is not None:
-            self._ended(outcome)
+            self._ended(claim, outcome)
         self.free(1)
 
 

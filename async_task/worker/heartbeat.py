@@ -14,35 +14,47 @@ from sqlalchemy import Table
 
 from async_task.database.lanes import Lane
 from async_task.queue import running_batches, workers
+from async_task.queue.ledger import NO_LEDGER, Ledger
 from async_task.queue.running_batches import RunningBatch
+from async_task.queue.workers import IDLE_PAUSE, WORKER
+from async_task.worker.outages import Outages
 
-WARNS_EVERY = 60.0
-"""Seconds after which it is logged again that the database is away."""
-WORKER = "worker"
-"""The kind of a process that performs what is due for as long as it lives."""
 logger = logging.getLogger("async_task")
-IDLE_PAUSE = 15.0
-"""Seconds between two heartbeats of a worker that has no claims, and has claimed nothing for half a lease."""
+
+LONGEST_STOP = 2.0
+"""Seconds to wait for a heartbeat that is being written when the end has come."""
 
 
 class Heartbeat:
     """Written every third of a lease while anything is claimed, or a batch runs, or a worker claims now and then;
     rarely while a worker is idle. One thread, with a lane of its own, started when needed."""
 
-    def __init__(self, table: Table, worker: str, lease: dt.timedelta, open_lane: Callable[[], Lane]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        worker: str,
+        lease: dt.timedelta,
+        open_lane: Callable[[], Lane],
+        outages: Outages,
+        ledger: Ledger = NO_LEDGER,
+    ) -> None:
         self._table = table
         self._worker = worker
         self._lease = lease
         self._open_lane = open_lane
+        self._ledger = ledger
+        self._outages = outages
         self._changed = threading.Condition()
         # Counted: what one lane has released, another one may claim before the first untracks it.
         self._tracked: Counter[uuid.UUID] = Counter()
+        self._abandoned: set[uuid.UUID] = set()
+        self._lapsed: set[uuid.UUID] = set()
+        """Those that were tracked when a heartbeat came later than a lease after the one before."""
         self._thread: threading.Thread | None = None
         self._last: float | None = None
         self._claimed_at = -IDLE_PAUSE
         self._waits_long = False
         """Whether the thread waits for longer than it may once something is claimed."""
-        self._warned_at = -WARNS_EVERY
         self._stopped = False
         self._kind: str | None = None
 
@@ -70,6 +82,7 @@ class Heartbeat:
     def before_claim(self, lane: Lane) -> None:
         """Write a heartbeat now, on the claiming lane, unless the last one is younger than half a lease: a claim is
         never without one. Inside of `lane.run`."""
+        self._ledger.open()
         with self._changed:
             self._claimed_at = now = time.monotonic()
             is_fresh = self._last is not None and now - self._last < self._fresh
@@ -99,17 +112,29 @@ class Heartbeat:
             for attempt_id in attempt_ids:
                 if (left := self._tracked.pop(attempt_id, 0) - 1) > 0:
                     self._tracked[attempt_id] = left
+                    continue
+                self._lapsed.discard(attempt_id)
+                if attempt_id not in self._abandoned:
+                    self._ledger.forget((attempt_id,))
             if self._stopped:
                 self._changed.notify()
 
+    def abandon(self, attempt_ids: Collection[uuid.UUID]) -> None:
+        """As `untrack`, for calls that go on. The ledger keeps what it says of them: whoever recovers a claim that
+        could not be released must not take its call for one that never began."""
+        with self._changed:
+            self._abandoned.update(attempt_ids)
+        self.untrack(attempt_ids)
+
     def stop(self) -> None:
-        """End, and wait for the end; but not while a thread that was left behind still makes a call."""
+        """End, and wait for the end, LONGEST_STOP at most; but not while a thread that was left behind still makes a
+        call."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
             thread = None if self._tracked else self._thread
         if thread is not None:
-            thread.join()
+            thread.join(timeout=LONGEST_STOP)
 
     @property
     def is_over(self) -> bool:
@@ -120,6 +145,13 @@ class Heartbeat:
         """Whether this process knows that it has claimed this attempt."""
         with self._changed:
             return attempt_id in self._tracked
+
+    def may_have_lost(self, attempt_id: uuid.UUID) -> bool:
+        """Whether this process, which tracks the attempt, had no heartbeat for a lease since then, as one that was
+        frozen: another may have recovered the claim."""
+        last = self._last
+        is_late = last is not None and time.monotonic() - last >= self._lease.total_seconds()
+        return is_late or attempt_id in self._lapsed
 
     @property
     def _pause(self) -> float:
@@ -149,21 +181,17 @@ class Heartbeat:
         lane: Lane | None = None
         try:
             while self._wait():
+                self._ledger.beat()
                 try:
                     lane = lane or self._open_lane()
                     lane.run(partial(self._beat, lane, list(self._tracked)))
+                    if self._kind != WORKER:  # a worker has a poller, which needs more of the database
+                        self._outages.over()
                 except Exception as error:
-                    # The lanes meet the same database, and log it; a heartbeat can only try again.
-                    self._warn(error)
+                    self._outages.failed(error)
         finally:
             if lane is not None:
                 lane.close()
-
-    def _warn(self, error: Exception) -> None:
-        now = time.monotonic()
-        if now - self._warned_at >= WARNS_EVERY:
-            self._warned_at = now
-            logger.warning("the heartbeat of %s could not be written: %s", self._worker, type(error).__name__)
 
     def _wait(self) -> bool:
         """Until a heartbeat is due: True; or until the end: False."""
@@ -179,6 +207,15 @@ class Heartbeat:
             return False
 
     def _beat(self, lane: Lane, claimed: list[uuid.UUID]) -> None:
+        began = time.monotonic()
         workers.beat(lane.engine, self._table, self._worker, self._lease, claimed, kind=self._kind)
         with self._changed:
-            self._last = time.monotonic()
+            silent = 0.0 if self._last is None else time.monotonic() - self._last
+            if silent >= self._lease.total_seconds() and self._tracked:
+                self._lapsed.update(self._tracked)
+                logger.warning(
+                    "worker %s had no heartbeat for %.1f s: calls that were not started are released",
+                    self._worker,
+                    silent,
+                )
+            self._last = began if self._last is None else max(self._last, began)  # another lane's may be newer

@@ -3,8 +3,14 @@
 
 import threading
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy.orm import Session
 
 from async_task.database.lanes import Lane
+from async_task.database.sessions import routed_as_writes
 from async_task.outcomes import Outcome
 from async_task.queue.backlog import Scope
 from async_task.queue.claim import Claim
@@ -16,7 +22,13 @@ from async_task.worker.workload import PerformClaim
 
 
 class BaseAttemptJob:
-    """Performs one attempt: only if it is still pending and due, and nobody else performs it."""
+    """Performs one attempt: only if it is still pending and due, and nobody else performs it.
+
+    `before` is set on it before `perform`: called with a session in the transaction of the claim. It is no parameter,
+    so that a subclass that overrides `perform(attempt_id)` keeps working.
+    """
+
+    before: Callable[[Session], object] | None = None
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -25,7 +37,7 @@ class BaseAttemptJob:
         """Claim this attempt and perform it, or return the reason why not: a duplicate delivery is a no-op."""
         claimer, performer = self.runtime.claimer, self.runtime.performer
         with self.runtime.lane() as lane:
-            claim = lane.run(lambda: claimer.claim_one(lane, attempt_id))
+            claim = lane.run(lambda: claimer.claim_one(lane, attempt_id, self._begin))
             if isinstance(claim, Outcome):
                 return claim
             if not performer.needs_child(lane, claim):
@@ -35,8 +47,21 @@ class BaseAttemptJob:
             return self.run(lane, claim)
 
     def run(self, lane: Lane, claim: Claim) -> Outcome:
-        """Perform a claimed attempt; `app.perform`, batches and workers come through here."""
+        """Perform a claimed attempt; `outbox.perform`, batches and workers come through here."""
         return self.runtime.performer.perform_claim(lane, claim)
+
+    @contextmanager
+    def _begin(self, engine: Engine) -> Iterator[Connection]:
+        """The transaction of a claim, in which `before` has written."""
+        if self.before is None:
+            with engine.begin() as connection:
+                yield connection
+            return
+        with self.runtime.source.session(engine) as session, session.begin():
+            self.before(session)
+            session.flush()
+            with routed_as_writes(session, inspect(self.runtime.model)) as connection:
+                yield connection
 
 
 class BaseAttemptBatchJob:

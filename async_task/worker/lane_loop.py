@@ -17,12 +17,12 @@ from async_task.error_text import describe
 from async_task.execution.adaptive import BatchSizes
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.execution.call import ExecutionContext, PreparedCall
-from async_task.execution.commit_rules import CommitRules
-from async_task.execution.in_flight import ClaimedCall
-from async_task.execution.performer import perform_call, prepare_or_park
+from async_task.execution.in_flight import ClaimedCall, CommitRules
+from async_task.execution.performer import perform_call, prepare_or_settle
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import release_abandoned, release_claims
+from async_task.queue.heavy_arguments import CLAIM_BYTES, weight_of
 from async_task.targets.registry import coroutine_calls
 from async_task.worker.coroutines import Coroutines, runs_on_loop
 from async_task.worker.watchdog import Watchdog
@@ -62,7 +62,7 @@ class LaneLoop:
         does that for those that were not started."""
         started = [] if self._executor is None else self._executor.abandon(release)
         # Their leases are no longer extended, however long the call takes.
-        self._runtime.heartbeat.untrack(self._claimed)
+        self._runtime.heartbeat.abandon(self._claimed)
         return started
 
     def _serve_all(self, lane: Lane) -> None:
@@ -86,8 +86,9 @@ class LaneLoop:
         # To claim coroutines and release them again would be two writes for nothing. But the filter walks over those
         # that wait, so it is used only while there is no slot for them.
         besides = coroutine_calls() if self._coroutines.is_full else ()
-        claims = self._workload.claim(lane, queue, sizes.to_claim.number, besides=besides)
+        claims = self._workload.claim(lane, queue, sizes.number_to_claim, besides=besides)
         if claims:
+            sizes.note_weight(len(claims), weight_of(claims), CLAIM_BYTES)
             self._perform_claims(lane, claims, sizes)
             self._workload.served(queue)
         return len(claims)
@@ -112,11 +113,11 @@ class LaneLoop:
             self._workload.note_done(claims)
 
     def _prepared(self, lane: Lane, claims: list[Claim]) -> list[ClaimedCall]:
-        """The calls that can be made. A claim for whose call something is missing is parked."""
-        context = self._runtime.context_on(lane)
+        """The calls that can be made; the other claims are parked or settled."""
+        context = self._runtime.performer.context_on(lane)
         calls: list[ClaimedCall] = []
         for claim in claims:
-            call = prepare_or_park(context, claim)
+            call = prepare_or_settle(context, claim)
             if isinstance(call, Outcome):
                 self._workload.note_ended(claim, call)
             else:
@@ -149,7 +150,7 @@ class LaneLoop:
 
     def _execute(self, lane: Lane, calls: list[ClaimedCall], sizes: BatchSizes) -> None:
         rules = CommitRules(self._settle_within, each_alone=self._workload.own_job is not None)
-        context = self._runtime.context_on(lane)
+        context = self._runtime.performer.context_on(lane)
         executor = self._executor = BatchExecutor(context, calls, sizes, rules, self._runtime.lease, owner=self)
         try:
             self._watch(executor, len(calls))

@@ -27,8 +27,11 @@ class LanePool:
     def __init__(
         self, workload: Workload, *, concurrency: int, async_concurrency: int = 100, settle_within: float = 0.005
     ) -> None:
+        self._workload = workload
         self._runtime = runtime = workload.runtime
         self._round_robin = workload.round_robin
+        self.has_left_claims = False
+        """Whether claims were abandoned, and could not be released."""
         self._watchdog = Watchdog(workload)
         self.coroutines = Coroutines(
             runtime, async_concurrency, settle_within, ended=workload.count, freed=workload.request_coroutines
@@ -59,13 +62,16 @@ class LanePool:
     def abandon(self) -> None:
         """Release what is running, although the calls go on: their outcomes will not be written."""
         logger.warning("worker %s abandons its running calls", self._runtime.worker)
+        suspects = self._workload.running_suspects
         self._runtime.performer.abandon()
         release = self._watchdog.release
         claims = [claim for one in self._loops for claim in one.abandon(release)] + self.coroutines.abandon()
-        self._runtime.heartbeat.untrack([claim.id for claim in claims])
+        claims += suspects
+        self._runtime.heartbeat.abandon([claim.id for claim in claims])
         try:
             self._release_abandoned(claims)
         except Exception as error:
+            self.has_left_claims = True
             logger.warning("%d claims wait for their lease: %s", len(claims), describe(error).summary)
 
     def close(self) -> None:
@@ -82,3 +88,4 @@ class LanePool:
                 done = retry_transient(partial(lane.run, release), LONGEST_RELEASE)
                 claims = [claim for claim in claims if claim.id not in done]
                 time.sleep(0.02 if claims else 0)
+        self.has_left_claims = bool(claims)

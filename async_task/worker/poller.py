@@ -6,34 +6,36 @@
 """
 
 import contextlib
-import logging
 import time
 from collections.abc import Sequence
 from typing import Protocol
 
 from async_task.database.lanes import Lane
-from async_task.error_text import describe
 from async_task.execution.adaptive import PollInterval, QueryCost
 from async_task.queue import workers
 from async_task.queue.ordering import PAGE, release_arrived
 from async_task.queue.poll import PollResult, SeenQueues, poll
+from async_task.queue.workers import WORKER
 from async_task.wakeup.in_process import Notifier
 from async_task.wakeup.listener import Listener
 from async_task.worker.background_task import BackgroundTask
-from async_task.worker.heartbeat import WORKER
+from async_task.worker.pruner import PRUNES_EVERY
 from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
 
-logger = logging.getLogger("async_task")
 BUSY_FOR = 0.2
 """Seconds of uninterrupted work after which a process is no longer marked as asleep."""
 AFTER_A_NOTICE = 0.05
 """Seconds from a notification to a poll: a Core connection notifies a moment before the row is committed."""
+SOONEST = 0.005
+"""Seconds from a poll to the next one, however soon the next attempt is due."""
 KEYS_FOR = 60.0
 """Seconds for which more attempts with order keys are expected: these can be claimed only after a poll."""
 SWEEPS_EVERY = 600.0
 """Seconds after which a sweep is made although a poll finds nothing for it: it removes rows of dead workers."""
-WARNS_EVERY = 60.0
+
+SWEEPS_POLLS_EVERY = 10.0
+"""Seconds after which it is looked whether operations are to be swept: for each class, its own settings say that."""
 
 
 class WorkerRequests(Protocol):
@@ -48,7 +50,8 @@ class WorkerRequests(Protocol):
 
 
 class Poller:
-    """`queues`: those to be served; if empty, all. `suspects`, `sweep`: requested when there is something for them."""
+    """`queues`: those to be served; if empty, all. `suspects`, `sweep`: requested when there is something for them.
+    `prune`, `sweep_polls`: now and then; None: never."""
 
     def __init__(
         self,
@@ -62,6 +65,8 @@ class Poller:
         *,
         suspects: BackgroundTask,
         sweep: BackgroundTask,
+        prune: BackgroundTask | None,
+        sweep_polls: BackgroundTask | None,
     ) -> None:
         self._runtime = runtime
         self._round_robin = round_robin
@@ -77,10 +82,15 @@ class Poller:
         self._busy_since: float | None = None
         self._num_claimed = 0
         self._sweeps_at = 0.0
+        self._prune = prune
+        self._prunes_at = 0.0
+        self._sweep_polls = sweep_polls
+        self._sweeps_polls_at = 0.0
         self._not_before = 0.0
         self._cost = QueryCost()
         self._keys_seen_at = -KEYS_FOR
-        self._warned_at = -WARNS_EVERY
+        self._next_due: float | None = None
+        self._is_told = False
 
     def live(self) -> None:
         """Until the worker is stopping."""
@@ -97,10 +107,11 @@ class Poller:
         try:
             found = lane.run(lambda: self._poll(lane))
             lane.run(lambda: self._fall_asleep_or_wake(lane, found))
+            self._runtime.outages.over()
         except Exception as error:
             lane.run(lane.drop_connection)
             self._is_asleep = False
-            self._warn(error)
+            self._runtime.outages.failed(error)
 
     def _poll(self, lane: Lane) -> PollResult:
         began = time.monotonic()
@@ -118,7 +129,15 @@ class Poller:
         if found.has_orphans or found.has_overdue or time.monotonic() >= self._sweeps_at:
             self._sweeps_at = time.monotonic() + SWEEPS_EVERY
             self._sweep.request()
-        if self._has_progressed():
+        if self._prune is not None and time.monotonic() >= self._prunes_at:
+            self._prunes_at = time.monotonic() + PRUNES_EVERY
+            self._prune.request()
+        if self._sweep_polls is not None and time.monotonic() >= self._sweeps_polls_at:
+            self._sweeps_polls_at = time.monotonic() + SWEEPS_POLLS_EVERY
+            self._sweep_polls.request()
+        self._is_told = self._is_asleep and found.knows_next
+        self._next_due = None if found.next_due is None else time.monotonic() + max(found.next_due, SOONEST)
+        if self._has_progressed() and not self._is_told:
             self._interval.notified()
         return found
 
@@ -131,7 +150,8 @@ class Poller:
 
     def _poll_once(self, lane: Lane) -> PollResult:
         runtime = self._runtime
-        return poll(lane.autocommit, runtime.table, runtime.worker, runtime.lease, self._queues, self._seen)
+        unknown = runtime.unknown_calls.left_out()
+        return poll(lane.autocommit, runtime.table, runtime.worker, runtime.lease, self._queues, self._seen, unknown)
 
     def _fall_asleep_or_wake(self, lane: Lane, found: PollResult) -> None:
         now = time.monotonic()
@@ -146,7 +166,10 @@ class Poller:
 
     def _wait(self) -> None:
         """Until it is time to poll. Queues that are notified meanwhile are requested at once."""
-        until = max(time.monotonic() + self._interval.next(), self._not_before)
+        until = time.monotonic() + self._interval.next(is_told=self._is_told)
+        if self._next_due is not None:
+            until = min(until, self._next_due)
+        until = max(until, self._not_before)
         while not self._requests.is_stopping:
             later = self._round_robin.request_overdue()
             now = time.monotonic()
@@ -159,9 +182,13 @@ class Poller:
                 uses_keys = time.monotonic() - self._keys_seen_at < KEYS_FOR
                 soon = time.monotonic() + (0 if uses_keys else AFTER_A_NOTICE)
                 until = min(until, max(soon, self._not_before))
-            elif self._requests.take_poll_request() or (not self._is_asleep and self._has_progressed()):
-                # Or all lanes have become idle: nobody else will tell what is due now.
+            elif self._requests.take_poll_request():
                 until = min(until, max(time.monotonic(), self._not_before))
+            elif self._has_progressed():
+                # All lanes have become idle. While this process is awake, nobody else will tell what is due now; and
+                # when the next attempt is due, a retry perhaps, only a poll tells.
+                soon = time.monotonic() + (AFTER_A_NOTICE if self._is_asleep else 0)
+                until = min(until, max(soon, self._not_before))
 
     def _mark(self, lane: Lane, *, asleep: bool) -> None:
         mark = workers.mark_asleep if asleep else workers.mark_awake
@@ -172,9 +199,3 @@ class Poller:
         """Whether anything was claimed since this was last asked."""
         before, self._num_claimed = self._num_claimed, self._round_robin.num_claimed
         return self._num_claimed != before
-
-    def _warn(self, error: Exception) -> None:
-        now = time.monotonic()
-        if now - self._warned_at >= WARNS_EVERY:
-            self._warned_at = now
-            logger.warning("worker %s cannot poll: %s", self._runtime.worker, describe(error).summary)

@@ -2,7 +2,8 @@
 
 1. Orphans are recovered, and what is overdue expires.
 2. Lanes perform what is due, until the table says that nothing of it is left.
-3. Suspects are performed one at a time, while nothing else is. What waited behind them in the order of a key follows.
+3. Suspects are performed in processes of their own, while nothing else is. What waited behind them in the order of a
+   key follows.
 """
 
 import contextlib
@@ -15,15 +16,17 @@ from typing import Any, TypeVar
 from async_task.database.lanes import Lane
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
-from async_task.queue import backlog, fenced_writes, fetch, limits, ordering, pauses
+from async_task.polling.sweep import sweep_polls
+from async_task.queue import backlog, fenced_writes, fetch, limits, pauses
 from async_task.queue.claim import Claim
 from async_task.queue.sweep import sweep
+from async_task.worker.batch_failures import FinalFailures
 from async_task.worker.batch_report import BatchReport
 from async_task.worker.batch_workload import PAUSE_AFTER_A_MISS, BatchOptions, BatchStart, BatchWorkload
-from async_task.worker.interrupts import interrupts_later
 from async_task.worker.lane_pool import LanePool
 from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
+from async_task.worker.signals import interrupts_later
 from async_task.worker.workload import PerformClaim
 
 logger = logging.getLogger("async_task")
@@ -51,16 +54,16 @@ class _Batch:
         self._runtime = runtime
         self._lane = lane
         self._options = options
+        self._is_interrupted_again = False
         self._round_robin = RoundRobin(options.concurrency, {})
-        # Before the sweep, which takes the key of an arrival for one whose release was lost, and warns.
-        while self._ask(ordering.release_arrived) >= ordering.PAGE:
-            pass
-        swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease))
+        failures = FinalFailures()
+        swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease, tell=failures.add))
+        lane.run(lambda: sweep_polls(lane.engine, runtime.model))
         found, self._began = self._ask(backlog.queues, options.scope.queues)
         self._round_robin.paused = self._ask(pauses.paused)
         self._round_robin.limited = frozenset(self._ask(limits.limited))
         self._queues = self._without_paused(found)
-        start = BatchStart(self._began, since, swept, paused=len(found) - len(self._queues))
+        start = BatchStart(self._began, since, swept, paused=len(found) - len(self._queues), failures=failures)
         self._workload = BatchWorkload(runtime, self._round_robin, own_job, options, start)
 
     def run(self) -> BatchReport:
@@ -70,7 +73,8 @@ class _Batch:
             self._perform_all()
         if self._workload.failure is not None:
             raise self._workload.failure
-        return self._workload.report(left=self._num_left() if self._workload.is_out_of_time else 0)
+        left = self._num_left() if self._workload.is_out_of_time else 0
+        return self._workload.report(left=left, unknown=self._num_unknown())
 
     def _perform_all(self) -> None:
         pool = LanePool(self._workload, concurrency=self._options.concurrency)
@@ -83,6 +87,7 @@ class _Batch:
             while self._perform_suspects():
                 self._wait_until_done(pool)
         except BaseException:
+            self._is_interrupted_again = self._options.stop.is_set()
             self._options.stop.set()  # running calls are finished, and waited for: Ctrl-C starts nothing further
             raise
         finally:
@@ -91,7 +96,8 @@ class _Batch:
     def _end(self, pool: LanePool) -> None:
         """When it is interrupted again: abandon running calls."""
         try:
-            pool.finish()
+            if not pool.finish(lambda: not self._is_interrupted_again):
+                pool.abandon()
         except BaseException:
             pool.abandon()
             raise
@@ -149,7 +155,7 @@ class _Batch:
         with self._runtime.private_lane() if turns else contextlib.nullcontext(self._lane) as lane:
             while turns and not self._may_not_start():
                 queue = turns.popleft()
-                if self._workload.perform_suspect(lane, queue):
+                if self._workload.perform_suspects(lane, queue):
                     has_performed = True
                     turns.append(queue)
                 elif self._workload.was_held_back(queue):
@@ -167,10 +173,17 @@ class _Batch:
         if self._workload.has_ended_keys:
             self._workload.has_ended_keys = False
             self._queues = self._without_paused(self._ask(backlog.queues, self._options.scope.queues)[0])
-        return self._ask(backlog.with_due, self._queues, *self._due_then, suspects=suspects)
+        left_out = self._runtime.unknown_calls.left_out()
+        return self._ask(backlog.with_due, self._queues, *self._due_then, suspects=suspects, left_out=left_out)
 
     def _num_left(self) -> int:
-        return self._ask(backlog.left, self._queues, *self._due_then)
+        return self._ask(
+            backlog.left, self._queues, *self._due_then, left_out=self._runtime.unknown_calls.left_out()
+        )  # fmt: skip
+
+    def _num_unknown(self) -> int:
+        unknown = self._runtime.unknown_calls.left_out()
+        return self._ask(backlog.left, self._queues, *self._due_then, only=unknown) if unknown.parts else 0
 
     @property
     def _due_then(self) -> tuple[Any, ...]:

@@ -5,9 +5,9 @@
 3. Lanes.
 """
 
-import contextlib
 import datetime as dt
 import threading
+import weakref
 from types import TracebackType
 from typing import Self
 
@@ -18,31 +18,50 @@ from async_task.database.dialects import locks_rows
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import retry_transient
-from async_task.execution.call import ExecutionContext
 from async_task.queue import workers
+from async_task.queue.ledger import Ledger
+from async_task.queue.retention import Keeping
 from async_task.queue.running_batches import RunningBatch
 from async_task.queue.workers import worker_name
 from async_task.schema.tables import table_of
+from async_task.worker.bounded import finish_within
 from async_task.worker.claim_performer import ClaimPerformer
 from async_task.worker.claimer import Claimer
 from async_task.worker.heartbeat import Heartbeat
+from async_task.worker.outages import Outages
+from async_task.worker.unknown_calls import UnknownCalls
+
+LONGEST_FAREWELL = 3.0
+"""Seconds in which child processes end and the row of this process is deleted; else others see that it is silent."""
+
+
+KEEP_ALL = Keeping()
 
 
 class Runtime:
     """Opens and forks nothing until it is used. `close` ends its heartbeat and its child processes; a call that runs in
     one of these is ended, and its claim released."""
 
-    def __init__(self, source: Source, model: type[BaseAttempt], lease: dt.timedelta) -> None:
+    def __init__(
+        self, source: Source, model: type[BaseAttempt], lease: dt.timedelta, keeping: Keeping = KEEP_ALL
+    ) -> None:
         self.source = source
         self.model = model
         self.table: Table = table_of(model)
         # A fresh name: claims that an earlier runtime of this process left behind count as lost although it lives.
         self.worker = worker_name()
         self.lease = lease
+        self.keeping = keeping
+        self.outages = Outages(self.worker)
         # On a connection of its own: the user's pool may be busy with the very calls whose leases are to be extended.
-        self.heartbeat = Heartbeat(self.table, self.worker, lease, self.private_lane)
+        self.ledger = Ledger(self.worker)
+        self.heartbeat = Heartbeat(self.table, self.worker, lease, self.private_lane, self.outages, self.ledger)
+        self.unknown_calls = UnknownCalls(self.worker)
         self.claimer = Claimer(self.table, self.worker, lease, self.heartbeat)
-        self.performer = ClaimPerformer(source, model, self.heartbeat)
+        self.performer = ClaimPerformer(source, model, self.heartbeat, self.ledger)
+        self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
+        self.has_left_claims = False
+        """Whether a stop left claims that were not released. Nobody is to be charged for them."""
 
     def prepare_children(self) -> None:
         """Fork the zygote of child processes, where now is a better time than later: no threads run yet, or the
@@ -52,15 +71,18 @@ class Runtime:
 
     def lane(self) -> Lane:
         """A lane on the user's own pool, where the database allows that."""
-        return open_lane(self.source)
+        lane = open_lane(self.source)
+        self._lanes.add(lane)
+        return lane
+
+    def disconnect_calls(self) -> None:
+        """Cut off the transactions of the calls that are performed by themselves on `lane`s, from another thread."""
+        for lane in list(self._lanes):
+            lane.disconnect_call()
 
     def private_lane(self) -> Lane:
         """A lane with connections that no other lane shares."""
         return open_lane(self.source, private=True)
-
-    def context_on(self, lane: Lane) -> ExecutionContext:
-        """What the steps of performing on this lane have in common."""
-        return self.performer.context_on(lane)
 
     def begin_run(self, *, alone: bool) -> RunningBatch | None:
         """From now on this is a batch that other processes see. `alone`: unless another batch runs, which is returned
@@ -70,10 +92,17 @@ class Runtime:
 
     def close(self) -> None:
         self.heartbeat.stop()
-        self.performer.abandon()
-        if self.heartbeat.is_over:
-            with contextlib.suppress(Exception), self.lane() as lane:
+        finish_within(LONGEST_FAREWELL, "end-of-children", self.performer.abandon)
+        if self.heartbeat.is_over or self.has_left_claims:
+            finish_within(LONGEST_FAREWELL, "farewell", self._deregister)
+
+    def _deregister(self) -> None:
+        with self.lane() as lane:  # a connection is there already, if calls were performed on the user's pool
+            if self.has_left_claims:
+                lane.run(lambda: workers.leave_claims(lane.engine, self.table, self.worker, self.lease))
+            else:
                 lane.run(lambda: workers.deregister(lane.engine, self.table, self.worker))
+                self.ledger.close()
 
     def __enter__(self) -> Self:
         return self

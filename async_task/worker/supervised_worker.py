@@ -74,16 +74,15 @@ class SupervisedWorker:
         obey(self._worker, STOP)  # it is logged by the thread: a handler must not
 
     def _serve(self) -> None:
-        reported: Counter[type[Outcome]] = Counter()
         reported_at = time.monotonic()
         while not self._link.is_over:
             wait_for_any((self._link, self._received), REPORT_INTERVAL)
             for request in self._link.read_requests():
                 obey(self._worker, request)
             self._log_signals()
-            if time.monotonic() - reported_at >= REPORT_INTERVAL and (tally := self._worker.tally) != reported:
-                reported, reported_at = tally, time.monotonic()
-                self._report(tally)
+            if time.monotonic() - reported_at >= REPORT_INTERVAL:
+                reported_at = time.monotonic()
+                self._report(self._worker.tally)  # also if it is the same: the supervisor kills a silent process
         obey(self._worker, STOP)
 
     def _log_signals(self) -> None:

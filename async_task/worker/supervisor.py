@@ -1,4 +1,4 @@
-"""Several worker processes under a supervisor, as `app.worker(processes=2)` returns them.
+"""Several worker processes under a supervisor, as `outbox.worker(processes=2)` returns them.
 
 The supervisor is a process of its own, forked when `run` begins, and each worker process is forked from it, now or
 later. It never has threads or connections, whatever the process that called `run` does meanwhile: so its children
@@ -14,11 +14,9 @@ import os
 import pickle
 import signal
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 from sqlalchemy import Table
 
@@ -33,6 +31,7 @@ from async_task.queue.sweep import recover_process
 from async_task.queue.workers import Process
 from async_task.worker.link import ABANDON, STOP, Link, wait_for_any
 from async_task.worker.processes.forking import cause_of_death, disconnect_inherited, fork, has_open, socket_pair
+from async_task.worker.signals import stopped_by_signals
 from async_task.worker.supervised_worker import SupervisedWorker
 from async_task.worker.supervisor_process import SupervisorProcess
 from async_task.worker.worker import AttemptWorker, WorkerSettings
@@ -44,7 +43,7 @@ KINDS = {kind.__name__: kind for kind in outcomes.KINDS}
 
 
 class Supervisor:
-    """Several worker processes, which `app.worker(processes=2)` returns: `run` them, and `stop` them from another
+    """Several worker processes, which `outbox.worker(processes=2)` returns: `run` them, and `stop` them from another
     thread or a signal's handler. It runs once. All `settings` are for each process.
 
     A process that dies is replaced, and what it had claimed is recovered at once, counted as a crash. If this process
@@ -85,7 +84,7 @@ class Supervisor:
             return self.tally
         self._source.close_idle()
         self._refuse_open_file()
-        with self._handling_signals(), self._wakeable() as woken:
+        with stopped_by_signals(self.stop), self._wakeable() as woken:
             link, pid = self._fork(began)
             try:
                 self._attend(link, woken)
@@ -131,25 +130,8 @@ class Supervisor:
             if has_open(self._source.database_file):
                 raise ConfigurationError(
                     f"this process has {self._source.database_file} open, and SQLite must not be open in a process "
-                    "that forks: close sessions and connections before app.worker(processes=...).run()"
+                    "that forks: close sessions and connections before outbox.worker(processes=...).run()"
                 )
-
-    @contextlib.contextmanager
-    def _handling_signals(self) -> Iterator[None]:
-        is_main = threading.current_thread() is threading.main_thread()
-        defaults = (signal.default_int_handler, signal.SIG_DFL)
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
-        ours = {number: handler for number, handler in before.items() if handler in defaults}
-        for number in ours:
-            signal.signal(number, self._handle_signal)
-        try:
-            yield
-        finally:
-            for number, handler in ours.items():
-                signal.signal(number, handler)
-
-    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
-        self.stop()
 
     @contextlib.contextmanager
     def _wakeable(self) -> Iterator[socket.socket]:
@@ -227,8 +209,8 @@ class Supervisor:
                 logger.warning("the attempts of process %d are not recovered yet: %s", pid, describe(error).summary)
                 time.sleep(RECOVERY_INTERVAL)
             else:
-                if report.recovered + report.crashed:
-                    logger.info("attempts recovered from process %d: %d", pid, report.recovered + report.crashed)
+                if report.recovered:
+                    logger.info("attempts recovered from process %d: %d", pid, report.recovered)
                 return
 
 

@@ -4,6 +4,9 @@
 2. It replaces a worker process that has died: at once, or after growing pauses if one dies again soon after its start.
 3. What the dead process had claimed is recovered at once, in a process forked for that; then the others poll.
 4. It passes on the requests to stop and to abandon, and kills what does not end in time.
+5. A worker process reports every second. One that is silent for long is killed: a call holds the interpreter's lock, or
+   the process is frozen, and what its other threads have claimed waits with it.
+6. It reaps what worker processes leave behind.
 """
 
 import contextlib
@@ -19,12 +22,21 @@ from dataclasses import dataclass, field
 
 from async_task.queue.workers import process_started
 from async_task.worker.link import ABANDON, POLL, STOP, Link, wait_for_any
-from async_task.worker.processes.forking import cause_of_death, fork, signal_at_death_of, socket_pair
+from async_task.worker.processes.forking import (
+    adopt_orphans,
+    cause_of_death,
+    fork,
+    reap_orphans,
+    signal_at_death_of,
+    socket_pair,
+)
 
 logger = logging.getLogger("async_task")
 EARLY = 10.0
 """Seconds after its start in which the death of a process has to do with its start."""
 LONGEST_PAUSE = 30.0
+LONGEST_SILENCE = 8.0
+"""Seconds without a report after which a worker process is killed."""
 MARGIN = 10.0
 """Seconds after the grace in which a process may still release the claims of abandoned calls."""
 
@@ -39,6 +51,7 @@ class WorkerProcess:
     started: str
     since: float
     has_begun: bool = False
+    reported_at: float = 0.0
     tally: Counter[str] = field(default_factory=Counter)
     failure: str | None = None
     error: str | None = None
@@ -81,6 +94,7 @@ class SupervisorProcess:
         self._has_begun = False
         self._request: bytes | None = None
         self._kill_at: float | None = None
+        self._looked_at = time.monotonic()
         self._received, self._signaled = socket.socketpair()
         self._ended: Counter[str] = Counter()
         """What processes that have ended had done, by the name of the outcome's class."""
@@ -90,6 +104,7 @@ class SupervisorProcess:
         """Until the caller requests the end, or has died, and all has ended here."""
         gc.freeze()  # what all processes share stays shared: no garbage collector writes to it
         self._watch_children()
+        adopt_orphans()
         while not self._is_over():
             self._start_due()
             self._wait()
@@ -99,6 +114,8 @@ class SupervisorProcess:
             for process in [one for one in self._processes if one.has_ended()]:
                 self._handle_end(process)
             self._reap_recoveries()
+            reap_orphans(besides={*(one.pid for one in self._processes), *self._recoveries})
+            self._kill_silent()
             self._kill_late()
             self._report()
 
@@ -116,6 +133,8 @@ class SupervisorProcess:
         """Until something has happened, or is due."""
         times = [*(self._due.values() if self._request is None else ()), *([self._kill_at] if self._kill_at else ())]
         links = [process.link for process in self._processes]
+        if any(process.has_begun for process in self._processes):
+            times.append(time.monotonic() + LONGEST_SILENCE / 4)
         wait_for_any((self._received, self._caller, *links), min(times) - time.monotonic() if times else None)
         with contextlib.suppress(BlockingIOError):
             self._received.recv(4096)
@@ -175,6 +194,7 @@ class SupervisorProcess:
 
     def _read_reports(self, process: WorkerProcess) -> None:
         for report in process.link.read_reports():
+            process.reported_at = time.monotonic()
             if "begun" in report:
                 self._has_begun = process.has_begun = True
             if "tally" in report:
@@ -236,6 +256,20 @@ class SupervisorProcess:
     def _request_all(self, request: bytes) -> None:
         for process in self._processes:
             process.link.request(request)
+
+    def _kill_silent(self) -> None:
+        """Not while this process itself was frozen: then no report could be read."""
+        now, before = time.monotonic(), self._looked_at
+        self._looked_at = now
+        for process in self._processes:
+            if now - before > LONGEST_SILENCE / 2:
+                process.reported_at = now
+            if process.has_begun and now - process.reported_at > LONGEST_SILENCE:
+                logger.warning(
+                    "worker process %d has not reported for %g s: it is killed", process.pid, LONGEST_SILENCE
+                )
+                process.reported_at = now
+                os.kill(process.pid, signal.SIGKILL)
 
     def _kill_late(self) -> None:
         if self._kill_at is None or time.monotonic() < self._kill_at:

@@ -8,15 +8,19 @@
 
 import json
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 from async_task.database.lanes import Lane
 from async_task.error_text import describe
 from async_task.execution.adaptive import PollInterval
 from async_task.outcomes import Outcome
+from async_task.polling.sweep import PollSweeper
 from async_task.queue import backlog, fenced_writes, fetch
 from async_task.queue.sweep import sweep
 from async_task.targets.registry import registered_targets
@@ -24,13 +28,18 @@ from async_task.version import __version__
 from async_task.wakeup.in_process import Notifier, notifier_of
 from async_task.wakeup.listener import Listener
 from async_task.worker.background_task import BackgroundTask
-from async_task.worker.lane_pool import LanePool
+from async_task.worker.bounded import finish_within
+from async_task.worker.lane_pool import LONGEST_RELEASE, LanePool
 from async_task.worker.poller import Poller
+from async_task.worker.pruner import Pruner
 from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
+from async_task.worker.signals import stopped_by_signals
 from async_task.worker.workload import PerformClaim, Workload
 
 logger = logging.getLogger("async_task")
+LONGEST_END = 5.0
+"""Seconds after the grace in which claims are released and connections are closed, whatever the database does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +63,10 @@ class WorkerSettings:
 
 
 class AttemptWorker:
-    """What `app.worker()` returns: `run` it, and `stop` it from another thread or a signal's handler. It runs once.
+    """What `outbox.worker()` returns: `run` it, and `stop` it from another thread or a signal's handler. It runs once.
 
-    `own_job`: what every claim is to be performed by, where that is a job of the user's own.
+    `own_job`: what every claim is to be performed by, where that is a job of the user's own. `beside`: entered while it
+    runs, once it is registered: a clock.
     """
 
     def __init__(
@@ -65,8 +75,10 @@ class AttemptWorker:
         settings: WorkerSettings,
         *,
         own_job: Callable[[Runtime], PerformClaim | None] = lambda runtime: None,
+        beside: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.settings = settings
+        self._beside = beside
         self._open_runtime = open_runtime
         self._own_job = own_job
         self._workload: Workload | None = None
@@ -79,23 +91,32 @@ class AttemptWorker:
         """Perform what is due until `stop`; returns how many attempts ended how. `began` is called with the name of
         this worker, once the database knows it, and before anything is claimed.
 
+        In the main thread, SIGINT and SIGTERM call `stop`, unless the program handles them itself.
         Raises SchemaMismatch without tables, and SQLAlchemy's OperationalError when the database is away at the start.
         """
-        with self._open_runtime() as runtime:
+        with stopped_by_signals(self.stop), self._open_runtime() as runtime:
             runtime.prepare_children()
             self._notifier = notifier_of(runtime.table, runtime.source.url)
+            pruner = Pruner(runtime)
             with runtime.lane() as lane:
-                lane.run(lambda: runtime.heartbeat.begin_work(lane, self._about()))
+                lane.run(lambda: runtime.heartbeat.begin_work(lane, self._about(pruner)))
             began(runtime.worker)
-            running = _RunningWorker(self, runtime, self._notifier, self._own_job(runtime))
+            running = _RunningWorker(self, runtime, self._notifier, self._own_job(runtime), pruner)
             self._workload = running.workload
-            running.run()
+            with self._beside():
+                running.run()
         return self.tally
 
     def stop(self) -> None:
         """Finish running calls, and start nothing further. When called again: abandon running calls."""
         # Plain flags, and a notifier whose lock its own thread may take again: a signal may arrive at any moment.
         self._is_abandoning = self._is_stopping
+        self._is_stopping = True
+        if self._notifier is not None:
+            self._notifier.wake()
+
+    def begin_end(self) -> None:
+        """Start nothing further: the worker ends, by `stop` or by an error."""
         self._is_stopping = True
         if self._notifier is not None:
             self._notifier.wake()
@@ -124,11 +145,12 @@ class AttemptWorker:
         """How many attempts ended how, so far."""
         return Counter() if self._workload is None else self._workload.outcomes
 
-    def _about(self) -> str:
+    def _about(self, pruner: Pruner) -> str:
         s = self.settings
         lanes = {name: number or s.concurrency for name, number in s.queues.items()}
         about = {"queues": lanes, "concurrency": s.concurrency, "async_concurrency": s.async_concurrency}
-        return json.dumps(about | {"targets": len(registered_targets()), "version": __version__})
+        pruning = {"prunes": pruner.mark} if pruner.is_wanted else {}
+        return json.dumps(about | {"targets": len(registered_targets()), "version": __version__} | pruning)
 
 
 class _WorkerWorkload(Workload):
@@ -140,7 +162,7 @@ class _WorkerWorkload(Workload):
     def __init__(
         self, worker: AttemptWorker, runtime: Runtime, round_robin: RoundRobin, own_job: PerformClaim | None
     ) -> None:
-        super().__init__(runtime, round_robin, own_job)
+        super().__init__(runtime, round_robin, own_job, worker.settings.concurrency)
         self._worker = worker
 
     def is_over(self) -> bool:
@@ -148,6 +170,8 @@ class _WorkerWorkload(Workload):
 
     def note_failure(self, error: BaseException, queue: str | None = None) -> None:
         # A poll requests the queue again; a sweep releases what was claimed.
+        if self.runtime.outages.belongs(error):
+            return
         logger.error("worker %s: a thread failed and restarts: %s", self.runtime.worker, describe(error).summary)
 
 
@@ -155,7 +179,12 @@ class _RunningWorker:
     """All threads of one worker, while it runs."""
 
     def __init__(
-        self, worker: AttemptWorker, runtime: Runtime, notifier: Notifier, own_job: PerformClaim | None
+        self,
+        worker: AttemptWorker,
+        runtime: Runtime,
+        notifier: Notifier,
+        own_job: PerformClaim | None,
+        pruner: Pruner,
     ) -> None:
         s = worker.settings
         self._worker = worker
@@ -172,33 +201,67 @@ class _RunningWorker:
         )
         self._suspects = BackgroundTask("suspects", runtime, self._perform_suspects)
         self._sweep = BackgroundTask("sweep", runtime, self._sweep_up)
+        self._pruner = pruner
+        self._prune = BackgroundTask("prune", runtime, pruner.prune)
+        self._poll_sweeper = PollSweeper(runtime.model)
+        self._sweep_polls = BackgroundTask("sweep-polls", runtime, self._sweep_up_polls)
         can_listen = s.listen and Listener.is_possible(runtime.source)
         self._listener = Listener(runtime.source, runtime.table, notifier) if can_listen else None
         self._poller = Poller(
             runtime, round_robin, notifier, self._listener, PollInterval(s.poll), self._queues, worker,
-            suspects=self._suspects, sweep=self._sweep,
+            suspects=self._suspects, sweep=self._sweep, prune=self._prune if pruner.is_wanted else None,
+            sweep_polls=self._sweep_polls if self._poll_sweeper.is_wanted else None,
         )  # fmt: skip
 
     def run(self) -> None:
+        """On the thread of the caller, which never waits for the database: so it hears each signal."""
         if self._listener is not None:
             self._listener.start()
         self._lane_pool.start()
+        failures: list[BaseException] = []
+        polling = threading.Thread(target=self._poll, args=(failures,), name="async-task-poller", daemon=True)
+        polling.start()
+        try:
+            while polling.is_alive() and not self._worker.is_stopping:
+                polling.join(timeout=1.0)
+        finally:
+            self._worker.begin_end()
+            self._end(polling)
+        for failure in failures:
+            raise failure
+
+    def _poll(self, failures: list[BaseException]) -> None:
         try:
             self._poller.live()
-        finally:
-            self._end()
+        except BaseException as error:
+            failures.append(error)
 
-    def _end(self) -> None:
+    def _end(self, polling: threading.Thread) -> None:
         """Let running calls come to their end within the grace; then abandon them."""
+        self._pruner.stop()
         until = time.monotonic() + self._worker.settings.grace
-        is_finished = self._lane_pool.finish(lambda: not self._worker.is_abandoning and time.monotonic() < until)
+
+        def is_patient() -> bool:
+            return not self._worker.is_abandoning and time.monotonic() < until
+
+        is_finished = self._lane_pool.finish(is_patient) and self._suspects.finish(is_patient)
+        last = (until if is_finished else time.monotonic()) + LONGEST_END
         if not is_finished:
-            self._lane_pool.abandon()
+            self._runtime.has_left_claims = True  # as far as is known: until all are released
+            is_released = finish_within(last - time.monotonic(), "release", self._lane_pool.abandon)
+            self._runtime.has_left_claims = not is_released or self._lane_pool.has_left_claims
+        wait = max(0.0, until - time.monotonic()) if is_finished else 0.0
+        finish_within(last - time.monotonic(), "end", partial(self._close, is_finished, wait))
+        polling.join(timeout=max(0.0, last - time.monotonic()))
+
+    def _close(self, is_finished: bool, seconds: float) -> None:
         if self._listener is not None:
             self._listener.close()
         self._lane_pool.close()
-        for task in (self._suspects, self._sweep):
-            task.close(max(0.0, until - time.monotonic()) if is_finished else 0.0)
+        self._suspects.close(0.0 if is_finished else LONGEST_RELEASE)
+        self._sweep.close(seconds)
+        self._prune.close(seconds)
+        self._sweep_polls.close(seconds)
 
     # Background tasks.
 
@@ -208,14 +271,18 @@ class _RunningWorker:
         lapsed = lane.run(lambda: fetch.lost_claims(lane.engine, runtime.table, runtime.worker))
         lost = [one for one in lapsed if not runtime.heartbeat.tracks(one.id)]
         if lost:
-            logger.warning("worker %s releases %d lost claims", runtime.worker, len(lost))
-            lane.run(lambda: fenced_writes.release_abandoned(lane.engine, runtime.table, lost))
+            released = lane.run(lambda: fenced_writes.release_abandoned(lane.engine, runtime.table, lost))
+            if released:
+                logger.warning("worker %s has released %d lost claims", runtime.worker, len(released))
         if swept.recovered:
             self._suspects.request()
+
+    def _sweep_up_polls(self, lane: Lane) -> None:
+        lane.run(lambda: self._poll_sweeper.sweep(lane.engine))
 
     def _perform_suspects(self, lane: Lane) -> None:
         runtime = self._runtime
         for queue in lane.run(lambda: backlog.with_suspects(lane.engine, runtime.table, self._queues)):
             if queue not in self.workload.round_robin.paused:
-                while self.workload.perform_suspect(lane, queue):
+                while self.workload.perform_suspects(lane, queue):
                     pass

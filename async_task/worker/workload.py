@@ -2,11 +2,13 @@
 
 1. Nothing is claimed from a paused queue, and from a limited one no more than its limit allows.
 2. Calls of a paused target are released, uncharged, into the queue of that target.
-3. When an attempt with an order key has ended, the queue in which the next one may be due is requested.
-4. Outcomes are counted.
+3. Calls that this process does not know, or has no key for, are released, uncharged, and left to other processes.
+4. When an attempt with an order key has ended, the queue in which the next one may be due is requested.
+5. Outcomes are counted.
 """
 
 import threading
+import uuid
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -16,11 +18,12 @@ from async_task.database.lanes import Lane
 from async_task.database.transactions import PATIENCE, retry_transient
 from async_task.outcomes import Outcome, Succeeded
 from async_task.queue.claim import Claim, ClaimRequest
-from async_task.queue.fenced_writes import release_to_queue
+from async_task.queue.fenced_writes import release_claims, release_to_others, release_to_queue
 from async_task.targets.registry import limits as target_limits
 from async_task.targets.registry import own_queue
 from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
+from async_task.worker.suspects import SuspectRun, SuspectWidth
 
 PerformClaim = Callable[[Lane, Claim], Outcome]
 """Performs one claim from its row on."""
@@ -29,18 +32,24 @@ PerformClaim = Callable[[Lane, Claim], Outcome]
 class Workload(ABC):
     """Shared by all threads of a worker or batch. Thread-safe; what takes a lane is called inside of `lane.run`.
 
-    `own_job`: what every claim is to be performed by, where that is a job of the user's own.
+    `own_job`: what every claim is to be performed by, where that is a job of the user's own. `concurrency`: how many
+    suspects of plain functions may be performed at once.
     """
 
     patience = PATIENCE
     """Seconds for which transient errors of a claim are retried."""
 
-    def __init__(self, runtime: Runtime, round_robin: RoundRobin, own_job: PerformClaim | None) -> None:
+    def __init__(
+        self, runtime: Runtime, round_robin: RoundRobin, own_job: PerformClaim | None, concurrency: int = 1
+    ) -> None:
         self.runtime = runtime
+        self.width = SuspectWidth()
+        self._concurrency = concurrency
         self.round_robin = round_robin
         self.own_job = own_job
         self._guard = threading.Lock()
         self._outcomes: Counter[type[Outcome]] = Counter()
+        self._suspects: dict[uuid.UUID, Claim] = {}
         self._held_back: set[str] = set()
         self._coroutine_queues: set[str] = set()
 
@@ -67,7 +76,7 @@ class Workload(ABC):
             self._hold_back(lane, queue, after.total_seconds(), has_claimed=bool(claims), suspects=suspects)
         if len(claims) >= limit:
             self._request_more(queue, suspects=suspects)
-        return self._without_paused(lane, queue, claims)
+        return self._without_paused(lane, queue, self._without_unknown(lane, queue, claims, suspects=suspects))
 
     def served(self, queue: str) -> None:
         """A lane has performed what it had claimed from this queue."""
@@ -81,15 +90,56 @@ class Workload(ABC):
             self._held_back.discard(queue)
             return is_held_back
 
-    def perform_suspect(self, lane: Lane, queue: str) -> bool:
-        """Claim a suspect of this queue, and perform it. Whether there was one. Not inside of `lane.run`."""
-        claims = lane.run(partial(self.claim, lane, queue, 1, suspects=True))
-        for claim in claims:
-            self.note_ended(claim, (self.own_job or self.runtime.performer.perform_claim)(lane, claim))
-        return bool(claims)
+    def perform_suspects(self, lane: Lane, queue: str) -> bool:
+        """Perform the suspects of this queue, many at once, until none is left. Whether there were any. Not inside of
+        `lane.run`."""
+        performer = self.runtime.performer
+        is_wide = self.own_job is None and performer.can_start_children
+        run = SuspectRun(
+            self.width if is_wide else SuspectWidth(1, 1), self._concurrency, partial(self._claim_suspects, queue),
+            self.runtime.private_lane, self._perform_suspect, performer.abandon,
+        )  # fmt: skip
+        try:
+            return run.run(lane, lambda: not self.is_over())
+        finally:
+            if unstarted := run.unstarted:
+                lane.run(lambda: release_claims(lane.engine, self.runtime.table, unstarted))
+                self.note_released(unstarted)
+                self._forget(unstarted)
+
+    def _claim_suspects(self, queue: str, lane: Lane, limit: int) -> list[Claim]:
+        if queue in self.round_robin.paused:  # since the run began
+            return []
+        claims = lane.run(partial(self.claim, lane, queue, limit, suspects=True))
+        self.runtime.heartbeat.track([claim.id for claim in claims])
+        return claims
+
+    def _perform_suspect(self, lane: Lane, claim: Claim) -> None:
+        with self._guard:
+            self._suspects[claim.id] = claim
+        try:
+            outcome = (self.own_job or self.runtime.performer.perform_claim)(lane, claim)
+            self.width.note(has_died=self.runtime.performer.has_died(claim))
+            self.note_ended(claim, outcome)
+        finally:
+            with self._guard:
+                del self._suspects[claim.id]
+            self._forget([claim])
+
+    def _forget(self, claims: list[Claim]) -> None:
+        """These suspects are no longer claimed."""
+        self.runtime.heartbeat.untrack([claim.id for claim in claims])
+        self.note_done(claims)
+
+    @property
+    def running_suspects(self) -> list[Claim]:
+        """The claims of suspects that are being performed."""
+        with self._guard:
+            return list(self._suspects.values())
 
     def _request(self, queue: str, limit: int, besides: Sequence[tuple[str, str]], *, suspects: bool) -> ClaimRequest:
-        return self.runtime.claimer.request(queue, limit, besides=besides, suspects=suspects)
+        unknown = self.runtime.unknown_calls.left_out()
+        return self.runtime.claimer.request(queue, limit, besides=besides, unknown=unknown, suspects=suspects)
 
     def _request_more(self, queue: str, *, suspects: bool) -> None:
         """A claim was given all that it asked for: there is more, for this lane and another one."""
@@ -105,6 +155,16 @@ class Workload(ABC):
             self._held_back.add(queue)
         if not suspects:
             self.round_robin.request_later(queue, seconds)
+
+    def _without_unknown(self, lane: Lane, queue: str, claims: list[Claim], *, suspects: bool) -> list[Claim]:
+        """The claims without those of unknown calls, which are released to other processes."""
+        unknown = self.runtime.unknown_calls.found_in(claims)
+        if not unknown:
+            return claims
+        retry_transient(partial(release_to_others, lane.engine, self.runtime.table, unknown))
+        self._request_more(queue, suspects=suspects)  # they may have taken the place of others
+        ids = {one.id for one in unknown}
+        return [one for one in claims if one.id not in ids]
 
     def _without_paused(self, lane: Lane, queue: str, claims: list[Claim]) -> list[Claim]:
         """The claims without those of paused targets, which are released into the queues of these."""
@@ -123,7 +183,7 @@ class Workload(ABC):
 
     def note_ended(self, claim: Claim, outcome: Outcome) -> None:
         """A claim was brought to its outcome, and the next of its order key was released."""
-        self.count(outcome)
+        self.count(claim, outcome)
         if claim.order_key is not None:
             self.request_at_front(claim.queue)
 
@@ -147,7 +207,7 @@ class Workload(ABC):
     def note_done(self, claims: Collection[Claim]) -> None:  # noqa: B027 - only a batch wants to know
         """A lane is done with these, whatever became of them."""
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, claim: Claim, outcome: Outcome) -> None:
         with self._guard:
             self._outcomes[type(outcome)] += 1
 

@@ -131,7 +131,7 @@ def _app_of_project() -> Named | None:
 
 def _load(named: Named) -> AsyncTask:
     if not re.fullmatch(r"[\w.]+:[\w.]+", named.text):
-        raise Refusal(f"{named.place} is written module:name, like shop.app:app, not {named.text!r}", named.exit_code)
+        raise Refusal(f"{named.place} is written module:name, like shop:outbox, not {named.text!r}", named.exit_code)
     module_name, _, path = named.text.partition(":")
     found: Any = _import(module_name, named.place)
     for name in path.split("."):

@@ -42,7 +42,7 @@ class Change:
 def changed(app: AsyncTask, verb: Verb, attempt_id: uuid.UUID) -> Change:
     """Apply `verb` to this attempt by its own method, so that a user's override runs."""
     try:
-        status: Status = app.write(lambda session: _apply(session, app, verb, attempt_id))
+        status: Status = app.write(lambda session: applied(session, app, verb, attempt_id))
     except AsyncTaskError as error:
         return Change(attempt_id, False, status_of(app, attempt_id), str(error))
     return Change(attempt_id, True, status, verb.words)
@@ -88,7 +88,8 @@ def report(verb: str, changes: Iterable[Change], *, is_dry: bool, is_json: bool)
     return UNEXPECTED if refused else 0
 
 
-def _apply(session: Any, app: AsyncTask, verb: Verb, attempt_id: uuid.UUID) -> Status:
+def applied(session: Any, app: AsyncTask, verb: Verb, attempt_id: uuid.UUID) -> Status:
+    """The status after `verb` in this transaction. Raises InvalidState, and what a user's override raises."""
     attempt = session.get(app.model, attempt_id)
     if attempt is None:
         raise InvalidState(_missing(verb, attempt_id))

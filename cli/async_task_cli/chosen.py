@@ -11,7 +11,7 @@ import click
 
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.options import once_more
-from async_task_cli.selection import Filters, check_cursor, identifier, selected, selecting
+from async_task_cli.selection import Filters, check_cursor, id_of, identifier, selected, selecting
 from async_task_cli.terminal import counted, say
 
 if TYPE_CHECKING:
@@ -23,12 +23,13 @@ ORDER = "created"
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What was given: `ids`; or with `is_all` up to `limit` attempts that the `filters` select, behind the id `after`.
+    """What was given: `ids`, whole or in part; or with `is_all` up to `limit` attempts that the `filters` select,
+    behind the id `after`.
 
     `is_sure`: --yes; `is_dry`: --dry-run.
     """
 
-    ids: tuple[uuid.UUID, ...]
+    ids: tuple[str, ...]
     is_all: bool
     filters: Filters
     limit: int
@@ -37,9 +38,10 @@ class Chosen:
     is_dry: bool
 
     def found(self, app: "AsyncTask", verb: str, states: tuple[str, ...]) -> list[uuid.UUID]:
-        """The ids. With --all: of attempts in `states` unless --status gives others, after a person has agreed."""
+        """The ids, each once. With --all: of attempts in `states` unless --status gives others, after a person has
+        agreed. Raises UnknownAttempt for a part of an id that fits no attempt, or several."""
         if not self.is_all:
-            return list(self.ids)
+            return list(dict.fromkeys(id_of(app, one) for one in self.ids))
         filters = self.filters if self.filters.status else replace(self.filters, status=states)
         # All are read before any is changed: a changed one may be selected again.
         ids = [one.id for one in selected(app, filters, ORDER, self.limit + 1, self.after, page=PAGE)]
@@ -87,9 +89,8 @@ def _check(words: tuple[str, ...], *, is_all: bool, is_filtered: bool) -> None:
         raise click.UsageError("no attempt is named: give ids, - to read them from standard input, or --all")
 
 
-def _ids(words: Iterable[str]) -> tuple[uuid.UUID, ...]:
-    """Each once, in order."""
-    return tuple(dict.fromkeys(identifier(word) for word in _all_words(words)))
+def _ids(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(identifier(word) for word in _all_words(words))
 
 
 def _all_words(words: Iterable[str]) -> Iterator[str]:

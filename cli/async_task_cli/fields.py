@@ -7,15 +7,15 @@ from async_task import AttemptInfo
 
 LISTED = (
     "id", "status", "target", "method_name", "queue", "priority", "idempotence_token", "num_attempts", "num_errors",
-    "num_crashes", "max_attempts", "scheduled_at", "due_at", "expires_at", "claimed_by", "lease_until", "attempted_at",
-    "completed_at", "last_error", "created_at", "updated_at", "order_key", "released", "waits_behind",
+    "num_crashes", "num_losses", "max_attempts", "scheduled_at", "due_at", "expires_at", "claimed_by", "lease_until",
+    "attempted_at", "completed_at", "last_error", "created_at", "updated_at", "order_key", "released", "waits_behind",
 )  # fmt: skip
 """What `list --json` prints of each attempt."""
 SHOWN = (
     "id", "status", "target", "method_name", "encryptor", "idempotence_token", "queue", "priority", "order_key", "seq",
-    "released", "arrived", "num_attempts", "num_errors", "num_crashes", "max_attempts", "scheduled_at", "due_at",
-    "claim_id", "claimed_by", "lease_until", "expires_at", "attempted_at", "completed_at", "last_error", "created_at",
-    "updated_at", "trace_context",
+    "released", "arrived", "num_attempts", "num_errors", "num_crashes", "num_losses", "max_attempts", "scheduled_at",
+    "due_at", "claim_id", "claimed_by", "lease_until", "expires_at", "attempted_at", "completed_at", "last_error",
+    "created_at", "updated_at", "trace_context",
 )  # fmt: skip
 """What `show --json` prints first."""
 

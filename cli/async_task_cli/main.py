@@ -21,8 +21,13 @@ NAME, COMPLETE = "async-task", "_ASYNC_TASK_COMPLETE"
 COMMANDS = {
     "run-batch": ("batch:run_batch", "Perform all calls that are due, once, and end."),
     "worker": ("worker:worker", "Perform all calls that become due, until stopped."),
-    "workers": ("workers:workers", "List the processes that perform attempts."),
-    "list": ("attempts:list_attempts", "List attempts, oldest first, and count them."),
+    "clock": ("clock:clock", "Enqueue what the schedule says, until stopped."),
+    "schedule": ("schedule:schedule", "List the schedule and its times; run or pause an entry."),
+    "workers": ("workers:workers", "List the processes that perform attempts, and the clocks."),
+    "stats": ("stats:stats", "Show what waits, runs, ends and fails, by queue and by target."),
+    "top": ("top:top", "Watch the same on the terminal."),
+    "failures": ("stats:failures", "List errors and crashes by target and message."),
+    "list": ("attempts:list_attempts", "List attempts, newest first, and count them."),
     "show": ("attempt:show", "Show one attempt: all its fields and what happened to it."),
     "retry": ("verbs:retry", "Make attempts due now; also failed and expired ones."),
     "run-now": ("run_now:run_now", "Make attempts due now, and perform them here."),
@@ -35,7 +40,9 @@ COMMANDS = {
     "resume": ("queues:resume", "Resume a queue or a target that was paused."),
     "queues": ("queues:queues", "List the queues that are paused or limited."),
     "sweep": ("sweep:sweep", "Recover attempts whose process died; expire late ones."),
+    "prune": ("prune:prune", "Delete attempts that ended long ago."),
     "install": ("install:install", "Write a revision that creates the tables; or create them."),
+    "adopt": ("adopt:adopt", "Take over tables that autogenerate made."),
     "upgrade": ("upgrade:upgrade", "Upgrade tables of an earlier version."),
     "sql": ("sql:sql", "Print the SQL of install or upgrade."),
     "check": ("check:check", "Check that tables, migrations, targets and keys fit."),
@@ -115,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_closed()
     _print_anything()
     try:
-        with terminable():
+        with terminable(is_last=arguments is None):
             if arguments is None:
                 _import_quickly(given)
             code = _run(given)

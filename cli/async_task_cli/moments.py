@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-UNITS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
 LONGEST = dt.timedelta(days=36_500)
-_LENGTH = re.compile(r"(?:\d{1,12}(?:\.\d{1,6})?(?:ms|min|[smhdw]))+", re.ASCII)
+_LENGTH = re.compile(r"(?:\d{1,12}(?:\.\d{1,6})?(?:ms|min|[smhdwy]))+", re.ASCII)
 _PART = re.compile(r"([\d.]+)(\D+)", re.ASCII)
 
 
@@ -25,14 +25,16 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
 
 
 class Length(click.ParamType):  # type: ignore[type-arg]
-    """A length of time: `90s`, `15min`, `2h`, `1h30m`, `3d`, `2w`."""
+    """A length of time: `90s`, `15min`, `2h`, `1h30m`, `3d`, `2w`, `1y`."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.timedelta:
         if (found := length(str(value))) is None:
             self.fail(
-                f"{value!r} is not a length of time up to 100 years: write 5ms, 90s, 15min, 1h30m, 3d or 2w", param, ctx
+                f"{value!r} is not a length of time up to 100 years: write 5ms, 90s, 15min, 1h30m, 3d, 2w or 1y",
+                param,
+                ctx,
             )
         return found
 

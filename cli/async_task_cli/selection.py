@@ -1,7 +1,9 @@
 """The filters that `list` and the verbs share, and the cursors of their pages."""
 
+import contextlib
 import datetime as dt
 import functools
+import string
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from async_task import Status
+from async_task import ConfigurationError, Status, UnknownTarget
+from async_task_cli.faults import USAGE, Refusal, near
 from async_task_cli.moments import MomentOrLength, instant
 
 if TYPE_CHECKING:
     from async_task import AsyncTask, AttemptInfo
 
+SHORTEST, WHOLE = 4, 32
+"""How many digits a part of an id and a whole one have."""
 STATES = (*(one.value for one in Status), "due", "performing", "stuck")
 ORDERS: dict[str, Literal["newest", "oldest", "due", "due_last"]] = {
     "created": "oldest",
@@ -40,7 +45,7 @@ class Filters:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments of `app.attempts.list` and `.counts`."""
+        """The keyword arguments of `outbox.attempts.list` and `.counts`."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -50,7 +55,8 @@ def selected(
     """Up to `limit` attempts behind the cursor `after`, read in pages."""
     while limit > 0:
         size = min(limit, page or limit, 10_000)
-        found = app.attempts.list(**filters.options, order=ORDERS[order], limit=size, after=after)
+        with naming():
+            found = app.attempts.list(**filters.options, order=ORDERS[order], limit=size, after=after)
         yield from found.attempts
         if found.next is None:
             return
@@ -82,19 +88,44 @@ def _is_cursor(cursor: str, is_by_due: bool) -> bool:
     return bool(comma) is is_by_due
 
 
-def identifier(text: str) -> uuid.UUID:
-    """The id that `text` is. Raises BadParameter."""
+class State(click.Choice[str]):
+    """One of these states; an unknown one is refused with the nearest."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        return super().get_invalid_choice_message(value, ctx).rstrip(".") + near(str(value), self.choices)
+
+
+@contextlib.contextmanager
+def naming() -> Iterator[None]:
+    """A name that nothing has is an error of the command line, and not of the configuration."""
+    try:
+        yield
+    except (UnknownTarget, ConfigurationError) as error:
+        raise Refusal(str(error), USAGE) from error
+
+
+def identifier(text: str) -> str:
+    """The id, or the begin or end of one, that `text` is. Raises BadParameter."""
+    digits = text.strip().replace("-", "")
+    if not SHORTEST <= len(digits) <= WHOLE or not all(one in string.hexdigits for one in digits):
+        words = f"{text!r} is not a valid id: give a UUID or its end, as `async-task list` prints it"
+        raise click.BadParameter(words)
+    return str(uuid.UUID(digits)) if len(digits) == WHOLE else text.strip()
+
+
+def id_of(app: "AsyncTask", text: str) -> uuid.UUID:
+    """The whole id for an `identifier`. A whole one need not be of any attempt. Raises UnknownAttempt for a part that
+    fits none, or several."""
     try:
         return uuid.UUID(text)
     except ValueError:
-        words = f"{text!r} is not a valid id: an id is a UUID, as `async-task list` prints it"
-        raise click.BadParameter(words) from None
+        return app.attempts.get(text).id
 
 
 def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
     """The filters as options; the command is called with `filters=`."""
 
-    @click.option("--status", type=click.Choice(STATES), multiple=True, help="Only in these states; may be repeated.")
+    @click.option("--status", type=State(STATES), multiple=True, help="Only in these states; may be repeated.")
     @click.option("--target", metavar="NAME", help="Only of this target, by its name, or one that rows hold.")
     @click.option("--method", metavar="NAME", help="Only this method of a target.")
     @click.option("--queue", metavar="NAME", help="Only in this queue.")

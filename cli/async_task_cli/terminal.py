@@ -12,7 +12,10 @@ from rich.text import Text
 COLOURS = {
     "pending": "yellow", "performing": "cyan", "succeeded": "green",
     "failed": "red", "expired": "magenta", "canceled": "bright_black",
+    "dead": "red", "silent": "yellow",
 }  # fmt: skip
+
+NAMES_OF_UNITS = {86400: "d", 3600: "h", 60: "min", 1: "s"}
 
 
 class Page(Console):
@@ -84,6 +87,20 @@ def since(when: dt.datetime, now: dt.datetime) -> str:
     if abs(seconds) < 1:
         return "now"
     return f"{span(seconds)} ago" if seconds > 0 else f"in {span(-seconds)}"
+
+
+def briefly(when: dt.datetime, now: dt.datetime) -> str:
+    """The same in one unit, for a narrow column: `3 min ago`, `in 2 d`."""
+    seconds = (now - when).total_seconds()
+    if abs(seconds) < 1:
+        return "now"
+    return f"{brief_span(seconds)} ago" if seconds > 0 else f"in {brief_span(-seconds)}"
+
+
+def brief_span(seconds: float) -> str:
+    """A length of time in one unit: `2 h`."""
+    length = next((unit for unit in NAMES_OF_UNITS if seconds >= unit), 1)
+    return f"{int(seconds // length)} {NAMES_OF_UNITS[length]}"
 
 
 def span(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The shop's application, as the command line finds it: `async-task --app shop.app:app`.
+"""The shop's application, as the command line finds it: `async-task --app shop.app:outbox`.
 
 SHOP_DATABASE_URL: the database; by default `shop.sqlite` in the working directory.
 SHOP_LEASE: seconds after which the attempts of a dead process are recovered; by default 5.
@@ -18,7 +18,7 @@ from shop.models import Attempt, Base
 engine = create_engine(os.environ.get("SHOP_DATABASE_URL") or "sqlite:///shop.sqlite", hide_parameters=True)
 Session = sessionmaker(engine)
 keys_file = Path(os.environ.get("SHOP_KEYS_FILE") or "shop.keys")
-app = AsyncTask(
+outbox = AsyncTask(
     Session,
     model=Attempt,
     modules=["shop.outbox"],
@@ -29,5 +29,5 @@ app = AsyncTask(
 
 def create_tables() -> None:
     """Make the missing tables. A real shop migrates."""
-    app.create_schema()
+    outbox.create_schema()
     Base.metadata.create_all(engine)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Option
 
 import pydantic
 import pytest
+import typing_extensions
 from typing_extensions import TypeAliasType
 
 from async_task import argument_type
@@ -159,6 +160,10 @@ class Options(TypedDict, total=False):
     inner: typing.NotRequired[Inner]
 
 
+class ExtendedOptions(typing_extensions.TypedDict):
+    inner: typing_extensions.NotRequired[typing_extensions.ReadOnly[Inner]]
+
+
 class Referring(NamedTuple):
     missing: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
 
@@ -208,6 +213,7 @@ class Page(pydantic.BaseModel, Generic[T]):
         Listed[Inner],
         Bound,
         Options,
+        ExtendedOptions,
         Box[Inner],
         Outer,
     ],

@@ -24,6 +24,7 @@ from async_task import (
     Succeeded,
 )
 from async_task.queue import fetch
+from claims import claimed
 from clockwork import let_pass, row_of
 from conftest import by_one_door
 from outbox import Client, act, act_in_session, events_of, will
@@ -233,7 +234,7 @@ def test_a_verb_takes_a_row_with_a_past_lease_and_counts_its_start_as_lost(
         say(session.get_one(Attempt, attempt.id), verb)
     row = row_of(engine, attempt.id)
     assert (row.status, row.claim_id, row.lease_until) == (ENDS.get(verb, Status.PENDING), None, None)
-    assert (row.num_attempts, row.num_crashes) == (1, 1)
+    assert (row.num_attempts, row.num_crashes, row.num_losses) == (1, 0, 1)
 
 
 @by_one_door
@@ -362,6 +363,54 @@ def test_an_attempt_that_is_being_performed_is_not_due(app: AsyncTask, write: Wr
     app.perform(attempt.id)
     (held,) = found
     assert (held.is_due, held.is_performing) == (False, True)
+
+
+@by_one_door
+def test_an_attempt_is_performing_while_it_is_claimed_in_a_row_in_a_value_and_in_a_list(
+    app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
+) -> None:
+    attempt = write(Client, "ping")
+
+    def said() -> tuple[bool, bool, bool]:
+        with sessions() as session:
+            row = session.get_one(Attempt, attempt.id)
+            listed = app.attempts.list(status="performing").attempts
+            return row.is_performing, app.attempts.get(attempt.id).is_performing, attempt.id in {o.id for o in listed}
+
+    assert said() == (False, False, False)
+    claimed(engine, attempt.id)
+    assert said() == (True, True, True)
+    let_pass(engine, 2)  # the lease has passed: the row may be locked by its call, or its worker may be dead
+    assert said() == (True, True, True)
+    app.sweep()
+    assert said() == (False, False, False)
+    app.perform(attempt.id)
+    assert said() == (False, False, False)
+
+
+@by_one_door
+def test_an_attempt_is_due_in_a_row_in_a_value_and_in_a_selectable_alike(
+    app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
+) -> None:
+    written = {
+        "due": write(Client, "ping"), "later": write(Client, "ping", scheduled_at=now() + HOUR),
+        "late": write(Client, "ping", expires_at=now() + HOUR / 2), "first": write(Client, "ping", order_key="k"),
+        "second": write(Client, "ping", order_key="k"), "claimed": write(Client, "ping"),
+        "ended": write(Client, "ping"),
+    }  # fmt: skip
+    app.perform(written["ended"].id)
+    with engine.begin() as connection:
+        late = TABLE.c.id == written["late"].id
+        connection.execute(update(TABLE).where(late).values(expires_at=now() - HOUR))
+    app.run_batch(limit=0)
+    claimed(engine, written["claimed"].id)
+    with sessions() as session:
+        selected = set(session.scalars(select(Attempt.id).where(Attempt.due().whereclause)))
+        for name, attempt in written.items():
+            row = session.get_one(Attempt, attempt.id)
+            answers = (row.is_due, app.attempts.get(attempt.id).is_due, attempt.id in selected)
+            assert len(set(answers)) == 1, (name, answers)
+    assert written["due"].id in selected
 
 
 def test_an_async_session_is_refused_with_what_to_write_instead(write: Write) -> None:

@@ -4,7 +4,7 @@ import datetime as dt
 import enum
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -32,7 +32,9 @@ from async_task import AsyncTask, Attempt, BaseAttempt, ConfigurationError, Fail
 from async_task.schema.tables import JobEvent
 from clockwork import row_of
 from elsewhere import await_
+from outbox import Client
 from workers import working
+from writing import database_clock, statements_of
 
 Sessions = sessionmaker[Session]
 NAMES = {
@@ -134,6 +136,13 @@ class HomeVisit(Visit):
     address: Mapped[str | None] = mapped_column(String(100))
 
 
+class Slip(BaseAttempt, Base):
+    """Written without RETURNING."""
+
+    __tablename__ = "slips"
+    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012
+
+
 class Invoice(sqlmodel.SQLModel, table=True):
     id: int | None = sqlmodel.Field(default=None, primary_key=True)
     number: int
@@ -211,6 +220,19 @@ def test_own_column_types_are_written_and_read(tables: None, engine: Engine, ses
         assert set(session.scalars(text("SELECT method_args FROM telegrams"))) == {'{"amount": 10}'[::-1]}
     with working(app_of(engine, Telegram)):
         await_(lambda: not backlog_of(engine), "all are performed")
+
+
+def test_a_model_without_eager_defaults_reads_its_times_when_they_are_asked_for(
+    tables: None, engine: Engine, sessions: Sessions
+) -> None:
+    with sessions.begin() as session, statements_of(engine) as seen:
+        slip = Slip.options(session=session).call(charge, 1)
+        session.flush()
+        assert (len(seen), "RETURNING" in seen[0]) == (1, False)
+        assert slip.created_at <= database_clock(engine)
+    app = app_of(engine, Slip)
+    assert app.perform(slip.id) == Succeeded(slip.id)
+    app.close()
 
 
 def backlog_of(engine: Engine) -> int:
@@ -361,6 +383,9 @@ DONE = {"status": Status.SUCCEEDED, "completed_at": MOMENT, "num_attempts": 1}
         {"num_crashes": -1, "num_attempts": 1},
         {"num_errors": 1},
         {"num_errors": 1, "num_crashes": 1, "num_attempts": 1},
+        {"num_losses": -1, "num_attempts": 1},
+        {"num_errors": 1, "num_losses": 1, "num_attempts": 1},
+        {"num_crashes": 1, "num_losses": 1, "num_attempts": 1},
         {"queue": None},
         {"due_at": None},
     ],
@@ -419,3 +444,17 @@ def test_an_ended_attempt_is_in_no_index_but_the_keys(engine: Engine) -> None:
     ours = [one for one in found if one and "pkey" not in one]
     assert len(ours) == 8
     assert all(" WHERE " in one for one in ours)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_is_due_agrees_with_due_about_what_is_past_its_expires_at(
+    write: Callable[..., Attempt], engine: Engine, hours: int
+) -> None:
+    attempt = write(Client, "ping")
+    until = dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours)
+    with Session(engine) as session, session.begin():
+        session.execute(update(Attempt).where(Attempt.id == attempt.id).values(expires_at=until))
+    with Session(engine) as session:
+        found = session.get_one(Attempt, attempt.id)
+        assert found.is_due is (hours > 0)
+        assert (session.scalars(Attempt.due()).first() is found) is found.is_due

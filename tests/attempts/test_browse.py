@@ -242,7 +242,7 @@ def test_inside_of_an_event_loop_reading_is_refused_with_what_to_write(app: Asyn
     async def ask() -> None:
         app.attempts.list()
 
-    with pytest.raises(ConfigurationError, match=r"await asyncio.to_thread\(app.attempts.list\)"):
+    with pytest.raises(ConfigurationError, match=r"await asyncio.to_thread\(outbox.attempts.list\)"):
         asyncio.run(ask())
 
 
@@ -424,8 +424,10 @@ def test_errors_are_looked_for_among_the_newest_events(
         ("error", "ValueError", ("ValueError", "")),
         ("error", "it said: nothing", ("", "it said: nothing")),
         ("error", "Broken: one\ntwo", ("Broken", "one")),
+        ("error", "Broken: 17 (max_attempts used up: 2 of 2)", ("Broken", "N")),
         ("error", None, ("", "")),
         ("crash", "the process x has died", ("crash", "the process x has died")),
+        ("loss", "the process x has died", ("loss", "the process x has died")),
     ],
 )
 def test_an_error_is_parsed_into_exception_and_message(kind: str, message: Any, expected: Any) -> None:
@@ -438,6 +440,11 @@ def test_a_message_is_normalised_by_its_numbers_uuids_and_quoted_texts() -> None
         "key '...' or '...' or '...' of UUID"
     )
     assert normalised("it isn't Ada's") == "it isn't Ada's"
+    died = {
+        normalised(f"the process web-1.org:{pid}:{token} has died")
+        for pid, token in ((7, "8a3fc712"), (42, "0d1b22ee"))
+    }
+    assert died == {"the process WORKER has died"}
 
 
 # Counts and depths
@@ -474,14 +481,14 @@ def test_depths_count_what_is_due_and_waits_by_queue_and_target(app: AsyncTask, 
     set_row(engine, claimed, **claim, num_attempts=1, attempted_at=claimed.created_at)
     depths = app.attempts.depths()
     assert depths.is_complete
-    assert [(one.queue, one.due, one.waiting) for one in depths.by_queue] == [
-        ("default", 1, 1), ("later", 0, 1), ("mail", 2, 0),
+    assert [(one.queue, one.due, one.waiting, one.claimed) for one in depths.by_queue] == [
+        ("claimed", 0, 0, 1), ("default", 1, 1, 0), ("later", 0, 1, 0), ("mail", 2, 0, 0),
     ]  # fmt: skip
-    assert [(one.target, one.due, one.waiting) for one in depths.by_target] == [
-        ("test.act", 1, 2),
-        ("test.client", 2, 0),
+    assert [(one.target, one.due, one.waiting, one.claimed) for one in depths.by_target] == [
+        ("test.act", 1, 2, 1),
+        ("test.client", 2, 0, 0),
     ]
-    default, later, mail = depths.by_queue
+    _, default, later, mail = depths.by_queue
     assert later.oldest_due is None
     for one, hours in ((default, 1), (mail, 2), (depths.by_target[0], 1), (depths.by_target[1], 2)):
         assert one.oldest_due is not None

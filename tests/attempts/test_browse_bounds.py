@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import DeclarativeBase
 
 from async_task import AsyncTask, BaseAttempt, ConfigurationError, UnknownTarget
+from async_task_cli.figures import figures_of
 
 
 class Many(DeclarativeBase):
@@ -83,11 +85,18 @@ QUESTIONS: dict[str, tuple[Callable[[AsyncTask], Any], int]] = {
     "counts": (lambda app: app.attempts.counts(), 101_000),
     "filtered counts": (lambda app: app.attempts.counts(status="failed", target="test.client"), 101_000),
     "depths": (lambda app: app.attempts.depths(), 70_000),
+    "backlog": (lambda app: app.backlog(), 70_000),
+    "workers": (lambda app: app.workers(), 70_000),
+    "stats and top": (figures_of, 100_000),
+    "rates": (lambda app: app.attempts.rates(), 41_000),
     "failures": (lambda app: app.attempts.failures(), 30_000),
     "errors": (lambda app: app.attempts.errors(), 20_100),
     "one by its id": (lambda app: app.attempts.get(_id(7)), 3),
     "one by its begin": (lambda app: app.attempts.get(_id(7)[:-1]), 60_000),
     "one by its end": (lambda app: app.attempts.get(_id(999_983)[-9:]), 60_000),
+    "why one is not performed": (lambda app: app.attempts.explain(_id(7)), 21_000),
+    "short ids": (lambda app: app.attempts.short_ids([uuid.UUID(_id(7)), uuid.UUID(_id(999_983))]), 60_000),
+    "a call that was cut": (lambda app: _refused(lambda: app.attempts.list(target="test…nothing")), 21_000),
     "its events": (lambda app: app.attempts.events(_id(7)), 3),
     "its arguments": (lambda app: app.attempts.arguments(_id(7)), 3),
 }
@@ -155,3 +164,32 @@ def _rows_read(node: dict[str, Any]) -> float:
     removed = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
     each: float = node["Actual Rows"] + sum(node.get(name, 0) for name in removed)
     return each * node["Actual Loops"] if "Relation Name" in node or "Index Name" in node else 0
+
+
+def _prune_a_page(app: AsyncTask) -> None:
+    stop = threading.Event()
+    report = app.prune(0, stop=stop, tell=lambda _: stop.set())
+    assert (report.deleted, report.left) == (500, 0)
+
+
+PRUNES: dict[str, tuple[Callable[[AsyncTask], Any], int]] = {
+    "nothing to prune": (lambda app: app.prune("30d", dry_run=True), 100),
+    "all that failed": (lambda app: app.prune(0, statuses=["failed"], dry_run=True), 100),
+    "a page": (_prune_a_page, 1),
+}
+"""By what is pruned: the question, and how many stretches of the table it reads."""
+
+
+@pytest.mark.only_on("postgresql")
+def test_no_statement_of_a_prune_reads_more_than_a_stretch_of_a_million_rows(engine: Engine, many: AsyncTask) -> None:
+    wrong = []
+    for question, (ask, stretches) in PRUNES.items():
+        sent = _sent(ask, many)
+        assert sum("OFFSET" in statement for statement, _ in sent) in range(stretches, stretches + 2), question
+        for one in [*sent[:8], *sent[-8:]]:
+            nodes = list(_scans(_plan(engine, *one)))
+            walks = [node for node in nodes if node["Node Type"] == "Seq Scan" and node["Relation Name"] in BIG]
+            read = sum(map(_rows_read, nodes))
+            if walks or read > 10_000:
+                wrong.append((question, f"{read:,.0f} rows", one[0]))
+    assert wrong == []

@@ -295,6 +295,8 @@ def test_the_call_of_an_attempt_is_read_only(sessions: Sessions) -> None:
     with sessions() as session:
         attempt = Attempt.create(target=book, method_args={"number": 1}, session=session)
         attempt.queue = "other"
+        with pytest.raises(TypeError, match="does not support item assignment"):
+            attempt.method_args["number"] = 2  # type: ignore[index]
         for state in ("pending", "persistent", "expired", "detached"):
             if state == "persistent":
                 session.flush()
@@ -302,7 +304,8 @@ def test_the_call_of_an_attempt_is_read_only(sessions: Sessions) -> None:
                 session.commit()
             if state == "detached":
                 session.close()
-            for name in ("target", "method_name", "encoded_args", "encryptor"):
+            call = ["target", "method_name", "encoded_args", "encryptor"]
+            for name in [*call, "id", "order_key", "scheduled_at", "created_at"]:
                 with pytest.raises(InvalidState, match=f"{name} is written once"):
                     setattr(attempt, name, "another")
     transient = Attempt(target="a", method_name="b", encoded_args="{}", encryptor="null")

@@ -36,14 +36,14 @@ def test_the_application_is_found_by_option_environment_and_pyproject(
     say: Run, project: str, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     name = f"{project}:app"
-    assert say("--app", name, "list").out == say("list", "--app", name).out == "No attempts.\n"
+    assert say("--app", name, "list").err == say("list", "--app", name).err == "No attempts.\n"
     monkeypatch.setenv("ASYNC_TASK_APP", name)
-    assert say("list").out == "No attempts.\n"
+    assert say("list").err == "No attempts.\n"
     monkeypatch.setenv("ASYNC_TASK_APP", "")
     pathlib.Path("pyproject.toml").write_text(f'[tool.async-task]\napp = "{name}"\n')
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b")
-    assert say("list").out == "No attempts.\n"
+    assert say("list").err == "No attempts.\n"
 
 
 def test_an_option_wins_over_the_environment_and_that_over_pyproject(

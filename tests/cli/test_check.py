@@ -78,7 +78,7 @@ def test_check_finds_calls_under_a_missing_key_and_in_plain_text(run: Run, tmp_p
     write()
     assert "ok   keys        all known" in check("OLD", False)
     said = check("NEW", False, code=1)
-    assert "NOT  keys        calls wait that are parked: they are under the key 'k1' of 'aes-gcm'" in said
+    assert "NOT  keys        calls wait that this process cannot make: they are under the key 'k1' of 'aes-gcm'" in said
     assert "which this process does not have: it has k2" in said
     assert "plain text" not in said
     write("encryptor='null'")

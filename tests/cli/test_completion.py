@@ -90,4 +90,4 @@ def test_completing_a_command_imports_neither_sqlalchemy_nor_alembic() -> None:
     said = in_shell(
         sys.executable, "-c", script, _ASYNC_TASK_COMPLETE="bash_complete", COMP_WORDS="async-task s", COMP_CWORD="1"
     )
-    assert said.splitlines() == ["plain,show", "plain,sweep", "plain,sql", "[]"]
+    assert said.splitlines() == ["plain,schedule", "plain,stats", "plain,show", "plain,sweep", "plain,sql", "[]"]

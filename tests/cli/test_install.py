@@ -276,6 +276,34 @@ def test_the_model_of_the_application_is_the_one_that_is_installed(tree: Callabl
     assert "All fits." in run("check").stderr
 
 
+def test_install_after_autogenerate_writes_no_second_revision_and_says_what_to_do(
+    tree: Callable[..., pathlib.Path], run: Run
+) -> None:
+    migrations = tree()
+    show_ours(migrations)
+    run("alembic", "revision", "--autogenerate", "-m", "orders")
+    (made,) = revisions(migrations)
+    said = run("install")
+    assert f"{made.relative_to(migrations.parent)} names these tables already" in said.stderr
+    assert "`async-task adopt`" in said.stderr
+    assert revisions(migrations) == [made]
+    run("alembic", "upgrade", "head")
+    assert "NOT  version" in run("check", *DATABASE, code=1).stdout
+    run("adopt", *DATABASE)
+    assert "All fits." in run("check", *DATABASE).stderr
+
+
+def test_no_lines_are_printed_for_an_env_that_names_the_metadata_already(
+    tree: Callable[..., pathlib.Path], run: Run
+) -> None:
+    migrations = tree()
+    lines = "from async_task import metadata as async_task_metadata\ntarget_metadata = [async_task_metadata]"
+    replace(migrations / "env.py", "target_metadata = None", lines)
+    assert "target_metadata" not in run("install").stderr
+    run("alembic", "upgrade", "head")
+    assert "All fits." in run("check", *DATABASE).stderr
+
+
 def test_the_revision_of_this_repository_is_the_one_that_install_writes(run: Run, tmp_path: pathlib.Path) -> None:
     root = pathlib.Path(__file__).parents[2]
     shutil.copytree(root / "alembic", tmp_path / "alembic", ignore=shutil.ignore_patterns("versions", "__pycache__"))
@@ -350,9 +378,52 @@ def test_the_lines_for_env_keep_the_metadata_that_it_has(tree: Callable[..., pat
     assert "    target_metadata = [models.Base.metadata, async_task_metadata]\n" in run("install").stderr
 
 
+BASES = {
+    "one base, which the model shares": "class Base(DeclarativeBase): ...",
+    "a base that no attempt can have": "class Base(MappedAsDataclass, DeclarativeBase): ...",
+    "a base beside the application": "class Base(DeclarativeBase): ...\napp = AsyncTask('sqlite:///shop.sqlite')",
+}
+
+
+@pytest.mark.parametrize("bases", BASES)
+def test_the_lines_for_a_model_keep_the_tables_of_the_user(
+    tree: Callable[..., pathlib.Path], run: Run, bases: str
+) -> None:
+    migrations = tree()
+    (migrations.parent / "models.py").write_text(
+        "from async_task import AsyncTask\n"
+        "from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column\n"
+        f"{BASES[bases]}\n"
+        "class Order(Base):\n    __tablename__ = 'orders'\n"
+        "    number: Mapped[int] = mapped_column(primary_key=True)\n"
+    )
+    env = migrations / "env.py"
+    replace(env, "target_metadata = None", "from models import Base\ntarget_metadata = Base.metadata")
+    run("alembic", "revision", "--autogenerate", "-m", "orders")
+    said = run("install", "--model", "attempt.py").stderr
+    shown = [line.strip() for line in said.splitlines() if line.startswith("    ")]
+    assert shown[2:] == ["from attempt import Attempt", "outbox = AsyncTask(..., model=Attempt)"]
+    replace(env, "target_metadata = Base.metadata", "\n".join(shown[:2]))
+    run("alembic", "upgrade", "head")
+    assert run("alembic", "check").stdout.strip() == "No new upgrade operations detected."
+
+
+def test_a_model_never_imports_the_module_of_the_application(
+    tree: Callable[..., pathlib.Path], say: Callable[..., Said], tmp_path: pathlib.Path
+) -> None:
+    tree()
+    base = "from sqlalchemy.orm import DeclarativeBase\nclass Base(DeclarativeBase): ...\n"
+    (tmp_path / "bazaar.py").write_text(f"{base}from stall import Attempt\napp = AsyncTask('...', model=Attempt)\n")
+    assert say("install", "--model", "stall.py").code == 0
+    assert "import bazaar" not in (text := (tmp_path / "stall.py").read_text())
+    assert "bazaar makes the application, which imports this module" in text
+    said = say("install", "--model", "booth.py", "--base", "bazaar:Base")
+    assert (said.code, "move Base to a module of its own" in said.err) == (2, True)
+
+
 def test_install_apply_makes_the_tables_and_may_be_repeated(say: Callable[..., Said]) -> None:
     url = "--database-url=sqlite:///new.sqlite"
     for _ in range(2):
         said = say("install", "--apply", url)
         assert (said.code, said.out, said.err) == (0, "", "The tables of async-task are in sqlite:///new.sqlite.\n")
-    assert say("list", url).out == "No attempts.\n"
+    assert say("list", url).err == "No attempts.\n"

@@ -4,7 +4,9 @@ import datetime as dt
 import json
 import os
 import pty
+import re
 import shlex
+import termios
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from sqlalchemy import Engine, delete, event, update
 
 from async_task import Attempt, target
+from async_task.attempts import lookup
 from async_task_cli.commands import attempts
 from clockwork import let_pass
 from outbox import Client, act
@@ -26,25 +29,26 @@ def discreet(password: str, amount: int) -> None:
     """Has something to hide."""
 
 
-def test_list_shows_the_oldest_first_with_counts_on_80_columns(run: Run, engine: Engine, write: Write) -> None:
+def test_list_shows_the_newest_first_one_line_for_each_and_the_counts_on_standard_error(
+    run: Run, engine: Engine, write: Write
+) -> None:
     older, newer = write(Client, "ping"), write(discreet, None, {"password": "p", "amount": 1})
     let_pass(engine, dt.timedelta(hours=1))
     run("run-batch", "--limit", "1")
     said = run("list")
-    lines = said.out.splitlines()
-    assert lines[0].split() == ["ID", "STATUS", "TRIES", "CALL"]
-    assert lines[1].split() == [str(older.id), "succeeded", "1", "test.client.ping"]
-    assert lines[2].split() == [str(newer.id), "pending", "0", "test.listed"]
-    assert lines[-1] == "2 attempts: 1 pending, 1 succeeded."
-    assert max(map(len, lines)) <= 80
-    assert (said.code, said.err, "\x1b" in said.out) == (0, "", False)
+    lines = [line.split() for line in said.out.splitlines()]
+    assert lines[0] == ["ID", "WHEN", "STATUS", "TRIES", "CALL"]
+    assert lines[1] == [newer.id.hex[-8:], "1", "h", "ago", "pending", "0", "test.listed"]
+    assert lines[2][0] == older.id.hex[-8:]
+    assert lines[2][-3:] == ["succeeded", "1", "test.client.ping"]
+    assert (said.code, said.err, "\x1b" in said.out) == (0, "2 attempts: 1 pending, 1 succeeded.\n", False)
 
 
 def test_list_as_json_writes_one_object_a_line_without_arguments(run: Run, write: Write) -> None:
     attempts = [write(Client, "fulfill", {"customer_token": "hush", "order_number": n}) for n in range(3)]
     said = run("list", "--json")
     rows = [json.loads(line) for line in said.out.splitlines()]
-    assert [row["id"] for row in rows] == [str(attempt.id) for attempt in attempts]
+    assert [row["id"] for row in rows] == [str(attempt.id) for attempt in reversed(attempts)]
     assert [(row["status"], row["target"], row["method_name"]) for row in rows] == [
         ("pending", "test.client", "fulfill")
     ] * 3
@@ -58,20 +62,105 @@ def test_list_filters_by_status_and_target_and_counts_what_the_limit_hides(run: 
     write(discreet, None, {"password": "p", "amount": 1})
     assert len(run("list", "--json", "--target", "test.listed").out.splitlines()) == 1
     assert run("list", "--json", "--status", "failed", "--status", "expired").out == ""
-    assert run("list", "--status", "failed").out == "No attempts.\n"
-    assert run("list", "--limit", "2").out.splitlines()[-1] == "4 attempts, the oldest 2 of them shown: 4 pending."
+    assert (run("list", "--status", "failed").out, run("list", "--status", "failed").err) == ("", "No attempts.\n")
+    assert run("list", "--limit", "2").err.splitlines()[0] == "4 attempts, the newest 2 of them shown: 4 pending."
 
 
-def test_a_wide_terminal_also_shows_when_and_the_last_error(
+def test_in_a_pipe_a_row_is_one_line_and_nothing_is_cut(run: Run, engine: Engine, write: Write) -> None:
+    one, two = write(Client, "fail", {"message": f"no \x1b[31m{'very ' * 50}\nlong"}), write(Client, "ping")
+    set_row(engine, two, target="t" * 200, method_name="m" * 200)
+    run("run-batch", "--target", "test.client")
+    said = run("list").out
+    assert len(said.splitlines()) == 3
+    assert f"Broken: no \\x1b[31m{'very ' * 50}".rstrip() in said
+    assert f"{'t' * 200}.{'m' * 200}" in said
+    assert one.id.hex[-8:] in said
+    assert "\x1b" not in said
+
+
+def test_on_a_terminal_of_80_columns_calls_and_errors_are_cut_in_the_middle(
+    process: Any, run: Run, engine: Engine, write: Write
+) -> None:
+    for _ in range(2):
+        write(Client, "fail", {"message": f"no order with {'a very ' * 20}long name"})
+    named = write(Client, "ping")
+    set_row(engine, named, target="shop.outbox." + "t" * 200)
+    run("run-batch", "--target", "test.client")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    ended = process("list", stdout=theirs)
+    ended.communicate(timeout=60)
+    os.close(theirs)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", os.read(ours, 10_000).decode()).split("\r\n")
+    os.close(ours)
+    assert [len(line) for line in lines if len(line) > 80] == []
+    assert len(lines) == 5
+    assert "…" in lines[1]
+    assert lines[1].endswith("t.ping")
+    assert lines[2].endswith("long name")
+    assert "Broken: no" in lines[2]
+    cut = lines[1].split()[-1]
+    assert ids(run, "--target", cut) == [str(named.id)]
+
+
+def test_what_call_prints_can_be_given_to_target(run: Run, write: Write) -> None:
+    ping, other = write(Client, "ping"), write(Client, "poll")
+    assert ids(run, "--target", "test.client.ping") == [str(ping.id)]
+    assert ids(run, "--target", "test.client") == [str(ping.id), str(other.id)]
+    said = run("list", "--target", "test.cl…no")
+    assert (said.code, said.out) == (2, "")
+    assert "no call fits" in said.err
+    said = run("list", "--target", "test.client.p…")
+    assert "several calls fit 'test.client.p…': test.client.ping, test.client.poll" in said.err
+    assert "(did you mean 'test.client.poll'?)" in run("list", "--target", "test.client.pol").err
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        ("--status succeded", "succeeded"),
+        ("--queue defalt", "default"),
+        ("--status du", "due"),
+        ("--target test.clent", "test.client"),
+    ],
+)
+@pytest.mark.parametrize("command", ["list", "list --json", "retry --all --yes", "run-now --all --dry-run"])
+def test_a_filter_that_names_nothing_known_is_refused_with_the_nearest_name(
+    run: Run, write: Write, command: str, words: str, near: str
+) -> None:
+    write(Client, "ping")
+    said = run(*command.split(), *words.split())
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert f" (did you mean {near!r}?)" in said.err
+    assert ". (did" not in said.err
+
+
+def test_an_id_is_given_by_its_end_or_its_begin_and_an_ambiguous_one_changes_nothing(
+    run: Run, engine: Engine, write: Write
+) -> None:
+    one, two = write(Client, "ping"), write(Client, "ping")
+    short = one.id.hex[-8:]
+    assert run("show", short, "--json").lines[0]["id"] == str(one.id)
+    assert run("show", f"{one.id}"[:30], "--json").lines[0]["id"] == str(one.id)
+    both = one.id.hex[:6]
+    said = run("cancel", both, short)
+    assert (said.code, said.out) == (1, "")
+    assert "several attempts fit" in said.err
+    assert ids(run, "--status", "pending") == [str(one.id), str(two.id)]
+    assert run("cancel", short, str(one.id), "--json").lines == [
+        {"id": str(one.id), "verb": "cancel", "ok": True, "status": "canceled", "why": None, "outcome": None,
+         "dry_run": False},
+    ]  # fmt: skip
+    assert run("show", "00000000").code == 1
+
+
+def test_an_id_that_its_end_does_not_find_is_printed_whole(
     run: Run, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(Client, "fail", {"message": "no \x1b[31msuch order"})
-    run("run-batch")
-    monkeypatch.setenv("COLUMNS", "160")
-    said = run("list").out
-    assert "Broken: no \\x1b[31msuch order" in said
-    assert "due in 59 s" in said or "due in 1 min" in said
-    assert "\x1b" not in said
+    old, new = write(Client, "ping"), write(Client, "ping")
+    monkeypatch.setattr(lookup, "NEWEST", 1)
+    printed = [line.split()[0] for line in run("list").out.splitlines()[1:]]
+    assert printed == [new.id.hex[-8:], str(old.id)]
 
 
 @pytest.mark.parametrize("no_color", [None, "1"])
@@ -88,7 +177,7 @@ def test_colours_are_for_terminals_without_no_color(
     os.close(theirs)
     said = os.read(ours, 10_000).decode()
     os.close(ours)
-    assert (ended.returncode, err) == (0, "")
+    assert (ended.returncode, err) == (0, "1 attempt: 1 pending.\n")
     assert ("\x1b[33mpending" in said) is (no_color is None)
 
 
@@ -98,7 +187,7 @@ def set_row(engine: Engine, attempt: Attempt, **values: Any) -> None:
 
 
 def ids(run: Run, *words: str) -> list[str]:
-    said = run("list", "--json", *words)
+    said = run("list", "--json", "--order", "created", *words)
     assert (said.code, said.err) == (0, "")
     return [row["id"] for row in said.lines]
 
@@ -193,17 +282,17 @@ def test_pages_hold_all_rows_once_while_others_come_and_go(run: Run, engine: Eng
 def test_the_command_for_the_next_page_works(run: Run, say: Run, write: Write) -> None:
     first, second, third = (write(Client, "ping") for _ in range(3))
     said = run("list", "--limit", "1", "--target", "test.client")
-    assert said.out.splitlines()[-1] == "3 attempts, the oldest 1 of them shown: 3 pending."
-    for expected, is_last in ((second, False), (third, True)):
-        before, command = said.err.strip().split(": ", 1)
+    assert said.err.splitlines()[0] == "3 attempts, the newest 1 of them shown: 3 pending."
+    for expected, is_last in ((second, False), (first, True)):
+        before, command = said.err.splitlines()[1].split(": ", 1)
         assert before == "The next ones"
         name, *words = shlex.split(command)
         assert (name, words.count("--after")) == ("async-task", 1)
         said = run(*[word for word in words if "database-url" not in word and "://" not in word])
-        assert [line.split()[0] for line in said.out.splitlines()[1:-1]] == [str(expected.id)]
-        assert (said.err == "") is is_last
-    assert said.out.splitlines()[-1] == "3 attempts, the next 1 of them shown: 3 pending."
-    assert str(first.id) not in said.out
+        assert [line.split()[0] for line in said.out.splitlines()[1:]] == [expected.id.hex[-8:]]
+        assert (len(said.err.splitlines()) == 1) is is_last
+    assert said.err.splitlines()[0] == "3 attempts, the next 1 of them shown: 3 pending."
+    assert third.id.hex[-8:] not in said.out
 
 
 def test_the_command_for_the_next_page_repeats_no_password() -> None:
@@ -224,11 +313,11 @@ def test_the_summary_counts_no_more_than_it_must(
     for _ in range(4):
         write(Client, "ping")
     monkeypatch.setattr(attempts, "MOST_COUNTED", 3)
-    assert run("list", "--limit", "2").out.splitlines()[-1] == "More than 3 attempts, the oldest 2 of them shown."
-    assert run("list", "--limit", "4").out.splitlines()[-1] == "4 attempts: 4 pending."
+    assert run("list", "--limit", "2").err.splitlines()[0] == "More than 3 attempts, the newest 2 of them shown."
+    assert run("list", "--limit", "4").err == "4 attempts: 4 pending.\n"
     monkeypatch.setattr(attempts, "MOST_COUNTED", 4)
-    last = run("list", "--limit", "2").out.splitlines()[-1]
-    assert last == "4 attempts, the oldest 2 of them shown: 4 pending."
+    last = run("list", "--limit", "2").err.splitlines()[0]
+    assert last == "4 attempts, the newest 2 of them shown: 4 pending."
 
 
 @pytest.mark.only_on("postgresql", "mysql")  # SQLAlchemy always writes OFFSET 0 for SQLite
@@ -244,7 +333,8 @@ def test_a_page_selects_its_rows_by_a_limit_and_counts_within_one(run: Run, writ
         assert run("list", "--after", str(attempt.id), "--order", "-created").code == 0
     finally:
         event.remove(Engine, "before_cursor_execute", listen)
-    rows, end, counts = (one for one in asked if "from async_task_attempts" in one[0])
+    read = [one for one in asked if "async_task_schema" not in one[0]]  # without the check of the tables
+    rows, end, counts = (one for one in read if "from async_task_attempts" in one[0])
     assert ("limit" in rows[0], "offset" in rows[0], "52" in rows[1]) == (True, False, True)
     assert ("count(" in counts[0], "offset" in counts[0], "49999" in end[1]) == (True, False, True)
 

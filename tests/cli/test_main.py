@@ -48,6 +48,22 @@ def test_every_command_has_help(say: Run) -> None:
         assert (said.code, said.err, said.out.startswith(f"Usage: async-task {name}")) == (0, "", True)
 
 
+WRITING = {
+    "adopt", "cancel", "enqueue", "expire", "fail", "install", "pause", "prune", "reschedule", "resume", "retry",
+    "rotate-keys", "run-batch", "run-now", "sweep", "upgrade",
+}  # fmt: skip
+READING = {"check", "config", "failures", "list", "queues", "show", "stats", "version", "workers"}
+NEITHER = {"worker", "clock", "schedule", "keys", "sql", "completion", "demo", "top"}
+"""`worker` and `clock` write until they are stopped: `run-batch --dry-run` and `schedule next` show what comes."""
+
+
+def test_what_writes_has_a_dry_run_and_what_reads_has_json(say: Run) -> None:
+    assert {*COMMANDS} == WRITING | READING | NEITHER
+    helps = {name: say(name, "--help").out for name in COMMANDS}
+    assert [name for name in WRITING if "--dry-run" not in helps[name]] == []
+    assert [name for name in READING if "--json" not in helps[name]] == []
+
+
 def test_without_a_command_the_commands_are_listed(say: Run) -> None:
     said = say()
     assert (said.code, said.out) == (2, "")
@@ -168,3 +184,14 @@ def test_commands_work_with_closed_standard_streams(tmp_path: pathlib.Path) -> N
         ended = subprocess.run(["bash", "-c", f"{command} {words}"], capture_output=True, text=True, check=False)
         assert (ended.returncode, ended.stdout) == (0, ""), words
         assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(("words", "code"), [(["version"], 0), (["list", "--banana"], 2)])
+def test_a_signal_after_the_end_of_a_command_changes_no_exit_code(words: list[str], code: int) -> None:
+    """A supervisor may send one more while Python takes itself down."""
+    script = (
+        "import atexit, os, signal, sys; from async_task_cli.main import main; "
+        "atexit.register(os.kill, os.getpid(), signal.SIGTERM); sys.exit(main())"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    assert ended.returncode == code, ended.stderr

@@ -1,15 +1,25 @@
 """What a revision does: rendered from the model, carried out on every database, as a file, as SQL, at once."""
 
 import contextlib
+import copy
 import os
 import pathlib
+import pickle
 import subprocess
+import textwrap
+import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, ForeignKey, MetaData, String, TypeDecorator, create_engine, inspect, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+import sqlalchemy as sa
+from alembic.autogenerate import produce_migrations, render_python_code
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, Engine, ForeignKey, MetaData, String, TypeDecorator, create_engine, inspect, text
+from sqlalchemy.dialects import mysql
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import databases
 from async_task import AsyncTask, Attempt, BaseAttempt, metadata
@@ -108,10 +118,41 @@ def test_an_upgrade_keeps_every_call(new: New, since: int) -> None:
     execute_script(engine, version(since, engine))
     app = AsyncTask(engine)
     with engine.begin() as connection:
-        ids = Attempt.create_many(connection, [{"target": Client, "method_name": "ping"}] * 3)
+        for _ in range(3):
+            write_as_old(connection)
         carry_out(upgrading(table_of(Attempt), since), connection)
     app.check_schema()
-    assert app.run_batch().succeeded == len(ids)
+    assert app.run_batch().succeeded == 3
+
+
+def write_as_old(connection: Connection, status: str = "pending", crashes: int = 0) -> str:
+    """Insert a due call into the columns that every version has. Returns its id."""
+    made = uuid.uuid4().hex
+    completed = "NULL" if status == "pending" else "'2026-01-01 00:00:00.000000'"
+    instant = "'2026-01-01 00:00:00.000000'"
+    connection.exec_driver_sql(
+        "INSERT INTO async_task_attempts (id, status, target, method_name, method_args, encryptor, queue, priority, "
+        "released, num_attempts, num_errors, num_crashes, due_at, created_at, updated_at, completed_at) VALUES "
+        f"('{made}', '{status}', 'test.client', 'ping', '{{}}', 'null', 'default', 0, "
+        f"TRUE, {crashes}, 0, {crashes}, {instant}, {instant}, {instant}, {completed})"
+    )
+    return made
+
+
+def test_an_upgrade_counts_earlier_crashes_of_pending_attempts_as_losses_and_a_downgrade_as_crashes(new: New) -> None:
+    engine = new()
+    execute_script(engine, version(3, engine))
+    body = upgrading(table_of(Attempt), 3)
+    counted = text("SELECT status, num_crashes, num_losses FROM async_task_attempts ORDER BY status, num_attempts")
+    with engine.begin() as connection:
+        for status, crashes in (("pending", 0), ("pending", 2), ("failed", 3)):
+            write_as_old(connection, status, crashes)
+        carry_out(body, connection)
+        found = [tuple(row) for row in connection.execute(counted)]
+        carry_out(replace(body, upgrade=body.downgrade), connection)
+        kept = connection.scalars(text("SELECT num_crashes FROM async_task_attempts ORDER BY num_attempts")).all()
+    assert found == [("failed", 3, 0), ("pending", 0, 0), ("pending", 0, 2)]
+    assert kept == [0, 2, 3]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -221,7 +262,7 @@ def test_install_apply_creates_the_schema_too(new: New) -> None:
 
 
 @pytest.mark.only_on("mysql")
-@pytest.mark.parametrize("done", range(1, 16))
+@pytest.mark.parametrize("done", range(1, 24))
 def test_an_interrupted_upgrade_can_be_repeated_where_each_step_is_committed(
     new: New, created: list[str], done: int
 ) -> None:
@@ -253,6 +294,16 @@ def test_a_difference_is_one_sentence(new: New, change: str, words: str) -> None
         on = " ON async_task_attempts" if "INDEX" in change and engine.dialect.name == "mysql" else ""
         connection.exec_driver_sql(change + on)
         assert differences(connection, tables_of(Attempt)) == [words]
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_missing_sequence_is_a_difference(new: New) -> None:
+    engine = new()
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP SEQUENCE sq_async_task_attempts_order")
+        missing = ["the sequence sq_async_task_attempts_order is missing"]
+        assert differences(connection, tables_of(Attempt)) == missing
 
 
 def test_columns_and_indexes_that_the_user_added_are_no_difference(new: New) -> None:
@@ -296,7 +347,7 @@ def test_a_revision_from_an_old_version_goes_up_and_down_in_a_tree(
     assert said.returncode == 0, said.stderr
     assert alembic("alembic", "upgrade", "head").returncode == 0
     assert described(engine) == created
-    assert "This tree is at version 3" in alembic("async_task_cli", "upgrade").stderr
+    assert "This tree is at version 5" in alembic("async_task_cli", "upgrade").stderr
     assert alembic("alembic", "downgrade", "-1").returncode == 0
     assert besides_version(described(engine)) == besides_version(before)
     assert ("installed_at" in str(described(engine))) == (since == 1)
@@ -339,27 +390,30 @@ def test_check_schema_and_upgrade_apply_find_old_tables_and_upgrade_them(
     at = ["--database-url", engine.url.render_as_string(hide_password=False)]
     if engine.dialect.name != "sqlite":
         assert main(["upgrade", "--apply", *at]) == 78
-        assert "no tables of async-task" in capsys.readouterr().err
+        assert "the database has no table 'async_task_attempts'" in capsys.readouterr().err
     execute_script(engine, version(1, engine))
     assert main(["run-batch", *at]) == 78
-    assert "the tables are of version 1, and this library needs 3: `async-task upgrade`" in capsys.readouterr().err
+    assert "the tables are of version 1, and this library needs 5: `async-task upgrade`" in capsys.readouterr().err
     assert main(["check", *at]) == 1
     assert (
-        "NOT  version     1 is old: this library needs 3, and `async-task upgrade` brings it there"
+        "NOT  version     1 is old: this library needs 5, and `async-task upgrade` brings it there"
         in capsys.readouterr().out
     )
     assert main(["upgrade", "--apply", "--dry-run", *at]) == 0
     assert "DROP INDEX ix_async_task_attempts_waiting" in capsys.readouterr().out
     assert main(["upgrade", "--apply", *at]) == 0
     assert main(["upgrade", "--apply", *at]) == 0
-    assert "Already at version 3" in capsys.readouterr().err
+    assert "Already at version 5" in capsys.readouterr().err
     assert main(["check", *at]) == 0
     assert main(["run-batch", *at]) == 0
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE async_task_schema SET version = 4")
+        connection.exec_driver_sql("UPDATE async_task_schema SET version = 6")
     capsys.readouterr()
     assert main(["check", *at]) == 1
-    assert "4 is newer than this library" in capsys.readouterr().out
+    assert "6 is newer than this library" in capsys.readouterr().out
+    for command in (["adopt"], ["upgrade", "--apply"], ["run-batch"]):
+        assert main([*command, *at]) == 78
+        assert capsys.readouterr().err.endswith(": upgrade the library\n")
 
 
 def test_the_claim_index_is_used_after_a_migration_too(new: New) -> None:
@@ -375,3 +429,79 @@ def test_the_claim_index_is_used_after_a_migration_too(new: New) -> None:
         word = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
         plan = str(connection.exec_driver_sql(f"{word} {sql}").all())
     assert "ix_async_task_attempts_waiting" in plan
+
+
+def autogenerated(engine: Engine) -> str:
+    """What Alembic's autogenerate writes for our tables; it is carried out."""
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection)
+        script = produce_migrations(context, metadata)
+        assert script.upgrade_ops is not None
+        shown = render_python_code(script.upgrade_ops, migration_context=context)
+        text_of = f"def upgrade():\n{textwrap.indent(shown, '    ')}"
+        names: dict[str, Any] = {"sa": sa, "mysql": mysql, "op": Operations(context)}
+        exec(text_of, names)  # noqa: S102 - it is what Alembic has just written
+        names["upgrade"]()
+    return text_of
+
+
+def test_tables_that_autogenerate_made_are_adopted(
+    new: New, created: list[str], capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    engine = new()
+    assert "async_task." not in autogenerated(engine)
+    at = ["--database-url", engine.url.render_as_string(hide_password=False)]
+    for command in (["run-batch"], ["install", "--apply"]):
+        assert main([*command, *at]) == 78
+        assert "there without a version" in (said := capsys.readouterr().err)
+        assert "`async-task adopt` takes them over" in said
+    assert main(["check", *at]) == 1
+    assert "NOT  version     the tables are there without a version: `async-task adopt`" in capsys.readouterr().out
+    assert main(["upgrade", "--apply", *at]) == 78
+    assert "`async-task adopt` takes them over" in capsys.readouterr().err
+    assert main(["adopt", "--dry-run", *at]) == 0
+    assert "INSERT INTO async_task_schema (version) VALUES (5)" in capsys.readouterr().out
+    assert main(["run-batch", *at]) == 78
+    for words in ("are adopted, as version 5", "Already at version 5"):
+        assert main(["adopt", *at]) == 0
+        said = capsys.readouterr()
+        assert (said.out, words in said.err) == ("", True)
+    assert main(["check", *at]) == 0
+    with Session(engine) as session, session.begin():
+        for _ in range(2):
+            Attempt.options(session=session, order_key="one").call(Client.ping)
+    with contextlib.closing(AsyncTask(engine)) as app:
+        assert app.run_batch().succeeded == 2
+    assert autogenerated(engine).count("op.") == 0
+    assert described(engine) == created
+
+
+def test_tables_that_lack_something_are_not_adopted(
+    new: New, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = new()
+    at = ["--database-url", engine.url.render_as_string(hide_password=False)]
+    if engine.dialect.name != "sqlite":
+        assert main(["adopt", *at]) == 78
+        assert "no tables of async-task: `async-task install` creates them" in capsys.readouterr().err
+    autogenerated(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE async_task_job_events DROP COLUMN actor")
+        connection.exec_driver_sql("DROP TABLE async_task_schema")
+    assert main(["adopt", *at]) == 78
+    assert capsys.readouterr().err.endswith("not adopted: async_task_job_events lacks the column actor\n")
+    with engine.begin() as connection:
+        column = metadata.tables["async_task_job_events"].c.actor.type.compile(engine.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE async_task_job_events ADD COLUMN actor {column}")
+    assert main(["adopt", *at]) == 0
+    assert main(["check", *at]) == 0
+
+
+def test_our_types_can_be_pickled_and_copied() -> None:
+    for column in (Attempt.__table__.c[name] for name in ("method_args", "queue", "due_at", "last_error", "id")):
+        pickled = pickle.loads(pickle.dumps(column.type))  # noqa: S301 - our own
+        for made in (pickled, copy.deepcopy(column.type)):
+            assert (type(made), repr(made)) == (type(column.type), repr(column.type))

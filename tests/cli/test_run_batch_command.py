@@ -1,6 +1,5 @@
 """`async-task run-batch`: what each option does, what it prints and where, and its exit codes."""
 
-import datetime as dt
 import json
 import os
 import pathlib
@@ -16,7 +15,7 @@ from sqlalchemy import Engine, update
 
 from async_task import Attempt, Status
 from async_task_cli.main import main
-from clockwork import forget_beats, let_pass, row_of
+from clockwork import row_of
 from databases import Database
 from elsewhere import Program, await_, notes
 from outbox import Client, Elsewhere, calls, effect
@@ -166,9 +165,14 @@ def test_a_dry_run_shows_what_is_due_and_does_nothing(batch: Batch, engine: Engi
     assert [line.split() for line in lines[:3]] == [
         ["QUEUE", "TARGET", "DUE"], ["default", "test.client", "1"], ["mail", "nobody.knows", "1"],
     ]  # fmt: skip
-    assert "1 attempt of nobody.knows in mail would be parked: UnknownTarget:" in " ".join(out.split())
+    assert "1 attempt of nobody.knows in mail cannot be performed here: UnknownTarget:" in " ".join(out.split())
     assert lines[-2] == "2 attempts are due; a run with this limit starts 1 of them."
     assert lines[-1] == "Nothing was done: this is a dry run."
+    with engine.begin() as connection:
+        connection.execute(update(TABLE).where(TABLE.c.id == strange.id).values(target="n" * 200))
+    assert batch("--dry-run")[1].splitlines()[2].split() == ["mail", "n" * 200, "1"]
+    with engine.begin() as connection:
+        connection.execute(update(TABLE).where(TABLE.c.id == strange.id).values(target="nobody.knows"))
     code, out, err = batch("--dry-run", "--json")
     assert (code, err) == (0, "")
     problem = json.loads(out)["calls"][1].pop("problems")
@@ -194,7 +198,7 @@ def test_a_dry_run_shows_what_is_due_and_does_nothing(batch: Batch, engine: Engi
 def test_json_has_the_fields_that_help_names(batch: Batch, capsys: pytest.CaptureFixture[str]) -> None:
     report, dry = json.loads(batch("--json")[1]), json.loads(batch("--json", "--dry-run")[1])
     ended = {"claimed", "succeeded", "retried", "failed", "expired", "canceled", "parked", "superseded"}
-    assert ended | {"recovered", "crashed", "seconds", "left", "overlapped"} <= set(report)
+    assert ended | {"recovered", "seconds", "left", "overlapped"} <= set(report)
     assert set(dry) >= {"dry_run", "due", "calls", "to_recover", "to_expire", "overlapped"}
     main(["run-batch", "--help"])
     told = capsys.readouterr().out
@@ -319,7 +323,27 @@ def test_a_failure_ends_3_only_with_fail_on_and_a_retry_never(run: Run, write: W
     assert run("run-batch").code == 0
     write(Client, "give_up", {"reason": "no"})
     said = run("run-batch", "--fail-on", "failed")
-    assert (said.code, said.out, said.err) == (3, "", "")
+    assert (said.code, said.out) == (3, "")
+
+
+def test_final_failures_are_one_line_for_each_group_on_standard_error(run: Run, process: Any, write: Write) -> None:
+    for number in (1, 2):
+        latest = write(Client, "give_up", {"reason": f"no order {number}"})
+    other = write(Client, "fail", max_attempts=1)
+    ended = process("run-batch", "--module", "outbox", "--concurrency", "1")
+    out, err = ended.communicate(timeout=60)
+    assert (ended.returncode, out) == (0, "")
+    assert sorted(err.splitlines()) == [
+        f"async-task: 1 call of test.client.fail failed for good: max_attempts used up: 1 of 1: Broken: no such order "
+        f"(attempt {other.id})",
+        f"async-task: 2 calls of test.client.give_up failed for good: Discard: no order 2 (the last one: attempt "
+        f"{latest.id})",
+    ]
+    write(Client, "give_up", {"reason": "no"})
+    [group] = run("run-batch", "--json").lines[0]["failures"]
+    assert {name: group[name] for name in ("call", "status", "reason", "count")} == {
+        "call": "test.client.give_up", "status": "failed", "reason": "Discard: no", "count": 1,
+    }  # fmt: skip
 
 
 def test_on_a_terminal_run_batch_prints_one_line_of_figures(process: Any, write: Write) -> None:
@@ -356,8 +380,8 @@ def test_after_the_first_signal_run_batch_finishes_running_calls_and_starts_none
     assert all(row.claim_id is None for row in rows)
 
 
-def test_a_sweep_recovers_what_the_second_signal_abandoned(
-    process: Any, run: Run, engine: Engine, write: Write, slow: str
+def test_the_second_signal_releases_the_running_calls_uncharged(
+    process: Any, engine: Engine, write: Write, slow: str
 ) -> None:
     attempt = write("test.slow", None, {"number": 1})
     running = process("run-batch", "--module", slow)
@@ -367,8 +391,6 @@ def test_a_sweep_recovers_what_the_second_signal_abandoned(
     running.send_signal(signal.SIGTERM)
     running.communicate(timeout=30)
     assert running.returncode == 143
-    assert row_of(engine, attempt.id).claim_id is not None
-    forget_beats(engine)
-    let_pass(engine, dt.timedelta(minutes=1))
-    assert run("sweep", "--json").json == {"recovered": 1, "crashed": 0, "expired": 0}
-    assert row_of(engine, attempt.id).status is Status.PENDING
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.claim_id, row.num_attempts) == (Status.PENDING, None, 1)
+    assert (row.num_errors, row.num_crashes, row.num_losses) == (0, 0, 0)

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
+from sqlalchemy.orm import Session
 
 from async_task import Attempt
 from clockwork import let_pass, row_of
+from databases import Database
+from elsewhere import await_
 from outbox import Client, act, calls, events_of, will
 from said import Run
 
@@ -52,12 +55,12 @@ def test_run_now_prints_the_outcome(
     assert (line["ok"], line["outcome"], line["status"]) == (not code, outcome, status)
 
 
-def test_run_now_parks_a_call_of_an_unknown_target_and_ends_1(process: Any, engine: Engine, write: Write) -> None:
+def test_run_now_leaves_a_call_of_an_unknown_target_and_ends_1(process: Any, engine: Engine, write: Write) -> None:
     attempt = write(Client, "ping")
     ended = process("run-now", str(attempt.id))
     out, err = ended.communicate(timeout=60)
     assert (ended.returncode, out) == (1, "")
-    assert "is parked for" in err
+    assert "is left to other processes, uncharged: UnknownTarget" in err
     assert "no target is registered as 'test.client'" in err
     assert row_of(engine, attempt.id).num_attempts == 0
 
@@ -96,9 +99,72 @@ def test_after_a_signal_run_now_finishes_the_running_call_and_starts_no_other(
     assert events_of(engine, second.id) == []
 
 
+HANGING = {
+    "plain": "def hang() -> None:\n    pathlib.Path('began').touch()\n    time.sleep(60)\n",
+    "session": (
+        "def hang(session: Session) -> None:\n"
+        "    session.execute(text('SELECT 1'))\n"
+        "    pathlib.Path('began').touch()\n"
+        "    time.sleep(60)\n"
+    ),
+    "coroutine": "async def hang() -> None:\n    pathlib.Path('began').touch()\n    await asyncio.sleep(60)\n",
+}
+IMPORTS = "import asyncio, pathlib, time\nfrom sqlalchemy import text\nfrom sqlalchemy.orm import Session\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "isolate", "is_async"),
+    [
+        ("plain", False, False),
+        ("plain", True, False),
+        ("plain", False, True),
+        ("session", False, False),
+        ("session", False, True),
+        ("coroutine", False, False),
+        ("coroutine", False, True),
+    ],
+)
+def test_a_second_signal_abandons_the_call_of_run_now_and_releases_it_uncharged(
+    process: Any, engine: Engine, database: Database, write: Write, kind: str, isolate: bool, is_async: bool
+) -> None:
+    url = database.async_url if is_async else database.sync_url
+    decorated = f"from async_task import target\n@target('test.act', isolate={isolate})\n"
+    pathlib.Path("hanging.py").write_text(IMPORTS + decorated + HANGING[kind])
+    attempt, other = write(act), write(act)
+    running = process("run-now", str(attempt.id), str(other.id), "--module", "hanging", "--database-url", url)
+    await_(pathlib.Path("began").exists, "the call has begun")
+    running.send_signal(signal.SIGTERM)
+    assert "second signal" in running.stderr.readline()
+    running.send_signal(signal.SIGTERM)
+    out, _ = running.communicate(timeout=30)
+    assert (running.returncode, out) == (143, "")
+    row = row_of(engine, attempt.id)
+    assert (row.status.value, row.claim_id, row.num_attempts) == ("pending", None, 1)
+    assert (row.num_errors, row.num_crashes, row.num_losses) == (0, 0, 0)
+    assert row_of(engine, other.id).num_attempts == 0
+
+
 def test_run_now_expires_an_attempt_whose_deadline_has_passed(run: Run, engine: Engine, write: Write) -> None:
     attempt = write(Client, "ping", expires_at=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))
     let_pass(engine, dt.timedelta(hours=2))
     said = run("run-now", str(attempt.id))
     assert (said.code, said.out, "expired: " in said.err) == (1, "", True)
     assert (run("run-now", str(attempt.id)).code, statuses(engine, attempt)) == (0, ["succeeded"])
+
+
+def test_no_other_process_can_take_what_run_now_has_made_due(run: Run, engine: Engine, write: Write) -> None:
+    attempt = write(Client, "ping")
+    run("fail", str(attempt.id))
+    seen: list[tuple[str, bool]] = []
+
+    def look(_session: Session) -> None:
+        row = row_of(engine, attempt.id)
+        seen.append((row.status.value, row.claim_id is None))
+
+    event.listen(Session, "after_commit", look)
+    try:
+        assert run("run-now", str(attempt.id)).out == f"{attempt.id}  succeeded\n"
+    finally:
+        event.remove(Session, "after_commit", look)
+    assert ("pending", False) in seen
+    assert ("pending", True) not in seen

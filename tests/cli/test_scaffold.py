@@ -16,8 +16,6 @@ from async_task_cli.scaffold import Planned, Wish, Written, files, plan, plans, 
 from elsewhere import Program
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scaffold"
-MYPY_CACHE = Path(__file__).parents[2] / ".mypy_cache" / "scaffold"
-"""What mypy has learnt of SQLAlchemy, from one run to the next; its settings are others than those of this project."""
 MODEL, JOBS = Path("shop/attempt.py"), Path("shop/jobs.py")
 BOTH: dict[str, Any] = {"model": MODEL, "jobs": JOBS}
 BASE = "from sqlalchemy.orm import DeclarativeBase\n\n\nclass Base(DeclarativeBase):\n    pass\n"
@@ -110,19 +108,6 @@ def test_among_several_bases_it_does_not_guess_and_says_which_there_are(project:
 
 def test_with_jobs_alone_their_tests_take_the_ready_made_model(project: Project) -> None:
     assert project.plan(jobs=JOBS)["tests/test_jobs.py"] == golden("jobs_alone")["tests/test_jobs.py"]
-
-
-def test_the_texts_please_a_formatter_a_linter_and_mypy(project: Project) -> None:
-    project.install(**BOTH, schema="outbox")
-    ruff = ("ruff", "check", "--isolated", "--no-cache", "--select", "E,F,W,I,UP,B,SIM,RUF,PL,PT,RET,C4,PTH,ANN")
-    checks = [
-        (*ruff, "--ignore", "ANN401,PLR2004,RUF012", "shop/attempt.py", "shop/jobs.py", "tests"),
-        ("ruff", "format", "--isolated", "--no-cache", "--check", "shop/attempt.py", "shop/jobs.py", "tests"),
-        ("mypy", "--strict", "--cache-dir", str(MYPY_CACHE), "shop", "tests"),
-    ]
-    for check in checks:
-        ended = project.run(*check)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_every_text_ends_its_lines_as_unix_does_and_is_utf_8(empty: Project) -> None:

@@ -1,16 +1,18 @@
 """`async-task show`: one attempt, its arguments and its events."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine, insert, update
 
-from async_task import Attempt, JobEvent, target
+from async_task import AsyncTask, Attempt, JobEvent, target
 from async_task.encryption.encryptors import register_encryptor
 from clockwork import row_of
+from conftest import by_one_door
 from outbox import Client
 from said import Run
 
@@ -40,7 +42,7 @@ def discreet(password: str, amount: int) -> None:
     """Has something to hide."""
 
 
-def test_show_prints_all_fields_in_plain_words_and_every_event(run: Run, write: Write) -> None:
+def test_show_prints_what_an_attempt_has_in_plain_words_and_every_event(run: Run, write: Write) -> None:
     attempt = write(Client, "fail", {"message": "no such order"}, idempotence_token="order-7", max_attempts=9)
     run("run-batch")
     said = run("show", str(attempt.id))
@@ -50,18 +52,41 @@ def test_show_prints_all_fields_in_plain_words_and_every_event(run: Run, write: 
         "call test.client.fail",
         "status pending, due in",
         "arguments message = 'no such order'",
-        "starts 1, 1 error; at most 9 errors",
+        "blocked it is retried when it is due, after its last error",
+        "1 try, 1 error of at most 9, the last began",
         "last error Broken: no such order",
-        "expires never",
         "queue default, priority 0",
-        "claimed by nobody",
         "token order-7",
         "error of try 1",
     ):
         assert part in words
+    for empty in ("expires", "claimed by", " order key", "trace ", "encryption", "none", "never", "asked for"):
+        assert empty not in words
     assert "Traceback" not in said.out
     assert max(map(len, said.out.splitlines())) <= 80
     assert "raise Broken(message)" in run("show", str(attempt.id), "--traceback").out
+
+
+def test_show_tells_created_tries_and_success_in_one_line(run: Run, write: Write) -> None:
+    attempt = write(Client, "ping")
+    run("run-batch")
+    words = " ".join(run("show", str(attempt.id)).out.split())
+    assert re.search(r" time created \S+ \S+ UTC \(.*\), 1 try, succeeded \S+ \S+ UTC \(.*\) queue ", words)
+
+
+def test_show_says_what_blocks_an_attempt(run: Run, write: Write) -> None:
+    write(Client, "ping", order_key="a")
+    attempt = write(Client, "ping", order_key="a", queue="mail")
+    run("pause", "--queue", "mail", "--reason", "the server moves", "--actor", "anna")
+    run("sweep")
+    said = " ".join(run("show", attempt.id.hex[-8:]).out.split())
+    assert "status pending, waits behind" in said
+    assert "blocked it waits behind" in said
+    assert "its queue mail is paused by anna since" in said
+    assert "UTC: the server moves" in said
+    assert "no worker is running" in said
+    kinds = [one["kind"] for one in run("show", str(attempt.id), "--json").json["reasons"]]
+    assert kinds == ["waits_behind", "paused", "not_served"]
 
 
 def test_show_as_json_has_every_field_arguments_and_events(run: Run, write: Write) -> None:
@@ -132,3 +157,53 @@ def test_show_of_an_unknown_attempt_ends_1(run: Run) -> None:
     said = run("show", str(uuid.uuid4()))
     assert (said.code, said.out, said.err.count("\n")) == (1, "", 1)
     assert "there is no attempt" in said.err
+
+
+BROKEN = {
+    "cut off": "{",
+    "empty": "",
+    "null": "null",
+    "a list": "[1]",
+    "a long number": '{"message": ' + "9" * 6000 + "}",
+    "nested": '{"message": ' + "[" * 100_000 + "}",
+    "out of range": '{"message": 1e999}',
+    "a surrogate": '{"message": "\\ud800\\u0000\\u001b[31m"}',
+    "an unknown type": '{"message": {"$": "gone:Class", "v": {}}}',
+    "a tag of another type": '{"message": {"$": 7}}',
+}
+
+
+@by_one_door
+@pytest.mark.parametrize("encryptor", ["null", "aes-gcm"])
+def test_a_row_with_broken_arguments_is_shown_listed_and_changed(
+    run: Run, write: Write, engine: Engine, app: AsyncTask, encryptor: str
+) -> None:
+    ids = {}
+    for kind, stored in BROKEN.items():
+        ids[kind] = str(write(Client, "fail", {"message": "x"}).id)
+        with engine.begin() as connection:
+            row = update(Attempt.__table__).where(Attempt.id == uuid.UUID(ids[kind]))  # type: ignore[arg-type]
+            connection.execute(row.values(method_args=stored, encryptor=encryptor))
+    for kind, attempt_id in ids.items():
+        said = run("show", attempt_id)
+        assert said.code == 0, (kind, said.err)
+        as_json = run("show", attempt_id, "--json")
+        assert as_json.code == 0, (kind, as_json.err)
+        shown = json.loads(as_json.out, parse_constant=pytest.fail)
+        assert (shown["id"], shown.get("encrypted_length", len(BROKEN[kind]))) == (attempt_id, len(BROKEN[kind]))
+    assert run("list").code == run("list", "--json").code == 0
+    app.rotate_keys()
+    app.check_calls()
+    assert run("cancel", *ids.values()).code == 0
+    assert run("retry", *ids.values()).code == 0
+
+
+def test_show_says_why_arguments_cannot_be_read(run: Run, write: Write, engine: Engine) -> None:
+    attempt = write(Client, "fail", {"message": "secret"})
+    with engine.begin() as connection:
+        connection.execute(update(Attempt.__table__).values(method_args='{"message": "sec'))  # type: ignore[arg-type]
+    words = " ".join(run("show", str(attempt.id)).out.split())
+    assert "the stored arguments are not JSON: the text was cut off or changed (16 characters)" in words
+    as_data = json.loads(run("show", str(attempt.id), "--json").out)
+    assert as_data["method_args"] is None
+    assert as_data["method_args_problem"] == "the stored arguments are not JSON: the text was cut off or changed"

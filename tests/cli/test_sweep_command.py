@@ -20,7 +20,10 @@ pytestmark = pytest.mark.usefixtures("alone")
 def test_sweep_expires_recovers_and_counts(run: Run, engine: Engine, write: Write) -> None:
     attempt = write(Client, "ping", expires_at=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))
     let_pass(engine, dt.timedelta(hours=2))
-    assert run("sweep", "--json").json == {"recovered": 0, "crashed": 0, "expired": 1}
+    foreseen = run("sweep", "--dry-run", "--json").json
+    assert foreseen == {"dry_run": True, "to_recover": 0, "to_expire": 1}
+    assert row_of(engine, attempt.id).status is Status.PENDING
+    assert run("sweep", "--json").json == {"recovered": 0, "expired": 1, "resumed": 0}
     assert row_of(engine, attempt.id).status is Status.EXPIRED
     said = run("sweep")
     assert (said.code, said.out, said.err, calls) == (0, "", "", [])

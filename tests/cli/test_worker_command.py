@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, insert, make_url
+from sqlalchemy import Engine, make_url, update
 
 from async_task import AsyncTask, Attempt, Depth, Status, WorkerInfo
-from async_task.schema.tables import SchemaVersion
+from async_task.schema.tables import SCHEMA_VERSION, SchemaVersion
 from async_task_cli.logs import Lines, log_lines
 from clockwork import row_of
 from databases import Database
@@ -79,9 +79,13 @@ def test_json_logs_are_one_object_a_line_without_arguments(start: Start, engine:
     _, err = working.communicate()
     lines = [json.loads(line) for line in err.splitlines()]
     assert {line["worker"] for line in lines} == {name}
-    assert all(set(line) == {"time", "level", "message", "worker", "logger"} for line in lines)
+    common = {"time", "level", "message", "worker", "logger"}
+    about = {"attempt_id", "target", "method", "queue", "outcome", "tries", "error"}
+    assert all(set(line) == (common | about if "raised" in line["message"] else common) for line in lines)
     assert all(line["time"].endswith("+00:00") for line in lines)
-    assert any("raised Broken" in line["message"] for line in lines)
+    [tried] = [line for line in lines if "raised Broken" in line["message"]]
+    assert tried["message"] == f"test.client.fail: try 1 of attempt {attempt.id} raised Broken"
+    assert [tried[name] for name in ("target", "method", "tries", "outcome")] == ["test.client", "fail", 1, "retried"]
     assert any(line["message"].startswith("stopping: ") for line in lines)
     assert "canary" not in err
 
@@ -97,14 +101,28 @@ def test_it_serves_only_the_given_queues_and_is_listed(start: Start, run: Run, e
     assert one["about"]["queues"] == {"mail": 1, "slow": 3}
     assert (one["about"]["concurrency"], one["about"]["version"]) == (3, "0.1.0")
     assert one["state"] in ("awake", "asleep")
-    said = run("workers").out
-    assert said.startswith("NAME ")
-    assert "mail, slow" in " ".join(said.split())
-    assert said.endswith("1 process.\n")
+    said = run("workers")
+    assert said.out.splitlines()[0].split() == ["NAME", "BEGAN", "LAST", "BEAT", "STATE", "QUEUES", "LANES", "CLAIMS"]
+    assert "mail, slow" in said.out
+    assert (len(said.out.splitlines()), said.err) == (2, "1 process.\n")
     working.send_signal(signal.SIGINT)
     assert working.wait() == 130
     assert row_of(engine, other.id).num_attempts == 0
-    assert (run("workers", "--json").out, run("workers").out) == ("", "0 processes.\n")
+    assert run("workers", "--json").out == ""
+    assert (run("workers").out, run("workers").err) == ("", "0 processes.\n")
+
+
+def test_workers_shows_a_killed_process_as_dead_at_once(start: Start, run: Run) -> None:
+    killed, living = start(), start()
+    for working in (killed, living):
+        first_line(working)
+    killed.kill()
+    killed.wait()
+    assert [(one["pid"], one["state"] == "dead") for one in run("workers", "--json").lines] == [
+        (living.pid, False), (killed.pid, True),
+    ]  # fmt: skip
+    said = run("workers")
+    assert (" dead " in said.out.splitlines()[2], said.err) == (True, "2 processes, 1 of them dead.\n")
 
 
 @pytest.mark.only_on("postgresql")
@@ -183,15 +201,14 @@ def test_a_database_that_is_away_at_the_start_exits_with_69(say: Run) -> None:
 def test_tables_of_another_version_exit_with_78(start: Start, engine: Engine) -> None:
     version: Any = SchemaVersion.__table__
     with engine.begin() as connection:
-        connection.execute(delete(version))
-        connection.execute(insert(version).values(version=1))
+        connection.execute(update(version).values(version=1))
     try:
         for words in ([], ["--processes", "2"]):
             said = start(*words).completed()
             assert (said.returncode, said.stdout, said.stderr.count("\n")) == (78, "", 1)
     finally:
         with engine.begin() as connection:
-            connection.execute(delete(version))
+            connection.execute(update(version).values(version=SCHEMA_VERSION))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ mysql_error = pymysql.err.OperationalError
         (psycopg.errors.LockNotAvailable(), True, True),
         (psycopg.errors.AdminShutdown(), True, True),
         (psycopg.errors.ReadOnlySqlTransaction(), True, True),
+        (psycopg.errors.DuplicatePreparedStatement(), True, True),
+        (psycopg.errors.InvalidSqlStatementName(), True, True),
         (psycopg.errors.InvalidPassword(), False, True),
         (psycopg.errors.UndefinedTable(), False, False),
         (psycopg.OperationalError("connection refused"), False, True),

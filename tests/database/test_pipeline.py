@@ -1,6 +1,8 @@
 """Pipelines: they return and raise what SQLAlchemy would, and leave the transaction as it would."""
 
+import logging
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +11,7 @@ from sqlalchemy import Connection, Engine, bindparam, column, create_engine, eve
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from async_task.database.dialects import chains, pipelines
-from async_task.database.pipeline import COMMIT, COMMIT_AND_BEGIN, Step, at_once, in_turn
+from async_task.database.pipeline import COMMIT, COMMIT_AND_BEGIN, Step, StepFailed, at_once, in_turn, try_in_turn
 from databases import Database
 
 pytestmark = pytest.mark.only_on("postgresql")
@@ -138,8 +140,11 @@ def _query_until_it_fails(connection: Connection) -> None:
         in_turn(connection, Step("SELECT 1"), COMMIT_AND_BEGIN, Step("SELECT 2"))
 
 
-def test_a_connection_is_invalidated_at_whatever_moment_it_is_lost(plain: Engine) -> None:
-    """Sometimes the driver then cannot leave its pipeline, and raises that instead of the loss."""
+def test_a_connection_is_invalidated_at_whatever_moment_it_is_lost(
+    plain: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sometimes the driver then cannot leave its pipeline, and raises that instead of the loss. It would log that too,
+    and an outage would fill the log with it."""
     kill, rounds = text("SELECT pg_terminate_backend(:pid)"), 150
     for _ in range(rounds):
         with plain.connect() as connection, plain.connect() as other:
@@ -153,6 +158,7 @@ def test_a_connection_is_invalidated_at_whatever_moment_it_is_lost(plain: Engine
             killer.join()
             assert raised.value.connection_invalidated
             assert connection.invalidated
+    assert [one.getMessage() for one in caplog.records if one.name == "psycopg"] == []
 
 
 @pytest.mark.parametrize("name", ["before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute"])
@@ -196,6 +202,37 @@ def test_steps_after_a_failed_one_are_not_executed(connection: Connection, plain
     assert numbers(plain) == []
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_step_that_failed_is_known(connection: Connection, number: int) -> None:
+    steps = [Step(DIVIDE, {"by": int(one != number)}) for one in range(3)]
+    with pytest.raises(StepFailed) as raised, connection.begin():
+        try_in_turn(connection, *steps)
+    assert raised.value.number == number
+    assert isinstance(raised.value.error, DBAPIError)
+
+
+LIMIT = text("SELECT pg_backend_pid(), set_config('idle_in_transaction_session_timeout', :a_limit, true)")
+
+
+@pytest.mark.parametrize("in_chain", [False, True])
+def test_the_server_ends_a_transaction_that_idles_since_its_pipeline(
+    connection: Connection, plain: Engine, in_chain: bool
+) -> None:
+    transaction = connection.begin()
+    limit = Step(LIMIT.bindparams(bindparam("a_limit")), {"a_limit": "50"})
+    steps = (Step("SELECT 1"), COMMIT_AND_BEGIN, limit) if in_chain else (limit,)
+    pid = in_turn(connection, *steps)[-1].rows[0][0]
+    with plain.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+        alive, until = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid"), time.monotonic() + 10
+        while other.scalar(alive, {"pid": pid}) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not other.scalar(alive, {"pid": pid})
+    with pytest.raises(DBAPIError) as raised:
+        connection.scalar(select(1))
+    assert raised.value.connection_invalidated
+    transaction.rollback()
+
+
 def test_the_transaction_after_a_commit_has_the_same_isolation_level(plain: Engine) -> None:
     with plain.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         assert chains(connection)
@@ -215,3 +252,11 @@ def test_an_old_server_does_not_chain(connection: Connection, version: tuple[int
     connection.dialect.server_version_info = version  # of an engine that ends with the test
     assert pipelines(connection)
     assert chains(connection) is can
+
+
+def test_the_driver_still_logs_what_happens_in_pipelines_of_the_user(
+    connection: Connection, plain: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver: Any = connection.connection.driver_connection
+    logging.getLogger("psycopg").warning("error ignored in %s", driver)
+    assert "error ignored in" in caplog.text

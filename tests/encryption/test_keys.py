@@ -3,6 +3,7 @@
 import base64
 import os
 import pathlib
+import re
 import select
 import signal
 import threading
@@ -23,8 +24,10 @@ from async_task import (
     Keys,
 )
 from async_task.encryption import keys
+from said import Run
 from vaults import (
     CONTEXT,
+    KINDS,
     NEW,
     OLD,
     each_kind,
@@ -68,7 +71,7 @@ SECRET_TEXT = base64.urlsafe_b64encode(b"s3cret-s3cret-s3cret-s3cret-s3cr").deco
         ([f"a:aes-gcm:{SECRET_TEXT}"] * 2, "two keys have the id 'a'"),
         ([f"a:fernet:{SECRET_TEXT}"], "the key 'a' is for fernet, not for aes-gcm"),
         ([SECRET_TEXT.encode()], "it is not written"),
-        ([], "there is no key"),
+        ([], "there is no key; make one with `async-task keys generate --kind aes-gcm or --kind fernet`"),
         (f"a:aes-gcm:{SECRET_TEXT}", "keys are a list of texts"),
         (7, "keys are a list of texts"),
     ],
@@ -78,6 +81,16 @@ def test_a_bad_key_raises_one_clear_error_without_its_content(given: Any, said: 
         AesGcmEncryptor(given)
     assert said in str(raised.value)
     assert SECRET_TEXT[:10] not in f"{raised.value!r}{raised.value.__cause__!r}"
+
+
+@each_kind
+def test_the_command_that_an_error_names_makes_a_key_of_the_right_kind(kind: str, say: Run) -> None:
+    wrong = Key.generate("fernet" if kind == "aes-gcm" else "aes-gcm")
+    with pytest.raises(ConfigurationError) as raised:
+        KINDS[kind]([wrong])
+    command = re.search(r"make another with `async-task (.*)`$", str(raised.value))
+    assert command is not None
+    KINDS[kind]([say(*command[1].split()).out.strip()])
 
 
 @pytest.mark.parametrize(

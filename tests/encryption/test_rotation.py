@@ -237,6 +237,12 @@ def test_a_page_must_be_a_whole_number(app: AsyncTask, page: Any) -> None:
         app.rotate_keys(page=page)
 
 
+@pytest.mark.parametrize("option", ["encryptor", "pending_only", "to_policy", "dry_run", "stop", "tell"])
+def test_each_option_of_a_rotation_is_checked(app: AsyncTask, option: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{option} "):
+        app.rotate_keys(**{option: 7})  # type: ignore[arg-type]
+
+
 def test_rotation_without_a_key_changes_nothing(app: AsyncTask, keep: Keep) -> None:
     keep(1)
     register_encryptor(AesGcmEncryptor(lambda: []))

@@ -18,6 +18,7 @@ from async_task.execution import batch_executor, group_commit, in_flight
 from async_task.execution.adaptive import CLAIM_BUDGET, BatchSize
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.queue import fenced_writes
+from async_task.worker import lane_pool
 from clockwork import row_of
 from databases import Database, _kill_all, impatient_engine, somebody_waits
 from elsewhere import await_
@@ -355,6 +356,7 @@ def test_a_second_stop_while_it_waits_for_a_row_releases_all_of_its_claims(
     """Another transaction has locked the next row: the first of all, one that is locked with the commit before it, or
     one of a group. MariaDB keeps the group's rows before it locked until it notices that the client has gone."""
     monkeypatch.setattr(batch_executor, "LONGEST_AT_DATABASE", 0.1)
+    monkeypatch.setattr(lane_pool, "LONGEST_RELEASE", 0.5)
     monkeypatch.setattr(BatchSize, "number", _groups_of(size))
     ids = sorted(make(engine, act, NUMBER))
     does(lambda number: None)

@@ -104,17 +104,17 @@ def test_ctrl_c_in_a_batch_starts_no_further_call_and_waits_for_the_running_ones
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     attempts = [write(act_leased) for _ in range(5)]
-    after = threading.Event()
+    stop = threading.Event()
 
     def interrupt() -> None:
         calls.append("begun")
         os.kill(os.getpid(), signal.SIGINT)
-        after.wait(0.3)
+        stop.wait(30)  # the batch has noticed
         calls.append("ended")
 
     will(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        app.run_batch(concurrency=1)
+        app.run_batch(concurrency=1, stop=stop)
     rows = [row_of(engine, one.id) for one in attempts]
     assert calls == ["begun", "ended"]
     assert sorted(row.status for row in rows) == [Status.PENDING] * 4 + [Status.SUCCEEDED]

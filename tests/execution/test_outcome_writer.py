@@ -36,7 +36,9 @@ def commits_wait(engine: Engine) -> Iterator[None]:
 @pytest.fixture
 def own(database: Database) -> Iterator[tuple[Engine, dict[int, Any]]]:
     """An engine, and its connections by the id of their server process."""
-    made, opened = create_engine(database.sync_url), dict[int, Any]()
+    # The server must not notice that its client is gone: it would undo what waits, after half a second.
+    unwatched = {"options": "-c client_connection_check_interval=60000"}
+    made, opened = create_engine(database.sync_url, connect_args=unwatched), dict[int, Any]()
     event.listen(made, "connect", lambda driver, record: opened.update({driver.info.backend_pid: driver}))
     yield made, opened
     made.dispose()

@@ -247,8 +247,8 @@ ENDS: dict[str, Callable[[Session], Any]] = {
 }
 
 
-@pytest.mark.parametrize("raises", [False, True])
-@pytest.mark.parametrize("how", ENDS)
+# Each way once, and in turn with and without an error: what is decided about the error does not depend on the way.
+@pytest.mark.parametrize(("how", "raises"), [(how, number % 2 == 1) for number, how in enumerate(ENDS)])
 def test_a_target_that_ends_the_shared_transaction_fails_and_all_others_are_committed_once(
     app: AsyncTask, engine: Engine, database: Database, how: str, raises: bool
 ) -> None:
@@ -302,6 +302,7 @@ def test_a_process_that_dies_in_a_shared_transaction_commits_no_writes_without_t
     with engine.connect() as connection:
         assert len(connection.scalars(select(effects.c.id)).all()) == len(done)
     assert all(row.num_attempts == 1 for row in before.values())
+    begun = {one for one, *_ in notes(tmp_path)}  # the start of each other one is not counted
     pathlib.Path(tmp_path, "go").touch()
     let_pass(engine, 10)
     forget_beats(engine)
@@ -314,7 +315,7 @@ def test_a_process_that_dies_in_a_shared_transaction_commits_no_writes_without_t
         rows = connection.execute(select(effects.c.attempt_id, effects.c.number)).all()
     by_start = {one.attempt_id: one.number for one in rows}
     assert len(rows) == len(by_start)
-    assert by_start == {str(one): 1 if one in done else 2 for one in ids}
+    assert by_start == {str(one): 2 if str(one) in begun and one not in done else 1 for one in ids}
 
 
 @sync_only
@@ -434,10 +435,13 @@ def test_a_slow_call_does_not_hold_up_the_calls_that_wait_for_its_transaction(
     gate = Gate()
     does(lambda session, number: gate.pass_through() if number == 2 else None)
     ids = numbered(engine, 12)
-    with working(app, concurrency=2):
+    # The second worker begins later: two lanes that claim at once may each get some of the first three.
+    with contextlib.ExitStack() as workers:
+        workers.enter_context(working(app, concurrency=1))
         gate.await_call()
+        workers.enter_context(working(app, concurrency=1))
         monkeypatch.setattr(batch_executor, "LONGEST_ALONE", 0.01)
-        await_(lambda: counted(engine) == {"succeeded": 9, "pending": 3}, "other lanes run the released ones")
+        await_(lambda: counted(engine) == {"succeeded": 9, "pending": 3}, "another lane runs the released ones")
         assert written(engine) == list(range(3, 12))
         with engine.connect() as connection:
             lock: Select[Any] = select(Attempt.id).where(Attempt.id.in_(ids[:3])).with_for_update(skip_locked=True)
@@ -491,17 +495,17 @@ def test_attempts_of_one_order_key_run_in_order(app: AsyncTask, engine: Engine) 
     assert written(engine) == list(range(8))
 
 
-def test_the_error_hook_is_called_after_the_shared_commit(engine: Engine, door: str, async_engine_url: str) -> None:
+def test_the_error_hook_is_called_in_the_shared_transaction(engine: Engine, door: str, async_engine_url: str) -> None:
     app = outbox.application(engine, door, async_engine_url, model=HookedAttempt)
     outbox.heard.clear()
-    seen: list[int] = []
+    seen: list[list[int]] = []
 
     def act(session: Session, number: int) -> None:
         if number == 1:
             raise Broken
 
     def hook(attempt: HookedAttempt, error: BaseException) -> None:
-        seen.extend(written(engine))
+        seen.append(written(engine))
         attempt.fail(reason="enough")
 
     does(act)
@@ -512,7 +516,7 @@ def test_the_error_hook_is_called_after_the_shared_commit(engine: Engine, door: 
             HookedAttempt.create_many(session, rows)
         with working(app, concurrency=1):
             await_(lambda: len(written(engine)) == 3 and seen, "all are called")
-        assert seen == [0, 2, 3]
+        assert seen == [[]]
         with Session(engine) as session:
             rows_left = session.scalars(select(HookedAttempt.status)).all()
         assert sorted(status.value for status in rows_left) == ["failed", "succeeded", "succeeded", "succeeded"]

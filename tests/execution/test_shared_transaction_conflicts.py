@@ -68,8 +68,10 @@ def fail(engine: Engine) -> Iterator[Fail]:
 
 
 @pytest.mark.only_on("postgresql")
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("state", ["40001", "40P01"])
+@pytest.mark.parametrize(
+    ("state", "times", "door"),
+    [("40001", 1, "sync"), ("40P01", 2, "sync"), ("40001", 2, "async"), ("40P01", 1, "async")],
+)
 @pytest.mark.parametrize("where", WHERE)
 def test_after_a_serialization_failure_calls_run_again_and_none_is_charged_lost_or_doubled(
     app: AsyncTask, engine: Engine, fail: Fail, where: str, state: str, times: int

@@ -16,6 +16,7 @@ CREATE TABLE async_task_attempts (
     num_attempts INTEGER NOT NULL,
     num_errors INTEGER NOT NULL,
     num_crashes INTEGER NOT NULL,
+    num_losses INTEGER NOT NULL DEFAULT '0',
     max_attempts SMALLINT,
     scheduled_at DATETIME(6),
     due_at DATETIME(6) NOT NULL,
@@ -36,6 +37,7 @@ CREATE TABLE async_task_attempts (
     CONSTRAINT ck_async_task_attempts_claim CHECK ((claim_id IS NULL) = (lease_until IS NULL) AND (claim_id IS NULL) = (claimed_by IS NULL)),
     CONSTRAINT ck_async_task_attempts_counters CHECK (num_attempts >= 0 AND num_errors >= 0 AND num_crashes >= 0),
     CONSTRAINT ck_async_task_attempts_starts CHECK (num_errors + num_crashes <= num_attempts),
+    CONSTRAINT ck_async_task_attempts_losses CHECK (num_losses >= 0 AND num_errors + num_crashes + num_losses <= num_attempts),
     CONSTRAINT ck_async_task_attempts_priority CHECK (priority BETWEEN 0 AND 9)
 );
 
@@ -47,7 +49,7 @@ CREATE INDEX ix_async_task_attempts_keyed ON async_task_attempts (status, order_
 
 CREATE INDEX ix_async_task_attempts_lease ON async_task_attempts (lease_until);
 
-CREATE INDEX ix_async_task_attempts_suspect ON async_task_attempts (status, num_crashes);
+CREATE INDEX ix_async_task_attempts_suspect ON async_task_attempts (status, num_crashes, num_losses);
 
 CREATE INDEX ix_async_task_attempts_waiting ON async_task_attempts (status, released, queue, priority, due_at, id);
 
@@ -97,9 +99,32 @@ CREATE TABLE async_task_queues (
     PRIMARY KEY (name)
 );
 
+CREATE TABLE async_task_schedules (
+    job_type VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+    schedule_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+    rule LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+    decided_until DATETIME(6) NOT NULL,
+    last_attempt_id CHAR(32),
+    paused_at DATETIME(6),
+    paused_by VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin,
+    pause_reason LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
+    PRIMARY KEY (job_type, schedule_key)
+);
+
+CREATE TABLE async_task_occurrences (
+    job_type VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+    schedule_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+    fire_at DATETIME(6) NOT NULL,
+    status VARCHAR(16) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin NOT NULL,
+    reason LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
+    attempt_id CHAR(32),
+    created_at DATETIME(6) NOT NULL,
+    PRIMARY KEY (job_type, schedule_key, fire_at)
+);
+
 CREATE TABLE async_task_schema (
     version INTEGER NOT NULL,
     PRIMARY KEY (version)
 );
 
-INSERT INTO async_task_schema (version) VALUES (3);
+INSERT INTO async_task_schema (version) VALUES (5);

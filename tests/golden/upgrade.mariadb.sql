@@ -1,26 +1,24 @@
-ALTER TABLE async_task_attempts ADD COLUMN IF NOT EXISTS arrived BOOL;
-
-CREATE INDEX IF NOT EXISTS ix_async_task_attempts_keyed ON async_task_attempts (status, order_key, seq);
-
-CREATE INDEX IF NOT EXISTS ix_async_task_attempts_arrived ON async_task_attempts (status, arrived);
-
-CREATE INDEX IF NOT EXISTS ix_async_task_attempts_suspect ON async_task_attempts (status, num_crashes);
-
-ALTER TABLE async_task_workers ADD COLUMN IF NOT EXISTS asleep BOOL NOT NULL DEFAULT '0';
-
-ALTER TABLE async_task_workers ADD COLUMN IF NOT EXISTS about LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
-
-CREATE TABLE IF NOT EXISTS async_task_queues (
-    name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+CREATE TABLE IF NOT EXISTS async_task_schedules (
+    job_type VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+    schedule_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+    rule LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+    decided_until DATETIME(6) NOT NULL,
+    last_attempt_id CHAR(32),
     paused_at DATETIME(6),
     paused_by VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin,
     pause_reason LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
-    max_running INTEGER,
-    rate DOUBLE,
-    burst INTEGER,
-    tokens DOUBLE,
-    refilled_at DATETIME(6),
-    PRIMARY KEY (name)
+    PRIMARY KEY (job_type, schedule_key)
 );
 
-UPDATE async_task_schema SET version=3;
+CREATE TABLE IF NOT EXISTS async_task_occurrences (
+    job_type VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+    schedule_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+    fire_at DATETIME(6) NOT NULL,
+    status VARCHAR(16) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+    reason LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
+    attempt_id CHAR(32),
+    created_at DATETIME(6) NOT NULL,
+    PRIMARY KEY (job_type, schedule_key, fire_at)
+);
+
+UPDATE async_task_schema SET version=5;

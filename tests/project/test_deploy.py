@@ -19,7 +19,7 @@ HOME = "/srv/shop"
 OUTBOX = """
 from async_task import AsyncTask, target
 
-app = AsyncTask("sqlite:///shop.sqlite")
+outbox = AsyncTask("sqlite:///shop.sqlite")
 
 
 @target("test_deploy.ring")
@@ -40,7 +40,7 @@ def shop(tmp_path: Path) -> Path:
     (place / ".venv" / "bin").mkdir(parents=True)
     (place / ".venv" / "bin" / "async-task").symlink_to(Path(sys.executable).parent / "async-task")
     (place / "outbox.py").write_text(OUTBOX)
-    (place / "pyproject.toml").write_text('[tool.async-task]\napp = "outbox:app"\n')
+    (place / "pyproject.toml").write_text('[tool.async-task]\napp = "outbox:outbox"\n')
     engine = create_engine(f"sqlite:///{place / 'shop.sqlite'}")
     app = AsyncTask(engine)
     app.create_schema()

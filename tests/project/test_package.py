@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import async_task
@@ -72,3 +73,9 @@ def test_a_synchronous_program_needs_no_greenlet(tmp_path: Path) -> None:
     )
     advice = "the driver greenlet of sqlite+aiosqlite:// is not installed: install async-task[sqlite-async]"
     assert said.splitlines() == ["called with 7", "1", advice]
+
+
+def test_each_file_of_tests_has_a_name_of_its_own() -> None:
+    """pytest loads each as a module of its name: of two with the same name only one would run."""
+    names = Counter(file.name for file in Path(__file__).parents[1].rglob("test_*.py"))
+    assert [name for name, number in names.items() if number > 1] == []

@@ -119,4 +119,4 @@ def test_the_commands_of_run_a_worker_work_as_they_are_printed(process: Callable
     for one in working:
         one.send_signal(signal.SIGTERM)
     assert [one.wait() for one in working] == [143, 143]
-    assert run(*lines[2]).out == "0 processes.\n"
+    assert run(*lines[2]).err == "0 processes.\n"

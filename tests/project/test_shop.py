@@ -73,7 +73,7 @@ def test_the_console_imports_the_names_and_prints_what_to_type(
 ) -> None:
     typed = (
         "with Session.begin() as session: place_order(session, 'Ada', 1990)\n\n"
-        "app.run_batch(concurrency=1).claimed\n"
+        "outbox.run_batch(concurrency=1).claimed\n"
         "Session().query(Order).one()\n"
     )
     command = [sys.executable, "-q", "-i", "-m", "shop.console"]
@@ -81,7 +81,7 @@ def test_the_console_imports_the_names_and_prints_what_to_type(
         command, input=typed, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True, timeout=60
     )
     lines = ended.stdout.splitlines()
-    assert "app, Session, Attempt, Order, place_order" in lines[0]
+    assert "outbox, Session, Attempt, Order, place_order" in lines[0]
     assert [line.split(":")[0] for line in lines[1:3]] == ["Place an order", "Make its calls"]
     assert lines[-2:] == ["2", "Order(1001, 'Ada', 19.90, paid)"]
     assert max(len(line) for line in lines[1:3]) <= 88

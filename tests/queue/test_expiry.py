@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 
 from sqlalchemy import Engine, select, text
 
-from async_task import AsyncTask, Attempt, Busy, Status, SweepReport
-from async_task.outcomes import Expired
+from async_task import AsyncTask, Attempt, Status, SweepReport
 from async_task.queue.expiry import expire_one, expire_overdue
 from async_task.queue.sweep import sweep
 from claims import TABLE, claimed, seconds_from_now
@@ -37,8 +36,8 @@ def test_a_page_is_bounded(engine: Engine, write: Write) -> None:
     for _ in range(3):
         _late(write)
     let_pass(engine, 2)
-    assert expire_overdue(engine, TABLE, limit=2) == 2
-    assert expire_overdue(engine, TABLE, limit=2) == 1
+    assert len(expire_overdue(engine, TABLE, limit=2)) == 2
+    assert len(expire_overdue(engine, TABLE, limit=2)) == 1
 
 
 def test_one_attempt_is_expired_by_its_id_unless_its_row_is_locked(engine: Engine, write: Write) -> None:
@@ -47,9 +46,9 @@ def test_one_attempt_is_expired_by_its_id_unless_its_row_is_locked(engine: Engin
     with engine.begin() as other, engine.connect() as connection:
         other.execute(select(TABLE.c.id).where(TABLE.c.id == attempt.id).with_for_update()).all()
         if engine.dialect.name != "sqlite":  # which locks no rows
-            assert expire_one(connection, TABLE, attempt.id) == Busy(attempt.id, None, None)
+            assert expire_one(connection, TABLE, attempt.id) is None
     with engine.begin() as connection:
-        assert isinstance(expire_one(connection, TABLE, attempt.id), Expired)
+        assert expire_one(connection, TABLE, attempt.id) is not None
     assert row_of(engine, attempt.id).status == Status.EXPIRED
     assert [event.kind for event in events_of(engine, attempt.id)] == ["expired"]
 

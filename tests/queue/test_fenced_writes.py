@@ -1,22 +1,26 @@
 """Fenced writes: what is written about claims, and that nothing is written about a claim that was lost."""
 
+import contextlib
 import datetime as dt
 import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, create_engine, func, select, update
+from sqlalchemy.exc import DBAPIError
 
 from async_task import Attempt, Status
 from async_task.database.dialects import chains
 from async_task.database.engines import Source
 from async_task.error_text import describe
+from async_task.errors import ClaimLost
 from async_task.outcomes import SUCCESS, Decision
 from async_task.queue import fenced_writes, fetch
 from async_task.queue.claim import Claim, ClaimRequest
-from async_task.queue.fenced_writes import OutcomeWrite
+from async_task.queue.fenced_writes import NotReleased, OutcomeWrite
 from claims import TABLE
 from clockwork import row_of
+from databases import Database
 from outbox import Client, events_of
 
 Write = Callable[..., Attempt]
@@ -30,6 +34,16 @@ def own(engine: Engine) -> Iterator[Engine]:
     made = Source(engine).private()
     yield made
     made.dispose()
+
+
+@pytest.fixture
+def silent(database: Database) -> Iterator[Engine]:
+    """The same without listeners of the tests, so that statements are sent past SQLAlchemy."""
+    plain = create_engine(database.sync_url)
+    made = Source(plain).private()
+    yield made
+    made.dispose()
+    plain.dispose()
 
 
 @pytest.fixture
@@ -151,6 +165,86 @@ def test_the_lease_of_a_claim_that_is_still_ours_is_extended(own: Engine, claims
             fenced_writes.extend_lease(connection, TABLE, claim, LEASE * 9)
     after = [row_of(own, claim.id).lease_until for claim in claims]
     assert [now > then for now, then in zip(after, before, strict=True)] == [True, False, False]
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_savepoint_is_released_and_a_success_written_at_once(
+    silent: Engine, claims: list[Claim], commits: bool
+) -> None:
+    with silent.connect() as connection:
+        connection.begin()
+        connection.exec_driver_sql("SAVEPOINT here")
+        fenced_writes.release_and_succeed(connection, TABLE, claims[0], "here", commits=commits)
+        assert (row_of(silent, claims[0].id).status == Status.SUCCEEDED) is commits
+        connection.commit()
+    assert row_of(silent, claims[0].id).status == Status.SUCCEEDED
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("commits", [True, False])
+def test_of_a_lost_claim_nothing_is_committed(silent: Engine, claims: list[Claim], commits: bool) -> None:
+    _lose(silent, claims[0])
+    with silent.connect() as connection:
+        connection.begin()
+        connection.execute(update(TABLE).where(TABLE.c.id == claims[1].id).values(last_error="by the target"))
+        connection.exec_driver_sql("SAVEPOINT here")
+        with pytest.raises(ClaimLost):
+            fenced_writes.release_and_succeed(connection, TABLE, claims[0], "here", commits=commits)
+        connection.commit()
+    assert [row_of(silent, one.id).status for one in claims] == [Status.PENDING] * 3
+    assert row_of(silent, claims[1].id).last_error is None
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("ends", ["COMMIT", "SELECT 1 / 0"])
+def test_after_a_savepoint_that_is_not_released_no_success_is_written(
+    silent: Engine, claims: list[Claim], ends: str
+) -> None:
+    with silent.connect() as connection:
+        connection.begin()
+        connection.exec_driver_sql("SAVEPOINT here")
+        with contextlib.suppress(DBAPIError):
+            connection.exec_driver_sql(ends)
+        with pytest.raises(NotReleased) as raised:
+            fenced_writes.release_and_succeed(connection, TABLE, claims[0], "here", commits=True)
+        assert isinstance(raised.value.error, DBAPIError)
+        connection.rollback()
+    assert row_of(silent, claims[0].id).status == Status.PENDING
+
+
+@pytest.mark.only_on("postgresql")
+def test_if_the_connection_was_lost_before_its_commit_the_database_s_error_is_raised(
+    silent: Engine, claims: list[Claim]
+) -> None:
+    with silent.connect() as connection:
+        transaction = connection.begin()
+        connection.exec_driver_sql("SAVEPOINT here")
+        pid = connection.scalar(select(func.pg_backend_pid()))
+        with silent.connect() as other:
+            other.execute(select(func.pg_terminate_backend(pid, 10_000)))
+        with pytest.raises(DBAPIError) as raised:
+            fenced_writes.release_and_succeed(connection, TABLE, claims[0], "here", commits=True)
+        assert raised.value.connection_invalidated
+        transaction.rollback()
+
+
+@pytest.mark.only_on("postgresql")
+def test_the_server_keeps_the_plans_for_one_attempt(own: Engine) -> None:
+    """Claim, lock and outcome: planned anew at each execution, they cost the server twice as much."""
+    with own.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        Attempt.create_many(connection, [{"target": Client, "method_name": "ping"}] * 5_000)
+        # Rows that are old stand in any order.
+        connection.exec_driver_sql("UPDATE async_task_attempts SET id = CAST(md5(random()::text) AS uuid)")
+        connection.exec_driver_sql("VACUUM ANALYZE async_task_attempts")
+    with own.connect() as connection:
+        for _ in range(20):
+            (claim,) = fetch.claim_due(connection, TABLE, ClaimRequest("me", LEASE, "default", 1, uuid.uuid4()))
+            with connection.begin():
+                assert fenced_writes.lock_claims(connection, TABLE, [claim], LEASE) == set()
+                assert fenced_writes.write_outcomes(connection, TABLE, [claim])
+        plans = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement ~ 'async_task_attempts'"
+        assert [tuple(row) for row in connection.exec_driver_sql(plans)] == [(10, 5)] * 3
 
 
 def _lose(own: Engine, claim: Claim) -> None:

@@ -89,9 +89,13 @@ def test_the_command_line_pauses_lists_and_resumes(run: Run, outbox_app: AsyncTa
     said = run("pause", "--queue", "mail", "--reason", "their server is down", "--actor", "anna")
     assert (said.code, said.err) == (0, "The queue mail is paused.\n")
     assert "was paused before" in run("pause", "--queue", "mail").err
-    listed = run("queues").out
-    assert "mail" in listed
-    assert "by anna: their server is down" in " ".join(listed.split())
+    outbox_app.pause("q" * 64, reason="why " * 40)
+    head, listed, long = run("queues").out.splitlines()
+    assert head.split() == ["QUEUE", "STATE", "SINCE", "BY", "REASON"]
+    assert listed.split()[:2] == ["mail", "paused"]
+    assert listed.split("  ")[-2:] == ["anna", "their server is down"]
+    assert ("q" * 64 in long, long.endswith("why " * 39 + "why")) == (True, True)
+    assert outbox_app.resume("q" * 64)
     told = run("queues", "--json").json
     assert (told["name"], told["paused_by"], told["max_running"]) == ("mail", "anna", None)
     assert run("run-batch", "--dry-run", "--json").json["paused"] == ["mail"]
@@ -102,4 +106,30 @@ def test_the_command_line_pauses_lists_and_resumes(run: Run, outbox_app: AsyncTa
     assert run("run-batch", "--json", "--module", "outbox").json["succeeded"] == 1
     assert run("pause", "--target", "test.effect", "--module", "outbox").err == "The target test.effect is paused.\n"
     assert run("pause").code == 2
-    assert run("pause", "--target", "no.such").code == 78
+    assert run("pause", "--target", "no.such").code == 2
+
+
+def test_to_pause_a_queue_that_nothing_knows_is_done_and_said_with_the_nearest_name(
+    run: Run, outbox_app: AsyncTask
+) -> None:
+    for options, done in (("--dry-run", "would be paused"), ("--reason=typo", "is paused")):
+        said = run("pause", "--queue", "defalt", options)
+        first, second = said.err.splitlines()
+        assert (said.code, first) == (0, f"The queue defalt {done}.")
+        assert second.startswith("async-task: no queue is named 'defalt' (did you mean 'default'?): ")
+    assert [one.name for one in outbox_app.queues()] == ["defalt"]
+    assert run("pause", "--queue", "default").err == "The queue default is paused.\n"
+
+
+def test_a_dry_run_of_pause_and_resume_says_what_would_change_and_changes_nothing(
+    run: Run, outbox_app: AsyncTask
+) -> None:
+    assert run("pause", "--queue", "default", "--dry-run").err == "The queue default would be paused.\n"
+    assert outbox_app.paused() == []
+    assert outbox_app.pause(target=effect)
+    effects = ("--target", "test.effect", "--module", "outbox", "--dry-run")
+    assert run("pause", *effects).err == "The target test.effect was paused before.\n"
+    assert run("resume", *effects).err == "The target test.effect would be resumed.\n"
+    assert run("resume", "--queue", "mail", "--dry-run").err == "The queue mail was not paused.\n"
+    assert len(outbox_app.paused()) == 1
+    assert run("pause", "--target", "no.such", "--dry-run").code == 2

@@ -1,14 +1,19 @@
 """A poll: everything that a worker might have to do, found by one statement."""
 
 import datetime as dt
+import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, text, update
 from sqlalchemy.orm import Session
 
 from async_task import Attempt
+from async_task.database.clock import clock_now
+from async_task.queue.left_out import LeftOut
 from async_task.queue.poll import SeenQueues, poll
+from clockwork import let_pass
 from outbox import act
 
 TABLE = Attempt.__table__
@@ -24,6 +29,13 @@ def connection(engine: Engine) -> Iterator[Connection]:
 def make(engine: Engine, *queues: str) -> None:
     with Session(engine) as session, session.begin():
         Attempt.create_many(session, [{"target": act, "queue": queue} for queue in queues])
+
+
+def put(engine: Engine, queue: str, priority: int, after: float = 0) -> None:
+    """An attempt that is due after that many seconds."""
+    due = {} if not after else {"scheduled_at": dt.datetime.now(dt.UTC) + dt.timedelta(seconds=after)}
+    with Session(engine) as session, session.begin():
+        Attempt.create_many(session, [{"target": act, "queue": queue, "priority": priority, **due}])
 
 
 @pytest.mark.parametrize("remembers", [True, False])
@@ -52,3 +64,80 @@ def test_a_poll_is_one_statement_if_no_queue_is_new(engine: Engine, connection: 
 def test_only_the_wanted_queues_are_polled(engine: Engine, connection: Connection) -> None:
     make(engine, "b", "d", "f")
     assert poll(connection, TABLE, "me", LEASE, ("d", "x"), SeenQueues()).queues == {"d"}
+
+
+def test_a_queue_is_found_whatever_stands_before_its_due_attempt(engine: Engine, connection: Connection) -> None:
+    for queue in ("later", "none", "suspect", "zero"):
+        for priority in (0, 3, 9):
+            put(engine, queue, priority, 3600)
+    put(engine, "suspect", 3)
+    connection.execute(update(TABLE).where(TABLE.c.scheduled_at.is_(None)).values(num_attempts=1, num_losses=1))
+    found = poll(connection, TABLE, "me", LEASE, (), SeenQueues())
+    assert (found.queues, found.has_suspects) == (frozenset(), True)
+    let_pass(engine, 1)
+    put(engine, "suspect", 3)  # due later than the suspect
+    put(engine, "later", 9)
+    put(engine, "zero", 0)
+    assert poll(connection, TABLE, "me", LEASE, (), SeenQueues()).queues == {"suspect", "later", "zero"}
+
+
+@pytest.mark.only_on("postgresql")
+def test_the_server_plans_a_poll_once(engine: Engine, connection: Connection) -> None:
+    make(engine, *(f"queue {number % 20}" for number in range(2000)))
+    let_pass(engine, -3600)
+    connection.execute(text("ANALYZE async_task_attempts"))
+    given: list[Any] = []
+    event.listen(connection, "before_cursor_execute", lambda *statement: given.append(statement[3]))
+    for _ in range(30):
+        assert poll(connection, TABLE, "me' \\ %s :x", LEASE, (), SeenQueues()).queues == frozenset()
+    assert not any(given)  # with parameters it depends on statistics
+    plans = text("SELECT max(generic_plans) FROM pg_prepared_statements WHERE statement LIKE '%orphans%'")
+    assert connection.scalar(plans) >= 15
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_poll_of_sqlite_walks_over_no_row_that_waits_behind_another(engine: Engine, connection: Connection) -> None:
+    sent: list[Any] = []
+    event.listen(connection, "before_cursor_execute", lambda *given: sent.append(given[2:4]))
+    poll(connection, TABLE, "me", LEASE, (), SeenQueues())
+    statement, parameters = sent[0]
+    plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    assert [line for line in plan if line.startswith("SCAN async_task_attempts")] == []
+    following = [line for line in plan if "queue=? AND priority>?" in line or "queue>?" in line]
+    assert len(following) == 2
+
+
+@pytest.mark.only_on("postgresql", "sqlite")
+def test_a_poll_tells_when_the_next_attempt_is_due_and_when_a_claim_may_be_an_orphan(
+    engine: Engine, connection: Connection
+) -> None:
+    def next_due() -> float | None:
+        found = poll(connection, TABLE, "me", LEASE, (), SeenQueues())
+        assert found.knows_next
+        return found.next_due
+
+    assert next_due() is None
+    put(engine, "never", 0, 3700)
+    assert next_due() is None
+    put(engine, "later", 0, 1200)
+    put(engine, "sooner", 9, 600)
+    assert next_due() == pytest.approx(600, abs=20)
+    make(engine, "now")
+    assert next_due() == pytest.approx(600, abs=20)
+    ended = {"claim_id": uuid.uuid4(), "claimed_by": "it", "lease_until": clock_now(300)}
+    connection.execute(update(TABLE).where(TABLE.c.queue == "now").values(ended))
+    assert next_due() == pytest.approx(300.1, abs=20)
+    connection.execute(update(TABLE).where(TABLE.c.queue == "now").values(lease_until=clock_now(-300)))
+    assert next_due() == pytest.approx(600, abs=20)
+
+
+@pytest.mark.only_on("postgresql", "sqlite")
+def test_a_poll_does_not_know_what_is_next_while_something_unknown_may_hide_it(
+    engine: Engine, connection: Connection
+) -> None:
+    put(engine, "q", 0)
+    put(engine, "q", 0, 600)
+    connection.execute(update(TABLE).where(TABLE.c.scheduled_at.is_(None)).values(method_name="unknown"))
+    unknown = LeftOut(calls=(("test.act", "unknown"),))
+    found = poll(connection, TABLE, "me", LEASE, (), SeenQueues(), unknown)
+    assert (found.queues, found.knows_next) == (frozenset(), False)

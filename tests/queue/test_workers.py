@@ -2,13 +2,14 @@
 
 import datetime as dt
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from async_task import Attempt
 from async_task.database.transactions import retry_transient
@@ -62,7 +63,47 @@ def test_running_workers_are_listed_with_the_number_of_their_claims(engine: Engi
         workers.beat(engine, TABLE, name, LEASE, [], kind="worker")
     for _ in range(2):
         claimed(engine, write(Client, "ping").id, "two")
-    assert {one.name: one.claims for one in workers.running_workers(engine, TABLE)} == {"one": 0, "two": 2}
+    assert {one.name: one.claims for one in workers.running_workers(engine, TABLE, LEASE)} == {"one": 0, "two": 2}
+
+
+def elsewhere(engine: Engine, name: str) -> None:
+    """As if this worker were of another machine."""
+    with engine.begin() as connection:
+        moved = {"host": "elsewhere", "process_started": "another boot:1:2"}
+        connection.execute(update(Worker).where(Worker.name == name).values(moved))
+
+
+def dead(engine: Engine) -> dict[str, bool]:
+    return {one.name: one.is_dead for one in workers.running_workers(engine, TABLE, LEASE)}
+
+
+def test_a_process_of_another_machine_is_dead_a_lease_after_its_next_heartbeat_was_due(
+    engine: Engine, write: Write
+) -> None:
+    for name, kind in (("idle", "worker"), ("busy", "worker"), ("batch", "run-batch")):
+        workers.beat(engine, TABLE, name, LEASE, [], kind=kind)
+        elsewhere(engine, name)
+    claimed(engine, write(Client, "ping").id, "busy")
+    assert dead(engine) == {"idle": False, "busy": False, "batch": False}
+    let_pass(engine, LEASE)
+    assert dead(engine) == {"idle": False, "busy": True, "batch": True}
+    let_pass(engine, dt.timedelta(seconds=workers.IDLE_PAUSE))
+    assert dead(engine) == {"idle": True, "busy": True, "batch": True}
+
+
+def test_a_process_of_this_machine_is_dead_when_it_has_ended_and_the_living_come_first(engine: Engine) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        for name in ("ended", "stopped", "lives"):
+            workers.beat(engine, TABLE, name, LEASE, [], kind="worker")
+        with engine.begin() as connection:
+            other = {"pid": process.pid, "process_started": process_started(process.pid)}
+            connection.execute(update(Worker).where(Worker.name == "ended").values(other))
+        workers.leave_claims(engine, TABLE, "stopped", LEASE)
+        assert dead(engine) == {"ended": False, "stopped": True, "lives": False}
+        process.kill()
+    assert list(dead(engine).items()) == [("lives", False), ("ended", True), ("stopped", True)]
+    let_pass(engine, dt.timedelta(hours=1))
+    assert not dead(engine)["lives"], "it is frozen, or cut off"
 
 
 def test_the_rows_of_a_dead_process_are_deleted_when_it_has_no_claim_left(engine: Engine, write: Write) -> None:
@@ -73,7 +114,7 @@ def test_the_rows_of_a_dead_process_are_deleted_when_it_has_no_claim_left(engine
     process = Process(str(host), os.getpid(), process_started(os.getpid()) or "")
     claimed(engine, write(Client, "ping").id, "claims")
     assert not workers.deregister_process(engine, TABLE, process)
-    assert [one.name for one in workers.running_workers(engine, TABLE)] == ["claims"]
+    assert [one.name for one in workers.running_workers(engine, TABLE, LEASE)] == ["claims"]
     with engine.begin() as connection:
         connection.execute(TABLE.delete())
     assert workers.deregister_process(engine, TABLE, process)

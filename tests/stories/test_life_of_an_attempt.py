@@ -133,7 +133,7 @@ def test_a_process_is_killed_during_a_call_and_the_next_one_makes_the_call_again
     assert (report.recovered, report.succeeded) == (1, 1)
     row = row_of(engine, attempt.id)
     assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 2, 0)
-    assert [event.kind for event in events_of(engine, attempt.id)] == ["crash"]
+    assert [event.kind for event in events_of(engine, attempt.id)] == ["loss"]
 
 
 def test_a_person_cancels_a_call_that_is_no_longer_wanted(

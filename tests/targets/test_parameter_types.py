@@ -142,3 +142,29 @@ def test_an_error_names_the_field_and_the_reason_and_never_the_value(annotation:
     assert said is not None
     assert says in said
     assert SECRET not in said
+
+
+def _normalising(
+    email: Annotated[str, pydantic.AfterValidator(str.lower)] = "",
+    tags: Annotated[list[str], pydantic.AfterValidator(sorted)] | None = None,
+    numbers: dict[str, Annotated[float, pydantic.AfterValidator(round)]] | None = None,
+) -> None: ...
+
+
+CHANGED: list[dict[str, Any]] = [{"email": "Ann@X.org"}, {"tags": ["b", "a"]}, {"numbers": {"a": 1.5}}]
+KEPT: list[dict[str, Any]] = [{"email": "ann@x.org"}, {"tags": ["a", "b"]}, {"numbers": {"a": 1, "b": 2.0}}, {}]
+
+
+@pytest.mark.parametrize("arguments", CHANGED, ids=str)
+def test_a_value_of_which_a_validator_makes_another_one_is_refused_when_it_is_written_down(
+    arguments: dict[str, Any],
+) -> None:
+    signature = Signature(_normalising, label="normalising")
+    with pytest.raises(InvalidArguments, match=f"{next(iter(arguments))}: a validator makes another value of it"):
+        signature.check(arguments)
+    signature.check(arguments, may_change=True)
+
+
+@pytest.mark.parametrize("arguments", KEPT, ids=str)
+def test_a_value_that_a_validator_leaves_as_it_is_is_accepted(arguments: dict[str, Any]) -> None:
+    Signature(_normalising, label="normalising").check(arguments)

@@ -96,6 +96,8 @@ def test_never_has_no_second_try() -> None:
 
 
 BAD: list[tuple[Callable[[], Any], str]] = [
+    (lambda: Retry(60), "delays is a function"),  # type: ignore[arg-type]
+    (lambda: Retry(lambda errors: 1, until="4 days"), "until takes a timedelta or seconds"),  # type: ignore[arg-type]
     (lambda: Retry.exponential(factor=0.5), "factor"),
     (lambda: Retry.exponential(factor=math.nan), "factor"),
     (lambda: Retry.exponential(factor="2"), "factor"),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Calls that a type checker accepts, and the exact types of what they answer. Checked by tests/test_typing.py."""
+"""Calls that a type checker accepts, and the exact types of what they answer. Checked by `make check`."""
 
 import datetime as dt
 import uuid
@@ -9,7 +9,20 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session
 
-from async_task import Attempt, BaseAttempt, NullEncryptor, Retry, Status, policy, target
+from async_task import (
+    Attempt,
+    BaseAttempt,
+    CallToMake,
+    NullEncryptor,
+    Pollable,
+    Polling,
+    PollState,
+    Retry,
+    Schedule,
+    Status,
+    policy,
+    target,
+)
 
 
 class OwnSession(Session): ...
@@ -68,6 +81,13 @@ class Own(BaseAttempt, Base):
         self.fail(reason="once")
 
 
+class OwnLater(BaseAttempt, Base):
+    __tablename__ = "own_later"
+
+    async def handle_perform_error(self, error: BaseException) -> None:
+        self.fail(reason="once")
+
+
 mailer = target(Mailer(), name="typing.mailer")
 
 
@@ -123,6 +143,39 @@ def a_model_of_ones_own_answers_its_own(session: Session) -> None:
     assert_type(Own.create(target=Client, method_name="ping", method_args={"host": "h"}), Own)
     assert_type(Own.ensure(session, target=book, idempotence_token="t"), Own)
     assert_type(Own.call(book, 1).tenant, str | None)
+
+
+def a_schedule(schedule: Schedule) -> None:
+    schedule.every(minutes=5, call=only_session, jitter=dt.timedelta(seconds=30))
+    schedule.cron("5 * * * *", tz="Europe/London", call="typing.booked", args={"number": 1}, catch_up="all(24)")
+    schedule.at("02:30", tz="UTC", days="mon-fri", call=Client.fulfill, args={"token": "t"}, when=lambda at: at.day < 8)
+    assert_type(Own.options(queue="slow", columns={"tenant": "acme"}).of(Client.fulfill), CallToMake)
+    schedule.every(hours=1, call=Own.options(queue="slow").of(book), args={"number": 1}, key="k", overlap="skip")
+
+
+class Operation(Pollable, Base):
+    __tablename__ = "operations"
+    polling = Polling(name="typing.operation", schedule=(60, dt.timedelta(minutes=2)), transient_errors=(OSError,))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+    def start(self, idempotency_key: str) -> None: ...
+
+    async def check(self) -> PollState:
+        return PollState.ENDED
+
+    async def fetch(self) -> None: ...
+
+    def handle(self) -> None: ...
+
+
+async def an_operation(session: Session, async_session: AsyncSession) -> None:
+    operation = Operation(id=1)
+    operation.submit(session)
+    await async_session.run_sync(operation.submit)
+    operation.fail(reason="no longer")
+    assert_type(operation.status, str)
+    assert_type(operation.next_poll_at, dt.datetime | None)
 
 
 def a_row(attempt: Attempt, session: Session) -> None:

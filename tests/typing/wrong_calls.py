@@ -1,13 +1,13 @@
 """Calls that a type checker refuses: a comment that ignores nothing is an error, so each of these is one.
 
-mypy reads `type: ignore`, pyright reads `pyright: ignore`. Checked by tests/test_typing.py, never run.
+mypy reads `type: ignore`, pyright reads `pyright: ignore`. Checked by `make check`, never run.
 """
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from async_task import Attempt, target
+from async_task import Attempt, Schedule, target
 
 
 @target
@@ -54,6 +54,14 @@ def options_that_there_are_not(session: Session, engine: Engine, connection: Con
     Attempt.create_many(engine, [])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     target("name", prioritty=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     target("name", priority="1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def entries_that_there_are_not(schedule: Schedule) -> None:
+    schedule.every(call=Client.fulfill, catchup="all")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    schedule.every(minuets=5, call=book)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    schedule.every(minutes="5", call=book)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    schedule.at("02:30", tz="UTC")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    schedule.cron("5 * * * *", tz=1, call=book)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def through_run_sync(session: AsyncSession) -> None:

@@ -4,8 +4,8 @@ transaction commits, and never for rows that were rolled back."""
 import asyncio
 import contextlib
 import datetime as dt
-import gc
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ambient_run import run
 from async_task import AsyncTask, Attempt, target
+from async_task.wakeup import in_process
 from async_task.wakeup.in_process import Notifier, notifier_of
 from clockwork import row_of
 from outbox import HookedAttempt, act_in_session, effects, will
@@ -36,11 +37,10 @@ CALL = {"target": "commit_hooks.note"}
 
 
 @pytest.fixture
-def notifier(engine: Engine) -> Notifier:
-    gc.collect()  # a worker of another test may have left its own, with notifications in it
-    made = notifier_of(TABLE, engine.url)
-    made.wait(0)  # or that worker is alive in an object that is not collected
-    return made
+def notifier(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Notifier:
+    """Made for this test: a worker of another test may still have its own, with notifications in it."""
+    monkeypatch.setattr(in_process, "_notifiers", weakref.WeakValueDictionary())
+    return notifier_of(TABLE, engine.url)
 
 
 def notified(notifier: Notifier) -> frozenset[str]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import datetime as dt
 import itertools
 import logging
@@ -47,11 +46,11 @@ from async_task.worker.processes.parent import Calling, Died
 from async_task.worker.runtime import Runtime
 from async_task.worker.worker import AttemptWorker
 from clockwork import row_of
-from databases import Database
+from databases import Database, close_file
 from elsewhere import await_, notes
 from offspring import children as in_children
 from offspring import claim, is_there, num_descriptors, parent_of, performing
-from outbox import Broken, HookedAttempt, act_brief_later, effects, events_of, heard, note, will
+from outbox import Broken, HookedAttempt, act_brief_later, effects, events_of, heard, hold_the_gil, note, will
 from outbox import calls as traces
 
 Write = Callable[..., Attempt]
@@ -59,15 +58,6 @@ TABLE: Any = Attempt.__table__
 pytestmark = pytest.mark.usefixtures("one_thread")
 only_sync = pytest.mark.parametrize("door", ["sync"])
 LATE = "TimeoutError: the call took longer than its limit, 0.15 s, and its process was ended"
-
-
-def hold_the_gil() -> None:
-    """For ever: no signal handler runs, no other thread. It waits for itself, and so takes no CPU from those that watch
-    it; a call through PyDLL keeps the GIL."""
-    library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(128)
-    library.pthread_mutex_init(mutex, None)
-    library.pthread_mutex_lock(mutex)
-    library.pthread_mutex_lock(mutex)
 
 
 @target("test.isolated", retry=Retry.every(60), isolate=True, redact=["card"])
@@ -197,7 +187,7 @@ def url(database: Database, door: str) -> str:
 def home(url: str, engine: Engine) -> Iterator[AsyncTask]:
     """An application from a URL. SQLite's file is then open nowhere in this process, so that it may fork."""
     app = AsyncTask(url, lease=1)
-    engine.dispose()
+    close_file(engine)
     yield app
     app.close()
 
@@ -205,7 +195,7 @@ def home(url: str, engine: Engine) -> Iterator[AsyncTask]:
 @pytest.fixture
 def runtime(url: str, engine: Engine) -> Iterator[Runtime]:
     """Opened as a worker opens it."""
-    engine.dispose()
+    close_file(engine)
     source = Source(url)
     with Runtime(source, Attempt, dt.timedelta(seconds=1)) as runtime:
         runtime.prepare_children()
@@ -277,7 +267,7 @@ def test_a_process_that_ends_by_itself_is_a_crash_and_its_worker_lives_on(
 ) -> None:
     attempt = write(Isolated, "leave", {"folder": folder})
     others = [write(Isolated, "start", {"folder": folder}) for _ in range(3)]
-    engine.dispose()
+    close_file(engine)
     report = home.run_batch(concurrency=1)
     assert (report.succeeded, report.retried) == (3, 0)
     row = row_of(engine, attempt.id)
@@ -293,7 +283,7 @@ def test_forty_calls_share_a_few_processes(
     with sessions.begin() as session:
         for _ in range(40):
             Attempt.create(target=Isolated, method_name="start", method_args={"folder": folder}, session=session)
-    engine.dispose()
+    close_file(engine)
     assert home.run_batch(concurrency=3).succeeded == 40
     pids = {pid for _, _, pid, _ in notes(folder)}
     assert 1 <= len(pids) <= 3
@@ -306,7 +296,7 @@ def test_calls_of_different_lanes_run_at_once_in_different_processes(
 ) -> None:
     for name, other in (("a", "b"), ("b", "a")):
         write(Isolated, "meet", {"folder": folder, "name": name, "other": other})
-    engine.dispose()
+    close_file(engine)
     assert home.run_batch(concurrency=2).succeeded == 2
     assert len({pid for _, _, pid, _ in notes(folder)}) == 2
 
@@ -322,7 +312,7 @@ def test_when_the_parent_is_killed_all_its_children_go_with_it(
 ) -> None:
     for _ in range(2):
         write(Isolated, "hold", {"folder": folder})
-    engine.dispose()
+    close_file(engine)
     with elsewhere.process(run_batch, url) as parent:
         pids = {pid for _, _, pid, _ in await_(lambda: notes(folder)[1:] and notes(folder), "both calls begin")}
         (zygote,) = {parent_of(pid) for pid in pids}
@@ -360,7 +350,7 @@ def test_an_idle_process_ends_by_itself_and_another_is_started_when_needed(
 @only_sync
 def test_four_runtimes_with_processes_leave_nothing(home: AsyncTask, engine: Engine, write: Write, folder: str) -> None:
     ids = [write(Isolated, "start", {"folder": folder}).id for _ in range(5)]
-    engine.dispose()
+    close_file(engine)
     assert home.perform(ids[0]) == Succeeded(ids[0])  # what is opened once is open now
     before = num_descriptors()
     for one in ids[1:]:
@@ -377,7 +367,7 @@ def test_no_argument_is_in_a_log_or_a_record_of_what_was_ended(
     arguments = {"folder": folder, "card": "canary-4111"}
     written = [write(Isolated, method, arguments) for method in ("hang", "hang_leased", "leave")]
     written.append(write(Isolated, "fail", {"card": "canary-4111"}))
-    engine.dispose()
+    close_file(engine)
     home.run_batch()
     events = [events_of(engine, one.id) for one in written]
     assert [event.kind for event, *_ in events] == ["error", "error", "crash", "error"]
@@ -396,7 +386,7 @@ def test_the_users_word_about_errors_hears_of_the_limit_too(
         attempt_id = HookedAttempt.create(
             target=Isolated, method_name="hang", method_args=arguments, session=session
         ).id
-    engine.dispose()
+    close_file(engine)
     app = AsyncTask(url, model=HookedAttempt, lease=1)
     assert isinstance(app.perform(attempt_id), Retried)
     app.close()
@@ -483,7 +473,7 @@ def test_a_suspect_that_never_returns_is_ended_some_time_after_its_limit(
     monkeypatch.setattr(pool, "MARGIN", 0.1)
     hanging = _suspect(engine, write(Suspect, "hang", {"folder": folder}, priority=1))
     innocent = _suspect(engine, write(Isolated, "start", {"folder": folder}, priority=2))
-    engine.dispose()
+    close_file(engine)
     report = home.run_batch()
     assert (report.retried, report.succeeded) == (1, 1)
     row = row_of(engine, hanging.id)
@@ -499,7 +489,7 @@ def test_a_call_without_a_limit_is_ended_with_its_worker_and_its_claim_released(
     attempt = write(Suspect if is_suspect else Isolated, "hold", {"folder": folder})
     if is_suspect:
         _suspect(engine, attempt)
-    engine.dispose()
+    close_file(engine)
     with _performing(runtime, attempt) as performed:
         ((_, _, pid, _),) = await_(lambda: notes(folder), "the call begins")
         runtime.performer.abandon()
@@ -516,7 +506,7 @@ def test_a_worker_performs_each_in_its_process_and_ends_what_takes_too_long(
 ) -> None:
     hanging = write(Isolated, "write_and_hang", {"folder": folder})
     others = [write(Isolated, "start", {"folder": folder}) for _ in range(5)]
-    engine.dispose()
+    close_file(engine)
     with _working(home, concurrency=2) as worker:
         await_(lambda: worker.tally.total() == 6, "all were performed")
     assert worker.tally == {Retried: 1, Succeeded: 5}
@@ -529,7 +519,7 @@ def test_a_worker_that_is_told_twice_to_stop_ends_the_processes_of_its_calls(
     home: AsyncTask, engine: Engine, write: Write, folder: str
 ) -> None:
     attempt = write(Isolated, "hold", {"folder": folder})
-    engine.dispose()
+    close_file(engine)
     with _working(home, concurrency=1) as worker:
         ((_, _, pid, _),) = await_(lambda: notes(folder), "the call begins")
         worker.stop()
@@ -676,7 +666,7 @@ async def _interrupt() -> None:
 
 def _put_away(engine: Engine, attempt: Attempt) -> Attempt:
     """SQLite's file is closed in this process, so that it may fork."""
-    engine.dispose()
+    close_file(engine)
     return attempt
 
 

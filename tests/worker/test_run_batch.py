@@ -59,13 +59,18 @@ def test_everything_due_is_performed_once_and_the_report_counts_it(
     for method, arguments in (("ping", {}), ("fail", {}), ("poll", {}), ("give_up", {"reason": "no"}), ("ping", {})):
         write(Client, method, arguments)
     write("test.client", "ping", expires_at=_in(60))
-    parked = write(Client, "ping")
+    parked, unknown, sealed = (write(Client, "ping") for _ in range(3))
     with engine.begin() as connection:
-        connection.execute(update(TABLE).where(TABLE.c.id == parked.id).values(target="nobody.knows"))
+        connection.execute(update(TABLE).where(TABLE.c.id == parked.id).values(encryptor="test.box"))
+        connection.execute(update(TABLE).where(TABLE.c.id == sealed.id).values(encryptor="nobody.knows"))
+        connection.execute(update(TABLE).where(TABLE.c.id == unknown.id).values(target="nobody.knows"))
     future = write(Client, "ping", scheduled_at=_in(3600))
     before = row_of(engine, future.id)
     report = app.run_batch()
-    assert report == BatchReport(claimed=7, succeeded=3, retried=2, failed=1, parked=1, seconds=report.seconds)
+    [failed] = report.failures
+    assert (failed.call, failed.status, failed.count) == ("test.client.give_up", Status.FAILED, 1)
+    ended = {"succeeded": 3, "retried": 2, "failed": 1, "parked": 1, "unknown": 2}
+    assert report == BatchReport(claimed=7, **ended, seconds=report.seconds, failures=(failed,))
     assert row_of(engine, future.id) == before
     assert app.run_batch().claimed == 0
 
@@ -156,25 +161,21 @@ def test_each_queue_is_performed_by_priority_and_then_by_age(app: AsyncTask, wri
 def test_orphans_are_recovered_and_overdue_attempts_expire_before_anything_is_performed(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
-    past, lost, doomed = write(Client, "ping", expires_at=_in(1)), write(Client, "ping"), write(Client, "ping")
-    for attempt in (lost, doomed):
-        fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), attempt.id, uuid.uuid4())
-    with engine.begin() as connection:
-        connection.execute(update(TABLE).where(TABLE.c.id == doomed.id).values(num_attempts=3, num_crashes=2))
+    past, lost = write(Client, "ping", expires_at=_in(1)), write(Client, "ping")
+    fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), lost.id, uuid.uuid4())
     let_pass(engine, 2)
     report = app.run_batch()
-    assert (report.recovered, report.crashed, report.expired, report.claimed) == (1, 1, 1, 1)
-    ended = [row_of(engine, one.id).status for one in (past, lost, doomed)]
-    assert ended == [Status.EXPIRED, Status.SUCCEEDED, Status.FAILED]
+    assert (report.recovered, report.expired, report.claimed) == (1, 1, 1)
+    assert [row_of(engine, one.id).status for one in (past, lost)] == [Status.EXPIRED, Status.SUCCEEDED]
 
 
 def test_a_verb_inside_of_an_event_loop_is_refused_with_a_remedy_that_works(app: AsyncTask, write: Write) -> None:
     write(Client, "ping")
 
     async def run() -> BatchReport:
-        with pytest.raises(ConfigurationError, match=r"await asyncio\.to_thread\(app\.run_batch\)"):
+        with pytest.raises(ConfigurationError, match=r"await asyncio\.to_thread\(outbox\.run_batch\)"):
             app.run_batch()
-        with pytest.raises(ConfigurationError, match=r"await asyncio\.to_thread\(app\.perform, attempt_id\)"):
+        with pytest.raises(ConfigurationError, match=r"await asyncio\.to_thread\(outbox\.perform, attempt_id\)"):
             app.perform(uuid.uuid4())
         return await asyncio.to_thread(app.run_batch)
 
@@ -234,7 +235,7 @@ def test_invalid_arguments_of_an_application_are_refused_in_a_sentence(given: di
 def missing(driver: str) -> str:
     """What is said of a database whose driver cannot be imported."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("psycopg", "psycopg2", "asyncpg", "aiosqlite"):
+        for module in ("psycopg", "psycopg2", "asyncpg", "aiosqlite", "MySQLdb", "mysql"):
             patch.setitem(sys.modules, module, None)
         with pytest.raises(ConfigurationError) as refused:
             AsyncTask(f"{driver}somewhere/here")
@@ -249,6 +250,8 @@ def test_a_missing_driver_is_named_with_the_package_to_install() -> None:
     assert missing("postgresql+psycopg://").endswith("is not installed: install async-task[postgres]")
     assert missing("postgresql+asyncpg://").endswith("is not installed: install asyncpg")
     assert missing("postgresql+psycopg2://").endswith(f"is not installed: install psycopg2, or {write_this}")
+    assert missing("mysql+mysqldb://").endswith("is not installed: install mysqlclient")
+    assert missing("mysql+mysqlconnector://").endswith("is not installed: install mysql-connector-python")
     assert missing("sqlite+aiosqlite:///").endswith("is not installed: install async-task[sqlite-async]")
 
 

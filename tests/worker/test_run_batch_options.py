@@ -107,6 +107,8 @@ def test_the_sweep_covers_every_queue_and_target(app: AsyncTask, engine: Engine,
         ({"max_seconds": float("nan")}, ConfigurationError, "max_seconds takes a finite number of seconds"),
         ({"overlap": "wait"}, ConfigurationError, "overlap is one of 'allow', 'skip' and 'fail', not 'wait'"),
         ({"overlap": None}, ConfigurationError, "overlap is one of"),
+        ({"stop": True}, ConfigurationError, "stop takes a threading.Event, which stops it once it is set, not True"),
+        ({"progress": 5}, ConfigurationError, r"progress takes a function, called as progress\(report\), not 5"),
     ],
 )
 def test_invalid_options_are_refused_before_anything_is_done(

@@ -7,12 +7,11 @@ import os
 import pathlib
 import signal
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select
 
 import elsewhere
 from async_task import AsyncTask, Attempt, ConfigurationError, Status
@@ -116,14 +115,34 @@ def test_a_killed_process_is_replaced_and_its_attempts_are_recovered_at_once_and
         f"worker process {victim} was killed by SIGKILL: another is started at once",
         f"attempts recovered from process {victim}: 1",
     ]
-    [crash] = events_of(engine, attempt.id, "crash")
-    assert crash.message.endswith(" has died")
-    assert f":{victim}:" in crash.message
+    [loss] = events_of(engine, attempt.id, "loss")
+    assert loss.message.endswith(" has died")
+    assert f":{victim}:" in loss.message
     assert row_of(engine, attempt.id).num_attempts == 2
     assert sorted(one[:2] for one in notes(tmp_path)) == sorted(
         [(str(attempt.id), 1), (str(attempt.id), 2), *((str(one.id), 1) for one in others)]
     )
     assert worker_pids(app) == set()
+
+
+@by_one_door
+@pytest.mark.only_on("postgresql")
+def test_a_process_that_reports_nothing_for_eight_seconds_is_killed_and_replaced(
+    script: Program, app: AsyncTask, tmp_path: pathlib.Path
+) -> None:
+    await_(lambda: len(worker_pids(app)) == 2, "both processes have begun")
+    frozen = min(worker_pids(app))
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        await_(lambda: not is_alive(frozen), "it is killed")
+        await_(lambda: len(worker_pids(app) - {frozen}) == 2, "another one is started")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(frozen, signal.SIGKILL)
+    (tmp_path / "stop").touch()
+    _, err = script.communicate()
+    assert script.returncode == 0
+    assert f"worker process {frozen} has not reported for 8 s: it is killed" in err
 
 
 @pytest.mark.parametrize("door", ["async"])
@@ -198,7 +217,7 @@ def test_invalid_numbers_and_event_loops_are_refused(app: AsyncTask) -> None:
     async def run() -> None:
         app.worker(processes=2).run()
 
-    with pytest.raises(ConfigurationError, match=r"await asyncio.to_thread\(app.worker\)"):
+    with pytest.raises(ConfigurationError, match=r"await asyncio.to_thread\(worker.run\)"):
         asyncio.run(run())
 
 
@@ -338,23 +357,17 @@ def in_calls(engine: Engine, write: Write, folder: pathlib.Path, number: int) ->
 def test_attempts_of_a_dead_process_are_recovered_before_their_lease_and_only_those(
     engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
-    """One that has crashed too often is failed."""
     with in_calls(engine, write, tmp_path, 2) as process:
         started = process_started(process.pid) or ""
         dead = Process(os.uname().nodename, process.pid, started)
         process.kill()
-        poison = uuid.UUID(notes(tmp_path)[0][0])
-        with engine.begin() as connection:
-            connection.execute(update(TABLE).where(TABLE.c.id == poison).values(num_crashes=2, num_attempts=3))
         assert recover_process(engine, TABLE, dead._replace(started=f"{started}0")) == SweepReport()
-        assert recover_process(engine, TABLE, dead) == SweepReport(recovered=1, crashed=1)
+        assert recover_process(engine, TABLE, dead) == SweepReport(recovered=2)
         assert recover_process(engine, TABLE, dead) == SweepReport()
-    failed = row_of(engine, poison)
-    assert (failed.status, failed.num_crashes) == (Status.FAILED, 3)
-    assert failed.last_error.startswith("crashed: 3 starts in a row")
     with engine.connect() as connection:
-        row = connection.execute(select(TABLE).where(TABLE.c.id != poison)).one()
-        assert (row.status, row.claim_id, row.num_crashes, row.num_errors) == (Status.PENDING, None, 1, 0)
+        for row in connection.execute(select(TABLE)):
+            charged = (row.num_crashes, row.num_losses, row.num_errors)
+            assert (row.status, row.claim_id, charged) == (Status.PENDING, None, (0, 1, 0))
         assert names_of(connection, TABLE, dead) == []
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.orm import Session
 
 import outbox
-from async_task import AsyncTask, Attempt, AttemptJob, ConfigurationError, JobEvent, Status
+from async_task import Again, AsyncTask, Attempt, AttemptJob, ConfigurationError, JobEvent, Status
 from async_task.execution import adaptive
 from async_task.execution.adaptive import BatchSize
 from async_task.execution.batch_executor import BatchExecutor
@@ -34,6 +34,7 @@ from outbox import (
     effect,
     effect_later,
     effects,
+    will,
 )
 from workers import at_rest, at_work, counted, make, working
 
@@ -307,19 +308,6 @@ def test_a_job_of_the_users_own_performs_every_attempt(engine: Engine, door: str
     assert calls.count("noted") == 5
 
 
-def test_an_unknown_target_does_not_stop_other_attempts(app: AsyncTask, engine: Engine) -> None:
-    [unknown] = make(engine, Client, method_name="ping")
-    with engine.begin() as connection:
-        connection.execute(update(Attempt).where(Attempt.id == unknown).values(target="test.gone"))
-    make(engine, Client, 5, method_name="ping")
-    with working(app):
-        await_(settled(engine, 5), "the others are performed")
-        await_(lambda: row_of(engine, unknown).last_error is not None, "it is parked")
-    row = row_of(engine, unknown)
-    assert (row.status, row.num_attempts, row.num_errors) == (Status.PENDING, 0, 0)
-    assert "test.gone" in row.last_error
-
-
 def test_attempts_of_one_key_are_performed_one_at_a_time_in_order(app: AsyncTask, engine: Engine) -> None:
     with working(app, concurrency=3):
         with Session(engine) as session, session.begin():
@@ -348,6 +336,21 @@ def test_an_idle_worker_is_notified_of_a_commit_by_another_process(app: AsyncTas
 
 
 @pytest.mark.only_on("postgresql")
+@pytest.mark.only_on("postgresql", "sqlite")  # on MariaDB a poll does not tell when the next attempt is due
+def test_an_attempt_that_becomes_due_is_performed_at_its_time_however_rarely_the_worker_polls(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptive, "FIRST_POLL", 3600)
+    with working(app, poll=3600):
+        make(engine, act_leased, 1)
+        will(lambda: calls.append("first") or Again(after=0.2))
+        await_(lambda: calls, "it is performed")
+        will(lambda: calls.append("second"))
+        await_(lambda: "second" in calls, "it is performed again at its time")
+        make(engine, act_leased, 1, scheduled_at=dt.datetime.now(dt.UTC) + dt.timedelta(seconds=0.5))
+        await_(lambda: calls.count("second") == 2, "another one is performed at its time")
+
+
 def test_a_worker_that_has_claimed_lately_writes_heartbeats_without_any_claim(engine: Engine) -> None:
     """So that its next claim need not wait for a beat. One that is idle beats every 15 s."""
 
@@ -417,6 +420,7 @@ def _asleep(engine: Engine) -> list[str]:
     [
         {"concurrency": 0}, {"concurrency": True}, {"async_concurrency": 0}, {"poll": 0}, {"settle_within": -1},
         {"settle_within": 3}, {"queues": {"mail": 0}}, {"queues": "mail"}, {"queues": [""]}, {"grace": -1},
+        {"listen": 5},
     ],
     ids=str,
 )  # fmt: skip

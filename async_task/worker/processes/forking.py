@@ -7,11 +7,16 @@ import signal
 import socket
 import stat
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+HANDLED = (signal.SIGINT, signal.SIGTERM, *([signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []))
+_blocked = threading.local()
+OURS = ("async_task", "async_task_cli")
+"""The packages whose handlers of signals are not for the children of calls."""
 
 
 def fork(live: Callable[[], object]) -> int:
@@ -33,6 +38,34 @@ def fork(live: Callable[[], object]) -> int:
             flush_streams()
             os._exit(status)
     return pid
+
+
+def _block_signals() -> None:
+    """Until the child has its own handlers: a signal that reaches it before would run ours there, and be lost."""
+    _blocked.before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
+def _unblock_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.before)
+
+
+def _forget_handlers() -> None:
+    """In each process that is forked from one of ours, also by a call: no handlers of ours. With them a child of
+    `multiprocessing` would take SIGTERM for a request to its worker, and `terminate` would wait for ever."""
+    ours = [number for number in HANDLED if _is_ours(signal.getsignal(number))]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    if ours:
+        signal.set_wakeup_fd(-1)
+    _unblock_signals()
+
+
+def _is_ours(handler: object) -> bool:
+    return callable(handler) and str(getattr(handler, "__module__", "")).partition(".")[0] in OURS
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_forget_handlers)
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -82,6 +115,22 @@ def signal_at_death_of(parent: int, number: signal.Signals) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(number))
     if os.getppid() != parent:
         os.kill(os.getpid(), number)  # it died before this was set
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever the children of this process leave behind, so that it can be reaped here: process 1
+    of a container may be a program that reaps nothing. Linux only."""
+    with contextlib.suppress(Exception):
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def reap_orphans(besides: Container[int]) -> None:
+    """Reap adopted processes that have ended, without taking the exit codes of the children `besides`."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid in besides:
+                return  # it is reaped by whoever waits for it, and the others after it
+            os.waitpid(ended.si_pid, 0)
 
 
 def cause_of_death(code: int) -> str:

@@ -12,6 +12,7 @@ take nothing along.
 """
 
 import contextlib
+import gc
 import os
 import select
 import socket
@@ -31,6 +32,7 @@ from async_task.error_text import describe
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
 from async_task.schema.states import Status
+from async_task.targets.parameter_types import ParameterTypes
 from async_task.worker.processes.forking import flush_streams, fork, has_open, socket_pair
 from async_task.worker.processes.zygote import PLACES, Board, Stage, Zygote, receive
 
@@ -44,6 +46,8 @@ IDLE = 60.0
 """Seconds after which a child without requests ends."""
 OPENING, SETTLING = 120.0, 660.0
 """Seconds for what is not the call: to connect, decrypt and lock; to write the outcome while the database is away."""
+BEAT = 0.5
+"""Seconds between two signs of life of a child."""
 ENDING = 10.0
 """Seconds to wait for the end of a process that was killed."""
 
@@ -153,7 +157,9 @@ class Children:
 
     def _begin(self) -> _Generation:
         (ours, theirs), board = socket_pair(), Board()
-        zygote = Zygote(theirs, board, os.getpid(), partial(_live_as_child, self._opened, board))
+        # Another thread may be importing the same just now: the zygote would wait for it, and there it does not exist.
+        warm_up = _warm_up if threading.active_count() == 1 else None
+        zygote = Zygote(theirs, board, os.getpid(), partial(_live_as_child, self._opened, board), warm_up)
         try:
             pid = fork(zygote.live)
         except OSError:
@@ -181,9 +187,25 @@ class Children:
         now, self._now = self._now, None
         if now is not None:
             now.is_over = self._is_closed  # first: whoever waits for a child shall know why it ended
+            # Shut, and not only closed: a process that a target left behind may have this end open too.
+            with contextlib.suppress(OSError):
+                now.link.shutdown(socket.SHUT_RDWR)
             now.link.close()
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(now.pid, 0)
+            _await_end(now.pid)
+
+
+def _warm_up() -> None:
+    """Import pydantic, which takes three times as long as all else that a child does before its first call."""
+    ParameterTypes("warm_up", (), {}).fit_plainly({})
+    gc.freeze()
+
+
+def _await_end(zygote: int) -> None:
+    """It ends its children within its GRACE; one that is frozen is left to itself."""
+    until = time.monotonic() + ENDING
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(zygote, os.WNOHANG)[0] == 0 and time.monotonic() < until:
+            time.sleep(0.005)
 
 
 class Child:
@@ -206,14 +228,15 @@ class Child:
         """Whether it waits for a request: only its end could be read from it then."""
         return not self.is_over and not self._is_readable(0)
 
-    def request(self, claim: Claim, limit: float | None) -> Outcome:
+    def request(self, claim: Claim, limit: float | None, longest_silence: float | None = None) -> Outcome:
         """Have a claim performed there; returns its outcome. `limit`: seconds that the call itself may take.
+        `longest_silence`: seconds for which the call may hold the GIL; None: until its limit.
 
         Raises NotPerformed; and, when the child has ended, Gone, Died or TookTooLong.
         """
         self.generation.board.write(self.place, Stage.IDLE)  # one that has answered may not have come to it
         try:
-            answer = self._ask(_line({"claim": claim}), limit)
+            answer = self._ask(_line({"claim": claim}), limit, longest_silence)
         except BaseException:
             self.end()
             raise
@@ -238,26 +261,31 @@ class Child:
         """Let it end by itself; only while it is idle."""
         self._link.close()
 
-    def _ask(self, request: bytes, limit: float | None) -> Mapping[str, Any]:
+    def _ask(self, request: bytes, limit: float | None, longest_silence: float | None) -> Mapping[str, Any]:
         asked = time.monotonic()
         self._link.settimeout(OPENING)
         with contextlib.suppress(OSError):  # it has just died, which is seen at once
             self._link.sendall(request)
-        overdue = self._wait(asked, limit)
+        overdue = self._wait(asked, limit, longest_silence)
+        silence = self.generation.board.silence(self.place)
         if overdue is not None:
             self._children.kill(self)
             self._link.settimeout(ENDING)
         answer = receive(self._link)  # it may have answered in the moment in which it was killed
         if answer is None:
+            if overdue is Stage.CALLING and longest_silence is not None and silence > 4 * BEAT:
+                raise Died(f"its process was ended: the call had held the GIL for {silence:.0f} s")
             raise self._lost() if overdue is None else _too_long(overdue)
         return decode(answer.decode())
 
-    def _wait(self, asked: float, limit: float | None) -> Stage | None:
+    def _wait(self, asked: float, limit: float | None, longest_silence: float | None) -> Stage | None:
         """Wait for something to read: None; or until one stage has taken too long: which one."""
         while True:
             stage, since = self.generation.board.read(self.place)
             left = _left(stage, asked if stage is Stage.IDLE else since, limit)
-            if self._is_readable(min(left, limit or OPENING)):
+            if stage is Stage.CALLING and longest_silence is not None:
+                left = min(left, longest_silence - self.generation.board.silence(self.place))
+            if self._is_readable(min(left, limit or OPENING, longest_silence or OPENING)):
                 return None
             if left <= 0:
                 return stage
@@ -293,6 +321,7 @@ def _too_long(stage: Stage) -> Exception:
 
 def _live_as_child(opened: Opened, board: Board, link: socket.socket, place: int) -> None:
     link.settimeout(IDLE)
+    threading.Thread(target=_beat, args=(board, place), daemon=True).start()
     with opened(partial(board.calling, place)) as perform:
         while (request := receive(link)) is not None:
             board.write(place, Stage.TAKEN)
@@ -302,6 +331,12 @@ def _live_as_child(opened: Opened, board: Board, link: socket.socket, place: int
             flush_streams()  # this process ends without
             link.sendall(_line(answer))
             board.write(place, Stage.IDLE)
+
+
+def _beat(board: Board, place: int) -> None:
+    while True:
+        board.beat(place)
+        time.sleep(BEAT)
 
 
 def _answer(perform: Callable[[Claim], Outcome], claim: Claim) -> Mapping[str, object]:

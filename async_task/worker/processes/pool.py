@@ -1,4 +1,4 @@
-"""Which child process performs a call: an idle one, or another one; for suspects always the same one."""
+"""Which child process performs a call: an idle one, or another one."""
 
 import threading
 
@@ -19,8 +19,9 @@ class Isolation:
         self._is_closed = False
         self._guard = threading.Lock()
 
-    def perform_isolated(self, claim: Claim, limit: float | None) -> Outcome:
-        """Returns the outcome of a claim; `limit`: seconds that its call may take. May be called from several threads.
+    def perform_isolated(self, claim: Claim, limit: float | None, longest_silence: float | None = None) -> Outcome:
+        """Returns the outcome of a claim; `limit`: seconds that its call may take, `longest_silence`: for which it may
+        hold the GIL. May be called from several threads.
 
         Raises TookTooLong when the call was ended for that, Died when it killed the child, else NotPerformed.
         """
@@ -28,7 +29,7 @@ class Isolation:
         for _ in range(TRIES):
             child = self._take()
             try:
-                return child.request(claim, limit)
+                return child.request(claim, limit, longest_silence)
             except Gone as gone:
                 how = str(gone)
             finally:
@@ -69,17 +70,20 @@ MARGIN = 5.0
 asyncio its coroutine, which is gentler."""
 
 
+LONGEST_SILENCE = 8.0
+"""Seconds for which the call of a suspect may hold the GIL. That is what a supervised worker process allows, too."""
+
+
 class Quarantine:
-    """Performs one suspect at a time, for any number of threads."""
+    """Performs suspects, each in a child that performs nothing else meanwhile, for any number of threads."""
 
     def __init__(self, children: Children) -> None:
         self._child = Isolation(children)
-        self._one = threading.Lock()
 
     def perform_suspect(self, claim: Claim, limit: float | None) -> Outcome:
-        """As `Isolation.perform_isolated`; without a limit the call may take any time, or until `Children.close`."""
-        with self._one:
-            return self._child.perform_isolated(claim, None if limit is None else limit + MARGIN)
+        """As `Isolation.perform_isolated`; without a limit the call may take any time, or until `Children.close`. A
+        call that holds the GIL for too long has died: nothing else could end it."""
+        return self._child.perform_isolated(claim, None if limit is None else limit + MARGIN, LONGEST_SILENCE)
 
     def close(self) -> None:
         self._child.close()

@@ -28,12 +28,13 @@ class Stage(IntEnum):
 
 class Board:
     """Where each child writes its stage, in memory that it shares with its parent: it can be read when the child is
-    dead, and the parent measures the time of the call alone without a message for it."""
+    dead, and the parent measures the time of the call alone without a message for it. A thread of the child writes
+    beside it when it last ran: it does not while a call holds the GIL."""
 
     _stamp = struct.Struct("d")
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, PLACES * (1 + self._stamp.size))
+        self._shared = mmap.mmap(-1, PLACES * (1 + 2 * self._stamp.size))
 
     def write(self, place: int, stage: Stage) -> None:
         """The child at this place has come to this stage."""
@@ -45,6 +46,18 @@ class Board:
         stage = Stage(self._shared[place])
         (since,) = self._stamp.unpack_from(self._shared, PLACES + place * self._stamp.size)
         return stage, since
+
+    def beat(self, place: int) -> None:
+        """The threads of the child at this place run."""
+        self._stamp.pack_into(self._shared, self._beat_of(place), time.monotonic())
+
+    def silence(self, place: int) -> float:
+        """Seconds since they last did, as far as is known."""
+        (beat,) = self._stamp.unpack_from(self._shared, self._beat_of(place))
+        return time.monotonic() - max(float(beat), self.read(place)[1])
+
+    def _beat_of(self, place: int) -> int:
+        return PLACES + (PLACES + place) * self._stamp.size
 
     @contextmanager
     def calling(self, place: int) -> Iterator[None]:
@@ -63,11 +76,14 @@ class _Child:
 
 
 class Zygote:
-    """Lives until its parent closes `link`, or dies. `live_as_child`: what a child does with its socket and place."""
+    """Lives until its parent closes `link`, or dies. `live_as_child`: what a child does with its socket and place.
+    `warm_up`: called before the first child is forked, for what each would do by itself otherwise."""
 
     def __init__(
-        self, link: socket.socket, board: Board, parent: int, live_as_child: Callable[[socket.socket, int], None]
-    ) -> None:
+        self, link: socket.socket, board: Board, parent: int, live_as_child: Callable[[socket.socket, int], None],
+        warm_up: Callable[[], object] | None = None,
+    ) -> None:  # fmt: skip
+        self._warm_up = warm_up
         self._link = link
         self._board = board
         self._parent = parent
@@ -116,6 +132,10 @@ class Zygote:
 
     def _answer(self, request: dict[str, int], given: list[int]) -> dict[str, object]:
         if "fork" in request:
+            if self._warm_up is not None:
+                with contextlib.suppress(Exception):
+                    self._warm_up()
+                self._warm_up = None
             return self._fork(request["fork"], socket.socket(fileno=given[0]))
         if "end" in request and (child := self._children.get(request["end"])) is not None:
             _kill_group(child.pid)

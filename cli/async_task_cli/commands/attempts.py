@@ -3,6 +3,7 @@
 import collections
 import datetime as dt
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,21 +12,28 @@ from rich.text import Text
 
 from async_task import MOST_COUNTED, AsyncTask, AttemptInfo, Status
 from async_task_cli.application import existing
+from async_task_cli.columns import Column, print_table
 from async_task_cli.fields import listed
 from async_task_cli.options import SETTINGS, Wanted, as_json, once_more, reaching
 from async_task_cli.selection import ORDERS, Filters, check_cursor, cursor_of, selected, selecting
-from async_task_cli.terminal import coloured, counted, page, plain, say, since, table
+from async_task_cli.terminal import briefly, coloured, counted, page, say
 
-WIDE = 110
 PLACES = {"created": "the oldest", "-created": "the newest", "due": "the first due", "-due": "the last due"}
+MOST_ROWS = 10_000
+"""How many rows are read at a time."""
+COLUMNS = (
+    Column("ID"), Column("WHEN"), Column("STATUS"), Column("TRIES", is_number=True),
+    Column("CALL", shortest=12), Column("ERROR", shortest=12),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of rows in order, and whether more follow; how many there are of each state on all pages, None for more
-    than MOST_COUNTED together; the database's clock."""
+    """A page of rows in order with their short ids, and whether more follow; how many there are of each state on all
+    pages, None for more than MOST_COUNTED together; the database's clock."""
 
     rows: Sequence[AttemptInfo]
+    ids: Mapping[uuid.UUID, str]
     has_more: bool
     counts: Mapping[Status, int] | None
     now: dt.datetime
@@ -34,24 +42,27 @@ class Listing:
 @click.command("list", context_settings=SETTINGS)
 @selecting
 @click.option(
-    "--order", type=click.Choice(list(ORDERS)), default="created", show_default=True, help="What comes first."
+    "--order", type=click.Choice(list(ORDERS)), default="-created", show_default=True, help="What comes first."
 )
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, metavar="N", help="At most N.")
 @click.option("--after", metavar="CURSOR", help="Only those behind this one: the id of the last line before.")
 @as_json
 @reaching
 def list_attempts(wanted: Wanted, filters: Filters, order: str, limit: int, after: str | None, is_json: bool) -> None:
-    """List attempts, oldest first, and count them.
+    """List attempts, newest first, and count them.
+
+    One line is one attempt. WHEN is when it ended, when it began (performing), when it is due (pending), or when it
+    was created (waiting: it is not the first of its order key). ERROR is the last error, or for what an attempt waits.
+    On a terminal, CALL and ERROR are cut in the middle to fit; in a pipe they are whole. ID is the end of the id;
+    `show` and all verbs take it, as well as the beginning or the whole id. --target takes what CALL prints, also where
+    it is cut.
 
     States are those of the row, and: due (may be started now), performing (a worker has claimed it), stuck (a person
-    may have to look at it). An attempt that is not the first of its order key is shown as waiting. WHEN is an instant
-    with its zone (2026-10-25T02:30Z) or a length of time before now (2h, 3d). The orders due and -due list only what
-    waits in a queue.
+    may have to look at it). WHEN as an option is an instant with its zone (2026-10-25T02:30Z) or a length of time
+    before now (2h, 3d). The orders due and -due list only what waits in a queue.
 
-    --json writes one object a line. After --limit lines there may be more: give --after the id of the last one, or its
-    due_at,id where --order is by due. New attempts do not shift the pages.
-
-    A terminal of 110 columns also shows when, and the last error.
+    --json writes one object a line, with the whole id. After --limit lines there may be more: give --after the whole
+    id of the last one, or its due_at,id where --order is by due. New attempts do not shift the pages.
     """
     check_cursor(after, order)
     with existing(wanted) as app:
@@ -60,7 +71,8 @@ def list_attempts(wanted: Wanted, filters: Filters, order: str, limit: int, afte
                 click.echo(json.dumps(listed(row)))
             return
         found = _listing(app, filters, order, limit, after)
-    _print(found, PLACES[order] if after is None else "the next", is_wide=page().width >= WIDE)
+    _print(found)
+    say(_summary(found, PLACES[order] if after is None else "the next"))
     if found.has_more and found.rows:
         cursor = cursor_of(found.rows[-1], order)
         say(f"The next ones: {once_more(click.get_current_context(), '--after', cursor)}")
@@ -71,7 +83,12 @@ def _listing(app: AsyncTask, filters: Filters, order: str, limit: int, after: st
     has_more = len(rows) > limit
     is_all = not has_more and after is None
     counts = collections.Counter(row.status for row in rows) if is_all else _counts(app, filters)
-    return Listing(rows[:limit], has_more, counts, app.now())
+    rows = rows[:limit]
+    ids: dict[uuid.UUID, str] = {}
+    for some in (rows[at : at + MOST_ROWS] for at in range(0, len(rows), MOST_ROWS)):
+        ids |= app.attempts.short_ids(row.id for row in some)
+        ids |= app.attempts.short_ids({row.waits_behind for row in some if row.waits_behind is not None})
+    return Listing(rows, ids, has_more, counts, app.now())
 
 
 def _counts(app: AsyncTask, filters: Filters) -> Mapping[Status, int] | None:
@@ -85,18 +102,20 @@ def _counts(app: AsyncTask, filters: Filters) -> Mapping[Status, int] | None:
     return counts if counts.total() <= MOST_COUNTED else None
 
 
-def _print(found: Listing, place: str, *, is_wide: bool) -> None:
-    console = page()
+def _print(found: Listing) -> None:
     if found.rows:
-        more = ["WHEN", "LAST ERROR"] if is_wide else []
-        made = table(
-            ["ID", "STATUS", "TRIES", "CALL", *more], numbers=["TRIES"], whole=["ID", "STATUS", "TRIES", "WHEN"]
-        )
-        for row in found.rows:
-            cells = [Text(str(row.id)), coloured(_state(row)), Text(str(row.num_attempts)), plain(row.call)]
-            made.add_row(*cells, *([Text(_when(row, found.now)), plain(_brief(row.last_error))] if is_wide else []))
-        console.print(made)
-    console.print(_summary(found, place), soft_wrap=True)
+        print_table(page(), COLUMNS, [_cells(found, row) for row in found.rows])
+
+
+def _cells(found: Listing, row: AttemptInfo) -> Sequence[Text | str]:
+    when = briefly(_when(row), found.now)
+    return found.ids[row.id], when, coloured(_state(row)), str(row.num_attempts), row.call, _error(found, row)
+
+
+def _error(found: Listing, row: AttemptInfo) -> str:
+    if row.last_error is None and row.waits_behind is not None:
+        return f"(waits behind {found.ids[row.waits_behind]})"
+    return row.error or ""
 
 
 def _state(row: AttemptInfo) -> str:
@@ -107,18 +126,12 @@ def _state(row: AttemptInfo) -> str:
     return "performing" if row.is_performing else "pending"
 
 
-def _when(row: AttemptInfo, now: dt.datetime) -> str:
+def _when(row: AttemptInfo) -> dt.datetime:
     if row.completed_at is not None:
-        return since(row.completed_at, now)
+        return row.completed_at
     if row.is_performing and row.attempted_at is not None:
-        return f"began {since(row.attempted_at, now)}"
-    if not row.released:
-        return "waits for its turn" if row.waits_behind is None else f"waits behind {row.waits_behind}"
-    return f"due {since(row.due_at, now)}"
-
-
-def _brief(error: str | None) -> str:
-    return (error or "").partition("\n")[0]
+        return row.attempted_at
+    return row.due_at if row.released else row.created_at
 
 
 def _summary(found: Listing, place: str) -> str:

@@ -10,15 +10,18 @@ from typing import Any
 
 import click
 
-from async_task import MOST_COUNTED, AsyncTask, BatchPreview, BatchReport
+from async_task import MOST_COUNTED, AsyncTask, BatchPreview, BatchReport, FinalFailureGroup, Status
 from async_task_cli.application import existing
-from async_task_cli.faults import NO_TIME_LEFT, SOME_FAILED
+from async_task_cli.columns import Column, print_table
+from async_task_cli.faults import NO_TIME_LEFT, SOME_FAILED, one_line
 from async_task_cli.fields import as_json_value
+from async_task_cli.logs import without_final_failures
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.progress import Bar
-from async_task_cli.signals import Stop
-from async_task_cli.terminal import counted, is_watched, page, plain, print_sheet, say, table
+from async_task_cli.signals import INTERRUPTED, Stop, end
+from async_task_cli.terminal import counted, is_watched, page, plain, print_sheet, say
 
+PREVIEW_COLUMNS = Column("QUEUE", shortest=12), Column("TARGET", shortest=12), Column("DUE", is_number=True)
 STOPPING = "async-task: stopping: finishing running calls; a second signal abandons them"
 
 
@@ -77,7 +80,8 @@ def run_batch(wanted: Wanted, is_dry: bool, is_json: bool, fail_on: str | None, 
     """Recover, expire, then perform all calls that were due when it began, once, and end.
 
     Made for cron: it prints nothing when all went well and there is no terminal. A call that will be retried is not a
-    failure. After SIGINT or SIGTERM no call is started, and running calls are finished. Recovery and expiry are for
+    failure. Calls that failed for good or expired are printed on standard error, one line for those that ended alike.
+    After SIGINT or SIGTERM no call is started, and running calls are finished. Recovery and expiry are for
     all queues and targets, whichever are named.
 
     \b
@@ -88,17 +92,20 @@ def run_batch(wanted: Wanted, is_dry: bool, is_json: bool, fail_on: str | None, 
       superseded  (another process claimed or changed it)
       expired     includes those that the sweep before expired
       recovered   attempts whose process died, released by that sweep
-      crashed     the same, failed at the crash limit
       seconds     how long it took
       left        due and not started for lack of time; 10000: or more
       paused      queues with waiting attempts, left out because paused
+      unknown     due and left to other processes, because this one does
+                  not know their target, method or key; 10000: or more
+      failures    final failures in groups: [{call, status, reason, count,
+                  latest: the attempt of the last one}]
       overlapped  null, or the other run because of which it did nothing:
                   {worker, host, pid, started_at}
     With --dry-run:
       dry_run     true
       due         attempts that are due now
       calls       [{queue, target, due, unperformable, problems: []}]
-                  unperformable: would be parked, as problems say
+                  unperformable: not by this process, as problems say
       to_recover, to_expire
       paused      the names of the queues that are paused
       overlapped  null, or the other run that is running now
@@ -109,8 +116,13 @@ def run_batch(wanted: Wanted, is_dry: bool, is_json: bool, fail_on: str | None, 
 
 
 def _run(app: AsyncTask, is_json: bool, fail_on: str | None, **options: Any) -> int:
-    with Stop(STOPPING).listening() as stop, _progress() as progress:
-        report = app.run_batch(stop=stop.event, progress=progress, **options)
+    with Stop(STOPPING, abandons=True).listening() as stop, _progress() as progress, without_final_failures():
+        try:
+            report = app.run_batch(stop=stop.event, progress=progress, **options)
+        except KeyboardInterrupt:
+            return end(stop.exit_code or INTERRUPTED)
+    for one in report.failures:
+        say(f"async-task: {one_line(failure_words(one))}")
     if is_json:
         click.echo(json.dumps(as_data(report)))
     elif report.overlapped is None and (is_watched() or stop.exit_code is not None):
@@ -121,7 +133,7 @@ def _run(app: AsyncTask, is_json: bool, fail_on: str | None, **options: Any) -> 
         return stop.exit_code
     if report.left:
         say(f"async-task: no time left: {_left(report.left)} due and not started")
-    if fail_on and report.failed + report.crashed:
+    if fail_on and report.failed:
         return SOME_FAILED
     return NO_TIME_LEFT if report.left else 0
 
@@ -144,7 +156,15 @@ def as_data(report: BatchReport | BatchPreview) -> dict[str, Any]:
         data["overlapped"]["started_at"] = as_json_value(report.overlapped.started_at)
     if isinstance(report, BatchReport):
         data["seconds"] = round(report.seconds, 3)
+        data["failures"] = [one | {"latest": str(one["latest"])} for one in data["failures"]]
     return data
+
+
+def failure_words(group: FinalFailureGroup) -> str:
+    """`12 calls of shop.orders.fulfill failed for good: ConnectionError: refused (the last one: attempt 0192...)`."""
+    ended = "failed for good" if group.status is Status.FAILED else "expired"
+    attempt = f"attempt {group.latest}" if group.count == 1 else f"the last one: attempt {group.latest}"
+    return f"{counted(group.count, 'call')} of {group.call} {ended}: {group.reason} ({attempt})"
 
 
 def figures(report: BatchReport) -> str:
@@ -153,12 +173,10 @@ def figures(report: BatchReport) -> str:
         (report.succeeded, "succeeded"), (report.retried, "to be retried"), (report.failed, "failed"),
         (report.canceled, "canceled"), (report.parked, "parked"), (report.superseded, "taken over by other processes"),
     )  # fmt: skip
-    swept = _listed(
-        (report.expired, "expired"), (report.recovered, "recovered"), (report.crashed, "failed at the crash limit")
-    )
-    swept = "; ".join(part for part in (swept, _left_out(report.paused)) if part)
+    swept = _listed((report.expired, "expired"), (report.recovered, "recovered"))
+    swept = "; ".join(part for part in (swept, _left_out(report.paused), _unknown(report.unknown)) if part)
     if not report.claimed:
-        begun = "Nothing was started" if report.left or report.paused else "Nothing was due"
+        begun = "Nothing was started" if report.left or report.paused or report.unknown else "Nothing was due"
         return "; ".join(part for part in (begun, swept) if part) + "."
     made = ": ".join(
         part for part in (f"{counted(report.claimed, 'attempt')} in {report.seconds:.1f} s", ended) if part
@@ -168,6 +186,12 @@ def figures(report: BatchReport) -> str:
 
 def _left_out(paused: int) -> str:
     return f"{counted(paused, 'queue is', 'queues are')} paused, and left out" if paused else ""
+
+
+def _unknown(number: int) -> str:
+    if not number:
+        return ""
+    return f"{_left(number)} of targets, methods or keys that this process does not know left to other processes"
 
 
 def _listed(*numbers: tuple[int, str]) -> str:
@@ -187,13 +211,12 @@ def _preview(
         return 0
     console = page()
     if found.calls:
-        made = table(["QUEUE", "TARGET", "DUE"], numbers=["DUE"], whole=["DUE"])
-        for one in found.calls:
-            made.add_row(plain(one.queue), plain(one.target), f"{one.due:,}")
-        console.print(made)
+        print_table(console, PREVIEW_COLUMNS, [(one.queue, one.target, f"{one.due:,}") for one in found.calls])
     for one in found.calls:
         for problem in one.problems:
-            hindered = f"{counted(one.unperformable, 'attempt')} of {one.target} in {one.queue} would be parked"
+            hindered = (
+                f"{counted(one.unperformable, 'attempt')} of {one.target} in {one.queue} cannot be performed here"
+            )
             print_sheet(console, [("!", plain(f"{hindered}: {problem}"))], indent=0)
     for sentence in _expectations(found, limit):
         console.print(plain(sentence), soft_wrap=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from sqlalchemy import inspect
 
 from async_task import AsyncTask
 from async_task_cli.application import find_app, refuse_missing_file
@@ -56,16 +57,24 @@ def check(wanted: Wanted, config: Path | None, is_json: bool) -> int:
 
 def _database(app: AsyncTask) -> Iterator[Finding]:
     version = app.schema_version()
-    yield _version(version)
+    wrong: list[str] = []
     if version is None or version == SCHEMA_VERSION:
-        wrong = app.read(lambda session: differences(session.connection(), tables_of(app.model)))
+        wrong = app.on_connection(lambda connection: differences(connection, tables_of(app.model)))
+    attempts = table_of(app.model)
+    is_there = version is not None or app.on_connection(
+        lambda connection: inspect(connection).has_table(attempts.name, attempts.schema)
+    )
+    yield _version(version, is_there=is_there)
+    if version is None or version == SCHEMA_VERSION:
         yield from _listed("tables", wrong, "as the model has them")
-        if not wrong:
+        if not wrong and version is not None:
             yield from _waiting(app)
 
 
-def _version(version: int | None) -> Finding:
-    if version is None:
+def _version(version: int | None, *, is_there: bool) -> Finding:
+    if version is None and is_there:
+        words = "the tables are there without a version: `async-task adopt` takes them over"
+    elif version is None:
         words = f"the database has none: this library needs {SCHEMA_VERSION}, and `async-task install` creates it"
     elif version < SCHEMA_VERSION:
         words = f"{version} is old: this library needs {SCHEMA_VERSION}, and `async-task upgrade` brings it there"
@@ -97,7 +106,10 @@ def _tree(app: AsyncTask, config: Path | None) -> Iterator[Finding]:
         return
     installed = tree.installed(table_of(app.model))
     if installed is None:
-        yield Finding("alembic", False, "no revision creates the tables: `async-task install` writes it")
+        names = "a revision of your own names the tables; `async-task upgrade --apply` upgrades them"
+        lacks = "no revision creates the tables: `async-task install` writes it"
+        is_named = tree.naming(table_of(app.model)) is not None
+        yield Finding("alembic", is_named, names if is_named else lacks)
     elif installed[1] != SCHEMA_VERSION:
         words = f"revision {installed[0]} makes version {installed[1]}, not {SCHEMA_VERSION}: `async-task upgrade`"
         yield Finding("alembic", False, words)

@@ -10,6 +10,7 @@ from async_task import Status
 from async_task_cli.demo.play import Play
 from async_task_cli.demo.scenes import SCENES
 from async_task_cli.demo.stage import Stage, check, command_words, entering, set_up, usable
+from async_task_cli.logs import without_final_failures
 from async_task_cli.options import SETTINGS, Wanted, debugging
 from async_task_cli.terminal import coloured, page, table
 
@@ -27,7 +28,7 @@ def demo(database_url: str | None) -> None:
     began = time.monotonic()
     given = click.get_current_context().find_object(Wanted)
     url = usable(database_url or (given.database_url if given else None))
-    with set_up(url) as stage:
+    with without_final_failures(), set_up(url) as stage:
         _introduce(stage)
         play = Play.on(stage, lambda words: click.echo(f"   {words}"))
         for number, (title, scene) in enumerate(SCENES, 1):

@@ -14,6 +14,7 @@ from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.migrations.body import installing
 from async_task_cli.migrations.execution import as_sql
 from async_task_cli.migrations.schema import table_of, tables_of
+from async_task_cli.migrations.tree import Tree
 from async_task_cli.migrations.writing import Writing, brief, metadata_lines, metadata_lines_of, writing
 from async_task_cli.options import SETTINGS, Wanted, reaching
 from async_task_cli.scaffold import Planned, Wish, plan, write
@@ -42,6 +43,9 @@ def install(
 
     It is rendered by your script.py.mako, and named as you name revisions. With --model and --jobs it also writes these
     modules, and their tests where the project has pytest. All files are yours from then on; none is overwritten.
+
+    Run it before `alembic revision --autogenerate`, which otherwise writes the tables into a revision of its own,
+    without their version. If that has happened and was carried out, run `async-task adopt`.
     """
     names = {"table": table} if table else {}
     planned = plan(Wish(Path.cwd(), model=model_file, jobs=jobs_file, schema=schema, base=base, **names))
@@ -49,13 +53,17 @@ def install(
         _apply(wanted, table or schema, is_dry=writing.is_dry)
     elif model_file is not None:
         module = module_at(model_file, Path.cwd().resolve())
-        _install(writing, _model_named(table, schema), metadata_lines_of(module.name, "Attempt"))
+        _install(writing, _model_named(table, schema), metadata_lines_of(module.name, "Attempt", writing.tree()))
     elif table or schema:
-        _install(writing, _model_named(table, schema), _model_lines(table, schema))
+        _install(writing, _model_named(table, schema), _model_lines(table, schema, writing.tree()))
     else:
         model = find_model(wanted)
         _install(writing, model, metadata_lines(model, writing.tree()))
     _write_files(planned, is_dry=writing.is_dry)
+    if model_file is not None and not writing.is_dry:
+        name = module_at(model_file, Path.cwd().resolve()).name
+        say("\nGive the model to the application, which else uses the ready-made one:\n")
+        say(f"    from {name} import Attempt\n    outbox = AsyncTask(..., model=Attempt)\n")
 
 
 def _apply(wanted: Wanted, other: str | None, *, is_dry: bool) -> None:
@@ -76,6 +84,12 @@ def _install(writing: Writing, model: type[BaseAttempt], target_metadata: Sequen
     if installed is not None:
         say(f"Already installed in revision {installed[0]}; no revision was written.")
         return
+    if (other := tree.naming(attempts)) is not None:
+        say(
+            f"{brief(other)} names these tables already, as autogenerate writes it; no revision was written.\n"
+            "If it has run nowhere, delete it and install again. If it has, run `async-task adopt` in each database."
+        )
+        return
     made = tree.made()  # beside a second table of attempts, in the same schema
     missing = [table for table in tables_of(model) if table.fullname not in made]
     writing.write(tree, installing(missing, attempts), target_metadata)
@@ -90,13 +104,12 @@ def _model_named(table: str | None, schema: str | None) -> type[BaseAttempt]:
     return type("Attempt", (BaseAttempt, Base), names)
 
 
-def _model_lines(table: str | None, schema: str | None) -> list[str]:
+def _model_lines(table: str | None, schema: str | None, tree: Tree) -> list[str]:
     """The lines of env.py for the tables of a model that the user has elsewhere, or has yet to write."""
     place = f", and __table_args__ = {{'schema': {schema!r}}}" if schema else ""
     return [
         f"# Your model, with __tablename__ = {table or Attempt.__tablename__!r}{place}; --model PATH writes it.",
-        "from shop.attempt import Attempt",
-        "target_metadata = Attempt.metadata",
+        *metadata_lines_of("shop.attempt", "Attempt", tree),
     ]
 
 

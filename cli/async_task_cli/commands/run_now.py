@@ -4,12 +4,13 @@ import contextlib
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from typing import Any
 
 import click
 
 from async_task import (
     AsyncTask,
+    AsyncTaskError,
     Busy,
     Canceled,
     Expired,
@@ -26,10 +27,10 @@ from async_task import (
 )
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
-from async_task_cli.changes import Change, Verb, changed, foreseen, report, status_of
+from async_task_cli.changes import Change, Verb, applied, foreseen, report, status_of
 from async_task_cli.chosen import Chosen, choosing
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
-from async_task_cli.signals import Stop
+from async_task_cli.signals import INTERRUPTED, Stop, end
 from async_task_cli.terminal import span
 
 STOPPING = "async-task: stopping: finishing the running call; a second signal abandons it"
@@ -52,6 +53,9 @@ def run_now(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | Non
     refused (busy, succeeded before), failed, expired or was parked. --all means the pending ones, unless --status
     gives others.
 
+    After SIGINT or SIGTERM no other call is started, and the running one is finished. A second signal abandons it: its
+    attempt is released, uncharged.
+
     --json as with `retry`, and outcome: succeeded, retried, failed, expired, canceled, parked, busy, not_due,
     not_pending or superseded; null when the attempt could not be made due.
     """
@@ -60,8 +64,11 @@ def run_now(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | Non
     with existing(wanted) as app:
         ids = chosen.found(app, verb.word, (Status.PENDING.value,))
         changes = (foreseen(app, verb, one) if chosen.is_dry else _run(app, verb, one, name) for one in ids)
-        with Stop(STOPPING).listening() as stop:
-            code = report(verb.word, _until(stop, changes), is_dry=chosen.is_dry, is_json=is_json)
+        with Stop(STOPPING, abandons=True).listening() as stop:
+            try:
+                code = report(verb.word, _until(stop, changes), is_dry=chosen.is_dry, is_json=is_json)
+            except KeyboardInterrupt:
+                return end(stop.exit_code or INTERRUPTED)
     return code if stop.exit_code is None else stop.exit_code
 
 
@@ -73,16 +80,19 @@ def _until(stop: Stop, changes: Iterable[Change]) -> Iterator[Change]:
 
 
 def _run(app: AsyncTask, verb: Verb, attempt_id: uuid.UUID, actor: str) -> Change:
-    with acting(actor):
-        change = changed(app, verb, attempt_id)
-    if not change.is_done:
-        return change
-    with contextlib.redirect_stdout(sys.stderr):  # what targets print is not data
-        outcome = app.perform(attempt_id)
+    def retry(session: Any) -> None:
+        with acting(actor):
+            applied(session, app, verb, attempt_id)
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what targets print is not data
+            outcome = app.perform(attempt_id, abandonable=True, before=retry)
+    except AsyncTaskError as error:
+        return Change(attempt_id, False, status_of(app, attempt_id), str(error))
     is_done = isinstance(outcome, (Succeeded, Retried))
     words = _words(outcome)
     said = words if is_done else f"run-now: attempt {attempt_id} {words}"
-    return replace(change, is_done=is_done, status=status_of(app, attempt_id), words=said, outcome=NAMES[type(outcome)])
+    return Change(attempt_id, is_done, status_of(app, attempt_id), said, NAMES[type(outcome)])
 
 
 def _words(outcome: Outcome) -> str:  # noqa: PLR0911
@@ -96,6 +106,8 @@ def _words(outcome: Outcome) -> str:  # noqa: PLR0911
             return f"failed: {reason}"
         case Expired(_, reason):
             return f"expired: {reason}"
+        case Parked(_, after, reason) if not after:
+            return f"is left to other processes, uncharged: {reason}"
         case Parked(_, after, reason):
             return f"is parked for {span(after.total_seconds())}, uncharged: {reason}"
         case Busy(_, by, _):

@@ -47,15 +47,15 @@ def _write(writing: Writing, model: type[BaseAttempt]) -> None:
 def _apply(app: AsyncTask, *, is_dry: bool) -> None:
     refuse_missing_file(app)
     found = app.schema_version()
-    if found is None:
-        raise Refusal("the database has no tables of async-task: `async-task install` creates them", CONFIGURATION)
-    if found == SCHEMA_VERSION:
+    if found is None:  # what to do with tables that are missing, or have no version, the check says
+        app.check_schema()
+    elif found == SCHEMA_VERSION:
         say(f"Already at version {SCHEMA_VERSION}; nothing was changed.")
     elif is_dry:
         click.echo(as_sql(_step_from(found, app.model), make_url(app.address).get_backend_name()), nl=False)
     else:
         body = _step_from(found, app.model)
-        app.read(lambda session: carry_out(body, session.connection()))
+        app.on_connection(lambda connection: carry_out(body, connection))
         say(f"The tables in {app.address} are of version {body.version} now.")
 
 

@@ -6,9 +6,7 @@ import datetime as dt
 import gc
 import json
 import logging
-import os
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +21,7 @@ from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.logs import JSON, TEXT, Lines, log_lines
 from async_task_cli.moments import Length
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
-from async_task_cli.signals import Leave
+from async_task_cli.signals import Leave, end
 from async_task_cli.terminal import counted, is_watched
 
 logger = logging.getLogger("async_task")
@@ -98,6 +96,7 @@ class Manner:
     "--log-format", type=click.Choice([TEXT, JSON]),
     help="Format of the log on standard error: text, unless the application has configured logging.",
 )  # fmt: skip
+@click.option("--clock", "clock", is_flag=True, help="Enqueue by the schedule too; several workers may.")
 @click.option("--top", "is_top", is_flag=True, help="Show a live view on the terminal; for one process.")
 @as_json
 @reaching
@@ -121,7 +120,9 @@ def worker(
       succeeded, retried, failed, expired, canceled, parked, superseded
                   number of attempts with this outcome
     --log-format json writes one object a line:
-      time (ISO 8601, UTC), level, message, worker, logger, and trace after an error
+      time (ISO 8601, UTC), level, message, worker, logger, and trace after an error;
+      of a try that raised and of a final failure also attempt_id, target, method,
+      queue, outcome, tries, error
     Later versions may add fields; they rename none.
     """
     manner = Manner(is_json, is_top)
@@ -146,7 +147,7 @@ def _work(app: AsyncTask, made: AttemptWorker | Supervisor, manner: Manner, line
     with leave.listening(), contextlib.redirect_stdout(sys.stderr), _watched(app, made, manner, lines) as watch:
         tally = _by_key(made.run(began=lambda name: (began(name), watch())))
     _tell(tally, time.monotonic() - started_at, manner)
-    return _end(leave.exit_code or 0)
+    return end(leave.exit_code or 0)
 
 
 def _begin(app: AsyncTask, made: AttemptWorker, lines: Lines) -> Callable[[str], object]:
@@ -215,15 +216,3 @@ def _tell(tally: Mapping[str, int], seconds: float, manner: Manner) -> None:
         click.echo(json.dumps({"seconds": round(seconds, 3), **numbers}))
     ended = ", ".join(f"{tally[key]:,} {key}" for key in ENDED.values() if tally.get(key))
     logger.info("ended after %s: %s", dt.timedelta(seconds=round(seconds)), ended or "nothing was due")
-
-
-def _end(code: int) -> int:
-    """End this process now if abandoned calls still run in it: nothing else can end their threads."""
-    left = [one for one in threading.enumerate() if one.name.startswith(("async-task-lane", "async-task-call"))]
-    if not left:
-        return code
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)

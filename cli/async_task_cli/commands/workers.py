@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -9,29 +10,39 @@ from rich.text import Text
 
 from async_task import WorkerInfo
 from async_task_cli.application import existing
+from async_task_cli.columns import Column, print_table
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
-from async_task_cli.terminal import coloured, counted, page, plain, span, table
+from async_task_cli.terminal import briefly, coloured, counted, page, say
 
+COLUMNS = (
+    Column("NAME", shortest=12), Column("BEGAN"), Column("LAST BEAT"), Column("STATE"), Column("QUEUES", shortest=6),
+    Column("LANES", is_number=True), Column("CLAIMS", is_number=True),
+)  # fmt: skip
 SILENT = dt.timedelta(minutes=1)
-"""An idle worker's heartbeat comes four times in that time, a busy one's more often."""
+"""An idle worker's heartbeat comes four times in that time, that of any other more often."""
 
 
 @click.command("workers", context_settings=SETTINGS)
 @as_json
 @reaching
 def workers(wanted: Wanted, is_json: bool) -> None:
-    """List the processes that perform attempts, the oldest first.
+    """List the processes that perform attempts, and the clocks: the living first, and of these the oldest.
 
-    STATE: busy (has claims), awake (polls), asleep (waits for a notification), or silent: without a heartbeat for a
-    minute. A dead process stays in the list for a day; its claims are recovered within seconds.
+    STATE: busy (has claims), awake (polls), asleep (waits for a notification), ticking (a clock), silent (runs on this
+    machine, without a heartbeat for a minute: frozen, or cut off from the database), or dead. A process of this machine
+    is dead as soon as it has ended. One of another machine or container is dead when its heartbeats are missing: for a
+    lease (5 s) if it has claims or is a batch; for 20 s if it is an idle worker, which sends one every 15 s, or a
+    clock. A clock that hangs is dead after 20 s although its process runs. A dead process stays in the list for a day;
+    its claims are recovered within seconds.
 
     \b
     --json writes one object a line:
-      name, host, pid, kind (worker, run-batch, or null), started_at,
-      beat_at, silent_seconds, state, asleep,
+      name, host, pid, kind (worker, run-batch, clock, or null), started_at,
+      beat_at, silent_seconds, asleep,
+      state  busy, awake, asleep, ticking, silent or dead
       claims (running attempts; at most 10000 of all are counted)
       about  what it reports: queues (threads by name; none: all),
-             concurrency, async_concurrency, targets, version
+             concurrency, async_concurrency, targets, version; a clock: entries
     Fields may be added, and are not renamed.
     """
     with existing(wanted) as app:
@@ -40,24 +51,37 @@ def workers(wanted: Wanted, is_json: bool) -> None:
         for one in found:
             click.echo(json.dumps(as_data(one)))
         return
-    console = page()
     if found:
-        console.print(sheet(found))
-    console.print(f"{counted(len(found), 'process', 'processes')}.")
+        print_table(page(), COLUMNS, rows(found))
+    num_dead = sum(one.is_dead for one in found)
+    say(f"{counted(len(found), 'process', 'processes')}{f', {num_dead} of them dead' if num_dead else ''}.")
 
 
-def sheet(found: list[WorkerInfo]) -> Any:
+def rows(found: Sequence[WorkerInfo]) -> list[Sequence[Text | str]]:
     """For people."""
-    made = table(["NAME", "SINCE", "LAST BEAT", "STATE", "QUEUES", "LANES", "CLAIMS"], numbers=["LANES", "CLAIMS"])
-    for one in found:
-        beat, since = (f"{span(length.total_seconds())} ago" for length in (one.silent_for, _at_work(one)))
-        queues = ", ".join(one.about.get("queues") or ["all"]) if one.kind == "worker" else ""
-        cells = [plain(one.name), Text(since), Text(beat), coloured(state(one)), plain(queues)]
-        made.add_row(*cells, Text(str(one.about.get("concurrency", ""))), Text(f"{one.claims:,}"))
-    return made
+    return [_row(one) for one in found]
+
+
+def _row(one: WorkerInfo) -> Sequence[Text | str]:
+    now = one.beat_at + one.silent_for
+    queues = ", ".join(one.about.get("queues") or ["all"]) if one.kind == "worker" else ""
+    lanes, claims = str(one.about.get("concurrency", "")), f"{one.claims:,}"
+    return (
+        one.name,
+        briefly(one.started_at, now),
+        briefly(one.beat_at, now),
+        coloured(state(one)),
+        queues,
+        lanes,
+        claims,
+    )
 
 
 def state(one: WorkerInfo) -> str:
+    if one.is_dead:
+        return "dead"
+    if one.kind == "clock":
+        return "ticking"
     if one.silent_for > SILENT:
         return "silent"
     if one.claims:
@@ -72,7 +96,3 @@ def as_data(one: WorkerInfo) -> dict[str, Any]:
         "silent_seconds": round(one.silent_for.total_seconds(), 3), "state": state(one), "asleep": one.is_asleep,
         "claims": one.claims, "about": dict(one.about),
     }  # fmt: skip
-
-
-def _at_work(one: WorkerInfo) -> dt.timedelta:
-    return one.beat_at + one.silent_for - one.started_at

@@ -25,7 +25,7 @@ from async_task_cli.faults import UNEXPECTED, USAGE, Refusal
 T = TypeVar("T")
 LEASE = 1.0
 PATIENCE = 20.0
-PROJECT = '[tool.async-task]\napp = "shop.app:app"\n'
+PROJECT = '[tool.async-task]\napp = "shop.app:outbox"\n'
 URL_FILE = "database-url"
 KEYS_FILE = "shop.keys"
 
@@ -73,7 +73,7 @@ def set_up(database_url: str | None) -> Iterator[Stage]:
         except BaseException:
             shutil.rmtree(folder)
             raise
-        yield Stage(folder, shop["app"].app, shop, warehouse)
+        yield Stage(folder, shop["app"].outbox, shop, warehouse)
 
 
 def _new_project() -> Path:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from importlib import resources
 
 from sqlalchemy import Table
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.sql.ddl import sort_tables
 
 from async_task.schema.indexes import sequence_dropped, sequence_made, storage_of
 from async_task_cli.migrations.rendering import creating, dropping, quoted, schema_of
-from async_task_cli.migrations.schema import SCHEMA_VERSION, companion_tables
+from async_task_cli.migrations.schema import SCHEMA_VERSION, companion_tables, sequence_of
 
 FIRST_VERSION = 1
 """What the first `install --apply` made. Each later version has its steps in `versions/`. The tests execute them, up
@@ -65,6 +65,14 @@ def installing(tables: Sequence[Table], attempts: Table) -> Body:
     return Body(SCHEMA_VERSION, names, "async-task tables", f"{KINDS}\n{made.strip()}\n", f"{dropped}\n", imports)
 
 
+def adopting(attempts: Table, *, has_version: bool) -> Body:
+    """Take over tables that something else has made: what autogenerate does not see, and their version."""
+    version = companion_tables(attempts).version
+    made = "" if has_version else creating(version)[0]
+    text = "\n".join([_stored(attempts), _counted(attempts), _counted_on(attempts), made, _stamped(attempts)])
+    return Body(SCHEMA_VERSION, (attempts.fullname,), "async-task tables adopted", f"{KINDS}\n{text}\n", "pass\n")
+
+
 def upgrading(attempts: Table, since: int) -> Body:
     """Upgrade tables from the version `since` to the one that this library needs."""
     steps = range(since + 1, SCHEMA_VERSION + 1)
@@ -80,8 +88,9 @@ def _step(attempts: Table, version: int, way: str) -> str:
     return string.Template(text).substitute(
         table=quoted(attempts.name), prefix=attempts.name, schema=quoted(attempts.schema),
         events=quoted(others.events.name), workers=quoted(others.workers.name), version=quoted(others.version.name),
-        queues=quoted(others.queues.name), stored=_stored(attempts), unstored=_stored(attempts, is_set=False),
-        counted=_counted(attempts), uncounted=_counted(attempts, is_made=False),
+        queues=quoted(others.queues.name), schedules=quoted(others.schedules.name),
+        occurrences=quoted(others.occurrences.name), stored=_stored(attempts), unstored=_stored(attempts, is_set=False),
+        counted=_counted(attempts), uncounted=_counted(attempts, is_made=False), unchecked=_unchecked(attempts),
     )  # fmt: skip
 
 
@@ -100,6 +109,25 @@ def _stored(attempts: Table, *, is_set: bool = True) -> str:
 def _counted(attempts: Table, *, is_made: bool = True) -> str:
     statement = sequence_made(attempts) if is_made else sequence_dropped(attempts)
     return f'if dialect.name == "postgresql":\n    op.execute({quoted(statement)})'
+
+
+def _unchecked(attempts: Table) -> str:
+    """MariaDB's statement that drops the check of losses if it is there, which Alembic cannot say."""
+    name = mysql.dialect().identifier_preparer.format_table(attempts)
+    return quoted(f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS `ck_{attempts.name}_losses`")
+
+
+def _counted_on(attempts: Table) -> str:
+    """Behind the numbers that rows have already: they may come from a copy."""
+    preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+    sequence, table = preparer.format_sequence(sequence_of(attempts)), preparer.format_table(attempts)
+    last = f"greatest((SELECT last_value FROM {sequence}), (SELECT coalesce(max(seq), 1) FROM {table}))"  # noqa: S608
+    return f'if dialect.name == "postgresql":\n    op.execute({quoted(f"SELECT setval({_text(sequence)}, {last})")})'
+
+
+def _text(value: str) -> str:
+    """An SQL text."""
+    return "'" + value.replace("'", "''") + "'"
 
 
 def _stamped(attempts: Table) -> str:

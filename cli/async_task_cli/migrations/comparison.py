@@ -3,15 +3,30 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import sqlalchemy as sa
 from alembic.autogenerate import produce_migrations
 from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, Table, inspect
 
+from async_task_cli.migrations.schema import sequence_of
+
 
 def differences(connection: Connection, tables: Sequence[Table]) -> list[str]:
     """One sentence for each of these tables, columns and indexes that is missing or differs."""
-    return [words for metadata in _metadata_of(tables) for words in _differences(connection, metadata, tables)]
+    found = [words for metadata in _metadata_of(tables) for words in _differences(connection, metadata, tables)]
+    return [*found, *(f"the sequence {sequence.name} is missing" for sequence in missing_sequences(connection, tables))]
+
+
+def missing_sequences(connection: Connection, tables: Sequence[Table]) -> list[sa.Sequence]:
+    """The sequences of attempts tables that PostgreSQL lacks. Autogenerate does not see them."""
+    if connection.dialect.name != "postgresql":
+        return []
+    found = inspect(connection)
+    wanted = [
+        sequence_of(table) for table in tables if "order_slot" in table.c and found.has_table(table.name, table.schema)
+    ]
+    return [one for one in wanted if not found.has_sequence(one.name, schema=one.schema)]
 
 
 def _differences(connection: Connection, metadata: MetaData, tables: Sequence[Table]) -> Iterator[str]:

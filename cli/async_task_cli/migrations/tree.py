@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -65,6 +66,12 @@ class Tree:
         mine = [one for one in self._ours() if attempts.fullname in getattr(one.module, TABLES, ())]
         newest = max(mine, key=lambda one: getattr(one.module, MARKER), default=None)
         return None if newest is None else (newest.revision, getattr(newest.module, MARKER))
+
+    def naming(self, attempts: Table) -> Path | None:
+        """A revision that is not ours and names this table, as one of autogenerate that creates it."""
+        others = (Path(one.path) for one in self._revisions if not hasattr(one.module, MARKER))
+        quoted = re.compile(rf"['\"]{re.escape(attempts.name)}['\"]")
+        return next((one for one in others if quoted.search(one.read_text())), None)
 
     def made(self) -> set[str]:
         """The names of all tables of ours that its revisions create."""

@@ -21,6 +21,9 @@ NO_TREE = (
     "`alembic init migrations`, make the tables at once with --apply, or print them with `async-task sql`"
 )
 
+OURS = "async_task_metadata"
+"""The name that env.py gives our metadata."""
+
 
 @dataclass(frozen=True, slots=True)
 class Writing:
@@ -75,16 +78,17 @@ def writing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def metadata_lines(model: type[BaseAttempt], tree: Tree) -> list[str]:
-    """The lines of env.py that show this model's tables to autogenerate, beside the metadata that it has already."""
+    """The lines of env.py that show this model's tables to autogenerate, beside the metadata that it has already. None
+    if it names ours by the name that these lines give it."""
+    if OURS in _shown(tree):
+        return []
     if table_of(model).metadata is not metadata:
-        return metadata_lines_of(model.__module__, model.__name__)
-    return ["from async_task import metadata as async_task_metadata", f"target_metadata = {_with_ours(tree)}"]
+        return metadata_lines_of(model.__module__, model.__name__, tree)
+    return [f"from async_task import metadata as {OURS}", f"target_metadata = {_with_ours(tree)}"]
 
 
 def _with_ours(tree: Tree) -> str:
-    text = tree.env.read_text(encoding="utf-8") if tree.env.is_file() else ""
-    found = re.search(r"(?m)^target_metadata *= *([^#\n]+)", text)
-    shown = found[1].strip() if found else "None"
+    shown = _shown(tree)
     if tree.has_several_databases:
         return '{..., "NAME OF THE ENGINE": async_task_metadata}'
     if shown == "None":
@@ -92,9 +96,23 @@ def _with_ours(tree: Tree) -> str:
     return f"[*{shown}, async_task_metadata]" if shown.startswith(("[", "(")) else f"[{shown}, async_task_metadata]"
 
 
-def metadata_lines_of(module: str, name: str) -> list[str]:
+def _shown(tree: Tree) -> str:
+    """What env.py gives as its target_metadata, in its words."""
+    text = tree.env.read_text(encoding="utf-8") if tree.env.is_file() else ""
+    found = re.search(r"(?m)^target_metadata *= *([^#\n]+)", text)
+    return found[1].strip() if found else "None"
+
+
+def metadata_lines_of(module: str, name: str, tree: Tree) -> list[str]:
     """The same, for a model that need not exist yet."""
-    return [f"from {module} import {name}", f"target_metadata = {name}.metadata"]
+    shown, mine = _shown(tree), f"{name}.metadata"
+    if tree.has_several_databases:
+        mine = f'{{..., "NAME OF THE ENGINE": {mine}}}'
+    elif shown not in ("None", mine):
+        # A set: Alembic refuses the same metadata twice, and that of the model may be there already.
+        listed = f"*{shown}" if shown.startswith(("[", "(")) else shown
+        mine = f"[*{{{listed}, {mine}}}]"
+    return [f"from {module} import {name}", f"target_metadata = {mine}"]
 
 
 def brief(path: Path) -> Path:

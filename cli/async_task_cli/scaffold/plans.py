@@ -8,7 +8,7 @@ from pathlib import Path
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.scaffold.files import Planned
 from async_task_cli.scaffold.modules import Module, module_at, new_packages
-from async_task_cli.scaffold.sources import declarative_bases, is_there
+from async_task_cli.scaffold.sources import declarative_bases, is_there, makes_application
 from async_task_cli.scaffold.tested import tests_of
 from async_task_cli.scaffold.texts import literal, text_of
 
@@ -69,6 +69,18 @@ def _model_text(wish: Wish, project: Path) -> str:
     if not re.fullmatch(f"{NAME}:{NAME}", found[0]):
         raise Refusal(f"--base is written module:Name, like shop.models:Base, not {found[0]!r}", USAGE)
     module, _, base = found[0].partition(":")
+    if makes_application(module, project):
+        # The application takes this model, so that its module imports this one: they would import each other.
+        if wish.base:
+            words = f"--base: {module} makes the application, which has to import this model"
+            raise Refusal(f"{words}: move {base} to a module of its own", USAGE)
+        return text_of(
+            "model",
+            **table,
+            base="Base",
+            base_class=text_of("base_of_app", module=module, base=base),
+            base_import=OWN_BASE,
+        )
     if wish.base and not is_there(module, project):
         raise Refusal(f"--base: there is no module {module} in this project, nor installed", USAGE)
     line = f"\nfrom {module} import {base.partition('.')[0]}"

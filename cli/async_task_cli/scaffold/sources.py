@@ -39,6 +39,15 @@ def declarative_bases(project: Path) -> list[str]:
     return sorted(found)
 
 
+def makes_application(module: str, project: Path) -> bool:
+    """Whether the project's module of that name calls `AsyncTask(...)`. Imports nothing."""
+    path = Path(*module.split("."))
+    files = (root / path for root in (project, project / "src"))
+    found = (one for root in files for one in (root.with_suffix(".py"), root / "__init__.py"))
+    nodes = (node for one in found for statement in _statements(_text(one)) for node in ast.walk(statement))
+    return any(isinstance(node, ast.Call) and _name(node.func) == "AsyncTask" for node in nodes)
+
+
 def is_there(module: str, project: Path) -> bool:
     """Whether the module is in the project, or its package is installed. Imports nothing."""
     top, *rest = module.split(".")

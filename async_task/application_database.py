@@ -1,0 +1,138 @@
+"""The database of an application: its tables, its clock, and transactions to read and write attempts in."""
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.orm import Session
+
+from async_task.attempts.attempt import BaseAttempt
+from async_task.attempts.browse import Attempts
+from async_task.attempts.call_problems import CallProblem, problems_of
+from async_task.attempts.pages import clock_of
+from async_task.database.engines import Source
+from async_task.database.lanes import has_loop_running, open_lane
+from async_task.errors import ConfigurationError
+from async_task.schema import versions
+from async_task.schema.tables import table_of
+
+T = TypeVar("T")
+TAKES = {
+    "perform": ", attempt_id", "prune": ", age", "pause": ", queue", "resume": ", queue",
+    "attempts.get": ", attempt_id", "attempts.arguments": ", attempt_id", "attempts.events": ", attempt_id",
+    "attempts.explain": ", attempt_id", "attempts.short_ids": ", [attempt_id]", "read": ", work", "write": ", work",
+    "on_connection": ", work", "schedule.run": ", key", "schedule.pause": ", key", "schedule.resume": ", key",
+}  # fmt: skip
+"""The required arguments of a verb, as an error message names them."""
+
+
+class ApplicationDatabase:
+    """What an `AsyncTask` reads and writes, on either kind of engine. All verbs are synchronous, and raise
+    ConfigurationError inside of an event loop."""
+
+    def __init__(self, source: Source, model: type[BaseAttempt]) -> None:
+        self._source = source
+        self._model = model
+        self._is_checked = False
+
+    @property
+    def model(self) -> type[BaseAttempt]:
+        """The model of the attempts."""
+        return self._model
+
+    @property
+    def address(self) -> str:
+        """The URL of the database, without its password."""
+        return self._source.address
+
+    @property
+    def table_name(self) -> str:
+        """The name of the attempts' table, with its schema where it has one."""
+        return table_of(self._model).fullname
+
+    @property
+    def attempts(self) -> Attempts:
+        """Reads attempts: `outbox.attempts.list(status="failed")`, `.get(id)`, `.events(id)`, `.counts()`, ..."""
+        return Attempts(self._model, self._read)
+
+    def create_schema(self) -> None:
+        """Create the missing tables, for tests and demos; other programs migrate. Raises SchemaMismatch for tables of
+        another version."""
+        self._run("create_schema", lambda engine: versions.create(engine, self._model))
+
+    def check_schema(self) -> None:
+        """Raise SchemaMismatch unless the tables exist in the version that this library needs."""
+        self._run("check_schema", lambda engine: versions.check(engine, self._model))
+        self._is_checked = True
+
+    def check_calls(self) -> list[CallProblem]:
+        """Return why this process cannot perform some waiting calls: unknown targets, methods or encryptors, missing
+        keys, plain text where the target names an encryptor. Reads the whole table. Raises as `run_batch`."""
+        return self._read("check_calls", lambda session: problems_of(session, table_of(self._model)))
+
+    def schema_version(self) -> int | None:
+        """Return the version of the tables in the database; None if there are no tables or they have no version."""
+        return self._run("schema_version", lambda engine: versions.version_in(engine, self._model))
+
+    def close(self) -> None:
+        """Close the idle connections of the pool that was made from a URL. A later verb opens new ones."""
+        self._source.close()
+
+    def now(self) -> dt.datetime:
+        """Return the time of the database, which decides what is due and what expires. Raises as `run_batch`."""
+        return self._read("now", clock_of)
+
+    def read(self, work: Callable[[Any], T]) -> T:
+        """Return `work(session)`, called in a transaction of its own, on either kind of engine: to read rows. Raises as
+        `run_batch`, and what `work` raises."""
+        return self._read("read", work)
+
+    def _read(self, verb: str, work: Callable[[Session], T]) -> T:
+        def in_session(engine: Engine) -> T:
+            with Session(engine, expire_on_commit=False) as session, session.begin():
+                return work(session)
+
+        return self._run_checked(verb, in_session)
+
+    def write(self, work: Callable[[Any], T]) -> T:
+        """Return `work(session)`, called in a transaction that commits when it returns: to change attempts by their
+        methods (`cancel`, `retry_now`, ...). The session is of your own class. Raises as `read`."""
+
+        def in_session(engine: Engine) -> T:
+            with self._source.session(engine) as session, session.begin():
+                return work(session)
+
+        return self._run_checked("write", in_session)
+
+    def on_connection(self, work: Callable[[Connection], T]) -> T:
+        """Return `work(connection)`, called in a transaction that commits when it returns: to make, compare or change
+        the tables. Their version is not checked."""
+
+        def in_transaction(engine: Engine) -> T:
+            with engine.begin() as connection:
+                return work(connection)
+
+        return self._run("on_connection", in_transaction)
+
+    def _run(self, verb: str, work: Callable[[Engine], T]) -> T:
+        _refuse_loop(verb)
+        with open_lane(self._source) as lane:
+            return lane.run(lambda: work(lane.engine))
+
+    def _run_checked(self, verb: str, work: Callable[[Engine], T]) -> T:
+        """As `_run`, where the tables are as this library needs them. Raises SchemaMismatch."""
+        self._check_once(verb)
+        return self._run(verb, work)
+
+    def _check_once(self, verb: str) -> None:
+        _refuse_loop(verb)
+        if not self._is_checked:
+            self.check_schema()
+
+
+def _refuse_loop(verb: str) -> None:
+    if has_loop_running():
+        # `outbox.worker()` blocks nothing: what it returns does.
+        called, given = (f"{verb}.run", "") if verb in ("worker", "clock") else (f"outbox.{verb}", TAKES.get(verb, ""))
+        raise ConfigurationError(f"{called}() would block this event loop: await asyncio.to_thread({called}{given})")

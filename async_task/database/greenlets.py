@@ -1,0 +1,37 @@
+"""Coroutines in greenlets: where synchronous code may use the connections of an AsyncEngine."""
+
+import functools
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.util import await_only  # it needs greenlet only when called
+from sqlalchemy.util.concurrency import in_greenlet
+
+
+def may_load(bind: Engine | Connection) -> bool:
+    """Whether a statement may be executed here. On an AsyncEngine only inside of `run_sync`: elsewhere it would raise,
+    and leave a coroutine that nobody awaits."""
+    return not bind.dialect.is_async or in_greenlet()
+
+
+def run_in_greenlet(work: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns that runs in this greenlet, as synchronous code does; only what it waits for is awaited
+    by the event loop. A task of its own would be no greenlet, and could not use the connections."""
+    resume = functools.partial(work.send, None)
+    while True:
+        try:
+            awaited = resume()
+        except StopIteration as stop:
+            return stop.value
+        try:
+            await_only(_passed_on(awaited))
+            resume = functools.partial(work.send, None)
+        except BaseException as error:
+            resume = functools.partial(work.throw, error)
+
+
+@types.coroutine
+def _passed_on(awaited: Any) -> Generator[Any, Any, None]:
+    yield awaited

@@ -1,0 +1,142 @@
+"""The sweep of polls: it resumes those whose attempt was lost, and then hurries those that are too old.
+
+It asks no provider. That is left to the attempt of the operation, of which there is one: an attempt that waits is left
+alone, however late it is, so that sweeps only add what is missing.
+"""
+
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, and_, or_, select
+from sqlalchemy.orm import Session, load_only
+
+from async_task.attempts.attempt import BaseAttempt
+from async_task.database.clock import statement_now
+from async_task.database.transactions import retry_transient
+from async_task.error_text import describe
+from async_task.polling.chain import METHOD, continue_chain, key_of, name_of, token_of
+from async_task.polling.pollable import Pollable
+from async_task.polling.settings import Polling
+from async_task.polling.states import TERMINAL, PollState
+from async_task.polling.target import registered_pollables
+from async_task.schema.states import Status
+from async_task.schema.tables import table_of
+
+logger = logging.getLogger("async_task")
+PAGE = 500
+"""Operations of which the attempts are looked for in one statement."""
+
+
+class PollSweeper:
+    """Sweeps now and then, each class as often as its `polling` says. Any number of processes may do it."""
+
+    def __init__(self, model: type[BaseAttempt]) -> None:
+        self._table = table_of(model)
+        self._next: dict[tuple[type[Pollable], str], float] = {}
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether this process knows any operations."""
+        return bool(self._models())
+
+    def sweep(self, engine: Engine) -> int:
+        """Do what is due. Returns how many polls were resumed."""
+        resumed = 0
+        for model in self._models():
+            polling = model.polling
+            if self._is_due(model, "resume", polling.resume_every):
+                resumed += _attempted(model, partial(resume, engine, model))
+            if self._is_due(model, "expire", polling.expire_every):
+                _attempted(model, partial(expire, engine, model))
+        return resumed
+
+    def _models(self) -> list[type[Pollable]]:
+        return [one for one in registered_pollables() if table_of(one.polling.model) is self._table]
+
+    def _is_due(self, model: type[Pollable], what: str, every: dt.timedelta) -> bool:
+        now, key = time.monotonic(), (model, what)
+        if now < self._next.get(key, 0.0):
+            return False
+        self._next[key] = now + every.total_seconds()
+        return True
+
+
+def sweep_polls(engine: Engine, model: type[BaseAttempt]) -> int:
+    """Resume, then expire, the operations of all classes that this process knows. Returns how many were resumed."""
+    return PollSweeper(model).sweep(engine)
+
+
+def resume(engine: Engine, model: type[Pollable]) -> int:
+    """Give an attempt to each operation that is late, or not quite finished, and has none. Returns to how many."""
+    late = _without_attempt(engine, model, _read(engine, model, _is_late(model)))
+    return sum(_each(engine, model, row, "resumed", at_once=False) for row in late)
+
+
+def expire(engine: Engine, model: type[Pollable]) -> int:
+    """Make the attempt of each operation due now that is past its maximal age. Returns of how many."""
+    old = _read(engine, model, _is_old(model))
+    return sum(_each(engine, model, row, "past its maximal age", at_once=True) for row in old)
+
+
+def _each(engine: Engine, model: type[Pollable], row: Pollable, what: str, *, at_once: bool) -> bool:
+    """In a transaction of its own: a row that cannot be helped is logged, and blocks no other."""
+    key = key_of(row)
+    name = f"{model.__name__} {key} ({row.status}, next poll at {row.next_poll_at})"
+    try:
+        with Session(engine) as session, session.begin():
+            is_changed = continue_chain(session, model, key, at_once=at_once)
+    except Exception as error:
+        logger.warning("%s could not be %s: %s", name, what, describe(error).summary)
+        return False
+    if is_changed:
+        logger.warning("%s: %s", name, what)
+    return is_changed
+
+
+def _attempted(model: type[Pollable], work: Callable[[], int]) -> int:
+    try:
+        return retry_transient(work)
+    except Exception as error:
+        logger.warning("the polls of %s could not be swept: %s", name_of(model), describe(error).summary)
+        return 0
+
+
+def _read(engine: Engine, model: type[Pollable], condition: ColumnElement[bool]) -> Sequence[Pollable]:
+    shown = load_only(*(getattr(model, name) for name in ("status", "next_poll_at")))
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        rows = session.scalars(select(model).where(condition).options(shown)).all()
+    return [row for row in rows if type(row) is model]  # the rows of a subclass are polled by its own target
+
+
+def _without_attempt(engine: Engine, model: type[Pollable], rows: Sequence[Pollable]) -> list[Pollable]:
+    """Those that the first attempt of their chain does not poll."""
+    table = table_of(model.polling.model)
+    left: list[Pollable] = []
+    for start in range(0, len(rows), PAGE):
+        tokens = {token_of(key_of(row)): row for row in rows[start : start + PAGE]}
+        mine: tuple[Any, ...] = (table.c.target == name_of(model), table.c.method_name == METHOD)
+        alive = (*mine, table.c.idempotence_token.in_(tokens), table.c.status == Status.PENDING)
+        with engine.begin() as connection:
+            polled = set(connection.scalars(select(table.c.idempotence_token).where(*alive)))
+        left += [row for token, row in tokens.items() if token not in polled]
+    return left
+
+
+def _is_late(model: type[Pollable]) -> ColumnElement[bool]:
+    """What a poll would find something to do for, and is late for: as `decide` says."""
+    polling: Polling = model.polling
+    due_before = statement_now(-polling.grace.total_seconds())
+    goes_on = model.status.not_in(sorted(TERMINAL))
+    is_submitted = or_(model.status != PollState.PENDING, model.submitted_at.is_not(None))
+    is_overdue = or_(model.next_poll_at.is_(None), model.next_poll_at <= due_before)
+    lacks_stamp = or_(model.results_fetched_at.is_(None), model.handler_dispatched_at.is_(None))
+    return or_(and_(goes_on, is_submitted, is_overdue), and_(~goes_on, lacks_stamp))
+
+
+def _is_old(model: type[Pollable]) -> ColumnElement[bool]:
+    submitted_before = statement_now(-model.polling.max_age.total_seconds())
+    return and_(model.status.not_in(sorted(TERMINAL)), model.submitted_at < submitted_before)

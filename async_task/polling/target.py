@@ -1,0 +1,253 @@
+"""The target that polls the operations of one class. A try is one step: it reads the row in a transaction of its own,
+calls one method of it without a transaction, and writes what follows together with its own outcome.
+
+So what one step has learned is committed before the next one begins, and only the claim's owner writes it.
+"""
+
+import datetime as dt
+import inspect
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import inspect as mapped
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
+
+from async_task.attempts.ambient import nothing_handed
+from async_task.database.clock import statement_now
+from async_task.database.lanes import Raised, lane_of
+from async_task.error_text import Failure, describe, quotes_nothing, secrets_in, without_values
+from async_task.errors import ConfigurationError, InvalidState
+from async_task.polling.chain import METHOD, key_of, name_of
+from async_task.polling.decisions import Reading, Step, decide
+from async_task.polling.settings import Polling
+from async_task.polling.states import ANSWERS, STATE, PollState
+from async_task.targets.context import Again, Discard, current_attempt
+from async_task.targets.registry import registered_targets, target
+from async_task.targets.retry import Retry
+
+if TYPE_CHECKING:
+    from async_task.polling.pollable import Pollable
+
+logger = logging.getLogger("async_task")
+AT_ONCE = Again(after=0)
+AFTER_A_LOSS = Again(after=1)
+"""Somebody else has changed the row: it is read again, but not in a tight loop."""
+
+
+def register(model: "type[Pollable]") -> None:
+    """Put the polls of these operations on the allow-list. Raises ConfigurationError."""
+    polling = model.polling
+    name = name_of(model)
+    if polling.name is None and (model.__module__ == "__main__" or "<" in model.__qualname__):
+        raise ConfigurationError(
+            f"{model.__qualname__} is defined where no worker can find it under that name: give its polls a name, "
+            "polling = Polling(name=...), and import its module in the worker"
+        )
+    retry = Retry(polling.wait_after_error, name="polling")
+    target(PollTarget(model), name=name, mode="leased", retry=retry)
+
+
+def registered_pollables() -> "list[type[Pollable]]":
+    """The classes of operations that this process knows."""
+    return [one.thing.model for one in registered_targets() if isinstance(one.thing, PollTarget)]
+
+
+class PollTarget:
+    """What is registered for a class of operations."""
+
+    def __init__(self, model: "type[Pollable]") -> None:
+        self.model = model
+        self.__module__, self.__qualname__ = model.__module__, model.__qualname__  # those of a reloaded class
+
+    def poll(self, session: Session, key: Any) -> Again | None:
+        """Do the next step for the operation with this primary key."""
+        row, now = self._read(session, key)
+        return _Poll(session, row, now).go_on()
+
+    def _read(self, session: Session, key: Any) -> "tuple[Pollable, dt.datetime]":
+        mapper = mapped(self.model)
+        identity = key if isinstance(key, tuple) else (key,)
+        mine = (column == value for column, value in zip(mapper.primary_key, identity, strict=True))
+        wanted: Any = select(self.model, statement_now()).where(*mine)
+        with Session(lane_of(session).engine, expire_on_commit=False) as reading, reading.begin():
+            found: Any = reading.execute(wanted).first()
+        if found is None:
+            raise Discard(f"there is no {self.model.__name__} {key} any more")
+        return found[0], found[1]
+
+
+assert PollTarget.poll.__name__ == METHOD
+
+
+class _Unfinished(Exception):
+    """A transient error of the provider: `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("a transient error")
+        self.error = error
+
+
+class _Poll:
+    """One step. `session`: of the transaction of its outcome, which begins at its first use."""
+
+    def __init__(self, session: Session, row: "Pollable", now: dt.datetime) -> None:
+        self._session = session
+        self._lane = lane_of(session)
+        self._row = row
+        self._now = now
+        self._polling: Polling = row.polling
+        self._was = row.status
+        self._as_read = {name: getattr(row, name) for name in STATE}
+        # Before the methods of the user's run, which may change what it reads from.
+        self._secrets = secrets_in({"secrets": list(row.secrets())}, None)
+
+    def go_on(self) -> Again | None:
+        decision = decide(self._reading(), self._polling)
+        steps: dict[Step, Callable[[], Again | None]] = {
+            Step.NOTHING: lambda: None,
+            Step.START: self._start,
+            Step.STAMP: self._stamp,
+            Step.CHECK: partial(self._check, is_last=False),
+            Step.CHECK_LAST: partial(self._check, is_last=True),
+            Step.GIVE_UP: self._give_up,
+            Step.REFUSE: partial(self._fail, decision.reason),
+            Step.FETCH: self._fetch,
+            Step.SKIP_FETCH: self._skip_fetch,
+            Step.HANDLE: self._handle,
+        }
+        try:
+            return self._done_or_put_off(steps[decision.step])
+        except _Overtaken as overtaken:
+            logger.warning("%s: what it has learned is dropped: %s", self._name, overtaken)
+            return AFTER_A_LOSS
+
+    def _done_or_put_off(self, step: Callable[[], Again | None]) -> Again | None:
+        try:
+            return step()
+        except _Unfinished as unfinished:
+            return self._put_off(unfinished.error)
+
+    def _start(self) -> Again:
+        try:
+            self._call(self._row.start, str(current_attempt().id))
+        except Discard as discarded:
+            return self._fail(self._described(discarded).summary)
+        wait = self._polling.wait(dt.timedelta(0))
+        self._write(self._row.record_start, wait)
+        return Again(after=wait)
+
+    def _stamp(self) -> Again:
+        self._write(self._row.record_stamp)
+        return AT_ONCE
+
+    def _check(self, *, is_last: bool) -> Again:
+        try:
+            state = _state(self._call(self._row.check))
+        except Discard as discarded:
+            return self._fail(self._described(discarded).summary)
+        except Exception as error:
+            if not is_last:
+                raise
+            return self._give_up(f"; its last check raised {self._described(error).summary}")
+        if is_last and not state.is_terminal:
+            return self._give_up()
+        wait = self._polling.wait(self._age or dt.timedelta(0))
+        self._write(self._row.record_check, state, wait)
+        return AT_ONCE if state.is_terminal else Again(after=wait)
+
+    def _fetch(self) -> Again:
+        self._call(self._row.fetch)
+        return self._skip_fetch()
+
+    def _skip_fetch(self) -> Again:
+        self._write(self._row.record_fetch)
+        return AT_ONCE
+
+    def _handle(self) -> None:
+        self._call(self._row.handle)
+        self._write(self._row.record_handled)
+
+    def _give_up(self, why: str = "") -> Again:
+        try:
+            self._call(self._row.stop)
+        except Exception as error:
+            logger.warning("%s: stop() raised %s", self._name, self._described(error).summary)
+        return self._fail(f"it had not ended after its maximal age of {self._polling.max_age}{why}")
+
+    def _fail(self, reason: str) -> Again:
+        self._write(self._row.record_failure, reason)
+        logger.warning("%s is given up: %s", self._name, reason)
+        return AT_ONCE
+
+    def _put_off(self, error: Exception) -> Again:
+        """Ask again later, as if nothing had been asked: no error is counted."""
+        wait = self._polling.wait(self._age_of_step())
+        logger.info("%s: asked again in %s after %s", self._name, wait, self._described(error).summary)
+        self._write(self._row.record_delay, wait, keep=False)
+        return Again(after=wait)
+
+    def _call(self, method: Callable[..., Any], *given: object) -> Any:
+        """What a method of the user's returns. Raises _Unfinished for a transient error; else what it raises, without
+        its secrets."""
+        with nothing_handed():
+            answer = self._lane.call(partial(method, *given))
+            if inspect.iscoroutine(answer):
+                answer = self._lane.run_coroutine(answer)
+        if isinstance(answer, Raised):
+            raise self._to_raise(answer.error)
+        return answer
+
+    def _to_raise(self, error: BaseException) -> BaseException:
+        if isinstance(error, self._polling.transient_errors):
+            return _Unfinished(error)
+        if not self._secrets or not isinstance(error, Exception) or isinstance(error, Discard):
+            return error
+        return without_values(error, self._described(error))
+
+    def _described(self, error: BaseException) -> Failure:
+        return describe(error.error if isinstance(error, _Unfinished) else error, self._secrets)
+
+    def _write(self, record: Callable[..., None], *given: object, keep: bool = True) -> None:
+        """Write the new state, and with `keep` what the user's method has changed of the row besides."""
+        try:
+            record(self._session, self._was, *given)
+        except InvalidState as refused:
+            raise _Overtaken(str(refused)) from None
+        if keep:
+            for name, value in self._as_read.items():  # the state is what the statement has written
+                set_committed_value(self._row, name, value)
+            self._session.add(self._row)
+
+    def _reading(self) -> Reading:
+        row = self._row
+        return Reading(row.status, self._age, row.results_fetched_at is not None, row.handler_dispatched_at is not None)
+
+    @property
+    def _age(self) -> dt.timedelta | None:
+        since = self._as_read["submitted_at"]
+        return None if since is None else self._now - since
+
+    def _age_of_step(self) -> dt.timedelta:
+        """How long it has been in the phase of this step: waits for its results begin the schedule anew."""
+        since = self._as_read["ended_at"] or self._as_read["failed_at"] or self._as_read["submitted_at"]
+        return dt.timedelta(0) if since is None else max(dt.timedelta(0), self._now - since)
+
+    @property
+    def _name(self) -> str:
+        return f"{type(self._row).__name__} {key_of(self._row)}"
+
+
+class _Overtaken(Exception):
+    """Somebody else has changed the row meanwhile."""
+
+
+def _state(answer: object) -> PollState:
+    if not isinstance(answer, str) or answer not in ANSWERS:
+        known = ", ".join(sorted(ANSWERS))
+        said = repr(answer)[:40] if isinstance(answer, str) else type(answer).__name__
+        raise quotes_nothing(TypeError(f"check() returned {said}, and returns one of {known}"))
+    return PollState(answer)

@@ -1,0 +1,1 @@
+"""The schedule: what is to be enqueued at which times, and the clock that enqueues it."""

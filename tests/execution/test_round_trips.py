@@ -1,0 +1,119 @@
+"""How often a call that takes a session waits for the server: one time before it and one time after it."""
+
+import itertools
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy.orm import Session
+
+from async_task import AsyncTask, Attempt
+from async_task.wakeup import in_process
+from async_task.wakeup.in_process import notifier_of
+from claims import TABLE
+from databases import Database
+from outbox import Client, act_in_session, act_shared, effects, will
+from workers import counted, make
+
+pytestmark = pytest.mark.only_on("postgresql")
+NUMBER = 60
+
+
+class RoundTrips(threading.local):
+    """How often this thread has waited for a server, through psycopg."""
+
+    number = 0
+
+
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> RoundTrips:
+    found = RoundTrips()
+    wait = psycopg.Connection.wait
+
+    def counting(self: Any, generator: Any, *given: Any, **more: Any) -> Any:
+        def count() -> Any:
+            answer = None
+            try:
+                wanted = next(generator)
+                found.number += 1
+                while True:
+                    answer = yield wanted
+                    wanted = generator.send(answer)
+            except StopIteration as end:
+                return end.value
+
+        return wait(self, count(), *given, **more)
+
+    monkeypatch.setattr(psycopg.Connection, "wait", counting)
+    return found
+
+
+@contextmanager
+def plain_app(database: Database) -> Iterator[AsyncTask]:
+    """An application without the listeners of the tests."""
+    engine = create_engine(database.sync_url)
+    yield AsyncTask(engine)
+    engine.dispose()
+
+
+def between_calls(app: AsyncTask, engine: Engine, target: Any, trips: RoundTrips, do: Any) -> Counter[int]:
+    """How many round trips were made from the begin of a call to that of the next one, and how often so many."""
+    starts: list[int] = []
+
+    def note(session: Session, *given: Any) -> None:
+        starts.append(trips.number)
+        do(session)
+
+    will(note)
+    make(engine, target, NUMBER, **({"method_args": {"number": 1}} if target is act_shared else {}))
+    app.run_batch(concurrency=1)
+    assert len(starts) == NUMBER <= counted(engine)["succeeded"]
+    return Counter(after - before for before, after in itertools.pairwise(starts[20:]))
+
+
+def write(session: Session) -> None:
+    session.execute(effects.insert().values(what="kept"))
+
+
+def write_and_commit(session: Session) -> None:
+    write(session)
+    session.commit()
+
+
+def write_down(session: Session) -> None:
+    Attempt.create(target=Client, method_name="ping", session=session)
+
+
+@pytest.mark.parametrize(
+    ("do", "number"), [(write, 3), (write_and_commit, 3), (lambda session: None, 2)], ids=["write", "commit", "nothing"]
+)
+def test_a_call_waits_for_the_server_twice_besides_its_own_statements(
+    database: Database, engine: Engine, trips: RoundTrips, do: Any, number: int
+) -> None:
+    with plain_app(database) as app:
+        found = between_calls(app, engine, act_in_session, trips, do)
+    assert found.most_common(1)[0][0] == number == min(found)
+
+
+def test_it_does_so_too_if_it_writes_calls_down_beside_a_worker(
+    database: Database, engine: Engine, trips: RoundTrips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of this process are woken after its commit, by a listener that stays on its connection."""
+    monkeypatch.setattr(in_process, "_notifiers", weakref.WeakValueDictionary())
+    with plain_app(database) as app:
+        usual = min(between_calls(app, engine, act_in_session, trips, write_down))
+        notifier = notifier_of(TABLE, make_url(database.sync_url))
+        assert min(between_calls(app, engine, act_in_session, trips, write_down)) == usual
+        assert notifier.wait(0) == {"default"}
+
+
+def test_a_call_in_a_shared_transaction_too(database: Database, engine: Engine, trips: RoundTrips) -> None:
+    with plain_app(database) as app:
+        found = between_calls(app, engine, act_shared, trips, lambda session: None)
+    assert found.most_common(1)[0][0] == min(found) == 3  # it writes its number

@@ -1,0 +1,121 @@
+"""What all verbs of an application have in common: they check the tables first, and refuse to block an event loop."""
+
+import asyncio
+import inspect
+import re
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from async_task import AppSchedule, AsyncTask, BaseAttempt, ConfigurationError, Schedule, SchemaMismatch
+from async_task.attempts.browse import Attempts
+from outbox import Client
+
+VERBS: dict[str, Callable[[AsyncTask], object]] = {
+    "backlog": lambda app: app.backlog(),
+    "check_calls": lambda app: app.check_calls(),
+    "check_schema": lambda app: app.check_schema(),
+    "clock": lambda app: app.clock().run(),
+    "key_uses": lambda app: app.key_uses(),
+    "now": lambda app: app.now(),
+    "pause": lambda app: app.pause("mail"),
+    "paused": lambda app: app.paused(),
+    "perform": lambda app: app.perform(uuid.uuid4()),
+    "preview_batch": lambda app: app.preview_batch(),
+    "prune": lambda app: app.prune("30d"),
+    "queues": lambda app: app.queues(),
+    "read": lambda app: app.read(lambda session: None),
+    "resume": lambda app: app.resume("mail"),
+    "rotate_keys": lambda app: app.rotate_keys(),
+    "run_batch": lambda app: app.run_batch(),
+    "sweep": lambda app: app.sweep(),
+    "worker": lambda app: app.worker().run(),
+    "workers": lambda app: app.workers(),
+    "write": lambda app: app.write(lambda session: None),
+}
+READING: dict[str, Callable[[AsyncTask], object]] = {
+    "arguments": lambda app: app.attempts.arguments(uuid.uuid4()),
+    "counts": lambda app: app.attempts.counts(),
+    "depths": lambda app: app.attempts.depths(),
+    "errors": lambda app: app.attempts.errors(),
+    "events": lambda app: app.attempts.events(uuid.uuid4()),
+    "explain": lambda app: app.attempts.explain(uuid.uuid4()),
+    "failures": lambda app: app.attempts.failures(),
+    "get": lambda app: app.attempts.get(uuid.uuid4()),
+    "list": lambda app: app.attempts.list(),
+    "rates": lambda app: app.attempts.rates(),
+    "short_ids": lambda app: app.attempts.short_ids([uuid.uuid4()]),
+}
+SCHEDULED: dict[str, Callable[[AsyncTask], object]] = {
+    "schedule.list": lambda app: app.schedule.list(),
+    "schedule.next": lambda app: app.schedule.next(),
+    "schedule.occurrences": lambda app: app.schedule.occurrences(),
+    "schedule.pause": lambda app: app.schedule.pause("test.client.ping"),
+    "schedule.resume": lambda app: app.schedule.resume("test.client.ping"),
+    "schedule.run": lambda app: app.schedule.run("test.client.ping"),
+}
+ALL = VERBS | READING | SCHEDULED
+UNCHECKED = {"close", "create_schema", "on_connection", "schema_version"}
+
+
+class Base(DeclarativeBase): ...
+
+
+class Nowhere(BaseAttempt, Base):
+    __tablename__ = "nowhere_attempts"
+
+
+@pytest.fixture
+def app(engine: Engine, door: str, async_engine_url: str) -> AsyncTask:
+    """An application whose tables are not there."""
+    schedule = Schedule()
+    schedule.every(minutes=5, call=Client.ping)
+    given = engine if door == "sync" else create_async_engine(async_engine_url)
+    return AsyncTask(given, model=Nowhere, schedule=schedule)
+
+
+@pytest.mark.parametrize("verb", ALL)
+def test_every_verb_says_first_that_the_tables_are_missing(app: AsyncTask, verb: str) -> None:
+    with pytest.raises(SchemaMismatch, match="the database has no table 'nowhere_attempts"):
+        ALL[verb](app)
+
+
+def test_every_verb_is_tried_above_or_named_as_one_that_does_not_check() -> None:
+    assert verbs_of(AsyncTask) == {*VERBS, *UNCHECKED}
+    assert verbs_of(Attempts) == {*READING}
+    assert {f"schedule.{name}" for name in verbs_of(AppSchedule)} == {*SCHEDULED}
+
+
+@pytest.mark.parametrize("verb", ALL)
+def test_every_verb_refuses_to_block_an_event_loop_and_its_remedy_works(app: AsyncTask, verb: str) -> None:
+    names: dict[str, Any] = {
+        "outbox": app,
+        "worker": app.worker(),
+        "clock": app.clock(),
+        "attempt_id": uuid.uuid4(),
+        "queue": "mail",
+    }
+    names |= {"attempt_id": uuid.uuid4(), "work": lambda _: None, "age": "30d", "key": "test.client.ping"}
+
+    async def run() -> None:
+        with pytest.raises(ConfigurationError, match="would block this event loop") as refused:
+            ALL[verb](app)
+        remedy = re.search(r"await (asyncio\.to_thread\(.*\))$", str(refused.value))
+        assert remedy is not None
+        await eval(remedy[1], {"asyncio": asyncio} | names)  # noqa: S307 - it is our own sentence
+
+    with pytest.raises(SchemaMismatch):  # there, where nothing is blocked
+        asyncio.run(run())
+
+
+def test_a_connection_is_given_without_a_check(app: AsyncTask) -> None:
+    assert app.on_connection(lambda connection: connection.exec_driver_sql("SELECT 17").scalar()) == 17
+
+
+def verbs_of(kind: type[Any]) -> set[str]:
+    return {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
