@@ -25,6 +25,7 @@ from benchmarks.measures import (
     latency,
     link,
     producers,
+    prune,
     recovery,
     sustained,
     targets,
@@ -38,8 +39,8 @@ from benchmarks.system import BARE, OURS, PEERS, Cannot
 MEASURES: tuple[Measure, ...] = (
     drain.MEASURE, drain.SINGLE, drain.WRITES, batch.MEASURE, enqueue.MEASURE, bulk.MEASURE, latency.MEASURE,
     latency.HUNDRED, targets.MEASURE, drain.TWO, idle.MEASURE, recovery.MEASURE, recovery.SUPERVISED, *each.FAMILY,
-    link.MEASURE, beside.EMPTY, beside.FUTURE, beside.FINISHED, producers.MEASURE, sustained.SNAPSHOT,
-    sustained.MEMORY,
+    link.MEASURE, beside.EMPTY, beside.FUTURE, beside.FINISHED, prune.MEASURE, producers.MEASURE,
+    sustained.SNAPSHOT, sustained.MEMORY,
 )  # fmt: skip
 HOME = pathlib.Path(__file__).parent.parent
 PAGE = HOME / "docs" / "benchmarks.md"

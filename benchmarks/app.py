@@ -8,4 +8,4 @@ from benchmarks.board import Board
 from benchmarks.systems import ours
 
 ours.boards.append(Board(pathlib.Path(os.environ["BENCH_BOARD"])))
-app = AsyncTask(ours.with_driver(os.environ["BENCH_URL"]))
+outbox = AsyncTask(ours.with_driver(os.environ["BENCH_URL"]))

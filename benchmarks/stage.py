@@ -85,16 +85,18 @@ class Stage:
         with self.server.connect(database) as connection:
             _copy(connection, self.ask(name, "table"), count - 1, changes, newest, self.ask(name, "also"))
 
-    def fill_finished(self, name: str, database: str, count: int) -> None:
-        """Write `count` finished jobs. Raises Cannot if finished jobs leave the table of the system."""
+    def fill_finished(self, name: str, database: str, count: int, *, fresh: dict[str, str] | None = None) -> None:
+        """Write `count` finished jobs, with `fresh` values in columns. Raises Cannot if finished jobs leave the table
+        of the system."""
         done = self.ask(name, "finished")
         if done is None:
             raise Cannot("finished jobs leave its table")
         self.ask(name, "enqueue", url=self.server.url(database), kind="noop", numbers=[0], delay=0.0)
         with self.worker(name, database) as one:
             self.await_(lambda: self.unfinished(name, database) == 0, "one job was done", [one])
+        changes = {**self.ask(name, "fresh"), **(fresh or {})}
         with self.server.connect(database) as connection:
-            _copy(connection, self.ask(name, "table"), count - 1, self.ask(name, "fresh"), done, self.ask(name, "also"))
+            _copy(connection, self.ask(name, "table"), count - 1, changes, done, self.ask(name, "also"))
 
     @contextlib.contextmanager
     def held(self, name: str, database: str) -> Iterator[None]:

@@ -95,12 +95,19 @@ def take_single(stage: Stage, subject: Subject) -> Sample:
 
 
 def _writers(stage: Stage) -> list[Subject]:
-    label = {OURS: "async-task, session: Session", BARE: "psycopg, the INSERT in the job's transaction"}
-    return [Subject(label[name], name) for name in stage.names if name in label]
+    found = []
+    for lanes in (1, 8):
+        label = {
+            OURS: f"async-task, session: Session, lanes: {lanes}",
+            BARE: f"SQLAlchemy ORM, a loop, threads: {lanes}",
+        }
+        found += [Subject(label[name], name, {"lanes": lanes, "orm": True}) for name in stage.names if name in label]
+    bare = "psycopg, the INSERT in the job's transaction, 8 threads"
+    return [*found, *(Subject(bare, name, {"lanes": 8}) for name in stage.names if name == BARE)]
 
 
 def take_writes(stage: Stage, subject: Subject) -> Sample:
-    return _drained(stage, subject, stage.plan.single, 1, single=True, kind="write")
+    return _drained(stage, subject, stage.plan.single, 1, single=True, kind="write", **subject.options)
 
 
 MEASURE = Measure("drain", "Drain of no-op jobs, one process", HOW, COLUMNS, _all, take)
@@ -123,7 +130,7 @@ SINGLE = Measure(
 )
 WRITES = Measure(
     "writes",
-    "A job that writes a row in the transaction of its outcome, one process, 8 lanes",
+    "A job that writes a row in the transaction of its outcome, one process",
     f"{HOW} The row and the outcome commit together.",
     COLUMNS,
     _writers,

@@ -1,4 +1,5 @@
-"""Bare psycopg on the same tables: what the statements cost without any promise."""
+"""Bare psycopg on the same tables: what the statements cost without any promise. Also a bare loop with SQLAlchemy's
+ORM."""
 
 import importlib.metadata
 import queue
@@ -6,13 +7,17 @@ import signal
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
+from sqlalchemy import bindparam, create_engine, func, select, update
+from sqlalchemy.orm import Session
 
+from async_task import Attempt
 from benchmarks.board import Board
 from benchmarks.system import INSERT, Cannot, System
-from benchmarks.systems.ours import AsyncTaskSystem
+from benchmarks.systems.ours import AsyncTaskSystem, Business, with_driver
 
 BATCH = 100
 JOB = (
@@ -89,7 +94,11 @@ class Psycopg(AsyncTaskSystem):
         over = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: over.set())
         if options.get("single"):
-            _one_by_one(url, board, over, options.get("lanes") or 8, writes=options.get("kind") == "write")
+            threads = options.get("lanes") or 8
+            if options.get("orm"):
+                _one_by_one_with_orm(url, board, over, threads)
+            else:
+                _one_by_one(url, board, over, threads, writes=options.get("kind") == "write")
         else:
             _in_batches(url, board, over)
 
@@ -108,19 +117,11 @@ def _in_batches(url: str, board: Board, over: threading.Event) -> None:
 
 
 def _one_by_one(url: str, board: Board, over: threading.Event, threads: int, *, writes: bool) -> None:
-    """Ask once which jobs there are, so that only the transactions of the jobs are measured."""
-    with psycopg.connect(url) as connection:
-        known: queue.SimpleQueue[uuid.UUID] = queue.SimpleQueue()
-        for row in connection.execute("SELECT id FROM async_task_attempts WHERE status = 'pending' ORDER BY due_at"):
-            known.put(row[0])
+    known = _known(url)
 
     def lane() -> None:
         with psycopg.connect(url) as connection:
-            while not over.is_set():
-                try:
-                    job = known.get_nowait()
-                except queue.Empty:
-                    break
+            for job in _until(over, known):
                 if connection.execute(LOCK, [job]).fetchone():
                     board.add()
                     if writes:
@@ -130,6 +131,46 @@ def _one_by_one(url: str, board: Board, over: threading.Event, threads: int, *, 
 
     _run([lane] * threads)
     over.wait()
+
+
+def _one_by_one_with_orm(url: str, board: Board, over: threading.Event, threads: int) -> None:
+    """A session for each job, as one would write it: row lock, the row that is written, outcome, commit."""
+    known, engine, table = _known(url), create_engine(with_driver(url), pool_size=threads), Attempt.__table__
+    lock = select(table.c.id).where(table.c.id == bindparam("job"), table.c.status == "pending")
+    end = update(table).where(table.c.id == bindparam("job"))
+    ended = {"status": "succeeded", "num_attempts": table.c.num_attempts + 1, "attempted_at": func.now()}
+    end = end.values(**ended, completed_at=func.clock_timestamp(), updated_at=func.clock_timestamp())
+    lock = lock.with_for_update(key_share=True, skip_locked=True)
+
+    def lane() -> None:
+        for job in _until(over, known):
+            with Session(engine) as session, session.begin():
+                if session.execute(lock, {"job": job}).first() is not None:
+                    board.add()
+                    session.add(Business(note="written by the attempt"))
+                    session.flush()
+                    session.connection().execute(end, {"job": job})
+
+    _run([lane] * threads)
+    over.wait()
+    engine.dispose()
+
+
+def _known(url: str) -> "queue.SimpleQueue[uuid.UUID]":
+    """Ask once which jobs there are, so that only the transactions of the jobs are measured."""
+    known: queue.SimpleQueue[uuid.UUID] = queue.SimpleQueue()
+    with psycopg.connect(url) as connection:
+        for row in connection.execute("SELECT id FROM async_task_attempts WHERE status = 'pending' ORDER BY due_at"):
+            known.put(row[0])
+    return known
+
+
+def _until(over: threading.Event, known: "queue.SimpleQueue[uuid.UUID]") -> Iterator[uuid.UUID]:
+    while not over.is_set():
+        try:
+            yield known.get_nowait()
+        except queue.Empty:
+            break
 
 
 def _run(works: list[Any]) -> None:

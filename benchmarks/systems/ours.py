@@ -88,7 +88,7 @@ class AsyncTaskSystem:
             "driver": f"psycopg {importlib.metadata.version('psycopg')}",
             "SQLAlchemy": importlib.metadata.version("sqlalchemy"),
             "lanes": f"{LANES}; one commit per attempt: 8",
-            "worker": "app.worker(), defaults" if hasattr(AsyncTask, "worker") else "app.run_batch() in a loop",
+            "worker": "outbox.worker(), defaults" if hasattr(AsyncTask, "worker") else "outbox.run_batch() in a loop",
         }
 
     def prepare(self, url: str) -> None:
@@ -187,7 +187,7 @@ class AsyncTaskSystem:
 
 def _supervise(url: str, board: Board, options: dict[str, Any]) -> None:
     """Replace this process by the command line, which imports `benchmarks.app`."""
-    words = ["worker", "--app", "benchmarks.app:app", "--concurrency", str(options["lanes"])]
+    words = ["worker", "--app", "benchmarks.app:outbox", "--concurrency", str(options["lanes"])]
     told = {**os.environ, "BENCH_URL": url, "BENCH_BOARD": str(board.path)}
     command = [sys.executable, "-m", "async_task_cli", *words, "--processes", str(options["processes"])]
     os.execve(sys.executable, command, told)  # noqa: S606
