@@ -126,6 +126,12 @@ class Methods:
         answer: str = provider.ask("check")
         return answer
 
+    def fetch(self) -> None:
+        provider.ask("fetch")
+
+    def handle(self) -> None:
+        provider.ask("handle")
+
 
 class Pair(Methods, Pollable, Base):
     """It has a primary key of two columns."""
