@@ -186,6 +186,7 @@ def test_a_process_that_has_ended_its_work_is_no_running_worker(app: AsyncTask, 
 
 
 @pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize("lease", [LEASE])
 def test_after_an_outage_a_sweep_waits_for_heartbeats_before_it_recovers_claims(
     app: AsyncTask, engine: Engine, write: Write, database: Database
 ) -> None:

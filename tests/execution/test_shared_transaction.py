@@ -281,6 +281,7 @@ def work_in_batches(url: str) -> None:
     AsyncTask(url, lease=1, modules=["outbox"]).worker(concurrency=1, poll=0.05).run()
 
 
+@pytest.mark.parametrize("lease", [1.0])
 @pytest.mark.parametrize("at_third", ["killed", "commit"])
 def test_a_process_that_dies_in_a_shared_transaction_commits_no_writes_without_their_outcome(
     app: AsyncTask, engine: Engine, database: Database, door: str, async_engine_url: str, tmp_path: pathlib.Path,
