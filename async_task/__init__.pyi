@@ -15,7 +15,11 @@ from async_task.attempts.explanation import Explanation as Explanation
 from async_task.attempts.explanation import Reason as Reason
 from async_task.attempts.failures import FailureGroup as FailureGroup
 from async_task.attempts.failures import FailureReport as FailureReport
+from async_task.attempts.health import Health as Health
+from async_task.attempts.health import HealthCheck as HealthCheck
+from async_task.attempts.health import HealthState as HealthState
 from async_task.attempts.info import AttemptInfo as AttemptInfo
+from async_task.attempts.oldest_due import OldestDue as OldestDue
 from async_task.attempts.options import CallToMake as CallToMake
 from async_task.attempts.pages import AttemptPage as AttemptPage
 from async_task.attempts.pages import StatusCounts as StatusCounts

@@ -9,13 +9,12 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
-from async_task.application_upkeep import ApplicationUpkeep
+from async_task.application_health import ApplicationHealth
 from async_task.attempts.attempt import Attempt, BaseAttempt
 from async_task.database.engines import Database, Source
 from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
-from async_task.schedule.actions import AppSchedule
 from async_task.schedule.clock import Clock
 from async_task.schedule.schedule import Schedule
 from async_task.schema.tables import table_of
@@ -29,7 +28,6 @@ from async_task.validation import (
     check_coroutines,
     check_event,
     check_function,
-    check_instance,
     check_numbers,
     check_overlap,
     flag,
@@ -53,7 +51,7 @@ from async_task.worker.worker import AttemptWorker, WorkerSettings
 from async_task.worker.workload import PerformClaim
 
 
-class AsyncTask(ApplicationUpkeep):
+class AsyncTask(ApplicationHealth):
     """Performs and reads the attempts of one application.
 
         outbox = AsyncTask("postgresql+psycopg://localhost/shop", modules=["shop.outbox"])
@@ -87,7 +85,7 @@ class AsyncTask(ApplicationUpkeep):
         keep_tokens: Age | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(Source(database), model, keep=keep, keep_tokens=keep_tokens, lease=lease)
+        super().__init__(Source(database), model, keep=keep, keep_tokens=keep_tokens, lease=lease, schedule=schedule)
         check_class(attempt_job, BaseAttemptJob, "attempt_job")
         check_class(batch_job, BaseAttemptBatchJob, "batch_job")
         names = module_names(modules)
@@ -96,7 +94,6 @@ class AsyncTask(ApplicationUpkeep):
         switch_notify(table_of(model), flag(notify, "notify"))
         self._attempt_job = attempt_job
         self._batch_job = batch_job
-        self._schedule = Schedule() if schedule is None else check_instance(schedule, Schedule, "schedule")
         for module in names:
             import_module(module)
         self._check_schedule()
@@ -258,11 +255,6 @@ class AsyncTask(ApplicationUpkeep):
         # It executes few statements, and may be behind a pooler in transaction mode: prepared ones are lost there.
         self._source.stop_preparing()
         return self._made_clock()
-
-    @property
-    def schedule(self) -> AppSchedule:
-        """Reads and changes the schedule: `outbox.schedule.list()`, `.next(5)`, `.run(key)`, `.pause(key)`, ..."""
-        return AppSchedule(self._schedule.entries, self._model, self._source, self._run_checked)
 
     def _clock_beside(self) -> AbstractContextManager[object]:
         return self._made_clock().running()

@@ -116,7 +116,7 @@ class ApplicationDatabase:
         return self._run("on_connection", in_transaction)
 
     def _run(self, verb: str, work: Callable[[Engine], T]) -> T:
-        _refuse_loop(verb)
+        refuse_loop(verb)
         with open_lane(self._source) as lane:
             return lane.run(lambda: work(lane.engine))
 
@@ -126,12 +126,13 @@ class ApplicationDatabase:
         return self._run(verb, work)
 
     def _check_once(self, verb: str) -> None:
-        _refuse_loop(verb)
+        refuse_loop(verb)
         if not self._is_checked:
             self.check_schema()
 
 
-def _refuse_loop(verb: str) -> None:
+def refuse_loop(verb: str) -> None:
+    """Raises ConfigurationError inside of an event loop, which the verb would block."""
     if has_loop_running():
         # `outbox.worker()` blocks nothing: what it returns does.
         called, given = (f"{verb}.run", "") if verb in ("worker", "clock") else (f"outbox.{verb}", TAKES.get(verb, ""))

@@ -20,6 +20,8 @@ from async_task.queue.pauses import QueueState
 from async_task.queue.retention import Keeping, PruneReport, Retention, Rule, prune
 from async_task.queue.sweep import SweepReport, sweep
 from async_task.queue.workers import WorkerInfo, running_workers
+from async_task.schedule.actions import AppSchedule
+from async_task.schedule.schedule import Schedule
 from async_task.schema.audit import current_actor
 from async_task.schema.tables import table_of
 from async_task.targets.keeping import Age, Keep, age, ages_of, statuses_of
@@ -30,6 +32,7 @@ from async_task.validation import (
     at_least,
     check_event,
     check_function,
+    check_instance,
     check_model,
     check_text,
     flag,
@@ -42,8 +45,9 @@ class ApplicationUpkeep(ApplicationDatabase):
     """What people and their jobs do with the rows of an `AsyncTask`, without performing any."""
 
     def __init__(
-        self, source: Source, model: type[BaseAttempt], *, keep: Keep | None, keep_tokens: Age | None, lease: Duration
-    ) -> None:
+        self, source: Source, model: type[BaseAttempt], *, keep: Keep | None, keep_tokens: Age | None, lease: Duration,
+        schedule: Schedule | None,
+    ) -> None:  # fmt: skip
         super().__init__(source, model)
         check_model(model)
         self._lease = duration(lease, name="lease")
@@ -51,6 +55,7 @@ class ApplicationUpkeep(ApplicationDatabase):
             raise ConfigurationError("lease is at least 0.03 s: three heartbeats must fit into it")
         tokens = None if keep_tokens is None else age(keep_tokens, name="keep_tokens")
         self._keeping = Keeping(() if keep is None else ages_of(keep), tokens)
+        self._schedule = Schedule() if schedule is None else check_instance(schedule, Schedule, "schedule")
 
     @property
     def lease(self) -> dt.timedelta:
@@ -61,6 +66,11 @@ class ApplicationUpkeep(ApplicationDatabase):
     def keeps(self) -> bool:
         """Whether `keep=`, of this application or of a target, says how long attempts are kept."""
         return bool(self._keeping.retention().rules)
+
+    @property
+    def schedule(self) -> AppSchedule:
+        """Reads and changes the schedule: `outbox.schedule.list()`, `.next(5)`, `.run(key)`, `.pause(key)`, ..."""
+        return AppSchedule(self._schedule.entries, self._model, self._source, self._run_checked)
 
     def sweep(self) -> SweepReport:
         """Recover orphans, then expire overdue attempts; then resume the polls of operations that have lost their

@@ -48,6 +48,7 @@ READING: dict[str, Callable[[AsyncTask], object]] = {
     "failures": lambda app: app.attempts.failures(),
     "get": lambda app: app.attempts.get(uuid.uuid4()),
     "list": lambda app: app.attempts.list(),
+    "oldest_due": lambda app: app.attempts.oldest_due(),
     "rates": lambda app: app.attempts.rates(),
     "short_ids": lambda app: app.attempts.short_ids([uuid.uuid4()]),
 }
@@ -60,7 +61,7 @@ SCHEDULED: dict[str, Callable[[AsyncTask], object]] = {
     "schedule.run": lambda app: app.schedule.run("test.client.ping"),
 }
 ALL = VERBS | READING | SCHEDULED
-UNCHECKED = {"close", "create_schema", "on_connection", "schema_version"}
+UNCHECKED = {"close", "create_schema", "health", "on_connection", "process_health", "schema_version"}
 
 
 class Base(DeclarativeBase): ...

@@ -14,6 +14,7 @@ from async_task.attempts.failures import FailureReport, failures_of
 from async_task.attempts.filters import When, filters_of
 from async_task.attempts.info import AttemptInfo, info_of_attempt
 from async_task.attempts.lookup import id_meant, short_ids
+from async_task.attempts.oldest_due import OldestDue, oldest_due_of
 from async_task.attempts.pages import AttemptPage, Order, StatusCounts, check_order, clock_of, counts_of, page_of
 from async_task.attempts.rates import Rates, rates_of
 from async_task.attempts.shown_arguments import ShownArguments, shown_arguments
@@ -176,6 +177,15 @@ class Attempts:
         oldest has been due."""
         return self._ask("depths", lambda session: depths_of(session, table_of(self._model)))
 
+    def oldest_due(self, queue: str | None = None) -> OldestDue:
+        """Tell for how long the oldest attempt has been due, in all queues or in this one: the figure to alarm on.
+
+        It takes milliseconds, however many attempts wait. Paused queues do not count.
+        """
+        _check_queue(queue)
+        names = () if queue is None else (queue,)
+        return self._ask("oldest_due", lambda session: oldest_due_of(session, table_of(self._model), names))
+
     def rates(self) -> Rates:
         """Tell how many attempts end a second, and how many of these fail, over the last minute and the last 15: by
         queue and by target.
@@ -192,6 +202,11 @@ class Attempts:
 def _check_limit(limit: object) -> None:
     if type(limit) is not int or not 1 <= limit <= MOST_ROWS:
         raise ConfigurationError(f"limit is a whole number from 1 to {MOST_ROWS:,}: it was {limit!r}")
+
+
+def _check_queue(queue: object) -> None:
+    if queue is not None and not isinstance(queue, str):
+        raise ConfigurationError(f"queue is a text, not {queue!r}")
 
 
 def _check_cursor(after: object) -> None:

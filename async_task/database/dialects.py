@@ -153,6 +153,11 @@ def walks_index_names(dialect: Dialect) -> bool:
     return dialect.name not in MYSQL
 
 
+def has_partial_indexes(dialect: Dialect) -> bool:
+    """Whether an index can hold a part of the rows only: not on MySQL and MariaDB."""
+    return dialect.name not in MYSQL
+
+
 def by_primary_key(table: Table, statement: S) -> S:
     """The statement, told on MySQL and MariaDB to find its rows by the primary key: in a small table they would walk
     over all rows, and wait for each that is locked."""

@@ -23,6 +23,7 @@ COMMANDS = {
     "worker": ("worker:worker", "Perform all calls that become due, until stopped."),
     "clock": ("clock:clock", "Enqueue what the schedule says, until stopped."),
     "schedule": ("schedule:schedule", "List the schedule and its times; run or pause an entry."),
+    "health": ("health:health", "Check whether all is well, for monitoring and probes."),
     "workers": ("workers:workers", "List the processes that perform attempts, and the clocks."),
     "stats": ("stats:stats", "Show what waits, runs, ends and fails, by queue and by target."),
     "top": ("top:top", "Watch the same on the terminal."),

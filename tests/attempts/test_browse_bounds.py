@@ -85,6 +85,8 @@ QUESTIONS: dict[str, tuple[Callable[[AsyncTask], Any], int]] = {
     "counts": (lambda app: app.attempts.counts(), 101_000),
     "filtered counts": (lambda app: app.attempts.counts(status="failed", target="test.client"), 101_000),
     "depths": (lambda app: app.attempts.depths(), 70_000),
+    "the oldest due": (lambda app: app.attempts.oldest_due(), 100),
+    "health": (lambda app: app.health(), 200),
     "backlog": (lambda app: app.backlog(), 70_000),
     "workers": (lambda app: app.workers(), 70_000),
     "stats and top": (figures_of, 100_000),
