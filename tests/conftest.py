@@ -370,7 +370,16 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     """In an empty folder, with nothing set, and a path that ends with the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("ASYNC_TASK_APP", "ASYNC_TASK_DATABASE_URL", "ASYNC_TASK_ACTOR", "NO_COLOR", "FORCE_COLOR"):
+    for name in (
+        "ASYNC_TASK_APP",
+        "ASYNC_TASK_DATABASE_URL",
+        "ASYNC_TASK_ACTOR",
+        "ASYNC_TASK_LOG_FORMAT",
+        "ASYNC_TASK_SERVICE",
+        "ASYNC_TASK_DOMAIN",
+        "NO_COLOR",
+        "FORCE_COLOR",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
 

@@ -107,7 +107,8 @@ class PreparedCall(NamedTuple):
     def current(self, claim: Claim) -> CurrentAttempt:
         """What `current_attempt()` returns in this call."""
         limit = _time_limit(self.is_locked, self.timeout)
-        return CurrentAttempt(claim.id, claim.number, None if limit is None else claim.claimed_at + limit)
+        deadline = None if limit is None else claim.claimed_at + limit
+        return CurrentAttempt(claim.id, claim.number, deadline, claim.target, claim.method_name, claim.queue)
 
 
 class Unfit(Exception):

@@ -37,7 +37,7 @@ def _log(claim: Claim, settlement: Settlement) -> None:
         raised = type(error).__qualname__
         fields = {
             "attempt_id": str(claim.id), "target": claim.target, "method": claim.method_name, "queue": claim.queue,
-            "outcome": type(outcome).__name__.lower(), "tries": claim.number, "error": raised,
+            "outcome": type(outcome).__name__.lower(), "try": claim.number, "error": raised,
         }  # fmt: skip
         logger.info("%s: try %d of attempt %s raised %s", claim.call, claim.number, claim.id, raised, extra=fields)
 

@@ -64,7 +64,7 @@ class FinalFailure:
         are logged."""
         fields = {
             "attempt_id": str(self.attempt_id), "target": self.target, "method": self.method_name, "queue": self.queue,
-            "outcome": self.status.value, "tries": self.tries, "error": self.error and self.error.summary,
+            "outcome": self.status.value, "try": self.tries, "error": self.error and self.error.summary,
         }  # fmt: skip
         ended, tries = _ENDED[self.status], "1 try" if self.tries == 1 else f"{self.tries} tries"
         shown = None if error is None or self.error is None else without_values(error, self.error)

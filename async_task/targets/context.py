@@ -15,12 +15,16 @@ class CurrentAttempt:
     """The attempt that a target is called for.
 
     `id`: the same at every try. `number`: the number of this try, from 1. `deadline`: when the time limit ends an
-    `async def`, or the transaction of a `def`, by the database's clock; None without a limit.
+    `async def`, or the transaction of a `def`, by the database's clock; None without a limit. `target`, `method`,
+    `queue`: as its row has them.
     """
 
     id: uuid.UUID
     number: int
     deadline: dt.datetime | None
+    target: str
+    method: str
+    queue: str
 
 
 performing: ContextVar[Callable[[], CurrentAttempt] | None] = ContextVar("async_task_current_attempt", default=None)

@@ -7,26 +7,45 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO, TypeVar
 
+import click
+
+from async_task import AsyncTaskError, current_attempt
 from async_task_cli.faults import scrubbed, trace_of
 
 TEXT, JSON = "text", "json"
-FIELDS = ("attempt_id", "target", "method", "queue", "outcome", "tries", "error")
+FIELDS = ("attempt_id", "target", "method", "queue", "try", "outcome", "error")
 """Fields of a record about an attempt."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def logged(command: F) -> F:
+    """The options of a command that logs: it is called with `log_format` and `service`, for `log_lines`."""
+    command = click.option(
+        "--service", envvar="ASYNC_TASK_SERVICE", metavar="NAME",
+        help="The `service` of its lines in a JSON log [default: the name of the command].",
+    )(command)  # fmt: skip
+    return click.option(
+        "--log-format", envvar="ASYNC_TASK_LOG_FORMAT", type=click.Choice([TEXT, JSON]),
+        help="Format of the log on standard error: text, unless the application has configured logging.",
+    )(command)  # fmt: skip
 
 
 class Lines(logging.Formatter):
-    """One line for each record: text, or a JSON object with `time` (ISO 8601, UTC), `level`, `message`, `worker`,
-    `logger`, and where a record has them, `trace` and the FIELDS.
+    """One line for each record: text, or a JSON object with `@timestamp` (ISO 8601, UTC), `level`, `message`, `domain`,
+    `service`, `worker`, `logger`, `thread`, and where a record has them, `trace` and the FIELDS. What a target logs has
+    those of its attempt.
 
     `worker`: to be set when the worker's name is known; until then it is the process.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, service: str) -> None:
         super().__init__()
         self._kind = kind
+        self._service = service
+        self._domain = os.environ.get("ASYNC_TASK_DOMAIN") or socket.gethostname()
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
 
     def format(self, record: logging.LogRecord) -> str:
@@ -36,14 +55,28 @@ class Lines(logging.Formatter):
         if self._kind == TEXT:
             line = f"{when} {record.levelname} {message}"
             return line if error is None else f"{line}\n{trace_of(error).rstrip()}"
-        fields = {"time": when, "level": record.levelname, "message": message, "worker": self.worker}
+        fields = {
+            "@timestamp": when, "level": record.levelname, "message": message, "domain": self._domain,
+            "service": self._service, "worker": self.worker, "logger": record.name, "thread": record.threadName,
+        }  # fmt: skip
         trace = {} if error is None else {"trace": trace_of(error)}
         about = {name: _shown(getattr(record, name)) for name in FIELDS if hasattr(record, name)}
-        return json.dumps(fields | {"logger": record.name} | about | trace)
+        return json.dumps(fields | _of_the_call() | about | trace)
 
     def said(self, words: str, level: int = logging.INFO) -> str:
         """The line for `words`, for a signal handler, which must not use a logger."""
         return self.format(logging.LogRecord("async_task", level, "", 0, words, None, None)) + "\n"
+
+
+def _of_the_call() -> dict[str, object]:
+    """The FIELDS of the attempt that is performed here, if any: a record is formatted where it is logged."""
+    try:
+        one = current_attempt()
+    except AsyncTaskError:
+        return {}
+    return {
+        "attempt_id": str(one.id), "target": one.target, "method": one.method, "queue": one.queue, "try": one.number,
+    }  # fmt: skip
 
 
 def _shown(value: object) -> object:
@@ -61,10 +94,10 @@ class _Handler(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
-def log_lines(kind: str | None) -> Lines:
-    """Log everything from INFO on in this way. Logging that the application has set up stays as it is, unless a `kind`
-    was asked for."""
-    lines, root = Lines(kind or TEXT), logging.getLogger()
+def log_lines(kind: str | None, service: str) -> Lines:
+    """Log everything from INFO on in this way, as this service. Logging that the application has set up stays as it is,
+    unless a `kind` was asked for."""
+    lines, root = Lines(kind or TEXT, service), logging.getLogger()
     if kind is None and root.handlers:
         return lines
     handler = _Handler()

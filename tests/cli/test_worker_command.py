@@ -6,7 +6,9 @@ import logging
 import os
 import pathlib
 import signal
+import socket
 import sys
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ from sqlalchemy import Engine, make_url, update
 
 from async_task import AsyncTask, Attempt, Depth, Status, WorkerInfo
 from async_task.schema.tables import SCHEMA_VERSION, SchemaVersion
+from async_task.targets.context import CurrentAttempt, performing
 from async_task_cli.logs import Lines, log_lines
 from clockwork import row_of
 from databases import Database
@@ -79,13 +82,17 @@ def test_json_logs_are_one_object_a_line_without_arguments(start: Start, engine:
     _, err = working.communicate()
     lines = [json.loads(line) for line in err.splitlines()]
     assert {line["worker"] for line in lines} == {name}
-    common = {"time", "level", "message", "worker", "logger"}
-    about = {"attempt_id", "target", "method", "queue", "outcome", "tries", "error"}
+    common = {"@timestamp", "level", "message", "domain", "service", "worker", "logger", "thread"}
+    about = {"attempt_id", "target", "method", "queue", "try", "outcome", "error"}
     assert all(set(line) == (common | about if "raised" in line["message"] else common) for line in lines)
-    assert all(line["time"].endswith("+00:00") for line in lines)
+    assert all(line["@timestamp"].endswith("+00:00") for line in lines)
+    assert {(line["domain"], line["service"]) for line in lines} == {(socket.gethostname(), "worker")}
     [tried] = [line for line in lines if "raised Broken" in line["message"]]
     assert tried["message"] == f"test.client.fail: try 1 of attempt {attempt.id} raised Broken"
-    assert [tried[name] for name in ("target", "method", "tries", "outcome")] == ["test.client", "fail", 1, "retried"]
+    assert [tried[name] for name in ("target", "method", "queue", "try", "outcome")] == [
+        "test.client", "fail", "default", 1, "retried",
+    ]  # fmt: skip
+    assert tried["thread"].startswith("async-task-lane-")
     assert any(line["message"].startswith("stopping: ") for line in lines)
     assert "canary" not in err
 
@@ -256,9 +263,9 @@ def root(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
 def test_logging_that_the_application_has_configured_stays_unless_a_format_is_requested(root: logging.Logger) -> None:
     own = logging.NullHandler()
     root.handlers = [own]  # here: pytest has added its own meanwhile
-    log_lines(None)
+    log_lines(None, "web")
     assert root.handlers == [own]
-    log_lines("json")
+    log_lines("json", "web")
     assert [type(one.formatter) for one in root.handlers] == [Lines]
 
 
@@ -270,12 +277,43 @@ def test_an_error_in_the_log_has_its_traceback_without_passwords_and_rows(root: 
         raise IntegrityError("INSERT", {"card": "canary"}, refusal)
     except IntegrityError:
         record = logging.LogRecord("shop", logging.ERROR, "", 0, "at %s", ("pg://me:s3cret@db/x",), sys.exc_info())
-    as_json, as_text = json.loads(Lines("json").format(record)), Lines("text").format(record)
+    as_json, as_text = json.loads(Lines("json", "web").format(record)), Lines("text", "web").format(record)
     assert (as_json["logger"], as_json["level"], as_json["message"]) == ("shop", "ERROR", "at pg://me:***@db/x")
     assert as_json["trace"].startswith("Traceback ")
-    assert as_text.startswith(as_json["time"].partition("T")[0])
+    assert as_text.startswith(as_json["@timestamp"].partition("T")[0])
     assert "canary" not in as_text.rpartition("IntegrityError: ")[2]
     assert "s3cret" not in as_text + as_json["message"]
+
+
+def test_what_a_target_logs_has_the_fields_of_its_attempt_and_the_names_that_are_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ASYNC_TASK_DOMAIN", "shop-production")
+    lines, record = Lines("json", "mailer"), logging.LogRecord("shop", logging.INFO, "", 0, "packed", None, None)
+    outside = json.loads(lines.format(record))
+    assert (outside["domain"], outside["service"], outside["thread"]) == ("shop-production", "mailer", "MainThread")
+    one = CurrentAttempt(uuid.uuid4(), 3, None, "shop.orders", "fulfill", "mail")
+    token = performing.set(lambda: one)
+    try:
+        inside = json.loads(lines.format(record))
+    finally:
+        performing.reset(token)
+    assert {name: inside[name] for name in inside if name not in outside} == {
+        "attempt_id": str(one.id), "target": "shop.orders", "method": "fulfill", "queue": "mail", "try": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.only_on("sqlite")
+def test_one_environment_can_set_the_format_and_the_service_of_all_logs(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNC_TASK_LOG_FORMAT", "json")
+    monkeypatch.setenv("ASYNC_TASK_SERVICE", "mailer")
+    for more, service in (((), "mailer"), (("--service", "other"), "other")):
+        working = start(*more)
+        assert json.loads(first_line(working))["service"] == service
+        working.send_signal(signal.SIGTERM)
+        assert working.wait() == 143
 
 
 # Shown

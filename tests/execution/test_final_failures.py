@@ -60,7 +60,7 @@ def test_an_attempt_that_fails_for_good_is_logged_once_as_a_sentence_and_as_fiel
         "test.client.fail failed for good after 1 try: max_attempts used up: 1 of 1: Broken: [hidden] "
         f"(attempt {attempt.id})"
     )
-    fields = ("attempt_id", "target", "method", "queue", "outcome", "tries", "error")
+    fields = ("attempt_id", "target", "method", "queue", "outcome", "try", "error")
     assert tuple(getattr(record, name) for name in fields) == (
         str(attempt.id), "test.client", "fail", "default", "failed", 1, "Broken: [hidden]",
     )  # fmt: skip

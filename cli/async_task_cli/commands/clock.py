@@ -12,7 +12,7 @@ import click
 import async_task
 from async_task import AsyncTask, Clock
 from async_task_cli.application import existing
-from async_task_cli.logs import JSON, TEXT, Lines, log_lines
+from async_task_cli.logs import Lines, log_lines, logged
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.signals import Leave, end
 from async_task_cli.terminal import counted
@@ -23,13 +23,10 @@ STOPPING = ("stopping the clock",)
 
 
 @click.command("clock", context_settings=SETTINGS)
-@click.option(
-    "--log-format", type=click.Choice([TEXT, JSON]),
-    help="Format of the log on standard error: text, unless the application has configured logging.",
-)  # fmt: skip
+@logged
 @as_json
 @reaching
-def clock(wanted: Wanted, is_json: bool, log_format: str | None) -> int:
+def clock(wanted: Wanted, is_json: bool, log_format: str | None, service: str | None) -> int:
     """Enqueue the calls of the schedule at their times, until SIGTERM or SIGINT. Workers perform them.
 
     Any number of clocks may run, on any machines: each time is enqueued once. A clock calls no code of the application
@@ -45,7 +42,7 @@ def clock(wanted: Wanted, is_json: bool, log_format: str | None) -> int:
                 number of times of which this clock decided that
     --log-format json writes one object a line, as `async-task worker` does.
     """
-    lines = log_lines(log_format)
+    lines = log_lines(log_format, service or "clock")
     with existing(wanted) as app:
         made = app.clock()
         started_at = time.monotonic()

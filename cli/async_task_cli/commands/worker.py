@@ -18,7 +18,7 @@ import async_task
 from async_task import AsyncTask, AttemptWorker, Outcome, Supervisor
 from async_task_cli.application import existing
 from async_task_cli.faults import USAGE, Refusal
-from async_task_cli.logs import JSON, TEXT, Lines, log_lines
+from async_task_cli.logs import Lines, log_lines, logged
 from async_task_cli.moments import Length
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.signals import Leave, end
@@ -92,16 +92,13 @@ class Manner:
     "--listen/--no-listen", default=True, show_default=True,
     help="LISTEN for new attempts on PostgreSQL; not possible behind a pooler in transaction mode.",
 )  # fmt: skip
-@click.option(
-    "--log-format", type=click.Choice([TEXT, JSON]),
-    help="Format of the log on standard error: text, unless the application has configured logging.",
-)  # fmt: skip
+@logged
 @click.option("--clock", "clock", is_flag=True, help="Enqueue by the schedule too; several workers may.")
 @click.option("--top", "is_top", is_flag=True, help="Show a live view on the terminal; for one process.")
 @as_json
 @reaching
 def worker(
-    wanted: Wanted, is_json: bool, is_top: bool, processes: int, log_format: str | None,
+    wanted: Wanted, is_json: bool, is_top: bool, processes: int, log_format: str | None, service: str | None,
     queues: Sequence[tuple[str, int | None]], **options: Any,
 ) -> int:  # fmt: skip
     """Make all calls that become due, until SIGTERM or SIGINT.
@@ -120,14 +117,15 @@ def worker(
       succeeded, retried, failed, expired, canceled, parked, superseded
                   number of attempts with this outcome
     --log-format json writes one object a line:
-      time (ISO 8601, UTC), level, message, worker, logger, and trace after an error;
-      of a try that raised and of a final failure also attempt_id, target, method,
-      queue, outcome, tries, error
+      @timestamp (ISO 8601, UTC), level, message, domain (the host, or
+      ASYNC_TASK_DOMAIN), service, worker, logger, thread, and trace after an error;
+      of what a target logs also attempt_id, target, method, queue, try;
+      of a try that raised and of a final failure these, and outcome, error
     Later versions may add fields; they rename none.
     """
     manner = Manner(is_json, is_top)
     _check(manner, processes)
-    lines = log_lines(log_format)
+    lines = log_lines(log_format, service or "worker")
     with existing(wanted) as app:
         made = app.worker(queues=dict(queues), processes=processes, **options)
         return _work(app, made, manner, lines)
