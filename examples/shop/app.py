@@ -12,17 +12,21 @@ from pathlib import Path
 from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 
-from async_task import AesGcmEncryptor, AsyncTask, Keys
+from async_task import AesGcmEncryptor, AsyncTask, Keys, Schedule
 from shop.models import Attempt, Base
+from shop.outbox import report
 
 engine = create_engine(os.environ.get("SHOP_DATABASE_URL") or "sqlite:///shop.sqlite", hide_parameters=True)
 Session = sessionmaker(engine)
 keys_file = Path(os.environ.get("SHOP_KEYS_FILE") or "shop.keys")
+schedule = Schedule()
+schedule.every(minutes=1, call=report, overlap="skip")
 outbox = AsyncTask(
     Session,
     model=Attempt,
     modules=["shop.outbox"],
     encryptors=[AesGcmEncryptor(Keys.from_file(keys_file))] if keys_file.exists() else [],
+    schedule=schedule,
     lease=float(os.environ.get("SHOP_LEASE", "5")),
 )
 

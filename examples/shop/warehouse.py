@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -107,26 +108,32 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Warehouse(ThreadingHTTPServer):
-    """The server, on loopback only. `port` 0 takes any free port."""
+    """The server. `port` 0 takes any free port."""
 
     daemon_threads = True
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
         self.books = Books()
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__((host, port), Handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://{self.server_address[0]!s}:{self.server_address[1]}"
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="python -m shop.warehouse", description="The warehouse of the example shop.")
+    options.add_argument("--port", type=int, default=0, help="0, the default, takes any free port")
+    options.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
+    options.add_argument("--until-stdin-closes", action="store_true")
+    return options
 
 
 def main() -> None:
     """Serve until SIGINT, SIGTERM or, with --until-stdin-closes, the end of standard input."""
-    options = argparse.ArgumentParser(prog="python -m shop.warehouse", description="The warehouse of the example shop.")
-    options.add_argument("--port", type=int, default=0, help="0, the default, takes any free port")
-    options.add_argument("--until-stdin-closes", action="store_true")
-    given = options.parse_args()
-    warehouse = Warehouse(given.port)
+    given = parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # as the first process of a container it would ignore it
+    warehouse = Warehouse(given.port, given.host)
     if given.until_stdin_closes:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     print(warehouse.url, flush=True)
