@@ -106,14 +106,12 @@ def test_the_command_of_the_worker_service_runs_until_sigterm_and_has_time_for_i
 if ANALYZE is not None:  # only where systemd is installed
 
     def test_systemd_accepts_the_units(shop: Path) -> None:
-        for name in ("async-task-batch.service", "async-task-batch.timer", "async-task-worker.service"):
-            (shop / name).write_text((DEPLOY / name).read_text().replace(HOME, str(shop)))
+        for file in [*DEPLOY.glob("*.service"), *DEPLOY.glob("*.timer")]:
+            (shop / file.name).write_text(file.read_text().replace(HOME, str(shop)))
         assert ANALYZE is not None
+        begun = [shop / f"async-task-{name}" for name in ("batch.timer", "clock.service", "worker.service")]
         ended = subprocess.run(
-            [
-                ANALYZE, "verify", "--man=no",
-                str(shop / "async-task-batch.timer"), str(shop / "async-task-worker.service"),
-            ],
+            [ANALYZE, "verify", "--man=no", *map(str, begun)],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

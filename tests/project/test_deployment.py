@@ -6,7 +6,9 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -168,6 +170,23 @@ def test_the_dockerfile_copies_what_its_steps_need_and_ends_with_a_list() -> Non
     assert len(from_dockerfile("CMD")) == 1
     assert from_dockerfile("USER") == ["shop"]
     assert from_dockerfile("ENTRYPOINT") == []
+
+
+def _has_compose() -> bool:
+    docker = shutil.which("docker")
+    return (
+        bool(docker)
+        and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0
+    )
+
+
+if _has_compose():  # the client alone: it needs no engine for this
+
+    @pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.databases.yml"])
+    def test_docker_compose_accepts_the_file(name: str) -> None:
+        command = ["docker", "compose", "--file", name, "config", "--quiet"]
+        ended = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.returncode, ended.stderr) == (0, "")
 
 
 # The processes
