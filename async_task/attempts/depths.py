@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Table, func, literal_column, select, union_all
 from sqlalchemy.orm import Session
 
-from async_task.attempts.due_pages import MOST_QUEUES, PRIORITIES, waiting_queues
+from async_task.attempts.due_pages import MOST_QUEUES, PRIORITIES
 from async_task.attempts.pages import clock_of
-from async_task.queue.backlog import MOST_COUNTED
+from async_task.queue.backlog import MOST_COUNTED, waiting_queues
 from async_task.queue.predicates import is_claimed
 from async_task.schema.states import is_waiting
 
@@ -74,7 +74,7 @@ class _Line:
 def depths_of(session: Session, table: Table) -> Depths:
     """Two statements for each queue in which anything waits, and one for the claims."""
     now = clock_of(session)
-    lines = [_line_of(session, table, name, now) for name in waiting_queues(session, table)]
+    lines = [_line_of(session, table, name, now) for name in waiting_queues(session.connection(), table, MOST_QUEUES)]
     share = max(FEWEST, MOST_COUNTED // max(1, sum(line.parts for line in lines)))
     targets: dict[str, _Target] = defaultdict(_Target)
     for line in lines:

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from async_task.attempts.filters import Selection
 from async_task.attempts.info import facts_of
-from async_task.database.dialects import has_partial_indexes
 from async_task.errors import ConfigurationError
-from async_task.schema.states import PENDING, Status, is_waiting
+from async_task.queue.backlog import waiting_queues
+from async_task.schema.states import Status, is_waiting
 
 SCANNED = 1_000
 """How many rows of each line a page of a filtered list reads at most."""
@@ -60,7 +60,7 @@ def due_page(
         )
     behind = None if after is None else Place.parse(after)
     most = SCANNED if chosen.is_partial else limit + 1
-    names = waiting_queues(session, chosen.table) if queue is None else [queue]
+    names = waiting_queues(session.connection(), chosen.table, MOST_QUEUES) if queue is None else [queue]
     lines = [line for name in names for line in _lines(session, chosen, name, behind, most, is_last=is_last)]
     ends = [_place(line[-1]) for line in lines if len(line) == most]
     end = None if not ends else max(ends) if is_last else min(ends)
@@ -69,22 +69,6 @@ def due_page(
     following = known[limit - 1] if len(known) > limit else end
     rows = _rows(session, chosen, [place.id for place in known[:limit]])
     return rows, None if following is None else str(following)
-
-
-def waiting_queues(session: Session, table: Table, most: int = MOST_QUEUES) -> list[str]:
-    """The queues in which anything waits, up to `most`, by name: one step in an index for each. Without partial indexes
-    also those in which something is only claimed."""
-    # MariaDB reads all entries of the queues before, if a condition is on a column that is not in the index.
-    is_partial = has_partial_indexes(session.get_bind().dialect)
-    waits = is_waiting(table) if is_partial else (table.c.status == PENDING, table.c.released)
-    names: list[str] = []
-    while len(names) < most:
-        further = [table.c.queue > names[-1]] if names else []
-        found = select(table.c.queue).where(*waits, *further).order_by(table.c.queue).limit(1)
-        if (name := session.scalar(found)) is None:
-            break
-        names.append(name)
-    return names
 
 
 def _lines(

@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import Table, literal_column, select, union_all
 from sqlalchemy.orm import Session
 
-from async_task.attempts.due_pages import PRIORITIES, waiting_queues
+from async_task.attempts.due_pages import PRIORITIES
 from async_task.attempts.pages import clock_of
+from async_task.queue.backlog import waiting_queues
 from async_task.schema.states import is_waiting
 from async_task.schema.tables import companion_tables
 
@@ -35,7 +36,7 @@ class OldestDue:
 def oldest_due_of(session: Session, table: Table, queues: Sequence[str] = ()) -> OldestDue:
     """Two statements, and one for each queue, or two where no `queues` are named."""
     now, paused = clock_of(session), _paused(session, table)
-    names = queues or waiting_queues(session, table, MOST_QUEUES)
+    names = queues or waiting_queues(session.connection(), table, MOST_QUEUES)
     found: tuple[dt.datetime, str, uuid.UUID] | None = None
     for name in names:
         rows: Any = [] if name in paused else session.execute(_first_of_each_priority(table, name))

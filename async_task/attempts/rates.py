@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import ColumnElement, Table, literal_column, select, union_all
 from sqlalchemy.orm import Session
 
-from async_task.attempts.due_pages import PRIORITIES, waiting_queues
+from async_task.attempts.due_pages import MOST_QUEUES, PRIORITIES
 from async_task.attempts.pages import clock_of
+from async_task.queue.backlog import waiting_queues
 from async_task.queue.predicates import is_claimed
 from async_task.schema.states import Status, is_waiting
 
@@ -191,7 +192,7 @@ def _fronts(session: Session, table: Table, now: dt.datetime) -> Mapping[Line, u
     first may be what nobody can perform; then the claims tell how far the line is."""
     c = table.c
     fronts: dict[Line, uuid.UUID] = {}
-    for queue in waiting_queues(session, table):
+    for queue in waiting_queues(session.connection(), table, MOST_QUEUES):
         parts: list[Any] = []
         for priority in PRIORITIES:
             is_due = (*is_waiting(table), c.queue == queue, c.priority == priority, c.due_at <= now)

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Select, Table, func, literal, not_, or_, select, union_all
+from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, func, literal, not_, select, union_all
 
 from async_task.database.clock import clock_now, statement_now
+from async_task.database.dialects import has_partial_indexes
 from async_task.queue import claim_statements, predicates
 from async_task.queue.claim_statements import Shape
 from async_task.queue.left_out import NOTHING, LeftOut
-from async_task.schema.states import is_waiting
+from async_task.schema.states import is_waiting, waits_or_runs
 
 MOST_COUNTED = 10_000
 """The maximum that is counted: to count millions takes seconds."""
@@ -35,9 +36,22 @@ def queues(engine: Engine, table: Table, wanted: Iterable[str] = ()) -> tuple[li
         now = connection.scalar(select(clock_now()))
         assert now is not None
         if not found:
-            while (name := connection.scalar(_next_queue(table, found[-1] if found else None))) is not None:
-                found.append(name)
+            found.extend(waiting_queues(connection, table))
         return found, now
+
+
+def waiting_queues(connection: Connection, table: Table, most: int | None = None) -> list[str]:
+    """The queues in which anything waits, by name, `most` of them if it is given: one look into the index for each,
+    however long it is. Without partial indexes also those in which something only runs."""
+    waits = is_waiting(table) if has_partial_indexes(connection.dialect) else waits_or_runs(table)
+    names: list[str] = []
+    while most is None or len(names) < most:
+        further = [table.c.queue > names[-1]] if names else []
+        found = select(table.c.queue).where(*waits, *further).order_by(table.c.queue).limit(1)
+        if (name := connection.scalar(found)) is None:
+            break
+        names.append(name)
+    return names
 
 
 def with_due(
@@ -113,12 +127,6 @@ def num_claims(table: Table, by: ColumnElement[Any], limit: int) -> Rows:
     """How many claims there are for each value of `by`; of all together `limit` are counted at most."""
     some = select(by.label("by")).where(*predicates.is_claimed(table)).limit(limit).subquery()
     return select(some.c.by, func.count().label("number")).group_by(some.c.by)
-
-
-def _next_queue(table: Table, after: str | None) -> Select[Any]:
-    """The first queue behind `after` in which anything waits: one look into the index, however long the queues are."""
-    behind = or_(literal(after is None), table.c.queue > (after or ""))
-    return select(func.min(table.c.queue)).where(*is_waiting(table), behind)
 
 
 def _count(table: Table, conditions: Sequence[ColumnElement[bool]], limit: int) -> Select[Any]:

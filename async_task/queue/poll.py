@@ -16,7 +16,7 @@ from async_task.database.clock import seconds_until, statement_now
 from async_task.database.dialects import walks_index_names
 from async_task.queue import predicates
 from async_task.queue.left_out import NOTHING, LeftOut, but
-from async_task.schema.states import ONE, is_pending, is_waiting
+from async_task.schema.states import ONE, is_pending, is_waiting, waits_or_runs
 from async_task.schema.tables import companion_tables
 
 Statement = Any
@@ -163,10 +163,10 @@ def _soonest(kind: str, column: Any, *conditions: Any) -> Statement:
 
 
 def _unknown(table: Table, known: tuple[str, ...]) -> Iterator[Statement]:
-    """One look into the index before, between and behind the known ones."""
+    """One look into the index before, between and behind the known ones. Only without partial indexes."""
     for after, before in pairwise((None, *known, None)):
         between = ([table.c.queue > after] if after else []) + ([table.c.queue < before] if before else [])
-        yield select(_word(UNKNOWN), func.min(table.c.queue)).where(*is_waiting(table), *between)
+        yield select(_word(UNKNOWN), func.min(table.c.queue)).where(*waits_or_runs(table), *between)
 
 
 def _nearest(table: Table) -> Any:

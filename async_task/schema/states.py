@@ -231,6 +231,12 @@ def is_waiting(table: Table) -> tuple[ColumnElement[bool], ...]:
     return is_pending(table), table.c.claim_id.is_(None), table.c.released
 
 
+def waits_or_runs(table: Table) -> tuple[ColumnElement[bool], ...]:
+    """Pending and released, claimed or not. The claim index answers this by its own columns: without partial indexes
+    (MySQL, MariaDB) `is_waiting` reads each row, 13 s for the name of the next queue behind 1,000,000 rows."""
+    return table.c.status == PENDING, table.c.released
+
+
 def is_suspect(table: Table) -> ColumnElement[bool]:
     """Whether its last start was lost with its process."""
     # Two ranges of one index, for MySQL; and the very text of the partial index, for SQLite.
