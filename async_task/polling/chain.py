@@ -8,7 +8,7 @@ import datetime as dt
 import hashlib
 from typing import Any
 
-from sqlalchemy import inspect, select
+from sqlalchemy import ColumnElement, inspect, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.attempt import BaseAttempt
@@ -41,26 +41,39 @@ def name_of(model: type[Any]) -> str:
     return polling.name or f"{model.__module__}:{model.__qualname__}"
 
 
-def continue_chain(session: Session, model: type[Any], key: Any, *, at_once: bool = False) -> bool:
+def continue_chain(
+    session: Session, model: type[Any], key: Any, *, at_once: bool = False, only_if: ColumnElement[bool] | None = None
+) -> bool:
     """See that an attempt polls this operation, in the transaction of `session`. Returns whether that took a change.
 
-    `at_once`: if it waits, it is due now."""
+    `at_once`: if it waits, it is due now. `only_if`: no attempt is added or opened unless the row still says this.
+    """
     polling: Polling = model.polling
     token = first = token_of(key)
     for _ in range(MOST_FOLLOWERS):
         before = _attempt(session, model, token)
+        if before is not None and before.status is Status.PENDING:
+            return at_once and _hurry(session, before)
+        # After the attempt was read: if that has ended by the last step, then the row says so too.
+        if only_if is not None and not _says(session, model, key, only_if):
+            return False
         if before is None:
             polling.model.ensure(
                 session, target=name_of(model), method_name=METHOD, method_args={"key": key}, idempotence_token=token,
                 queue=polling.queue, priority=polling.priority,
             )  # fmt: skip
             return True
-        if before.status is Status.PENDING:
-            return at_once and _hurry(session, before)
         if before.status is not Status.SUCCEEDED and not before.is_pruned:
             return _retry(session, before, "the operation that it polls has not ended")
         token = f"{first}+{before.id}"
     raise RuntimeError(f"{name_of(model)} {first}: {MOST_FOLLOWERS} attempts have polled it; prune some")
+
+
+def _says(session: Session, model: type[Any], key: Any, condition: ColumnElement[bool]) -> bool:
+    """Whether the condition holds for the row now."""
+    columns = inspect(model).primary_key
+    mine = (column == value for column, value in zip(columns, key if len(columns) > 1 else (key,), strict=True))
+    return session.execute(select(*columns).select_from(model).where(*mine, condition)).first() is not None
 
 
 def _attempt(session: Session, model: type[Any], token: str) -> BaseAttempt | None:

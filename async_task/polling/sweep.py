@@ -29,6 +29,8 @@ from async_task.schema.tables import table_of
 logger = logging.getLogger("async_task")
 PAGE = 500
 """Operations of which the attempts are looked for in one statement."""
+ASKED_EVERY = 10.0
+"""Seconds after which a worker asks what is due, or sooner if a class is to be swept more often."""
 
 
 class PollSweeper:
@@ -42,6 +44,12 @@ class PollSweeper:
     def is_wanted(self) -> bool:
         """Whether this process knows any operations."""
         return bool(self._models())
+
+    @property
+    def every(self) -> float:
+        """Seconds after which `sweep` is to be called again, so that no class is swept later than it says."""
+        settings = [model.polling for model in self._models()]
+        return min([ASKED_EVERY, *(min(one.resume_every, one.expire_every).total_seconds() for one in settings)])
 
     def sweep(self, engine: Engine) -> int:
         """Do what is due. Returns how many polls were resumed."""
@@ -72,23 +80,28 @@ def sweep_polls(engine: Engine, model: type[BaseAttempt]) -> int:
 
 def resume(engine: Engine, model: type[Pollable]) -> int:
     """Give an attempt to each operation that is late, or not quite finished, and has none. Returns to how many."""
-    late = _without_attempt(engine, model, _read(engine, model, _is_late(model)))
-    return sum(_each(engine, model, row, "resumed", at_once=False) for row in late)
+    is_late = _is_late(model)
+    late = _without_attempt(engine, model, _read(engine, model, is_late))
+    return sum(_each(engine, model, row, is_late, "resumed", at_once=False) for row in late)
 
 
 def expire(engine: Engine, model: type[Pollable]) -> int:
     """Make the attempt of each operation due now that is past its maximal age. Returns of how many."""
-    old = _read(engine, model, _is_old(model))
-    return sum(_each(engine, model, row, "past its maximal age", at_once=True) for row in old)
+    is_old = _is_old(model)
+    old = _read(engine, model, is_old)
+    return sum(_each(engine, model, row, is_old, "past its maximal age", at_once=True) for row in old)
 
 
-def _each(engine: Engine, model: type[Pollable], row: Pollable, what: str, *, at_once: bool) -> bool:
-    """In a transaction of its own: a row that cannot be helped is logged, and blocks no other."""
+def _each(
+    engine: Engine, model: type[Pollable], row: Pollable, condition: ColumnElement[bool], what: str, *, at_once: bool
+) -> bool:
+    """In a transaction of its own: a row that cannot be helped is logged, and blocks no other. The condition is asked
+    again there: the row may have come to its end since it was read."""
     key = key_of(row)
     name = f"{model.__name__} {key} ({row.status}, next poll at {row.next_poll_at})"
     try:
         with Session(engine) as session, session.begin():
-            is_changed = continue_chain(session, model, key, at_once=at_once)
+            is_changed = continue_chain(session, model, key, at_once=at_once, only_if=condition)
     except Exception as error:
         logger.warning("%s could not be %s: %s", name, what, describe(error).summary)
         return False

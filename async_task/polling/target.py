@@ -176,7 +176,8 @@ class _Poll:
             self._call(self._row.stop)
         except Exception as error:
             logger.warning("%s: stop() raised %s", self._name, self._described(error).summary)
-        return self._fail(f"it had not ended after its maximal age of {self._polling.max_age}{why}")
+        what = "started" if self._was == PollState.PENDING else "ended"
+        return self._fail(f"it had not {what} after its maximal age of {self._polling.max_age}{why}")
 
     def _fail(self, reason: str) -> Again:
         self._write(self._row.record_failure, reason)

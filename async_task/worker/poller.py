@@ -34,9 +34,6 @@ KEYS_FOR = 60.0
 SWEEPS_EVERY = 600.0
 """Seconds after which a sweep is made although a poll finds nothing for it: it removes rows of dead workers."""
 
-SWEEPS_POLLS_EVERY = 10.0
-"""Seconds after which it is looked whether operations are to be swept: for each class, its own settings say that."""
-
 
 class WorkerRequests(Protocol):
     """What is asked of a worker, from any thread."""
@@ -51,7 +48,7 @@ class WorkerRequests(Protocol):
 
 class Poller:
     """`queues`: those to be served; if empty, all. `suspects`, `sweep`: requested when there is something for them.
-    `prune`, `sweep_polls`: now and then; None: never."""
+    `prune`, `sweep_polls`: now and then; None: never. `sweep_polls_every`: in seconds."""
 
     def __init__(
         self,
@@ -67,6 +64,7 @@ class Poller:
         sweep: BackgroundTask,
         prune: BackgroundTask | None,
         sweep_polls: BackgroundTask | None,
+        sweep_polls_every: float,
     ) -> None:
         self._runtime = runtime
         self._round_robin = round_robin
@@ -85,6 +83,7 @@ class Poller:
         self._prune = prune
         self._prunes_at = 0.0
         self._sweep_polls = sweep_polls
+        self._sweep_polls_every = sweep_polls_every
         self._sweeps_polls_at = 0.0
         self._not_before = 0.0
         self._cost = QueryCost()
@@ -133,7 +132,7 @@ class Poller:
             self._prunes_at = time.monotonic() + PRUNES_EVERY
             self._prune.request()
         if self._sweep_polls is not None and time.monotonic() >= self._sweeps_polls_at:
-            self._sweeps_polls_at = time.monotonic() + SWEEPS_POLLS_EVERY
+            self._sweeps_polls_at = time.monotonic() + self._sweep_polls_every
             self._sweep_polls.request()
         self._is_told = self._is_asleep and found.knows_next
         self._next_due = None if found.next_due is None else time.monotonic() + max(found.next_due, SOONEST)

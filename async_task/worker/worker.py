@@ -211,6 +211,7 @@ class _RunningWorker:
             runtime, round_robin, notifier, self._listener, PollInterval(s.poll), self._queues, worker,
             suspects=self._suspects, sweep=self._sweep, prune=self._prune if pruner.is_wanted else None,
             sweep_polls=self._sweep_polls if self._poll_sweeper.is_wanted else None,
+            sweep_polls_every=self._poll_sweeper.every,
         )  # fmt: skip
 
     def run(self) -> None:

@@ -103,6 +103,32 @@ def test_many_sweeps_at_once_leave_one_chain(world: World, engine: Engine) -> No
     assert [one.status for one in world.attempts()] == [Status.PENDING]
 
 
+@by_one_door
+@pytest.mark.parametrize("moment", ["_read", "_without_attempt"])
+def test_a_poll_that_comes_to_its_end_while_a_sweep_looks_at_it_is_not_followed_by_another(
+    world: World, provider: Provider, engine: Engine, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The sweep has read a row that is not handled yet, or that its attempt is canceled; then all is done."""
+    made = world.running()
+    world.change(made, status="ended", next_poll_at=None)
+    if moment == "_without_attempt":
+        end_attempts(engine, Status.CANCELED)
+    real: Any = getattr(sweep_module, moment)
+
+    def end_it_meanwhile(*given: Any) -> Any:
+        found = real(*given)
+        monkeypatch.setattr(sweep_module, moment, real)
+        sweep_module.resume(engine, Batch)
+        world.pass_by(MINUTE)
+        world.go_on()
+        return found
+
+    monkeypatch.setattr(sweep_module, moment, end_it_meanwhile)
+    assert sweep_module.resume(engine, Batch) == 0
+    assert world.progress(made) == ("ended", True, True)
+    assert len(world.attempts()) == 1
+
+
 def test_a_start_that_was_lost_is_resumed(world: World, provider: Provider, engine: Engine) -> None:
     made = world.submitted()
     lose_attempts(engine)
@@ -210,6 +236,8 @@ def test_a_provider_that_only_ever_fails_is_not_polled_for_ever(
     world.go_on()
     asked = provider.count(what)
     assert world.progress(made) == ("failed", True, True)
+    kept_from = {"start": "started", "check": "ended"}[what]
+    assert world.row(made).failure_reason.startswith(f"it had not {kept_from} after its maximal age of 1 day, 2:00:00")
     assert "7355608" not in world.row(made).failure_reason
     world.pass_by(5 * HOUR)
     world.app.sweep()
@@ -393,6 +421,21 @@ def test_a_worker_sweeps_polls(world: World, provider: Provider, engine: Engine)
     world.pass_by(10 * MINUTE)
     with working(world.app):
         await_(lambda: provider.count("check") == 1, "the poll is resumed")
+
+
+@by_one_door
+def test_a_worker_sweeps_polls_again_after_seconds_if_their_class_says_so(
+    world: World, provider: Provider, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Batch, "polling", Polling(name="test.batch", grace=0, resume_every=0.1))
+    made = world.running()
+    with working(world.app):
+        for number in (1, 2):
+            with engine.begin() as connection:
+                connection.execute(delete(Attempt))
+            world.change(made, next_poll_at=None)
+            await_(lambda number=number: provider.count("check") == number, "the poll is resumed", patience=8)
+            await_(lambda: world.row(made).next_poll_at is not None, "what it has learned is written")
 
 
 def test_a_worker_sweeps_each_class_as_often_as_it_says(
