@@ -74,6 +74,8 @@ from async_task.queue.backlog import Depth as Depth
 from async_task.queue.pauses import QueueState as QueueState
 from async_task.queue.retention import PruneReport as PruneReport
 from async_task.queue.sweep import SweepReport as SweepReport
+from async_task.queue.sweep_preview import PlannedChange as PlannedChange
+from async_task.queue.sweep_preview import SweepPreview as SweepPreview
 from async_task.queue.workers import WorkerInfo as WorkerInfo
 from async_task.schedule.actions import AppSchedule as AppSchedule
 from async_task.schedule.actions import EntryInfo as EntryInfo

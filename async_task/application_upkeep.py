@@ -13,12 +13,13 @@ from async_task.attempts.filters import calls_named, filters_of, refuse_unknown,
 from async_task.database.engines import Source
 from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.errors import ConfigurationError
-from async_task.polling.sweep import sweep_polls
+from async_task.polling.sweep import preview_polls, sweep_polls
 from async_task.queue import pauses
 from async_task.queue.backlog import Depth, depths
 from async_task.queue.pauses import QueueState
 from async_task.queue.retention import Keeping, PruneReport, Retention, Rule, prune
 from async_task.queue.sweep import SweepReport, sweep
+from async_task.queue.sweep_preview import SweepPreview, preview_sweep
 from async_task.queue.workers import WorkerInfo, running_workers
 from async_task.schedule.actions import AppSchedule
 from async_task.schedule.schedule import Schedule
@@ -81,6 +82,21 @@ class ApplicationUpkeep(ApplicationDatabase):
             return replace(report, resumed=sweep_polls(engine, self._model))
 
         return self._run_checked("sweep", sweep_all)
+
+    def preview_sweep(self, limit: int = 100) -> SweepPreview:
+        """Return what `sweep` would do now, to which rows and why, without writing anything: `limit` changes at most,
+        and how many are left out. Raises as `run_batch`.
+
+        A sweep that has just connected waits for one lease before it recovers what lost its process elsewhere: workers
+        that live send a heartbeat meanwhile. The preview does not wait."""
+        at_least(1, limit, "limit")
+
+        def preview_all(engine: Engine) -> SweepPreview:
+            first = preview_sweep(engine, table_of(self._model), self._lease, limit)
+            then = preview_polls(engine, self._model, limit - len(first.changes))
+            return SweepPreview(first.changes + then.changes, first.left_out + then.left_out)
+
+        return self._run_checked("preview_sweep", preview_all)
 
     def pause(
         self, queue: str | None = None, *, target: object = None, reason: str | None = None, dry_run: bool = False

@@ -6,7 +6,7 @@ second one follows, whose token names the first. So whoever continues a chain, a
 
 import datetime as dt
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, inspect, select
 from sqlalchemy.orm import Session
@@ -41,6 +41,31 @@ def name_of(model: type[Any]) -> str:
     return polling.name or f"{model.__module__}:{model.__qualname__}"
 
 
+class Link(NamedTuple):
+    """Where a chain goes on. `token`: of its last attempt, which is there as `attempt`, or is to be created."""
+
+    token: str
+    attempt: BaseAttempt | None
+
+
+def last_link(session: Session, model: type[Any], key: Any) -> Link:
+    """Where the chain of this operation goes on. Reads only."""
+    token = first = token_of(key)
+    for _ in range(MOST_FOLLOWERS):
+        before = _attempt(session, model, token)
+        is_spent = before is not None and (before.status is Status.SUCCEEDED or before.is_pruned)
+        if before is None or not is_spent:
+            return Link(token, before)
+        token = f"{first}+{before.id}"
+    raise RuntimeError(f"{name_of(model)} {first}: {MOST_FOLLOWERS} attempts have polled it; prune some")
+
+
+def can_hurry(session: Session, attempt: BaseAttempt) -> bool:
+    """Whether a pending attempt waits, and is not due yet."""
+    now: dt.datetime = session.execute(select(statement_now())).scalar_one()
+    return not attempt.is_performing and attempt.due_at > now
+
+
 def continue_chain(
     session: Session, model: type[Any], key: Any, *, at_once: bool = False, only_if: ColumnElement[bool] | None = None
 ) -> bool:
@@ -48,25 +73,21 @@ def continue_chain(
 
     `at_once`: if it waits, it is due now. `only_if`: no attempt is added or opened unless the row still says this.
     """
+    link = last_link(session, model, key)
+    if link.attempt is not None and link.attempt.status is Status.PENDING:
+        is_hurried = at_once and can_hurry(session, link.attempt)
+        return is_hurried and _retry(session, link.attempt, "the operation that it polls is to be ended")
+    # After the attempt was read: if that has ended by the last step, then the row says so too.
+    if only_if is not None and not _says(session, model, key, only_if):
+        return False
+    if link.attempt is not None:
+        return _retry(session, link.attempt, "the operation that it polls has not ended")
     polling: Polling = model.polling
-    token = first = token_of(key)
-    for _ in range(MOST_FOLLOWERS):
-        before = _attempt(session, model, token)
-        if before is not None and before.status is Status.PENDING:
-            return at_once and _hurry(session, before)
-        # After the attempt was read: if that has ended by the last step, then the row says so too.
-        if only_if is not None and not _says(session, model, key, only_if):
-            return False
-        if before is None:
-            polling.model.ensure(
-                session, target=name_of(model), method_name=METHOD, method_args={"key": key}, idempotence_token=token,
-                queue=polling.queue, priority=polling.priority,
-            )  # fmt: skip
-            return True
-        if before.status is not Status.SUCCEEDED and not before.is_pruned:
-            return _retry(session, before, "the operation that it polls has not ended")
-        token = f"{first}+{before.id}"
-    raise RuntimeError(f"{name_of(model)} {first}: {MOST_FOLLOWERS} attempts have polled it; prune some")
+    polling.model.ensure(
+        session, target=name_of(model), method_name=METHOD, method_args={"key": key}, idempotence_token=link.token,
+        queue=polling.queue, priority=polling.priority,
+    )  # fmt: skip
+    return True
 
 
 def _says(session: Session, model: type[Any], key: Any, condition: ColumnElement[bool]) -> bool:
@@ -81,14 +102,6 @@ def _attempt(session: Session, model: type[Any], token: str) -> BaseAttempt | No
     mine = (attempts.target == name_of(model), attempts.method_name == METHOD, attempts.idempotence_token == token)
     found: BaseAttempt | None = session.scalars(select(attempts).where(*mine)).first()
     return found
-
-
-def _hurry(session: Session, attempt: BaseAttempt) -> bool:
-    """Make a waiting attempt due now."""
-    now: dt.datetime = session.execute(select(statement_now())).scalar_one()
-    if attempt.is_performing or attempt.due_at <= now:
-        return False
-    return _retry(session, attempt, "the operation that it polls is to be ended")
 
 
 def _retry(session: Session, attempt: BaseAttempt, reason: str) -> bool:

@@ -5,6 +5,7 @@ alone, however late it is, so that sweeps only add what is missing.
 """
 
 import datetime as dt
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -18,15 +19,18 @@ from async_task.attempts.attempt import BaseAttempt
 from async_task.database.clock import statement_now
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
-from async_task.polling.chain import METHOD, continue_chain, key_of, name_of, token_of
+from async_task.polling.chain import METHOD, can_hurry, continue_chain, key_of, last_link, name_of, token_of
 from async_task.polling.pollable import Pollable
 from async_task.polling.settings import Polling
 from async_task.polling.states import TERMINAL, PollState
 from async_task.polling.target import registered_pollables
+from async_task.queue.backlog import MOST_COUNTED
+from async_task.queue.sweep_preview import PlannedChange, Source, SweepPreview, collected
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
 
 logger = logging.getLogger("async_task")
+SHOWN = ("status", "next_poll_at", "submitted_at", "ended_at", "failed_at")
 PAGE = 500
 """Operations of which the attempts are looked for in one statement."""
 ASKED_EVERY = 10.0
@@ -43,18 +47,18 @@ class PollSweeper:
     @property
     def is_wanted(self) -> bool:
         """Whether this process knows any operations."""
-        return bool(self._models())
+        return bool(self.models)
 
     @property
     def every(self) -> float:
         """Seconds after which `sweep` is to be called again, so that no class is swept later than it says."""
-        settings = [model.polling for model in self._models()]
+        settings = [model.polling for model in self.models]
         return min([ASKED_EVERY, *(min(one.resume_every, one.expire_every).total_seconds() for one in settings)])
 
     def sweep(self, engine: Engine) -> int:
         """Do what is due. Returns how many polls were resumed."""
         resumed = 0
-        for model in self._models():
+        for model in self.models:
             polling = model.polling
             if self._is_due(model, "resume", polling.resume_every):
                 resumed += _attempted(model, partial(resume, engine, model))
@@ -62,7 +66,9 @@ class PollSweeper:
                 _attempted(model, partial(expire, engine, model))
         return resumed
 
-    def _models(self) -> list[type[Pollable]]:
+    @property
+    def models(self) -> list[type[Pollable]]:
+        """The classes of operations that are polled by attempts of this table."""
         return [one for one in registered_pollables() if table_of(one.polling.model) is self._table]
 
     def _is_due(self, model: type[Pollable], what: str, every: dt.timedelta) -> bool:
@@ -92,6 +98,62 @@ def expire(engine: Engine, model: type[Pollable]) -> int:
     return sum(_each(engine, model, row, is_old, "past its maximal age", at_once=True) for row in old)
 
 
+def preview_polls(engine: Engine, model: type[BaseAttempt], limit: int) -> SweepPreview:
+    """What `sweep_polls` would do now."""
+    sources = [
+        source for one in PollSweeper(model).models for source in (_to_resume(engine, one), _to_hurry(engine, one))
+    ]
+    return collected(sources, limit)
+
+
+def _to_resume(engine: Engine, model: type[Pollable]) -> Source:
+    def read(limit: int) -> list[PlannedChange]:
+        late = _without_attempt(engine, model, _read(engine, model, _is_late(model), MOST_COUNTED))
+        return _planned(engine, model, late, limit, lost=True, waiting=False)
+
+    return Source(read, lambda: len(read(MOST_COUNTED)))
+
+
+def _to_hurry(engine: Engine, model: type[Pollable]) -> Source:
+    def read(limit: int) -> list[PlannedChange]:
+        is_old, is_late = _is_old(model), _is_late(model)
+        late = _read(engine, model, and_(is_old, is_late), MOST_COUNTED)  # those that are lost are resumed before
+        found = _planned(engine, model, late, limit, lost=False, waiting=True)
+        others = _read(engine, model, and_(is_old, ~is_late), MOST_COUNTED)
+        return found + _planned(engine, model, others, limit - len(found), lost=True, waiting=True)
+
+    return Source(read, lambda: len(read(MOST_COUNTED)))
+
+
+def _planned(
+    engine: Engine, model: type[Pollable], rows: Sequence[Pollable], limit: int,
+    *, lost: bool, waiting: bool,
+) -> list[PlannedChange]:  # fmt: skip
+    """What `continue_chain` would do for the first `limit` of these rows for which it would do anything. `lost`: those
+    without a pending attempt. `waiting`: make the attempts of others due."""
+    found: list[PlannedChange] = []
+    with Session(engine) as session, session.begin():
+        for row in itertools.takewhile(lambda _: len(found) < limit, rows):
+            attempt = last_link(session, model, key_of(row)).attempt
+            is_lost = attempt is None or attempt.status is not Status.PENDING
+            if lost if is_lost else (waiting and attempt is not None and can_hurry(session, attempt)):
+                found.append(_change(model, row, at_once=waiting))
+    return found
+
+
+def _change(model: type[Pollable], row: Pollable, *, at_once: bool) -> PlannedChange:
+    polling: Polling = model.polling
+    if at_once:
+        action, reason, since = "hurried", f"it is past its maximal age of {polling.max_age}", row.submitted_at
+    elif row.status in TERMINAL:
+        action, reason = "resumed", f"no attempt polls it: it is {row.status}, and not yet fetched and handled"
+        since = row.ended_at or row.failed_at
+    else:
+        action, reason, since = "resumed", f"no attempt polls it: it is {row.status}, and late", row.next_poll_at
+    key = str(key_of(row))
+    return PlannedChange("operation", key, name_of(model), METHOD, polling.queue, action, reason, since)
+
+
 def _each(
     engine: Engine, model: type[Pollable], row: Pollable, condition: ColumnElement[bool], what: str, *, at_once: bool
 ) -> bool:
@@ -118,10 +180,12 @@ def _attempted(model: type[Pollable], work: Callable[[], int]) -> int:
         return 0
 
 
-def _read(engine: Engine, model: type[Pollable], condition: ColumnElement[bool]) -> Sequence[Pollable]:
-    shown = load_only(*(getattr(model, name) for name in ("status", "next_poll_at")))
+def _read(
+    engine: Engine, model: type[Pollable], condition: ColumnElement[bool], limit: int | None = None
+) -> Sequence[Pollable]:
+    shown = load_only(*(getattr(model, name) for name in SHOWN))
     with Session(engine, expire_on_commit=False) as session, session.begin():
-        rows = session.scalars(select(model).where(condition).options(shown)).all()
+        rows = session.scalars(select(model).where(condition).options(shown).limit(limit)).all()
     return [row for row in rows if type(row) is model]  # the rows of a subclass are polled by its own target
 
 

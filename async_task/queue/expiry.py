@@ -22,7 +22,7 @@ def expire_overdue(
 ) -> list[FinalFailure]:
     """Expire one page, without the ids `besides`; returns what expired. Raises Refused."""
     with engine.begin() as connection:
-        found = connection.execute(_overdue(table, limit, besides)).all()
+        found = connection.execute(overdue(table, limit, besides)).all()
         ids = [row.id for row in found]
         with refusing(ids):
             if ids:
@@ -47,8 +47,9 @@ def expire_one(connection: Connection, table: Table, attempt_id: uuid.UUID) -> F
     return FinalFailure.of_row(row, Status.EXPIRED, REASON)
 
 
-def _overdue(table: Table, limit: int, besides: Sequence[uuid.UUID]) -> Select[Any]:
-    asked: Any = select(*_reported(table))
+def overdue(table: Table, limit: int, besides: Sequence[uuid.UUID] = ()) -> Select[Any]:
+    """What is to expire and is not locked, locked: the first `limit` of these, without the ids `besides`."""
+    asked: Any = select(*_reported(table), table.c.expires_at)
     found: Select[Any] = (
         asked.where(*can_expire(table), *without(table.c.id, besides))
         .order_by(table.c.expires_at, table.c.id)

@@ -9,9 +9,11 @@
 A unique index allows one released attempt for each key, whatever this module does wrong.
 """
 
+import datetime as dt
 import logging
+import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -39,6 +41,19 @@ from async_task.schema.states import clearing_arrived, is_pending, releasing_ord
 
 logger = logging.getLogger("async_task")
 PAGE = 500
+MOST_KEYS = 10_000
+"""How many keys a preview looks at."""
+
+
+class Turn(NamedTuple):
+    """An attempt whose turn it is in its order key. `is_new`: it has just arrived."""
+
+    id: uuid.UUID
+    target: str
+    method_name: str
+    queue: str
+    created_at: dt.datetime
+    is_new: bool
 
 
 def release(engine: Engine, table: Table, keys: Iterable[str]) -> int:
@@ -75,6 +90,22 @@ def release_overlooked(
         found = connection.execute(_keys(table, limit, after)).all()
         released = release_in(connection, table, [row.key for row in found if not (row.is_released or row.is_new)])
     return released, found[-1].key if len(found) == limit else None
+
+
+def to_release(connection: Connection, table: Table, limit: int) -> list[Turn]:
+    """The attempts whose turn it is, one of a key, as `release_arrived` and `release_overlooked` would release them:
+    `limit` at most of the first MOST_KEYS keys. Of each the call, `created_at`, and whether it `is_new`."""
+    keys = connection.execute(_keys(table, MOST_KEYS, None)).all()
+    waiting = {row.key: bool(row.is_new) for row in keys if not row.is_released}
+    wanted = list(waiting)[:limit]
+    c = table.c
+    shown: Any = select(c.id, c.target, c.method_name, c.queue, c.created_at)
+    found: list[Turn] = []
+    for key in wanted:
+        row = connection.execute(shown.where(is_pending(table), c.order_key == key).order_by(c.seq).limit(1)).first()
+        if row is not None:
+            found.append(Turn(row.id, row.target, row.method_name, row.queue, row.created_at, waiting[key]))
+    return found
 
 
 def release_in(connection: Connection, table: Table, keys: Iterable[str | None]) -> int:

@@ -178,9 +178,20 @@ def deregister_process(engine: Engine, table: Table, process: Process) -> bool:
 def forget_workers(engine: Engine, table: Table, older_than: dt.timedelta) -> None:
     """Delete the rows, without claims, of processes whose last heartbeat is older than that."""
     workers = companion_tables(table).workers
-    silent = workers.c.beat_at < statement_now(-older_than.total_seconds())
     with engine.begin() as connection:
-        connection.execute(delete(workers).where(silent, ~has_claim(table)))
+        connection.execute(delete(workers).where(*_is_forgotten(workers, table, older_than)))
+
+
+def to_forget(connection: Connection, table: Table, older_than: dt.timedelta, limit: int) -> Sequence[Any]:
+    """The names and last heartbeats of up to `limit` processes that `forget_workers` would forget."""
+    workers = companion_tables(table).workers
+    found: Any = select(workers.c.name, workers.c.beat_at).where(*_is_forgotten(workers, table, older_than))
+    rows: Sequence[Any] = connection.execute(found.order_by(workers.c.beat_at).limit(limit)).all()
+    return rows
+
+
+def _is_forgotten(workers: Table, table: Table, older_than: dt.timedelta) -> tuple[ColumnElement[bool], ...]:
+    return workers.c.beat_at < statement_now(-older_than.total_seconds()), ~has_claim(table)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, func, select
+from sqlalchemy import Engine, Table
 
 from async_task.encryption.ciphers import refuse_missing_key
 from async_task.encryption.encryptors import encryptor_named
@@ -14,8 +14,7 @@ from async_task.errors import AsyncTaskError
 from async_task.queue import pauses, predicates
 from async_task.queue.backlog import Scope, calls_due
 from async_task.queue.running_batches import RunningBatch, running_batch
-from async_task.queue.workers import alive_here
-from async_task.schema.states import is_overdue, is_pending
+from async_task.queue.sweep_preview import count_swept
 from async_task.targets.registry import target_named
 
 
@@ -34,8 +33,8 @@ class DueCalls:
 @dataclass(frozen=True, slots=True)
 class BatchPreview:
     """What a batch would find: `due` attempts, by queue and target in `calls`; orphans to recover (which then are due
-    as well) and what is to expire, in all queues and of all targets. `overlapped`: a batch that is running now.
-    `paused`: the queues that are left out.
+    as well) and what is to expire, in all queues and of all targets, 10,000 of each at most. `overlapped`: a batch that
+    is running now. `paused`: the queues that are left out.
     """
 
     due: int
@@ -53,12 +52,12 @@ def preview(engine: Engine, table: Table, lease: dt.timedelta, scope: Scope) -> 
     with engine.begin() as connection:
         rows = connection.execute(due).all()
         found = tuple(_by_queue_and_target(rows))
-        overdue = (is_pending(table), table.c.claim_id.is_(None), is_overdue(table))
+        to_recover, to_expire = count_swept(connection, table, lease)
         return BatchPreview(
             due=sum(one.due for one in found),
             calls=found,
-            to_recover=_orphans(connection, table, lease),
-            to_expire=_count(connection, table, overdue),
+            to_recover=to_recover,
+            to_expire=to_expire,
             overlapped=running_batch(connection, table, lease),
             paused=tuple(paused),
         )
@@ -90,12 +89,3 @@ def _problem(row: Any) -> str | None:
     except Exception as error:
         return f"the encryptor {row.encryptor!r} could not be loaded ({type(error).__name__})"
     return None
-
-
-def _orphans(connection: Connection, table: Table, lease: dt.timedelta) -> int:
-    alive = alive_here(connection, table)
-    return _count(connection, table, (*predicates.is_orphan(table, lease), table.c.claimed_by.not_in(alive)))
-
-
-def _count(connection: Connection, table: Table, conditions: Iterable[Any]) -> int:
-    return connection.scalar(select(func.count()).select_from(table).where(*conditions)) or 0
