@@ -30,7 +30,7 @@ class Scope:
 
 
 def queues(engine: Engine, table: Table, wanted: Iterable[str] = ()) -> tuple[list[str], dt.datetime]:
-    """The queues in which anything waits, or those `wanted`; and the database's clock before they were read."""
+    """The `waiting_queues`, or those `wanted`; and the database's clock before they were read."""
     found = list(wanted)
     with engine.begin() as connection:
         now = connection.scalar(select(clock_now()))

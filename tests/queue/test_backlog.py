@@ -6,6 +6,7 @@ from collections.abc import Callable
 from sqlalchemy import Engine, update
 
 from async_task import Attempt
+from async_task.database.dialects import has_partial_indexes
 from async_task.queue import backlog
 from async_task.queue.backlog import Depth
 from claims import TABLE, claimed, seconds_from_now
@@ -18,7 +19,8 @@ def test_each_queue_in_which_anything_waits_is_found(engine: Engine, write: Writ
     for name in ("b", "a", "a", "B"):
         write(Client, "ping", queue=name)
     claimed(engine, write(Client, "ping", queue="claimed").id)
-    assert sorted(backlog.queues(engine, TABLE)[0]) == ["B", "a", "b"]
+    only_runs = [] if has_partial_indexes(engine.dialect) else ["claimed"]
+    assert sorted(backlog.queues(engine, TABLE)[0]) == ["B", "a", "b", *only_runs]
     assert backlog.queues(engine, TABLE, ["x"])[0] == ["x"]
 
 
