@@ -15,6 +15,7 @@ from async_task.database.engines import Database, Source
 from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
+from async_task.queue.worker_names import check_worker_name
 from async_task.schedule.clock import Clock
 from async_task.schedule.schedule import Schedule
 from async_task.schema.tables import table_of
@@ -193,6 +194,7 @@ class AsyncTask(ApplicationHealth):
         listen: bool = True,
         processes: int = 1,
         clock: bool = False,
+        name: str | None = None,
     ) -> AttemptWorker | Supervisor:
         """A worker, which performs attempts as they become due until it is stopped: `outbox.worker().run()`.
 
@@ -207,6 +209,10 @@ class AsyncTask(ApplicationHealth):
         LISTEN on PostgreSQL, on a connection of its own; not possible through a pooler in transaction mode. Without it
         an engine that was made from a URL prepares no statements either, for the same reason. `clock`: whether each
         process is a clock too; several are harmless.
+
+        `name`: takes over from a dead worker of the same name, whose attempts it recovers at once, on whatever machine
+        that was; for places whose next process has the name of the last one, such as a StatefulSet. With `processes`
+        the names are NAME-1 to NAME-N. `run` raises AlreadyRunning if a living worker has the name, or takes it over.
 
         Raises ConfigurationError for an invalid value, and for `processes` on a system without fork. `run` raises as
         `run_batch` does.
@@ -232,15 +238,28 @@ class AsyncTask(ApplicationHealth):
         if clock:
             self._check_clock()
 
-        def worker() -> AttemptWorker:
-            return AttemptWorker(lambda: self._runtime("worker"), settings, own_job=self._own_job, beside=beside)
+        given = check_worker_name(name)
+
+        def worker(own_name: str | None) -> AttemptWorker:
+            def runtime() -> Runtime:
+                return self._runtime("worker", own_name, has_sessions=settings.listen)
+
+            return AttemptWorker(runtime, settings, own_job=self._own_job, beside=beside)
 
         if at_least(1, processes, "processes") == 1:
-            return worker()
+            return worker(given)
+        check_worker_name(given and f"{given}-{processes}")
         if not hasattr(os, "fork"):
             raise ConfigurationError("processes is 1 on this system, which cannot fork a process")
         check = partial(self._check_once, "worker")
-        return Supervisor(worker, settings, processes, self._source, table_of(self._model), check=check)
+        return Supervisor(
+            lambda number: worker(given and f"{given}-{number}"),
+            settings,
+            processes,
+            self._source,
+            table_of(self._model),
+            check=check,
+        )
 
     def _own_job(self, runtime: Runtime) -> PerformClaim | None:
         return own_run(self._attempt_job(runtime))
@@ -272,7 +291,7 @@ class AsyncTask(ApplicationHealth):
         for entry in self._schedule:
             entry.check(self._model)
 
-    def _runtime(self, verb: str) -> Runtime:
+    def _runtime(self, verb: str, name: str | None = None, *, has_sessions: bool = True) -> Runtime:
         self._check_once(verb)
         check_coroutines(engine_is_async=self._source.is_async)
-        return Runtime(self._source, self._model, self._lease, self._keeping)
+        return Runtime(self._source, self._model, self._lease, self._keeping, name, has_sessions=has_sessions)

@@ -95,9 +95,10 @@ class DecryptionFailed(AsyncTaskError):
 
 
 class AlreadyRunning(AsyncTaskError):
-    """Another batch is running, and this one was asked to fail in that case (`overlap="fail"`). Nothing was done.
+    """Another batch is running, and this one was asked to fail in that case (`overlap="fail"`). Or another worker has
+    the name of this one (`name=`), or has taken it over.
 
-    Raised by `AsyncTask.run_batch`. Run it again later.
+    Raised by `AsyncTask.run_batch`, before it does anything, and by the `run` of a worker.
     """
 
 

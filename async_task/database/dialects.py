@@ -312,6 +312,18 @@ def _status_schema(connection: Connection) -> str:
     return "information_schema" if is_mariadb(connection.dialect) else "performance_schema"
 
 
+def try_session_lock(connection: Connection, key: bytes) -> bool:
+    """Whether this session has the lock of `key` (8 bytes), which it takes if nobody has it; again and again is
+    harmless. The server ends it with the connection. False where there are no such locks: SQLite."""
+    name = connection.dialect.name
+    if name == "postgresql":
+        number = cast(int.from_bytes(key, "big", signed=True), BigInteger)
+        return bool(connection.scalar(select(func.pg_try_advisory_lock(number))))
+    if name in MYSQL:
+        return connection.scalar(select(func.get_lock(f"async-task-{key.hex()}", 0))) == 1
+    return False
+
+
 def limit_session(connection: Connection, seconds: float) -> None:
     """On MySQL and MariaDB: until `unlimit_session`, the server ends a transaction of this session that idles, or a
     statement that runs, for longer than `seconds` (whole ones). MySQL has the limit for idling only.

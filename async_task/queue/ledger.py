@@ -176,10 +176,12 @@ def _is_ours(folder: Path) -> bool:
 @functools.cache  # once in a process: a folder may hold hundreds
 def _remove_old(folder: Path) -> None:
     """Ledgers of processes of this machine that have ended long ago."""
-    here = socket.gethostname()[:64]
+    here = socket.gethostname().replace("@", "_")
     for file in folder.iterdir():
         with contextlib.suppress(OSError, ValueError):
             host, pid, _ = file.name.rsplit(":", 2)
-            is_old = host == here and time.time() - file.stat().st_mtime > KEPT_FOR
+            machine = host.rpartition("@")[2]  # before it is the name that was given to the worker
+            is_here = machine in (here[:64], here[:40])
+            is_old = is_here and time.time() - file.stat().st_mtime > KEPT_FOR
             if is_old and not Path(f"/proc/{int(pid)}").exists():
                 file.unlink()

@@ -27,7 +27,6 @@ from async_task.queue.ordering import release_in
 from async_task.queue.pages import PAGE, refusing
 from async_task.queue.predicates import Conditions, is_claimed, is_orphan, without
 from async_task.queue.settle_statements import change, change_one
-from async_task.queue.workers import Process
 from async_task.schema.audit import record
 from async_task.schema.states import (
     Status,
@@ -73,12 +72,12 @@ def recover_orphans(
 
 
 def recover_claims_of(
-    engine: Engine, table: Table, process: Process, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
+    engine: Engine, table: Table, names: Sequence[str], *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
 ) -> int:
-    """The same for one page of the claims of a process that has died, whether their leases are past or not; sleeping
-    workers are notified. Rows that the server still keeps locked for it are left out. Raises Refused."""
+    """The same for one page of the claims of workers with these `names`, whose processes have died, whether their
+    leases are past or not; sleeping workers are notified. Rows that the server still keeps locked for them are left
+    out. Raises Refused."""
     with engine.begin() as connection:
-        names = workers.names_of(connection, table, process)
         found = claims_left_by(connection, table, names, limit, besides=besides)
         _recover(connection, table, found)
         notify.notify_sleepers(connection, table, Counter(one.row.queue for one in found))

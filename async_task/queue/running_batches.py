@@ -51,15 +51,16 @@ def running_batch(
 def _begin(engine: Engine, table: Table, worker: str, lease: dt.timedelta, *, alone: bool) -> RunningBatch | None:
     with engine.begin() as connection:
         if alone:
-            _lock_version(connection, table)
+            lock_version(connection, table)
             if (other := running_batch(connection, table, lease, besides=worker)) is not None:
                 return other
         register(connection, table, worker, KIND)
     return None
 
 
-def _lock_version(connection: Connection, table: Table) -> None:
-    """Until this transaction ends, no other batch passes here. (On SQLite the transaction itself is the lock.)"""
+def lock_version(connection: Connection, table: Table) -> None:
+    """Until this transaction ends, no other batch, and no worker that takes a name, passes here. (On SQLite the
+    transaction itself is the lock.)"""
     version = companion_tables(table).version
     if connection.scalar(select(version.c.version).with_for_update()) is None:
         # Tables that somebody else's `create_all` made have no row yet: there must be one to lock.

@@ -10,7 +10,7 @@ import datetime as dt
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -73,21 +73,28 @@ def recover_process(
 ) -> SweepReport:
     """Recover the claims of a process that has died, before their leases are past, and delete its rows. Waits for what
     the server still keeps locked for it, for `patience` seconds at most."""
+    names = retry_transient(partial(_names, engine, table, process))
+    return SweepReport(recover_workers(engine, table, names, page=page, patience=patience))
+
+
+def recover_workers(
+    engine: Engine, table: Table, names: Sequence[str], *, page: int = PAGE, patience: float = SHORT_WAIT
+) -> int:
+    """The same for the workers with these `names`, which have died. Returns how many claims were recovered."""
     recovered = 0
     until = time.monotonic() + patience
-    names = retry_transient(partial(_names, engine, table, process))
     for is_first in itertools.chain((True,), itertools.repeat(False)):
-        recovered += sum(pages(partial(recovery.recover_claims_of, engine, table, process), int, page))
+        recovered += sum(pages(partial(recovery.recover_claims_of, engine, table, names), int, page))
         # Not after the first pass: its last claim may still be in its COMMIT, and is found by the name in these rows.
-        if not is_first and retry_transient(partial(workers.deregister_process, engine, table, process)):
+        if not is_first and retry_transient(partial(workers.deregister_dead, engine, table, names)):
             for name in names:
                 ledger.forget(name)
             break
         if time.monotonic() >= until:
-            logger.warning("some claims of process %d are still locked: a sweep will recover them", process.pid)
+            logger.warning("some claims of %s are still locked: a sweep will recover them", ", ".join(names))
             break
         time.sleep(0.02)
-    return SweepReport(recovered)
+    return recovered
 
 
 def _gone(engine: Engine, table: Table) -> list[Process]:

@@ -2,7 +2,7 @@
 
 1. Its name, and what tells its process from a later one with the same id.
 2. `beat`, `register`, `mark_asleep`, `mark_awake`: written by itself.
-3. `deregister`, `deregister_process`, `forget_workers`: its end.
+3. `deregister`, `deregister_dead`, `forget_workers`: its end.
 4. `running_workers`, `names_of`, `alive_here`: read by others.
 """
 
@@ -22,8 +22,9 @@ from sqlalchemy.exc import IntegrityError
 
 from async_task.database.clock import clock_now, statement_now
 from async_task.database.dialects import locks_rows
+from async_task.errors import AlreadyRunning
 from async_task.queue.backlog import MOST_COUNTED, num_claims
-from async_task.queue.predicates import has_beaten, has_claim
+from async_task.queue.predicates import has_beaten, has_claim, is_claimed
 from async_task.schema.states import extending, is_pending
 from async_task.schema.tables import companion_tables
 
@@ -31,6 +32,8 @@ WORKER = "worker"
 """The kind of a process that performs what is due for as long as it lives."""
 CLOCK = "clock"
 """The kind of a clock, which performs nothing: its heartbeat is a tick, and without ticks it enqueues nothing."""
+HOST_BESIDE_A_NAME = 40
+"""Characters of the host that a name holds beside the one that was given."""
 IDLE_PAUSE = 15.0
 """Seconds between two heartbeats of a worker that has no claims, and has claimed nothing for half a lease."""
 
@@ -43,10 +46,18 @@ class Process(NamedTuple):
     started: str
 
 
-def worker_name() -> str:
-    """A new name: host, process id, and eight random hexadecimal digits. Each runtime has a name of its own: under one
-    for the process, the heartbeats of later runtimes would keep alive what an earlier one left claimed."""
-    return f"{socket.gethostname()[:64]}:{os.getpid()}:{secrets.token_hex(4)}"
+def worker_name(given: str | None = None) -> str:
+    """A new name: host, process id, and eight random hexadecimal digits; before these the name that was `given` to it.
+    Each runtime has a name of its own: under one for the process, the heartbeats of later runtimes would keep alive
+    what an earlier one left claimed."""
+    host = socket.gethostname().replace("@", "_")
+    where = host[:64] if given is None else f"{given}@{host[:HOST_BESIDE_A_NAME]}"
+    return f"{where}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def given_name(worker: str) -> str:
+    """The name that was given to a worker; empty if it has none."""
+    return worker.rpartition("@")[0]
 
 
 def process_started(pid: int) -> str | None:
@@ -92,11 +103,18 @@ def beat(
         _beat(engine, table, worker, lease, claimed, kind)
 
 
-def register(connection: Connection, table: Table, worker: str, kind: str | None, **values: Any) -> None:
-    """Write this process's heartbeat and `values`, by column; at first also its kind, host and process."""
+def register(
+    connection: Connection, table: Table, worker: str, kind: str | None, *, is_first: bool = False, **values: Any
+) -> None:
+    """Write this process's heartbeat and `values`, by column; at first also its kind, host and process.
+
+    Raises AlreadyRunning if the row of a worker with a given name is gone, and this is not the first time (`is_first`):
+    another worker has taken over its name."""
     workers = companion_tables(table).workers
     beats = update(workers).where(workers.c.name == worker).values(beat_at=clock_now(), **values)
-    if not connection.execute(beats).rowcount:
+    if is_first or not connection.execute(beats).rowcount:
+        if given_name(worker) and not is_first:
+            raise AlreadyRunning(f"another worker has taken over the name {given_name(worker)}: {worker} ends")
         started = process_started(os.getpid()) or ""
         me = {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "process_started": started}
         connection.execute(insert(workers).values(me | {"kind": kind, "job_type": table.name} | values))
@@ -167,12 +185,13 @@ def stopped_among(connection: Connection, table: Table, names: Collection[str]) 
     return set(connection.scalars(found)) if names else set()
 
 
-def deregister_process(engine: Engine, table: Table, process: Process) -> bool:
-    """Delete the rows, without claims, of a process that has died. Whether none is left."""
+def deregister_dead(engine: Engine, table: Table, names: Sequence[str]) -> bool:
+    """Delete the rows, without claims, of workers that have died. Whether nothing is left of them."""
     workers = companion_tables(table).workers
+    left: Any = select(table.c.id).where(*is_claimed(table), table.c.claimed_by.in_(names)).limit(1)
     with engine.begin() as connection:
-        connection.execute(delete(workers).where(*_is_of(workers, table, process), ~has_claim(table)))
-        return not names_of(connection, table, process)
+        connection.execute(delete(workers).where(workers.c.name.in_(names), ~has_claim(table)))
+        return connection.execute(left).first() is None
 
 
 def forget_workers(engine: Engine, table: Table, older_than: dt.timedelta) -> None:
@@ -247,7 +266,7 @@ def _info(row: Any, claims: int, lease: dt.timedelta) -> WorkerInfo:
 
 def _longest_silence(row: Any, claims: int, lease: dt.timedelta) -> dt.timedelta:
     """For which the process can live."""
-    is_idle = row.kind in (WORKER, CLOCK) and not claims
+    is_idle = row.kind in (WORKER, CLOCK) and not claims and not given_name(row.name)
     return lease + dt.timedelta(seconds=IDLE_PAUSE) if is_idle else lease
 
 

@@ -13,10 +13,12 @@ from functools import partial
 from sqlalchemy import Table
 
 from async_task.database.lanes import Lane
+from async_task.errors import AlreadyRunning
 from async_task.queue import running_batches, workers
 from async_task.queue.ledger import NO_LEDGER, Ledger
 from async_task.queue.running_batches import RunningBatch
 from async_task.queue.workers import IDLE_PAUSE, WORKER
+from async_task.worker.held_name import HeldName
 from async_task.worker.outages import Outages
 
 logger = logging.getLogger("async_task")
@@ -37,6 +39,7 @@ class Heartbeat:
         open_lane: Callable[[], Lane],
         outages: Outages,
         ledger: Ledger = NO_LEDGER,
+        held_name: HeldName | None = None,
     ) -> None:
         self._table = table
         self._worker = worker
@@ -57,6 +60,9 @@ class Heartbeat:
         """Whether the thread waits for longer than it may once something is claimed."""
         self._stopped = False
         self._kind: str | None = None
+        self._held_name = held_name
+        self.name_lost: AlreadyRunning | None = None
+        """That another worker has taken over the name of this one, which is to end."""
 
     def begin_run(self, lane: Lane, *, alone: bool) -> RunningBatch | None:
         """From now until `stop` this is a batch that other processes see. `alone`: only if no other batch is running;
@@ -78,6 +84,10 @@ class Heartbeat:
         with self._changed:
             self._kind, self._last = WORKER, time.monotonic()
             self._start()
+
+    def lose_name(self, error: AlreadyRunning) -> None:
+        """Another worker has taken over the name of this one."""
+        self.name_lost = self.name_lost or error
 
     def before_claim(self, lane: Lane) -> None:
         """Write a heartbeat now, on the claiming lane, unless the last one is younger than half a lease: a claim is
@@ -156,7 +166,9 @@ class Heartbeat:
     @property
     def _pause(self) -> float:
         """Seconds between two heartbeats, as things are."""
-        is_active = self._tracked or self._kind != WORKER or time.monotonic() - self._claimed_at < self._fresh
+        has_claimed = time.monotonic() - self._claimed_at < self._fresh
+        # With a name, silence must soon tell that it has ended.
+        is_active = self._tracked or self._kind != WORKER or has_claimed or self._held_name is not None
         return self._often if is_active else max(self._often, IDLE_PAUSE)
 
     @property
@@ -185,8 +197,12 @@ class Heartbeat:
                 try:
                     lane = lane or self._open_lane()
                     lane.run(partial(self._beat, lane, list(self._tracked)))
+                    if self._held_name is not None:
+                        self._held_name.keep()
                     if self._kind != WORKER:  # a worker has a poller, which needs more of the database
                         self._outages.over()
+                except AlreadyRunning:
+                    return
                 except Exception as error:
                     self._outages.failed(error)
         finally:
@@ -208,7 +224,11 @@ class Heartbeat:
 
     def _beat(self, lane: Lane, claimed: list[uuid.UUID]) -> None:
         began = time.monotonic()
-        workers.beat(lane.engine, self._table, self._worker, self._lease, claimed, kind=self._kind)
+        try:
+            workers.beat(lane.engine, self._table, self._worker, self._lease, claimed, kind=self._kind)
+        except AlreadyRunning as error:
+            self.lose_name(error)
+            raise
         with self._changed:
             silent = 0.0 if self._last is None else time.monotonic() - self._last
             if silent >= self._lease.total_seconds() and self._tracked:

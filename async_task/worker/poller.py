@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from async_task.database.lanes import Lane
+from async_task.errors import AlreadyRunning
 from async_task.execution.adaptive import PollInterval, QueryCost
 from async_task.queue import workers
 from async_task.queue.ordering import PAGE, release_arrived
@@ -107,6 +108,8 @@ class Poller:
             found = lane.run(lambda: self._poll(lane))
             lane.run(lambda: self._fall_asleep_or_wake(lane, found))
             self._runtime.outages.over()
+        except AlreadyRunning as error:
+            self._runtime.heartbeat.lose_name(error)
         except Exception as error:
             lane.run(lane.drop_connection)
             self._is_asleep = False

@@ -28,6 +28,7 @@ from async_task.worker.bounded import finish_within
 from async_task.worker.claim_performer import ClaimPerformer
 from async_task.worker.claimer import Claimer
 from async_task.worker.heartbeat import Heartbeat
+from async_task.worker.held_name import HeldName
 from async_task.worker.outages import Outages
 from async_task.worker.unknown_calls import UnknownCalls
 
@@ -43,19 +44,27 @@ class Runtime:
     one of these is ended, and its claim released."""
 
     def __init__(
-        self, source: Source, model: type[BaseAttempt], lease: dt.timedelta, keeping: Keeping = KEEP_ALL
-    ) -> None:
+        self, source: Source, model: type[BaseAttempt], lease: dt.timedelta, keeping: Keeping = KEEP_ALL,
+        name: str | None = None, *, has_sessions: bool = True,
+    ) -> None:  # fmt: skip
+        """`name`: given to this worker. `has_sessions`: as for `HeldName`."""
         self.source = source
         self.model = model
         self.table: Table = table_of(model)
         # A fresh name: claims that an earlier runtime of this process left behind count as lost although it lives.
-        self.worker = worker_name()
+        self.worker = worker_name(name)
         self.lease = lease
         self.keeping = keeping
         self.outages = Outages(self.worker)
         # On a connection of its own: the user's pool may be busy with the very calls whose leases are to be extended.
         self.ledger = Ledger(self.worker)
-        self.heartbeat = Heartbeat(self.table, self.worker, lease, self.private_lane, self.outages, self.ledger)
+        self.held_name = (
+            None if name is None
+            else HeldName(self.table, self.worker, lease, self.private_lane, has_sessions=has_sessions)
+        )  # fmt: skip
+        self.heartbeat = Heartbeat(
+            self.table, self.worker, lease, self.private_lane, self.outages, self.ledger, self.held_name
+        )
         self.unknown_calls = UnknownCalls(self.worker)
         self.claimer = Claimer(self.table, self.worker, lease, self.heartbeat)
         self.performer = ClaimPerformer(source, model, self.heartbeat, self.ledger)
@@ -95,6 +104,8 @@ class Runtime:
         finish_within(LONGEST_FAREWELL, "end-of-children", self.performer.abandon)
         if self.heartbeat.is_over or self.has_left_claims:
             finish_within(LONGEST_FAREWELL, "farewell", self._deregister)
+        if self.held_name is not None:
+            finish_within(LONGEST_FAREWELL, "farewell", self.held_name.close)
 
     def _deregister(self) -> None:
         with self.lane() as lane:  # a connection is there already, if calls were performed on the user's pool

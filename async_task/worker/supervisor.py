@@ -51,10 +51,11 @@ class Supervisor:
     """
 
     def __init__(
-        self, open_worker: Callable[[], AttemptWorker], settings: WorkerSettings, processes: int,
+        self, open_worker: Callable[[int], AttemptWorker], settings: WorkerSettings, processes: int,
         source: Source, table: Table, *, check: Callable[[], object],
     ) -> None:  # fmt: skip
-        """`open_worker`: called in each worker process. `check`: raises what would make each of them fail."""
+        """`open_worker`: called in each worker process, with its number from 1. `check`: raises what would make each of
+        them fail."""
         self.settings = settings
         self.processes = processes
         self._open_worker = open_worker
@@ -186,8 +187,8 @@ class Supervisor:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             supervisor = os.getpid()
 
-            def work(link: Link) -> None:
-                SupervisedWorker(self._open_worker(), link, supervisor).run(began)
+            def work(link: Link, place: int) -> None:
+                SupervisedWorker(self._open_worker(place + 1), link, supervisor).run(began)
 
             SupervisorProcess(
                 caller, self.processes, self.settings.grace, work=work, recover=self._recover_process

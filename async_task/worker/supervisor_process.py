@@ -75,12 +75,12 @@ class SupervisorProcess:
     """`caller`: the link to the process that forked this one. `number`: of worker processes. `grace`: seconds that
     their calls may take after a request to stop.
 
-    `work(link)`: what a worker process does. `recover(pid, started)`: recovers what a dead one had claimed.
+    `work(link, place)`: what a worker process does. `recover(pid, started)`: recovers what a dead one had claimed.
     """
 
     def __init__(
         self, caller: Link, number: int, grace: float,
-        *, work: Callable[[Link], object], recover: Callable[[int, str], object],
+        *, work: Callable[[Link, int], object], recover: Callable[[int, str], object],
     ) -> None:  # fmt: skip
         self._caller = caller
         self._grace = grace
@@ -158,7 +158,7 @@ class SupervisorProcess:
         def live() -> None:
             link.close()
             os.setpgid(0, 0)  # a group of its own: what a terminal sends to a group comes through the caller
-            self._work(Link(theirs))
+            self._work(Link(theirs), place)
 
         try:
             pid = self._fork(live)

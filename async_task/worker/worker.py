@@ -92,19 +92,24 @@ class AttemptWorker:
         this worker, once the database knows it, and before anything is claimed.
 
         In the main thread, SIGINT and SIGTERM call `stop`, unless the program handles them itself.
-        Raises SchemaMismatch without tables, and SQLAlchemy's OperationalError when the database is away at the start.
+        Raises SchemaMismatch without tables, SQLAlchemy's OperationalError when the database is away at the start, and
+        AlreadyRunning if another worker has its name, or has taken it over.
         """
         with stopped_by_signals(self.stop), self._open_runtime() as runtime:
             runtime.prepare_children()
             self._notifier = notifier_of(runtime.table, runtime.source.url)
             pruner = Pruner(runtime)
             with runtime.lane() as lane:
+                if runtime.held_name is not None:
+                    runtime.held_name.take(self._about(pruner))
                 lane.run(lambda: runtime.heartbeat.begin_work(lane, self._about(pruner)))
             began(runtime.worker)
             running = _RunningWorker(self, runtime, self._notifier, self._own_job(runtime), pruner)
             self._workload = running.workload
             with self._beside():
                 running.run()
+            if runtime.heartbeat.name_lost is not None:
+                raise runtime.heartbeat.name_lost
         return self.tally
 
     def stop(self) -> None:
@@ -223,7 +228,7 @@ class _RunningWorker:
         polling = threading.Thread(target=self._poll, args=(failures,), name="async-task-poller", daemon=True)
         polling.start()
         try:
-            while polling.is_alive() and not self._worker.is_stopping:
+            while polling.is_alive() and not self._worker.is_stopping and not self._runtime.heartbeat.name_lost:
                 polling.join(timeout=1.0)
         finally:
             self._worker.begin_end()

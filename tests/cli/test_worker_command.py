@@ -353,3 +353,41 @@ def test_it_shows_a_live_view_on_a_terminal(
     working.send_signal(signal.SIGTERM)
     assert working.wait() == 143
     assert "\x1b[?25h" in terminal.close(), "the cursor is back"
+
+
+# Names
+
+
+def names(app: AsyncTask) -> dict[str, int]:
+    """The process of each worker by its given name."""
+    return {one.name.partition("@")[0]: one.pid for one in app.workers() if not one.is_dead}
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("door", ["sync"])
+def test_with_processes_each_has_a_name_that_its_next_process_takes_over_and_others_are_refused(
+    start: Start, app: AsyncTask
+) -> None:
+    working = start("--name", "web", "--processes", "2")
+    before = await_(lambda: len(found := names(app)) == 2 and found, "both have begun")
+    assert set(before) == {"web-1", "web-2"}
+    os.kill(before["web-1"], signal.SIGKILL)
+    after = await_(lambda: (found := names(app)) != before and len(found) == 2 and found, "another one has the name")
+    assert (set(after), after["web-2"]) == ({"web-1", "web-2"}, before["web-2"])
+    for words in (("--name", "web", "--processes", "2"), ("--name", "web-2")):
+        said = start(*words).completed()
+        refused = [line for line in said.stderr.splitlines() if line.startswith("async-task: ")]
+        assert (said.returncode, said.stdout, len(refused)) == (75, "", 1)
+        assert "another worker has the name web-" in refused[0]
+        assert "Traceback" not in said.stderr
+    assert names(app) == after
+    working.send_signal(signal.SIGTERM)
+    working.communicate()
+    assert (working.returncode, names(app)) == (143, {})
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_bad_name_exits_with_78(start: Start, engine: Engine) -> None:
+    said = start("--name", "a b").completed()
+    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (78, "", 1)
+    assert "name is 1 to 63 letters, digits" in said.stderr

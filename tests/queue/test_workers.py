@@ -112,9 +112,11 @@ def test_the_rows_of_a_dead_process_are_deleted_when_it_has_no_claim_left(engine
     with engine.connect() as connection:
         host = connection.scalar(select(Worker.host).limit(1))
     process = Process(str(host), os.getpid(), process_started(os.getpid()) or "")
+    with engine.connect() as connection:
+        names = workers.names_of(connection, TABLE, process)
     claimed(engine, write(Client, "ping").id, "claims")
-    assert not workers.deregister_process(engine, TABLE, process)
+    assert not workers.deregister_dead(engine, TABLE, names)
     assert [one.name for one in workers.running_workers(engine, TABLE, LEASE)] == ["claims"]
     with engine.begin() as connection:
         connection.execute(TABLE.delete())
-    assert workers.deregister_process(engine, TABLE, process)
+    assert workers.deregister_dead(engine, TABLE, names)

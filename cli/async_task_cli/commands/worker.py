@@ -93,6 +93,10 @@ class Manner:
     help="LISTEN for new attempts on PostgreSQL; not possible behind a pooler in transaction mode.",
 )  # fmt: skip
 @logged
+@click.option(
+    "--name", metavar="NAME",
+    help="Take over from a dead worker of this name, on whatever machine it ran: its attempts are recovered at once.",
+)  # fmt: skip
 @click.option("--clock", "clock", is_flag=True, help="Enqueue by the schedule too; several workers may.")
 @click.option("--top", "is_top", is_flag=True, help="Show a live view on the terminal; for one process.")
 @as_json
@@ -108,6 +112,9 @@ def worker(
 
     The exit code is 143 after SIGTERM and 130 after SIGINT. It is 69 if the database is away at the start, and 78 if
     tables, keys or settings do not fit. If the database goes away later, the worker waits for it.
+
+    With --name only one living worker has that name. It is 75 if another one has it, or takes it over. --processes N
+    makes the names NAME-1 to NAME-N.
 
     TIME is like 5ms, 1s, 2min. The log goes to standard error, and so does what targets print.
 
