@@ -25,7 +25,7 @@ from async_task.attempts.oldest_due import oldest_due_of
 from async_task.database.driver_errors import is_unavailable
 from async_task.error_text import describe
 from async_task.errors import ConfigurationError, SchemaMismatch
-from async_task.queue.workers import CLOCK, WORKER, WorkerInfo
+from async_task.queue.workers import CLOCK, WORKER, WorkerInfo, given_name
 from async_task.schema.tables import table_of
 from async_task.targets.retry import Duration, duration
 from async_task.validation import at_least, check_text, flag, scope_of
@@ -67,7 +67,8 @@ class ApplicationHealth(ApplicationUpkeep):
         return Health((database_failed(found),) if isinstance(found, str) else tuple(found))
 
     def process_health(self, name: str | None = None, *, timeout: Duration = 5) -> Health:
-        """Check the heartbeat of a worker or clock: of this host, or of this `name`. At least one of them must live.
+        """Check the heartbeat of a worker or clock: of this host, or of this `name` (whole, or as it was given to a
+        worker). At least one of them must live.
 
         For the probe that restarts a process. If the database cannot be used, the state is "unknown" and not
         "critical", since no restart mends that. Raises ConfigurationError as `health`.
@@ -98,7 +99,7 @@ class ApplicationHealth(ApplicationUpkeep):
 
 
 def _is_meant(one: WorkerInfo, name: str | None) -> bool:
-    return one.host == socket.gethostname() if name is None else one.name == name
+    return one.host == socket.gethostname() if name is None else name in (one.name, given_name(one.name))
 
 
 def _answer_within(seconds: float, ask: Callable[[], Sequence[HealthCheck]]) -> Sequence[HealthCheck] | str:

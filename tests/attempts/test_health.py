@@ -151,6 +151,8 @@ def test_one_process_is_checked_by_its_host_or_its_name(app: AsyncTask, engine: 
     process(engine, "clock", kind="clock", host=socket.gethostname())
     assert app.process_health().state is OK
     assert words(app.process_health("web2"), "process") == "no worker or clock named web2 runs"
+    process(engine, "web2@pod:7:01234567")
+    assert (app.process_health("web2").state, app.process_health("web").state) == (OK, CRITICAL)
 
 
 # The database

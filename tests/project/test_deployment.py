@@ -101,9 +101,6 @@ def _refusal_of_ours(name: str, options: list[str]) -> str | None:
     command = cli.get_command(click.Context(cli), name)
     if command is None:
         return f"there is no command {name}"
-    known = {option for one in command.params for option in one.opts}
-    if name == "worker" and "--name" not in known:  # it comes with another change
-        options = [word for word in options if word not in ("--name", "$(POD_NAME)")]
     try:
         command.make_context(name, options)
     except (click.UsageError, click.exceptions.Exit) as error:
