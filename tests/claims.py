@@ -12,7 +12,7 @@ from sqlalchemy import Engine, insert, select, update
 from async_task import Attempt
 from async_task.queue import fetch
 from async_task.queue.claim import Claim
-from async_task.queue.workers import process_started
+from async_task.queue.processes import process_started
 from async_task.schema.tables import Worker
 from clockwork import let_pass
 from outbox import Client

@@ -20,7 +20,7 @@ from async_task.database.transactions import retry_transient
 from async_task.queue import expiry, ledger, ordering, recovery, workers
 from async_task.queue.final_failures import FinalFailure
 from async_task.queue.pages import PAGE, pages
-from async_task.queue.workers import Process
+from async_task.queue.processes import Process
 
 logger = logging.getLogger("async_task")
 FORGET_AFTER = dt.timedelta(days=1)

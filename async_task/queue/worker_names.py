@@ -23,8 +23,9 @@ from sqlalchemy import Connection, Engine, Table, delete, select
 from async_task.database.clock import statement_now
 from async_task.database.dialects import server_uptime
 from async_task.errors import ConfigurationError
+from async_task.queue.processes import Process, is_running
 from async_task.queue.running_batches import lock_version
-from async_task.queue.workers import STOPPED, WORKER, Process, given_name, is_running, register
+from async_task.queue.workers import STOPPED, WORKER, given_name, register
 from async_task.schema.tables import companion_tables
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

@@ -1,6 +1,6 @@
 """Workers: each process that performs attempts has a row with its heartbeat, beside the attempts.
 
-1. Its name, and what tells its process from a later one with the same id.
+1. Its name.
 2. `beat`, `register`, `mark_asleep`, `mark_awake`: written by itself.
 3. `deregister`, `deregister_dead`, `forget_workers`: its end.
 4. `running_workers`, `names_of`, `alive_here`: read by others.
@@ -14,8 +14,7 @@ import socket
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +24,7 @@ from async_task.database.dialects import locks_rows
 from async_task.errors import AlreadyRunning
 from async_task.queue.backlog import MOST_COUNTED, num_claims
 from async_task.queue.predicates import has_beaten, has_claim, is_claimed
+from async_task.queue.processes import Process, has_ended, is_running, process_started
 from async_task.schema.states import extending, is_pending
 from async_task.schema.tables import companion_tables
 
@@ -36,14 +36,6 @@ HOST_BESIDE_A_NAME = 40
 """Characters of the host that a name holds beside the one that was given."""
 IDLE_PAUSE = 15.0
 """Seconds between two heartbeats of a worker that has no claims, and has claimed nothing for half a lease."""
-
-
-class Process(NamedTuple):
-    """A process of some machine; `started` tells it from a later one with the same id."""
-
-    host: str
-    pid: int
-    started: str
 
 
 def worker_name(given: str | None = None) -> str:
@@ -58,37 +50,6 @@ def worker_name(given: str | None = None) -> str:
 def given_name(worker: str) -> str:
     """The name that was given to a worker; empty if it has none."""
     return worker.rpartition("@")[0]
-
-
-def process_started(pid: int) -> str | None:
-    """What tells a process from a later one with the same id; None if there is no such process.
-
-    Linux: boot, start time in clock ticks, and namespace of process ids. Elsewhere the empty string: only the id is
-    known there.
-    """
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    try:
-        # The command's name stands in parentheses and may itself hold spaces and parentheses.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if fields[0] in "ZX":
-            return None
-        return f"{_boot_id()}:{fields[19]}:{_namespace()}"
-    except OSError:
-        return ""
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _namespace() -> str:
-    """Of process ids: containers of one machine may have one host name, and each has a process 1."""
-    return str(Path("/proc/self/ns/pid").stat().st_ino)
 
 
 def beat(
@@ -298,21 +259,6 @@ def gone_here(connection: Connection, table: Table) -> list[Process]:
     here = (c.host == socket.gethostname(), or_(c.job_type.is_(None), c.job_type == table.name), has_claim(table))
     found = connection.execute(select(c.host, c.pid, c.process_started).where(*here)).all()
     return [one for one in {Process(*row) for row in found} if has_ended(one)]
-
-
-def has_ended(process: Process) -> bool:
-    """Whether a process has certainly ended; False for one that this process cannot see."""
-    return is_running(process) is False
-
-
-def is_running(process: Process) -> bool | None:
-    """Whether a process runs; None for one that this process cannot see."""
-    try:
-        boot, _, namespace = process.started.split(":")
-        is_seen = (boot, namespace) == (_boot_id(), _namespace())
-    except (OSError, ValueError):
-        return None
-    return process_started(process.pid) == process.started if is_seen else None
 
 
 def alive_here(connection: Connection, table: Table) -> list[str]:

@@ -27,8 +27,8 @@ from async_task.database.lanes import open_lane
 from async_task.error_text import describe
 from async_task.errors import AsyncTaskError, ConfigurationError
 from async_task.outcomes import Outcome
+from async_task.queue.processes import Process
 from async_task.queue.sweep import recover_process
-from async_task.queue.workers import Process
 from async_task.worker.link import ABANDON, STOP, Link, wait_for_any
 from async_task.worker.processes.forking import cause_of_death, disconnect_inherited, fork, has_open, socket_pair
 from async_task.worker.signals import stopped_by_signals

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from async_task.queue.workers import process_started
+from async_task.queue.processes import process_started
 from async_task.worker.link import ABANDON, POLL, STOP, Link, wait_for_any
 from async_task.worker.processes.forking import (
     adopt_orphans,

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt, ConfigurationError, JobEvent, PlannedChange, SweepReport
 from async_task.queue.ledger import Ledger
-from async_task.queue.workers import leave_claims, process_started
+from async_task.queue.processes import process_started
+from async_task.queue.workers import leave_claims
 from async_task.schema.tables import Worker
 from claims import TABLE, beat_ago, claimed, orphan, seconds_from_now
 from clockwork import let_pass, row_of

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, select, update
 from async_task import Attempt
 from async_task.database.transactions import retry_transient
 from async_task.queue import workers
-from async_task.queue.workers import Process, process_started
+from async_task.queue.processes import Process, process_started
 from async_task.schema.tables import Worker
 from claims import TABLE, claimed
 from clockwork import let_pass, row_of

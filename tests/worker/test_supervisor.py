@@ -16,8 +16,9 @@ from sqlalchemy import Engine, select
 import elsewhere
 from async_task import AsyncTask, Attempt, ConfigurationError, Status
 from async_task.queue import recovery
+from async_task.queue.processes import Process, process_started
 from async_task.queue.sweep import SweepReport, recover_process
-from async_task.queue.workers import Process, names_of, process_started
+from async_task.queue.workers import names_of
 from async_task.worker.link import ABANDON, STOP
 from async_task.worker.supervised_worker import obey
 from async_task.worker.supervisor_process import pause_before
