@@ -4,7 +4,8 @@
 2. A poll that finds arrivals releases the first attempt of each key, unless one of that key is released already.
 3. The worker that settles a released attempt releases the next one, in another transaction after that commit: only a
    new snapshot sees what arrived meanwhile.
-4. If its process dies in between, a sweep finds the key.
+4. If its process dies in between, or somebody else has that row locked, a worker finds the key a few seconds later:
+   each looks at a page of the keys now and then, and each sweep at all.
 
 A unique index allows one released attempt for each key, whatever this module does wrong.
 """
@@ -34,10 +35,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from async_task.database.dialects import probes_laterally
+from async_task.database.dialects import probes_laterally, walks_index_names
 from async_task.database.driver_errors import is_transient
 from async_task.error_text import describe
-from async_task.schema.states import clearing_arrived, is_pending, releasing_order_key
+from async_task.schema.states import PENDING, clearing_arrived, is_pending, releasing_order_key
 
 logger = logging.getLogger("async_task")
 PAGE = 500
@@ -83,19 +84,34 @@ def release_arrived(engine: Engine, table: Table, limit: int = PAGE) -> int:
 def release_overlooked(
     engine: Engine, table: Table, limit: int = PAGE, after: str | None = None
 ) -> tuple[int, str | None]:
-    """Among the next `limit` keys behind `after`, release those whose worker died before it released the next attempt.
-    A key whose first attempt has just arrived is left to `release_arrived`. Returns how many were released, and the
-    last key if there may be more behind it."""
+    """Among the next `limit` keys behind `after`, release those whose worker died before it released the next attempt,
+    or could not lock it. A key whose first attempt has just arrived is left to `release_arrived`. Returns how many were
+    released, and the last key if there may be more behind it."""
     with engine.begin() as connection:
-        found = connection.execute(_keys(table, limit, after)).all()
-        released = release_in(connection, table, [row.key for row in found if not (row.is_released or row.is_new)])
-    return released, found[-1].key if len(found) == limit else None
+        keys, last = overlooked(connection, table, limit, after)
+    return release_keys(engine, table, keys), last
+
+
+def overlooked(connection: Connection, table: Table, limit: int, after: str | None) -> tuple[list[str], str | None]:
+    """These keys, and the last one that was looked at if there may be more behind it. One statement, which only
+    reads."""
+    found = connection.execute(_keys(connection, table, limit, after)).all()
+    keys = [row.key for row in found if not (row.is_released or row.is_new)]
+    return keys, found[-1].key if len(found) == limit else None
+
+
+def release_keys(engine: Engine, table: Table, keys: Sequence[str]) -> int:
+    """`release` for keys that were overlooked."""
+    released = release(engine, table, keys) if keys else 0
+    if released:  # nobody need act; and a worker may be between its commit and its own release, which is no fault
+        logger.info("%d attempts waited for others of their order key that had ended: released", released)
+    return released
 
 
 def to_release(connection: Connection, table: Table, limit: int) -> list[Turn]:
     """The attempts whose turn it is, one of a key, as `release_arrived` and `release_overlooked` would release them:
     `limit` at most of the first MOST_KEYS keys. Of each the call, `created_at`, and whether it `is_new`."""
-    keys = connection.execute(_keys(table, MOST_KEYS, None)).all()
+    keys = connection.execute(_keys(connection, table, MOST_KEYS, None)).all()
     waiting = {row.key: bool(row.is_new) for row in keys if not row.is_released}
     wanted = list(waiting)[:limit]
     c = table.c
@@ -206,18 +222,29 @@ def _arrivals(table: Table, limit: int) -> Select[Any]:
     return found
 
 
-def _keys(table: Table, limit: int, after: str | None) -> Any:
+def _keys(connection: Connection, table: Table, limit: int, after: str | None) -> Any:
     """The next keys of pending attempts: one look into the index for each, however many wait for it."""
+    is_walked = walks_index_names(connection.dialect)
+    walk: Any = _walked(table, after) if is_walked else _distinct(table, limit, after)
+    line: Any = table.alias("line")
+    of_key = (is_pending(line), line.c.order_key == walk.c.key)
+    first_arrived = select(line.c.arrived).where(*of_key).order_by(line.c.seq).limit(1).scalar_subquery()
+    shown = select(walk.c.key, _has_released(table, walk.c.key).label("is_released"), first_arrived.label("is_new"))
+    found = shown.where(walk.c.key.is_not(None)).limit(limit)
+    return found if is_walked else found.order_by(walk.c.key)
+
+
+def _walked(table: Table, after: str | None) -> Any:
     behind: Any = table.alias("behind")
     first = select(func.min(table.c.order_key).label("key")).where(is_pending(table), table.c.order_key > (after or ""))
     walk = first.cte("walk", recursive=True)
     following = select(func.min(behind.c.order_key)).where(is_pending(behind), behind.c.order_key > walk.c.key)
-    walk = walk.union_all(select(following.scalar_subquery()).where(walk.c.key.is_not(None)))
-    line: Any = table.alias("line")
-    of_key = (is_pending(line), line.c.order_key == walk.c.key)
-    first_arrived = select(line.c.arrived).where(*of_key).order_by(line.c.seq).limit(1).scalar_subquery()
-    return (
-        select(walk.c.key, _has_released(table, walk.c.key).label("is_released"), first_arrived.label("is_new"))
-        .where(walk.c.key.is_not(None))
-        .limit(limit)
-    )
+    return walk.union_all(select(following.scalar_subquery()).where(walk.c.key.is_not(None)))
+
+
+def _distinct(table: Table, limit: int, after: str | None) -> Any:
+    """MariaDB does not go from key to key in its index: it took 24 ms for each. By the columns of the index alone it
+    reads these keys in 5 ms."""
+    c = table.c
+    keys = select(c.order_key.label("key")).where(c.status == PENDING, c.order_key > (after or "")).distinct()
+    return keys.order_by(c.order_key).limit(limit).cte("walk")

@@ -113,8 +113,6 @@ def _release_overlooked(engine: Engine, table: Table, page: int) -> None:
         pass
     after: str | None = None
     while True:
-        released, after = retry_transient(partial(ordering.release_overlooked, engine, table, page, after))
-        if released:  # nobody need act; and a worker may be between its commit and its own release, which is no fault
-            logger.info("%d attempts waited for others of their order key that had ended: released", released)
+        _, after = retry_transient(partial(ordering.release_overlooked, engine, table, page, after))
         if after is None:
             return

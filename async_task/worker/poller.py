@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from async_task.database.lanes import Lane
+from async_task.database.transactions import retry_transient
 from async_task.errors import AlreadyRunning
 from async_task.execution.adaptive import PollInterval, QueryCost
 from async_task.queue import workers
-from async_task.queue.ordering import PAGE, release_arrived
+from async_task.queue.ordering import PAGE, overlooked, release_arrived, release_keys
 from async_task.queue.poll import PollResult, SeenQueues, poll
 from async_task.queue.workers import WORKER
 from async_task.wakeup.in_process import Notifier
@@ -32,6 +33,8 @@ SOONEST = 0.005
 """Seconds from a poll to the next one, however soon the next attempt is due."""
 KEYS_FOR = 60.0
 """Seconds for which more attempts with order keys are expected: these can be claimed only after a poll."""
+KEYS_EVERY = 15.0
+"""Seconds between two looks for order keys of which nothing is released, at one page of the keys."""
 SWEEPS_EVERY = 600.0
 """Seconds after which a sweep is made although a poll finds nothing for it: it removes rows of dead workers."""
 
@@ -89,6 +92,8 @@ class Poller:
         self._not_before = 0.0
         self._cost = QueryCost()
         self._keys_seen_at = -KEYS_FOR
+        self._keys_at = time.monotonic() + KEYS_EVERY
+        self._last_key: str | None = None
         self._next_due: float | None = None
         self._is_told = False
 
@@ -121,7 +126,7 @@ class Poller:
         now = time.monotonic()
         # A poll is expensive while an old snapshot is open somewhere.
         self._not_before = now + self._cost.note(now - began, now=now)
-        if found.has_arrivals:
+        if found.has_arrivals or self._release_overlooked(lane):
             found = self._poll_after_release(lane)
         self._round_robin.paused, self._round_robin.limited = found.paused, found.limited
         for queue in found.queues:
@@ -149,6 +154,15 @@ class Poller:
         while release_arrived(lane.engine, self._runtime.table) >= PAGE:
             pass
         return self._poll_once(lane)
+
+    def _release_overlooked(self, lane: Lane) -> bool:
+        """Now and then, at one page of the order keys. Returns whether anything was released."""
+        if time.monotonic() < self._keys_at:
+            return False
+        table = self._runtime.table
+        keys, self._last_key = overlooked(lane.autocommit, table, PAGE, self._last_key)
+        self._keys_at = time.monotonic() + KEYS_EVERY
+        return retry_transient(lambda: release_keys(lane.engine, table, keys)) > 0
 
     def _poll_once(self, lane: Lane) -> PollResult:
         runtime = self._runtime

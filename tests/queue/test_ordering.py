@@ -24,10 +24,13 @@ from async_task.database.transactions import retry_transient
 from async_task.outcomes import Decision
 from async_task.queue import expiry, fenced_writes, fetch, ordering, recovery
 from async_task.queue.claim import Claim, ClaimRequest
+from async_task.worker import poller
 from clockwork import forget_beats, let_pass, row_of
-from databases import somebody_waits
+from databases import rows_read, somebody_waits
+from elsewhere import await_
 from outbox import Client
 from said import Run
+from workers import working
 
 Write = Callable[..., Attempt]
 Sessions = sessionmaker[Session]
@@ -303,6 +306,41 @@ def test_a_sweep_finds_keys_whose_process_died_before_it_released_the_next_attem
     assert ordering.release_overlooked(own, TABLE) == (0, None)
 
 
+@pytest.mark.only_on("postgresql", "mysql")
+def test_a_worker_releases_an_attempt_that_somebody_had_locked_when_its_turn_came(
+    line: Any, engine: Engine, outbox_app: AsyncTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who settles the one before it does not wait for the lock. No sweep is due for minutes."""
+    monkeypatch.setattr(poller, "KEYS_EVERY", 0.2)
+    before, after = line("a", 2)
+    with working(outbox_app, concurrency=1):
+        with engine.begin() as connection:
+            connection.execute(select(TABLE.c.id).where(TABLE.c.id == after).with_for_update())
+            await_(lambda: row_of(engine, before).status is Status.SUCCEEDED, "the first one is called")
+            _await_another_call(engine)
+        await_(lambda: row_of(engine, after).status is Status.SUCCEEDED, "the second one is called")
+
+
+def _await_another_call(engine: Engine) -> None:
+    """The worker has gone on to another call, so that what followed the one before is done."""
+    with Session(engine) as session, session.begin():
+        other = Attempt.create(target=Client, method_name="ping", session=session)
+        session.flush()
+        other_id = other.id
+    await_(lambda: row_of(engine, other_id).status is Status.SUCCEEDED, "another one is called")
+
+
+@pytest.mark.only_on("mysql")
+def test_a_look_for_overlooked_keys_reads_few_rows(own: Engine, sessions: sessionmaker[Session]) -> None:
+    """MariaDB read all that wait behind each key: 12 s for 500 keys of 20,000 attempts."""
+    with sessions.begin() as session:
+        Attempt.create_many(session, [{**PING, "order_key": f"k{number % 200:03}"} for number in range(2_000)])
+    with own.connect() as connection:
+        before = rows_read(connection)
+        assert ordering.overlooked(connection, TABLE, 100, None) == ([], "k099")
+        assert rows_read(connection) - before < 6_000
+
+
 REFUSING = {
     "postgresql": [
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.released AND NOT OLD.released "
@@ -533,7 +571,8 @@ def test_the_next_attempt_of_a_key_is_found_without_a_walk_over_all_that_wait(
         if "order_key" in statement and not statement.startswith(word):
             other = connection.connection.driver_connection.cursor()
             other.execute(f"{word} {statement}", parameters)
-            seen.append(f"{other.fetchall()}")
+            steps = [str(step) for step in other.fetchall()]
+            seen.append("\n".join(step for step in steps if "<derived" not in step))  # a page of keys may be sorted
 
     event.listen(own, "before_cursor_execute", explain)
     if engine.dialect.name == "postgresql":

@@ -15,6 +15,7 @@ from async_task.queue.backlog import waiting_queues
 from async_task.queue.left_out import LeftOut
 from async_task.queue.poll import SeenQueues, poll
 from clockwork import let_pass
+from databases import rows_read
 from outbox import act
 
 TABLE = Attempt.__table__
@@ -150,12 +151,7 @@ def test_the_first_poll_and_the_list_of_queues_read_few_rows_of_a_long_queue(
 ) -> None:
     """MariaDB read every waiting row for the name of a queue: 13 s with 1,000,000 rows."""
     make(engine, *["default", "other"] * 2_000)
-    before = _rows_read(connection)
+    before = rows_read(connection)
     assert waiting_queues(connection, TABLE) == ["default", "other"]
     assert poll(connection, TABLE, "me", LEASE, (), SeenQueues()).queues == {"default", "other"}
-    assert _rows_read(connection) - before < 500
-
-
-def _rows_read(connection: Connection) -> int:
-    rows = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler_read%%'").all()
-    return sum(int(number) for _, number in rows)
+    assert rows_read(connection) - before < 500

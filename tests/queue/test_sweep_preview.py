@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from async_task import AsyncTask, Attempt, ConfigurationError, JobEvent, PlannedChange, SweepReport
 from async_task.queue.ledger import Ledger
 from async_task.queue.processes import process_started
-from async_task.queue.workers import leave_claims
+from async_task.queue.workers import leave_claims, worker_name
 from async_task.schema.tables import Worker
 from claims import TABLE, beat_ago, claimed, orphan, seconds_from_now
 from clockwork import let_pass, row_of
@@ -100,12 +100,13 @@ def test_claims_of_a_process_of_this_machine_that_has_ended_are_foreseen_before_
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
     """Also what its ledger says of them."""
+    dead = worker_name()  # of this run alone: ledgers are files of the machine
     with subprocess.Popen(["sleep", "60"]) as process:
         me = {"host": socket.gethostname(), "pid": process.pid, "process_started": process_started(process.pid)}
         with engine.begin() as connection:
-            connection.execute(insert(Worker).values(name="dead:1:0", **me))
-        claims = [claimed(engine, write(Client, "ping").id, "dead:1:0", lease=dt.timedelta(hours=1)) for _ in range(3)]
-        ledger = Ledger("dead:1:0")
+            connection.execute(insert(Worker).values(name=dead, **me))
+        claims = [claimed(engine, write(Client, "ping").id, dead, lease=dt.timedelta(hours=1)) for _ in range(3)]
+        ledger = Ledger(dead)
         ledger.open()
         for claim in claims[:2]:
             ledger.begin(claim.id)
