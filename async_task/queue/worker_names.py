@@ -12,6 +12,7 @@ mixed up: what the first one claimed, only its own claim ids settle.
 
 import datetime as dt
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,10 +98,10 @@ class Taking:
 
 def try_to_take(
     engine: Engine, table: Table, worker: str, lease: dt.timedelta, about: str,
-    *, first_seen: dict[str, dt.datetime], is_cut_off: bool,
+    *, first_seen: dict[str, dt.datetime], lock: bytes | None,
 ) -> Taking:  # fmt: skip
     """Register `worker` if every earlier worker of its name is dead. `first_seen`: the `beats` of the first time.
-    `is_cut_off`: this process has the lock of the name, so that no other worker of the name is connected."""
+    `lock`: the lock of the name, if this process has it, so that no other worker has it any more."""
     with engine.begin() as connection:
         lock_version(connection, table)
         uptime = server_uptime(connection)
@@ -108,7 +109,7 @@ def try_to_take(
         beats, dead = {}, []
         for row in _namesakes(connection, table, worker):
             beats[row.name] = row.beat_at
-            evidence = _evidence(row, first_seen, is_cut_off=is_cut_off)
+            evidence = _evidence(row, first_seen, lock)
             verdict = judge(evidence, lease, is_server_young=is_server_young)
             if verdict is Verdict.LIVES:
                 return Taking(False, Namesake(row.name, row.host, row.pid, evidence.silent_for), beats)
@@ -117,7 +118,7 @@ def try_to_take(
         if len(dead) < len(beats):
             return Taking(False, None, beats)
         _delete_rows(connection, table, dead)
-        register(connection, table, worker, WORKER, is_first=True, about=about)
+        register(connection, table, worker, WORKER, is_first=True, about=about_with(about, lock))
         return Taking(True, None, beats, tuple(dead))
 
 
@@ -126,24 +127,30 @@ def lock_of(table: Table, database: str, name: str) -> bytes:
     return hashlib.sha256(f"async-task/{database}/{table.fullname}/{name}".encode()).digest()[:8]
 
 
+def about_with(about: str, lock: bytes | None) -> str:
+    """What a worker tells about itself, and the lock that it has. One that began without this lock (`--no-listen`, or
+    another spelling of the database in its URL) is not cut off because the lock is free."""
+    return about if lock is None else json.dumps(json.loads(about) | {"lock": lock.hex()})
+
+
 def _namesakes(connection: Connection, table: Table, worker: str) -> list[Any]:
     workers = companion_tables(table).workers
     c, given = workers.c, given_name(worker)
     mine = (c.name.startswith(f"{given}@", autoescape=True), c.name != worker, c.job_type == table.name)
     shown: Any = select(
-        c.name, c.host, c.pid, c.process_started, c.kind, c.beat_at, statement_now().label("now")
+        c.name, c.host, c.pid, c.process_started, c.kind, c.beat_at, c.about, statement_now().label("now")
     )  # fmt: skip
     rows = connection.execute(shown.where(*mine).order_by(c.started_at, c.name)).all()
     return [row for row in rows if given_name(row.name) == given]  # LIKE ignores case on SQLite
 
 
-def _evidence(row: Any, first_seen: dict[str, dt.datetime], *, is_cut_off: bool) -> Evidence:
+def _evidence(row: Any, first_seen: dict[str, dt.datetime], lock: bytes | None) -> Evidence:
     return Evidence(
         is_stopped=row.kind == STOPPED,
         runs=is_running(Process(row.host, row.pid, row.process_started)),
         silent_for=row.now - row.beat_at,
         has_beaten=row.beat_at > first_seen.get(row.name, row.beat_at),
-        is_cut_off=is_cut_off,
+        is_cut_off=lock is not None and json.loads(row.about or "{}").get("lock") == lock.hex(),
     )
 
 

@@ -18,7 +18,7 @@ from async_task.database.lanes import Lane
 from async_task.database.transactions import retry_transient
 from async_task.errors import AlreadyRunning
 from async_task.queue.sweep import recover_workers
-from async_task.queue.worker_names import Taking, lock_of, try_to_take
+from async_task.queue.worker_names import Taking, about_with, lock_of, try_to_take
 from async_task.queue.workers import given_name
 
 logger = logging.getLogger("async_task")
@@ -40,18 +40,21 @@ class HeldName:
         self._open_lane = open_lane
         self._has_sessions = has_sessions
         self._lane: Lane | None = None
+        self._first_lock: bytes | None = None
 
-    def take(self, about: str) -> None:
-        """Take the name, and recover what the workers before have left. Waits for one lease at most, while nothing
-        tells whether a worker of the name lives. Raises AlreadyRunning if one does."""
+    def take(self, about: str) -> str:
+        """Take the name, and recover what the workers before have left. Returns what the worker is to tell `about`
+        itself from now on. Waits for one lease at most, while nothing tells whether a worker of the name lives. Raises
+        AlreadyRunning if one does."""
         lane = self._lane = self._open_lane()
         try:
             taking = lane.run(lambda: self._take(lane, about))
             if taking.dead:
                 recovered = lane.run(lambda: recover_workers(lane.engine, self._table, taking.dead))
                 logger.info(
-                    "worker %s takes over the name %s: %d attempts recovered", self._worker, self._name, recovered
+                    "worker %s takes over the name %s: attempts recovered: %d", self._worker, self._name, recovered
                 )
+            return about_with(about, self._first_lock)
         except BaseException:
             self.close()
             raise
@@ -87,14 +90,14 @@ class HeldName:
             time.sleep(PAUSE)
 
     def _try_to_take(self, lane: Lane, about: str, first_seen: dict[str, dt.datetime]) -> Taking:
+        self._first_lock = self._lock(lane)
         return try_to_take(
-            lane.engine, self._table, self._worker, self._lease, about,
-            first_seen=first_seen, is_cut_off=self._lock(lane),
-        )  # fmt: skip
+            lane.engine, self._table, self._worker, self._lease, about, first_seen=first_seen, lock=self._first_lock
+        )
 
-    def _lock(self, lane: Lane) -> bool:
-        """Whether this process has the lock."""
+    def _lock(self, lane: Lane) -> bytes | None:
+        """The lock of the name, if this process has it."""
         if not self._has_sessions:
-            return False
-        database = lane.engine.url.database or ""
-        return try_session_lock(lane.autocommit, lock_of(self._table, database, self._name))
+            return None
+        lock = lock_of(self._table, lane.engine.url.database or "", self._name)
+        return lock if try_session_lock(lane.autocommit, lock) else None

@@ -100,9 +100,10 @@ class AttemptWorker:
             self._notifier = notifier_of(runtime.table, runtime.source.url)
             pruner = Pruner(runtime)
             with runtime.lane() as lane:
+                about = self._about(pruner)
                 if runtime.held_name is not None:
-                    runtime.held_name.take(self._about(pruner))
-                lane.run(lambda: runtime.heartbeat.begin_work(lane, self._about(pruner)))
+                    about = runtime.held_name.take(about)
+                lane.run(lambda: runtime.heartbeat.begin_work(lane, about))
             began(runtime.worker)
             running = _RunningWorker(self, runtime, self._notifier, self._own_job(runtime), pruner)
             self._workload = running.workload

@@ -15,9 +15,10 @@ from async_task.database.engines import Source
 from async_task.database.lanes import open_lane
 from async_task.queue import worker_names, workers
 from async_task.queue.ledger import Ledger
-from async_task.queue.worker_names import Evidence, Verdict, judge
+from async_task.queue.worker_names import Evidence, Verdict, judge, lock_of
 from async_task.queue.workers import worker_name
 from async_task.schema.tables import Worker
+from async_task.worker import held_name
 from async_task.worker.held_name import HeldName
 from claims import TABLE, claimed
 from clockwork import forget_beats, let_pass, row_of
@@ -124,6 +125,31 @@ def test_a_worker_of_another_machine_that_sends_a_heartbeat_keeps_its_name(
         with pytest.raises(AlreadyRunning, match="on elsewhere, last heartbeat"):
             second.result(30)
     assert names(engine) == [first]
+
+
+@OF_SERVERS
+@pytest.mark.parametrize("began", ["without sessions", "by another URL", "beside it"])
+def test_a_lock_that_the_living_worker_never_had_does_not_tell_that_it_is_dead(
+    engine: Engine, held: Callable[..., HeldName], began: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --no-listen, or with another database name in its URL; or as another worker had the lock, but no row yet."""
+    first = worker_name("web")
+    with monkeypatch.context() as other:
+        if began == "by another URL":
+            other.setattr(held_name, "lock_of", lambda table, database, name: lock_of(table, "elsewhere", name))
+        if began == "beside it":
+            other.setattr(held_name, "try_session_lock", lambda connection, key: False)
+        holder = held(worker=first, has_sessions=began != "without sessions")
+    move_elsewhere(engine)
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(held)
+        time.sleep(0.5)  # nothing to wait for tells that it goes on waiting
+        assert not second.done()
+        workers.beat(engine, TABLE, first, LONG, [])
+        with pytest.raises(AlreadyRunning, match="on elsewhere, last heartbeat"):
+            second.result(30)
+    assert names(engine) == [first]
+    holder.close()
 
 
 def test_where_no_lock_tells_a_silence_of_one_lease_does(engine: Engine, held: Callable[..., HeldName]) -> None:
