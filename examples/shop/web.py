@@ -24,7 +24,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from shop.app import Session, outbox
 from shop.models import Order
@@ -32,13 +32,22 @@ from shop.orders import place_order
 
 Answer = tuple[HTTPStatus, dict[str, Any]]
 LONGEST_BODY = 10_000
+LONGEST_CUSTOMER = 100
+LARGEST = 2**31 - 1
+"""The largest integer that the columns hold."""
+LIKE = 'an order is written like {"customer": "Ada", "amount": 1990}'
 TRIES = 5
-"""How often an order is placed again, because another one has taken its number meanwhile."""
+"""How often an order is placed again, because another process has taken its number meanwhile."""
+PLACING = threading.Lock()
+"""Numbers are given one after the other: the threads of this process need not take them from each other."""
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """The WSGI application."""
-    status, body = _answer(environ)
+    try:
+        status, body = _answer(environ)
+    except OperationalError:  # /healthz says why
+        status, body = HTTPStatus.SERVICE_UNAVAILABLE, {"error": "the database cannot be used: try again"}
     text = json.dumps(body).encode()
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(text)))]
     start_response(f"{status.value} {status.phrase}", headers)
@@ -50,7 +59,7 @@ def _answer(environ: dict[str, Any]) -> Answer:
         case "POST", ["orders"]:
             return _place(environ)
         case "GET", ["orders", number] if number.isdecimal():
-            return _show(int(number))
+            return _show(number)
         case "GET", ["healthz"]:
             return _health()
     return HTTPStatus.NOT_FOUND, {"error": "POST /orders, GET /orders/NUMBER or GET /healthz"}
@@ -58,13 +67,14 @@ def _answer(environ: dict[str, Any]) -> Answer:
 
 def _place(environ: dict[str, Any]) -> Answer:
     try:
-        wish = json.loads(environ["wsgi.input"].read(min(int(environ.get("CONTENT_LENGTH") or 0), LONGEST_BODY)))
-        customer, amount = str(wish["customer"])[:100], int(wish["amount"])
-    except (ValueError, KeyError, TypeError):
-        return HTTPStatus.BAD_REQUEST, {"error": 'an order is written like {"customer": "Ada", "amount": 1990}'}
+        customer, amount = _wish(environ)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return HTTPStatus.BAD_REQUEST, {"error": LIKE}
+    except TimeoutError:
+        return HTTPStatus.REQUEST_TIMEOUT, {"error": "the request has not arrived as a whole"}
     for _ in range(TRIES):
         try:
-            with Session.begin() as session:
+            with PLACING, Session.begin() as session:
                 order = place_order(session, customer, amount)
                 session.flush()
                 return HTTPStatus.CREATED, _as_data(order)
@@ -73,9 +83,24 @@ def _place(environ: dict[str, Any]) -> Answer:
     return HTTPStatus.SERVICE_UNAVAILABLE, {"error": "too many orders at once: try again"}
 
 
-def _show(number: int) -> Answer:
-    with Session() as session:
-        order = session.scalar(select(Order).where(Order.number == number))
+def _wish(environ: dict[str, Any]) -> tuple[str, int]:
+    """The customer and the amount. Raises ValueError, KeyError, TypeError or RecursionError for what is no order."""
+    length = min(max(int(environ.get("CONTENT_LENGTH") or 0), 0), LONGEST_BODY)
+    wish = json.loads(environ["wsgi.input"].read(length))
+    customer, amount = wish["customer"], wish["amount"]
+    if not isinstance(customer, str) or type(amount) is not int:
+        raise TypeError(LIKE)
+    customer.encode()  # refuses half of a surrogate pair, which no database stores
+    if not 0 < len(customer) <= LONGEST_CUSTOMER or "\0" in customer or not 0 < amount <= LARGEST:
+        raise ValueError(LIKE)
+    return customer, amount
+
+
+def _show(number: str) -> Answer:
+    order = None
+    if len(number) <= len(str(LARGEST)) and int(number) <= LARGEST:
+        with Session() as session:
+            order = session.scalar(select(Order).where(Order.number == int(number)))
     if order is None:
         return HTTPStatus.NOT_FOUND, {"error": f"there is no order {number}"}
     return HTTPStatus.OK, _as_data(order)
