@@ -74,6 +74,8 @@ class ApplicationHealth(ApplicationUpkeep):
         "critical", since no restart mends that. Raises ConfigurationError as `health`.
         """
         check_text(name, "name")
+        if name == "":
+            raise ConfigurationError("name is the name of a worker or clock: it was empty")
         refuse_loop("process_health")
         seconds = duration(timeout, name="timeout").total_seconds()
         found = _answer_within(seconds, lambda: [self._process_check(name)])

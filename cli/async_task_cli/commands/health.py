@@ -3,9 +3,11 @@
 import contextlib
 import datetime as dt
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from async_task import Health, HealthCheck, HealthState
 from async_task_cli.application import find_app, refuse_missing_file
@@ -91,9 +93,13 @@ def health(
     """
     if this_host and worker is not None:
         raise click.UsageError("--this-host and --worker exclude each other")
+    if worker == "":  # an unset variable
+        raise click.UsageError("--worker is the name of a worker or clock: it was empty")
+    is_of_process = this_host or worker is not None
+    if is_of_process and (others := _given_of(expected)):
+        raise click.UsageError(f"--this-host and --worker check a heartbeat only: leave out {' and '.join(others)}")
     if expected["warn_age"] > expected["critical_age"]:
         raise click.UsageError("--warn-age is not greater than --critical-age")
-    is_of_process = this_host or worker is not None
     with contextlib.closing(find_app(wanted)) as app:
         try:
             refuse_missing_file(app)
@@ -107,6 +113,13 @@ def health(
             )
     click.echo(json.dumps(_as_data(found)) if is_json else line_of(found))
     return int(found.state is HealthState.CRITICAL) if probe else EXIT_CODES[found.state]
+
+
+def _given_of(names: Iterable[str]) -> list[str]:
+    """The options of these names that are on the command line."""
+    context = click.get_current_context()
+    given = [one for one in names if context.get_parameter_source(one) is ParameterSource.COMMANDLINE]
+    return [one.opts[0] for one in context.command.params if one.name in given]
 
 
 def line_of(found: Health) -> str:
