@@ -8,6 +8,7 @@
 import datetime as dt
 import threading
 import weakref
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +33,8 @@ from async_task.worker.held_name import HeldName
 from async_task.worker.outages import Outages
 from async_task.worker.unknown_calls import UnknownCalls
 
+RETRIED_FOR = 1.0
+"""Seconds for which the deletion of its own row is repeated, when a database that is away may come back."""
 LONGEST_FAREWELL = 3.0
 """Seconds in which child processes end and the row of this process is deleted; else others see that it is silent."""
 
@@ -103,16 +106,19 @@ class Runtime:
         self.heartbeat.stop()
         finish_within(LONGEST_FAREWELL, "end-of-children", self.performer.abandon)
         if self.heartbeat.is_over or self.has_left_claims:
-            finish_within(LONGEST_FAREWELL, "farewell", self._deregister)
+            finish_within(LONGEST_FAREWELL, "deregistration", self._deregister)
         if self.held_name is not None:
-            finish_within(LONGEST_FAREWELL, "farewell", self.held_name.close)
+            finish_within(LONGEST_FAREWELL, "release of the name", self.held_name.close)
 
     def _deregister(self) -> None:
         with self.lane() as lane:  # a connection is there already, if calls were performed on the user's pool
+            # Again after an error: a server that restarted has cut off the connections that idled in the pool.
             if self.has_left_claims:
-                lane.run(lambda: workers.leave_claims(lane.engine, self.table, self.worker, self.lease))
+                leave = partial(workers.leave_claims, lane.engine, self.table, self.worker, self.lease)
+                lane.run(lambda: retry_transient(leave, RETRIED_FOR))
             else:
-                lane.run(lambda: workers.deregister(lane.engine, self.table, self.worker))
+                leave = partial(workers.deregister, lane.engine, self.table, self.worker)
+                lane.run(lambda: retry_transient(leave, RETRIED_FOR))
                 self.ledger.close()
 
     def __enter__(self) -> Self:

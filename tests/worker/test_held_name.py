@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, NullPool, column, create_engine, func, select, table, update
 
 from async_task import AlreadyRunning, AsyncTask, Attempt, ConfigurationError, Status, Succeeded, current_attempt
 from async_task.database.engines import Source
@@ -252,6 +252,20 @@ def test_an_idle_worker_with_a_name_is_dead_to_others_after_one_lease_of_silence
     let_pass(engine, LEASE * 1.1)
     (one,) = workers.running_workers(engine, TABLE, LEASE)
     assert one.is_dead
+
+
+@pytest.mark.only_on("postgresql")
+@by_one_door
+def test_a_worker_whose_idle_connections_were_cut_leaves_no_row_when_it_stops(app: AsyncTask, engine: Engine) -> None:
+    apart = create_engine(engine.url, poolclass=NullPool)
+    others = select(func.pg_terminate_backend(column("pid"))).select_from(table("pg_stat_activity", column("pid")))
+    others = others.where(column("datname") == func.current_database(), column("pid") != func.pg_backend_pid())
+    with working(app, name="web"):
+        await_(lambda: names(apart), "it has begun")
+        with apart.begin() as connection:
+            assert connection.scalars(others).all()
+    engine.dispose()
+    assert names(apart) == []
 
 
 SECOND = dt.timedelta(seconds=1)
