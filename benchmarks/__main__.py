@@ -27,6 +27,7 @@ from benchmarks.measures import (
     producers,
     prune,
     recovery,
+    restart,
     sustained,
     targets,
 )
@@ -38,8 +39,8 @@ from benchmarks.system import BARE, OURS, PEERS, Cannot
 # The most important measures come first: a quick run leaves out those for which it has no time.
 MEASURES: tuple[Measure, ...] = (
     drain.MEASURE, drain.SINGLE, drain.WRITES, batch.MEASURE, enqueue.MEASURE, bulk.MEASURE, latency.MEASURE,
-    latency.HUNDRED, targets.MEASURE, drain.TWO, idle.MEASURE, recovery.MEASURE, recovery.SUPERVISED, *each.FAMILY,
-    link.MEASURE, beside.EMPTY, beside.FUTURE, beside.FINISHED, prune.MEASURE, producers.MEASURE,
+    latency.HUNDRED, targets.MEASURE, drain.TWO, idle.MEASURE, recovery.MEASURE, recovery.SUPERVISED, restart.MEASURE,
+    *each.FAMILY, link.MEASURE, beside.EMPTY, beside.FUTURE, beside.FINISHED, prune.MEASURE, producers.MEASURE,
     sustained.SNAPSHOT, sustained.MEMORY,
 )  # fmt: skip
 HOME = pathlib.Path(__file__).parent.parent

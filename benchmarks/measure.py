@@ -38,8 +38,8 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """`take(stage, subject)` takes one sample. `said`: how it is measured. `rounds`: fewer than those of the plan, if a
-    round is long."""
+    """`take(stage, subject)` takes one sample. `said`: how it is measured. `rounds`: other than those of the plan;
+    where the plan has one, one."""
 
     name: str
     title: str
@@ -64,7 +64,7 @@ class Result:
 def run(stage: Stage, measure: Measure, until: float | None, tell: Callable[[str], None]) -> list[Result]:
     """Run all rounds of a measure. `until` (monotonic): a sample that has not begun by then is left out."""
     results = [Result(subject) for subject in measure.subjects(stage) if _takes_part(stage, measure, subject)]
-    for number in range(min(measure.rounds or stage.plan.rounds, stage.plan.rounds)):
+    for number in range(1 if stage.plan.rounds == 1 else measure.rounds or stage.plan.rounds):
         open_ones = [one for one in _turned(results, number) if one.reason is None or one.samples]
         with concurrent.futures.ThreadPoolExecutor(max(1, len(open_ones)) if measure.at_once else 1) as pool:
             list(pool.map(lambda one: _take(stage, measure, one, until, tell), open_ones))

@@ -180,9 +180,10 @@ class AsyncTaskSystem:
             _work_in_batches(app, lanes)
             return
         settle: dict[str, Any] = {"settle_within": 0} if single else {}
+        named = {"name": options["given_name"]} if "given_name" in options else {}
         gc.collect()
         gc.freeze()  # as `async-task worker` does
-        app.worker(concurrency=lanes, **settle).run()
+        app.worker(concurrency=lanes, **settle, **named).run()
 
 
 def _supervise(url: str, board: Board, options: dict[str, Any]) -> None:
