@@ -15,6 +15,7 @@ from async_task.database.engines import Database, Source
 from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
+from async_task.queue.end_hooks import OnExpired, OnFailed
 from async_task.queue.worker_names import check_worker_name
 from async_task.schedule.clock import Clock
 from async_task.schedule.schedule import Schedule
@@ -33,12 +34,13 @@ from async_task.validation import (
     check_overlap,
     flag,
     from_now,
+    hooks_of,
     import_module,
-    lanes_by_queue,
     listed,
     module_names,
     scope_of,
     uuid_of,
+    worker_settings,
 )
 from async_task.wakeup.notify import switch_notify
 from async_task.worker.batch_preview import BatchPreview, preview
@@ -48,7 +50,7 @@ from async_task.worker.lone_call import LoneCall
 from async_task.worker.runtime import Runtime
 from async_task.worker.signals import interrupts_later
 from async_task.worker.supervisor import Supervisor
-from async_task.worker.worker import AttemptWorker, WorkerSettings
+from async_task.worker.worker import AttemptWorker
 from async_task.worker.workload import PerformClaim
 
 
@@ -68,6 +70,11 @@ class AsyncTask(ApplicationHealth):
     after its attempt has ended; left out, for ever. `schedule`: the calls that clocks enqueue (`clock`). Raises
     ConfigurationError.
 
+    `on_failed(facts, outcome)`, `on_expired(facts, outcome)`: called with `CallFacts` and a `Failed` or `Expired` when
+    an attempt has ended so for good: once, after its commit, in the process that has written it (a worker, a batch,
+    `perform`, a sweep, or a child process); `on_failed` also when an operation (`Pollable`) is given up. What they
+    raise is logged. A process that dies between the commit and the hook does not call it.
+
     All verbs are synchronous, also over an AsyncEngine. In a coroutine: `await asyncio.to_thread(outbox.run_batch)`.
     """
 
@@ -85,16 +92,20 @@ class AsyncTask(ApplicationHealth):
         keep: Keep | None = None,
         keep_tokens: Age | None = None,
         schedule: Schedule | None = None,
+        on_failed: OnFailed | None = None,
+        on_expired: OnExpired | None = None,
     ) -> None:
-        super().__init__(Source(database), model, keep=keep, keep_tokens=keep_tokens, lease=lease, schedule=schedule)
+        super().__init__(
+            Source(database), model, keep=keep, keep_tokens=keep_tokens, lease=lease, schedule=schedule,
+            hooks=hooks_of(on_failed, on_expired),
+        )  # fmt: skip
         check_class(attempt_job, BaseAttemptJob, "attempt_job")
         check_class(batch_job, BaseAttemptBatchJob, "batch_job")
         names = module_names(modules)
         for encryptor in listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
             register_encryptor(encryptor)
         switch_notify(table_of(model), flag(notify, "notify"))
-        self._attempt_job = attempt_job
-        self._batch_job = batch_job
+        self._attempt_job, self._batch_job = attempt_job, batch_job
         for module in names:
             import_module(module)
         self._check_schedule()
@@ -217,23 +228,12 @@ class AsyncTask(ApplicationHealth):
         Raises ConfigurationError for an invalid value, and for `processes` on a system without fork. `run` raises as
         `run_batch` does.
         """
-        settings = WorkerSettings(
-            concurrency=at_least(1, concurrency, "concurrency"),
-            queues=lanes_by_queue(queues),
-            async_concurrency=at_least(1, async_concurrency, "async_concurrency"),
-            settle_within=duration(settle_within, name="settle_within").total_seconds(),
-            poll=duration(poll, name="poll").total_seconds(),
-            grace=duration(grace, name="grace").total_seconds(),
-            listen=flag(listen, "listen"),
-        )
+        settings = worker_settings(
+            self._lease, concurrency=concurrency, queues=queues, async_concurrency=async_concurrency,
+            settle_within=settle_within, poll=poll, grace=grace, listen=listen,
+        )  # fmt: skip
         if not settings.listen:
             self._source.stop_preparing()
-        longest = self._lease.total_seconds() / 2
-        if not 0.01 <= settings.poll <= 3600:
-            raise ConfigurationError(f"poll is from 0.01 s to an hour: it was {settings.poll:g} s")
-        if settings.settle_within > longest:
-            raise ConfigurationError(f"settle_within is at most half of the lease, {longest:g} s")
-
         beside = self._clock_beside if flag(clock, "clock") else nullcontext
         if clock:
             self._check_clock()
@@ -294,4 +294,7 @@ class AsyncTask(ApplicationHealth):
     def _runtime(self, verb: str, name: str | None = None, *, has_sessions: bool = True) -> Runtime:
         self._check_once(verb)
         check_coroutines(engine_is_async=self._source.is_async)
-        return Runtime(self._source, self._model, self._lease, self._keeping, name, has_sessions=has_sessions)
+        return Runtime(
+            self._source, self._model, self._lease, self._keeping, name,
+            has_sessions=has_sessions, hooks=self._hooks,
+        )  # fmt: skip

@@ -16,6 +16,7 @@ from async_task.errors import ConfigurationError
 from async_task.polling.sweep import preview_polls, sweep_polls
 from async_task.queue import pauses
 from async_task.queue.backlog import Depth, depths
+from async_task.queue.end_hooks import EndHooks
 from async_task.queue.pauses import QueueState
 from async_task.queue.retention import Keeping, PruneReport, Retention, Rule, prune
 from async_task.queue.sweep import SweepReport, sweep
@@ -47,10 +48,11 @@ class ApplicationUpkeep(ApplicationDatabase):
 
     def __init__(
         self, source: Source, model: type[BaseAttempt], *, keep: Keep | None, keep_tokens: Age | None, lease: Duration,
-        schedule: Schedule | None,
+        schedule: Schedule | None, hooks: EndHooks,
     ) -> None:  # fmt: skip
         super().__init__(source, model)
         check_model(model)
+        self._hooks = hooks
         self._lease = duration(lease, name="lease")
         if self._lease < dt.timedelta(milliseconds=30):
             raise ConfigurationError("lease is at least 0.03 s: three heartbeats must fit into it")
@@ -78,7 +80,7 @@ class ApplicationUpkeep(ApplicationDatabase):
         attempt, and hurry those past their maximal age. Raises as `run_batch`."""
 
         def sweep_all(engine: Engine) -> SweepReport:
-            report = sweep(engine, table_of(self._model), self._lease)
+            report = sweep(engine, table_of(self._model), self._lease, hooks=self._hooks)
             return replace(report, resumed=sweep_polls(engine, self._model))
 
         return self._run_checked("sweep", sweep_all)

@@ -5,12 +5,12 @@ import random
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from async_task.error_text import quotes_nothing
 from async_task.errors import ConfigurationError
 from async_task.schema.states import Status
-from async_task.targets.context import Again, Discard, RetryAfter
+from async_task.targets.context import Again, Discard, GivenUp, RetryAfter
 from async_task.targets.retry import DEFAULT_RETRY, Retry, duration
 
 
@@ -96,7 +96,8 @@ KINDS = (Succeeded, Retried, Failed, Expired, Canceled, NotDue, NotPending, Busy
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The new state of a performed attempt. `reason`: why, or what is broken. `after`: set exactly when it stays
-    pending. `charged`: an error is counted. `error`: what was raised, or None.
+    pending. `charged`: an error is counted. `error`: what was raised, or None. `given_up`: why the operation that it
+    polls was given up just now.
     """
 
     status: Status
@@ -104,6 +105,7 @@ class Decision:
     after: dt.timedelta | None = None
     charged: bool = False
     error: BaseException | None = None
+    given_up: str | None = None
 
 
 SUCCESS = Decision(Status.SUCCEEDED)
@@ -132,7 +134,8 @@ def decide(answer: object, standing: Standing, retry: Retry, draw: Callable[[], 
         if after is None:
             error = quotes_nothing(TypeError(f"the target returned an Again whose {problem}"))
             return _after_error(error, standing, retry, draw)
-        return _pending_after(after, standing, error=None)
+        decision = _pending_after(after, standing, error=None)
+        return replace(decision, given_up=answer.reason) if isinstance(answer, GivenUp) else decision
     return SUCCESS
 
 

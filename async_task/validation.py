@@ -5,6 +5,7 @@ Each raises ConfigurationError for a bad value, and UnknownTarget for an unknown
 
 import datetime as dt
 import importlib
+import inspect
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -15,8 +16,11 @@ from sqlalchemy import inspect as inspect_database
 from async_task.attempts.attempt import BaseAttempt
 from async_task.errors import ConfigurationError
 from async_task.queue.backlog import Scope
+from async_task.queue.end_hooks import EndHooks, OnExpired, OnFailed
 from async_task.targets.policies import check_queue
 from async_task.targets.registry import own_queue, registered_coroutines, registered_targets, target_of
+from async_task.targets.retry import Duration, duration
+from async_task.worker.worker import WorkerSettings
 
 T = TypeVar("T")
 Overlap = Literal["allow", "skip", "fail"]
@@ -80,6 +84,15 @@ def check_function(given: object, name: str, example: str) -> None:
         raise ConfigurationError(f"{name} takes a function, called as {example}, not {given!r}")
 
 
+def hooks_of(on_failed: OnFailed | None, on_expired: OnExpired | None) -> EndHooks:
+    """The hooks that hear of final failures. Raises ConfigurationError for what is no plain function."""
+    for name, hook in (("on_failed", on_failed), ("on_expired", on_expired)):
+        check_function(hook, name, f"{name}(facts, outcome)")
+        if inspect.iscoroutinefunction(hook):
+            raise ConfigurationError(f"{name} takes a plain function, not a coroutine function: {hook!r}")
+    return EndHooks(on_failed, on_expired)
+
+
 def check_event(given: object, name: str) -> None:
     """None, or an event like threading's."""
     if given is not None and not callable(getattr(given, "is_set", None)):
@@ -90,6 +103,28 @@ def check_text(given: object, name: str) -> None:
     """None, or a text."""
     if given is not None and not isinstance(given, str):
         raise ConfigurationError(f"{name} is a text, not {given!r}")
+
+
+def worker_settings(
+    lease: dt.timedelta, *, concurrency: int, queues: Iterable[str] | Mapping[str, int | None], async_concurrency: int,
+    settle_within: Duration, poll: Duration, grace: Duration, listen: bool,
+) -> WorkerSettings:  # fmt: skip
+    """The settings of a worker whose claims have this lease."""
+    settings = WorkerSettings(
+        concurrency=at_least(1, concurrency, "concurrency"),
+        queues=lanes_by_queue(queues),
+        async_concurrency=at_least(1, async_concurrency, "async_concurrency"),
+        settle_within=duration(settle_within, name="settle_within").total_seconds(),
+        poll=duration(poll, name="poll").total_seconds(),
+        grace=duration(grace, name="grace").total_seconds(),
+        listen=flag(listen, "listen"),
+    )
+    longest = lease.total_seconds() / 2
+    if not 0.01 <= settings.poll <= 3600:
+        raise ConfigurationError(f"poll is from 0.01 s to an hour: it was {settings.poll:g} s")
+    if settings.settle_within > longest:
+        raise ConfigurationError(f"settle_within is at most half of the lease, {longest:g} s")
+    return settings
 
 
 def lanes_by_queue(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:

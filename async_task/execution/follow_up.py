@@ -23,16 +23,19 @@ ENDED = (Succeeded, Failed, Expired, Canceled, Superseded)
 
 
 def follow_up(context: ExecutionContext, claim: Claim, settlement: Settlement) -> Outcome:
-    """Log the error, and release the next attempt of the order key. Returns the outcome."""
-    _log(claim, settlement)
+    """Log the error, call the hook of a final failure, and release the next attempt of the order key. Returns the
+    outcome."""
+    _report(context, claim, settlement)
     _release_next(context, claim, settlement.outcome)
     return settlement.outcome
 
 
-def _log(claim: Claim, settlement: Settlement) -> None:
-    outcome, error, final = settlement
+def _report(context: ExecutionContext, claim: Claim, settlement: Settlement) -> None:
+    outcome, error, final, given_up = settlement
+    if given_up is not None:
+        context.hooks.call(given_up)  # it was logged by the poll
     if final is not None:
-        final.log(error)
+        context.hooks.report(final, error)
     elif error is not None:
         raised = type(error).__qualname__
         fields = {

@@ -75,11 +75,13 @@ class CommitRules:
 
 class Settlement(NamedTuple):
     """The outcome of an attempt, and the error that its target raised. `error` is None if it raised none, or if
-    another worker has the claim now. `final`: what to log of a final failure."""
+    another worker has the claim now. `final`: what to report of a final failure. `given_up`: of an operation whose poll
+    has given it up."""
 
     outcome: Outcome
     error: BaseException | None = None
     final: FinalFailure | None = None
+    given_up: FinalFailure | None = None
 
 
 class FinishedCall(NamedTuple):
@@ -108,7 +110,12 @@ class FinishedCall(NamedTuple):
         if chosen is None and decision.status is Status.SUCCEEDED:
             return Settlement(Succeeded(claim.id))
         outcome = chosen or self._decided()
-        return Settlement(outcome, decision.error, self._final(outcome))
+        return Settlement(outcome, decision.error, self._final(outcome), self._given_up)
+
+    @property
+    def _given_up(self) -> FinalFailure | None:
+        reason = self.decision.given_up
+        return None if reason is None else FinalFailure.of_claim(self.claim, Failed(self.claim.id, reason), reason)
 
     def _final(self, outcome: Outcome) -> FinalFailure | None:
         claim, call, decision, chosen = self

@@ -25,7 +25,7 @@ from async_task.polling.chain import METHOD, key_of, name_of
 from async_task.polling.decisions import Reading, Step, decide
 from async_task.polling.settings import Polling
 from async_task.polling.states import ANSWERS, STATE, PollState
-from async_task.targets.context import Again, Discard, current_attempt
+from async_task.targets.context import Again, Discard, GivenUp, current_attempt
 from async_task.targets.registry import registered_targets, target
 from async_task.targets.retry import Retry
 
@@ -182,7 +182,7 @@ class _Poll:
     def _fail(self, reason: str) -> Again:
         self._write(self._row.record_failure, reason)
         logger.warning("%s is given up: %s", self._name, reason)
-        return AT_ONCE
+        return GivenUp(reason)
 
     def _put_off(self, error: Exception) -> Again:
         """Ask again later, as if nothing had been asked: no error is counted."""

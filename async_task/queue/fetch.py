@@ -21,6 +21,7 @@ from async_task.outcomes import Busy, Expired, NotDue, NotPending, Outcome
 from async_task.queue import claim_statements, predicates, settle_statements
 from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.claim_statements import Shape
+from async_task.queue.end_hooks import NO_HOOKS, EndHooks
 from async_task.queue.expiry import expire_one
 from async_task.queue.final_failures import FinalFailure
 from async_task.queue.ordering import release_in, waits_behind
@@ -42,10 +43,10 @@ def claim_due(where: Engine | Connection, table: Table, request: ClaimRequest) -
 
 def claim_one(
     engine: Engine, table: Table, worker: str, lease: dt.timedelta, attempt_id: uuid.UUID, claim_id: uuid.UUID,
-    begin: Begin = Engine.begin,
+    begin: Begin = Engine.begin, hooks: EndHooks = NO_HOOKS,
 ) -> Claim | Outcome:  # fmt: skip
-    """Claim this attempt, or say why not. One that is past its `expires_at` is expired. `begin`: begins the
-    transaction, in which it may have written something before."""
+    """Claim this attempt, or say why not. One that is past its `expires_at` is expired, and reported to the `hooks`.
+    `begin`: begins the transaction, in which it may have written something before."""
     given = {"a_claim": claim_id, "a_worker": worker}
     with begin(engine) as connection:
         claims = _claim_one(connection, table, lease, attempt_id, given)
@@ -53,7 +54,7 @@ def claim_one(
             claims = _claim_one(connection, table, lease, attempt_id, given)
         found = claims[0] if claims else _why_not(connection, table, attempt_id)
     if isinstance(found, FinalFailure):
-        found.log()
+        hooks.report(found)
         return Expired(attempt_id, found.reason)
     return found
 

@@ -1,12 +1,14 @@
 """Final failures: attempts that ended `failed` or `expired` because nothing more is tried. Each is logged once, after
 its commit, as a sentence and as fields, so that somebody hears of it. No log holds the value of an argument."""
 
+import datetime as dt
 import logging
 import re
 import uuid
 from dataclasses import dataclass
 from typing import Any, Self
 
+from async_task.database.clock import UnreadInstant
 from async_task.error_text import Failure, without_values
 from async_task.outcomes import Expired, Failed
 from async_task.queue.claim import Claim
@@ -14,7 +16,7 @@ from async_task.schema.states import Status
 from async_task.targets.target import call_name
 
 logger = logging.getLogger("async_task")
-COLUMNS = ("id", "target", "method_name", "queue", "num_attempts", "last_error")
+COLUMNS = ("id", "target", "method_name", "queue", "num_attempts", "last_error", "created_at", "due_at")
 """The columns that `of_row` reads."""
 _ENDED = {Status.FAILED: "failed for good", Status.EXPIRED: "expired"}
 _LEVELS = {Status.FAILED: logging.ERROR, Status.EXPIRED: logging.WARNING}
@@ -33,6 +35,8 @@ class FinalFailure:
     status: Status
     tries: int
     reason: str
+    created_at: dt.datetime
+    due_at: dt.datetime
     error: Failure | None = None
 
     @classmethod
@@ -40,13 +44,20 @@ class FinalFailure:
         """The end of a claimed attempt. `error`: what its call raised in this try."""
         status = Status.FAILED if isinstance(outcome, Failed) else Status.EXPIRED
         error = error or _stored(claim.last_error)
-        return cls(claim.id, claim.target, claim.method_name, claim.queue, status, claim.number, reason, error)
+        created_at, due_at = UnreadInstant.read(claim.created_at), UnreadInstant.read(claim.due_at)
+        return cls(
+            claim.id, claim.target, claim.method_name, claim.queue, status, claim.number, reason, created_at, due_at,
+            error,
+        )  # fmt: skip
 
     @classmethod
     def of_row(cls, row: Any, status: Status, reason: str) -> Self:
         """The end of the attempt of a row that has the columns `COLUMNS`."""
         error = _stored(row.last_error)
-        return cls(row.id, row.target, row.method_name, row.queue, status, row.num_attempts, reason, error)
+        return cls(
+            row.id, row.target, row.method_name, row.queue, status, row.num_attempts, reason, row.created_at,
+            row.due_at, error,
+        )  # fmt: skip
 
     @property
     def call(self) -> str:

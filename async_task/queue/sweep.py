@@ -18,6 +18,7 @@ from sqlalchemy import Engine, Table
 
 from async_task.database.transactions import retry_transient
 from async_task.queue import expiry, ledger, ordering, recovery, workers
+from async_task.queue.end_hooks import NO_HOOKS, EndHooks
 from async_task.queue.final_failures import FinalFailure
 from async_task.queue.pages import PAGE, pages
 from async_task.queue.processes import Process
@@ -40,9 +41,10 @@ class SweepReport:
 
 def sweep(
     engine: Engine, table: Table, lease: dt.timedelta, *, page: int = PAGE,
-    tell: Callable[[FinalFailure], None] | None = None,
+    tell: Callable[[FinalFailure], None] | None = None, hooks: EndHooks = NO_HOOKS,
 ) -> SweepReport:  # fmt: skip
-    """Recover, expire, release; `page` rows at most in each transaction. `tell`: called for each that expired."""
+    """Recover, expire, release; `page` rows at most in each transaction. `tell`: called for each that expired, as are
+    the `hooks`, after the commit of its page."""
     recovered = recover_gone(engine, table, page=page)
     if retry_transient(partial(recovery.must_wait_for_heartbeats, engine, table, lease)):
         time.sleep(lease.total_seconds())  # each live worker sends a heartbeat within a third of a lease
@@ -51,7 +53,7 @@ def sweep(
     for failures in pages(partial(expiry.expire_overdue, engine, table), len, page):
         expired += len(failures)
         for one in failures:
-            one.log()
+            hooks.report(one)
             if tell is not None:
                 tell(one)
     _release_overlooked(engine, table, page)

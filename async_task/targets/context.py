@@ -62,6 +62,17 @@ class Again:
         return f"Again(after={self.after.total_seconds():g})"
 
 
+class GivenUp(Again):
+    """The answer of the poll of an operation (`Pollable`) that has just been given up, for this `reason`. The next try
+    follows at once."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(after=0)
+        self.reason = reason
+
+
 class RetryAfter(Exception):
     """An error of a target that sets the wait until the next try: `after`, in seconds or as a timedelta.
 

@@ -27,6 +27,7 @@ from async_task.execution.starts import NotStarted, Starts
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.queue import fenced_writes, recovery
 from async_task.queue.claim import Claim
+from async_task.queue.end_hooks import EndHooks
 from async_task.queue.final_failures import FinalFailure
 from async_task.queue.ledger import Ledger
 from async_task.schema.states import Status
@@ -45,11 +46,14 @@ NO_CHILDREN = (
 class ClaimPerformer:
     """Performs claims of one process, any number at once."""
 
-    def __init__(self, source: Source, model: type[BaseAttempt], heartbeat: Heartbeat, ledger: Ledger) -> None:
+    def __init__(
+        self, source: Source, model: type[BaseAttempt], heartbeat: Heartbeat, ledger: Ledger, hooks: EndHooks
+    ) -> None:
         self._source = source
         self._model = model
         self._table = table_of(model)
         self._heartbeat = heartbeat
+        self._hooks = hooks
         self.starts = Starts(ledger, heartbeat.may_have_lost)
         # SQLite's locks do not survive a fork.
         self._children = Children(self._in_child, None if locks_rows(source.dialect) else source.database_file)
@@ -78,7 +82,13 @@ class ClaimPerformer:
     def context_on(self, lane: Lane) -> ExecutionContext:
         """What the steps of performing on this lane have in common."""
         return ExecutionContext(
-            self._source, self._model, self._table, lane, starts=self.starts, parked_reasons=self._parked_reasons
+            self._source,
+            self._model,
+            self._table,
+            lane,
+            starts=self.starts,
+            parked_reasons=self._parked_reasons,
+            hooks=self._hooks,
         )
 
     def needs_child(self, lane: Lane, claim: Claim) -> bool:
@@ -148,7 +158,7 @@ class ClaimPerformer:
             return Superseded(claim.id)
         if status is Status.FAILED:
             failed = Failed(claim.id, recovery.crash_reason(claim.num_crashes + 1, how))
-            FinalFailure.of_claim(claim, failed, failed.reason).log()
+            self._hooks.report(FinalFailure.of_claim(claim, failed, failed.reason))
             return failed
         return Parked(claim.id, dt.timedelta(0), how)
 
@@ -156,5 +166,5 @@ class ClaimPerformer:
     def _in_child(self, calling: Calling) -> Iterator[Callable[[Claim], Outcome]]:
         """In a child process: what performs a claim there, on connections of its own."""
         with open_lane(self._source, private=True) as lane:
-            context = ExecutionContext(self._source, self._model, self._table, lane, calling)
+            context = ExecutionContext(self._source, self._model, self._table, lane, calling, hooks=self._hooks)
             yield lambda claim: perform_claim(context, claim, tracked_elsewhere)

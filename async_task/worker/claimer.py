@@ -18,6 +18,7 @@ from async_task.execution.adaptive import StartMarks
 from async_task.outcomes import Outcome, Superseded
 from async_task.queue import fetch, limits
 from async_task.queue.claim import Claim, ClaimRequest
+from async_task.queue.end_hooks import NO_HOOKS, EndHooks
 from async_task.queue.fenced_writes import release_claims
 from async_task.queue.heavy_arguments import is_loaded, load_arguments
 from async_task.queue.left_out import NOTHING, LeftOut
@@ -32,11 +33,14 @@ Claimed = tuple[list[Claim], dt.timedelta | None]
 class Claimer:
     """Claims for `worker`. Its methods are called inside of `lane.run`, on any number of lanes at once."""
 
-    def __init__(self, table: Table, worker: str, lease: dt.timedelta, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self, table: Table, worker: str, lease: dt.timedelta, heartbeat: Heartbeat, hooks: EndHooks = NO_HOOKS
+    ) -> None:
         self._table = table
         self._worker = worker
         self._lease = lease
         self._heartbeat = heartbeat
+        self._hooks = hooks
         self._marks: defaultdict[str, StartMarks] = defaultdict(StartMarks)
 
     def request(
@@ -61,7 +65,9 @@ class Claimer:
         claim_id = uuid.uuid4()
 
         def claim() -> Claim | Outcome:
-            return fetch.claim_one(lane.engine, self._table, self._worker, self._lease, attempt_id, claim_id, begin)
+            return fetch.claim_one(
+                lane.engine, self._table, self._worker, self._lease, attempt_id, claim_id, begin, self._hooks
+            )
 
         found = self._claimed(lane, claim_id, claim, lambda found: found[0], PATIENCE)
         if isinstance(found, Outcome) or found.is_loaded:

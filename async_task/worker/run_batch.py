@@ -57,7 +57,8 @@ class _Batch:
         self._is_interrupted_again = False
         self._round_robin = RoundRobin(options.concurrency, {})
         failures = FinalFailures()
-        swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease, tell=failures.add))
+        hooks = runtime.hooks
+        swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease, tell=failures.add, hooks=hooks))
         lane.run(lambda: sweep_polls(lane.engine, runtime.model))
         found, self._began = self._ask(backlog.queues, options.scope.queues)
         self._round_robin.paused = self._ask(pauses.paused)

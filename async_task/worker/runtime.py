@@ -20,6 +20,7 @@ from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import retry_transient
 from async_task.queue import workers
+from async_task.queue.end_hooks import NO_HOOKS, EndHooks
 from async_task.queue.ledger import Ledger
 from async_task.queue.retention import Keeping
 from async_task.queue.running_batches import RunningBatch
@@ -48,9 +49,9 @@ class Runtime:
 
     def __init__(
         self, source: Source, model: type[BaseAttempt], lease: dt.timedelta, keeping: Keeping = KEEP_ALL,
-        name: str | None = None, *, has_sessions: bool = True,
+        name: str | None = None, *, has_sessions: bool = True, hooks: EndHooks = NO_HOOKS,
     ) -> None:  # fmt: skip
-        """`name`: given to this worker. `has_sessions`: as for `HeldName`."""
+        """`name`: given to this worker. `has_sessions`: as for `HeldName`. `hooks`: hear of final failures."""
         self.source = source
         self.model = model
         self.table: Table = table_of(model)
@@ -58,6 +59,7 @@ class Runtime:
         self.worker = worker_name(name)
         self.lease = lease
         self.keeping = keeping
+        self.hooks = hooks
         self.outages = Outages(self.worker)
         # On a connection of its own: the user's pool may be busy with the very calls whose leases are to be extended.
         self.ledger = Ledger(self.worker)
@@ -69,8 +71,8 @@ class Runtime:
             self.table, self.worker, lease, self.private_lane, self.outages, self.ledger, self.held_name
         )
         self.unknown_calls = UnknownCalls(self.worker)
-        self.claimer = Claimer(self.table, self.worker, lease, self.heartbeat)
-        self.performer = ClaimPerformer(source, model, self.heartbeat, self.ledger)
+        self.claimer = Claimer(self.table, self.worker, lease, self.heartbeat, hooks)
+        self.performer = ClaimPerformer(source, model, self.heartbeat, self.ledger, hooks)
         self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
         self.has_left_claims = False
         """Whether a stop left claims that were not released. Nobody is to be charged for them."""

@@ -274,7 +274,7 @@ class _RunningWorker:
 
     def _sweep_up(self, lane: Lane) -> None:
         runtime = self._runtime
-        swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease))
+        swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease, hooks=runtime.hooks))
         lapsed = lane.run(lambda: fetch.lost_claims(lane.engine, runtime.table, runtime.worker))
         lost = [one for one in lapsed if not runtime.heartbeat.tracks(one.id)]
         if lost:

@@ -313,6 +313,7 @@ def test_a_worker_releases_an_attempt_that_somebody_had_locked_when_its_turn_cam
     """Who settles the one before it does not wait for the lock. No sweep is due for minutes."""
     monkeypatch.setattr(poller, "KEYS_EVERY", 0.2)
     before, after = line("a", 2)
+    ordering.release_arrived(engine, TABLE)
     with working(outbox_app, concurrency=1):
         with engine.begin() as connection:
             connection.execute(select(TABLE.c.id).where(TABLE.c.id == after).with_for_update())
