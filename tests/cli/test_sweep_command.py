@@ -35,7 +35,10 @@ def test_sweep_expires_recovers_and_counts(run: Run, engine: Engine, write: Writ
     assert (said.code, said.out, said.err, calls) == (0, "", "", [])
 
 
-def test_a_dry_run_shows_a_table_and_says_how_many_rows_it_leaves_out(run: Run, engine: Engine, write: Write) -> None:
+def test_a_dry_run_shows_a_table_and_says_how_many_rows_it_leaves_out(
+    run: Run, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("async_task.queue.recovery.server_uptime", lambda connection: 3600.0)
     attempts = [write(Client, "ping", expires_at=seconds_from_now(60)) for _ in range(3)]
     claimed(engine, attempts[0].id)
     let_pass(engine, dt.timedelta(hours=2))

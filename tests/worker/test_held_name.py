@@ -1,20 +1,24 @@
 """Workers with a name: one of them lives, and the next one takes over what it has left."""
 
+import contextlib
 import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, NullPool, column, create_engine, func, select, table, update
 
 from async_task import AlreadyRunning, AsyncTask, Attempt, ConfigurationError, Status, Succeeded, current_attempt
+from async_task.database.dialects import try_session_lock
 from async_task.database.engines import Source
 from async_task.database.lanes import open_lane
 from async_task.queue import worker_names, workers
 from async_task.queue.ledger import Ledger
+from async_task.queue.sweep import recover_workers, sweep
 from async_task.queue.worker_names import Evidence, Verdict, judge, lock_of
 from async_task.queue.workers import worker_name
 from async_task.schema.tables import Worker
@@ -69,7 +73,6 @@ def held(engine: Engine) -> Iterator[Callable[..., HeldName]]:
         one.close()
 
 
-@by_one_door
 def test_a_second_worker_of_a_name_whose_process_lives_refuses_in_one_sentence(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -234,6 +237,54 @@ def test_what_a_stopped_worker_of_the_name_could_not_release_is_not_charged(
     row = row_of(engine, attempt.id)
     assert (row.claim_id, row.num_losses) == (None, 0)
     assert before not in names(engine)
+
+
+@OF_SERVERS
+def test_a_worker_whose_connection_was_lost_takes_its_lock_again(app: AsyncTask, engine: Engine) -> None:
+    """Else a new one on another machine would take it for dead."""
+
+    def is_free() -> bool:
+        with contextlib.closing(engine.connect()) as connection:
+            database = engine.url.database or ""
+            free = try_session_lock(connection, lock_of(TABLE, database, "web"))
+            connection.invalidate()  # which frees it
+        return free
+
+    with working(app, name="web") as worker:
+        await_(lambda: names(engine), "it has begun")
+        assert not is_free()
+        assert worker._workload is not None
+        held = worker._workload.runtime.held_name
+        assert held is not None
+        lane = held._lane
+        assert lane is not None
+        before = lane._connection
+        lane.disconnect()
+        await_(lambda: lane._connection not in (None, before), "it has connected again")
+        await_(lambda: not is_free(), "it has the lock again")
+    await_(is_free, "the lock ends with the worker")
+
+
+@OF_SERVERS
+def test_a_worker_whose_call_is_locked_loses_its_name_all_the_same(
+    engine: Engine, write: Write, held: Callable[..., HeldName], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be recovered yet, and is an orphan once the lock is free."""
+    monkeypatch.setattr(held_name, "recover_workers", partial(recover_workers, patience=0.0))
+    frozen = worker_name("web")
+    held(worker=frozen)
+    attempt = write(Client, "ping")
+    claimed(engine, attempt.id, frozen, lease=LEASE)
+    move_elsewhere(engine)
+    forget_beats(engine)
+    with engine.begin() as connection:
+        connection.execute(select(TABLE.c.id).where(TABLE.c.id == attempt.id).with_for_update(key_share=True)).all()
+        held()
+        assert row_of(engine, attempt.id).claimed_by == frozen
+        with pytest.raises(AlreadyRunning):
+            workers.beat(engine, TABLE, frozen, LEASE, [attempt.id])
+    let_pass(engine, LEASE)
+    assert sweep(engine, TABLE, SECOND).recovered == 1
 
 
 def test_names_that_only_begin_alike_or_differ_in_case_are_others(
