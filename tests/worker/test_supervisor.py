@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ from elsewhere import Program, await_, notes
 from offspring import parent_of
 from outbox import Elsewhere, events_of
 from said import Run
+from workers import at_rest, working
 
 Write = Callable[..., Attempt]
 TABLE: Any = Attempt.__table__
@@ -370,6 +372,20 @@ def test_attempts_of_a_dead_process_are_recovered_before_their_lease_and_only_th
             charged = (row.num_crashes, row.num_losses, row.num_errors)
             assert (row.status, row.claim_id, charged) == (Status.PENDING, None, (0, 1, 0))
         assert names_of(connection, TABLE, dead) == []
+
+
+def test_after_a_kill_a_worker_that_is_started_on_the_same_machine_makes_the_call_again_at_once(
+    engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    """Without a supervisor, and long before the leases of ten minutes are past."""
+    with in_calls(engine, write, tmp_path, 1) as process:
+        process.kill()
+    killed = time.monotonic()
+    with working(AsyncTask(engine, lease=600)):
+        await_(lambda: len(notes(tmp_path)) == 2, "it is made again")
+        assert time.monotonic() - killed < 5  # a second on an idle machine
+        (tmp_path / "go").touch()
+        await_(lambda: at_rest(engine), "it has ended")
 
 
 @pytest.mark.only_on("postgresql", "mysql")
