@@ -253,8 +253,7 @@ def test_a_worker_whose_connection_was_lost_takes_its_lock_again(app: AsyncTask,
     with working(app, name="web") as worker:
         await_(lambda: names(engine), "it has begun")
         assert not is_free()
-        assert worker._workload is not None
-        held = worker._workload.runtime.held_name
+        held = await_(lambda: worker._workload, "it works").runtime.held_name
         assert held is not None
         lane = held._lane
         assert lane is not None
