@@ -1,6 +1,6 @@
 # The public names, each once: type checkers read this file, and `__init__.py` finds there where a name is.
 
-from async_task.app import AsyncTask as AsyncTask
+from async_task.application.app import AsyncTask as AsyncTask
 from async_task.arguments.types import argument_type as argument_type
 from async_task.attempts.attempt import Attempt as Attempt
 from async_task.attempts.attempt import BaseAttempt as BaseAttempt

@@ -37,7 +37,7 @@ PROGRAMS = (
 )
 PATIENCE = 30.0
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["async_task.app", "async_task.attempts.attempt", *DRIVERS, *PROGRAMS])
+_context.set_forkserver_preload(["async_task.application.app", "async_task.attempts.attempt", *DRIVERS, *PROGRAMS])
 _path = [one for one in sys.path if one not in ("", str(pathlib.Path(__file__).parent))]
 
 

@@ -121,7 +121,7 @@ def test_a_failure_for_good_has_precedence_over_attempts_left(
     batch: Batch, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from async_task import BatchReport
-    from async_task.app import AsyncTask
+    from async_task.application.app import AsyncTask
 
     for numbers, words, code in (({"failed": 1}, ["--fail-on", "failed"], 3), ({"failed": 1}, [], 75), ({}, [], 75)):
         report = BatchReport(claimed=1, left=10_000, **numbers)

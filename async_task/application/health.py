@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from async_task.application_database import refuse_loop
-from async_task.application_upkeep import ApplicationUpkeep
+from async_task.application.database import refuse_loop
+from async_task.application.upkeep import ApplicationUpkeep
+from async_task.application.validation import at_least, check_text, flag, scope_of
 from async_task.attempts.health import (
     Expected,
     Health,
@@ -28,7 +29,6 @@ from async_task.errors import ConfigurationError, SchemaMismatch
 from async_task.queue.workers import CLOCK, WORKER, WorkerInfo, given_name
 from async_task.schema.tables import table_of
 from async_task.targets.retry import Duration, duration
-from async_task.validation import at_least, check_text, flag, scope_of
 
 
 class ApplicationHealth(ApplicationUpkeep):

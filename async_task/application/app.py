@@ -9,21 +9,8 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
-from async_task.application_health import ApplicationHealth
-from async_task.attempts.attempt import Attempt, BaseAttempt
-from async_task.database.engines import Database, Source
-from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
-from async_task.errors import AlreadyRunning, ConfigurationError
-from async_task.outcomes import Outcome
-from async_task.queue.end_hooks import OnExpired, OnFailed
-from async_task.queue.worker_names import check_worker_name
-from async_task.schedule.clock import Clock
-from async_task.schedule.schedule import Schedule
-from async_task.schema.tables import table_of
-from async_task.targets.keeping import Age, Keep
-from async_task.targets.registry import registered_targets
-from async_task.targets.retry import Duration, duration
-from async_task.validation import (
+from async_task.application.health import ApplicationHealth
+from async_task.application.validation import (
     Overlap,
     at_least,
     check_class,
@@ -42,6 +29,19 @@ from async_task.validation import (
     uuid_of,
     worker_settings,
 )
+from async_task.attempts.attempt import Attempt, BaseAttempt
+from async_task.database.engines import Database, Source
+from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
+from async_task.errors import AlreadyRunning, ConfigurationError
+from async_task.outcomes import Outcome
+from async_task.queue.end_hooks import OnExpired, OnFailed
+from async_task.queue.worker_names import check_worker_name
+from async_task.schedule.clock import Clock
+from async_task.schedule.schedule import Schedule
+from async_task.schema.tables import table_of
+from async_task.targets.keeping import Age, Keep
+from async_task.targets.registry import registered_targets
+from async_task.targets.retry import Duration, duration
 from async_task.wakeup.notify import switch_notify
 from async_task.worker.batch_preview import BatchPreview, preview
 from async_task.worker.batch_report import BatchReport, Progress

@@ -7,7 +7,18 @@ from dataclasses import replace
 
 from sqlalchemy import Engine
 
-from async_task.application_database import ApplicationDatabase
+from async_task.application.database import ApplicationDatabase
+from async_task.application.validation import (
+    at_least,
+    check_event,
+    check_function,
+    check_instance,
+    check_model,
+    check_text,
+    flag,
+    queue_meant,
+    scope_of,
+)
 from async_task.attempts.attempt import BaseAttempt
 from async_task.attempts.filters import calls_named, filters_of, refuse_unknown, with_whole_names
 from async_task.database.engines import Source
@@ -30,17 +41,6 @@ from async_task.targets.keeping import Age, Keep, age, ages_of, statuses_of
 from async_task.targets.registry import encryptor_of_policy
 from async_task.targets.registry import limits as target_limits
 from async_task.targets.retry import Duration, duration
-from async_task.validation import (
-    at_least,
-    check_event,
-    check_function,
-    check_instance,
-    check_model,
-    check_text,
-    flag,
-    queue_meant,
-    scope_of,
-)
 
 
 class ApplicationUpkeep(ApplicationDatabase):

@@ -1,0 +1,1 @@
+"""`AsyncTask`: the application, with the verbs that its users call."""
