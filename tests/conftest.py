@@ -23,7 +23,7 @@ import operations
 import outbox
 from async_task import AsyncTask, Attempt
 from async_task.database import engines
-from async_task.database.dialects import server_uptime
+from async_task.database.server_sessions import server_uptime
 from async_task.encryption import encryptors
 from async_task.polling.target import register
 from async_task.targets import registry

@@ -31,7 +31,8 @@ from async_task.attempts.create import single_table
 from async_task.attempts.draft import Draft, Forms, from_now, named_draft
 from async_task.attempts.own_columns import own_values_by_column
 from async_task.database.clock import Instant, clock_now
-from async_task.database.dialects import copies_rows, numbered, take_numbers
+from async_task.database.dialects import copies_rows
+from async_task.database.numbering import numbered, take_numbers
 from async_task.database.sessions import blocking_session, write_arguments
 from async_task.errors import AsyncTaskError, InvalidArguments
 from async_task.schema.columns import HiddenText

@@ -10,7 +10,7 @@ from sqlalchemy import Table
 
 from async_task.arguments.encoding import encode
 from async_task.database.clock import clock_now
-from async_task.database.dialects import numbered
+from async_task.database.numbering import numbered
 from async_task.encryption.encryptors import (
     Encryptor,
     NullEncryptor,

@@ -19,7 +19,8 @@ from typing import Any
 from sqlalchemy import Connection, Pool, event
 from sqlalchemy.engine import Dialect
 
-from async_task.database.dialects import descriptor_of, locks_rows
+from async_task.database.dialects import locks_rows
+from async_task.database.disconnection import descriptor_of
 
 CONNECTING = 3
 """Seconds in which a connection must be made: a network that is back is noticed by the next attempt."""

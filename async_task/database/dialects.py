@@ -3,99 +3,26 @@
 Each capability is a function with a name. Other packages ask these, and never for the name of a dialect or driver.
 """
 
-import asyncio
-import contextlib
 import functools
-import inspect
-import os
-import socket
-import threading
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
-    Float,
     Select,
-    Sequence,
     Table,
     Update,
     bindparam,
-    cast,
-    column,
     delete,
-    func,
-    literal,
-    literal_column,
-    select,
-    table,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 
 MYSQL = ("mysql", "mariadb")
 """The names of both dialects, for `@compiles` and `with_variant`."""
 
-LONGEST_CLOSE = 1.0
 """Seconds for which a connection's end is waited for: it may be in the middle of a statement."""
 S = TypeVar("S", Select[Any], Update)
-
-
-def sequence_of(attempts: Table) -> Sequence:
-    """PostgreSQL's sequence for the `seq` of an attempts table; it is in the table's schema."""
-    return Sequence(f"sq_{attempts.name}_order", schema=attempts.schema)
-
-
-class numbered(FunctionElement[int]):
-    """The `seq` of a row that is inserted now with this order key: greater than that of every committed row of the key.
-
-    Transactions do not wait for each other here, so rows of transactions that are open at the same time have no order.
-    """
-
-    name = "numbered"
-    inherit_cache = True
-    type = BigInteger()
-
-    def __init__(self, attempts: Table, key: str) -> None:
-        line = attempts.alias("line")
-        of_key = (line.c.status == literal_column("'pending'"), line.c.order_key == literal(key, line.c.order_key.type))
-        last = select(func.coalesce(func.max(line.c.seq), 0)).where(*of_key).correlate(None).scalar_subquery()
-        super().__init__(sequence_of(attempts).next_value(), last)
-
-
-@compiles(numbered)
-@compiles(numbered, "postgresql")
-def _numbered(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
-    following, _ = element.clauses
-    return compiler.process(following, **kw)
-
-
-@compiles(numbered, "mysql")
-@compiles(numbered, "mariadb")
-def _mysql_number(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
-    # It starts again at a higher number when the server restarts. We cut off the server's id, which would make the
-    # number too large for our column.
-    return compiler.process(func.uuid_short().op("&")(literal_column(str(2**56 - 1))), **kw)
-
-
-@compiles(numbered, "sqlite")
-def _sqlite_number(element: numbered, compiler: SQLCompiler, **kw: Any) -> str:
-    # There is one writer at a time. The clock (in milliseconds) keeps a row that is retried later behind newer ones.
-    _, last = element.clauses
-    clock = cast(func.julianday(literal_column("'now'"), type_=Float()) * literal_column("86400000"), BigInteger)
-    return compiler.process(func.max(last + literal_column("1"), clock), **kw)
-
-
-def take_numbers(connection: Connection, attempts: Table, count: int) -> list[int] | None:
-    """The `seq` of `count` rows that are inserted now; None where each INSERT must compute its own (`numbered`)."""
-    if connection.dialect.name != "postgresql":
-        return None
-    following = select(sequence_of(attempts).next_value()).select_from(func.generate_series(1, count))
-    return list(connection.scalars(following))
 
 
 def locks_rows(dialect: Dialect) -> bool:
@@ -291,105 +218,3 @@ def set_isolation(dialect: Dialect) -> str | None:
     level = getattr(dialect, "default_isolation_level", None)
     by_itself = "REPEATABLE READ" if dialect.name in MYSQL else "READ COMMITTED"
     return None if level in (None, by_itself, "READ UNCOMMITTED") else str(level)
-
-
-def server_uptime(connection: Connection) -> float | None:
-    """Seconds since the database server started; None where there is no server, or where it does not say."""
-    name = connection.dialect.name
-    if name == "postgresql":
-        age = func.extract("epoch", func.statement_timestamp() - func.pg_postmaster_start_time())
-        return float(connection.scalar(select(age)) or 0.0)
-    if name in MYSQL:
-        status = table(
-            "GLOBAL_STATUS", column("VARIABLE_NAME"), column("VARIABLE_VALUE"), schema=_status_schema(connection)
-        )
-        uptime = connection.scalar(select(status.c.VARIABLE_VALUE).where(status.c.VARIABLE_NAME == "UPTIME"))
-        return None if uptime is None else float(uptime)
-    return None
-
-
-def _status_schema(connection: Connection) -> str:
-    return "information_schema" if is_mariadb(connection.dialect) else "performance_schema"
-
-
-def try_session_lock(connection: Connection, key: bytes) -> bool:
-    """Whether this session has the lock of `key` (8 bytes), which it takes if nobody has it; again and again is
-    harmless. The server ends it with the connection. False where there are no such locks: SQLite."""
-    name = connection.dialect.name
-    if name == "postgresql":
-        number = cast(int.from_bytes(key, "big", signed=True), BigInteger)
-        return bool(connection.scalar(select(func.pg_try_advisory_lock(number))))
-    if name in MYSQL:
-        return connection.scalar(select(func.get_lock(f"async-task-{key.hex()}", 0))) == 1
-    return False
-
-
-def limit_session(connection: Connection, seconds: float) -> None:
-    """On MySQL and MariaDB: until `unlimit_session`, the server ends a transaction of this session that idles, or a
-    statement that runs, for longer than `seconds` (whole ones). MySQL has the limit for idling only.
-
-    Without it a frozen process would keep its row locked for ever. On PostgreSQL the statement that locks the row sets
-    the limit, for its transaction only: behind a pooler the next transaction may have another session.
-    """
-    if connection.dialect.name in MYSQL:
-        _set_session(connection, max(1, int(seconds)), max(1, int(seconds)))
-
-
-def disconnect(connection: Connection) -> None:
-    """Cut `connection` off from its server, from another thread than the one that uses it.
-
-    On PostgreSQL (psycopg) a statement that waits for a lock is also canceled: a server that waits does not notice that
-    its client is gone, and keeps its locks. Other servers notice once they have the lock. We send MySQL no KILL: behind
-    a pooler the connection id may be another session's.
-    """
-    driver: Any = connection.connection.driver_connection
-    if connection.dialect.name == "sqlite":
-        closing = driver.close()
-        if inspect.iscoroutine(closing):  # aiosqlite has a thread of its own, and any event loop may wait for that
-            closer = threading.Thread(target=_close, args=(closing,), name="async-task-close", daemon=True)
-            closer.start()
-            closer.join(timeout=LONGEST_CLOSE)
-        return
-    cancel = driver.pgconn.get_cancel() if hasattr(driver, "pgconn") else None
-    end = socket.socket(fileno=os.dup(descriptor_of(driver)))
-    try:
-        end.shutdown(socket.SHUT_RDWR)
-    finally:
-        end.close()
-    if cancel is not None:  # on a thread of its own, because a network that is down blocks it
-        threading.Thread(target=_send_cancel, args=(cancel,), name="async-task-cancel", daemon=True).start()
-
-
-def _close(closing: Coroutine[Any, Any, None]) -> None:
-    with contextlib.suppress(Exception):
-        asyncio.run(closing)
-
-
-def _send_cancel(cancel: Any) -> None:
-    with contextlib.suppress(Exception):
-        cancel.cancel()
-
-
-def descriptor_of(driver: Any) -> int:
-    """The file descriptor of a connection's socket, which each driver keeps in another place."""
-    if hasattr(driver, "fileno"):  # psycopg
-        return int(driver.fileno())
-    if hasattr(driver, "_sock"):  # PyMySQL
-        return int(driver._sock.fileno())
-    transport = driver._writer.transport if hasattr(driver, "_writer") else driver._transport  # aiomysql, asyncpg
-    return int(transport.get_extra_info("socket").fileno())
-
-
-def unlimit_session(connection: Connection) -> None:
-    """Undo `limit_session`, before the connection returns to its pool."""
-    if connection.dialect.name in MYSQL:
-        _set_session(connection, "DEFAULT", "DEFAULT")
-
-
-def _set_session(connection: Connection, idle: int | str, statement: int | str) -> None:
-    """Limit how long a transaction idles and a statement runs, in seconds; MySQL has no limit for a write."""
-    if is_mariadb(connection.dialect):
-        limits = f"idle_transaction_timeout = {idle}, max_statement_time = {statement}"
-    else:
-        limits = f"wait_timeout = {idle}"
-    connection.exec_driver_sql(f"SET SESSION {limits}")

@@ -20,9 +20,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn  # they need greenlet only when called
 
-from async_task.database.dialects import disconnect, limit_session, unlimit_session
+from async_task.database.disconnection import disconnect
 from async_task.database.engines import Source
 from async_task.database.greenlets import run_in_greenlet
+from async_task.database.server_sessions import limit_session, unlimit_session
 
 T = TypeVar("T")
 _LANE = "async_task.lane"

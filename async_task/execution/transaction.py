@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from async_task.database.connections import limit_waits
-from async_task.database.dialects import disconnect, has_commit_listeners, pipelines
+from async_task.database.dialects import has_commit_listeners, pipelines
+from async_task.database.disconnection import disconnect
 from async_task.database.driver_errors import FAULTS, is_transient
 from async_task.database.lanes import Lane, Raised, lend_lane
 from async_task.database.savepoints import lend_savepoint, reclaim_savepoint

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Table, select
 
-from async_task.database.dialects import locks_rows, server_uptime
+from async_task.database.dialects import locks_rows
+from async_task.database.server_sessions import server_uptime
 from async_task.queue import ledger, workers
 from async_task.queue.claim import Claim
 from async_task.queue.ledger import Begun

@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, delete, select
 
 from async_task.database.clock import statement_now
-from async_task.database.dialects import server_uptime
+from async_task.database.server_sessions import server_uptime
 from async_task.errors import ConfigurationError
 from async_task.queue.processes import Process, is_running
 from async_task.queue.running_batches import lock_version

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from async_task.attempts.attempt import BaseAttempt
 from async_task.database.clock import clock_now, statement_now
-from async_task.database.dialects import limit_session
+from async_task.database.server_sessions import limit_session
 from async_task.database.sessions import write_arguments
 from async_task.queue import workers
 from async_task.schedule.decisions import Decided, EntryState

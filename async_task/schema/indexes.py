@@ -13,7 +13,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement, conv
 from sqlalchemy.sql.compiler import DDLCompiler, IdentifierPreparer
 
-from async_task.database.dialects import MYSQL, sequence_of
+from async_task.database.dialects import MYSQL
+from async_task.database.numbering import sequence_of
 from async_task.schema.states import Status, is_suspect
 
 STORAGE = {

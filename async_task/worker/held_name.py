@@ -13,8 +13,8 @@ from functools import partial
 
 from sqlalchemy import Table
 
-from async_task.database.dialects import try_session_lock
 from async_task.database.lanes import Lane
+from async_task.database.server_sessions import try_session_lock
 from async_task.database.transactions import retry_transient
 from async_task.errors import AlreadyRunning
 from async_task.queue.sweep import recover_workers

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from async_task.database import connections
 from async_task.database.connections import SERVER_LIMITS, limit_waits
-from async_task.database.dialects import descriptor_of
+from async_task.database.disconnection import descriptor_of
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from databases import Database

@@ -1,21 +1,12 @@
 """Capabilities of the databases: each is what the real server says, or does."""
 
-from typing import Any
-
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects.mysql import mariadb
 
 from async_task.database import dialects
-from async_task.database.dialects import (
-    exact_collation,
-    is_mariadb,
-    limit_session,
-    receives_notifications,
-    server_uptime,
-    unlimit_session,
-)
+from async_task.database.dialects import exact_collation, is_mariadb, receives_notifications
 from async_task.database.engines import Source
 from databases import Database
 
@@ -57,28 +48,3 @@ def test_the_exact_collation_tells_a_text_from_the_same_with_a_space_at_its_end(
     with engine.connect() as connection:
         asked = text(f"SELECT _utf8mb4'a ' COLLATE {exact_collation(engine.dialect)} = _utf8mb4'a'")
         assert connection.scalar(asked) == 0
-
-
-def test_the_uptime_of_a_server_grows_and_sqlite_has_none(database: Database, engine: Engine) -> None:
-    with engine.connect() as connection:
-        first, second = server_uptime(connection), server_uptime(connection)
-    if database.name == "sqlite":
-        assert first is None
-    else:
-        assert first is not None
-        assert second is not None
-        assert 0 <= first <= second
-
-
-@pytest.mark.only_on("mysql")
-def test_the_limits_of_a_session_are_set_and_unset(engine: Engine) -> None:
-    def limits() -> tuple[Any, ...]:
-        names = ("idle_transaction_timeout", "max_statement_time") if is_mariadb(engine.dialect) else ("wait_timeout",)
-        return tuple(connection.scalar(text(f"SELECT @@SESSION.{name}")) for name in names)
-
-    with engine.connect() as connection:
-        before = limits()
-        limit_session(connection, 7.9)
-        assert {int(one) for one in limits()} == {7}
-        unlimit_session(connection)
-        assert limits() == before

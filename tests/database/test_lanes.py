@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 import outbox
 from async_task import AsyncTask, AsyncTaskError
-from async_task.database.dialects import disconnect
+from async_task.database.disconnection import disconnect
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, Raised, open_lane
 from clockwork import row_of

@@ -36,7 +36,7 @@ from async_task import (
     Superseded,
     current_attempt,
 )
-from async_task.database.dialects import descriptor_of
+from async_task.database.disconnection import descriptor_of
 from clockwork import forget_beats, let_pass, row_of
 from databases import Database
 from outbox import (

@@ -30,7 +30,7 @@ from sqlalchemy.sql import Select
 import elsewhere
 import outbox
 from async_task import AsyncTask, Attempt, ConfigurationError, JobEvent, Status, Succeeded, policy, target
-from async_task.database.dialects import disconnect
+from async_task.database.disconnection import disconnect
 from async_task.execution import batch_executor
 from async_task.execution.batch_executor import BatchExecutor
 from clockwork import forget_beats, let_pass, row_of

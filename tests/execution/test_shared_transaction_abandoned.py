@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql import Select
 
 from async_task import AsyncTask, Attempt, Status
-from async_task.database.dialects import disconnect
+from async_task.database.disconnection import disconnect
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.execution.shared_transaction import SharedTransaction
 from async_task.worker import lane_pool

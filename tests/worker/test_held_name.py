@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import Engine, NullPool, column, create_engine, func, select, table, update
 
 from async_task import AlreadyRunning, AsyncTask, Attempt, ConfigurationError, Status, Succeeded, current_attempt
-from async_task.database.dialects import try_session_lock
 from async_task.database.engines import Source
 from async_task.database.lanes import open_lane
+from async_task.database.server_sessions import try_session_lock
 from async_task.queue import worker_names, workers
 from async_task.queue.ledger import Ledger
 from async_task.queue.sweep import recover_workers, sweep
