@@ -8,69 +8,37 @@ from types import MappingProxyType
 from typing import (
     Any,
     Concatenate,
-    Generic,
     Self,
-    TypeVar,
     Unpack,
     overload,
 )
 
-from sqlalchemy import Boolean, Computed, Connection, Enum, Select, SmallInteger, Table, event, inspect, or_, select
+from sqlalchemy import Connection, Table, event, inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import Mapped, MappedAsDataclass, Mapper, mapped_column, object_session, validates
+from sqlalchemy.orm import MappedAsDataclass, Mapper, object_session, validates
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
 from async_task.arguments.decoding import decode
 from async_task.attempts import actions, create, create_many
+from async_task.attempts.call import Call
 from async_task.attempts.draft import aware, draft
-from async_task.attempts.options import AnySession, CallByName, CallOptions, CallToMake, P, SyncSession, TakenSession
-from async_task.database.clock import clock_now, statement_now
+from async_task.attempts.options import AnySession, CallByName, CallOptions, P, SyncSession, TakenSession
+from async_task.attempts.scopes import AttemptScopes
 from async_task.database.greenlets import may_load
 from async_task.encryption.encryptors import Encryptor, context_of, encryptor_named, unseal
 from async_task.errors import ConfigurationError, InvalidArguments, InvalidState
-from async_task.schema.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText, uuid7
-from async_task.schema.indexes import OrderSlot, complete_table
-from async_task.schema.states import EMPTIED, Status, is_suspect
-from async_task.schema.tables import Base, companion_tables, table_of
-from async_task.targets.registry import method_of
-
-AttemptT = TypeVar("AttemptT", bound="BaseAttempt")
-
-
-class Call(Generic[AttemptT]):
-    """The answer of `Attempt.options(...)`: its `call` writes a call down with these options."""
-
-    def __init__(self, model: type[AttemptT], options: CallOptions) -> None:
-        self._model = model
-        self._options = options
-
-    @overload
-    def call(
-        self, fn: Callable[Concatenate[TakenSession, P], Any], /, *args: P.args, **kwargs: P.kwargs
-    ) -> AttemptT: ...
-    @overload
-    def call(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> AttemptT: ...
-    def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AttemptT:
-        """Write down the call `fn(*args, **kwargs)`, as `Attempt.call` does, with the options."""
-        method = method_of(fn)
-        arguments = method.signature.arguments(args, kwargs)
-        return self._model.create(
-            target=method.target.name, method_name=method.name, method_args=arguments, **self._options
-        )
-
-    def of(self, fn: Callable[..., Any], /) -> CallToMake:
-        """Calls of `fn` with these options, for a schedule: `call=Attempt.options(queue="slow").of(report)`."""
-        return CallToMake(self._model, fn, self._options)
-
+from async_task.schema.columns import uuid7
+from async_task.schema.indexes import complete_table
+from async_task.schema.states import EMPTIED, Status
+from async_task.schema.tables import Base, companion_tables
 
 UNKNOWN = object()
 metadata = Base.metadata
 """The ready-made tables, for `target_metadata` and `create_all`."""
-# Select[Any]: its element is Self in SQLAlchemy 2.1 and tuple[Self] in 2.0, and both are supported.
 
 
-class BaseAttempt:
+class BaseAttempt(AttemptScopes):
     """The mixin for an attempts table of your own, with any further columns, overrides and inheritance.
 
         class Attempt(BaseAttempt, Base):
@@ -80,74 +48,6 @@ class BaseAttempt:
     Everything but the columns that you add is written by the verbs here and by workers. Instants are in UTC, and of the
     database's clock. Raises ConfigurationError on a base with MappedAsDataclass.
     """
-
-    id: Mapped[uuid.UUID] = mapped_column(Identifier(), primary_key=True, default=uuid7, sort_order=-100)
-    """A UUIDv7, made with the object: known before the flush, and in the order of creation."""
-    status: Mapped[Status] = mapped_column(
-        Enum(Status, native_enum=False, length=16, values_callable=lambda kinds: [kind.value for kind in kinds]),
-        default=Status.PENDING,
-    )
-    """`pending`, `succeeded`, `failed`, `expired` or `canceled`. An attempt that runs is pending, with a `claim_id`."""
-    target: Mapped[str] = mapped_column(Name(255))
-    """The registered name of what is called."""
-    method_name: Mapped[str] = mapped_column(Name(255))
-    """The method of the target; `__call__` where the target itself is called."""
-    encoded_args: Mapped[str] = mapped_column("method_args", SealedText())
-    """The arguments as they are stored, in the column `method_args`: JSON, or base64 of what the encryptor made."""
-    encryptor: Mapped[str] = mapped_column(Name(64), default="null")
-    """The name of the encryptor of the arguments; `null` where they are not encrypted."""
-    idempotence_token: Mapped[str | None] = mapped_column(Name(255))
-    """Unique together with `target` and `method_name`; a null token is never a duplicate."""
-    queue: Mapped[str] = mapped_column(Name(64), default="default")
-    """Where it waits."""
-    priority: Mapped[int] = mapped_column(SmallInteger(), default=0)
-    """0 (first) to 9 (last), within its queue."""
-    order_key: Mapped[str | None] = mapped_column(Name(255))
-    """Attempts with the same key are performed one at a time, in the order of `seq`."""
-    seq: Mapped[int | None] = mapped_column(RowNumber())
-    """The place among those with the same order key; null without a key."""
-    released: Mapped[bool] = mapped_column(Boolean(), default=True)
-    """Whether it may be claimed: false while it waits for an earlier attempt of its order key."""
-    arrived: Mapped[bool | None] = mapped_column(Boolean())
-    """True from the insertion of an attempt with an order key until a worker has checked whether it is next."""
-    order_slot: Mapped[str | None] = mapped_column(Name(255), Computed(OrderSlot(), persisted=True))
-    """The order key of a pending, released attempt: unique, so that one of a key is released at a time. Computed."""
-    num_attempts: Mapped[int] = mapped_column(Counter(), default=0)
-    """How often it was started, committed before each call."""
-    num_errors: Mapped[int] = mapped_column(Counter(), default=0)
-    """How many of these calls raised."""
-    num_crashes: Mapped[int] = mapped_column(Counter(), default=0)
-    """How many of the last starts in a row killed a process that performed nothing else; 0 after any start that was
-    settled."""
-    num_losses: Mapped[int] = mapped_column(Counter(), default=0, server_default="0")
-    """How many of the last starts in a row were lost with a worker, whatever ended it; 0 after any start that was
-    settled."""
-    max_attempts: Mapped[int | None] = mapped_column(SmallInteger())
-    """How many errors end it as failed; null: as the retry policy says."""
-    scheduled_at: Mapped[dt.datetime | None] = mapped_column(Instant())
-    """When the caller wanted it to start; null: at once."""
-    due_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
-    """When it may be started next: `scheduled_at` at first, then moved by retries, polls, parking and people."""
-    claim_id: Mapped[uuid.UUID | None] = mapped_column(Identifier())
-    """The fence: a new id at each claim, which every write about the call must match. Null while nobody claims it."""
-    claimed_by: Mapped[str | None] = mapped_column(Name(128))
-    """The name of the worker that has claimed it."""
-    lease_until: Mapped[dt.datetime | None] = mapped_column(Instant())
-    """Until when the claim holds without a lock on the row; running workers extend it."""
-    expires_at: Mapped[dt.datetime | None] = mapped_column(Instant())
-    """After this instant it is not started any more, and ends as expired; null: never."""
-    attempted_at: Mapped[dt.datetime | None] = mapped_column(Instant())
-    """When it was last started."""
-    completed_at: Mapped[dt.datetime | None] = mapped_column(Instant())
-    """When it ended; null exactly while it is pending."""
-    last_error: Mapped[str | None] = mapped_column(LongText())
-    """The last error, the last reason for parking, or the reason that a person gave. Without arguments."""
-    created_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
-    """When it was written down."""
-    updated_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
-    """When the row was last changed."""
-    trace_context: Mapped[str | None] = mapped_column(Name(64))
-    """The W3C `traceparent` of the transaction that created it; null without OpenTelemetry."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if issubclass(cls, MappedAsDataclass):
@@ -318,47 +218,6 @@ class BaseAttempt:
         must be short, because the row is locked meanwhile.
         """
         return None
-
-    @classmethod
-    def pending(cls) -> Select[Any]:
-        """Select the pending attempts."""
-        return select(cls).where(cls.status == Status.PENDING)
-
-    @classmethod
-    def succeeded(cls) -> Select[Any]:
-        """Select the attempts that succeeded."""
-        return select(cls).where(cls.status == Status.SUCCEEDED)
-
-    @classmethod
-    def failed(cls) -> Select[Any]:
-        """Select the attempts that failed for good."""
-        return select(cls).where(cls.status == Status.FAILED)
-
-    @classmethod
-    def expired(cls) -> Select[Any]:
-        """Select the attempts that expired."""
-        return select(cls).where(cls.status == Status.EXPIRED)
-
-    @classmethod
-    def canceled(cls) -> Select[Any]:
-        """Select the attempts that a person canceled."""
-        return select(cls).where(cls.status == Status.CANCELED)
-
-    @classmethod
-    def due(cls) -> Select[Any]:
-        """Select the attempts that may be started now, by the database's clock."""
-        in_time = or_(cls.expires_at.is_(None), cls.expires_at > statement_now())
-        return cls.pending().where(cls.claim_id.is_(None), cls.released, cls.due_at <= statement_now(), in_time)
-
-    @classmethod
-    def potentially_stuck(cls) -> Select[Any]:
-        """Select what a person may have to look at, oldest first: failed or expired; or pending, and due, running,
-        failing or parked."""
-        given_up = cls.status.in_((Status.FAILED, Status.EXPIRED))
-        at_work = or_(cls.due_at <= statement_now(), cls.claim_id.is_not(None))
-        troubled = or_(at_work, is_suspect(table_of(cls)), cls.last_error.is_not(None))
-        stuck = or_(given_up, (cls.status == Status.PENDING) & troubled)
-        return select(cls).where(stuck).order_by(cls.created_at, cls.id)
 
     def __repr__(self) -> str:
         # Only of what is loaded, because a repr does no I/O; and never the arguments.

@@ -21,7 +21,6 @@ from sqlalchemy.engine import Connection, Dialect
 MYSQL = ("mysql", "mariadb")
 """The names of both dialects, for `@compiles` and `with_variant`."""
 
-"""Seconds for which a connection's end is waited for: it may be in the middle of a statement."""
 S = TypeVar("S", Select[Any], Update)
 
 

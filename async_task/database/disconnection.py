@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 LONGEST_CLOSE = 1.0
+"""Seconds for which a connection's end is waited for: it may be in the middle of a statement."""
 
 
 def disconnect(connection: Connection) -> None:
