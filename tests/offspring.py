@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from async_task import Outcome
 from async_task.queue.claim import Claim
-from async_task.worker.processes.parent import Calling, Children, Opened
+from async_task.worker.processes.child_life import Calling, Opened
+from async_task.worker.processes.parent import Children
 from async_task.worker.processes.pool import Isolation
 
 NOW = dt.datetime(2026, 3, 29, 1, 59, 59, 999_999, tzinfo=dt.UTC)

@@ -16,10 +16,10 @@ from functools import partial
 from typing import Protocol
 
 from async_task.execution.adaptive import BatchSizes
-from async_task.execution.call import ExecutionContext, PreparedCall
 from async_task.execution.follow_up import CommittedOutcomes, OutcomeSink
 from async_task.execution.group_commit import GroupCommit
 from async_task.execution.in_flight import ClaimedCall, CommitMode, CommitRules, InFlight, RunningCall
+from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.execution.release import release_unstarted
 from async_task.execution.shared_transaction import SharedTransaction
 from async_task.queue.claim import Claim

@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from async_task.attempts.actions import deciding
 from async_task.attempts.attempt import BaseAttempt
 from async_task.database.sessions import is_async_session
-from async_task.execution.call import ExecutionContext
 from async_task.execution.in_flight import FinishedCall
+from async_task.execution.prepared_call import ExecutionContext
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Retried
 from async_task.schema.states import Status
 

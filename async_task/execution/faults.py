@@ -7,7 +7,7 @@ from async_task.database.driver_errors import is_statement_timeout, transient_er
 from async_task.database.lanes import Raised
 from async_task.error_text import quotes_nothing
 from async_task.errors import InvalidState
-from async_task.execution.call import PreparedCall
+from async_task.execution.prepared_call import PreparedCall
 from async_task.execution.transaction import CallTransaction
 
 MAX_LOSSES = 10

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
-from async_task.execution.call import ExecutionContext, PreparedCall
 from async_task.execution.in_flight import Settlement
+from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Succeeded, Superseded
 from async_task.queue import ordering
 from async_task.queue.claim import Claim

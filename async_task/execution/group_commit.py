@@ -23,7 +23,7 @@ from async_task.database.dialects import chains
 from async_task.database.lanes import LOCKED_LIMIT
 from async_task.error_text import describe
 from async_task.execution.adaptive import BatchSizes
-from async_task.execution.call import ExecutionContext, PreparedCall, run_call
+from async_task.execution.call import run_call
 from async_task.execution.error_hook import is_hooked
 from async_task.execution.follow_up import CommittedOutcomes
 from async_task.execution.in_flight import (
@@ -36,6 +36,7 @@ from async_task.execution.in_flight import (
     finish,
 )
 from async_task.execution.outcome_writer import commit_and_lock, commit_group, write_each, write_group, write_hooked
+from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.execution.release import release_unlocked, release_unstarted
 from async_task.execution.starts import NotStarted
 from async_task.outcomes import SUCCESS, Superseded

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from async_task.database.lanes import Lane, Raised
 from async_task.error_text import Failure
-from async_task.execution.call import PreparedCall
+from async_task.execution.prepared_call import PreparedCall
 from async_task.outcomes import (
     SUCCESS,
     Canceled,

@@ -17,9 +17,9 @@ from async_task.database.lanes import LOCKED_LIMIT
 from async_task.database.transactions import LONG_PATIENCE, retry_transient
 from async_task.error_text import Failure, describe
 from async_task.errors import ClaimLost
-from async_task.execution.call import ExecutionContext, PreparedCall
 from async_task.execution.error_hook import call_hook, is_hooked
 from async_task.execution.in_flight import FinishedCall, Settlement
+from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.execution.transaction import CallTransaction
 from async_task.outcomes import SUCCESS, Superseded
 from async_task.queue import fenced_writes

@@ -19,10 +19,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from async_task.database.lanes import Raised
 from async_task.errors import AsyncTaskError, ClaimLost, UnknownMethod, UnknownTarget
-from async_task.execution.call import ExecutionContext, PreparedCall, Unfit, prepare, run_call
+from async_task.execution.call import run_call
 from async_task.execution.follow_up import follow_up
 from async_task.execution.in_flight import Settlement, finish
 from async_task.execution.outcome_writer import write_alone
+from async_task.execution.prepared_call import ExecutionContext, PreparedCall, Unfit, prepare
 from async_task.execution.release import leave_to_others, park, park_lapsed, park_unlocked
 from async_task.execution.settle import settle, settle_lost_claim
 from async_task.execution.starts import NotStarted

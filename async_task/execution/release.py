@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from async_task.database.driver_errors import is_statement_timeout, is_unusable, transient_error
 from async_task.database.transactions import LONG_PATIENCE, PATIENCE, retry_transient
 from async_task.error_text import describe
-from async_task.execution.call import ExecutionContext
+from async_task.execution.prepared_call import ExecutionContext
 from async_task.outcomes import Outcome, Parked, Superseded
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim

@@ -10,7 +10,6 @@ import logging
 from async_task.database.lanes import Raised
 from async_task.database.transactions import LONG_PATIENCE, retry_transient
 from async_task.errors import ClaimLost, InvalidState
-from async_task.execution.call import ExecutionContext, PreparedCall
 from async_task.execution.faults import MAX_LOSSES, Fault, classify, fault_summary, repeated_loss_error
 from async_task.execution.in_flight import FinishedCall, Settlement, finish
 from async_task.execution.outcome_writer import (
@@ -21,6 +20,7 @@ from async_task.execution.outcome_writer import (
     write_outside,
     write_unless_written,
 )
+from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.execution.release import park
 from async_task.execution.transaction import CallTransaction, CommittedInside
 from async_task.outcomes import Decision, Superseded

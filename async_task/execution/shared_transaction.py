@@ -19,11 +19,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from async_task.database.lanes import Raised
 from async_task.error_text import describe
 from async_task.errors import ClaimLost
-from async_task.execution.call import ExecutionContext, PreparedCall, run_call
+from async_task.execution.call import run_call
 from async_task.execution.faults import Fault, classify
 from async_task.execution.follow_up import CommittedOutcomes
 from async_task.execution.in_flight import ClaimedCall, FinishedCall, Settlement, finish
 from async_task.execution.outcome_writer import read_back, settle_or_log, write_in, write_unless_written
+from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.execution.settle import settle, settle_fault, settle_lost_claim
 from async_task.execution.starts import NotStarted
 from async_task.execution.transaction import CallTransaction, Disconnected

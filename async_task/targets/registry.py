@@ -2,14 +2,13 @@
 
 import hashlib
 import inspect
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from async_task.errors import AsyncTaskError, ConfigurationError, UnknownMethod, UnknownTarget, near
-from async_task.targets.functions import functions_of, is_function
+from async_task.targets.allow_list import AllowList, is_limited
 from async_task.targets.policies import Limit, Policy, Settings
 from async_task.targets.target import Method, Target, coroutine_methods, refuse_uncallable, refuse_unknown_redactions
 
@@ -156,91 +155,7 @@ def own_queue(name: str) -> str:
     return full if len(full) <= 64 else f"{full[:51]}-{hashlib.sha256(full.encode()).hexdigest()[:12]}"
 
 
-class Owner(NamedTuple):
-    """A target, and the name of its method; None where the target is called itself."""
-
-    target: Target
-    method_name: str | None
-
-
-Index = dict[Any, tuple[Owner, ...]]
-
-
-class AllowList:
-    """The registered targets, each found in constant time by its names, its object and its functions.
-
-    A registered target keeps its object and its functions alive, so that an object's id names nothing else meanwhile.
-    """
-
-    def __init__(self, targets: Iterable[Target] = ()) -> None:
-        self.by_name: dict[str, Target] = {}
-        self.by_thing: Index = {}
-        self.by_function: Index = {}
-        self.by_limited_queue: Index = {}
-        self.limits: Mapping[str, Limit] = {}
-        self._entries: dict[Target, list[tuple[Index, Any, Owner]]] = {}
-        for one in targets:
-            self.add(one)
-
-    def add(self, made: Target) -> None:
-        """Register `made` under its names, in place of targets that had them before."""
-        replaced = {self.by_name[name] for name in made.names if name in self.by_name}
-        self.by_name.update(dict.fromkeys(made.names, made))
-        for one in replaced:
-            if self.by_name[one.name] is not one:  # what is left are aliases, which only rows name
-                self._remove(one)
-        self._entries[made] = list(self._entries_of(made))
-        for index, key, owner in self._entries[made]:
-            index[key] = (*index.get(key, ()), owner)
-        self._set_limits(made, *replaced)
-
-    def owners(self, function: Any) -> Sequence[Owner]:
-        """The targets that `function` is, or else is a method of."""
-        is_bound = isinstance(function, types.MethodType | types.BuiltinMethodType)
-        if is_bound and (found := self.by_thing.get(id(function.__self__))):
-            return [Owner(found[0].target, function.__name__)]
-        if found := self.by_thing.get(id(function)):
-            return found
-        return (is_function(function) and self.by_function.get(function)) or self._searched(function)
-
-    def _searched(self, function: Any) -> list[Owner]:
-        """The owners of a function that is in no index.
-
-        Each target is asked: an attribute may have been set after its target was registered, or exist only when it is
-        asked for. Nothing is remembered of it, because such an attribute can change again.
-        """
-        name = getattr(function, "__name__", "")
-        return [Owner(one, name) for one in tuple(self._entries) if name and one.has(name, function)]
-
-    def _entries_of(self, one: Target) -> Iterator[tuple[Index, Any, Owner]]:
-        yield self.by_thing, id(one.thing), Owner(one, None)
-        for function in functions_of(one.thing):
-            yield self.by_function, function, Owner(one, function.__name__)
-        if _is_limited(one):
-            yield self.by_limited_queue, one.policy.queue, Owner(one, None)
-
-    def _remove(self, gone: Target) -> None:
-        for index, key, owner in self._entries.pop(gone, ()):
-            left = tuple(one for one in index[key] if one is not owner)
-            if left:
-                index[key] = left
-            else:
-                del index[key]
-
-    def _set_limits(self, *changed: Target) -> None:
-        for queue in {one.policy.queue for one in changed if one.policy.queue and one.policy.limit}:
-            # A new dict each time: worker threads read the former one meanwhile.
-            limits = {name: limit for name, limit in self.limits.items() if name != queue}
-            if owners := self.by_limited_queue.get(queue):
-                limits[queue] = owners[0].target.policy.limit
-            self.limits = limits
-
-
 _allowed = AllowList()
-
-
-def _is_limited(one: Target) -> bool:
-    return bool(one.policy.limit) and one.policy.queue is not None
 
 
 def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Settings, *, eager: bool) -> Any:
@@ -296,7 +211,7 @@ def _is_redefinition(old: Any, new: Any) -> bool:
 
 def _refuse_second_limit(made: Target) -> None:
     """Raise ConfigurationError if another target sets a different limit for the same queue."""
-    if not _is_limited(made):
+    if not is_limited(made):
         return
     sharing = _allowed.by_limited_queue.get(made.policy.queue, ())
     other = next((owner.target for owner in sharing if owner.target.name not in made.names), None)

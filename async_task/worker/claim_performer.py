@@ -19,9 +19,9 @@ from async_task.database.dialects import locks_rows
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import retry_transient
-from async_task.execution.call import ExecutionContext, bounds_of, timeout_error
 from async_task.execution.parked_reasons import ParkedReasons
 from async_task.execution.performer import perform_claim, settle_interrupted, tracked_elsewhere
+from async_task.execution.prepared_call import ExecutionContext, bounds_of, timeout_error
 from async_task.execution.release import park, park_lapsed
 from async_task.execution.starts import NotStarted, Starts
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
@@ -33,7 +33,8 @@ from async_task.queue.ledger import Ledger
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
 from async_task.worker.heartbeat import Heartbeat
-from async_task.worker.processes.parent import Calling, Children, Died, NotPerformed, TookTooLong
+from async_task.worker.processes.child_life import Calling
+from async_task.worker.processes.parent import Children, Died, NotPerformed, TookTooLong
 from async_task.worker.processes.pool import Isolation, Quarantine
 
 logger = logging.getLogger("async_task")

@@ -21,12 +21,13 @@ from sqlalchemy.util import greenlet_spawn
 
 from async_task.database.lanes import Lane, LoopLane, open_lane
 from async_task.error_text import describe
-from async_task.execution.call import CLEAN_UP, ExecutionContext, PreparedCall, run_coroutine
+from async_task.execution.call import CLEAN_UP, run_coroutine
 from async_task.execution.error_hook import is_hooked
 from async_task.execution.follow_up import follow_up
 from async_task.execution.in_flight import ClaimedCall, FinishedCall, Settlement, finish
 from async_task.execution.outcome_writer import write_each, write_group, write_hooked
 from async_task.execution.performer import perform_call
+from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.execution.release import park_lapsed
 from async_task.execution.starts import NotStarted
 from async_task.outcomes import Outcome

@@ -16,9 +16,9 @@ from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
 from async_task.execution.adaptive import BatchSizes
 from async_task.execution.batch_executor import BatchExecutor
-from async_task.execution.call import ExecutionContext, PreparedCall
 from async_task.execution.in_flight import ClaimedCall, CommitRules
 from async_task.execution.performer import perform_call, prepare_or_settle
+from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import release_abandoned, release_claims

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from async_task.database.lanes import Lane
-from async_task.execution.call import is_coroutine_call
+from async_task.execution.prepared_call import is_coroutine_call
 from async_task.queue.claim import Claim
 
 FIRST, WIDEST = 16, 32

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt, target
 from async_task.database.lanes import open_lane
-from async_task.execution.call import ExecutionContext
 from async_task.execution.performer import perform_claim, tracked_elsewhere
+from async_task.execution.prepared_call import ExecutionContext
 from async_task.execution.release import park_unlocked
 from async_task.outcomes import Parked
 from claims import TABLE, claimed

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from async_task import Again, Attempt, Discard, InvalidState, Status
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
-from async_task.execution.call import ExecutionContext
 from async_task.execution.performer import perform_claim, tracked_elsewhere
+from async_task.execution.prepared_call import ExecutionContext
 from async_task.execution.transaction import CallTransaction
 from async_task.queue import fetch
 from async_task.queue.claim import Claim

@@ -13,14 +13,7 @@ from sqlalchemy.orm import Session
 
 from async_task import Attempt, ConfigurationError, UnknownTarget, target
 from async_task.targets.policies import Limit
-from async_task.targets.registry import (
-    coroutine_calls,
-    limits,
-    method_of,
-    registered_targets,
-    target_named,
-    target_of,
-)
+from async_task.targets.registry import coroutine_calls, limits, method_of, registered_targets, target_named, target_of
 from registrable import Child, Mailer, Plain, function, module_named
 
 pytestmark = pytest.mark.usefixtures("registered")

@@ -41,8 +41,9 @@ from async_task.database.engines import Source
 from async_task.execution import call
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
-from async_task.worker.processes import parent, pool
-from async_task.worker.processes.parent import Calling, Died
+from async_task.worker.processes import child_life, pool
+from async_task.worker.processes.child_life import Calling
+from async_task.worker.processes.parent import Died
 from async_task.worker.runtime import Runtime
 from async_task.worker.worker import AttemptWorker
 from clockwork import row_of
@@ -206,7 +207,7 @@ def runtime(url: str, engine: Engine) -> Iterator[Runtime]:
 @pytest.fixture
 def short_idling(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a runtime that is opened after it: its processes idle for a moment only."""
-    monkeypatch.setattr(parent, "IDLE", 0.05)
+    monkeypatch.setattr(child_life, "IDLE", 0.05)
 
 
 @pytest.fixture

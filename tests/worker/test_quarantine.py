@@ -34,8 +34,9 @@ from async_task import (
 from async_task.arguments.decoding import decode
 from async_task.arguments.encoding import encode
 from async_task.queue.claim import Claim
-from async_task.worker.processes import parent, pool
-from async_task.worker.processes.parent import Calling, Died, NotPerformed
+from async_task.worker.processes import child_life, parent, pool
+from async_task.worker.processes.child_life import Calling
+from async_task.worker.processes.parent import Died, NotPerformed
 from clockwork import let_pass, row_of
 from conftest import by_one_door
 from databases import Database, close_file
@@ -121,6 +122,7 @@ def test_a_suspect_that_holds_the_gil_is_killed_and_counted_as_a_crash_with_and_
     home: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
     limit: float | None,
 ) -> None:  # fmt: skip
+    monkeypatch.setattr(child_life, "BEAT", 0.02)
     monkeypatch.setattr(parent, "BEAT", 0.02)
     monkeypatch.setattr(pool, "MARGIN", 0.3)
     monkeypatch.setattr(pool, "LONGEST_SILENCE", 0.5)

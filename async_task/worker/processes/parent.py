@@ -18,36 +18,28 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from async_task import outcomes
 from async_task.arguments.decoding import decode
-from async_task.arguments.encoding import encode
 from async_task.arguments.types import argument_type
-from async_task.error_text import describe
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
 from async_task.schema.states import Status
 from async_task.targets.parameter_types import ParameterTypes
-from async_task.worker.processes.forking import flush_streams, fork, has_open, socket_pair
+from async_task.worker.processes.child_life import BEAT, Opened, line_of, live_as_child
+from async_task.worker.processes.forking import fork, has_open, socket_pair
 from async_task.worker.processes.zygote import PLACES, Board, Stage, Zygote, receive
 
 # What goes over the socket is written as arguments are: as data, never as objects that run.
 for _kind in (Claim, Status, *outcomes.KINDS):
     argument_type(_kind, name=f"async-task.{_kind.__name__}")
 
-Calling = Callable[[], AbstractContextManager[None]]
-Opened = Callable[[Calling], AbstractContextManager[Callable[[Claim], Outcome]]]
-IDLE = 60.0
-"""Seconds after which a child without requests ends."""
 OPENING, SETTLING = 120.0, 660.0
 """Seconds for what is not the call: to connect, decrypt and lock; to write the outcome while the database is away."""
-BEAT = 0.5
-"""Seconds between two signs of life of a child."""
 ENDING = 10.0
 """Seconds to wait for the end of a process that was killed."""
 
@@ -159,7 +151,7 @@ class Children:
         (ours, theirs), board = socket_pair(), Board()
         # Another thread may be importing the same just now: the zygote would wait for it, and there it does not exist.
         warm_up = _warm_up if threading.active_count() == 1 else None
-        zygote = Zygote(theirs, board, os.getpid(), partial(_live_as_child, self._opened, board), warm_up)
+        zygote = Zygote(theirs, board, os.getpid(), partial(live_as_child, self._opened, board), warm_up)
         try:
             pid = fork(zygote.live)
         except OSError:
@@ -174,7 +166,7 @@ class Children:
         if whom is not self._now:
             return None
         try:
-            socket.send_fds(whom.link, [_line(request)], give or [])
+            socket.send_fds(whom.link, [line_of(request)], give or [])
             answer = receive(whom.link)
         except OSError:
             answer = None
@@ -236,7 +228,7 @@ class Child:
         """
         self.generation.board.write(self.place, Stage.IDLE)  # one that has answered may not have come to it
         try:
-            answer = self._ask(_line({"claim": claim}), limit, longest_silence)
+            answer = self._ask(line_of({"claim": claim}), limit, longest_silence)
         except BaseException:
             self.end()
             raise
@@ -317,36 +309,3 @@ def _too_long(stage: Stage) -> Exception:
     if stage is Stage.CALLED:
         return NotPerformed("the outcome of its call could not be written", started=True)
     return NotPerformed("its process did not come to its call", started=False)
-
-
-def _live_as_child(opened: Opened, board: Board, link: socket.socket, place: int) -> None:
-    link.settimeout(IDLE)
-    threading.Thread(target=_beat, args=(board, place), daemon=True).start()
-    with opened(partial(board.calling, place)) as perform:
-        while (request := receive(link)) is not None:
-            board.write(place, Stage.TAKEN)
-            claim = decode(request.decode())["claim"]
-            assert isinstance(claim, Claim)
-            answer = _answer(perform, claim)
-            flush_streams()  # this process ends without
-            link.sendall(_line(answer))
-            board.write(place, Stage.IDLE)
-
-
-def _beat(board: Board, place: int) -> None:
-    while True:
-        board.beat(place)
-        time.sleep(BEAT)
-
-
-def _answer(perform: Callable[[Claim], Outcome], claim: Claim) -> Mapping[str, object]:
-    try:
-        return {"outcome": perform(claim)}
-    except MemoryError:
-        raise  # only the end of this process frees the memory of the call
-    except Exception as error:
-        return {"problem": describe(error).summary, "started": True}
-
-
-def _line(message: Mapping[str, object]) -> bytes:
-    return encode(message).encode() + b"\n"
