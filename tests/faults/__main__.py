@@ -16,6 +16,7 @@ QUICK = (
 FULL = (
     Part("PostgreSQL", 60, is_control=True), Part("PostgreSQL", 1020), Part("MariaDB", 300), Part("SQLite", 240),
 )  # fmt: skip
+TRIES_OF_CONTROL = 3
 
 
 def main() -> int:
@@ -27,11 +28,23 @@ def main() -> int:
     for part in parts:
         random.seed(seed)
         print(f"{_title(part)}: {part.seconds:.0f} s of faults", flush=True)
-        results.append(play(part, seed, _say))
+        results.append(_played(part, seed))
         _tell(results[-1])
     good = sum(result.is_good for result in results)
     print(f"{good} passed, {len(results) - good} failed")
     return 0 if good == len(results) else 1
+
+
+def _played(part: Part, seed: int) -> Result:
+    """A control whose fence was not found out is played again: on a busy machine none of its freezes may have met a
+    call at the right moment."""
+    result = play(part, seed, _say)
+    for again in range(1, TRIES_OF_CONTROL if part.is_control else 1):
+        if result.is_good:
+            break
+        _say("the broken fence was not found out: the control is played again")
+        result = play(part, seed + again, _say)
+    return result
 
 
 def _words() -> argparse.ArgumentParser:

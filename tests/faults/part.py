@@ -18,6 +18,8 @@ from faults.places import PLACES, NotHere, Place
 from faults.recovery import Recovery, recoveries
 
 SECONDS_TO_REST = 120
+NUM_POISON = 1
+"""How many calls of a part kill their process."""
 RATE = {"PostgreSQL": 6.0, "MariaDB": 4.0, "SQLite": 2.0}
 """Transactions a second of each producer."""
 
@@ -127,7 +129,7 @@ class _Play:
     def _inject(self) -> None:
         """Faults of processes, then of the database alone, then all. Nobody may be charged in the second part."""
         seconds = self._part.seconds
-        self._fleet.begin(RATE[self._place.name], num_poison=0 if self._part.is_control else 1)
+        self._fleet.begin(RATE[self._place.name], num_poison=0 if self._part.is_control else NUM_POISON)
         time.sleep(2)
         if self._part.is_control:
             self._injector.inject({"freeze": 1}, seconds)
@@ -167,9 +169,9 @@ class _Play:
 
     def _poison_has_ended(self) -> bool:
         table = invariants.A
-        waiting = select(func.count()).where(table.c.status == "pending", table.c.target == "faults.poison")
         with self._place.engine.connect() as connection:
-            return connection.scalar(waiting) == 0
+            found = connection.scalars(select(table.c.status).where(table.c.target == "faults.poison")).all()
+        return len(found) >= NUM_POISON and "pending" not in found
 
     def _crashes(self) -> list[str]:
         for _ in range(100):
