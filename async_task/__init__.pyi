@@ -19,6 +19,12 @@ from async_task.attempts.health import Health as Health
 from async_task.attempts.health import HealthCheck as HealthCheck
 from async_task.attempts.health import HealthState as HealthState
 from async_task.attempts.info import AttemptInfo as AttemptInfo
+from async_task.attempts.messages import MessageKind as MessageKind
+from async_task.attempts.messages import OnMessage as OnMessage
+from async_task.attempts.notes import JobNote as JobNote
+from async_task.attempts.notes import NoteInfo as NoteInfo
+from async_task.attempts.notes import add_note as add_note
+from async_task.attempts.notes import notes_of as notes_of
 from async_task.attempts.oldest_due import OldestDue as OldestDue
 from async_task.attempts.options import CallToMake as CallToMake
 from async_task.attempts.pages import AttemptPage as AttemptPage

@@ -31,7 +31,7 @@ def ended(
     with engine.begin() as connection:
         connection.execute(update(TABLE).where(TABLE.c.id == made.id).values(values))
         if events:
-            event = {"job_type": TABLE.name, "job_id": str(old), "kind": "note"}
+            event = {"job_type": TABLE.name, "job_id": str(old), "kind": "parked"}
             connection.execute(insert(JobEvent), [event for _ in range(events)])
     return old
 

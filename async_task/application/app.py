@@ -17,6 +17,7 @@ from async_task.application.validation import (
     check_coroutines,
     check_event,
     check_function,
+    check_message_hook,
     check_numbers,
     check_overlap,
     flag,
@@ -30,6 +31,7 @@ from async_task.application.validation import (
     worker_settings,
 )
 from async_task.attempts.attempt import Attempt, BaseAttempt
+from async_task.attempts.messages import OnMessage, set_message_hook
 from async_task.database.engines import Database, Source
 from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
 from async_task.errors import AlreadyRunning, ConfigurationError
@@ -75,6 +77,13 @@ class AsyncTask(ApplicationHealth):
     `perform`, a sweep, or a child process); `on_failed` also when an operation (`Pollable`) is given up. What they
     raise is logged. A process that dies between the commit and the hook does not call it.
 
+    `on_message(user, kind, text)`: called after the commit with a `MessageKind` and a sentence for the user of a job:
+    when a note was added, when the job has not succeeded for 24 hours and a try fails (once for each submission), when
+    it succeeds after that, and when it was canceled. The user is what `message_user` of an attempt or a `Pollable`, or
+    `asyncable_user` of a model, returns; without one there is no message. The text names the job and holds no error. It
+    is called in the process that has written it: give each process the same. Of several applications of one model in a
+    process, the last one decides. What it raises is logged.
+
     All verbs are synchronous, also over an AsyncEngine. In a coroutine: `await asyncio.to_thread(outbox.run_batch)`.
     """
 
@@ -94,17 +103,20 @@ class AsyncTask(ApplicationHealth):
         schedule: Schedule | None = None,
         on_failed: OnFailed | None = None,
         on_expired: OnExpired | None = None,
+        on_message: OnMessage | None = None,
     ) -> None:
         super().__init__(
             Source(database), model, keep=keep, keep_tokens=keep_tokens, lease=lease, schedule=schedule,
             hooks=hooks_of(on_failed, on_expired),
         )  # fmt: skip
+        check_message_hook(on_message)
         check_class(attempt_job, BaseAttemptJob, "attempt_job")
         check_class(batch_job, BaseAttemptBatchJob, "batch_job")
         names = module_names(modules)
         for encryptor in listed(encryptors, "encryptors takes a list: encryptors=[MyEncryptor()]"):
             register_encryptor(encryptor)
         switch_notify(table_of(model), flag(notify, "notify"))
+        set_message_hook(table_of(model), on_message)
         self._attempt_job, self._batch_job = attempt_job, batch_job
         for module in names:
             import_module(module)

@@ -195,9 +195,9 @@ class ApplicationUpkeep(ApplicationDatabase):
         `older_than`: "30d", "12h", a timedelta or seconds; left out, as `keep=` of the targets and the application
         says, without `statuses`, `target` and `queue`. `statuses`: left out, "succeeded", "expired" and "canceled";
         "failed" only if it is named. `target` (or its name, or that of a call), `queue`: only these. `keep_events`:
-        leave their events. `keep_tokens`: left out, as `AsyncTask(keep_tokens=...)` says. `page`: rows in a
-        transaction. `dry_run`: only count. `stop`: once it is set, the current page is the last. `tell`: called with
-        the number of attempts so far.
+        leave their events; their notes stay in any case. `keep_tokens`: left out, as `AsyncTask(keep_tokens=...)` says.
+        `page`: rows in a transaction. `dry_run`: only count. `stop`: once it is set, the current page is the last.
+        `tell`: called with the number of attempts so far.
 
         Rows are deleted on the database: the listeners of your model do not hear of it. Raises as `run_batch`, and
         ConfigurationError without an age, and with the nearest name for a target or queue that nobody knows.

@@ -93,6 +93,13 @@ def hooks_of(on_failed: OnFailed | None, on_expired: OnExpired | None) -> EndHoo
     return EndHooks(on_failed, on_expired)
 
 
+def check_message_hook(hook: object) -> None:
+    """None, or a plain function. Raises ConfigurationError."""
+    check_function(hook, "on_message", "on_message(user, kind, text)")
+    if inspect.iscoroutinefunction(hook):
+        raise ConfigurationError(f"on_message takes a plain function, not a coroutine function: {hook!r}")
+
+
 def check_event(given: object, name: str) -> None:
     """None, or an event like threading's."""
     if given is not None and not callable(getattr(given, "is_set", None)):

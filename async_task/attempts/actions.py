@@ -11,13 +11,15 @@ from sqlalchemy import ColumnElement, Connection, Table, insert, inspect, or_, s
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
+from async_task.attempts.messages import MessageKind, send_message
 from async_task.database.clock import statement_now
 from async_task.database.dialects import locks_rows, reads_snapshots
 from async_task.database.sessions import routed_as_writes, sync_session
 from async_task.error_text import storable
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.queue.ordering import release_in
-from async_task.schema.audit import current_actor
+from async_task.schema.audit import change_of, current_actor
+from async_task.schema.audit import event as event_of
 from async_task.schema.states import Status, Values, ending, is_emptied, reopening, rescheduling
 from async_task.schema.tables import companion_tables, table_of
 from async_task.wakeup.commit_hooks import wake_after_commit
@@ -27,6 +29,10 @@ GIVEN_UP = frozenset({Status.FAILED, Status.EXPIRED, Status.CANCELED})
 _DECIDING = "async_task.deciding"
 LEGAL = {"retry_now": PENDING | GIVEN_UP}
 """The states in which a verb is legal, where that is not PENDING alone."""
+TOLD = ("status", "due_at")
+"""What the event of a verb says before and after, also if it is the same."""
+CHANGED = (*TOLD, "expires_at", "num_errors", "num_crashes", "num_losses", "claimed_by")
+"""What it says if it differs."""
 
 
 @contextmanager
@@ -91,19 +97,30 @@ def _change_on(
     table = table_of(attempt)
     allowed = (table.c.id == attempt.id, table.c.status.in_(sorted(legal)), not_performing(table), ~is_emptied(table))
     # SKIP LOCKED returns no row for a locked one, where NOWAIT would abort the caller's transaction.
-    lock = select(table.c.id).where(*allowed).with_for_update(skip_locked=True, key_share=True)
+    before = select(*(table.c[name] for name in CHANGED)).where(*allowed)
+    lock = before.with_for_update(skip_locked=True, key_share=True)
     # By id alone where the row is locked now: with the status, MySQL would wait for the locks of other rows.
     still = allowed[:1] if locks_rows(connection.dialect) else allowed
     change = update(table).ordered_values(*values.items()).where(*still)
-    if own.execute(lock).first() is None or not _hit(own, change):
+    row = own.execute(lock).first()
+    if row is None or not _hit(own, change):
         raise InvalidState(_why_not(connection, table, attempt.id, verb))
-    message = None if reason is None else storable(reason)
-    event = {"job_type": table.name, "job_id": str(attempt.id), "kind": verb, "actor": current_actor()}
-    own.execute(insert(companion_tables(table).events).values(event | {"message": message}))
     own.refresh(attempt)
+    _record(own, attempt, verb, reason, dict(zip(CHANGED, row, strict=True)))
+    if verb == "cancel":
+        send_message(own, attempt, MessageKind.CANCELED)
     if attempt.order_key is not None:  # the next one of this key may be free now
         release_in(connection, table, [attempt.order_key])
         own.refresh(attempt)
+
+
+def _record(own: Session, attempt: Any, verb: str, reason: str | None, before: dict[str, Any]) -> None:
+    table = table_of(attempt)
+    mapper = inspect(type(attempt))
+    after = {name: getattr(attempt, mapper.get_property_by_column(table.c[name]).key) for name in CHANGED}
+    event = event_of(table, attempt.id, verb, None if reason is None else storable(reason))
+    values = event | {"actor": current_actor(), "detail": change_of(before, after, TOLD)}
+    own.execute(insert(companion_tables(table).events).values(values))
 
 
 def _check_reason(reason: object) -> None:

@@ -20,14 +20,15 @@ from sqlalchemy.orm import MappedAsDataclass, Mapper, object_session, validates
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
 from async_task.arguments.decoding import decode
-from async_task.attempts import actions, create, create_many
+from async_task.attempts import actions, create, create_many, notes
 from async_task.attempts.call import Call
 from async_task.attempts.draft import aware, draft
+from async_task.attempts.notes import NoteInfo
 from async_task.attempts.options import AnySession, CallByName, CallOptions, P, SyncSession, TakenSession
 from async_task.attempts.scopes import AttemptScopes
 from async_task.database.greenlets import may_load
 from async_task.encryption.encryptors import Encryptor, context_of, encryptor_named, unseal
-from async_task.errors import ConfigurationError, InvalidArguments, InvalidState
+from async_task.errors import ConfigurationError, InvalidArguments, InvalidState, NoTransaction
 from async_task.schema.columns import uuid7
 from async_task.schema.indexes import complete_table
 from async_task.schema.states import EMPTIED, Status
@@ -204,6 +205,22 @@ class BaseAttempt(AttemptScopes):
     def reschedule(self, session: SyncSession | None = None, /, *, at: dt.datetime, reason: str | None = None) -> None:
         """Make it due at `at`, an aware datetime. Legal, and raises, as `expire`."""
         actions.reschedule(self, create.given(session), aware(at, "at"), reason)
+
+    def add_note(self, session: SyncSession | None = None, /, *, text: str) -> NoteInfo:
+        """Add a note in Markdown, up to 64 KB, in your transaction. Legal in every state, also while it is performed.
+
+        `session`: left out, the one to which it is attached. Raises as the function `add_note`, and NoTransaction for a
+        detached attempt without `session`. With an AsyncSession: `await session.run_sync(attempt.add_note, text=...)`.
+        """
+        own = create.given(session) or object_session(self)
+        if own is None:
+            raise NoTransaction(f"attempt {self.id} is attached to no session: give the one in which to add the note")
+        return notes.add_note(own, self, text)
+
+    def message_user(self) -> Any:
+        """Override this to return the user who gets messages about this attempt (`AsyncTask(on_message=...)`), for
+        example from a column of your own. None: nobody."""
+        return None
 
     def handle_perform_error(self, error: BaseException) -> Awaitable[None] | None:
         """Override this, as `def` or `async def`, to do something after every try that raised.

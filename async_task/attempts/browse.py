@@ -14,6 +14,7 @@ from async_task.attempts.failures import FailureReport, failures_of
 from async_task.attempts.filters import When, filters_of
 from async_task.attempts.info import AttemptInfo, info_of_attempt
 from async_task.attempts.lookup import id_meant, short_ids
+from async_task.attempts.notes import NoteInfo, check_page, notes_of_attempt
 from async_task.attempts.oldest_due import OldestDue, oldest_due_of
 from async_task.attempts.pages import AttemptPage, Order, StatusCounts, check_order, clock_of, counts_of, page_of
 from async_task.attempts.rates import Rates, rates_of
@@ -137,6 +138,19 @@ class Attempts:
         table = table_of(self._model)
         found: list[EventInfo] = self._ask(
             "events", lambda session: events_of(session, table, id_meant(session, table, attempt_id), limit, after)
+        )
+        return tuple(found)
+
+    def notes(self, attempt_id: uuid.UUID | str, *, limit: int = 100, after: int | None = None) -> tuple[NoteInfo, ...]:
+        """Read the notes on one attempt, the newest first; `after`: the `id` of a note, to go on with older ones.
+
+        Notes outlive their attempt, also when it is pruned; then it is named by its whole id. Else raises as `get`.
+        """
+        check_page(limit, after)
+        table = table_of(self._model)
+        found: list[NoteInfo] = self._ask(
+            "notes",
+            lambda session: notes_of_attempt(session, table, id_meant(session, table, attempt_id), limit, after),
         )
         return tuple(found)
 

@@ -2,12 +2,14 @@
 
 import datetime as dt
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Table, null, select
 from sqlalchemy.orm import Session
 
+from async_task.schema.audit import AFTER, BEFORE, Value, read_change
 from async_task.schema.tables import companion_tables
 
 ERRORS = ("error", "crash", "loss")
@@ -21,9 +23,11 @@ class EventInfo:
     """One thing that happened to an attempt.
 
     `kind`: `error` (the call raised), `crash` (it killed a process of its own), `loss` (it was lost with its worker),
-    `parked`, `failed`, `expired`, `note`, or the verb of a person: `cancel`, `retry_now`, ... `num_attempt`: the number
-    of the start, None for what belongs to no start. `actor`: who did it, as `acting` says. `message`: in words.
-    `detail`: the traceback of an error, without local variables. `id`: events happened in the order of these.
+    `parked`, `failed`, `expired`, `note`, `message` (to the user of the job; its `message` is the kind of that), or the
+    verb of a person: `cancel`, `retry_now`, ... `num_attempt`: the number of the start, None for what belongs to no
+    start. `actor`: who did it, as `acting` says. `message`: in words; of a verb, the reason. `detail`: the traceback of
+    an error, without local variables; of a verb, `before` and `after` as JSON. `id`: events happened in the order of
+    these.
     """
 
     id: int
@@ -34,6 +38,16 @@ class EventInfo:
     actor: str | None
     message: str | None
     detail: str | None
+
+    @property
+    def before(self) -> Mapping[str, Value]:
+        """What a verb has changed, as it was: `status` and `due_at`, and what else differs. Empty for other events."""
+        return read_change(self.detail, BEFORE)
+
+    @property
+    def after(self) -> Mapping[str, Value]:
+        """The same as it was afterwards."""
+        return read_change(self.detail, AFTER)
 
 
 def events_of(session: Session, table: Table, attempt_id: uuid.UUID, limit: int, after: int | None) -> list[EventInfo]:

@@ -272,6 +272,11 @@ def lane_of(session: Session) -> Lane:
     return lane
 
 
+def has_lane(session: Session) -> bool:
+    """Whether it is made for a call on a lane."""
+    return _LANE in session.info
+
+
 def open_lane(source: Source, *, private: bool = False) -> Lane:
     """A lane of the kind that `source` needs. `private`: no other lane or process shares its connections."""
     lane = AsyncLane(source) if source.is_async else Lane(source, private=private)

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from async_task.attempts.actions import deciding
 from async_task.attempts.attempt import BaseAttempt
+from async_task.database.lanes import lend_lane
 from async_task.database.sessions import is_async_session
 from async_task.execution.in_flight import FinishedCall
 from async_task.execution.prepared_call import ExecutionContext
@@ -85,6 +86,7 @@ def _session_on(context: ExecutionContext, connection: Connection) -> tuple[Any,
     made = cls(**context.source.session_options, join_transaction_mode="create_savepoint")
     own: Any = made.sync_session if is_async_session(cls) else made
     own.get_bind = lambda *_, **__: connection
+    lend_lane(own, context.lane)
     return made, own
 
 

@@ -2,7 +2,8 @@
 
 1. If the attempt has ended, the next attempt of its order key is released. That is another transaction, after the
    commit: only a new snapshot sees attempts that have arrived meanwhile.
-2. The outcome is reported to the worker thread, which counts it.
+2. The user of the job gets a message, if there is something to tell.
+3. The outcome is reported to the worker thread, which counts it.
 """
 
 import logging
@@ -12,6 +13,7 @@ from typing import Protocol
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
 from async_task.execution.in_flight import Settlement
+from async_task.execution.messages import tell_user, tell_users
 from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Succeeded, Superseded
 from async_task.queue import ordering
@@ -23,10 +25,10 @@ ENDED = (Succeeded, Failed, Expired, Canceled, Superseded)
 
 
 def follow_up(context: ExecutionContext, claim: Claim, settlement: Settlement) -> Outcome:
-    """Log the error, call the hook of a final failure, and release the next attempt of the order key. Returns the
-    outcome."""
+    """Log the error, call the hooks, and release the next attempt of the order key. Returns the outcome."""
     _report(context, claim, settlement)
     _release_next(context, claim, settlement.outcome)
+    tell_user(context, claim, settlement)
     return settlement.outcome
 
 
@@ -101,6 +103,7 @@ class CommittedOutcomes:
         succeeded, self._succeeded = self._succeeded, []
         if succeeded:
             release_next_of_all(self._context, succeeded)
+            tell_users(self._context, succeeded)
             self._sink.succeeded(succeeded)
         others, self._others = self._others, []
         for claim, settlement in others:

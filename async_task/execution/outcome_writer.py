@@ -26,6 +26,7 @@ from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import OutcomeWrite
 from async_task.schema.states import Status
+from async_task.wakeup.after_commit import run_committed
 
 logger = logging.getLogger("async_task")
 
@@ -160,7 +161,9 @@ def write_alone(context: ExecutionContext, finished: FinishedCall) -> Settlement
 def write_outside(context: ExecutionContext, finished: FinishedCall) -> FinishedCall:
     """Write the outcome in a new transaction, and commit it; otherwise as `write_on`."""
     with context.engine.begin() as connection:
-        return write_on(connection, context, finished)
+        written = write_on(connection, context, finished)
+    run_committed(connection)
+    return written
 
 
 def _write_without_hook(context: ExecutionContext, finished: FinishedCall) -> Settlement:

@@ -23,6 +23,7 @@ from async_task.errors import AsyncTaskError, ClaimLost
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import lock_claims, release_and_succeed
 from async_task.targets.context import Again
+from async_task.wakeup.after_commit import forget_waiting, number_waiting, run_committed
 
 SAVEPOINT = "async_task_call"
 LOST = "another worker has claimed or changed this attempt"
@@ -71,6 +72,7 @@ class CallTransaction:
         self._was_lost = False
         self._was_dropped = False
         self._met_fault = False
+        self._num_waiting = 0
         self.keeps_with_success = False
         """Whether the target's writes are kept by `succeed`: its answer can only be a success."""
         self.was_rolled_back = False
@@ -156,6 +158,7 @@ class CallTransaction:
             self.is_claim_lost = True
             raise ClaimLost(LOST)
         self._opened_at = time.monotonic()
+        self._num_waiting = number_waiting(connection)
         if self._for_session:  # 5 s more: the server's own limit comes first, and says what it is
             limit_waits(connection, self._limit + 5)
             lend_savepoint(connection, SAVEPOINT)  # to the session
@@ -247,6 +250,7 @@ class CallTransaction:
             self._session = None
         if not self._for_session or self._connection is None:
             return
+        forget_waiting(self._connection, self._num_waiting)
         reclaim_savepoint(self._connection)
         self._check_root()
         if self.has_lost_connection():
@@ -274,6 +278,8 @@ class CallTransaction:
         if self._root is not None:
             self._root.commit()
             self._is_committed = True
+            assert self._connection is not None
+            run_committed(self._connection)
 
     def close(self) -> None:
         """Roll back what is not committed, and return the connection."""
@@ -282,6 +288,7 @@ class CallTransaction:
         if connection is None:
             return
         reclaim_savepoint(connection)
+        forget_waiting(connection)
         # After a COMMIT that failed, or one of the target's own, the driver may still be in a transaction.
         is_sound = self._is_committed or (self._root is not None and self._root.is_active and not self._was_lost)
         self._is_committed = False

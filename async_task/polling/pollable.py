@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from sqlalchemy import ColumnElement, Table, event, inspect, update
-from sqlalchemy.orm import Mapped, Mapper, Session, mapped_column, object_session
+from sqlalchemy.orm import Mapped, Mapper, Session, declared_attr, mapped_column, object_session
 
+from async_task.attempts.attempt import BaseAttempt
 from async_task.attempts.create import given
+from async_task.attempts.notes import JobNote, notes_relationship
 from async_task.attempts.options import SyncSession
 from async_task.database.clock import clock_now
 from async_task.error_text import storable
@@ -66,6 +68,22 @@ class Pollable:
     """When it was written that it had failed."""
     failure_reason: Mapped[str | None] = mapped_column(Name(LONGEST_REASON))
     """Why it failed. `check` may set it before it returns "failed"."""
+
+    @declared_attr
+    def job_notes(cls) -> Mapped[list[JobNote]]:
+        """The notes on this operation, the newest first; see `add_note` and `notes_of`."""
+        model: Any = cls
+        notes: Mapped[list[JobNote]] = notes_relationship(model)
+        return notes
+
+    @classmethod
+    def __attempts_model__(cls) -> type[BaseAttempt]:
+        """The model of the attempts that poll it."""
+        return cls.polling.model
+
+    def message_user(self) -> Any:
+        """Override this to return the user who gets messages about this operation (`AsyncTask(on_message=...)`)."""
+        return None
 
     def start(self, idempotency_key: str) -> Any:
         """Start the operation at the provider. The key is the same at each try: hand it to the provider, which then

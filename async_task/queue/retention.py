@@ -8,6 +8,8 @@
 
 An attempt whose idempotence token is still remembered is not deleted, but emptied: arguments, error and trace are
 gone, and the unique index still knows the token. So `ensure` needs no second table, and no race is left between them.
+
+Notes of people are never deleted: they are found by the id of their attempt.
 """
 
 import datetime as dt
@@ -27,6 +29,7 @@ from async_task.database.dialects import by_primary_key, delete_by_key
 from async_task.database.lanes import sleep
 from async_task.database.transactions import retry_transient
 from async_task.queue.pages import PAGE, Refused, refusing
+from async_task.schema.audit import NOTE
 from async_task.schema.columns import CLOCK_SLACK, first_uuid7
 from async_task.schema.states import emptying, has_ended, is_emptied
 from async_task.schema.tables import companion_tables, table_of
@@ -272,11 +275,11 @@ class _Run:
         return found
 
     def _are_of(self, ids: Ids) -> Iterator[tuple[ColumnElement[bool], ...]]:
-        """The events of these attempts, of a few at a time: for many, PostgreSQL may read all events instead of looking
-        each attempt up in their index."""
+        """The events of these attempts without their notes, of a few at a time: for many, PostgreSQL may read all
+        events instead of looking each attempt up in their index."""
         c = self.tables.events.c
         for some in _pages(ids, LOOKED_UP):
-            yield c.job_type == self.tables.root.name, c.job_id.in_([str(one) for one in some])
+            yield c.job_type == self.tables.root.name, c.job_id.in_([str(one) for one in some]), c.kind != NOTE
 
     def _counted(self, ids: Ids) -> tuple[int, int, int]:
         root, events = self.tables.root, 0

@@ -1,7 +1,9 @@
 """Events: what happened to a job, and who did it; written in the same transaction as the change."""
 
+import datetime as dt
+import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -10,6 +12,11 @@ from sqlalchemy import Connection, Table, func, insert, select
 
 from async_task.errors import ConfigurationError
 from async_task.schema.tables import companion_tables
+
+NOTE = "note"
+"""The kind of an event that is a note of a person: pruning leaves these."""
+BEFORE, AFTER = "before", "after"
+Value = str | int | float | dt.datetime | None
 
 
 def record(
@@ -32,6 +39,31 @@ def last_start(connection: Connection, table: Table, job_id: uuid.UUID, kind: st
 def event(table: Table, job_id: uuid.UUID, kind: str, message: str | None) -> dict[str, Any]:
     """The column values of an event, for an INSERT of several."""
     return {"job_type": table.name, "job_id": str(job_id), "kind": kind, "message": message}
+
+
+def change_of(before: Mapping[str, Any], after: Mapping[str, Any], always: tuple[str, ...] = ()) -> str:
+    """The `detail` of an event that changed these values: those that differ, and those named in `always`. UTC."""
+    names = [name for name in before if name in always or before[name] != after[name]]
+    sides = {side: {name: values[name] for name in names} for side, values in ((BEFORE, before), (AFTER, after))}
+    return json.dumps(sides, default=_plain)
+
+
+def read_change(detail: str | None, side: str) -> dict[str, Value]:
+    """One side of a `change_of`; empty for any other `detail`."""
+    try:
+        values = json.loads(detail or "{}").get(side, {})
+        return {name: _value(name, value) for name, value in values.items()}
+    except (ValueError, AttributeError):  # a traceback
+        return {}
+
+
+def _plain(value: object) -> str:
+    return value.astimezone(dt.UTC).isoformat() if isinstance(value, dt.datetime) else str(value)
+
+
+def _value(name: str, value: Any) -> Value:
+    is_instant = isinstance(value, str) and name.endswith(("_at", "_until"))
+    return dt.datetime.fromisoformat(value) if is_instant else value
 
 
 LONGEST_ACTOR = 255
