@@ -101,13 +101,15 @@ VERBS = ("retry", "run-now", "reschedule", "expire", "fail", "cancel")
 NOBODY = "0199f3a0-0000-7000-8000-000000000000"
 
 
-IN = {"reschedule": ("--in", "1h")}
+IN = {"reschedule": ("--in", "1h"), **dict.fromkeys(("expire", "fail", "cancel"), ("--reason", "so"))}
 
 
 REACHING = {
     **{verb: [verb, *IN.get(verb, ()), NOBODY] for verb in VERBS},
     "list": ["list"],
     "show": ["show", NOBODY],
+    "history": ["show", NOBODY, "--history"],
+    "note": ["note", NOBODY, "seen"],
     "enqueue": ["enqueue", "test.client.ping"],
     "sweep": ["sweep"],
 }

@@ -124,7 +124,7 @@ def test_what_call_prints_can_be_given_to_target(run: Run, write: Write) -> None
         ("--target test.clent", "test.client"),
     ],
 )
-@pytest.mark.parametrize("command", ["list", "list --json", "retry --all --yes", "run-now --all --dry-run"])
+@pytest.mark.parametrize("command", ["list", "list --json", "retry --all --yes --reason so", "run-now --all --dry-run"])
 def test_a_filter_that_names_nothing_known_is_refused_with_the_nearest_name(
     run: Run, write: Write, command: str, words: str, near: str
 ) -> None:
@@ -143,11 +143,11 @@ def test_an_id_is_given_by_its_end_or_its_begin_and_an_ambiguous_one_changes_not
     assert run("show", short, "--json").lines[0]["id"] == str(one.id)
     assert run("show", f"{one.id}"[:30], "--json").lines[0]["id"] == str(one.id)
     both = one.id.hex[:6]
-    said = run("cancel", both, short)
+    said = run("cancel", "--reason", "so", both, short)
     assert (said.code, said.out) == (1, "")
     assert "several attempts fit" in said.err
     assert ids(run, "--status", "pending") == [str(one.id), str(two.id)]
-    assert run("cancel", short, str(one.id), "--json").lines == [
+    assert run("cancel", "--reason", "so", short, str(one.id), "--json").lines == [
         {"id": str(one.id), "verb": "cancel", "ok": True, "status": "canceled", "why": None, "outcome": None,
          "dry_run": False},
     ]  # fmt: skip
@@ -218,7 +218,9 @@ def test_a_target_is_found_by_each_of_its_names_and_by_one_that_only_rows_have(
     for name in ("test.newly_named", "test.named_before"):
         assert ids(run, "--target", name) == [str(new.id), str(old.id)]
     assert ids(run, "--target", "test.gone") == [str(gone.id)]
-    assert run("cancel", "--all", "--yes", "--target", "test.newly_named", "--json").lines[1]["id"] == str(old.id)
+    assert run("cancel", "--reason", "so", "--all", "--yes", "--target", "test.newly_named", "--json").lines[1][
+        "id"
+    ] == str(old.id)
 
 
 def test_states_are_those_of_the_row_and_due_performing_stuck(run: Run, engine: Engine, write: Write) -> None:
@@ -226,7 +228,7 @@ def test_states_are_those_of_the_row_and_due_performing_stuck(run: Run, engine: 
     due, held, failed = (write(Client, "ping") for _ in range(3))
     claim = {"claim_id": uuid.uuid4(), "claimed_by": "me", "lease_until": due.due_at + dt.timedelta(hours=1)}
     set_row(engine, held, **claim, num_attempts=1, attempted_at=held.created_at)
-    assert run("fail", str(failed.id)).code == 0
+    assert run("fail", "--reason", "so", str(failed.id)).code == 0
     assert ids(run, "--status", "due") == [str(due.id)]
     assert ids(run, "--status", "performing") == [str(held.id)]
     assert ids(run, "--status", "stuck") == [str(due.id), str(held.id), str(failed.id)]

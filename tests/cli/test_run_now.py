@@ -28,8 +28,8 @@ def statuses(engine: Engine, *written: Attempt) -> list[str]:
 def test_run_now_performs_attempts_that_are_not_due_or_have_ended(run: Run, engine: Engine, write: Write) -> None:
     later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
     waiting, failed = write(Client, "ping", scheduled_at=later), write(Client, "ping")
-    run("fail", str(failed.id))
-    said = run("run-now", str(waiting.id), str(failed.id), "--actor", "anna")
+    run("fail", "--reason", "so", str(failed.id))
+    said = run("run-now", "--reason", "so", str(waiting.id), str(failed.id), "--actor", "anna")
     assert (said.code, said.out) == (0, f"{waiting.id}  succeeded\n{failed.id}  succeeded\n")
     assert statuses(engine, waiting, failed) == ["succeeded", "succeeded"]
     assert len(calls) == 2
@@ -85,7 +85,7 @@ def test_after_a_signal_run_now_finishes_the_running_call_and_starts_no_other(
         "        time.sleep(0.01)\n"
     )
     first, second = write(act), write(act)
-    running = process("run-now", str(first.id), str(second.id), "--module", "slow_now")
+    running = process("run-now", "--reason", "so", str(first.id), str(second.id), "--module", "slow_now")
     until = time.monotonic() + 30
     while not pathlib.Path("began").exists():
         assert time.monotonic() < until
@@ -131,7 +131,9 @@ def test_a_second_signal_abandons_the_call_of_run_now_and_releases_it_uncharged(
     decorated = f"from async_task import target\n@target('test.act', isolate={isolate})\n"
     pathlib.Path("hanging.py").write_text(IMPORTS + decorated + HANGING[kind])
     attempt, other = write(act), write(act)
-    running = process("run-now", str(attempt.id), str(other.id), "--module", "hanging", "--database-url", url)
+    running = process(
+        "run-now", "--reason", "so", str(attempt.id), str(other.id), "--module", "hanging", "--database-url", url
+    )
     await_(pathlib.Path("began").exists, "the call has begun")
     running.send_signal(signal.SIGTERM)
     assert "second signal" in running.stderr.readline()
@@ -154,7 +156,7 @@ def test_run_now_expires_an_attempt_whose_deadline_has_passed(run: Run, engine: 
 
 def test_no_other_process_can_take_what_run_now_has_made_due(run: Run, engine: Engine, write: Write) -> None:
     attempt = write(Client, "ping")
-    run("fail", str(attempt.id))
+    run("fail", "--reason", "so", str(attempt.id))
     seen: list[tuple[str, bool]] = []
 
     def look(_session: Session) -> None:

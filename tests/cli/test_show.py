@@ -194,8 +194,8 @@ def test_a_row_with_broken_arguments_is_shown_listed_and_changed(
     assert run("list").code == run("list", "--json").code == 0
     app.rotate_keys()
     app.check_calls()
-    assert run("cancel", *ids.values()).code == 0
-    assert run("retry", *ids.values()).code == 0
+    assert run("cancel", "--reason", "so", *ids.values()).code == 0
+    assert run("retry", "--reason", "so", *ids.values()).code == 0
 
 
 def test_show_says_why_arguments_cannot_be_read(run: Run, write: Write, engine: Engine) -> None:

@@ -31,7 +31,8 @@ VERBS = ("retry", "run-now", "reschedule", "expire", "fail", "cancel")
 NOBODY = "0199f3a0-0000-7000-8000-000000000000"
 
 
-IN = {"reschedule": ("--in", "1h")}
+WHY = ("--reason", "so")
+IN = {"reschedule": ("--in", "1h")} | {verb: WHY for verb in VERBS if verb != "reschedule"}
 
 
 def hold(engine: Engine, attempt: Attempt) -> None:
@@ -71,8 +72,8 @@ def test_a_pending_attempt_is_ended_with_a_reason_and_an_actor(
 def test_retry_revives_an_ended_attempt_and_makes_a_waiting_one_due(run: Run, engine: Engine, write: Write) -> None:
     later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
     failed, waiting = write(Client, "ping"), write(Client, "ping", scheduled_at=later)
-    run("fail", str(failed.id))
-    said = run("retry", str(failed.id), str(waiting.id))
+    run("fail", *WHY, str(failed.id))
+    said = run("retry", *WHY, str(failed.id), str(waiting.id))
     assert said.out == f"{failed.id}  pending, due now\n{waiting.id}  pending, due now\n"
     assert (said.code, said.err) == (0, "retry: 2 done.\n")
     assert run("run-batch", "--json").json["succeeded"] == 2
@@ -95,7 +96,7 @@ def test_an_invalid_actor_is_refused_with_the_name_of_its_variable(
     run: Run, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.setenv("ASYNC_TASK_ACTOR", "a" * 256)
-    said = run(verb, str(write(Client, "ping").id))
+    said = run(verb, *WHY, str(write(Client, "ping").id))
     assert (said.code, said.out, said.err.count("\n"), calls) == (78, "", 1, [])
     assert said.err.startswith("async-task: ASYNC_TASK_ACTOR: an actor is a printable text of 1 to 255 characters")
 
@@ -142,11 +143,11 @@ def test_ids_come_from_standard_input_too_each_once(
 ) -> None:
     first, second = write(Client, "ping"), write(Client, "ping")
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{first.id}\n{second.id} {first.id}\n"))
-    said = run("cancel", "-", str(second.id), "--json")
+    said = run("cancel", *WHY, "-", str(second.id), "--json")
     assert [line["id"] for line in said.lines] == [str(first.id), str(second.id)]
     assert (said.code, statuses(engine, first, second)) == (0, ["canceled", "canceled"])
     monkeypatch.setattr(sys, "stdin", io.StringIO("17\n"))
-    said = run("cancel", "-")
+    said = run("cancel", *WHY, "-")
     assert (said.code, said.out, "'17' is not a valid id" in said.err) == (2, "", True)
 
 
@@ -154,29 +155,30 @@ def test_all_means_failed_attempts_for_retry_and_pending_ones_for_the_others(
     run: Run, engine: Engine, write: Write
 ) -> None:
     failed, pending, canceled = (write(Client, "ping") for _ in range(3))
-    run("fail", str(failed.id))
-    run("cancel", str(canceled.id))
-    said = run("retry", "--all", "--yes", "--json")
+    run("fail", *WHY, str(failed.id))
+    run("cancel", *WHY, str(canceled.id))
+    said = run("retry", *WHY, "--all", "--yes", "--json")
     assert [line["id"] for line in said.lines] == [str(failed.id)]
     assert statuses(engine, failed, pending, canceled) == ["pending", "pending", "canceled"]
-    assert len(run("expire", "--all", "--yes", "--json").lines) == 2
-    assert run("retry", "--all", "--status", "canceled", "--status", "expired", "--yes").code == 0
+    assert len(run("expire", *WHY, "--all", "--yes", "--json").lines) == 2
+    assert run("retry", *WHY, "--all", "--status", "canceled", "--status", "expired", "--yes").code == 0
     assert statuses(engine, failed, pending, canceled) == ["pending"] * 3
 
 
 def test_all_takes_the_filters_of_list_and_names_the_next_ones(run: Run, engine: Engine, write: Write) -> None:
     written = [write(Client, "ping", queue="mail") for _ in range(3)]
     other = write(Client, "ping")
-    said = run("cancel", "--all", "--queue", "mail", "--limit", "2", "--yes")
+    said = run("cancel", *WHY, "--all", "--queue", "mail", "--limit", "2", "--yes")
     assert [line.split()[0] for line in said.out.splitlines()] == [str(one.id) for one in written[:2]]
     assert f"--after {written[1].id}" in said.err
     assert statuses(engine, *written, other) == ["canceled", "canceled", "pending", "pending"]
-    assert run("cancel", "--all", "--queue", "mail", "--status", "failed", "--yes").err == "No attempt is selected.\n"
+    none = run("cancel", *WHY, "--all", "--queue", "mail", "--status", "failed", "--yes")
+    assert none.err == "No attempt is selected.\n"
 
 
 def test_all_refuses_a_queue_that_nothing_knows(run: Run, engine: Engine, write: Write) -> None:
     attempt = write(Client, "ping", queue="mail")
-    said = run("cancel", "--all", "--queue", "mial", "--yes")
+    said = run("cancel", *WHY, "--all", "--queue", "mial", "--yes")
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
     assert "no queue is named 'mial' (did you mean 'mail'?)" in said.err
     assert statuses(engine, attempt) == ["pending"]
@@ -207,7 +209,7 @@ def test_each_is_changed_by_the_models_own_verb_so_that_overrides_run(
         plain(self, session, reason="by the override")
 
     monkeypatch.setattr(Attempt, "cancel", cancel)
-    said = say("cancel", str(second.id), str(first.id), "--database-url", database.sync_url)
+    said = say("cancel", *WHY, str(second.id), str(first.id), "--database-url", database.sync_url)
     assert (said.code, said.out) == (1, f"{second.id}  canceled\n")
     assert "unexpected ValueError" in said.err
     assert statuses(engine, first, second) == ["pending", "canceled"]
@@ -219,7 +221,7 @@ def test_without_a_terminal_all_needs_yes(
 ) -> None:
     attempt = write(Client, "ping")
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    said = run("cancel", "--all")
+    said = run("cancel", *WHY, "--all")
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
     assert "cancel 1 attempt? There is no terminal to ask on: --yes does it" in said.err
     assert statuses(engine, attempt) == ["pending"]
@@ -231,7 +233,7 @@ def test_on_a_terminal_all_asks_first(
 ) -> None:
     attempt = write(Client, "ping")
     ours, theirs = pty.openpty()
-    asking = process("cancel", "--all", stdin=theirs)
+    asking = process("cancel", *WHY, "--all", stdin=theirs)
     os.write(ours, answer.encode())
     _, err = asking.communicate(timeout=60)
     os.close(theirs)

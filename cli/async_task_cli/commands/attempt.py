@@ -10,15 +10,24 @@ from typing import Any
 import click
 from rich.text import Text
 
-from async_task import AsyncTask, AttemptInfo, EventInfo, Reason, ShownArguments, Status, UnknownAttempt
+from async_task import (
+    AsyncTask,
+    AttemptInfo,
+    EventInfo,
+    NoteInfo,
+    Reason,
+    ShownArguments,
+    Status,
+    UnknownAttempt,
+)
 from async_task_cli.application import existing
 from async_task_cli.faults import Refusal
 from async_task_cli.fields import SHOWN, as_json_value
+from async_task_cli.history import BRIEF_NOTES, NOTE, as_data, events_in_order, print_events, print_newest_notes
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
-from async_task_cli.selection import identifier
-from async_task_cli.terminal import coloured, counted, moment, page, plain, print_sheet, print_whole, since
+from async_task_cli.selection import id_of, identifier
+from async_task_cli.terminal import coloured, counted, moment, page, plain, print_sheet, since
 
-PAGE = 1000
 HIDDEN = "[hidden]"
 SAID_BY_STATUS = ("ended", "performing")
 """Reasons that the line of the status tells already."""
@@ -26,47 +35,75 @@ SAID_BY_STATUS = ("ended", "performing")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An attempt, why it is not performed now, what may be shown of its arguments, and everything that happened to it,
-    in order."""
+    """An attempt, why it is not performed now, what may be shown of its arguments, everything that happened to it, in
+    order, and its newest notes."""
 
     attempt: AttemptInfo
     reasons: Sequence[Reason]
     arguments: ShownArguments
     events: Sequence[EventInfo]
+    notes: Sequence[NoteInfo]
 
 
 @click.command("show", context_settings=SETTINGS)
 @click.argument("attempt_id", metavar="ID", callback=lambda _ctx, _param, text: identifier(text))
+@click.option("--history", "is_history", is_flag=True, help="Only what happened to it, with all notes in full.")
 @click.option("--traceback", "has_traces", is_flag=True, help="Also the stored tracebacks of errors.")
 @as_json
 @reaching
-def show(wanted: Wanted, attempt_id: str, has_traces: bool, is_json: bool) -> None:
-    """Show one attempt: what it is, what blocks it, its arguments, and everything that happened to it.
+def show(wanted: Wanted, attempt_id: str, is_history: bool, has_traces: bool, is_json: bool) -> None:
+    """Show one attempt: what it is, what blocks it, its arguments, its newest notes, and what happened to it.
 
     ID is the whole id, or at least 4 digits of its end or its begin. What is empty is left out; --json has all fields.
     What blocks an attempt: that it is claimed or not due, an earlier attempt of its order key, a pause, a limit, or
     that no running worker serves its queue.
 
     Encrypted arguments are not decrypted, and those that the target redacts are not shown.
+
+    --history prints all events, the first one first: tries with their errors, who did what, why, and what that changed,
+    and notes in full. With the whole id it also finds the notes on an attempt that was pruned. With --json it prints an
+    object a line: created_at, kind, num_attempt, actor, message, before and after.
     """
     with existing(wanted) as app:
         try:
-            told = app.attempts.explain(attempt_id)
+            found = _history(app, attempt_id) if is_history else _found(app, attempt_id)
         except UnknownAttempt as error:
             raise Refusal(f"{error} (looked in {app.address}; `async-task list` prints the ids)") from None
-        attempt = told.attempt
-        found = Found(attempt, told.reasons, app.attempts.arguments(attempt.id), list(_events(app, attempt.id)))
+    if isinstance(found, Found):
+        _say(found, has_traces=has_traces, is_json=is_json)
+    else:
+        _say_history(*found, has_traces=has_traces, is_json=is_json)
+
+
+def _found(app: AsyncTask, attempt_id: str) -> Found:
+    told = app.attempts.explain(attempt_id)
+    attempt = told.attempt
+    arguments, notes = app.attempts.arguments(attempt.id), app.attempts.notes(attempt.id, limit=BRIEF_NOTES + 1)
+    return Found(attempt, told.reasons, arguments, list(events_in_order(app, attempt.id)), notes)
+
+
+def _history(app: AsyncTask, attempt_id: str) -> tuple[uuid.UUID, Sequence[EventInfo]]:
+    """The events of an attempt. Raises UnknownAttempt if there is none, and no note of it."""
+    whole = id_of(app, attempt_id)
+    events = list(events_in_order(app, whole))
+    return whole if events else app.attempts.get(whole).id, events
+
+
+def _say(found: Found, *, has_traces: bool, is_json: bool) -> None:
     if is_json:
         click.echo(json.dumps(_as_data(found, has_traces=has_traces)))
     else:
         _print(found, has_traces=has_traces)
 
 
-def _events(app: AsyncTask, attempt_id: uuid.UUID) -> Iterator[EventInfo]:
-    after = None
-    while some := app.attempts.events(attempt_id, limit=PAGE, after=after):
-        yield from some
-        after = some[-1].id
+def _say_history(attempt_id: uuid.UUID, events: Sequence[EventInfo], *, has_traces: bool, is_json: bool) -> None:
+    if is_json:
+        for event in events:
+            click.echo(json.dumps(as_data(event, has_trace=has_traces)))
+        return
+    console = page()
+    console.print(Text(f"History of attempt {attempt_id}{'' if events else ': none'}", style="bold"))
+    print_events(console, events, has_traces=has_traces)
 
 
 def _as_data(found: Found, *, has_traces: bool) -> dict[str, Any]:
@@ -77,7 +114,7 @@ def _as_data(found: Found, *, has_traces: bool) -> dict[str, Any]:
         "waits_behind": as_json_value(found.attempt.waits_behind),
         **_about(found.arguments),
         "reasons": [{"kind": one.kind, "words": one.words} for one in found.reasons],
-        "events": [_event_as_data(event, has_trace=has_traces) for event in found.events],
+        "events": [as_data(event, has_trace=has_traces) for event in found.events],
     }
 
 
@@ -88,27 +125,14 @@ def _about(arguments: ShownArguments) -> dict[str, Any]:
     return {"encrypted_length": arguments.length} if arguments.stored is None else {}
 
 
-def _event_as_data(event: EventInfo, *, has_trace: bool) -> dict[str, Any]:
-    names = ["created_at", "kind", "num_attempt", "actor", "message", *(["detail"] if has_trace else [])]
-    return {name: as_json_value(getattr(event, name)) for name in names}
-
-
 def _print(found: Found, *, has_traces: bool) -> None:
     console = page()
     console.print(Text(f"Attempt {found.attempt.id}", style="bold"))
     print_sheet(console, list(_lines(found)))
-    console.print(Text("Events" if found.events else "Events: none", style="bold"))
-    for event in found.events:
-        print_sheet(console, [("", plain(_headline(event)))])
-        print_sheet(console, [("", plain(event.message or "(no message)"))], indent=4)
-        if has_traces and event.detail:
-            print_whole(console, event.detail.rstrip(), indent=6)
-
-
-def _headline(event: EventInfo) -> str:
-    number = "" if event.num_attempt is None else f" of try {event.num_attempt}"
-    actor = "" if event.actor is None else f", by {event.actor}"
-    return f"{_precise(event.created_at)}  {event.kind}{number}{actor}"
+    print_newest_notes(console, found.notes, found.attempt.read_at, found.attempt.id)
+    events = [event for event in found.events if event.kind != NOTE]
+    console.print(Text("Events" if events else "Events: none", style="bold"))
+    print_events(console, events, has_traces=has_traces)
 
 
 def _lines(found: Found) -> Iterator[tuple[str, Text]]:
@@ -199,7 +223,3 @@ def _order(attempt: AttemptInfo) -> str:
 
 def _at(when: dt.datetime, now: dt.datetime) -> str:
     return f"{moment(when)} ({since(when, now)})"
-
-
-def _precise(when: dt.datetime) -> str:
-    return f"{when:%Y-%m-%d %H:%M:%S}.{when.microsecond // 1000:03d} UTC"

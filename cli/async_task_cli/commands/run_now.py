@@ -30,6 +30,7 @@ from async_task_cli.application import existing
 from async_task_cli.changes import Change, Verb, applied, foreseen, report, status_of
 from async_task_cli.chosen import Chosen, choosing
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.reasons import check_reason, with_reason
 from async_task_cli.signals import INTERRUPTED, Stop, end
 from async_task_cli.terminal import span
 
@@ -42,7 +43,7 @@ NAMES = {
 
 @click.command("run-now", context_settings=SETTINGS)
 @choosing
-@click.option("--reason", metavar="TEXT", help="Why, for the attempt's events.")
+@with_reason
 @as_actor
 @as_json
 @reaching
@@ -51,7 +52,7 @@ def run_now(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | Non
 
     Prints the outcome of each. Ends with 0 when all succeeded or will be retried by their policy; with 1 when one was
     refused (busy, succeeded before), failed, expired or was parked. --all means the pending ones, unless --status
-    gives others.
+    gives others. More than one need a --reason.
 
     After SIGINT or SIGTERM no other call is started, and the running one is finished. A second signal abandons it: its
     attempt is released, uncharged.
@@ -59,6 +60,7 @@ def run_now(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | Non
     --json as with `retry`, and outcome: succeeded, retried, failed, expired, canceled, parked, busy, not_due,
     not_pending or superseded; null when the attempt could not be made due.
     """
+    check_reason("run-now", reason, chosen, for_one=False)
     verb = Verb("run-now", "retry_now", Status.PENDING, "performed now", {"reason": reason})
     name = actor_of(actor)
     with existing(wanted) as app:

@@ -13,6 +13,7 @@ from async_task_cli.changes import Verb, each, report
 from async_task_cli.chosen import Chosen, choosing
 from async_task_cli.moments import Length, Moment
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.reasons import check_reason, with_reason
 from async_task_cli.terminal import moment
 
 WAITING = (Status.PENDING.value,)
@@ -20,8 +21,7 @@ WAITING = (Status.PENDING.value,)
 
 def changing(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that all verbs take."""
-    words = "Why, for the attempt's events."
-    return choosing(click.option("--reason", metavar="TEXT", help=words)(as_actor(as_json(reaching(command)))))
+    return choosing(with_reason(as_actor(as_json(reaching(command)))))
 
 
 @click.command("retry", context_settings=SETTINGS)
@@ -30,13 +30,14 @@ def retry(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None,
     """Make attempts due now; the next worker or run-batch performs them.
 
     For pending attempts, and for failed, expired and canceled ones, whose counters start again at 0 and which lose a
-    deadline that has passed. --all means the failed ones, unless --status gives others.
+    deadline that has passed. --all means the failed ones, unless --status gives others. More than one need a --reason.
 
     Each is changed in a transaction of its own; one that is refused does not stop the others. Ends with 1 if any was
     refused.
 
     --json writes one object a line: id, verb, ok, status, why, outcome (null) and dry_run.
     """
+    check_reason("retry", reason, chosen, for_one=False)
     verb = Verb("retry", "retry_now", Status.PENDING, "pending, due now", {"reason": reason})
     return _change(wanted, chosen, actor, lambda app: verb, states=(Status.FAILED.value,), is_json=is_json)
 
@@ -69,7 +70,7 @@ def reschedule(
 @click.command("expire", context_settings=SETTINGS)
 @changing
 def expire(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, is_json: bool) -> int:
-    """End pending attempts as expired: it is too late for their calls.
+    """End pending attempts as expired: it is too late for their calls. Needs a --reason.
 
     Exit codes, --all (the pending ones) and --json as with `retry`.
     """
@@ -79,7 +80,7 @@ def expire(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None
 @click.command("fail", context_settings=SETTINGS)
 @changing
 def fail(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, is_json: bool) -> int:
-    """End pending attempts as failed for good.
+    """End pending attempts as failed for good. Needs a --reason.
 
     Exit codes, --all (the pending ones) and --json as with `retry`.
     """
@@ -89,7 +90,7 @@ def fail(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, 
 @click.command("cancel", context_settings=SETTINGS)
 @changing
 def cancel(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, is_json: bool) -> int:
-    """End pending attempts whose calls are no longer wanted.
+    """End pending attempts whose calls are no longer wanted. Needs a --reason.
 
     Exit codes, --all (the pending ones) and --json as with `retry`.
     """
@@ -99,6 +100,7 @@ def cancel(wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None
 def _end(
     word: str, status: Status, wanted: Wanted, chosen: Chosen, reason: str | None, actor: str | None, *, is_json: bool
 ) -> int:
+    check_reason(word, reason, chosen, for_one=True)
     verb = Verb(word, word, status, status.value, {"reason": reason})
     return _change(wanted, chosen, actor, lambda app: verb, states=WAITING, is_json=is_json)
 
