@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, insert, inspect, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, inspect, or_, select, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
@@ -18,10 +18,9 @@ from async_task.database.sessions import routed_as_writes, sync_session
 from async_task.error_text import storable
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.queue.ordering import release_in
-from async_task.schema.audit import change_of, current_actor
-from async_task.schema.audit import event as event_of
+from async_task.schema.audit import record_verb
 from async_task.schema.states import Status, Values, ending, is_emptied, reopening, rescheduling
-from async_task.schema.tables import companion_tables, table_of
+from async_task.schema.tables import table_of
 from async_task.wakeup.commit_hooks import wake_after_commit
 
 PENDING = frozenset({Status.PENDING})
@@ -106,7 +105,7 @@ def _change_on(
     if row is None or not _hit(own, change):
         raise InvalidState(_why_not(connection, table, attempt.id, verb))
     own.refresh(attempt)
-    _record(own, attempt, verb, reason, dict(zip(CHANGED, row, strict=True)))
+    _record(connection, attempt, verb, reason, dict(zip(CHANGED, row, strict=True)))
     if verb == "cancel":
         send_message(own, attempt, MessageKind.CANCELED)
     if attempt.order_key is not None:  # the next one of this key may be free now
@@ -114,13 +113,12 @@ def _change_on(
         own.refresh(attempt)
 
 
-def _record(own: Session, attempt: Any, verb: str, reason: str | None, before: dict[str, Any]) -> None:
-    table = table_of(attempt)
-    mapper = inspect(type(attempt))
+def _record(
+    connection: Connection, attempt: Any, verb: str, reason: str | None, before: dict[str, Any]
+) -> None:  # fmt: skip
+    table, mapper = table_of(attempt), inspect(type(attempt))
     after = {name: getattr(attempt, mapper.get_property_by_column(table.c[name]).key) for name in CHANGED}
-    event = event_of(table, attempt.id, verb, None if reason is None else storable(reason))
-    values = event | {"actor": current_actor(), "detail": change_of(before, after, TOLD)}
-    own.execute(insert(companion_tables(table).events).values(values))
+    record_verb(connection, table, (table.name, str(attempt.id)), verb, reason, before, after, always=TOLD)
 
 
 def _check_reason(reason: object) -> None:

@@ -4,11 +4,15 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Table, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from async_task.database.clock import clock_now
+from async_task.schema.audit import record_verb
 from async_task.schema.tables import companion_tables
+
+NOTHING = {"paused_at": None, "paused_by": None, "pause_reason": None}
+"""The values of a queue that is not paused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class QueueState:
 
 def pause(engine: Engine, table: Table, queue: str, *, by: str | None, reason: str | None) -> bool:
     """From now on nothing is claimed from the queue; running calls continue. False when it was paused before: nothing
-    is changed."""
+    is changed. An event says who has paused it and why."""
     try:
         return _pause(engine, table, queue, by, reason)
     except IntegrityError:  # another process wrote the queue's row at the same time
@@ -39,8 +43,10 @@ def resume(engine: Engine, table: Table, queue: str) -> bool:
     queues = companion_tables(table).queues
     paused = (queues.c.name == queue, queues.c.paused_at.is_not(None))
     with engine.begin() as connection:
-        nothing = {"paused_at": None, "paused_by": None, "pause_reason": None}
-        resumed = connection.execute(update(queues).where(*paused).values(nothing))
+        before = _pause_of(connection, queues, queue)
+        resumed = connection.execute(update(queues).where(*paused).values(NOTHING))
+        if resumed.rowcount == 1:
+            record_verb(connection, table, (queues.name, queue), "resume", None, before, NOTHING)
         unlimited = (queues.c.max_running.is_(None), queues.c.rate.is_(None), queues.c.paused_at.is_(None))
         connection.execute(delete(queues).where(queues.c.name == queue, *unlimited))
         return resumed.rowcount == 1
@@ -68,4 +74,14 @@ def _pause(engine: Engine, table: Table, queue: str, by: str | None, reason: str
             connection.execute(insert(queues).values(name=queue, **values))
         elif row.paused_at is None:
             connection.execute(update(queues).where(queues.c.name == queue).values(values))
+        if row is None or row.paused_at is None:
+            after = _pause_of(connection, queues, queue)
+            record_verb(connection, table, (queues.name, queue), "pause", reason, NOTHING, after)
         return row is None or row.paused_at is None
+
+
+def _pause_of(connection: Connection, queues: Table, queue: str) -> dict[str, Any]:
+    """Its values, with its row locked."""
+    wanted: Any = select(*(queues.c[name] for name in NOTHING)).where(queues.c.name == queue).with_for_update()
+    row = connection.execute(wanted).first()
+    return NOTHING if row is None else dict(zip(NOTHING, row, strict=True))

@@ -20,8 +20,11 @@ from async_task.database.clock import clock_now, statement_now
 from async_task.database.server_sessions import limit_session
 from async_task.database.sessions import write_arguments
 from async_task.queue import workers
+from async_task.queue.pauses import NOTHING
 from async_task.schedule.decisions import Decided, EntryState
 from async_task.schedule.entry import Entry
+from async_task.schema.audit import record_verb
+from async_task.schema.jobs import fitting
 from async_task.schema.states import Status
 from async_task.schema.tables import companion_tables, table_of
 
@@ -170,16 +173,37 @@ def set_pause(engine: Engine, table: Table, entry: Entry, *, by: str | None, rea
     values = {"paused_at": clock_now(), "paused_by": by, "pause_reason": reason}
     free = (*_is(schedules, table, entry.key), schedules.c.paused_at.is_(None))
     with engine.begin() as connection:
-        return connection.execute(update(schedules).where(*free).values(values)).rowcount == 1
+        is_new = connection.execute(update(schedules).where(*free).values(values)).rowcount == 1
+        if is_new:
+            after = _pause_of(connection, table, entry)
+            record_verb(connection, table, _job(table, entry), "pause", reason, NOTHING, after)
+        return is_new
 
 
 def end_pause(engine: Engine, table: Table, entry: Entry) -> bool:
     """Resume the entry: its times count from now on. False when it was not paused."""
     schedules = companion_tables(table).schedules
     paused = (*_is(schedules, table, entry.key), schedules.c.paused_at.is_not(None))
-    nothing = {"paused_at": None, "paused_by": None, "pause_reason": None, "decided_until": clock_now()}
     with engine.begin() as connection:
-        return connection.execute(update(schedules).where(*paused).values(nothing)).rowcount == 1
+        before = _pause_of(connection, table, entry)
+        resumed = update(schedules).where(*paused).values(**NOTHING, decided_until=clock_now())
+        was_paused = connection.execute(resumed).rowcount == 1
+        if was_paused:
+            record_verb(connection, table, _job(table, entry), "resume", None, before, NOTHING)
+        return was_paused
+
+
+def _pause_of(connection: Connection, table: Table, entry: Entry) -> dict[str, Any]:
+    """Its values, with its row locked."""
+    schedules = companion_tables(table).schedules
+    wanted: Any = select(*(schedules.c[name] for name in NOTHING)).where(*_is(schedules, table, entry.key))
+    row = connection.execute(wanted.with_for_update()).first()
+    return NOTHING if row is None else dict(zip(NOTHING, row, strict=True))
+
+
+def _job(table: Table, entry: Entry) -> tuple[str, str]:
+    """What its events are written with."""
+    return companion_tables(table).schedules.name, fitting(entry.key)
 
 
 def last_rows(connection: Connection, table: Table, key: str, limit: int) -> Sequence[Any]:

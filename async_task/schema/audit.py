@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, func, insert, select
 
+from async_task.error_text import storable
 from async_task.errors import ConfigurationError
 from async_task.schema.tables import companion_tables
 
@@ -39,6 +40,21 @@ def last_start(connection: Connection, table: Table, job_id: uuid.UUID, kind: st
 def event(table: Table, job_id: uuid.UUID, kind: str, message: str | None) -> dict[str, Any]:
     """The column values of an event, for an INSERT of several."""
     return {"job_type": table.name, "job_id": str(job_id), "kind": kind, "message": message}
+
+
+def record_verb(
+    connection: Connection, table: Table, job: tuple[str, str], verb: str, reason: str | None,
+    before: Mapping[str, Any], after: Mapping[str, Any], *, always: tuple[str, ...] = (),
+) -> None:  # fmt: skip
+    """Insert the event of what the actor has done: `verb`, why, and the values that it has changed, in the transaction
+    of that change. `job`: its `job_type` and `job_id`. `table`: of the attempts. `always`: values that are told also
+    if they are the same."""
+    job_type, job_id = job
+    values = {
+        "job_type": job_type, "job_id": job_id, "kind": verb, "actor": current_actor(),
+        "message": None if reason is None else storable(reason), "detail": change_of(before, after, always),
+    }  # fmt: skip
+    connection.execute(insert(companion_tables(table).events).values(values))
 
 
 def change_of(before: Mapping[str, Any], after: Mapping[str, Any], always: tuple[str, ...] = ()) -> str:

@@ -73,12 +73,12 @@ def key_text(columns: Sequence[Any], values: Sequence[Any]) -> str:
     """The key as text of up to LONGEST_KEY characters: a longer one is hashed. A UUID has its hyphens; in a key of
     several columns it has none, so that two of them fit."""
     if len(columns) == 1:
-        return _fitting(str(_uuid(values[0])) if _is_uuid(columns[0]) else str(values[0]))
+        return fitting(str(_uuid(values[0])) if _is_uuid(columns[0]) else str(values[0]))
     parts = []
     for column, value in zip(columns, values, strict=True):
         is_last = column is columns[-1]
         parts.append(_uuid(value).hex if _is_uuid(column) else _escaped(str(value)) + ("" if is_last else ","))
-    return _fitting("".join(parts))
+    return fitting("".join(parts))
 
 
 def key_in_sql(columns: Sequence[Any]) -> ColumnElement[str]:
@@ -93,7 +93,8 @@ def key_in_sql(columns: Sequence[Any]) -> ColumnElement[str]:
     return _joined(parts)
 
 
-def _fitting(text: str) -> str:
+def fitting(text: str) -> str:
+    """`text` as a `job_id`: hashed if it is too long."""
     if len(text) <= LONGEST_KEY and text == storable(text):
         return text
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

@@ -57,11 +57,12 @@ def pause(
 @QUEUE
 @TARGET
 @DRY
+@as_actor
 @reaching
-def resume(wanted: Wanted, queue: str | None, target: str | None, is_dry: bool) -> None:
+def resume(wanted: Wanted, queue: str | None, target: str | None, is_dry: bool, actor: str | None) -> None:
     """Resume a queue or a target that was paused."""
     _refuse_none_or_two(queue, target)
-    with existing(wanted) as app, naming():
+    with existing(wanted) as app, acting(actor_of(actor)), naming():
         was_paused = app.resume(queue, target=target, dry_run=is_dry)
     done = "would be resumed" if is_dry else "is resumed"
     say(f"{_named(queue, target)} {done if was_paused else 'was not paused'}.")

@@ -150,10 +150,11 @@ def pause(wanted: Wanted, key: str, reason: str | None, is_dry: bool, actor: str
 @schedule.command("resume", short_help="Resume an entry that was paused.", context_settings=SETTINGS)
 @KEY
 @DRY
+@as_actor
 @reaching
-def resume(wanted: Wanted, key: str, is_dry: bool) -> None:
+def resume(wanted: Wanted, key: str, is_dry: bool, actor: str | None) -> None:
     """Resume an entry that was paused: its times count from now on."""
-    with existing(wanted) as app:
+    with existing(wanted) as app, acting(actor_of(actor)):
         was_paused = app.schedule.resume(key, dry_run=is_dry)
     done = "would be resumed" if is_dry else "is resumed"
     say(f"The entry {key} {done if was_paused else 'was not paused'}.")
