@@ -13,16 +13,19 @@ from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.messages import FAILING_AFTER, has_message_hook, message_about_outcome
+from async_task.database.lanes import sleep
 from async_task.error_text import describe
-from async_task.execution.call import ExecutionContext
 from async_task.execution.in_flight import Settlement
-from async_task.outcomes import Failed, Retried, Succeeded
+from async_task.execution.prepared_call import ExecutionContext
+from async_task.outcomes import Expired, Failed, Retried, Succeeded
 from async_task.queue.claim import Claim
 from async_task.schema.audit import BEFORE, read_change
 from async_task.schema.states import Status
 from async_task.schema.tables import companion_tables
 
 logger = logging.getLogger("async_task")
+MOST_LOOKS, PAUSE = 50, 0.02
+"""How often a locked row is looked at again, and after how many seconds."""
 MOST_READ = 100
 """How many of the last retries by people are looked at for the one that submitted an attempt again."""
 
@@ -41,28 +44,45 @@ def tell_user(context: ExecutionContext, claim: Claim, settlement: Settlement) -
     if isinstance(outcome, Succeeded):
         tell_users(context, [claim])
         return
-    has_failed = settlement.error is not None and isinstance(outcome, (Failed, Retried))
+    has_failed = settlement.error is not None and isinstance(outcome, (Failed, Expired, Retried))
     if has_failed and has_message_hook(context.table) and claim.age >= FAILING_AFTER:
         _tell(context, claim, has_failed=True)
 
 
 def _tell(context: ExecutionContext, claim: Claim, *, has_failed: bool) -> None:
     try:
-        with Session(context.engine) as session, session.begin():
-            attempt = _locked(session, context, claim)
-            if attempt is not None:
-                age = _age(session, context.table, claim)
-                message_about_outcome(session, attempt, age, has_failed=has_failed)
+        for _ in range(MOST_LOOKS):
+            if _is_told(context, claim, has_failed=has_failed):
+                return
+            sleep(PAUSE)
+        logger.warning("attempt %s: no message is sent, because its row stays locked", claim.id)
     except Exception as error:  # the outcome is committed, and stays
         logger.error("attempt %s: no message is sent: %s", claim.id, describe(error).summary)
 
 
+def _is_told(context: ExecutionContext, claim: Claim, *, has_failed: bool) -> bool:
+    """Send what is to be sent. False if that cannot be decided now: others have locked the row. A claim does that for a
+    moment also with rows that it does not take."""
+    with Session(context.engine) as session, session.begin():
+        # Nobody else reports a success: only a try that has failed may be followed by others.
+        attempt = _locked(session, context, claim) if has_failed else session.get(context.model, claim.id)
+        if attempt is None:
+            return _is_left_to_others(session, context.table, claim)
+        age = _age(session, context.table, claim)
+        message_about_outcome(session, attempt, age, has_failed=has_failed)
+        return True
+
+
 def _locked(session: Session, context: ExecutionContext, claim: Claim) -> Any:
-    """The attempt, with its row locked. None if it is locked by others, as by the next try: that one sends what is to
-    be sent."""
     key = context.table.c.id
     lock: Any = select(key).where(key == claim.id).with_for_update(skip_locked=True, key_share=True)
     return None if session.execute(lock).first() is None else session.get(context.model, claim.id)
+
+
+def _is_left_to_others(session: Session, table: Table, claim: Claim) -> bool:
+    """Whether the attempt is gone, or is claimed for its next try, which sends what is to be sent if it fails too."""
+    row = session.execute(select(table.c.claim_id).where(table.c.id == claim.id)).first()
+    return row is None or row.claim_id is not None
 
 
 def _age(session: Session, table: Table, claim: Claim) -> dt.timedelta:
