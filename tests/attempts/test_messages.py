@@ -328,8 +328,7 @@ def test_without_a_user_or_without_a_hook_nothing_is_told_or_written(
 def test_without_a_hook_a_try_executes_no_more_statements(
     engine: Engine, app_with_hook: AsyncTask, write: Write, heard: Heard, target: object
 ) -> None:
-    """Nor does one of a young attempt with a hook."""
-    will(raising())
+    """Nor does one of a young attempt with a hook, and one that succeeds at first."""
 
     def count(app: AsyncTask, ago: dt.timedelta) -> int:
         app.check_schema()  # once for each application
@@ -339,10 +338,14 @@ def test_without_a_hook_a_try_executes_no_more_statements(
             app.perform(attempt.id)
         return len(statements)
 
-    with_hook = count(app_with_hook, HOUR)
-    told = count(app_with_hook, DAY)
+    will(raising())
+    young, told = count(app_with_hook, HOUR), count(app_with_hook, DAY)
+    will(lambda *_: None)
+    good = [count(app_with_hook, ago) for ago in (HOUR, DAY)]
     without = AsyncTask(engine)
-    assert with_hook == count(without, HOUR) == count(without, DAY) < told
+    assert good == [count(without, HOUR)] * 2
+    will(raising())
+    assert young == count(without, HOUR) == count(without, DAY) < told
 
 
 class counted:
@@ -466,6 +469,9 @@ def _tell(engine: Engine, key: int, since: dt.timedelta, *, has_failed: bool) ->
 def test_a_model_tells_its_outcomes_by_one_call_once_for_each_submission(
     engine: Engine, app_with_hook: AsyncTask, sessions: Sessions, review: int, heard: Heard
 ) -> None:
+    with counted(engine) as statements:
+        assert _tell(engine, review, DAY - HOUR, has_failed=True) is None
+    assert len(statements) == 1  # that of `_tell`
     with ThreadPoolExecutor(4) as threads:
         meet = threading.Barrier(4)
 
