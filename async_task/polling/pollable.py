@@ -12,13 +12,14 @@ from sqlalchemy import ColumnElement, Table, event, inspect, update
 from sqlalchemy.orm import Mapped, Mapper, Session, declared_attr, mapped_column, object_session
 
 from async_task.attempts.attempt import BaseAttempt
+from async_task.attempts.chain import key_of
 from async_task.attempts.create import given
 from async_task.attempts.notes import JobNote, notes_relationship
 from async_task.attempts.options import SyncSession
 from async_task.database.clock import clock_now
 from async_task.error_text import storable
 from async_task.errors import ConfigurationError, InvalidArguments, InvalidState, NoTransaction
-from async_task.polling.chain import continue_chain, key_of
+from async_task.polling.chain import continue_chain
 from async_task.polling.settings import Polling
 from async_task.polling.states import STATE, TERMINAL, PollState
 from async_task.polling.target import register

@@ -16,10 +16,11 @@ from sqlalchemy import ColumnElement, Engine, and_, or_, select
 from sqlalchemy.orm import Session, load_only
 
 from async_task.attempts.attempt import BaseAttempt
+from async_task.attempts.chain import can_hurry, key_of
 from async_task.database.clock import statement_now
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
-from async_task.polling.chain import METHOD, can_hurry, continue_chain, key_of, last_link, name_of, token_of
+from async_task.polling.chain import METHOD, chain_of, continue_chain, name_of
 from async_task.polling.pollable import Pollable
 from async_task.polling.settings import Polling
 from async_task.polling.states import TERMINAL, PollState
@@ -31,8 +32,6 @@ from async_task.schema.tables import table_of
 
 logger = logging.getLogger("async_task")
 SHOWN = ("status", "next_poll_at", "submitted_at", "ended_at", "failed_at")
-PAGE = 500
-"""Operations of which the attempts are looked for in one statement."""
 ASKED_EVERY = 10.0
 """Seconds after which a worker asks what is due, or sooner if a class is to be swept more often."""
 
@@ -132,9 +131,10 @@ def _planned(
     """What `continue_chain` would do for the first `limit` of these rows for which it would do anything. `lost`: those
     without a pending attempt. `waiting`: make the attempts of others due."""
     found: list[PlannedChange] = []
+    chain = chain_of(model)
     with Session(engine) as session, session.begin():
         for row in itertools.takewhile(lambda _: len(found) < limit, rows):
-            attempt = last_link(session, model, key_of(row)).attempt
+            attempt = chain.last_link(session, key_of(row)).attempt
             is_lost = attempt is None or attempt.status is not Status.PENDING
             if lost if is_lost else (waiting and attempt is not None and can_hurry(session, attempt)):
                 found.append(_change(model, row, at_once=waiting))
@@ -191,16 +191,8 @@ def _read(
 
 def _without_attempt(engine: Engine, model: type[Pollable], rows: Sequence[Pollable]) -> list[Pollable]:
     """Those that the first attempt of their chain does not poll."""
-    table = table_of(model.polling.model)
-    left: list[Pollable] = []
-    for start in range(0, len(rows), PAGE):
-        tokens = {token_of(key_of(row)): row for row in rows[start : start + PAGE]}
-        mine: tuple[Any, ...] = (table.c.target == name_of(model), table.c.method_name == METHOD)
-        alive = (*mine, table.c.idempotence_token.in_(tokens), table.c.status == Status.PENDING)
-        with engine.begin() as connection:
-            polled = set(connection.scalars(select(table.c.idempotence_token).where(*alive)))
-        left += [row for token, row in tokens.items() if token not in polled]
-    return left
+    by_key = {key_of(row): row for row in rows}
+    return [by_key[key] for key in chain_of(model).without_attempt(engine, by_key)]
 
 
 def _is_late(model: type[Pollable]) -> ColumnElement[bool]:

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import inspect as mapped
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from async_task.attempts.ambient import nothing_handed
+from async_task.attempts.chain import RowTarget, key_of, with_key
 from async_task.database.clock import statement_now
 from async_task.database.lanes import Raised, lane_of
 from async_task.error_text import Failure, describe, quotes_nothing, secrets_in, without_values
-from async_task.errors import ConfigurationError, InvalidState
-from async_task.polling.chain import METHOD, key_of, name_of
+from async_task.errors import InvalidState
+from async_task.polling.chain import METHOD, name_of
 from async_task.polling.decisions import Reading, Step, decide
 from async_task.polling.settings import Polling
 from async_task.polling.states import ANSWERS, STATE, PollState
@@ -40,15 +40,8 @@ AFTER_A_LOSS = Again(after=1)
 
 def register(model: "type[Pollable]") -> None:
     """Put the polls of these operations on the allow-list. Raises ConfigurationError."""
-    polling = model.polling
-    name = name_of(model)
-    if polling.name is None and (model.__module__ == "__main__" or "<" in model.__qualname__):
-        raise ConfigurationError(
-            f"{model.__qualname__} is defined where no worker can find it under that name: give its polls a name, "
-            "polling = Polling(name=...), and import its module in the worker"
-        )
-    retry = Retry(polling.wait_after_error, name="polling")
-    target(PollTarget(model), name=name, mode="leased", retry=retry)
+    retry = Retry(model.polling.wait_after_error, name="polling")
+    target(PollTarget(model), name=name_of(model), mode="leased", retry=retry)
 
 
 def registered_pollables() -> "list[type[Pollable]]":
@@ -56,12 +49,8 @@ def registered_pollables() -> "list[type[Pollable]]":
     return [one.thing.model for one in registered_targets() if isinstance(one.thing, PollTarget)]
 
 
-class PollTarget:
+class PollTarget(RowTarget):
     """What is registered for a class of operations."""
-
-    def __init__(self, model: "type[Pollable]") -> None:
-        self.model = model
-        self.__module__, self.__qualname__ = model.__module__, model.__qualname__  # those of a reloaded class
 
     def poll(self, session: Session, key: Any) -> Again | None:
         """Do the next step for the operation with this primary key."""
@@ -69,10 +58,7 @@ class PollTarget:
         return _Poll(session, row, now).go_on()
 
     def _read(self, session: Session, key: Any) -> "tuple[Pollable, dt.datetime]":
-        mapper = mapped(self.model)
-        identity = key if isinstance(key, tuple) else (key,)
-        mine = (column == value for column, value in zip(mapper.primary_key, identity, strict=True))
-        wanted: Any = select(self.model, statement_now()).where(*mine)
+        wanted: Any = with_key(self.model, select(self.model, statement_now()), key)
         with Session(lane_of(session).engine, expire_on_commit=False) as reading, reading.begin():
             found: Any = reading.execute(wanted).first()
         if found is None:

@@ -10,8 +10,8 @@ from sqlalchemy import Engine, delete
 from sqlalchemy.orm import Session
 
 from async_task import Attempt, Polling, Status, SweepReport
+from async_task.attempts.chain import token_of
 from async_task.polling import sweep as sweep_module
-from async_task.polling.chain import token_of
 from async_task.polling.sweep import PollSweeper
 from async_task.polling.target import register
 from clockwork import let_pass

@@ -1,0 +1,142 @@
+"""The chain of attempts of one row of a model that is its own job: one attempt at a time, found by a token that only
+depends on the row.
+
+An attempt that has ended although the work goes on is opened again. One that has succeeded cannot be: then a second
+one follows, whose token names the first. So whoever continues a chain, and how often, finds the same attempt.
+"""
+
+import datetime as dt
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Engine, Select, inspect, or_, select
+from sqlalchemy.orm import Session
+
+from async_task.attempts.attempt import BaseAttempt
+from async_task.database.clock import statement_now
+from async_task.errors import ConfigurationError
+from async_task.schema.states import Status
+from async_task.schema.tables import table_of
+
+LONGEST_TOKEN = 200
+MOST_FOLLOWERS = 1_000
+PAGE = 500
+"""Rows of which the attempts are looked for in one statement."""
+
+
+def key_of(row: Any) -> Any:
+    """The primary key of a row; a tuple where it has several columns."""
+    return key_from(inspect(type(row)).primary_key_from_instance(row))
+
+
+def key_from(identity: Collection[Any]) -> Any:
+    """The key of a row with these values of its primary key."""
+    values = tuple(identity)
+    return values[0] if len(values) == 1 else values
+
+
+def token_of(key: Any) -> str:
+    """The token of the first attempt of the row with this key."""
+    text = repr(key) if isinstance(key, tuple) else str(key)
+    is_short = 0 < len(text) <= LONGEST_TOKEN and text.isprintable()
+    return text if is_short else hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def with_key(model: type[Any], statement: Select[Any], key: Any) -> Select[Any]:
+    """The statement for the row with this key."""
+    identity = key if isinstance(key, tuple) else (key,)
+    return statement.where(*(c == value for c, value in zip(inspect(model).primary_key, identity, strict=True)))
+
+
+def says(session: Session, model: type[Any], key: Any, condition: ColumnElement[bool]) -> bool:
+    """Whether the condition holds for the row now."""
+    found = with_key(model, select(*inspect(model).primary_key).select_from(model), key).where(condition)
+    return session.execute(found).first() is not None
+
+
+def target_name(model: type[Any], name: str | None, what: str) -> str:
+    """The name of the target of this class: `name`, or "module:qualname". `what` sets a name, as errors say it. Raises
+    ConfigurationError for a class that no worker finds by its own."""
+    if name is None and (model.__module__ == "__main__" or "<" in model.__qualname__):
+        raise ConfigurationError(
+            f"{model.__qualname__} is defined where no worker can find it under that name: give its job a name, "
+            f"{what}, and import its module in the worker"
+        )
+    return name or f"{model.__module__}:{model.__qualname__}"
+
+
+class RowTarget:
+    """What is registered as the target of a class: it does the work of its rows."""
+
+    def __init__(self, model: type[Any]) -> None:
+        self.model = model
+        self.__module__, self.__qualname__ = model.__module__, model.__qualname__  # those of a reloaded class
+
+
+class Link(NamedTuple):
+    """Where a chain goes on. `token`: of its last attempt, which is there as `attempt`, or is to be created."""
+
+    token: str
+    attempt: BaseAttempt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The attempts of the rows of one class: calls of `method` of the target `name`, as rows of `attempts`."""
+
+    name: str
+    method: str
+    attempts: type[BaseAttempt]
+    queue: str | None = None
+    priority: int | None = None
+
+    def last_link(self, session: Session, key: Any) -> Link:
+        """Where the chain of the row with this key goes on. Reads only."""
+        token = first = token_of(key)
+        for _ in range(MOST_FOLLOWERS):
+            before = self._attempt(session, token)
+            is_spent = before is not None and (before.status is Status.SUCCEEDED or before.is_pruned)
+            if before is None or not is_spent:
+                return Link(token, before)
+            token = f"{first}+{before.id}"
+        raise RuntimeError(f"{self.name} {first}: it has had {MOST_FOLLOWERS} attempts; prune some")
+
+    def begin(self, session: Session, link: Link, key: Any, **options: Any) -> BaseAttempt:
+        """Create the attempt of this link in the transaction of `session`, unless it is there by now."""
+        return self.attempts.ensure(
+            session, target=self.name, method_name=self.method, method_args={"key": key}, idempotence_token=link.token,
+            queue=self.queue, priority=self.priority, **options,
+        )  # fmt: skip
+
+    def without_attempt(self, engine: Engine, keys: Collection[Any], *, due: bool = False) -> list[Any]:
+        """Those of `keys` that the first attempt of their chain does not serve, as it is not pending; or, with `due`,
+        neither due nor being performed."""
+        table, left = table_of(self.attempts), list[Any]()
+        is_late = [or_(table.c.due_at <= statement_now(), table.c.claim_id.is_not(None))] if due else []
+        for tokens in _pages(keys):
+            mine = (table.c.target == self.name, table.c.method_name == self.method)
+            alive = (*mine, table.c.idempotence_token.in_(tokens), table.c.status == Status.PENDING, *is_late)
+            with engine.begin() as connection:
+                served = set(connection.scalars(select(table.c.idempotence_token).where(*alive)))
+            left += [key for token, key in tokens.items() if token not in served]
+        return left
+
+    def _attempt(self, session: Session, token: str) -> BaseAttempt | None:
+        attempts: Any = self.attempts
+        mine = (attempts.target == self.name, attempts.method_name == self.method, attempts.idempotence_token == token)
+        found: BaseAttempt | None = session.scalars(select(attempts).where(*mine)).first()
+        return found
+
+
+def can_hurry(session: Session, attempt: BaseAttempt) -> bool:
+    """Whether a pending attempt waits, and is not due yet."""
+    now: dt.datetime = session.execute(select(statement_now())).scalar_one()
+    return not attempt.is_performing and attempt.due_at > now
+
+
+def _pages(keys: Collection[Any]) -> list[Mapping[str, Any]]:
+    """The keys by token, page by page."""
+    listed = list(keys)
+    return [{token_of(key): key for key in listed[start : start + PAGE]} for start in range(0, len(listed), PAGE)]
