@@ -2,6 +2,10 @@
 
 from async_task.application.app import AsyncTask as AsyncTask
 from async_task.arguments.types import argument_type as argument_type
+from async_task.asyncable.asyncable import Asyncable as Asyncable
+from async_task.asyncable.settings import Processing as Processing
+from async_task.asyncable.sweep import ModelReport as ModelReport
+from async_task.asyncable.sweep import ProcessReport as ProcessReport
 from async_task.attempts.attempt import Attempt as Attempt
 from async_task.attempts.attempt import BaseAttempt as BaseAttempt
 from async_task.attempts.attempt import metadata as metadata

@@ -21,7 +21,9 @@ import databases
 import elsewhere
 import operations
 import outbox
+import reviews
 from async_task import AsyncTask, Attempt
+from async_task.asyncable.registration import register as register_asyncable
 from async_task.database import engines
 from async_task.database.server_sessions import server_uptime
 from async_task.encryption import encryptors
@@ -360,6 +362,21 @@ def async_world(app: AsyncTask, engine: Engine, registered: None, provider: oper
     """Operations whose methods are coroutines."""
     register(operations.AsyncBatch)
     return operations.World(app, engine, operations.AsyncBatch)
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> reviews.Board:
+    """What the models that are their own jobs are processed with in this test."""
+    made = reviews.Board()
+    monkeypatch.setattr(reviews, "board", made)
+    return made
+
+
+@pytest.fixture
+def desk(app: AsyncTask, engine: Engine, registered: None, board: reviews.Board) -> reviews.Desk:
+    """Rows that are their own jobs: of Review."""
+    register_asyncable(reviews.Review)
+    return reviews.Desk(app, engine, reviews.Review)
 
 
 # The command line

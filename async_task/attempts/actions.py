@@ -19,7 +19,7 @@ from async_task.error_text import storable
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.queue.ordering import release_in
 from async_task.schema.audit import record_verb
-from async_task.schema.states import Status, Values, ending, is_emptied, reopening, rescheduling
+from async_task.schema.states import Status, Values, ending, is_emptied, reopening, rescheduling, restarting
 from async_task.schema.tables import table_of
 from async_task.wakeup.commit_hooks import wake_after_commit
 
@@ -75,6 +75,24 @@ def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: s
     _check_reason(reason)
     values = rescheduling(table_of(attempt), at)
     _change(attempt, _session_of(attempt, session), "reschedule", PENDING, values, reason)
+
+
+def restart(
+    attempt: Any, session: Session, *, at: dt.datetime | None, expires_at: dt.datetime | None, reason: str
+) -> None:
+    """Pending with fresh counters, unless it has succeeded: due `at` (None: now), until `expires_at`. Else
+    InvalidState."""
+    own, values = _session_of(attempt, session), restarting(table_of(attempt), at, expires_at)
+    _change(attempt, own, "retry_now", PENDING | GIVEN_UP, values, reason)
+    if at is None:
+        wake_after_commit(own, inspect(type(attempt)), {attempt.queue: 1})
+
+
+def status_now(attempt: Any, session: Session) -> Status | None:
+    """Its status as it is committed, or changed in this transaction; None if it is gone."""
+    with routed_as_writes(session, inspect(type(attempt))) as connection:
+        row = _standing(connection, table_of(attempt), attempt.id)
+    return None if row is None else row.status
 
 
 def not_performing(table: Table) -> ColumnElement[bool]:

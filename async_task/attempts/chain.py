@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Engine, Select, inspect, or_, select
+from sqlalchemy import ColumnElement, Engine, inspect, or_, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.attempt import BaseAttempt
@@ -44,7 +44,7 @@ def token_of(key: Any) -> str:
     return text if is_short else hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def with_key(model: type[Any], statement: Select[Any], key: Any) -> Select[Any]:
+def with_key(model: type[Any], statement: Any, key: Any) -> Any:
     """The statement for the row with this key."""
     identity = key if isinstance(key, tuple) else (key,)
     return statement.where(*(c == value for c, value in zip(inspect(model).primary_key, identity, strict=True)))
@@ -100,8 +100,12 @@ class Chain:
             is_spent = before is not None and (before.status is Status.SUCCEEDED or before.is_pruned)
             if before is None or not is_spent:
                 return Link(token, before)
-            token = f"{first}+{before.id}"
+            token = _following(first, before)
         raise RuntimeError(f"{self.name} {first}: it has had {MOST_FOLLOWERS} attempts; prune some")
+
+    def link_after(self, key: Any, attempt: BaseAttempt) -> Link:
+        """The link that follows an attempt that has succeeded by now."""
+        return Link(_following(token_of(key), attempt), None)
 
     def begin(self, session: Session, link: Link, key: Any, **options: Any) -> BaseAttempt:
         """Create the attempt of this link in the transaction of `session`, unless it is there by now."""
@@ -126,7 +130,9 @@ class Chain:
     def _attempt(self, session: Session, token: str) -> BaseAttempt | None:
         attempts: Any = self.attempts
         mine = (attempts.target == self.name, attempts.method_name == self.method, attempts.idempotence_token == token)
-        found: BaseAttempt | None = session.scalars(select(attempts).where(*mine)).first()
+        found: BaseAttempt | None = session.scalars(
+            select(attempts).where(*mine).execution_options(populate_existing=True)
+        ).first()
         return found
 
 
@@ -134,6 +140,10 @@ def can_hurry(session: Session, attempt: BaseAttempt) -> bool:
     """Whether a pending attempt waits, and is not due yet."""
     now: dt.datetime = session.execute(select(statement_now())).scalar_one()
     return not attempt.is_performing and attempt.due_at > now
+
+
+def _following(first: str, before: BaseAttempt) -> str:
+    return f"{first}+{before.id}"
 
 
 def _pages(keys: Collection[Any]) -> list[Mapping[str, Any]]:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import DateTime, TypeDecorator
+from sqlalchemy.types import TIMESTAMP, DateTime, TypeDecorator
 
 from async_task.database.dialects import MYSQL, has_time_zones
 
@@ -210,3 +210,77 @@ def _sqlite_clock(element: _Clock, compiler: SQLCompiler, **kw: Any) -> str:
     shifts = [func.printf(literal_column("'%+.3f seconds'"), seconds) for seconds in element.clauses]
     clock = func.strftime(literal_column("'%Y-%m-%d %H:%M:%f000'"), literal_column("'now'"), *shifts)
     return compiler.process(clock, **kw)
+
+
+class held_in(FunctionElement[Any]):
+    """An instant as a column of the user's holds it: `held_in(clock_now(), column)`. A column without a time zone holds
+    UTC, whatever the time zone of the session; MySQL's TIMESTAMP holds an instant, in the words of the session."""
+
+    name = "held_in"
+    inherit_cache = True
+
+    def __init__(self, instant: Any, column: Any) -> None:
+        super().__init__(instant, column)
+        self.type = column.type
+
+
+class instant_in(FunctionElement[dt.datetime]):
+    """The instant that such a column holds, which is read in UTC."""
+
+    type = Instant()
+    name = "instant_in"
+    inherit_cache = True
+
+
+@compiles(held_in)
+@compiles(instant_in)
+def _as_it_is(element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(next(iter(element.clauses)), **kw)
+
+
+@compiles(held_in, "postgresql")
+@compiles(instant_in, "postgresql")
+def _in_utc(element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any) -> str:
+    both = [*element.clauses]
+    one, column = both[0], both[-1]
+    if not _is_naive(column, compiler.dialect):
+        return compiler.process(one, **kw)
+    return compiler.process(func.timezone(literal_column("'UTC'"), one), **kw)
+
+
+@compiles(held_in, "mysql")
+@compiles(held_in, "mariadb")
+def _in_words_of_session(element: held_in, compiler: SQLCompiler, **kw: Any) -> str:
+    one, column = element.clauses
+    return compiler.process(_converted(one, UTC, SESSION) if _is_timestamp(column, compiler.dialect) else one, **kw)
+
+
+@compiles(instant_in, "mysql")
+@compiles(instant_in, "mariadb")
+def _from_words_of_session(element: instant_in, compiler: SQLCompiler, **kw: Any) -> str:
+    (column,) = element.clauses
+    is_timestamp = _is_timestamp(column, compiler.dialect)
+    return compiler.process(_converted(column, SESSION, UTC) if is_timestamp else column, **kw)
+
+
+UTC, SESSION = "'+00:00'", "@@session.time_zone"
+
+
+def _converted(instant: Any, zone: str, other: str) -> Any:
+    return func.convert_tz(instant, literal_column(zone), literal_column(other))
+
+
+def _is_naive(column: Any, dialect: Dialect) -> bool:
+    return getattr(_plain_type(column, dialect), "timezone", None) is False
+
+
+def _is_timestamp(column: Any, dialect: Dialect) -> bool:
+    return isinstance(_plain_type(column, dialect), TIMESTAMP)
+
+
+def _plain_type(column: Any, dialect: Dialect) -> Any:
+    """The type on this database, under variants and the user's own TypeDecorators."""
+    found = column.type.dialect_impl(dialect)
+    while isinstance(found, TypeDecorator):
+        found = found.load_dialect_impl(dialect).dialect_impl(dialect)
+    return found

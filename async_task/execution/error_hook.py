@@ -1,16 +1,19 @@
-"""The user's `handle_perform_error`: called after a try that raised, in the transaction that writes the outcome.
+"""What hears of a try that raised, in the transaction that writes the outcome: a target that records errors in rows of
+its own (`ErrorRecorder`), and then the user's `handle_perform_error`.
 
 1. The outcome is written, and not committed: nobody can claim the attempt before the hook has returned.
-2. The hook runs in a SAVEPOINT. What it raises is logged, its own writes are undone, and the outcome stays.
-3. What it chose by `fail`, `expire` or `cancel` is the outcome. One COMMIT ends both.
+2. Each runs in a SAVEPOINT. What it raises is logged, its own writes are undone, and the outcome stays.
+3. What the hook chose by `fail`, `expire` or `cancel` is the outcome. One COMMIT ends all.
 """
 
 import datetime as dt
 import inspect
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 from sqlalchemy import inspect as mapper_of
 from sqlalchemy.orm import Session
 
@@ -21,9 +24,11 @@ from async_task.database.sessions import is_async_session
 from async_task.execution.in_flight import FinishedCall
 from async_task.execution.prepared_call import ExecutionContext
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Retried
-from async_task.schema.states import Status
+from async_task.schema.states import Status, reopening
+from async_task.targets.context import ErrorRecorder
 
 logger = logging.getLogger("async_task")
+HOOK = "handle_perform_error"
 
 
 class HookNotUndone(Exception):
@@ -31,21 +36,34 @@ class HookNotUndone(Exception):
 
 
 def is_hooked(context: ExecutionContext, finished: FinishedCall) -> bool:
-    """Whether the hook is to be called for this call."""
-    return finished.decision.error is not None and _has_hook(context.model)
+    """Whether anything is to be called for this call."""
+    has_hook = _has_hook(context.model) or _recorder(finished) is not None
+    return finished.decision.error is not None and has_hook
 
 
 def call_hook(context: ExecutionContext, connection: Connection, finished: FinishedCall) -> FinishedCall:
-    """Call the hook in the transaction of `connection`, in which the outcome was written. Returns the call with the
-    outcome that the hook has chosen. Raises HookNotUndone."""
+    """Call them in the transaction of `connection`, in which the outcome was written. Returns the call with the outcome
+    that was chosen. Raises HookNotUndone."""
+    recorder = _recorder(finished)
+    if recorder is not None:
+        record = partial(_recorded, context, connection, finished, recorder)
+        finished = _in_savepoint(connection, finished, "record_error", record)
+    if _has_hook(context.model):
+        finished = _in_savepoint(connection, finished, HOOK, partial(_chosen, context, connection, finished))
+    return finished
+
+
+def _in_savepoint(
+    connection: Connection, finished: FinishedCall, name: str, call: Callable[[], Outcome | None]
+) -> FinishedCall:
     before = connection.get_transaction()
     savepoint = connection.begin_nested()
     try:
-        chosen = _chosen(context, connection, finished)
+        chosen = call()
         savepoint.commit()
     except BaseException as error:
         summary = finished.call.describe(error).summary
-        logger.error("handle_perform_error of attempt %s raised %s", finished.claim.id, summary)
+        logger.error("%s of attempt %s raised %s", name, finished.claim.id, summary)
         try:
             savepoint.rollback()
         except Exception as problem:  # MySQL's deadlock has rolled back everything
@@ -54,6 +72,24 @@ def call_hook(context: ExecutionContext, connection: Connection, finished: Finis
             raise HookNotUndone from error
         return finished
     return finished if chosen is None else finished._replace(chosen=chosen)
+
+
+def _recorder(finished: FinishedCall) -> ErrorRecorder | None:
+    thing = finished.call.method.target.thing
+    return thing if isinstance(thing, ErrorRecorder) else None
+
+
+def _recorded(
+    context: ExecutionContext, connection: Connection, finished: FinishedCall, recorder: ErrorRecorder
+) -> Outcome | None:
+    """Record the error. Returns the outcome if another try is wanted at once."""
+    error, failure, table = finished.decision.error, finished.failure, context.table
+    assert error is not None
+    assert failure is not None
+    if recorder.record_error(connection, finished.call.arguments, error, failure.summary):
+        return None
+    connection.execute(update(table).ordered_values(*reopening(table).items()).where(table.c.id == finished.claim.id))
+    return Retried(finished.claim.id, dt.timedelta(0), failure.summary)
 
 
 def _has_hook(model: type[BaseAttempt]) -> bool:

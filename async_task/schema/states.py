@@ -178,6 +178,12 @@ def rescheduling(table: Table, at: dt.datetime | None) -> Values:
     }
 
 
+def restarting(table: Table, at: dt.datetime | None, expires_at: dt.datetime | None) -> Values:
+    """As `reopening`, also if it was pending: due `at` (None: now), until `expires_at`."""
+    due_at = clock_now() if at is None else at
+    return {**reopening(table), "due_at": due_at, "expires_at": expires_at}
+
+
 def emptying() -> Values:
     """Only the token, the status and the times are left of an attempt that has ended."""
     emptied: Values = {"method_args": EMPTIED, "encryptor": "null", "last_error": None, "trace_context": None}

@@ -2,9 +2,12 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
 
 from async_task.errors import AsyncTaskError
 from async_task.targets.retry import Duration, duration
@@ -71,6 +74,17 @@ class GivenUp(Again):
     def __init__(self, reason: str) -> None:
         super().__init__(after=0)
         self.reason = reason
+
+
+class ErrorRecorder:
+    """The base of targets that record the error of a try in rows of their own, in the transaction of its outcome."""
+
+    def record_error(
+        self, connection: Connection, arguments: Mapping[str, Any], error: BaseException, summary: str
+    ) -> bool:
+        """Record it. `summary`: the error as text, without secrets. Returns False if another try is wanted at once,
+        whatever the retry policy says."""
+        raise NotImplementedError
 
 
 class RetryAfter(Exception):

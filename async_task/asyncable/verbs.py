@@ -1,0 +1,141 @@
+"""The changes of a row that is its own job: each is one conditional UPDATE in the caller's transaction."""
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import ColumnElement, inspect, literal, select, update
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.orm import Session, object_session
+
+from async_task.asyncable.columns import attributes_of, columns_of
+from async_task.asyncable.scopes import Known, Scopes, Stored, of_columns, of_values
+from async_task.attempts.chain import key_of
+from async_task.attempts.create import given
+from async_task.attempts.draft import aware
+from async_task.attempts.options import SyncSession
+from async_task.database.clock import clock_now, held_in, instant_in
+from async_task.error_text import storable
+from async_task.errors import ConfigurationError, InvalidArguments, InvalidState, NoTransaction
+from async_task.schema.columns import Instant
+from async_task.targets.retry import Duration, duration
+
+Delay = Duration | dt.datetime
+"""A duration, or the instant itself."""
+Changes = dict[str, Any]
+
+
+def session_of(row: Any, session: SyncSession | None) -> Session:
+    """The session in which the row is changed, with the row attached and flushed."""
+    attached = object_session(row)
+    own = given(session) or attached
+    name = type(row).__name__
+    if own is None:
+        raise NoTransaction(f"this {name} is attached to no session: give the one in which to change it")
+    if attached is not None and attached is not own:
+        raise InvalidState(f"this {name} is attached to another session than the one given")
+    try:
+        own.add(row)
+    except InvalidRequestError:
+        raise InvalidState(
+            f"this session has another instance of this {name}: change that one, from session.get(...)"
+        ) from None
+    own.flush()
+    return own
+
+
+def change(session: Session, row: Any, verb: str, changes: Changes, condition: ColumnElement[bool] | None) -> None:
+    """Write `changes` of the six columns where the condition holds, and read the row again. Raises InvalidState.
+
+    Every verb ends here: what is to be told of a change is told in this transaction.
+    """
+    if not hit(session, type(row), key_of(row), changes, condition):
+        raise InvalidState(f"{verb}: {type(row).__name__} {key_of(row)} is {_state(session, row)}")
+    reread(session, row)
+
+
+def hit(session: Any, model: type[Any], key: Any, changes: Changes, condition: ColumnElement[bool] | None) -> bool:
+    """Whether the row was there, said `condition`, and was changed. `session`: or a connection."""
+    columns = columns_of(model)
+    table = columns["processed_at"].table
+    identity = key if isinstance(key, tuple) else (key,)
+    mine = [column == value for column, value in zip(table.primary_key.columns, identity, strict=True)]
+    where = mine if condition is None else [*mine, condition]
+    statement = update(table).where(*where).values({columns[name]: value for name, value in changes.items()})
+    routed = {"bind_arguments": {"mapper": inspect(model)}} if isinstance(session, Session) else {}
+    result: Any = session.execute(statement, **routed)
+    return bool(result.rowcount == 1)
+
+
+def reread(session: Session, row: Any) -> None:
+    session.refresh(row, list(attributes_of(type(row)).values()))
+
+
+def _state(session: Session, row: Any) -> str:
+    found = read(session, type(row), key_of(row), is_locked=True)
+    return "gone" if found is None else str(status_of(found))
+
+
+def read(session: Any, model: type[Any], key: Any, *, is_locked: bool = False) -> Scopes[Known] | None:
+    """What the row says now, by the clock of the database; None if it is gone. `is_locked`: also where MySQL reads
+    rows as they were when the transaction began."""
+    columns = columns_of(model)
+    table = columns["processed_at"].table
+    identity = key if isinstance(key, tuple) else (key,)
+    wanted = select(*(_read(name, column) for name, column in columns.items()), clock_now().label("now"))
+    wanted = wanted.where(*(c == value for c, value in zip(table.primary_key.columns, identity, strict=True)))
+    found = session.execute(wanted.with_for_update() if is_locked else wanted).mappings().first()
+    if found is None:
+        return None
+    values = {name: found[name] for name in columns}
+    return of_values(values, model.processing.interval, model.processing.window, found["now"])
+
+
+def _read(name: str, column: Any) -> Any:
+    return (column if name == "error" else instant_in(column)).label(name)
+
+
+STATES = ("processed", "canceled", "attempted", "submitted")
+
+
+def status_of(scopes: Scopes[Any]) -> str:
+    """The first that holds: processed, canceled, attempted, submitted, not_yet_submitted."""
+    return next((name for name in STATES if getattr(scopes, name)()), "not_yet_submitted")
+
+
+def conditions(model: type[Any]) -> Scopes[Stored]:
+    """What can be said of the rows of this class, in SQL."""
+    return of_columns(columns_of(model), model.processing.interval, model.processing.window)
+
+
+def now_in(model: type[Any], name: str, delay: Delay | None = None) -> Any:
+    """The instant at which it is written, and `delay` later, as this column holds it."""
+    instant = literal(delay, Instant()) if isinstance(delay, dt.datetime) else clock_now(_seconds(delay))
+    return held_in(instant, columns_of(model)[name])
+
+
+def _seconds(delay: Any) -> float:
+    return 0.0 if delay is None else delay.total_seconds()
+
+
+def checked_delay(delay: Delay | None) -> Delay | None:
+    """A timedelta, or an aware datetime. Raises InvalidArguments."""
+    if delay is None or isinstance(delay, dt.datetime):
+        return delay and aware(delay, "delay")
+    try:
+        return duration(delay, name="delay") or None
+    except ConfigurationError as error:
+        raise InvalidArguments(str(error)) from None
+
+
+def due_of(session: Session, row: Any) -> dt.datetime:
+    """The instant of its last submission, in UTC."""
+    found = read(session, type(row), key_of(row), is_locked=True)
+    assert found is not None
+    value: dt.datetime = found.last_submitted_at.value
+    return value
+
+
+def error_in(model: type[Any], text: str) -> str:
+    """The text as the column of errors holds it: without what no database stores, and cut to its length."""
+    stored, longest = storable(text), getattr(columns_of(model)["error"].type, "length", None)
+    return stored if longest is None or len(stored) <= longest else f"{stored[: max(longest - 4, 0)]} ..."[:longest]

@@ -1,0 +1,413 @@
+"""Models that are their own jobs, on every database: what is kept of the system that this is inherited from, and what
+is mended."""
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, delete, select
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from async_task import (
+    Again,
+    Attempt,
+    Discard,
+    Expired,
+    InvalidArguments,
+    InvalidState,
+    NoTransaction,
+    Retried,
+    Status,
+    Succeeded,
+)
+from async_task.asyncable.registration import register
+from conftest import by_one_door
+from outbox import Client, calls
+from reviews import (
+    DAY,
+    HOUR,
+    SECRET,
+    AsyncSessionReview,
+    Board,
+    CoroutineReview,
+    Desk,
+    LeasedReview,
+    OldReview,
+    Review,
+    SessionReview,
+)
+
+MINUTE = 60.0
+
+
+class Broken(Exception): ...
+
+
+def of(desk: Desk, model: type[Any]) -> Desk:
+    register(model)
+    return Desk(desk.app, desk.engine, model)
+
+
+# Kept
+
+
+@pytest.mark.parametrize("model", [Review, LeasedReview, CoroutineReview, SessionReview, OldReview])
+def test_a_row_is_processed_after_the_commit_of_its_submission(desk: Desk, board: Board, model: type[Any]) -> None:
+    mine = of(desk, model)
+    made = mine.submitted()
+    assert (board.asked, mine.status(made)) == ([], "submitted")
+    assert [type(one) for one in mine.go_on()] == [Succeeded]
+    row = mine.row(made)
+    assert board.asked == [f"{model.__name__} {made}"]
+    assert (row.asyncable_status, row.decision, row.error) == ("processed", "granted", None)
+    assert None not in (row.submitted_at, row.last_submitted_at, row.attempted_at, row.processed_at)
+    assert mine.go_on() == []
+
+
+@pytest.mark.parametrize("door", ["async"])
+@pytest.mark.parametrize("model", [AsyncSessionReview, SessionReview])
+def test_a_process_on_an_async_engine_takes_a_session_of_either_kind(
+    desk: Desk, board: Board, model: type[Any]
+) -> None:
+    mine = of(desk, model)
+    board.will_raise(Broken("not now"), None)
+    made = mine.submitted()
+    assert [type(one) for one in mine.go_on()] == [Retried]
+    assert (mine.row(made).error, mine.row(made).decision) == ("Broken: not now", None)
+    mine.pass_by(3 * HOUR)
+    assert [type(one) for one in mine.go_on()] == [Succeeded]
+    assert (mine.row(made).error, mine.row(made).decision) == (None, "granted")
+    with Session(mine.engine) as session:
+        assert session.scalars(select(Review.decision)).all() == ["by another"]
+
+
+def test_nothing_is_submitted_if_the_transaction_of_the_caller_rolls_back(desk: Desk, engine: Engine) -> None:
+    with Session(engine) as session:
+        Review().submit_for_processing(session)
+        session.rollback()
+    assert desk.attempts() == []
+
+
+@pytest.mark.parametrize("model", [Review, LeasedReview, CoroutineReview])
+def test_what_raises_leaves_the_attempt_the_error_and_nothing_of_its_writes(
+    desk: Desk, board: Board, model: type[Any]
+) -> None:
+    mine = of(desk, model)
+    board.will_raise(Broken(f"the {SECRET} is refused"), None)
+    made = mine.submitted()
+    (outcome,) = mine.go_on()
+    assert isinstance(outcome, Retried)
+    assert outcome.after == dt.timedelta(hours=3)
+    row = mine.row(made)
+    assert (row.asyncable_status, row.decision) == ("attempted", None)
+    assert (row.error, row.sanitized_error) == ("Broken: the [hidden] is refused", "Broken")
+    assert row.attempted_at is not None
+    (attempt,) = mine.attempts()
+    assert SECRET not in str(attempt.last_error)
+    mine.pass_by(3 * HOUR)
+    mine.go_on()
+    assert (mine.status(made), mine.row(made).error) == ("processed", None)
+
+
+def test_a_row_retries_every_interval_until_its_window_is_over_and_its_attempt_then_expires(
+    desk: Desk, board: Board
+) -> None:
+    board.will_raise(Broken("never"))
+    made, outcomes = desk.submitted(), []
+    while not outcomes or isinstance(outcomes[-1], Retried):
+        outcomes += desk.go_on()
+        desk.pass_by(3 * HOUR)
+    assert len(outcomes) == 4 * 24 / 3
+    assert isinstance(outcomes[-1], Expired)
+    desk.pass_by(3 * HOUR)
+    assert desk.row(made).is_expired_without_processing
+    assert desk.app.process_models().dispatched == 0
+    (attempt,) = desk.attempts()
+    assert (attempt.status, attempt.num_errors) == (Status.EXPIRED, 32)
+
+
+@pytest.mark.parametrize("model", [Review, OldReview])
+def test_a_delay_makes_it_due_and_submitted_when_it_has_passed(desk: Desk, board: Board, model: type[Any]) -> None:
+    mine = of(desk, model)
+    at = mine.app.now() + dt.timedelta(hours=1)
+    later, exact = mine.submitted(delay=dt.timedelta(hours=21)), mine.submitted(delay=at)
+    first, second = mine.attempts()
+    assert abs((first.due_at - mine.app.now()).total_seconds() - 21 * HOUR) < MINUTE
+    assert second.due_at == at
+    assert mine.go_on() == []
+    with Session(mine.engine) as session:
+        for scope in (model.processable, model.requires_processing, model.potentially_stuck):
+            assert session.scalars(scope()).all() == []
+        assert len(session.scalars(model.unexpired()).all()) == 2
+    mine.pass_by(1.1 * HOUR)
+    mine.go_on()
+    assert (mine.status(exact), mine.status(later)) == ("processed", "submitted")
+
+
+# Mended
+
+
+def test_a_restart_enqueues_the_job_in_the_same_transaction_also_when_it_has_expired(
+    desk: Desk, board: Board, engine: Engine
+) -> None:
+    board.will_raise(Broken("never"))
+    made = desk.submitted()
+    desk.go_on()
+    desk.pass_by(5 * DAY)
+    desk.go_on()
+    first = desk.row(made).submitted_at
+    with Session(engine) as session:
+        session.get_one(Review, made).restart()
+        session.rollback()
+    assert desk.go_on() == []
+    desk.do(made, "restart")
+    row = desk.row(made)
+    assert (row.submitted_at, row.attempted_at, row.error, row.asyncable_status) == (first, None, None, "submitted")
+    (attempt,) = desk.attempts()
+    assert (attempt.status, attempt.num_errors) == (Status.PENDING, 0)
+    assert attempt.expires_at == row.last_submitted_at + dt.timedelta(days=4)
+    assert [type(one) for one in desk.go_on()] == [Retried]
+
+
+def test_a_processed_or_canceled_row_can_be_restarted(desk: Desk, board: Board) -> None:
+    made = desk.submitted()
+    for number in (1, 2, 3):
+        desk.go_on()
+        assert (desk.status(made), len(board.asked)) == ("processed", number)
+        desk.do(made, "restart", reason="the board has moved")
+    desk.do(made, "cancel")
+    assert desk.go_on() == []
+    desk.do(made, "restart")
+    desk.go_on()
+    assert (desk.status(made), len(board.asked)) == ("processed", 4)
+    assert desk.row(made).canceled_at is None
+
+
+def test_a_waiting_retry_is_hurried_by_a_restart(desk: Desk, board: Board) -> None:
+    board.will_raise(Broken("once"), None)
+    made = desk.submitted()
+    desk.go_on()
+    desk.do(made, "restart")
+    desk.go_on()
+    assert (desk.status(made), len(desk.attempts())) == ("processed", 1)
+
+
+def check_restart_meanwhile(mine: Desk, board: Board, error: Exception | None) -> None:
+    def restart_once(row: Any) -> None:
+        if len(board.asked) == 1:
+            mine.do(row.id, "restart")
+            if error is not None:
+                raise error
+
+    board.does = restart_once
+    made = mine.submitted()
+    mine.go_on()
+    mine.pass_by(1)
+    mine.go_on()
+    assert (mine.status(made), len(board.asked), mine.row(made).error) == ("processed", 2, None)
+    assert len(mine.attempts()) == 1
+
+
+def check_cancel_meanwhile(mine: Desk, board: Board, error: Exception | None) -> None:
+    def cancel(row: Any) -> None:
+        assert mine.do(row.id, "cancel") is True
+        if error is not None:
+            raise error
+
+    board.does = cancel
+    made = mine.submitted()
+    mine.go_on()
+    mine.pass_by(3 * HOUR)
+    mine.go_on()
+    row = mine.row(made)
+    assert (row.asyncable_status, row.processed_at, row.error, len(board.asked)) == ("canceled", None, None, 1)
+
+
+@pytest.mark.parametrize("error", [None, Broken("late"), Discard("no")])
+def test_a_row_that_is_restarted_while_it_is_processed_is_processed_once_more(
+    desk: Desk, board: Board, error: Exception | None
+) -> None:
+    check_restart_meanwhile(of(desk, LeasedReview), board, error)
+
+
+@pytest.mark.parametrize("error", [None, Broken("late")])
+def test_a_row_that_is_canceled_while_it_is_processed_stays_canceled(
+    desk: Desk, board: Board, error: Exception | None
+) -> None:
+    check_cancel_meanwhile(of(desk, LeasedReview), board, error)
+
+
+@by_one_door
+@pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize("check", [check_restart_meanwhile, check_cancel_meanwhile])
+@pytest.mark.parametrize("error", [None, Broken("late")])
+def test_nobody_waits_behind_a_transaction_in_which_a_row_is_processed(
+    desk: Desk, board: Board, error: Exception | None, check: Callable[..., None]
+) -> None:
+    check(desk, board, error)
+
+
+def test_attempted_is_committed_before_the_work_and_survives_its_rollback(
+    desk: Desk, board: Board, engine: Engine
+) -> None:
+    seen: list[Any] = []
+
+    def look(row: Any) -> None:
+        with engine.connect() as connection:
+            seen.append(connection.scalar(select(Review.attempted_at).where(Review.id == row.id)))
+        raise Broken("now")
+
+    board.does = look
+    made = desk.submitted()
+    desk.go_on()
+    assert seen == [desk.row(made).attempted_at]
+    assert None not in seen
+
+
+def test_what_a_process_writes_commits_with_its_success_alone(desk: Desk, board: Board, engine: Engine) -> None:
+    def call(row: Any) -> None:
+        Attempt.call(Client.fulfill, "token", order_number=len(board.asked))
+        if len(board.asked) == 1:
+            raise Broken("after the call")
+
+    board.does = call
+    desk.submitted()
+    desk.go_on()
+    assert len(desk.attempts()) == 1
+    desk.pass_by(3 * HOUR)
+    desk.go_on()
+    assert calls == [("token", 2)]
+
+
+def test_a_row_that_needs_no_work_any_more_is_not_processed(desk: Desk, board: Board, engine: Engine) -> None:
+    gone, processed, canceled, expired = (desk.submitted() for _ in range(4))
+    desk.do(processed, "processed")
+    desk.change(canceled, canceled_at=desk.app.now())
+    desk.change(expired, last_submitted_at=desk.app.now() - dt.timedelta(days=5))
+    with engine.begin() as connection:
+        connection.execute(delete(Review).where(Review.id == gone))
+    desk.go_on()
+    assert board.asked == []
+    assert [one.status for one in desk.attempts()] == ["failed", "succeeded", "succeeded", "failed"]
+    assert f"there is no Review {gone} any more" in str(desk.attempts()[0].last_error)
+    assert f"Review {expired} is expired" in str(desk.attempts()[3].last_error)
+    assert desk.row(expired).error is None
+
+
+def test_a_row_that_was_put_off_by_hand_waits_and_no_error_is_counted(desk: Desk, board: Board) -> None:
+    made = desk.submitted()
+    desk.change(made, last_submitted_at=desk.app.now() + dt.timedelta(hours=1))
+    (outcome,) = desk.go_on()
+    assert isinstance(outcome, Retried)
+    assert abs(outcome.after.total_seconds() - HOUR) < MINUTE
+    assert (board.asked, desk.row(made).attempted_at) == ([], None)
+
+
+def test_a_process_that_is_not_finished_is_called_again(desk: Desk, board: Board) -> None:
+    board.does = lambda row: Again(after=60) if len(board.asked) == 1 else None
+    made = desk.submitted()
+    (outcome,) = desk.go_on()
+    assert (outcome, desk.status(made), desk.row(made).decision) == (
+        Retried(outcome.attempt_id, dt.timedelta(seconds=60)), "attempted", "granted",
+    )  # fmt: skip
+    desk.pass_by(60)
+    desk.go_on()
+    assert desk.status(made) == "processed"
+
+
+# Verbs
+
+
+@by_one_door
+@pytest.mark.parametrize(
+    ("values", "verb", "state"),
+    [
+        ({"submitted_at": 0}, "submit_for_processing", "submitted"),
+        ({"processed_at": 0}, "submit_for_processing", "processed"),
+        ({"canceled_at": 0}, "submit_for_processing", "canceled"),
+        ({"submitted_at": 0, "processed_at": 0}, "processed", "processed"),
+        ({"submitted_at": 0, "canceled_at": 0}, "processed", "canceled"),
+        ({"submitted_at": 0, "processed_at": 0}, "attempted", "processed"),
+        ({"canceled_at": 0}, "attempted", "canceled"),
+        ({}, "restart", "not_yet_submitted"),
+        ({"attempted_at": 0}, "restart", "attempted"),
+    ],
+)
+def test_a_verb_that_is_not_legal_names_the_state(desk: Desk, values: dict[str, Any], verb: str, state: str) -> None:
+    made = desk.by_hand(**dict.fromkeys(values, desk.app.now()))
+    before = desk.row(made).__dict__
+    with pytest.raises(InvalidState, match=rf"{verb}: Review {made} is {state}$"):
+        desk.do(made, verb)
+    after = desk.row(made).__dict__
+    assert {k: v for k, v in before.items() if k[0] != "_"} == {k: v for k, v in after.items() if k[0] != "_"}
+    assert desk.attempts() == []
+
+
+@by_one_door
+def test_each_verb_changes_what_it_says(desk: Desk) -> None:
+    made = desk.by_hand()
+    desk.do(made, "attempted")
+    assert (desk.status(made), desk.row(made).submitted_at) == ("attempted", None)
+    desk.do(made, "update_error", "Broken: \0")
+    assert desk.row(made).error == "Broken: \\0"
+    desk.do(made, "clear_error")
+    assert desk.row(made).error is None
+    desk.do(made, "update_error", "Broken: again")
+    desk.do(made, "processed")
+    assert (desk.status(made), desk.row(made).error) == ("processed", None)
+    assert desk.do(made, "cancel") is False
+    assert desk.row(made).canceled_at is None
+
+
+@by_one_door
+def test_cancel_cancels_the_attempt_that_waits(desk: Desk, board: Board) -> None:
+    made = desk.submitted()
+    assert desk.do(made, "cancel", reason="withdrawn") is True
+    assert desk.do(made, "cancel") is False
+    assert [(one.status, one.last_error) for one in desk.attempts()] == [(Status.CANCELED, "withdrawn")]
+    assert (desk.status(made), board.asked) == ("canceled", [])
+
+
+@by_one_door
+def test_verbs_refuse_what_makes_no_sense(desk: Desk) -> None:
+    with pytest.raises(NoTransaction, match="this Review is attached to no session"):
+        Review().submit_for_processing()
+    made = desk.by_hand()
+    for delay in (-1, "1h", dt.datetime(2026, 1, 1)):
+        with pytest.raises(InvalidArguments, match="delay"):
+            desk.do(made, "submit_for_processing", delay=delay)
+    with pytest.raises(InvalidArguments, match="update_error: takes a text"):
+        desk.do(made, "update_error", "")
+    with Session(desk.engine) as one, Session(desk.engine) as other:
+        row = one.get_one(Review, made)
+        with pytest.raises(InvalidState, match="attached to another session"):
+            row.submit_for_processing(other)
+
+
+@pytest.mark.parametrize("door", ["async"])
+def test_verbs_run_in_an_async_session(desk: Desk, board: Board, async_engine_url: str) -> None:
+    async def submit() -> int:
+        engine = create_async_engine(async_engine_url)
+        async with AsyncSession(engine, expire_on_commit=False) as session, session.begin():
+            row = Review()
+            await session.run_sync(row.submit_for_processing)
+            await session.run_sync(row.update_error, "E")
+            await session.run_sync(row.clear_error)
+            made = row.id
+        await engine.dispose()
+        return made
+
+    made = asyncio.run(submit())
+    desk.go_on()
+    assert desk.status(made) == "processed"
+
+
+def test_an_error_is_cut_to_the_length_of_its_column(desk: Desk, board: Board) -> None:
+    mine = of(desk, OldReview)
+    board.will_raise(Broken("x" * 100))
+    made = mine.submitted()
+    mine.go_on()
+    assert mine.row(made).error == f"Broken: {'x' * 28} ..."
