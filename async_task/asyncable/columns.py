@@ -137,8 +137,7 @@ def index_name(table: Table) -> str:
 def _add_index(table: Table, names: Mapping[str, str]) -> None:
     """The index along which the sweep reads, oldest first. Partial where the database can: finished rows cost nothing.
 
-    MySQL has no partial index, so that the columns begin with those that are null. `ORDER BY` names all three, because
-    PostgreSQL does not see that a column that IS NULL needs no order."""
+    MySQL has no partial index, so that the columns begin with those that are null."""
     label = index_name(table)
     if any(index.name == label for index in table.indexes):
         return

@@ -6,6 +6,7 @@ from sqlalchemy import Select, select
 
 from async_task.asyncable.columns import columns_of
 from async_task.asyncable.verbs import conditions
+from async_task.database.index_order import order_after_nulls
 
 
 class AsyncableScopes:
@@ -48,10 +49,9 @@ class AsyncableScopes:
     @classmethod
     def requires_processing(cls) -> Select[Any]:
         """What a sweep gives a job: processable, attemptable and unexpired; the oldest submission first."""
-        # All three are null but the last: named for the index (see `columns`).
         c = columns_of(cls)
-        ordered = (c["processed_at"], c["canceled_at"], c["last_submitted_at"])
-        return select(cls).where(conditions(cls).requires_processing()).order_by(*ordered)
+        oldest_first = order_after_nulls(c["processed_at"], c["canceled_at"], c["last_submitted_at"])
+        return select(cls).where(conditions(cls).requires_processing()).order_by(oldest_first)
 
     @classmethod
     def expired_without_processing(cls) -> Select[Any]:

@@ -2,12 +2,13 @@
 due. It processes none: that is left to the attempt, so that sweeps only add what is missing.
 """
 
+import datetime as dt
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine, inspect, tuple_
 from sqlalchemy.orm import Session
 
 from async_task.asyncable.asyncable import Asyncable
@@ -16,7 +17,7 @@ from async_task.asyncable.columns import columns_of
 from async_task.asyncable.registration import registered_asyncables
 from async_task.asyncable.verbs import conditions
 from async_task.attempts.attempt import BaseAttempt
-from async_task.attempts.chain import key_from
+from async_task.attempts.chain import PAGE, key_from
 from async_task.database.clock import instant_in
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
@@ -24,6 +25,8 @@ from async_task.queue.backlog import MOST_COUNTED
 from async_task.schema.tables import table_of
 
 logger = logging.getLogger("async_task")
+Rows = Mapping[Any, dt.datetime]
+"""When rows were last submitted, by their keys."""
 MOST_ERRORS = 10
 """Errors of one model that a report has."""
 
@@ -88,33 +91,64 @@ def _swept(engine: Engine, model: type[Asyncable], limit: int, *, is_dry: bool) 
 
 
 def _sweep(engine: Engine, model: type[Asyncable], limit: int, *, is_dry: bool) -> ModelReport:
-    name, rows = name_of(model), _required(engine, model, max(limit, MOST_COUNTED))
-    waiting = chain_of(model).without_attempt(engine, rows, due=True)
+    name, chain, rows = name_of(model), chain_of(model), _required(engine, model, max(limit, MOST_COUNTED))
+    waiting = chain.without_attempt(engine, rows, due=True)
     chosen = waiting[:limit]
     left = len(waiting) - len(chosen)
     if is_dry:
         return ModelReport(name, len(chosen), len(rows) - len(waiting), left)
-    dispatched, errors = 0, list[str]()
-    for key in chosen:
+    begun = set[Any]()
+    for start in range(0, len(chosen), PAGE):
+        begun |= _begun(engine, model, {key: rows[key] for key in chosen[start : start + PAGE]})
+    others = chain.without_attempt(engine, [key for key in chosen if key not in begun], due=True)
+    opened, errors = _opened(engine, model, {key: rows[key] for key in others})
+    dispatched = len(begun) + opened
+    return ModelReport(name, dispatched, len(rows) - left - dispatched - len(errors), left, errors[:MOST_ERRORS])
+
+
+def _begun(engine: Engine, model: type[Asyncable], rows: Rows) -> set[Any]:
+    """The keys of the rows of this page to which this has given their first attempt. None if that fails."""
+    for _ in range(2):  # another sweep may be first
         try:
-            dispatched += _dispatched(engine, model, key, rows[key])
+            with Session(engine) as session, session.begin():
+                still = [key_from(identity) for _, *identity in session.execute(_among(model, rows))]
+                options = {key: {"expires_at": rows[key] + model.processing.window} for key in still}
+                return set(chain_of(model).begin_all(session, still, options))
+        except Exception as error:  # raised again for the row whose fault it is
+            logger.debug("%s: a page is dispatched row by row: %s", name_of(model), describe(error).summary)
+    return set()
+
+
+def _opened(engine: Engine, model: type[Asyncable], rows: Rows) -> tuple[int, tuple[str, ...]]:
+    """Give each of these rows its attempt, in a transaction of its own: one that cannot be helped blocks no other.
+    Returns how many took a change, and the errors."""
+    opened, errors = 0, list[str]()
+    for key, submitted_at in rows.items():
+        try:
+            opened += _dispatched(engine, model, key, submitted_at)
         except Exception as error:
             summary = describe(error).summary
-            logger.warning("%s %s could not be given an attempt: %s", name, key, summary)
+            logger.warning("%s %s could not be given an attempt: %s", name_of(model), key, summary)
             errors.append(f"{key}: {summary}")
-    is_open = len(rows) - left - dispatched - len(errors)
-    return ModelReport(name, dispatched, is_open, left, tuple(errors[:MOST_ERRORS]))
+    return opened, tuple(errors)
 
 
-def _dispatched(engine: Engine, model: type[Asyncable], key: Any, submitted_at: Any) -> bool:
-    """In a transaction of its own: a row that cannot be helped blocks no other. Whether it still requires processing is
-    asked again there."""
+def _dispatched(engine: Engine, model: type[Asyncable], key: Any, submitted_at: dt.datetime) -> bool:
+    """Whether the row still requires processing is asked again here."""
     with Session(engine) as session, session.begin():
         until, condition = submitted_at + model.processing.window, conditions(model).requires_processing()
         return dispatch(session, model, key, until, condition)
 
 
-def _required(engine: Engine, model: type[Asyncable], limit: int) -> dict[Any, Any]:
+def _among(model: type[Asyncable], keys: Collection[Any]) -> Any:
+    """The statement of the sweep, for these keys."""
+    columns = inspect(model).primary_key
+    if len(columns) == 1:
+        return required(model).where(columns[0].in_(keys))
+    return required(model).where(tuple_(*columns).in_(keys))
+
+
+def _required(engine: Engine, model: type[Asyncable], limit: int) -> Rows:
     """When the rows that require processing were last submitted, by key, the oldest first."""
     with engine.begin() as connection:
         found = connection.execute(required(model).limit(limit)).all()

@@ -114,6 +114,21 @@ class Chain:
             queue=self.queue, priority=self.priority, **options,
         )  # fmt: skip
 
+    def begin_all(self, session: Session, keys: Collection[Any], options: Mapping[Any, Mapping[str, Any]]) -> list[Any]:
+        """Create the first attempts of those of `keys` that never had one, in one statement; return their keys. Raises
+        IntegrityError where another transaction was first. `options`: of the attempt, by key."""
+        table, tokens = table_of(self.attempts), {token_of(key): key for key in keys}
+        mine = (table.c.target == self.name, table.c.method_name == self.method)
+        known = select(table.c.idempotence_token).where(*mine, table.c.idempotence_token.in_(tokens))
+        there = set(session.scalars(known))
+        new = {token: key for token, key in tokens.items() if token not in there}
+        shared = {"target": self.name, "method_name": self.method, "queue": self.queue, "priority": self.priority}
+        self.attempts.create_many(session, [
+            {**shared, "method_args": {"key": key}, "idempotence_token": token, **options[key]}
+            for token, key in new.items()
+        ])  # fmt: skip
+        return list(new.values())
+
     def without_attempt(self, engine: Engine, keys: Collection[Any], *, due: bool = False) -> list[Any]:
         """Those of `keys` that the first attempt of their chain does not serve, as it is not pending; or, with `due`,
         neither due nor being performed."""
