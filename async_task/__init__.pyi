@@ -3,6 +3,9 @@
 from async_task.application.app import AsyncTask as AsyncTask
 from async_task.arguments.types import argument_type as argument_type
 from async_task.asyncable.asyncable import Asyncable as Asyncable
+from async_task.asyncable.clock_target import process_models as process_models
+from async_task.asyncable.columns import AsyncableSchema as AsyncableSchema
+from async_task.asyncable.columns import asyncable_schema as asyncable_schema
 from async_task.asyncable.settings import Processing as Processing
 from async_task.asyncable.sweep import ModelReport as ModelReport
 from async_task.asyncable.sweep import ProcessReport as ProcessReport

@@ -1,6 +1,7 @@
 """The six columns of a model that is its own job: made, or found under the names that its table has already."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Column, Index, Table, inspect
@@ -149,6 +150,22 @@ def _add_index(table: Table, names: Mapping[str, str]) -> None:
 
 def _named(table: Any, name: str) -> Any:
     return next((column for column in table.columns if column.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncableSchema:
+    """What an `Asyncable` needs in its table."""
+
+    table: Table
+    columns: tuple[Column[Any], ...]
+    index: Index
+
+
+def asyncable_schema(model: type[Any]) -> AsyncableSchema:
+    """The six columns of a class and the index of its sweep, for those who write migrations."""
+    columns = tuple(columns_of(model).values())
+    table = columns[0].table
+    return AsyncableSchema(table, columns, next(one for one in table.indexes if one.name == index_name(table)))
 
 
 def columns_of(model: type[Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from async_task import AsyncTask, AsyncTaskError, Attempt, BaseAttempt
+from async_task import Asyncable, AsyncTask, AsyncTaskError, Attempt, BaseAttempt
 from async_task_cli.faults import CONFIGURATION, UNREACHABLE, USAGE, Refusal, first_line
 from async_task_cli.options import Wanted
 
@@ -58,6 +58,15 @@ def find_model(wanted: Wanted) -> type[BaseAttempt]:
     _see_folder(Path.cwd())
     named = named_app(wanted)
     return Attempt if named is None else _load(named).model
+
+
+def find_asyncable(named: Named) -> type[Asyncable]:
+    """The model that is its own job, by module:class. Raises Refusal."""
+    _see_folder(Path.cwd())
+    found = _named_in_module(named, "shop.models:Review")
+    if not (isinstance(found, type) and issubclass(found, Asyncable) and hasattr(found, "__mapper__")):
+        raise Refusal(f"{named.place}: {named.text} is no mapped class with the mixin Asyncable", named.exit_code)
+    return found
 
 
 @contextlib.contextmanager
@@ -130,17 +139,23 @@ def _app_of_project() -> Named | None:
 
 
 def _load(named: Named) -> AsyncTask:
+    found = _named_in_module(named, "shop:outbox")
+    if not isinstance(found, AsyncTask):
+        module = named.text.partition(":")[0]
+        words = f"{named.place}: {named.text} is of type {type(found).__name__}, not AsyncTask{_apps_in(module)}"
+        raise Refusal(words, CONFIGURATION)
+    return found
+
+
+def _named_in_module(named: Named, example: str) -> Any:
     if not re.fullmatch(r"[\w.]+:[\w.]+", named.text):
-        raise Refusal(f"{named.place} is written module:name, like shop:outbox, not {named.text!r}", named.exit_code)
+        raise Refusal(f"{named.place} is written module:name, like {example}, not {named.text!r}", named.exit_code)
     module_name, _, path = named.text.partition(":")
     found: Any = _import(module_name, named.place)
     for name in path.split("."):
         if not hasattr(found, name):
             raise Refusal(f"{named.place}: {module_name} has no {path!r}{_apps_in(module_name)}", CONFIGURATION)
         found = getattr(found, name)
-    if not isinstance(found, AsyncTask):
-        words = f"{named.place}: {named.text} is of type {type(found).__name__}, not AsyncTask{_apps_in(module_name)}"
-        raise Refusal(words, CONFIGURATION)
     return found
 
 

@@ -28,6 +28,7 @@ VERBS: dict[str, Callable[[AsyncTask], object]] = {
     "perform": lambda app: app.perform(uuid.uuid4()),
     "preview_batch": lambda app: app.preview_batch(),
     "preview_sweep": lambda app: app.preview_sweep(),
+    "process_models": lambda app: app.process_models(),
     "prune": lambda app: app.prune("30d"),
     "queues": lambda app: app.queues(),
     "read": lambda app: app.read(lambda session: None),

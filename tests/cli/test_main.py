@@ -49,8 +49,8 @@ def test_every_command_has_help(say: Run) -> None:
 
 
 WRITING = {
-    "adopt", "cancel", "enqueue", "expire", "fail", "install", "note", "pause", "prune", "reschedule", "resume",
-    "retry", "rotate-keys", "run-batch", "run-now", "sweep", "upgrade",
+    "adopt", "cancel", "enqueue", "expire", "fail", "install", "note", "pause", "process-models", "prune", "reschedule",
+    "resume", "retry", "rotate-keys", "run-batch", "run-now", "sweep", "upgrade",
 }  # fmt: skip
 READING = {"check", "config", "failures", "health", "list", "queues", "show", "stats", "version", "workers"}
 NEITHER = {"worker", "clock", "schedule", "keys", "sql", "completion", "demo", "top"}

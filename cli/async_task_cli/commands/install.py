@@ -3,15 +3,16 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
-from sqlalchemy import make_url
+from sqlalchemy import Column, Connection, Index, inspect, make_url
 from sqlalchemy.orm import DeclarativeBase
 
-from async_task import Attempt, BaseAttempt
-from async_task_cli.application import find_app, find_model
-from async_task_cli.faults import USAGE, Refusal
-from async_task_cli.migrations.body import installing
+from async_task import Asyncable, AsyncableSchema, Attempt, BaseAttempt, asyncable_schema
+from async_task_cli.application import Named, find_app, find_asyncable, find_model, refuse_missing_file
+from async_task_cli.faults import CONFIGURATION, USAGE, Refusal
+from async_task_cli.migrations.body import completing, installing
 from async_task_cli.migrations.execution import as_sql
 from async_task_cli.migrations.schema import table_of, tables_of
 from async_task_cli.migrations.tree import Tree
@@ -33,20 +34,31 @@ PATH = click.Path(path_type=Path)
 @click.option("--model", "model_file", type=PATH, metavar="PATH", help="Also write a model of your own, to this file.")
 @click.option("--base", metavar="MODULE:NAME", help="The declarative base of that model, where it cannot be found.")
 @click.option("--jobs", "jobs_file", type=PATH, metavar="PATH", help="Also write the two job classes, to this file.")
+@click.option(
+    "--asyncable", metavar="MODULE:CLASS",
+    help="Instead, add to the table of this model (Asyncable) the columns and the index that it lacks.",
+)  # fmt: skip
 @writing
 @reaching
 def install(
     wanted: Wanted, writing: Writing, is_applied: bool, table: str | None, schema: str | None, base: str | None,
-    model_file: Path | None, jobs_file: Path | None,
+    model_file: Path | None, jobs_file: Path | None, asyncable: str | None,
 ) -> None:  # fmt: skip
     """Write a revision that creates the tables of async-task into your own Alembic tree, and run nothing.
 
     It is rendered by your script.py.mako, and named as you name revisions. With --model and --jobs it also writes these
     modules, and their tests where the project has pytest. All files are yours from then on; none is overwritten.
 
+    With --asyncable it looks into the database, and writes a revision for the table of that model alone.
+
     Run it before `alembic revision --autogenerate`, which otherwise writes the tables into a revision of its own,
     without their version. If that has happened and was carried out, run `async-task adopt`.
     """
+    if asyncable is not None:
+        if is_applied or table or schema or base or model_file or jobs_file:
+            raise Refusal("--asyncable changes the table of one model: leave the other options out", USAGE)
+        _complete(wanted, writing, find_asyncable(Named(asyncable, "--asyncable", USAGE)))
+        return
     names = {"table": table} if table else {}
     planned = plan(Wish(Path.cwd(), model=model_file, jobs=jobs_file, schema=schema, base=base, **names))
     if is_applied:
@@ -93,6 +105,39 @@ def _install(writing: Writing, model: type[BaseAttempt], target_metadata: Sequen
     made = tree.made()  # beside a second table of attempts, in the same schema
     missing = [table for table in tables_of(model) if table.fullname not in made]
     writing.write(tree, installing(missing, attempts), target_metadata)
+
+
+def _complete(wanted: Wanted, writing: Writing, model: type[Asyncable]) -> None:
+    needed, tree = asyncable_schema(model), writing.tree()
+    columns, indexes = _missing(wanted, needed)
+    if not columns and not indexes:
+        say(f"{needed.table.fullname} has all that {model.__name__} needs; no revision was written.")
+        return
+    if (written := tree.installed(needed.table)) is not None:
+        say(f"Revision {written[0]} is about {needed.table.fullname} already; no revision was written. Carry it out.")
+        return
+    writing.write(tree, completing(needed.table, columns, indexes), ())
+
+
+def _missing(wanted: Wanted, needed: AsyncableSchema) -> tuple[list[Column[Any]], list[Index]]:
+    """What the table in the database lacks. Raises Refusal if there is no such table."""
+    table = needed.table
+
+    def compare(connection: Connection) -> tuple[list[Column[Any]], list[Index]]:
+        there = inspect(connection)
+        if not there.has_table(table.name, table.schema):
+            raise Refusal(
+                f"the database has no table {table.fullname}: let autogenerate make it, with all that it needs",
+                CONFIGURATION,
+            )
+        columns = {one["name"] for one in there.get_columns(table.name, table.schema)}
+        indexes = {one["name"] for one in there.get_indexes(table.name, table.schema)}
+        lacking = [one for one in needed.columns if one.name not in columns]
+        return lacking, [] if needed.index.name in indexes else [needed.index]
+
+    with contextlib.closing(find_app(wanted)) as app:
+        refuse_missing_file(app)
+        return app.on_connection(compare)
 
 
 def _model_named(table: str | None, schema: str | None) -> type[BaseAttempt]:

@@ -8,13 +8,14 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import Column, Index, Table
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.sql.ddl import sort_tables
 
 from async_task.schema.indexes import sequence_dropped, sequence_made, storage_of
-from async_task_cli.migrations.rendering import creating, dropping, quoted, schema_of
+from async_task_cli.migrations.rendering import adding, creating, dropping, quoted, removing, schema_of
 from async_task_cli.migrations.schema import SCHEMA_VERSION, companion_tables, sequence_of
 
 FIRST_VERSION = 1
@@ -71,6 +72,15 @@ def adopting(attempts: Table, *, has_version: bool) -> Body:
     made = "" if has_version else creating(version)[0]
     text = "\n".join([_stored(attempts), _counted(attempts), _counted_on(attempts), made, _stamped(attempts)])
     return Body(SCHEMA_VERSION, (attempts.fullname,), "async-task tables adopted", f"{KINDS}\n{text}\n", "pass\n")
+
+
+def completing(table: Table, columns: Sequence[Column[Any]], indexes: Sequence[Index]) -> Body:
+    """Add what the table of a model that is its own job lacks."""
+    made, needed = adding(table, columns, indexes)
+    imports = "\n".join([IMPORTS, *sorted(needed)])
+    message = f"async-task columns of {table.name}"
+    dropped = removing(table, columns, indexes)
+    return Body(SCHEMA_VERSION, (table.fullname,), message, f"{KINDS}\n{made}\n", f"{dropped}\n", imports)
 
 
 def upgrading(attempts: Table, since: int) -> Body:

@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 
 from alembic.autogenerate import render_python_code
 from alembic.operations import ops
-from sqlalchemy import Index, Table, Uuid, text
+from sqlalchemy import Column, Index, Table, Uuid, text
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.elements import ClauseElement
 
@@ -23,6 +23,21 @@ def creating(table: Table) -> tuple[str, set[str]]:
     indexes = sorted(table.indexes, key=lambda index: str(index.name))
     imports: set[str] = set()
     return _rendered([ops.CreateTableOp.from_table(table), *map(_creating_index, indexes)], imports), imports
+
+
+def adding(table: Table, columns: Sequence[Column[Any]], indexes: Sequence[Index]) -> tuple[str, set[str]]:
+    """The operations that add these columns and indexes to a table, and the import lines that they need."""
+    imports: set[str] = set()
+    added = [ops.AddColumnOp(table.name, column, schema=table.schema) for column in columns]
+    return _rendered([*added, *map(_creating_index, indexes)], imports), imports
+
+
+def removing(table: Table, columns: Sequence[Column[Any]], indexes: Sequence[Index]) -> str:
+    """The operations that drop them again."""
+    name, schema = quoted(table.name), schema_of(table)
+    undone = [f"op.drop_index({quoted(str(one.name))}, table_name={name}{schema})" for one in indexes]
+    undone += [f"op.drop_column({name}, {quoted(one.name)}{schema})" for one in reversed(columns)]
+    return "\n".join(undone)
 
 
 def dropping(table: Table) -> str:
