@@ -1,0 +1,1 @@
+"""Claim reviews that are their own jobs."""
