@@ -90,8 +90,10 @@ def upgrade() -> None:
         sa.Column('message', text, nullable=True),
         sa.Column('detail', text, nullable=True),
         sa.Column('created_at', instant, nullable=False),
+        sa.Column('fingerprint', name(16), nullable=True),
         sa.PrimaryKeyConstraint('id'),
     )
+    op.create_index('ix_async_task_job_events_fingerprint', 'async_task_job_events', ['job_type', 'fingerprint', 'id'], unique=False, postgresql_where=sa.text('fingerprint IS NOT NULL'), sqlite_where=sa.text('fingerprint IS NOT NULL'))
     op.create_index('ix_async_task_job_events_job', 'async_task_job_events', ['job_type', 'job_id', 'id'], unique=False)
     op.create_table('async_task_workers',
         sa.Column('name', name(128), nullable=False),
@@ -147,7 +149,7 @@ def upgrade() -> None:
         op.execute("ALTER TABLE async_task_attempts SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0)")
     if dialect.name == "postgresql":
         op.execute("CREATE SEQUENCE IF NOT EXISTS sq_async_task_attempts_order OWNED BY async_task_attempts.seq")
-    op.bulk_insert(sa.table("async_task_schema", sa.column("version", sa.Integer())), [{"version": 5}])
+    op.bulk_insert(sa.table("async_task_schema", sa.column("version", sa.Integer())), [{"version": 6}])
 
 
 def downgrade() -> None:

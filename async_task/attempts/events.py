@@ -26,8 +26,8 @@ class EventInfo:
     `parked`, `failed`, `expired`, `note`, `message` (to the user of the job; its `message` is the kind of that), or the
     verb of a person: `cancel`, `retry_now`, ... `num_attempt`: the number of the start, None for what belongs to no
     start. `actor`: who did it, as `acting` says. `message`: in words; of a verb, the reason. `detail`: the traceback of
-    an error, without local variables; of a verb, `before` and `after` as JSON. `id`: events happened in the order of
-    these.
+    an error, without local variables; of a verb, `before` and `after` as JSON. `fingerprint`: what an error shares with
+    those of the same cause; None for what is no error. `id`: events happened in the order of these.
     """
 
     id: int
@@ -38,6 +38,7 @@ class EventInfo:
     actor: str | None
     message: str | None
     detail: str | None
+    fingerprint: str | None = None
 
     @property
     def before(self) -> Mapping[str, Value]:
@@ -64,8 +65,7 @@ def latest_errors(
     """The last `limit` errors, the newest first, among the newest READ events; and whether these are all events.
     Without their detail, which is long, if it is not wanted."""
     events = companion_tables(table).events
-    *facts, detail = _facts(events)
-    facts.append(detail if with_detail else null().label(detail.name))
+    facts = [one if with_detail or one.name != "detail" else null().label("detail") for one in _facts(events)]
     newest = select(*facts, events.c.job_type).order_by(events.c.id.desc()).limit(READ).subquery().c
     wanted = (newest.kind.in_(ERRORS), newest.job_type == table.name)
     found: Any = select(*(newest[one.name] for one in facts))
@@ -76,7 +76,7 @@ def latest_errors(
 
 def _facts(events: Table) -> list[Any]:
     c = events.c
-    return [c.id, c.job_id, c.created_at, c.kind, c.num_attempt, c.actor, c.message, c.detail]
+    return [c.id, c.job_id, c.created_at, c.kind, c.num_attempt, c.actor, c.message, c.detail, c.fingerprint]
 
 
 def _info(row: Any) -> EventInfo:

@@ -1,7 +1,6 @@
 """What goes wrong most: the latest errors, grouped by what they have in common."""
 
 import datetime as dt
-import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +10,9 @@ from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.events import READ, EventInfo, latest_errors
-from async_task.outcomes import error_alone
+from async_task.queue.fingerprints import parsed
 
-LOST = ("crash", "loss")
-"""Kinds of event that stand for the exception of a start whose process was lost."""
 PAGE = 500
-_UUID = re.compile(r"\b[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\b", re.IGNORECASE)
-_WORKER = re.compile(r"[\w.-]+:\d+:[0-9a-f]{8}\b")
-_QUOTED = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|`[^`]*`""")
-_NUMBER = re.compile(r"0x[0-9a-f]+|\d+(?:[.,:]\d+)*", re.IGNORECASE)
-_EXCEPTION = re.compile(r"([A-Za-z_][\w.<>]*)(?:: (.*)|$)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +22,9 @@ class FailureGroup:
     `target`: None where the attempts are no longer there. `exception`: the name of its class; "crash" for a start that
     killed its process, "loss" for one that was lost with its worker. `message`: what it says, with `N` for each number,
     `UUID` for each UUID, `WORKER` for each worker and `'...'` for each text in quotes. `count`: errors; `attempts`: to
-    how many attempts they happened. `latest`: the attempt of the last one.
+    how many attempts they happened. `latest`: the attempt of the last one. `fingerprint`: what they share, which
+    `retry_failures` takes; None for errors from before version 6 of the tables, which are grouped by target, exception
+    and message.
     """
 
     target: str | None
@@ -41,6 +35,7 @@ class FailureGroup:
     first: dt.datetime
     last: dt.datetime
     latest: uuid.UUID
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,38 +52,23 @@ def failures_of(session: Session, table: Table) -> FailureReport:
     """The groups of the errors among the newest READ events."""
     errors, is_complete = latest_errors(session, table, READ, with_detail=False)
     targets = _targets_of(session, table, {one.attempt_id for one in errors})
-    groups: dict[tuple[str | None, str, str], list[EventInfo]] = {}
+    groups: dict[tuple[str | None, ...], list[EventInfo]] = {}
     for one in errors:
-        exception, message = parsed(one.kind, one.message)
-        groups.setdefault((targets.get(one.attempt_id), exception, message), []).append(one)
-    found = [_group(*key, alike) for key, alike in groups.items()]
+        alike = (targets.get(one.attempt_id), *parsed(one.kind, one.message))
+        groups.setdefault(alike if one.fingerprint is None else (one.fingerprint,), []).append(one)
+    found = [_group(alike, targets) for alike in groups.values()]
     found.sort(key=lambda group: (-group.count, -group.last.timestamp(), group.exception))
     return FailureReport(tuple(found), len(errors), is_complete)
 
 
-def parsed(kind: str, message: str | None) -> tuple[str, str]:
-    """The exception and the normalised message of an error, from what its event says."""
-    first = (message or "").partition("\n")[0]
-    if kind in LOST:
-        return kind, normalised(first)
-    first = error_alone(first)
-    found = _EXCEPTION.fullmatch(first)
-    return (found[1], normalised(found[2] or "")) if found else ("", normalised(first))
-
-
-def normalised(message: str) -> str:
-    """`message` without what differs from call to call."""
-    for pattern, instead in ((_UUID, "UUID"), (_WORKER, "WORKER"), (_QUOTED, "'...'"), (_NUMBER, "N")):
-        message = pattern.sub(instead, message)
-    return message
-
-
-def _group(target: str | None, exception: str, message: str, alike: Sequence[EventInfo]) -> FailureGroup:
+def _group(alike: Sequence[EventInfo], targets: Mapping[uuid.UUID, str]) -> FailureGroup:
     last, first = alike[0], alike[-1]  # the newest first
     ids = {one.attempt_id for one in alike}
+    target = next((targets[one] for one in ids if one in targets), None)
     return FailureGroup(
-        target, exception, message, len(alike), len(ids), first.created_at, last.created_at, last.attempt_id
-    )
+        target, *parsed(last.kind, last.message), len(alike), len(ids), first.created_at, last.created_at,
+        last.attempt_id, last.fingerprint,
+    )  # fmt: skip
 
 
 def _targets_of(session: Session, table: Table, ids: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, str]:

@@ -4,8 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from async_task.attempts.failures import normalised
 from async_task.queue.claim import Claim
+from async_task.queue.fingerprints import normalised
 
 AGAIN_AFTER = 3600.0
 """Seconds after which a reason that goes on is logged again."""

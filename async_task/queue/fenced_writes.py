@@ -25,6 +25,7 @@ from async_task.errors import ClaimLost
 from async_task.outcomes import Decision
 from async_task.queue import settle_statements
 from async_task.queue.claim import Claim
+from async_task.queue.fingerprints import fingerprint_of
 from async_task.queue.settle_statements import Ids
 from async_task.schema.audit import record
 from async_task.schema.states import (
@@ -39,6 +40,9 @@ from async_task.schema.states import (
     retrying,
 )
 from async_task.wakeup.notify import notify_sleepers
+
+PARKED = "parked: "
+"""How the `last_error` of an attempt begins that is parked."""
 
 
 class OutcomeWrite(NamedTuple):
@@ -101,7 +105,8 @@ def write_outcome(
         return False
     if failure is not None:
         message = f"{failure.summary} ({decision.reason})" if decision.reason else failure.summary
-        record(where, table, claim.id, "error", message, number=claim.number, detail=failure.trace)
+        told = {"detail": failure.trace, "fingerprint": fingerprint_of(claim.target, failure)}
+        record(where, table, claim.id, "error", message, number=claim.number, **told)
     elif decision.status in (Status.FAILED, Status.EXPIRED):
         record(where, table, claim.id, decision.status.value, decision.reason, number=claim.number)
     return True
@@ -198,7 +203,7 @@ def release_to_queue(engine: Engine, table: Table, claims: Sequence[Claim], queu
 def park(engine: Engine, table: Table, claim: Claim, after: dt.timedelta, reason: str, *, started: bool) -> bool:
     """Release an attempt uncharged, due again `after` from now. A start is uncounted only if the call had not begun:
     else the world outside may have seen it. The event is written when the reason is new, not each time."""
-    text = f"parked: {reason}"
+    text = f"{PARKED}{reason}"
     with engine.begin() as connection:
         is_ours = _is_changed(connection, table, claim, parking(table, after, reason=text, started=started))
         if is_ours and claim.last_error != text:

@@ -23,6 +23,7 @@ from async_task.database.dialects import locks_rows
 from async_task.database.server_sessions import server_uptime
 from async_task.queue import ledger, workers
 from async_task.queue.claim import Claim
+from async_task.queue.fingerprints import fingerprint_of_loss
 from async_task.queue.ledger import Begun
 from async_task.queue.ordering import release_in
 from async_task.queue.pages import PAGE, refusing
@@ -42,6 +43,8 @@ from async_task.schema.states import (
 from async_task.wakeup import notify
 
 CRASH_LIMIT = 3
+CRASHED = "crashed: "
+"""How the `last_error` of an attempt begins that failed at the crash limit."""
 SILENT = "its worker lives and could not reach the database"
 
 
@@ -133,7 +136,8 @@ def recover_claim(engine: Engine, table: Table, claim: Claim, how: str) -> Statu
         values = recovering(table, CRASH_LIMIT, crash_reason(claim.num_crashes + 1, how))
         if connection.execute(change_one(table, claim, values)).rowcount != 1:
             return None
-        record(connection, table, claim.id, "crash", how, number=claim.number)
+        alike = fingerprint_of_loss(claim.target, "crash", how)
+        record(connection, table, claim.id, "crash", how, number=claim.number, fingerprint=alike)
         release_in(connection, table, [claim.order_key])
         return connection.scalar(select(table.c.status).where(table.c.id == claim.id))
 
@@ -152,7 +156,7 @@ def must_wait_for_heartbeats(engine: Engine, table: Table, lease: dt.timedelta) 
 
 def crash_reason(crashes: int, how: str) -> str:
     """The `last_error` of an attempt that failed at the crash limit."""
-    return f"crashed: {crashes} starts in a row killed a process of their own; at the last, {how}"
+    return f"{CRASHED}{crashes} starts in a row killed a process of their own; at the last, {how}"
 
 
 def _decided(
@@ -203,7 +207,8 @@ def _change(connection: Connection, table: Table, lost: LostClaim) -> None:
     connection.execute(change(table, values).where(table.c.id == row.id, is_pending(table)))
     if fate is not Fate.RELEASED:
         kind = "loss" if fate is Fate.LOST else "parked"
-        record(connection, table, row.id, kind, why, number=row.num_attempts)
+        alike = fingerprint_of_loss(row.target, kind, why) if fate is Fate.LOST else None
+        record(connection, table, row.id, kind, why, number=row.num_attempts, fingerprint=alike)
 
 
 def _locked(table: Table, conditions: Conditions, limit: int) -> Any:

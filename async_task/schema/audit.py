@@ -22,10 +22,11 @@ Value = str | int | float | dt.datetime | None
 
 def record(
     connection: Connection, table: Table, job_id: uuid.UUID, kind: str, message: str | None,
-    *, number: int | None = None, detail: str | None = None,
+    *, number: int | None = None, detail: str | None = None, fingerprint: str | None = None,
 ) -> None:  # fmt: skip
     """Insert one event of the job, in the transaction of `connection`. `number`: of the try (`num_attempts`)."""
-    values = event(table, job_id, kind, message) | {"num_attempt": number, "detail": detail}
+    told = {"num_attempt": number, "detail": detail, "fingerprint": fingerprint}
+    values = event(table, job_id, kind, message) | told
     connection.execute(insert(companion_tables(table).events).values(values))
 
 

@@ -16,13 +16,14 @@ from sqlalchemy import (
     event,
     insert,
     inspect,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from async_task.database.clock import clock_now
 from async_task.schema.columns import Counter, Identifier, Instant, LongText, Name, RowNumber
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class Base(DeclarativeBase):
@@ -38,6 +39,7 @@ class JobEvent(Base):
     """An event of a job: an error of a try, a crash, a note, or what a person did and why. Append-only.
 
     `job_type` is the name of the job's table, and `job_id` its key. There is no foreign key: events outlive jobs.
+    `fingerprint`: what errors of one cause share.
     """
 
     __tablename__ = "async_task_job_events"
@@ -51,8 +53,17 @@ class JobEvent(Base):
     message: Mapped[str | None] = mapped_column(LongText())
     detail: Mapped[str | None] = mapped_column(LongText())
     created_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
+    fingerprint: Mapped[str | None] = mapped_column(Name(16))
 
-    __table_args__ = (Index("ix_async_task_job_events_job", "job_type", "job_id", "id"),)
+    __table_args__ = (
+        Index("ix_async_task_job_events_job", "job_type", "job_id", "id"),
+        Index(
+            "ix_async_task_job_events_fingerprint",
+            *("job_type", "fingerprint", "id"),
+            postgresql_where=text("fingerprint IS NOT NULL"),
+            sqlite_where=text("fingerprint IS NOT NULL"),
+        ),
+    )
 
 
 class Worker(Base):

@@ -4,10 +4,10 @@ import threading
 import uuid
 from dataclasses import dataclass, replace
 
-from async_task.attempts.failures import normalised
 from async_task.outcomes import Expired, Failed
 from async_task.queue.claim import Claim
 from async_task.queue.final_failures import FinalFailure
+from async_task.queue.fingerprints import normalised
 from async_task.schema.states import Status
 
 MOST_GROUPS = 100

@@ -38,6 +38,8 @@ from async_task.worker.signals import stopped_by_signals
 from async_task.worker.workload import PerformClaim, Workload
 
 logger = logging.getLogger("async_task")
+MOST_NAMES = 1_000
+"""How many names of targets a worker tells of at most; with more, it tells of none."""
 LONGEST_END = 5.0
 """Seconds after the grace in which claims are released and connections are closed, whatever the database does."""
 
@@ -156,7 +158,9 @@ class AttemptWorker:
         lanes = {name: number or s.concurrency for name, number in s.queues.items()}
         about = {"queues": lanes, "concurrency": s.concurrency, "async_concurrency": s.async_concurrency}
         pruning = {"prunes": pruner.mark} if pruner.is_wanted else {}
-        return json.dumps(about | {"targets": len(registered_targets()), "version": __version__} | pruning)
+        known = sorted(name for one in registered_targets() for name in one.names)
+        names = {"target_names": known} if len(known) <= MOST_NAMES else {}
+        return json.dumps(about | {"targets": len(registered_targets()), "version": __version__} | names | pruning)
 
 
 class _WorkerWorkload(Workload):

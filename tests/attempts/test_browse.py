@@ -22,7 +22,7 @@ from async_task import (
     target,
 )
 from async_task.attempts import due_pages, lookup, pages
-from async_task.attempts.failures import normalised, parsed
+from async_task.queue.fingerprints import normalised, parsed
 from clockwork import let_pass
 from conftest import by_one_door
 from outbox import Client, act, act_boxed, act_redacted

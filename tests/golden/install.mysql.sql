@@ -67,8 +67,11 @@ CREATE TABLE async_task_job_events (
     message LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
     detail LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
     created_at DATETIME(6) NOT NULL,
+    fingerprint VARCHAR(16) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin,
     PRIMARY KEY (id)
 );
+
+CREATE INDEX ix_async_task_job_events_fingerprint ON async_task_job_events (job_type, fingerprint, id);
 
 CREATE INDEX ix_async_task_job_events_job ON async_task_job_events (job_type, job_id, id);
 
@@ -127,4 +130,4 @@ CREATE TABLE async_task_schema (
     PRIMARY KEY (version)
 );
 
-INSERT INTO async_task_schema (version) VALUES (5);
+INSERT INTO async_task_schema (version) VALUES (6);

@@ -69,8 +69,11 @@ CREATE TABLE async_task_job_events (
     message TEXT,
     detail TEXT,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    fingerprint VARCHAR(16),
     PRIMARY KEY (id)
 );
+
+CREATE INDEX ix_async_task_job_events_fingerprint ON async_task_job_events (job_type, fingerprint, id) WHERE fingerprint IS NOT NULL;
 
 CREATE INDEX ix_async_task_job_events_job ON async_task_job_events (job_type, job_id, id);
 
@@ -133,6 +136,6 @@ ALTER TABLE async_task_attempts SET (autovacuum_vacuum_scale_factor = 0.01, auto
 
 CREATE SEQUENCE IF NOT EXISTS sq_async_task_attempts_order OWNED BY async_task_attempts.seq;
 
-INSERT INTO async_task_schema (version) VALUES (5);
+INSERT INTO async_task_schema (version) VALUES (6);
 
 COMMIT;

@@ -67,8 +67,11 @@ CREATE TABLE async_task_job_events (
     message TEXT,
     detail TEXT,
     created_at DATETIME NOT NULL,
+    fingerprint VARCHAR(16),
     PRIMARY KEY (id)
 );
+
+CREATE INDEX ix_async_task_job_events_fingerprint ON async_task_job_events (job_type, fingerprint, id) WHERE fingerprint IS NOT NULL;
 
 CREATE INDEX ix_async_task_job_events_job ON async_task_job_events (job_type, job_id, id);
 
@@ -127,4 +130,4 @@ CREATE TABLE async_task_schema (
     PRIMARY KEY (version)
 );
 
-INSERT INTO async_task_schema (version) VALUES (5);
+INSERT INTO async_task_schema (version) VALUES (6);

@@ -42,7 +42,8 @@ def workers(wanted: Wanted, is_json: bool) -> None:
       state  busy, awake, asleep, ticking, silent or dead
       claims (running attempts; at most 10000 of all are counted)
       about  what it reports: queues (threads by name; none: all),
-             concurrency, async_concurrency, targets, version; a clock: entries
+             concurrency, async_concurrency, targets (how many it knows),
+             target_names (up to 1,000), version; a clock: entries
     Fields may be added, and are not renamed.
     """
     with existing(wanted) as app:

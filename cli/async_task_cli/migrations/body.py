@@ -97,7 +97,8 @@ def _step(attempts: Table, version: int, way: str) -> str:
     others = companion_tables(attempts)
     return string.Template(text).substitute(
         table=quoted(attempts.name), prefix=attempts.name, schema=quoted(attempts.schema),
-        events=quoted(others.events.name), workers=quoted(others.workers.name), version=quoted(others.version.name),
+        events=quoted(others.events.name), events_name=others.events.name, workers=quoted(others.workers.name),
+        version=quoted(others.version.name),
         queues=quoted(others.queues.name), schedules=quoted(others.schedules.name),
         occurrences=quoted(others.occurrences.name), stored=_stored(attempts), unstored=_stored(attempts, is_set=False),
         counted=_counted(attempts), uncounted=_counted(attempts, is_made=False), unchecked=_unchecked(attempts),
