@@ -43,6 +43,11 @@ from async_task.attempts.rates import Rate as Rate
 from async_task.attempts.rates import Rates as Rates
 from async_task.attempts.rates import TargetRate as TargetRate
 from async_task.attempts.shown_arguments import ShownArguments as ShownArguments
+from async_task.attempts.stuck_groups import StuckCause as StuckCause
+from async_task.attempts.stuck_groups import StuckGroup as StuckGroup
+from async_task.attempts.stuck_groups import StuckJob as StuckJob
+from async_task.attempts.stuck_groups import StuckReport as StuckReport
+from async_task.attempts.stuck_groups import StuckSource as StuckSource
 from async_task.database.driver_errors import is_unavailable as is_unavailable
 from async_task.encryption.ciphers import AesGcmEncryptor as AesGcmEncryptor
 from async_task.encryption.ciphers import FernetEncryptor as FernetEncryptor

@@ -11,6 +11,7 @@ from async_task.attempts.attempt import BaseAttempt
 from async_task.attempts.browse import Attempts
 from async_task.attempts.call_problems import CallProblem, problems_of
 from async_task.attempts.pages import clock_of
+from async_task.attempts.stuck_groups import StuckSource
 from async_task.database.engines import Source
 from async_task.database.lanes import has_loop_running, open_lane
 from async_task.errors import ConfigurationError
@@ -36,6 +37,8 @@ class ApplicationDatabase:
         self._source = source
         self._model = model
         self._is_checked = False
+        self._stuck_sources: tuple[StuckSource, ...] = ()
+        """What tells of other jobs that are stuck, beside the attempts."""
 
     @property
     def model(self) -> type[BaseAttempt]:
@@ -55,7 +58,7 @@ class ApplicationDatabase:
     @property
     def attempts(self) -> Attempts:
         """Reads attempts: `outbox.attempts.list(status="failed")`, `.get(id)`, `.events(id)`, `.counts()`, ..."""
-        return Attempts(self._model, self._read)
+        return Attempts(self._model, self._read, self._stuck_sources)
 
     def create_schema(self) -> None:
         """Create the missing tables, for tests and demos; other programs migrate. Raises SchemaMismatch for tables of

@@ -1,7 +1,7 @@
 """`outbox.attempts`: what the command line, web pages and your own programs read of attempts."""
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import select
@@ -19,6 +19,8 @@ from async_task.attempts.oldest_due import OldestDue, oldest_due_of
 from async_task.attempts.pages import AttemptPage, Order, StatusCounts, check_order, clock_of, counts_of, page_of
 from async_task.attempts.rates import Rates, rates_of
 from async_task.attempts.shown_arguments import ShownArguments, shown_arguments
+from async_task.attempts.stuck import stuck_of
+from async_task.attempts.stuck_groups import StuckCause, StuckReport, StuckSource, check_cause
 from async_task.errors import ConfigurationError, UnknownAttempt
 from async_task.queue.ordering import ahead
 from async_task.schema.tables import table_of
@@ -37,9 +39,13 @@ class Attempts:
     inside of an event loop, SchemaMismatch without tables, and SQLAlchemy's OperationalError without a database.
     """
 
-    def __init__(self, model: type[Any], read: Callable[[str, Callable[[Session], Any]], Any]) -> None:
+    def __init__(
+        self, model: type[Any], read: Callable[[str, Callable[[Session], Any]], Any],
+        sources: Sequence[StuckSource] = (),
+    ) -> None:  # fmt: skip
         self._model = model
         self._read = read
+        self._sources = sources
 
     def list(
         self,
@@ -94,11 +100,11 @@ class Attempts:
         return self._ask("get", lambda session: _info(session, self._model, attempt_id))
 
     def explain(self, attempt_id: uuid.UUID | str) -> Explanation:
-        """Say why one attempt is not performed now: it has ended, is claimed, not due, behind another of its order key,
-        paused, limited, or no running worker serves its queue.
+        """Say everything that keeps one attempt from being performed now, when that changes next, and the command that
+        helps; `Reason` has the kinds. Keys, targets and arguments are judged by what this process knows.
 
             for reason in outbox.attempts.explain("3f9a12c4").reasons:
-                print(reason.words)
+                print(reason.words, reason.until, reason.remedy)
 
         Raises as `get`.
         """
@@ -108,6 +114,22 @@ class Attempts:
             return explained(session, table_of(self._model), attempt)
 
         return self._ask("explain", explanation)
+
+    def stuck(self, *, cause: StuckCause | None = None, limit: int = 10) -> StuckReport:
+        """Say what is stuck, by cause, the oldest first, each with the command that helps and what that will do.
+
+            for group in outbox.attempts.stuck().groups:
+                print(group.words, group.remedy)
+
+        `cause`: only this one (see `StuckGroup`). `limit`: how many jobs each group names, up to 10,000; counts are of
+        all. Of each priority of a queue the first attempts due, and the first due later, are looked at: 10,000 together
+        where they are in one priority of one queue, and 50,000 at most; further 1,000 claims whose leases are past, and
+        the attempts that the newest 10,000 events name.
+        """
+        check_cause(cause)
+        _check_limit(limit)
+        table = table_of(self._model)
+        return self._ask("stuck", lambda session: stuck_of(session, table, cause, limit, self._sources))
 
     def short_ids(self, ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, str]:
         """Return for each of these ids what `get` finds it by: its last 8 digits, where the attempt is one of the
@@ -182,8 +204,9 @@ class Attempts:
         return self._ask("counts", lambda session: counts_of(session, self._model, filters, after))
 
     def failures(self) -> FailureReport:
-        """Group the errors and crashes among the newest 10,000 events: by target, exception, and message without
-        numbers, UUIDs and quoted texts. The most frequent group is first."""
+        """Group the errors and crashes among the newest 10,000 events: by fingerprint, which is made of target,
+        exception, message without numbers, UUIDs and quoted texts, and the places in your code. The most frequent group
+        is first."""
         return self._ask("failures", lambda session: failures_of(session, table_of(self._model)))
 
     def depths(self) -> Depths:

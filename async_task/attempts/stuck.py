@@ -1,0 +1,35 @@
+"""What is stuck, by cause, with the command that helps: attempts, and whatever the sources of an application tell."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Table
+from sqlalchemy.orm import Session
+
+from async_task.attempts.pages import clock_of
+from async_task.attempts.stuck_claims import stuck_behind, stuck_claims, stuck_late, stuck_undecided
+from async_task.attempts.stuck_errors import stuck_errors
+from async_task.attempts.stuck_groups import StuckCause, StuckGroup, StuckReport, StuckSource, in_order
+from async_task.attempts.stuck_waiting import stuck_waiting
+from async_task.attempts.waiting_sample import sample_of
+
+
+def stuck_of(
+    session: Session, table: Table, cause: StuckCause | None, limit: int, sources: Sequence[StuckSource]
+) -> StuckReport:
+    """A number of statements that depends on the number of queues, and not on how much waits or is stuck."""
+    now = clock_of(session)
+    sample = sample_of(session, table, now)
+    waiting = stuck_waiting(session, table, sample, limit)
+    by_error, is_read = stuck_errors(session, table, [row for row in waiting.others if row.num_errors], limit)
+    heads = [*waiting.stuck, *(row for row in waiting.others if row.num_errors or row.due_at > now)]
+    groups: list[StuckGroup] = [
+        *waiting.groups,
+        *by_error,
+        *stuck_claims(session, table, now, limit),
+        *stuck_late(session, table, now, limit),
+        *stuck_undecided(session, table, now, limit),
+        *stuck_behind(session, table, heads, now, limit),
+        *(group for source in sources for group in source.stuck(session, limit)),
+    ]
+    wanted = [one for one in groups if cause in (None, one.cause)]
+    return StuckReport(in_order(wanted), sample.is_complete and is_read, now)

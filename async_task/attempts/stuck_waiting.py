@@ -1,0 +1,191 @@
+"""What is stuck among the attempts that wait in a queue: a row of the sample has the first cause that fits."""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from sqlalchemy import Table, func, select
+from sqlalchemy.orm import Session
+
+from async_task.attempts.explanation import command
+from async_task.attempts.row_problems import UNFIT, argument_problem, key_problem
+from async_task.attempts.stuck_groups import StuckCause, StuckGroup, counted, jobs_of
+from async_task.attempts.waiting_sample import UNSERVED_AFTER, WaitingRow, WaitingSample, num_due
+from async_task.encryption.ciphers import key_id_stored
+from async_task.encryption.encryptors import NullEncryptor
+from async_task.outcomes import error_alone
+from async_task.queue.backlog import MOST_COUNTED
+from async_task.queue.serving import Serving
+from async_task.schema.tables import companion_tables
+from async_task.targets.registry import own_queue, problem_with
+
+PAUSED_AFTER = dt.timedelta(hours=1)
+"""For how long a queue is paused before that counts as forgotten."""
+CHECKED, OF_A_CALL, LONGEST = 2_000, 200, 10_000
+"""The arguments of how many rows are checked at most, of how many of one call, and of how many characters."""
+PAGE = 500
+
+
+class WaitingGroups(NamedTuple):
+    """`groups`, and the rows that are in none: these may fail again and again, or block others."""
+
+    groups: list[StuckGroup]
+    others: list[WaitingRow]
+    stuck: list[WaitingRow]
+
+
+def stuck_waiting(session: Session, table: Table, sample: WaitingSample, limit: int) -> WaitingGroups:
+    """A bounded number of statements, whatever waits."""
+    paused, serving = _paused(session, table), Serving.read(session, table)
+    groups: list[StuckGroup] = []
+    left: list[WaitingRow] = []
+    stuck: list[WaitingRow] = []
+    for queue, rows in sample.rows.items():
+        due = sample.due(queue)
+        if queue in paused:
+            groups += _of_pause(session, table, sample, queue, paused[queue], limit)
+        elif due and sample.now - due[0].due_at >= UNSERVED_AFTER and (why := serving.why_no_worker(queue)):
+            groups.append(_of_queue(session, table, sample, queue, why, limit))
+            stuck += due
+        else:
+            left += rows
+    unfit = _unfit(session, table, left)
+    found: dict[tuple[StuckCause, str], list[WaitingRow]] = defaultdict(list)
+    others: list[WaitingRow] = []
+    for row in left:
+        key = _cause_of(row, sample, paused, serving, unfit)
+        (others if key is None else found[key]).append(row)
+    for (cause, subject), rows in found.items():
+        told = _TELL[cause](subject, rows, counted(len(rows), is_counted=sample.is_complete))
+        jobs = jobs_of(table.name, rows, "due_at", limit)
+        groups.append(StuckGroup(cause, subject, told.words, len(rows), sample.is_complete, jobs, *told[1:]))
+        stuck += rows
+    return WaitingGroups(groups, others, stuck)
+
+
+class Pause(NamedTuple):
+    at: dt.datetime
+    by: str | None
+    reason: str | None
+
+    @property
+    def words(self) -> str:
+        by, why = f" by {self.by}" if self.by else "", f": {self.reason}" if self.reason else ""
+        return f"paused{by} since {self.at:%Y-%m-%d %H:%M} UTC{why}"
+
+
+def _paused(session: Session, table: Table) -> dict[str, Pause]:
+    c = companion_tables(table).queues.c
+    asked: Any = select(c.name, c.paused_at, c.paused_by, c.pause_reason).where(c.paused_at.is_not(None))
+    rows: Any = session.execute(asked.order_by(c.name).limit(MOST_COUNTED))
+    return {name: Pause(*about) for name, *about in rows}
+
+
+def _cause_of(
+    row: WaitingRow, sample: WaitingSample, paused: Mapping[str, Pause], serving: Serving, unfit: Mapping[Any, str]
+) -> tuple[StuckCause, str] | None:
+    own = own_queue(row.target)
+    if own in paused:
+        is_long = row.due_at <= sample.now and sample.now - paused[own].at >= PAUSED_AFTER
+        return ("paused", row.target) if is_long else None
+    if key_problem(row.encryptor, row.head) is not None:
+        return "key_missing", f"{row.encryptor} {key_id_stored(row.head) or ''}".rstrip()
+    if row.id in unfit or error_alone(row.error or "").startswith(UNFIT):
+        return "unfit", row.target
+    if row.due_at <= sample.now and serving.is_unknown(row.queue, row.target):
+        return "unknown_target", row.target
+    return None
+
+
+def _unfit(session: Session, table: Table, rows: Sequence[WaitingRow]) -> dict[Any, str]:
+    """By id, why arguments do not fit: of the first rows of each call whose texts are short and not encrypted."""
+    by_call: dict[tuple[str, str], list[WaitingRow]] = defaultdict(list)
+    for row in rows:
+        if row.encryptor == NullEncryptor.name and problem_with(row.target, row.method_name) is None:
+            by_call[row.target, row.method_name].append(row)
+    wanted = {row.id: row for row in islice(_in_turn(list(by_call.values())), CHECKED)}
+    ids, problems = list(wanted), dict[Any, str]()
+    for start in range(0, len(ids), PAGE):
+        c = table.c
+        asked: Any = select(c.id, c.method_args).where(c.id.in_(ids[start : start + PAGE]))
+        for key, text in session.execute(asked.where(func.length(c.method_args) <= LONGEST)):
+            row = wanted[key]
+            if (problem := argument_problem(row.target, row.method_name, row.encryptor, text)) is not None:
+                problems[key] = problem
+    return problems
+
+
+def _in_turn(lists: Sequence[Sequence[WaitingRow]]) -> Iterator[WaitingRow]:
+    """The first of each list, then the second of each, and so on."""
+    for number in range(OF_A_CALL):
+        yield from (one[number] for one in lists if number < len(one))
+
+
+def _of_pause(
+    session: Session, table: Table, sample: WaitingSample, queue: str, pause: Pause, limit: int
+) -> Iterator[StuckGroup]:
+    due = sample.due(queue)
+    if due and sample.now - pause.at >= PAUSED_AFTER:
+        number = num_due(session, table, queue, sample.now)
+        is_counted = number < MOST_COUNTED
+        words = f"{counted(number, is_counted=is_counted)} due in the queue {queue}, which is {pause.words}"
+        jobs, resume = jobs_of(table.name, due, "due_at", limit), command("resume", "--queue", queue)
+        yield StuckGroup("paused", queue, words, number, is_counted, jobs, resume, _RESUMED)
+
+
+_RESUMED = "Workers start them at once."
+
+
+def _of_queue(session: Session, table: Table, sample: WaitingSample, queue: str, why: str, limit: int) -> StuckGroup:
+    number = num_due(session, table, queue, sample.now)
+    is_counted = number < MOST_COUNTED
+    words = f"{counted(number, is_counted=is_counted)} due in the queue {queue}, and {why}"
+    effect = "Performs here, once, what is due in it. A worker that serves the queue goes on: `async-task worker`."
+    jobs = jobs_of(table.name, sample.due(queue), "due_at", limit)
+    return StuckGroup(
+        "not_served", queue, words, number, is_counted, jobs, command("run-batch", "--queue", queue), effect
+    )
+
+
+class Told(NamedTuple):
+    """What is said of a group."""
+
+    words: str
+    remedy: str
+    effect: str
+
+
+def _of_paused_target(target: str, rows: Sequence[WaitingRow], number: str) -> Told:
+    words = f"{number} of the target {target} due, which has been paused for more than an hour"
+    return Told(words, command("resume", "--target", target), _RESUMED)
+
+
+def _of_target(target: str, rows: Sequence[WaitingRow], number: str) -> Told:
+    words = f"{number} of {target}, a target that no running worker of their queues knows"
+    if all(problem_with(row.target, row.method_name) is None for row in rows):
+        effect = "Performs here, once, what is due of it. Then start the workers again with a release that has it."
+        return Told(words, command("run-batch", "--target", target), effect)
+    effect = "Says what this process does not know: a former name goes into aliases=, a module into modules=."
+    return Told(words, command("check"), effect)
+
+
+def _of_key(_subject: str, rows: Sequence[WaitingRow], number: str) -> Told:
+    words = f"{number} that cannot be decrypted here: {key_problem(rows[0].encryptor, rows[0].head)}"
+    effect = "Lists the keys, and which this process lacks. Give it the key: the attempts then go on by themselves."
+    return Told(words, command("keys", "list"), effect)
+
+
+def _of_arguments(target: str, rows: Sequence[WaitingRow], number: str) -> Told:
+    words = f"{number} of {target} whose arguments no longer fit its signature"
+    effect = "Shows the oldest one. Let the target accept its arguments again; or cancel it, and enqueue the call anew."
+    return Told(words, command("show", str(min(rows, key=lambda row: row.due_at).id)), effect)
+
+
+_TELL: Mapping[StuckCause, Callable[[str, Sequence[WaitingRow], str], Told]] = {
+    "paused": _of_paused_target,
+    "unknown_target": _of_target,
+    "key_missing": _of_key,
+    "unfit": _of_arguments,
+}
