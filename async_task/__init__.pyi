@@ -1,6 +1,7 @@
 # The public names, each once: type checkers read this file, and `__init__.py` finds there where a name is.
 
 from async_task.application.app import AsyncTask as AsyncTask
+from async_task.application.failure_retry import RetryReport as RetryReport
 from async_task.arguments.types import argument_type as argument_type
 from async_task.asyncable.asyncable import Asyncable as Asyncable
 from async_task.asyncable.clock_target import process_models as process_models
@@ -20,6 +21,7 @@ from async_task.attempts.depths import TargetDepth as TargetDepth
 from async_task.attempts.events import EventInfo as EventInfo
 from async_task.attempts.explanation import Explanation as Explanation
 from async_task.attempts.explanation import Reason as Reason
+from async_task.attempts.failed_set import FailedSet as FailedSet
 from async_task.attempts.failures import FailureGroup as FailureGroup
 from async_task.attempts.failures import FailureReport as FailureReport
 from async_task.attempts.health import Health as Health

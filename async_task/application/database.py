@@ -23,6 +23,7 @@ TAKES = {
     "perform": ", attempt_id", "prune": ", age", "pause": ", queue", "resume": ", queue",
     "attempts.get": ", attempt_id", "attempts.arguments": ", attempt_id", "attempts.events": ", attempt_id",
     "attempts.explain": ", attempt_id", "attempts.notes": ", attempt_id",
+    "attempts.failed_by": ", fingerprint", "retry_failures": ", fingerprint, reason=reason",
     "attempts.short_ids": ", [attempt_id]", "read": ", work", "write": ", work",
     "on_connection": ", work", "schedule.run": ", key", "schedule.pause": ", key", "schedule.resume": ", key",
 }  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from async_task.application.database import refuse_loop
-from async_task.application.upkeep import ApplicationUpkeep
+from async_task.application.failure_retry import FailureRetry
 from async_task.application.validation import at_least, check_text, flag, scope_of
 from async_task.attempts.health import (
     Expected,
@@ -31,7 +31,7 @@ from async_task.schema.tables import table_of
 from async_task.targets.retry import Duration, duration
 
 
-class ApplicationHealth(ApplicationUpkeep):
+class ApplicationHealth(FailureRetry):
     """What is asked every few seconds, of a database that may be away."""
 
     def health(

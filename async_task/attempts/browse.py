@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from async_task.attempts.depths import Depths, depths_of
 from async_task.attempts.events import EventInfo, events_of, latest_errors
 from async_task.attempts.explanation import Explanation, explained
+from async_task.attempts.failed_set import FailedSet, check_fingerprint, failed_set
 from async_task.attempts.failures import FailureReport, failures_of
 from async_task.attempts.filters import When, filters_of
 from async_task.attempts.info import AttemptInfo, info_of_attempt
@@ -208,6 +209,12 @@ class Attempts:
         exception, message without numbers, UUIDs and quoted texts, and the places in your code. The most frequent group
         is first."""
         return self._ask("failures", lambda session: failures_of(session, table_of(self._model)))
+
+    def failed_by(self, fingerprint: str) -> FailedSet:
+        """Find the attempts that failed for good and whose last error has this fingerprint, as they are now, for
+        `retry_failures`. Up to 100,000 errors are read. Raises ConfigurationError for what is no fingerprint."""
+        given = check_fingerprint(fingerprint)
+        return self._ask("failed_by", lambda session: failed_set(session, table_of(self._model), given))
 
     def depths(self) -> Depths:
         """Count what is due, what waits to be due, and what is claimed, by queue and by target, and for how long the

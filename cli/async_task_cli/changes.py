@@ -77,7 +77,7 @@ def report(verb: str, changes: Iterable[Change], *, is_dry: bool, is_json: bool)
     for change in changes:
         done, refused = done + change.is_done, refused + (not change.is_done)
         if is_json:
-            click.echo(json.dumps(_as_data(verb, change, is_dry=is_dry)))
+            click.echo(json.dumps(change_as_data(verb, change, is_dry=is_dry)))
         elif change.is_done:
             click.echo(f"{change.attempt_id}  {one_line(change.words)}")
         if not change.is_done:
@@ -102,7 +102,8 @@ def _missing(verb: Verb, attempt_id: uuid.UUID) -> str:
     return f"{verb.method}: there is no attempt {attempt_id}"
 
 
-def _as_data(verb: str, change: Change, *, is_dry: bool) -> dict[str, Any]:
+def change_as_data(verb: str, change: Change, *, is_dry: bool) -> dict[str, Any]:
+    """For programs."""
     return {
         "id": str(change.attempt_id),
         "verb": verb,

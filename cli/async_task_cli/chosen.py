@@ -49,7 +49,7 @@ class Chosen:
         if not found:
             say("No attempt is selected.")
         elif not self.is_dry and not self.is_sure:
-            _confirm(f"{verb} {counted(len(found), 'attempt')}{', the oldest of more' if has_more else ''}")
+            confirm(f"{verb} {counted(len(found), 'attempt')}{', the oldest of more' if has_more else ''}")
         if has_more and found:
             command = once_more(click.get_current_context(), "--after", str(found[-1]))
             say(f"More are selected. The next ones: {command}")
@@ -101,7 +101,8 @@ def _all_words(words: Iterable[str]) -> Iterator[str]:
             yield word
 
 
-def _confirm(words: str) -> None:
+def confirm(words: str) -> None:
+    """Ask a person. Raises Refusal if there is no terminal to ask on, and if they say no."""
     if not sys.stdin.isatty():
         raise Refusal(f"{words}? There is no terminal to ask on: --yes does it, --dry-run shows it", USAGE)
     if not click.confirm(f"{words[0].upper()}{words[1:]}?", err=True):

@@ -30,7 +30,7 @@ QUEUE_COLUMNS = (Column("QUEUE", shortest=12), *NUMBERS, Column("STATE"))
 TARGET_COLUMNS = (Column("TARGET", shortest=12), *NUMBERS, Column("FAILED", is_number=True))
 FAILURE_COLUMNS = (
     Column("COUNT", is_number=True), Column("TARGET", shortest=12), Column("ERROR", shortest=12), Column("FIRST"),
-    Column("LAST"),
+    Column("LAST"), Column("FINGERPRINT"),
 )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def failure_rows(report: FailureReport, now: dt.datetime, limit: int | None = No
     return [
         (
             f"{one.count:,}", one.target or "", ": ".join(filter(None, (one.exception, one.message))),
-            briefly(one.first, now), briefly(one.last, now),
+            briefly(one.first, now), briefly(one.last, now), one.fingerprint or "",
         )
         for one in report.groups[:limit]
     ]  # fmt: skip
@@ -167,7 +167,7 @@ def failures_as_data(report: FailureReport) -> list[dict[str, Any]]:
         {
             "target": one.target, "exception": one.exception, "message": one.message, "count": one.count,
             "attempts": one.attempts, "first_at": one.first.isoformat(), "last_at": one.last.isoformat(),
-            "latest": str(one.latest),
+            "latest": str(one.latest), "fingerprint": one.fingerprint,
         }
         for one in report.groups
     ]  # fmt: skip

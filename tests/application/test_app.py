@@ -33,6 +33,7 @@ VERBS: dict[str, Callable[[AsyncTask], object]] = {
     "queues": lambda app: app.queues(),
     "read": lambda app: app.read(lambda session: None),
     "resume": lambda app: app.resume("mail"),
+    "retry_failures": lambda app: app.retry_failures("0" * 12, reason="it is mended"),
     "rotate_keys": lambda app: app.rotate_keys(),
     "run_batch": lambda app: app.run_batch(),
     "sweep": lambda app: app.sweep(),
@@ -47,12 +48,14 @@ READING: dict[str, Callable[[AsyncTask], object]] = {
     "errors": lambda app: app.attempts.errors(),
     "events": lambda app: app.attempts.events(uuid.uuid4()),
     "explain": lambda app: app.attempts.explain(uuid.uuid4()),
+    "failed_by": lambda app: app.attempts.failed_by("0" * 12),
     "failures": lambda app: app.attempts.failures(),
     "get": lambda app: app.attempts.get(uuid.uuid4()),
     "list": lambda app: app.attempts.list(),
     "oldest_due": lambda app: app.attempts.oldest_due(),
     "rates": lambda app: app.attempts.rates(),
     "short_ids": lambda app: app.attempts.short_ids([uuid.uuid4()]),
+    "stuck": lambda app: app.attempts.stuck(),
 }
 SCHEDULED: dict[str, Callable[[AsyncTask], object]] = {
     "schedule.list": lambda app: app.schedule.list(),

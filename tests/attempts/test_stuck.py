@@ -2,33 +2,27 @@
 
 import datetime as dt
 import json
-import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 from sqlalchemy import Engine, insert, update
-from sqlalchemy.orm import Session
 
 from async_task import (
     AsyncTask,
     Attempt,
-    Attempts,
-    ConfigurationError,
     FernetEncryptor,
     JobEvent,
     Key,
     StuckGroup,
-    StuckJob,
     StuckReport,
 )
 from async_task.attempts import stuck_groups
 from async_task.encryption.encryptors import context_of, register_encryptor, seal
 from async_task.schema.tables import companion_tables
 from async_task.targets.registry import registered_targets
-from claims import TABLE, beat_ago, claimed, seconds_from_now
+from claims import TABLE, claimed, seconds_from_now
 from conftest import by_one_door
-from outbox import Client, act
+from outbox import Client
 
 Write = Callable[..., Attempt]
 MINUTE = dt.timedelta(minutes=1)

@@ -52,8 +52,10 @@ WRITING = {
     "adopt", "cancel", "enqueue", "expire", "fail", "install", "note", "pause", "process-models", "prune", "reschedule",
     "resume", "retry", "rotate-keys", "run-batch", "run-now", "sweep", "upgrade",
 }  # fmt: skip
-READING = {"check", "config", "failures", "health", "list", "queues", "show", "stats", "version", "workers"}
-NEITHER = {"worker", "clock", "schedule", "keys", "sql", "completion", "demo", "top"}
+READING = {
+    "check", "config", "explain", "health", "list", "queues", "show", "stats", "stuck", "version", "workers",
+}  # fmt: skip
+NEITHER = {"worker", "clock", "failures", "schedule", "keys", "sql", "completion", "demo", "top"}
 """`worker` and `clock` write until they are stopped: `run-batch --dry-run` and `schedule next` show what comes."""
 
 

@@ -120,31 +120,32 @@ def test_stats_and_failures_group_errors_by_target_and_message(run: Run, app: As
         write(Client, "fail", {"message": f"no order {number}"})
     write(Client, "fail", {"message": "closed"})
     app.run_batch()
-    for words in ("stats", "failures"):
-        out = run(words).out
+    for words in (["stats"], ["failures", "list"]):
+        out = run(*words).out
         head, first, second = out.splitlines()[-3:]
-        assert head.split() == ["COUNT", "TARGET", "ERROR", "FIRST", "LAST"]
+        assert head.split() == ["COUNT", "TARGET", "ERROR", "FIRST", "LAST", "FINGERPRINT"]
         assert first.split()[:2] == ["2", "test.client"]
         assert "Broken: no order N" in first
         assert "Broken: closed" in second
-    assert run("failures").err == "3 errors of 2 kinds.\n"
-    rows = run("failures", "--json").lines
+    assert run("failures", "list").err == "3 errors of 2 kinds.\n"
+    rows = run("failures", "list", "--json").lines
     assert rows == run("stats", "--json").json["failures"]
     assert [(one["count"], one["attempts"], one["message"]) for one in rows] == [
         (2, 2, "no order N"),
         (1, 1, "closed"),
     ]
+    assert [one["fingerprint"] in run("failures", "list").out for one in rows] == [True, True]
     assert rows[0]["exception"].endswith("Broken")
 
 
 def test_failures_of_an_empty_table_are_none(run: Run) -> None:
-    assert (run("failures").out, run("failures").err) == ("", "No errors.\n")
-    assert run("failures", "--json").out == ""
+    assert (run("failures", "list").out, run("failures", "list").err) == ("", "No errors.\n")
+    assert run("failures", "list", "--json").out == ""
 
 
-@pytest.mark.parametrize("words", ["stats", "failures"])
+@pytest.mark.parametrize("words", [["stats"], ["failures", "list"]], ids=["stats", "failures"])
 def test_a_row_is_one_line_cut_in_the_middle_on_a_terminal_and_whole_in_a_pipe(
-    run: Run, process: Callable[..., Program], engine: Engine, write: Write, words: str
+    run: Run, process: Callable[..., Program], engine: Engine, write: Write, words: list[str]
 ) -> None:
     long = write(Client, "ping", queue="q" * 60 + "ueue")
     set_row(engine, long, target="shop." + "t" * 195)
@@ -152,12 +153,12 @@ def test_a_row_is_one_line_cut_in_the_middle_on_a_terminal_and_whole_in_a_pipe(
         event = {"job_type": "async_task_attempts", "job_id": str(long.id), "kind": "error"}
         connection.execute(insert(JobEvent).values(**event, message=f"Broken: {'very ' * 100}\nlong"))
     names = ["shop." + "t" * 195, f"Broken: {'very ' * 100}".strip()]
-    for name in names + ["q" * 60 + "ueue"] * (words == "stats"):
-        assert name in run(words).out
-    assert "\x1b" not in run(words).out
-    lines, said = on_terminal(process, words)
+    for name in names + ["q" * 60 + "ueue"] * (words == ["stats"]):
+        assert name in run(*words).out
+    assert "\x1b" not in run(*words).out
+    lines, said = on_terminal(process, *words)
     assert [line for line in lines if len(line) > 80] == []
-    assert len(lines) == len(run(words).out.split("\n"))
+    assert len(lines) == len(run(*words).out.split("\n"))
     assert "…" in said
 
 
@@ -167,8 +168,8 @@ def test_more_kinds_of_failure_than_fit_a_page_are_left_to_failures(run: Run, wr
     app.run_batch()
     said = run("stats")
     assert sum("Broken: a" in line for line in said.out.splitlines()) == 10
-    assert said.err == "2 other kinds of failure: async-task failures\n"
-    assert len(run("failures").out.splitlines()) == 13
+    assert said.err == "2 other kinds of failure: async-task failures list\n"
+    assert len(run("failures", "list").out.splitlines()) == 13
 
 
 def test_a_number_with_a_plus_is_a_lower_bound(run: Run, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from async_task import (
     UnknownAttempt,
 )
 from async_task_cli.application import existing
+from async_task_cli.commands.explain import reason_as_data
 from async_task_cli.faults import Refusal
 from async_task_cli.fields import SHOWN, as_json_value
 from async_task_cli.history import BRIEF_NOTES, NOTE, as_data, events_in_order, print_events, print_newest_notes
@@ -55,8 +56,8 @@ def show(wanted: Wanted, attempt_id: str, is_history: bool, has_traces: bool, is
     """Show one attempt: what it is, what blocks it, its arguments, its newest notes, and what happened to it.
 
     ID is the whole id, or at least 4 digits of its end or its begin. What is empty is left out; --json has all fields.
-    What blocks an attempt: that it is claimed or not due, an earlier attempt of its order key, a pause, a limit, or
-    that no running worker serves its queue.
+    The line "blocked" says what keeps it from running, in the words of `async-task explain`, which also says when that
+    changes, and what helps.
 
     Encrypted arguments are not decrypted, and those that the target redacts are not shown.
 
@@ -113,7 +114,7 @@ def _as_data(found: Found, *, has_traces: bool) -> dict[str, Any]:
         "method_args": found.arguments.stored,
         "waits_behind": as_json_value(found.attempt.waits_behind),
         **_about(found.arguments),
-        "reasons": [{"kind": one.kind, "words": one.words} for one in found.reasons],
+        "reasons": [reason_as_data(one) for one in found.reasons],
         "events": [as_data(event, has_trace=has_traces) for event in found.events],
     }
 

@@ -1,4 +1,4 @@
-"""`async-task stats` and `failures`: what waits, runs, ends and fails."""
+"""`async-task stats`: what waits, runs, ends and fails."""
 
 import json
 
@@ -48,7 +48,7 @@ def stats(wanted: Wanted, is_json: bool) -> None:
       ended_per_second_15min, failed_per_second_15min
       queues    the same of each: queue, due, ..., paused
       targets   the same of each: target, due, ...
-      failures  as `failures --json`
+      failures  as `failures list --json`
       is_complete  whether everything was counted: depths, rates, failures
     Fields may be added, and are not renamed.
     """
@@ -73,34 +73,4 @@ def stats(wanted: Wanted, is_json: bool) -> None:
             console.print()
             print_table(console, columns, rows)
     if (left := len(report.groups) - MOST_GROUPS) > 0:
-        say(f"{counted(left, 'other kind', 'other kinds')} of failure: async-task failures")
-
-
-@click.command("failures", context_settings=SETTINGS)
-@as_json
-@reaching
-def failures(wanted: Wanted, is_json: bool) -> None:
-    """List errors and crashes by target and message, the most frequent first.
-
-    They are those among the newest 10,000 events, whether they were retried or not. Numbers, UUIDs and quoted texts in
-    their messages are left out: what differs in these alone is one kind of failure. `crash`: a call killed its process;
-    `loss`: it was lost with its worker. A target is empty where the attempts are no longer there.
-
-    \b
-    --json writes one object a line:
-      target, exception, message, count,
-      attempts (to how many it happened), first_at, last_at,
-      latest (the id of the last of these attempts)
-    Fields may be added, and are not renamed.
-    """
-    with existing(wanted) as app:
-        report, now = app.attempts.failures(), app.now()
-    if is_json:
-        for one in failures_as_data(report):
-            click.echo(json.dumps(one))
-        return
-    if report.groups:
-        print_table(page(), FAILURE_COLUMNS, failure_rows(report, now))
-    among = "" if report.is_complete else " among the newest 10,000 events"
-    kinds = counted(len(report.groups), "kind")
-    say(f"{counted(report.counted, 'error')} of {kinds}{among}." if report.groups else f"No errors{among}.")
+        say(f"{counted(left, 'other kind', 'other kinds')} of failure: async-task failures list")
