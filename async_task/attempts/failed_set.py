@@ -4,7 +4,7 @@ returned since."""
 import datetime as dt
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,14 +70,14 @@ def has_returned(session: Session, table: Table, failed: FailedSet) -> bool:
 
 def _failed_by(
     session: Session, table: Table, fingerprint: str, last: int, job_ids: Sequence[str]
-) -> Sequence[uuid.UUID]:
+) -> Iterator[uuid.UUID]:
     """Those of these attempts that have failed, and whose last error has the fingerprint."""
-    if not job_ids:
-        return ()
-    c = companion_tables(table).events.c
-    errors = (c.job_type == table.name, c.job_id.in_(job_ids), c.id <= last, c.kind.in_(ERRORS))
-    newest = session.scalars(select(func.max(c.id)).where(*errors).group_by(c.job_id)).all()
-    alike = session.scalars(select(c.job_id).where(c.id.in_(newest), c.fingerprint == fingerprint)).all()
-    ids = [uuid.UUID(one) for one in alike]
+    ids = [uuid.UUID(one) for one in job_ids]
     asked: Any = select(table.c.id).where(table.c.id.in_(ids), table.c.status == Status.FAILED)
-    return session.scalars(asked).all() if ids else ()
+    failed = [str(one) for one in session.scalars(asked)]
+    if failed:
+        c = companion_tables(table).events.c
+        errors = (c.job_type == table.name, c.job_id.in_(failed), c.id <= last, c.kind.in_(ERRORS))
+        newest = session.scalars(select(func.max(c.id)).where(*errors).group_by(c.job_id)).all()
+        alike = session.scalars(select(c.job_id).where(c.id.in_(newest), c.fingerprint == fingerprint))
+        yield from map(uuid.UUID, alike)

@@ -128,8 +128,7 @@ def _of_pause(
 ) -> Iterator[StuckGroup]:
     due = sample.due(queue)
     if due and sample.now - pause.at >= PAUSED_AFTER:
-        number = num_due(session, table, queue, sample.now)
-        is_counted = number < MOST_COUNTED
+        number, is_counted = num_due(session, table, sample, queue)
         words = f"{counted(number, is_counted=is_counted)} due in the queue {queue}, which is {pause.words}"
         jobs, resume = jobs_of(table.name, due, "due_at", limit), command("resume", "--queue", queue)
         yield StuckGroup("paused", queue, words, number, is_counted, jobs, resume, _RESUMED)
@@ -139,8 +138,7 @@ _RESUMED = "Workers start them at once."
 
 
 def _of_queue(session: Session, table: Table, sample: WaitingSample, queue: str, why: str, limit: int) -> StuckGroup:
-    number = num_due(session, table, queue, sample.now)
-    is_counted = number < MOST_COUNTED
+    number, is_counted = num_due(session, table, sample, queue)
     words = f"{counted(number, is_counted=is_counted)} due in the queue {queue}, and {why}"
     effect = "Performs here, once, what is due in it. A worker that serves the queue goes on: `async-task worker`."
     jobs = jobs_of(table.name, sample.due(queue), "due_at", limit)

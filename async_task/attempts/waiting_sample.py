@@ -67,13 +67,18 @@ def sample_of(session: Session, table: Table, now: dt.datetime) -> WaitingSample
     return WaitingSample(rows, is_complete, now)
 
 
-def num_due(session: Session, table: Table, queue: str, now: dt.datetime) -> int:
-    """How many are due in a queue; of each priority MOST_COUNTED are counted at most."""
+def num_due(session: Session, table: Table, sample: WaitingSample, queue: str) -> tuple[int, bool]:
+    """How many are due in a queue, and whether that is exact. Outside of a complete sample, MOST_COUNTED of each
+    priority are counted at most, along the index, and with those that are too late."""
+    if sample.is_complete:
+        return len(sample.due(queue)), True
     parts: list[Any] = []
     for priority in PRIORITIES:
-        some = select(table.c.id).where(*_place(table, queue, priority), table.c.due_at <= now).limit(MOST_COUNTED)
-        parts.append(select(func.count()).select_from(some.subquery()).scalar_subquery())
-    return int(session.scalar(select(sum(parts[1:], start=parts[0]))) or 0)
+        is_due = (*_place(table, queue, priority), table.c.due_at <= sample.now)
+        some = select(table.c.id).where(*is_due).limit(MOST_COUNTED).subquery()
+        parts.append(select(func.count()).select_from(some).scalar_subquery())
+    number = int(session.scalar(select(sum(parts[1:], start=parts[0]))) or 0)
+    return number, number < MOST_COUNTED
 
 
 def shown_error(table: Table) -> Any:

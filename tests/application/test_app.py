@@ -107,6 +107,7 @@ def test_every_verb_refuses_to_block_an_event_loop_and_its_remedy_works(app: Asy
         "queue": "mail",
     }
     names |= {"attempt_id": uuid.uuid4(), "work": lambda _: None, "age": "30d", "key": "test.client.ping"}
+    names |= {"fingerprint": "0" * 12, "reason": "it is mended"}
 
     async def run() -> None:
         with pytest.raises(ConfigurationError, match="would block this event loop") as refused:

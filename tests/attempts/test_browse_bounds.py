@@ -38,9 +38,10 @@ SELECT (lpad(to_hex(1790000000000 + n), 12, '0') || '70008' || lpad(to_hex(n), 1
 FROM generate_series(1, 1000000) AS n
 """
 FILL_EVENTS = """
-INSERT INTO a_million.async_task_job_events (job_type, job_id, kind, message, created_at)
+INSERT INTO a_million.async_task_job_events (job_type, job_id, kind, message, created_at, fingerprint)
 SELECT 'attempts', (lpad(to_hex(1790000000000 + n), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,
-  CASE WHEN n % 2 = 0 THEN 'error' ELSE 'note' END, 'HTTPError: ' || n % 5, now()
+  CASE WHEN n % 2 = 0 THEN 'error' ELSE 'note' END, 'HTTPError: ' || n % 5, now(),
+  CASE WHEN n % 10 = 0 THEN 'eeeeeeeeeeee' END
 FROM generate_series(1, 50000) AS n
 """
 
@@ -92,6 +93,8 @@ QUESTIONS: dict[str, tuple[Callable[[AsyncTask], Any], int]] = {
     "stats and top": (figures_of, 100_000),
     "rates": (lambda app: app.attempts.rates(), 41_000),
     "failures": (lambda app: app.attempts.failures(), 30_000),
+    "what failed by an error": (lambda app: app.attempts.failed_by("e" * 12), 60_000),
+    "what is stuck": (lambda app: app.attempts.stuck(), 70_000),
     "errors": (lambda app: app.attempts.errors(), 20_100),
     "one by its id": (lambda app: app.attempts.get(_id(7)), 3),
     "one by its begin": (lambda app: app.attempts.get(_id(7)[:-1]), 60_000),
