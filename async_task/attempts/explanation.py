@@ -152,8 +152,9 @@ def _of_the_queue(session: Session, table: Table, attempt: AttemptInfo) -> Itera
             yield limit
     serving = Serving.read(session, table)
     batch = command("run-batch", "--queue", attempt.queue)
-    if (missing := serving.why_no_worker(attempt.queue)) is not None:
-        yield Reason("not_served", missing if serving.workers else f"{missing}: {NO_WORKER}", batch)
+    if not serving.serves(attempt.queue):
+        missing = f"no running worker serves its queue {attempt.queue}: {serving.said}"
+        yield Reason("not_served", missing if serving.workers else NO_WORKER, batch)
     elif serving.is_unknown(attempt.queue, attempt.target):
         is_known = problem_with(attempt.target, attempt.method_name) is None
         said = f"no running worker that serves its queue {attempt.queue} knows its target {attempt.target}"
@@ -163,7 +164,7 @@ def _of_the_queue(session: Session, table: Table, attempt: AttemptInfo) -> Itera
         yield Reason("suspect", said, command("show", str(attempt.id)))
 
 
-NO_WORKER = "`async-task worker` or the next `async-task run-batch` performs it"
+NO_WORKER = "no worker is running: `async-task worker` or the next `async-task run-batch` performs it"
 
 
 def _paused(row: Any, attempt: AttemptInfo, *, is_target: bool) -> Reason:

@@ -95,7 +95,8 @@ def stuck_behind(
     keys = list(first)[:MOST_KEYS]
     if not keys:
         return
-    numbers: Any = dict(session.execute(union_all(*(_num_behind(table, key, now) for key in keys))).all())
+    found: Any = session.execute(union_all(*(_num_behind(table, key, now) for key in keys)))
+    numbers: dict[str, int] = dict(found.all())
     blocked = [key for key in keys if numbers.get(key)]
     if not blocked:
         return

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, get_args
 from sqlalchemy.orm import Session
 
 from async_task.errors import ConfigurationError, near
+from async_task.outcomes import error_alone
 from async_task.targets.target import call_name
 
 StuckCause = Literal[
@@ -22,7 +23,7 @@ CAUSES: tuple[StuckCause, ...] = get_args(StuckCause)
 class StuckJob:
     """One job that is stuck. `job_type`: the name of its table; `job_id`: its key, as text. `call`: what would be
     called. `since`: since when it has been so: due, claimed, failed or too late. `error`: the beginning of its last
-    error, without arguments; None where there is none."""
+    error, without arguments and without why nothing more is tried; None where there is none."""
 
     job_type: str
     job_id: str
@@ -87,9 +88,13 @@ def jobs_of(table_name: str, rows: Sequence[Any], since: str, limit: int) -> tup
     """The `limit` oldest of these rows, which have an id, a call, an error, and an instant named `since`."""
     oldest = sorted(rows, key=lambda row: (getattr(row, since), str(row.id)))[:limit]
     return tuple(
-        StuckJob(table_name, str(row.id), call_name(row.target, row.method_name), getattr(row, since), row.error)
+        StuckJob(table_name, str(row.id), call_name(row.target, row.method_name), getattr(row, since), _error(row))
         for row in oldest
     )
+
+
+def _error(row: Any) -> str | None:
+    return None if row.error is None else error_alone(row.error.partition("\n")[0])
 
 
 def counted(number: int, *, is_counted: bool = True) -> str:

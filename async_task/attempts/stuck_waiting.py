@@ -46,8 +46,8 @@ def stuck_waiting(session: Session, table: Table, sample: WaitingSample, limit: 
         due = sample.due(queue)
         if queue in paused:
             groups += _of_pause(session, table, sample, queue, paused[queue], limit)
-        elif due and sample.now - due[0].due_at >= UNSERVED_AFTER and (why := serving.why_no_worker(queue)):
-            groups.append(_of_queue(session, table, sample, queue, why, limit))
+        elif due and sample.now - due[0].due_at >= UNSERVED_AFTER and not serving.serves(queue):
+            groups.append(_of_queue(session, table, sample, queue, serving, limit))
             stuck += due
         else:
             left += rows
@@ -110,7 +110,8 @@ def _unfit(session: Session, table: Table, rows: Sequence[WaitingRow]) -> dict[A
     for start in range(0, len(ids), PAGE):
         c = table.c
         asked: Any = select(c.id, c.method_args).where(c.id.in_(ids[start : start + PAGE]))
-        for key, text in session.execute(asked.where(func.length(c.method_args) <= LONGEST)):
+        found: Any = session.execute(asked.where(func.length(c.method_args) <= LONGEST))
+        for key, text in found:
             row = wanted[key]
             if (problem := argument_problem(row.target, row.method_name, row.encryptor, text)) is not None:
                 problems[key] = problem
@@ -137,9 +138,12 @@ def _of_pause(
 _RESUMED = "Workers start them at once."
 
 
-def _of_queue(session: Session, table: Table, sample: WaitingSample, queue: str, why: str, limit: int) -> StuckGroup:
+def _of_queue(
+    session: Session, table: Table, sample: WaitingSample, queue: str, serving: Serving, limit: int
+) -> StuckGroup:
     number, is_counted = num_due(session, table, sample, queue)
-    words = f"{counted(number, is_counted=is_counted)} due in the queue {queue}, and {why}"
+    why = f"which no running worker serves: {serving.said}" if serving.workers else "and no worker is running"
+    words = f"{counted(number, is_counted=is_counted)} due in the queue {queue}, {why}"
     effect = "Performs here, once, what is due in it. A worker that serves the queue goes on: `async-task worker`."
     jobs = jobs_of(table.name, sample.due(queue), "due_at", limit)
     return StuckGroup(

@@ -77,7 +77,8 @@ def num_due(session: Session, table: Table, sample: WaitingSample, queue: str) -
         is_due = (*_place(table, queue, priority), table.c.due_at <= sample.now)
         some = select(table.c.id).where(*is_due).limit(MOST_COUNTED).subquery()
         parts.append(select(func.count()).select_from(some).scalar_subquery())
-    number = int(session.scalar(select(sum(parts[1:], start=parts[0]))) or 0)
+    total: Any = sum(parts[1:], start=parts[0])
+    number = session.scalar(select(total)) or 0
     return number, number < MOST_COUNTED
 
 

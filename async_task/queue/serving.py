@@ -44,14 +44,14 @@ class Serving(NamedTuple):
         asked: Any = select(c.about).where(*running).order_by(c.beat_at.desc()).limit(MOST_WORKERS)
         return cls([_served(json.loads(about) if about else {}) for about in session.scalars(asked)])
 
-    def why_no_worker(self, queue: str) -> str | None:
-        """Why no running worker serves the queue; None if one does."""
-        if any(one.serves(queue) for one in self.workers):
-            return None
-        if not self.workers:
-            return "no worker is running"
+    def serves(self, queue: str) -> bool:
+        return any(one.serves(queue) for one in self.workers)
+
+    @property
+    def said(self) -> str:
+        """What they serve, of a queue that none of them serves."""
         names = sorted({name for one in self.workers for name in one.queues})
-        return f"no running worker serves its queue {queue}: they serve {', '.join(names[:MOST_NAMED])}"
+        return f"they serve {', '.join(names[:MOST_NAMED])}"
 
     def is_unknown(self, queue: str, target: str) -> bool:
         """Whether running workers serve the queue, and none of these knows the target."""

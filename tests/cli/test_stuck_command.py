@@ -24,7 +24,7 @@ def test_stuck_prints_each_cause_with_its_remedy_and_what_that_will_do(
     assert said.code == 1
     for words in (
         "Its worker has died\n",
-        "1 attempt due in the queue lonely, and no running worker serves its queue",
+        "1 attempt due in the queue lonely, which no running worker serves: they",
         "$ async-task resume --queue mail\n",
         "1 attempt of shop.gone, a target that no running worker of their queues knows\n",
         "$ async-task failures retry eeeeeeeeeeee --first 5 --reason mended\n",
