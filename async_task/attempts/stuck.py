@@ -6,7 +6,7 @@ from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
 from async_task.attempts.pages import clock_of
-from async_task.attempts.stuck_claims import stuck_behind, stuck_claims, stuck_late, stuck_undecided
+from async_task.attempts.stuck_claims import MOST_KEYS, stuck_behind, stuck_claims, stuck_late, stuck_undecided
 from async_task.attempts.stuck_errors import stuck_errors
 from async_task.attempts.stuck_groups import StuckCause, StuckGroup, StuckReport, StuckSource, in_order
 from async_task.attempts.stuck_waiting import stuck_waiting
@@ -32,4 +32,6 @@ def stuck_of(
         *(group for source in sources for group in source.stuck(session, limit)),
     ]
     wanted = [one for one in groups if cause in (None, one.cause)]
-    return StuckReport(in_order(wanted), sample.is_complete and is_read, now)
+    keys = {row.order_key for row in heads if row.order_key is not None}
+    is_complete = waiting.is_complete and is_read and len(keys) <= MOST_KEYS and all(one.is_counted for one in groups)
+    return StuckReport(in_order(wanted), is_complete, now)

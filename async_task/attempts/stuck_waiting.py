@@ -29,11 +29,13 @@ PAGE = 500
 
 
 class WaitingGroups(NamedTuple):
-    """`groups`, and the rows that are in none: these may fail again and again, or block others."""
+    """`groups`; `others`: the rows that are in none, which may fail again and again, or block others; `stuck`: those
+    that are in one. `is_complete`: whether the arguments of all were checked."""
 
     groups: list[StuckGroup]
     others: list[WaitingRow]
     stuck: list[WaitingRow]
+    is_complete: bool
 
 
 def stuck_waiting(session: Session, table: Table, sample: WaitingSample, limit: int) -> WaitingGroups:
@@ -51,18 +53,21 @@ def stuck_waiting(session: Session, table: Table, sample: WaitingSample, limit: 
             stuck += due
         else:
             left += rows
-    unfit = _unfit(session, table, left)
+    checkable = _checkable(left)
+    wanted = {row.id: row for row in islice(_in_turn(checkable), CHECKED)}
+    is_complete = sample.is_complete and len(wanted) == sum(map(len, checkable))
+    unfit = _unfit(session, table, wanted)
     found: dict[tuple[StuckCause, str], list[WaitingRow]] = defaultdict(list)
     others: list[WaitingRow] = []
     for row in left:
         key = _cause_of(row, sample, paused, serving, unfit)
         (others if key is None else found[key]).append(row)
     for (cause, subject), rows in found.items():
-        told = _TELL[cause](subject, rows, counted(len(rows), is_counted=sample.is_complete))
+        told = _TELL[cause](subject, rows, counted(len(rows), is_counted=is_complete))
         jobs = jobs_of(table.name, rows, "due_at", limit)
-        groups.append(StuckGroup(cause, subject, told.words, len(rows), sample.is_complete, jobs, *told[1:]))
+        groups.append(StuckGroup(cause, subject, told.words, len(rows), is_complete, jobs, *told[1:]))
         stuck += rows
-    return WaitingGroups(groups, others, stuck)
+    return WaitingGroups(groups, others, stuck, is_complete)
 
 
 class Pause(NamedTuple):
@@ -99,13 +104,17 @@ def _cause_of(
     return None
 
 
-def _unfit(session: Session, table: Table, rows: Sequence[WaitingRow]) -> dict[Any, str]:
-    """By id, why arguments do not fit: of the first rows of each call whose texts are short and not encrypted."""
+def _checkable(rows: Sequence[WaitingRow]) -> list[list[WaitingRow]]:
+    """By call, those whose arguments are not encrypted, and whose call this process knows."""
     by_call: dict[tuple[str, str], list[WaitingRow]] = defaultdict(list)
     for row in rows:
-        if row.encryptor == NullEncryptor.name and problem_with(row.target, row.method_name) is None:
+        if row.encryptor == NullEncryptor.name:
             by_call[row.target, row.method_name].append(row)
-    wanted = {row.id: row for row in islice(_in_turn(list(by_call.values())), CHECKED)}
+    return [some for call, some in by_call.items() if problem_with(*call) is None]
+
+
+def _unfit(session: Session, table: Table, wanted: Mapping[Any, WaitingRow]) -> dict[Any, str]:
+    """By id, why arguments do not fit; those whose text is long are not read."""
     ids, problems = list(wanted), dict[Any, str]()
     for start in range(0, len(ids), PAGE):
         c = table.c

@@ -33,7 +33,7 @@ def events_in_order(app: AsyncTask, attempt_id: uuid.UUID) -> Iterator[EventInfo
 
 def as_data(event: EventInfo, *, has_trace: bool) -> dict[str, Any]:
     """An event as JSON has it. `before` and `after` are null where nobody has changed the attempt."""
-    names = ["created_at", "kind", "num_attempt", "actor", "message"]
+    names = ["created_at", "kind", "num_attempt", "actor", "message", "fingerprint"]
     change = {
         side: {name: as_json_value(value) for name, value in values.items()} or None
         for side, values in (("before", event.before), ("after", event.after))

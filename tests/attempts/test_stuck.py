@@ -87,8 +87,11 @@ def test_everything_that_blocks_one_attempt_is_named(app: AsyncTask, engine: Eng
     changed(engine, second, arrived=None, due_at=seconds_from_now(600), num_losses=1, num_attempts=1)
     app.pause("mail")
     app.pause(target=Client)
-    found = [one.kind for one in app.attempts.explain(second.id).reasons]
+    reasons = app.attempts.explain(second.id).reasons
+    found = [one.kind for one in reasons]
     assert found == ["waits_behind", "not_due", "paused", "paused", "not_served", "suspect"]
+    resumes = {"async-task resume --queue mail", "async-task resume --target test.client"}
+    assert {one.remedy for one in reasons if one.kind == "paused"} == resumes
 
 
 @by_one_door
@@ -211,7 +214,15 @@ def test_a_thousand_stuck_rows_take_as_many_statements_as_ten(
             ids = Attempt.create_many(connection, rows)
             connection.execute(update(TABLE).where(TABLE.c.id.in_(ids[:150])).values(method_args='{"nobody": 1}'))
             connection.execute(update(TABLE).where(TABLE.c.id.in_(ids[150:])).values(target="shop.gone"))
+            keyed = [{"target": Client, "method_name": "ping", "order_key": f"k-{n // 2}"} for n in range(240)]
+            ids = Attempt.create_many(connection, keyed)
+            first = {"released": True, "num_errors": 1, "num_attempts": 1, "due_at": seconds_from_now(600)}
+            connection.execute(update(TABLE).where(TABLE.c.id.in_(ids)).values(arrived=None))
+            connection.execute(update(TABLE).where(TABLE.c.id.in_(ids[::2])).values(first))
         many = number()
     finally:
         event.remove(engine, "before_cursor_execute", note)
     assert many == few
+    report = app.attempts.stuck()
+    assert [one.cause for one in report.groups].count("blocked") == 100  # behind the oldest ones
+    assert report.is_complete is False
