@@ -8,6 +8,9 @@ from async_task.asyncable.clock_target import process_models as process_models
 from async_task.asyncable.columns import AsyncableSchema as AsyncableSchema
 from async_task.asyncable.columns import asyncable_schema as asyncable_schema
 from async_task.asyncable.settings import Processing as Processing
+from async_task.asyncable.summary import ModelSummary as ModelSummary
+from async_task.asyncable.summary import ProcessingTimes as ProcessingTimes
+from async_task.asyncable.summary import StuckCount as StuckCount
 from async_task.asyncable.sweep import ModelReport as ModelReport
 from async_task.asyncable.sweep import ProcessReport as ProcessReport
 from async_task.attempts.attempt import Attempt as Attempt

@@ -159,7 +159,7 @@ class Paper(Columns, Asyncable, Base):
 class Letter(Paper):
     """It has a table of its own beside."""
 
-    __tablename__ = "letters"
+    __tablename__ = "review_letters"
     __mapper_args__: ClassVar = {"polymorphic_identity": "letter"}
     processing = Processing(name="test.letter")
 

@@ -16,7 +16,7 @@ from async_task.asyncable.registration import register
 from async_task.asyncable.scopes import Scopes, of_values
 from async_task.asyncable.selects import AsyncableScopes
 from async_task.asyncable.settings import Processing
-from async_task.asyncable.verbs import Delay, change, conditions, now_in, session_of
+from async_task.asyncable.verbs import Delay, change, change_if, conditions, now_in, session_of
 from async_task.attempts.chain import key_of
 from async_task.attempts.options import SyncSession
 from async_task.errors import ConfigurationError, InvalidArguments
@@ -166,8 +166,7 @@ class Asyncable(AsyncableScopes):
         _check_reason(reason)
         own, model = session_of(self, session), type(self)
         now = {"canceled_at": now_in(model, "canceled_at")}
-        is_canceled = verbs.hit(own, model, key_of(self), now, conditions(model).open())
-        verbs.reread(own, self)
+        is_canceled = change_if(own, self, "cancel", now, conditions(model).open())
         if is_canceled:
             give_up(own, model, key_of(self), reason)
         return is_canceled

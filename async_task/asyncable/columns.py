@@ -184,3 +184,11 @@ def attributes_of(model: type[Any]) -> dict[str, str]:
     """The attribute of the class under which each of the six is mapped."""
     mapper = inspect(model)
     return {key: mapper.get_property_by_column(c).key for key, c in columns_of(model).items()}
+
+
+def own_rows(model: type[Any], statement: Any) -> Any:
+    """The statement without the rows of subclasses, which have a job of their own."""
+    mapper: Any = inspect(model)
+    if mapper.polymorphic_on is None or mapper.polymorphic_identity is None:
+        return statement
+    return statement.where(mapper.polymorphic_on == mapper.polymorphic_identity)

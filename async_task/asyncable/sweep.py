@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from async_task.asyncable.asyncable import Asyncable
 from async_task.asyncable.chain import chain_of, dispatch, name_of
-from async_task.asyncable.columns import columns_of
+from async_task.asyncable.columns import columns_of, own_rows
 from async_task.asyncable.registration import registered_asyncables
 from async_task.asyncable.verbs import conditions
 from async_task.attempts.attempt import BaseAttempt
@@ -156,10 +156,6 @@ def _required(engine: Engine, model: type[Asyncable], limit: int) -> Rows:
 
 
 def required(model: type[Asyncable]) -> Any:
-    """The statement of the sweep: of the class itself, because the rows of a subclass have its own job."""
-    mapper: Any = inspect(model)
+    """The statement of the sweep."""
     submitted_at = instant_in(columns_of(model)["last_submitted_at"])
-    wanted: Any = model.requires_processing().with_only_columns(submitted_at, *mapper.primary_key)
-    if mapper.polymorphic_on is None or mapper.polymorphic_identity is None:
-        return wanted
-    return wanted.where(mapper.polymorphic_on == mapper.polymorphic_identity)
+    return own_rows(model, model.requires_processing().with_only_columns(submitted_at, *inspect(model).primary_key))

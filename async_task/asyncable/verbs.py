@@ -44,13 +44,22 @@ def session_of(row: Any, session: SyncSession | None) -> Session:
 
 
 def change(session: Session, row: Any, verb: str, changes: Changes, condition: ColumnElement[bool] | None) -> None:
-    """Write `changes` of the six columns where the condition holds, and read the row again. Raises InvalidState.
-
-    Every verb ends here: what is to be told of a change is told in this transaction.
-    """
-    if not hit(session, type(row), key_of(row), changes, condition):
+    """As `change_if`. Raises InvalidState also where the condition does not hold."""
+    if not change_if(session, row, verb, changes, condition):
         raise InvalidState(f"{verb}: {type(row).__name__} {key_of(row)} is {_state(session, row)}")
-    reread(session, row)
+
+
+def change_if(session: Session, row: Any, verb: str, changes: Changes, condition: ColumnElement[bool] | None) -> bool:
+    """Write `changes` of the six columns if the condition holds, and read the row again. Returns whether it did. Raises
+    InvalidState for a row that is gone.
+
+    Each change by a person ends here: what is to be told of it is told in this transaction.
+    """
+    is_changed = hit(session, type(row), key_of(row), changes, condition)
+    if not is_changed and read(session, type(row), key_of(row)) is None:
+        raise InvalidState(f"{verb}: {type(row).__name__} {key_of(row)} is gone")
+    session.refresh(row, list(attributes_of(type(row)).values()))
+    return is_changed
 
 
 def hit(session: Any, model: type[Any], key: Any, changes: Changes, condition: ColumnElement[bool] | None) -> bool:
@@ -64,10 +73,6 @@ def hit(session: Any, model: type[Any], key: Any, changes: Changes, condition: C
     routed = {"bind_arguments": {"mapper": inspect(model)}} if isinstance(session, Session) else {}
     result: Any = session.execute(statement, **routed)
     return bool(result.rowcount == 1)
-
-
-def reread(session: Session, row: Any) -> None:
-    session.refresh(row, list(attributes_of(type(row)).values()))
 
 
 def _state(session: Session, row: Any) -> str:

@@ -45,6 +45,7 @@ COMMANDS = {
     "queues": ("queues:queues", "List the queues that are paused or limited."),
     "sweep": ("sweep:sweep", "Recover attempts whose process died; expire late ones."),
     "process-models": ("process_models:process_models", "Give rows of models (Asyncable) the job that they lack."),
+    "summary": ("summary:summary", "Count stuck rows of models (Asyncable), or time the others."),
     "prune": ("prune:prune", "Delete attempts that ended long ago."),
     "install": ("install:install", "Write a revision that creates the tables; or create them."),
     "adopt": ("adopt:adopt", "Take over tables that autogenerate made."),

@@ -36,6 +36,7 @@ VERBS: dict[str, Callable[[AsyncTask], object]] = {
     "retry_failures": lambda app: app.retry_failures("0" * 12, reason="it is mended"),
     "rotate_keys": lambda app: app.rotate_keys(),
     "run_batch": lambda app: app.run_batch(),
+    "summarize_models": lambda app: app.summarize_models(),
     "sweep": lambda app: app.sweep(),
     "worker": lambda app: app.worker().run(),
     "workers": lambda app: app.workers(),

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, create_engine, delete, event, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from async_task import (
     Again,
+    AsyncTask,
     Attempt,
     Discard,
     Expired,
@@ -23,8 +24,11 @@ from async_task import (
     Status,
     Succeeded,
 )
+from async_task.asyncable.columns import columns_of
 from async_task.asyncable.registration import register
+from async_task.database.clock import instant_in
 from conftest import by_one_door
+from elsewhere import await_
 from outbox import Client, calls
 from reviews import (
     DAY,
@@ -39,6 +43,7 @@ from reviews import (
     Review,
     SessionReview,
 )
+from workers import working
 
 MINUTE = 60.0
 
@@ -363,6 +368,17 @@ def test_each_verb_changes_what_it_says(desk: Desk) -> None:
 
 
 @by_one_door
+def test_a_verb_says_that_a_row_is_gone(desk: Desk, engine: Engine) -> None:
+    made = desk.by_hand()
+    with Session(engine) as session:
+        row = session.get_one(Review, made)
+        session.execute(delete(Review).where(Review.id == made).execution_options(synchronize_session=False))
+        for verb in (row.cancel, row.attempted, row.clear_error):
+            with pytest.raises(InvalidState, match=rf"{verb.__name__}: Review {made} is gone"):
+                verb()
+
+
+@by_one_door
 def test_cancel_cancels_the_attempt_that_waits(desk: Desk, board: Board) -> None:
     made = desk.submitted()
     assert desk.do(made, "cancel", reason="withdrawn") is True
@@ -411,3 +427,42 @@ def test_an_error_is_cut_to_the_length_of_its_column(desk: Desk, board: Board) -
     made = mine.submitted()
     mine.go_on()
     assert mine.row(made).error == f"Broken: {'x' * 28} ..."
+
+
+def test_a_worker_processes_a_row_when_it_is_submitted(desk: Desk, board: Board) -> None:
+    with working(desk.app, poll=60):
+        made = desk.submitted()
+        await_(lambda: desk.status(made) == "processed", "the row is processed")
+
+
+@by_one_door
+@pytest.mark.only_on("postgresql", "mysql")
+def test_columns_without_a_time_zone_hold_utc_whatever_the_session_says(
+    desk: Desk, board: Board, engine: Engine
+) -> None:
+    register(OldReview)
+    abroad = create_engine(engine.url)
+    zone = {"postgresql": "SET TIME ZONE 'Asia/Kolkata'", "mysql": "SET time_zone = '+05:30'"}[engine.dialect.name]
+
+    @event.listens_for(abroad, "connect")
+    def travel(driver: Any, _: Any) -> None:
+        cursor = driver.cursor()
+        cursor.execute(zone)
+        driver.commit()
+
+    mine = Desk(AsyncTask(abroad), abroad, OldReview)
+    at = mine.app.now() + dt.timedelta(hours=1)
+    now, later = mine.submitted(), mine.submitted(delay=at)
+    assert [one.due_at == at for one in mine.attempts()] == [False, True]
+    mine.go_on()
+    assert (mine.status(now), mine.status(later)) == ("processed", "submitted")
+    with Session(engine) as session:
+        times = [
+            instant_in(column)
+            for name, column in columns_of(OldReview).items()
+            if name in ("submitted_at", "processed_at")
+        ]
+        for seen in session.execute(select(*times).where(OldReview.id == now)).one():
+            assert abs((seen - mine.app.now()).total_seconds()) < MINUTE
+    mine.app.close()
+    abroad.dispose()

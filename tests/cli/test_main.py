@@ -53,7 +53,8 @@ WRITING = {
     "resume", "retry", "rotate-keys", "run-batch", "run-now", "sweep", "upgrade",
 }  # fmt: skip
 READING = {
-    "check", "config", "explain", "health", "list", "queues", "show", "stats", "stuck", "version", "workers",
+    "check", "config", "explain", "health", "list", "queues", "show", "stats", "stuck", "summary", "version",
+    "workers",
 }  # fmt: skip
 NEITHER = {"worker", "clock", "failures", "schedule", "keys", "sql", "completion", "demo", "top"}
 """`worker` and `clock` write until they are stopped: `run-batch --dry-run` and `schedule next` show what comes."""
