@@ -171,7 +171,7 @@ class Try(NamedTuple):
 
 async def _handed(session: Session, answer: Any) -> Any:
     """In the task of the coroutine, calls that are written down without `session=` go into this session."""
-    with handed(session):
+    with handed(session, has_begun=True):
         return await answer
 
 

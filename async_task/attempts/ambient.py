@@ -34,8 +34,8 @@ _OPEN = "async_task.open"
 # The context is compared too: a web framework runs a request's dependency in one thread of its pool and its endpoint in
 # another, in which the dependency of a third request may have left its transaction open. With the thread alone, 90 of
 # 92 calls were written into the transaction of another request.
-_handed: ContextVar[tuple[Session, int, _Task | None] | None] = ContextVar("async_task_handed", default=None)
-"""The session that a target was handed, and where it is called."""
+_handed: ContextVar[tuple[Session, int, _Task | None, bool] | None] = ContextVar("async_task_handed", default=None)
+"""The session that a target was handed, where it is called, and whether the session may have begun elsewhere."""
 _begun: ContextVar[frozenset["weakref.ref[_Open]"]] = ContextVar("async_task_begun", default=frozenset())
 
 
@@ -78,7 +78,8 @@ def ambient_session() -> Session:
     for session in begun_here:
         check_writable(session)
     if (handed := _handed_session(task)) is not None:
-        handed.begin()
+        if not handed.in_transaction():
+            handed.begin()
         return handed
     raise NoTransaction(
         "give session=, with whose transaction the call is to commit, in Attempt.create(...) or "
@@ -112,9 +113,10 @@ def _ended(session: Session) -> str | None:
 
 
 @contextmanager
-def handed(session: Session) -> Iterator[None]:
-    """Inside of this, in this thread and asyncio task, `session` is ambient, also before it has begun."""
-    token = _handed.set((session, threading.get_ident(), _current_task()))
+def handed(session: Session, *, has_begun: bool = False) -> Iterator[None]:
+    """Inside of this, in this thread and asyncio task, `session` is ambient, also before it has begun; and with
+    `has_begun` also if it has begun in another one."""
+    token = _handed.set((session, threading.get_ident(), _current_task(), has_begun))
     try:
         yield
     finally:
@@ -133,9 +135,9 @@ def nothing_handed() -> Iterator[None]:
 
 
 def _handed_session(task: _Task | None) -> Session | None:
-    session, thread, own_task = _handed.get() or (None, None, None)
+    session, thread, own_task, has_begun = _handed.get() or (None, None, None, False)
     is_here = thread == threading.get_ident() and own_task is task  # a child task or thread inherits the context
-    return session if session is not None and is_here and not session.in_transaction() else None
+    return session if session is not None and is_here and (has_begun or not session.in_transaction()) else None
 
 
 def note_created(session: Session) -> None:

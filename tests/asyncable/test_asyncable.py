@@ -272,19 +272,36 @@ def test_attempted_is_committed_before_the_work_and_survives_its_rollback(
     assert None not in seen
 
 
-def test_what_a_process_writes_commits_with_its_success_alone(desk: Desk, board: Board, engine: Engine) -> None:
+@pytest.mark.parametrize("model", [Review, CoroutineReview])
+def test_what_a_process_writes_commits_with_its_success_alone(desk: Desk, board: Board, model: type[Any]) -> None:
+    mine = of(desk, model)
+
     def call(row: Any) -> None:
         Attempt.call(Client.fulfill, "token", order_number=len(board.asked))
         if len(board.asked) == 1:
             raise Broken("after the call")
 
     board.does = call
-    desk.submitted()
-    desk.go_on()
-    assert len(desk.attempts()) == 1
-    desk.pass_by(3 * HOUR)
-    desk.go_on()
+    mine.submitted()
+    mine.go_on()
+    assert len(mine.attempts()) == 1
+    mine.pass_by(3 * HOUR)
+    mine.go_on()
     assert calls == [("token", 2)]
+
+
+def test_what_a_process_does_to_the_six_columns_is_not_kept(desk: Desk, board: Board) -> None:
+    mine = of(desk, LeasedReview)
+
+    def forge(row: Any) -> None:
+        row.error, row.canceled_at, row.submitted_at = "forged", mine.app.now(), None
+
+    board.does = forge
+    made = mine.submitted()
+    mine.go_on()
+    row = mine.row(made)
+    assert (row.asyncable_status, row.error, row.canceled_at) == ("processed", None, None)
+    assert row.submitted_at is not None
 
 
 def test_a_row_that_needs_no_work_any_more_is_not_processed(desk: Desk, board: Board, engine: Engine) -> None:
