@@ -11,7 +11,7 @@ from sqlalchemy import Table, func, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.info import AttemptInfo
-from async_task.attempts.row_problems import UNFIT, argument_problem, key_problem
+from async_task.attempts.row_problems import UNFIT, KeyProblems, argument_problem
 from async_task.encryption.ciphers import STORED_HEAD
 from async_task.queue.backlog import MOST_COUNTED
 from async_task.queue.fenced_writes import PARKED
@@ -132,7 +132,7 @@ def _of_the_call(session: Session, table: Table, attempt: AttemptInfo) -> Iterat
     """What this process knows of the key and the arguments."""
     c = table.c
     text: str = session.scalar(select(c.method_args).where(c.id == attempt.id)) or ""
-    if (missing := key_problem(attempt.encryptor, text[:STORED_HEAD])) is not None:
+    if (missing := KeyProblems().of(attempt.encryptor, text[:STORED_HEAD])) is not None:
         yield Reason("key_missing", f"its arguments cannot be decrypted here: {missing}", command("keys", "list"))
     unfit = argument_problem(attempt.target, attempt.method_name, attempt.encryptor, text)
     if unfit is None and (attempt.error or "").startswith(UNFIT):

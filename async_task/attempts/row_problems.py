@@ -2,7 +2,7 @@
 longer fit. No sentence quotes an argument."""
 
 from async_task.arguments.decoding import decode
-from async_task.encryption.ciphers import problem_with_key
+from async_task.encryption.ciphers import key_id_stored, problem_with_key
 from async_task.encryption.encryptors import NullEncryptor, encryptor_named
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments, UnknownEncryptor
 from async_task.targets.registry import target_named
@@ -11,16 +11,43 @@ UNFIT = InvalidArguments.__name__
 """How the last error of a call begins whose arguments did not fit when it was made."""
 
 
-def key_problem(encryptor: str, head: str) -> str | None:
-    """Why this process cannot decrypt a row. `head`: the beginning of its stored text, which names the key. None where
-    it can, and where the source of the keys cannot be read."""
-    if encryptor == NullEncryptor.name:
-        return None
+class KeyProblems:
+    """Why this process cannot decrypt rows; each encryptor and key is looked for once, as installed packages are
+    searched, and a source of keys may be asked."""
+
+    def __init__(self) -> None:
+        self._unknown: dict[str, bool] = {}
+        self._missing: dict[tuple[str, str | None], str | None] = {}
+
+    def of(self, encryptor: str, head: str) -> str | None:
+        """`head`: the beginning of the stored text, which names the key. None where it can be decrypted, and where the
+        source of the keys cannot be read."""
+        if encryptor == NullEncryptor.name:
+            return None
+        if encryptor not in self._unknown:
+            self._unknown[encryptor] = _is_unknown(encryptor)
+        if self._unknown[encryptor]:
+            return f"they are encrypted by {encryptor!r}, which this process does not know"
+        key = (encryptor, key_id_stored(head))
+        if key not in self._missing:
+            self._missing[key] = _missing(encryptor, head)
+        return self._missing[key]
+
+
+def _is_unknown(encryptor: str) -> bool:
+    try:
+        encryptor_named(encryptor)
+    except UnknownEncryptor:
+        return True
+    except Exception:  # installed, and broken here: it says nothing about the row
+        return False
+    return False
+
+
+def _missing(encryptor: str, head: str) -> str | None:
     try:
         return problem_with_key(encryptor_named(encryptor), head)
-    except UnknownEncryptor:
-        return f"they are encrypted by {encryptor!r}, which this process does not know"
-    except Exception:  # of a source of keys: it says nothing about the row
+    except Exception:  # of a source of keys
         return None
 
 

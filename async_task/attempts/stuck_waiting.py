@@ -2,15 +2,15 @@
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Table, func, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.explanation import command
-from async_task.attempts.row_problems import UNFIT, argument_problem, key_problem
+from async_task.attempts.row_problems import UNFIT, KeyProblems, argument_problem
 from async_task.attempts.stuck_groups import StuckCause, StuckGroup, counted, jobs_of
 from async_task.attempts.waiting_sample import UNSERVED_AFTER, WaitingRow, WaitingSample, num_due
 from async_task.encryption.ciphers import key_id_stored
@@ -41,33 +41,47 @@ class WaitingGroups(NamedTuple):
 def stuck_waiting(session: Session, table: Table, sample: WaitingSample, limit: int) -> WaitingGroups:
     """A bounded number of statements, whatever waits."""
     paused, serving = _paused(session, table), Serving.read(session, table)
-    groups: list[StuckGroup] = []
+    of_queues: list[StuckGroup] = []
     left: list[WaitingRow] = []
     stuck: list[WaitingRow] = []
     for queue, rows in sample.rows.items():
         due = sample.due(queue)
         if queue in paused:
-            groups += _of_pause(session, table, sample, queue, paused[queue], limit)
+            of_queues += _of_pause(session, table, sample, queue, paused[queue], limit)
         elif due and sample.now - due[0].due_at >= UNSERVED_AFTER and not serving.serves(queue):
-            groups.append(_of_queue(session, table, sample, queue, serving, limit))
+            of_queues.append(_of_queue(session, table, sample, queue, serving, limit))
             stuck += due
         else:
             left += rows
     checkable = _checkable(left)
-    wanted = {row.id: row for row in islice(_in_turn(checkable), CHECKED)}
-    is_complete = sample.is_complete and len(wanted) == sum(map(len, checkable))
-    unfit = _unfit(session, table, wanted)
-    found: dict[tuple[StuckCause, str], list[WaitingRow]] = defaultdict(list)
+    checked = {row.id: row for row in islice(_in_turn(checkable), CHECKED)}
+    is_complete = sample.is_complete and len(checked) == sum(map(len, checkable))
+    known = Known(sample.now, paused, serving, _unfit(session, table, checked), KeyProblems())
+    found, others = _by_cause(left, known)
+    groups = [_group(table, *key, rows, limit, is_counted=is_complete) for key, rows in found.items()]
+    return WaitingGroups([*of_queues, *groups], others, [*stuck, *chain(*found.values())], is_complete)
+
+
+Key: TypeAlias = tuple[StuckCause, str]
+"""The cause and the subject of a group."""
+
+
+def _by_cause(rows: Iterable[WaitingRow], known: "Known") -> tuple[dict[Key, list[WaitingRow]], list[WaitingRow]]:
+    """The rows of each group, and those that are in none."""
+    found: dict[Key, list[WaitingRow]] = defaultdict(list)
     others: list[WaitingRow] = []
-    for row in left:
-        key = _cause_of(row, sample, paused, serving, unfit)
+    for row in rows:
+        key = known.cause_of(row)
         (others if key is None else found[key]).append(row)
-    for (cause, subject), rows in found.items():
-        told = _TELL[cause](subject, rows, counted(len(rows), is_counted=is_complete))
-        jobs = jobs_of(table.name, rows, "due_at", limit)
-        groups.append(StuckGroup(cause, subject, told.words, len(rows), is_complete, jobs, *told[1:]))
-        stuck += rows
-    return WaitingGroups(groups, others, stuck, is_complete)
+    return found, others
+
+
+def _group(
+    table: Table, cause: StuckCause, subject: str, rows: Sequence[WaitingRow], limit: int, *, is_counted: bool
+) -> StuckGroup:
+    told = _TELL[cause](subject, rows, counted(len(rows), is_counted=is_counted))
+    jobs = jobs_of(table.name, rows, "due_at", limit)
+    return StuckGroup(cause, subject, told.words, len(rows), is_counted, jobs, told.remedy, told.effect)
 
 
 class Pause(NamedTuple):
@@ -88,20 +102,28 @@ def _paused(session: Session, table: Table) -> dict[str, Pause]:
     return {name: Pause(*about) for name, *about in rows}
 
 
-def _cause_of(
-    row: WaitingRow, sample: WaitingSample, paused: Mapping[str, Pause], serving: Serving, unfit: Mapping[Any, str]
-) -> tuple[StuckCause, str] | None:
-    own = own_queue(row.target)
-    if own in paused:
-        is_long = row.due_at <= sample.now and sample.now - paused[own].at >= PAUSED_AFTER
-        return ("paused", row.target) if is_long else None
-    if key_problem(row.encryptor, row.head) is not None:
-        return "key_missing", f"{row.encryptor} {key_id_stored(row.head) or ''}".rstrip()
-    if row.id in unfit or error_alone(row.error or "").startswith(UNFIT):
-        return "unfit", row.target
-    if row.due_at <= sample.now and serving.is_unknown(row.queue, row.target):
-        return "unknown_target", row.target
-    return None
+class Known(NamedTuple):
+    """What is known of all rows of a sample."""
+
+    now: dt.datetime
+    paused: Mapping[str, Pause]
+    serving: Serving
+    unfit: Mapping[Any, str]
+    keys: KeyProblems
+
+    def cause_of(self, row: WaitingRow) -> Key | None:
+        """Why it is stuck, and the subject of its group; None if it is not, or not for one of these causes."""
+        own, is_due = own_queue(row.target), row.due_at <= self.now
+        if own in self.paused:
+            is_long = is_due and self.now - self.paused[own].at >= PAUSED_AFTER
+            return ("paused", row.target) if is_long else None
+        if self.keys.of(row.encryptor, row.head) is not None:
+            return "key_missing", f"{row.encryptor} {key_id_stored(row.head) or ''}".rstrip()
+        if row.id in self.unfit or error_alone(row.error or "").startswith(UNFIT):
+            return "unfit", row.target
+        if is_due and self.serving.is_unknown(row.queue, row.target):
+            return "unknown_target", row.target
+        return None
 
 
 def _checkable(rows: Sequence[WaitingRow]) -> list[list[WaitingRow]]:
@@ -183,7 +205,7 @@ def _of_target(target: str, rows: Sequence[WaitingRow], number: str) -> Told:
 
 
 def _of_key(_subject: str, rows: Sequence[WaitingRow], number: str) -> Told:
-    words = f"{number} that cannot be decrypted here: {key_problem(rows[0].encryptor, rows[0].head)}"
+    words = f"{number} that cannot be decrypted here: {KeyProblems().of(rows[0].encryptor, rows[0].head)}"
     effect = "Lists the keys, and which this process lacks. Give it the key: the attempts then go on by themselves."
     return Told(words, command("keys", "list"), effect)
 

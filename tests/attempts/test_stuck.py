@@ -17,7 +17,8 @@ from async_task import (
     StuckJob,
     StuckReport,
 )
-from async_task.attempts import stuck_groups, stuck_waiting, waiting_sample
+from async_task.attempts import row_problems, stuck_groups, waiting_sample
+from async_task.encryption.encryptors import encryptor_named
 from async_task.schema.tables import companion_tables
 from claims import TABLE, claimed, seconds_from_now
 from conftest import by_one_door
@@ -156,8 +157,7 @@ def test_a_group_names_the_oldest_counts_all_and_can_be_asked_for(
     [group] = app.attempts.stuck(cause="not_served", limit=2).groups
     assert [job.job_id for job in group.jobs] == [str(made[3].id), str(made[2].id)]
     assert (group.count, group.is_counted, group.subject) == (4, True, "default")
-    for module in (stuck_waiting, waiting_sample):
-        monkeypatch.setattr(module, "MOST_COUNTED", 3)
+    monkeypatch.setattr(waiting_sample, "MOST_COUNTED", 3)
     monkeypatch.setattr(waiting_sample, "READ", 4)
     monkeypatch.setattr(waiting_sample, "FEWEST", 2)
     report = app.attempts.stuck(cause="not_served")
@@ -226,3 +226,22 @@ def test_a_thousand_stuck_rows_take_as_many_statements_as_ten(
     report = app.attempts.stuck()
     assert [one.cause for one in report.groups].count("blocked") == 100  # behind the oldest ones
     assert report.is_complete is False
+
+
+@by_one_door
+def test_many_rows_of_one_key_or_encryptor_ask_for_it_once(
+    app: AsyncTask, engine: Engine, write: Write, own_encryptors: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def named(name: str) -> Any:
+        asked.append(name)
+        return encryptor_named(name)
+
+    monkeypatch.setattr(row_problems, "encryptor_named", named)
+    with engine.begin() as connection:
+        ids = Attempt.create_many(connection, [{"target": Client, "method_name": "ping"}] * 20)
+        connection.execute(update(TABLE).where(TABLE.c.id.in_(ids)).values(encryptor="gone"))
+    [group] = app.attempts.stuck().groups
+    assert (group.cause, group.subject, group.count) == ("key_missing", "gone", 20)
+    assert len(asked) <= 2  # to judge, and to say why
