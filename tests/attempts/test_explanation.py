@@ -145,7 +145,9 @@ def test_a_queue_that_no_running_worker_serves_is_told(
 
 
 @by_one_door
-def test_a_running_worker_counts_as_one_that_serves_its_queues(app: AsyncTask, write: Write) -> None:
+def test_a_running_worker_counts_as_one_that_serves_its_queues_and_knows_its_targets(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
     attempt = write(Client, "ping", queue="mail", scheduled_at=seconds_from_now(600))
     with working(app, queues={"other": 1}):
         await_(lambda: any(one.about for one in app.workers()), "it is registered")
@@ -153,6 +155,9 @@ def test_a_running_worker_counts_as_one_that_serves_its_queues(app: AsyncTask, w
     with working(app):
         await_(lambda: any(one.about for one in app.workers()), "it is registered")
         assert kinds(app, attempt) == ["not_due"]
+        with engine.begin() as connection:
+            connection.execute(update(TABLE).values(target="shop.gone"))
+        assert kinds(app, attempt) == ["not_due", "unknown_target"]
 
 
 @by_one_door
