@@ -278,8 +278,8 @@ class CallTransaction:
         if self._root is not None:
             self._root.commit()
             self._is_committed = True
-            assert self._connection is not None
-            run_committed(self._connection)
+            if self._connection is not None:
+                run_committed(self._connection)
 
     def close(self) -> None:
         """Roll back what is not committed, and return the connection."""

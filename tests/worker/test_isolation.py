@@ -51,7 +51,7 @@ from databases import Database, close_file
 from elsewhere import await_, notes
 from offspring import children as in_children
 from offspring import claim, is_there, num_descriptors, parent_of, performing
-from outbox import Broken, HookedAttempt, act_brief_later, effects, events_of, heard, hold_the_gil, note, will
+from outbox import Broken, HookedAttempt, act_brief_later, effects, events_of, heard, hold_the_gil, hooks, note, will
 from outbox import calls as traces
 
 Write = Callable[..., Attempt]
@@ -382,6 +382,7 @@ def test_the_users_word_about_errors_hears_of_the_limit_too(
     url: str, engine: Engine, sessions: sessionmaker[Session], folder: str
 ) -> None:
     heard.clear()
+    hooks.clear()
     with sessions.begin() as session:
         arguments = {"folder": folder}
         attempt_id = HookedAttempt.create(
