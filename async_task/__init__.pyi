@@ -22,6 +22,8 @@ from async_task.attempts.depths import Depths as Depths
 from async_task.attempts.depths import QueueDepth as QueueDepth
 from async_task.attempts.depths import TargetDepth as TargetDepth
 from async_task.attempts.events import EventInfo as EventInfo
+from async_task.attempts.events import JobEventInfo as JobEventInfo
+from async_task.attempts.events import events_of as events_of
 from async_task.attempts.explanation import Explanation as Explanation
 from async_task.attempts.explanation import Reason as Reason
 from async_task.attempts.failed_set import FailedSet as FailedSet

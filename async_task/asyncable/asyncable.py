@@ -12,12 +12,16 @@ from sqlalchemy.orm import Mapped, Mapper, declared_attr
 from async_task.asyncable import verbs
 from async_task.asyncable.chain import enqueue, give_up, name_of
 from async_task.asyncable.columns import complete, made, values_of
+from async_task.asyncable.messages import tell_of_success
 from async_task.asyncable.registration import register
 from async_task.asyncable.scopes import Scopes, of_values
 from async_task.asyncable.selects import AsyncableScopes
 from async_task.asyncable.settings import Processing
 from async_task.asyncable.verbs import Delay, change, change_if, conditions, now_in, session_of
+from async_task.attempts.attempt import BaseAttempt
 from async_task.attempts.chain import key_of
+from async_task.attempts.messages import MessageKind, send_message
+from async_task.attempts.notes import JobNote, notes_relationship
 from async_task.attempts.options import SyncSession
 from async_task.errors import ConfigurationError, InvalidArguments
 
@@ -44,6 +48,7 @@ def _mark_processed(row: "Asyncable", session: SyncSession | None = None, /) -> 
     own, model = session_of(row, session), type(row)
     now = {"processed_at": now_in(model, "processed_at"), "error": None}
     change(own, row, "processed", now, conditions(model).open())
+    tell_of_success(own, model, key_of(row))
 
 
 class Asyncable(AsyncableScopes):
@@ -96,6 +101,18 @@ class Asyncable(AsyncableScopes):
         """What its last try raised; null after a success."""
         return made(cls, "error")
 
+    @declared_attr
+    def job_notes(cls) -> Mapped[list[JobNote]]:
+        """The notes on this row, the newest first; see `add_note` and `notes_of`."""
+        model: Any = cls
+        notes: Mapped[list[JobNote]] = notes_relationship(model)
+        return notes
+
+    @classmethod
+    def __attempts_model__(cls) -> type[BaseAttempt]:
+        """The model of the attempts that process it."""
+        return cls.processing.model
+
     # What a user overrides.
 
     def process(self) -> Any:
@@ -109,7 +126,8 @@ class Asyncable(AsyncableScopes):
 
     @property
     def asyncable_user(self) -> Any:
-        """Override this to return whose job it is. None: nobody's."""
+        """Override this to return whose job it is: who gets messages about it (`AsyncTask(on_message=...)`). None:
+        nobody."""
         return None
 
     @property
@@ -142,14 +160,14 @@ class Asyncable(AsyncableScopes):
             "last_submitted_at": now_in(model, "last_submitted_at", wait),
         }
         can = conditions(model)
-        change(own, self, "submit_for_processing", now, can.open() & can.submitted_at.is_null())
+        change(own, self, verbs.SUBMIT, now, can.open() & can.submitted_at.is_null())
         self._enqueue(own, "it was submitted", is_delayed=wait is not None)
 
     def restart(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
         """Process it again from the beginning, now: `submitted_at` is kept, all else is as after a first submission.
 
         Its job is enqueued in your transaction. If it is being processed at this moment, it is processed once more.
-        `reason`: for the events of its attempt. Raises InvalidState if it was never submitted; else as
+        `reason`: for the event of that, and of its attempt. Raises InvalidState if it was never submitted; else as
         `submit_for_processing`.
         """
         check_process(type(self))
@@ -157,7 +175,7 @@ class Asyncable(AsyncableScopes):
         own, model = session_of(self, session), type(self)
         nothing = dict.fromkeys(("processed_at", "attempted_at", "canceled_at", "error"))
         now = {"last_submitted_at": now_in(model, "last_submitted_at"), **nothing}
-        change(own, self, "restart", now, conditions(model).submitted())
+        change(own, self, "restart", now, conditions(model).submitted(), reason)
         self._enqueue(own, reason or "the row was restarted")
 
     def cancel(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> bool:
@@ -166,8 +184,9 @@ class Asyncable(AsyncableScopes):
         _check_reason(reason)
         own, model = session_of(self, session), type(self)
         now = {"canceled_at": now_in(model, "canceled_at")}
-        is_canceled = change_if(own, self, "cancel", now, conditions(model).open())
+        is_canceled = change_if(own, self, "cancel", now, conditions(model).open(), reason)
         if is_canceled:
+            send_message(own, self, MessageKind.CANCELED)
             give_up(own, model, key_of(self), reason)
         return is_canceled
 

@@ -17,11 +17,14 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from async_task.asyncable.chain import METHOD
 from async_task.asyncable.columns import attributes_of
+from async_task.asyncable.messages import tell_of_error, tell_of_success
 from async_task.asyncable.scopes import Known, Scopes
 from async_task.asyncable.verbs import conditions, error_in, hit, now_in, read
 from async_task.attempts.ambient import handed, nothing_handed
 from async_task.attempts.chain import RowTarget, with_key
-from async_task.database.lanes import Raised, lane_of
+from async_task.attempts.messages import FAILING_AFTER
+from async_task.database.clock import Instant
+from async_task.database.lanes import Lane, Raised, lane_of
 from async_task.error_text import describe, secrets_in, without_values
 from async_task.errors import ConfigurationError
 from async_task.targets.context import Again, Discard, ErrorRecorder
@@ -50,12 +53,13 @@ class RowProcessor(RowTarget, ErrorRecorder):
     """What the targets of both kinds of sessions share."""
 
     def record_error(
-        self, connection: Connection, arguments: Mapping[str, Any], error: BaseException, summary: str
+        self, connection: Connection, lane: Lane, arguments: Mapping[str, Any], error: BaseException, summary: str
     ) -> bool:
         model, key = self.model, arguments["key"]
         if isinstance(error, NothingToDo):
             return True
         if hit(connection, model, key, {"error": error_in(model, summary)}, _goes_on(model)):
+            tell_of_error(connection, lane, model, key)
             return True
         found = read(connection, model, key, is_locked=True)
         return found is None or not _was_restarted(found)
@@ -139,9 +143,19 @@ class Try(NamedTuple):
         model = self.model
         done = {"processed_at": now_in(model, "processed_at"), "error": None}
         if hit(session, model, self.key, done, _goes_on(model)):
+            if self._may_have_failed_long:
+                tell_of_success(session, model, self.key)
             return None
         found = read(session, model, self.key, is_locked=True)
         return AT_ONCE if found is not None and _was_restarted(found) else None
+
+    @property
+    def _may_have_failed_long(self) -> bool:
+        """Whether it began so late that a message may have said that the row is failing. By what was read: no statement
+        is spent on others."""
+        names = attributes_of(self.model)
+        began, submitted = (self.as_read[names[one]] for one in ("attempted_at", "last_submitted_at"))
+        return began is None or submitted is None or Instant.aware(began) - Instant.aware(submitted) >= FAILING_AFTER
 
     def without_secrets(self, error: BaseException) -> BaseException:
         if not self.secrets or not isinstance(error, Exception) or isinstance(error, Discard):

@@ -3,25 +3,32 @@
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import ColumnElement, inspect, literal, select, update
+from sqlalchemy import ColumnElement, Connection, inspect, literal, select, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
-from async_task.asyncable.columns import attributes_of, columns_of
+from async_task.asyncable.columns import NAMES, attributes_of, columns_of
 from async_task.asyncable.scopes import Known, Scopes, Stored, of_columns, of_values
 from async_task.attempts.chain import key_of
 from async_task.attempts.create import given
 from async_task.attempts.draft import aware
 from async_task.attempts.options import SyncSession
 from async_task.database.clock import clock_now, held_in, instant_in
+from async_task.database.sessions import routed_as_writes
 from async_task.error_text import storable
 from async_task.errors import ConfigurationError, InvalidArguments, InvalidState, NoTransaction
+from async_task.schema.audit import record_verb
 from async_task.schema.columns import Instant
+from async_task.schema.jobs import job_of
 from async_task.targets.retry import Duration, duration
 
 Delay = Duration | dt.datetime
 """A duration, or the instant itself."""
 Changes = dict[str, Any]
+SUBMIT = "submit_for_processing"
+"""It writes no event: its column and its attempt tell when it was submitted, and programs do that in large numbers."""
+LONGEST_TOLD = 1_000
+"""Characters of an error that an event has."""
 
 
 def session_of(row: Any, session: SyncSession | None) -> Session:
@@ -43,23 +50,48 @@ def session_of(row: Any, session: SyncSession | None) -> Session:
     return own
 
 
-def change(session: Session, row: Any, verb: str, changes: Changes, condition: ColumnElement[bool] | None) -> None:
+def change(
+    session: Session, row: Any, verb: str, changes: Changes, condition: ColumnElement[bool] | None,
+    reason: str | None = None,
+) -> None:  # fmt: skip
     """As `change_if`. Raises InvalidState also where the condition does not hold."""
-    if not change_if(session, row, verb, changes, condition):
+    if not change_if(session, row, verb, changes, condition, reason):
         raise InvalidState(f"{verb}: {type(row).__name__} {key_of(row)} is {_state(session, row)}")
 
 
-def change_if(session: Session, row: Any, verb: str, changes: Changes, condition: ColumnElement[bool] | None) -> bool:
-    """Write `changes` of the six columns if the condition holds, and read the row again. Returns whether it did. Raises
-    InvalidState for a row that is gone.
+def change_if(
+    session: Session, row: Any, verb: str, changes: Changes, condition: ColumnElement[bool] | None,
+    reason: str | None = None,
+) -> bool:  # fmt: skip
+    """Write `changes` of the six columns if the condition holds, with the event of that, and read the row again.
+    Returns whether it did. Raises InvalidState for a row that is gone.
 
-    Each change by a person ends here: what is to be told of it is told in this transaction.
+    Each change by a person ends here. What the job writes does not: the events of its attempt tell that.
     """
-    is_changed = hit(session, type(row), key_of(row), changes, condition)
-    if not is_changed and read(session, type(row), key_of(row)) is None:
-        raise InvalidState(f"{verb}: {type(row).__name__} {key_of(row)} is gone")
-    session.refresh(row, list(attributes_of(type(row)).values()))
+    model, key = type(row), key_of(row)
+    with routed_as_writes(session, inspect(model)) as connection:
+        before = None if verb == SUBMIT else read(connection, model, key, is_locked=True)
+        is_changed = hit(connection, model, key, changes, condition)
+        if not is_changed and read(connection, model, key) is None:
+            raise InvalidState(f"{verb}: {model.__name__} {key} is gone")
+        if is_changed and before is not None:
+            _record(connection, row, verb, reason, before)
+        session.refresh(row, list(attributes_of(model).values()))
     return is_changed
+
+
+def _record(connection: Connection, row: Any, verb: str, reason: str | None, before: Scopes[Known]) -> None:
+    after, job = read(connection, type(row), key_of(row)), job_of(row)
+    assert after is not None
+    change = (_told(before), _told(after))
+    record_verb(connection, job.attempts, (job.type, job.id), verb, reason, *change, always=("status",))
+
+
+def _told(found: Scopes[Known]) -> dict[str, Any]:
+    """What the event of a verb says before and after."""
+    values = {name: getattr(found, name).value for name in NAMES}
+    error = values["error"]
+    return {"status": status_of(found), **values, "error": error and error[:LONGEST_TOLD]}
 
 
 def hit(session: Any, model: type[Any], key: Any, changes: Changes, condition: ColumnElement[bool] | None) -> bool:
@@ -88,7 +120,7 @@ def read(session: Any, model: type[Any], key: Any, *, is_locked: bool = False) -
     identity = key if isinstance(key, tuple) else (key,)
     wanted = select(*(_read(name, column) for name, column in columns.items()), clock_now().label("now"))
     wanted = wanted.where(*(c == value for c, value in zip(table.primary_key.columns, identity, strict=True)))
-    found = session.execute(wanted.with_for_update() if is_locked else wanted).mappings().first()
+    found = session.execute(wanted.with_for_update(key_share=True) if is_locked else wanted).mappings().first()
     if found is None:
         return None
     values = {name: found[name] for name in columns}

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.depths import Depths, depths_of
-from async_task.attempts.events import EventInfo, events_of, latest_errors
+from async_task.attempts.events import EventInfo, check_event_page, events_of_attempt, latest_errors
 from async_task.attempts.explanation import Explanation, explained
 from async_task.attempts.failed_set import FailedSet, check_fingerprint, failed_set
 from async_task.attempts.failures import FailureReport, failures_of
@@ -157,11 +157,11 @@ class Attempts:
         `limit`: how many, up to 10,000; `after`: the `id` of an event, to go on behind it. Events outlive their
         attempt, so that a whole id need not be of any row; else raises as `get`.
         """
-        _check_limit(limit)
-        _check_event_id(after)
+        check_event_page(limit, after)
         table = table_of(self._model)
         found: list[EventInfo] = self._ask(
-            "events", lambda session: events_of(session, table, id_meant(session, table, attempt_id), limit, after)
+            "events",
+            lambda session: events_of_attempt(session, table, id_meant(session, table, attempt_id), limit, after),
         )
         return tuple(found)
 
@@ -257,11 +257,6 @@ def _check_queue(queue: object) -> None:
 def _check_cursor(after: object) -> None:
     if after is not None and not isinstance(after, str):
         raise ConfigurationError(f"after takes the `next` of a page, not {type(after).__name__}")
-
-
-def _check_event_id(after: object) -> None:
-    if after is not None and (type(after) is not int or not 0 <= after < 2**63):
-        raise ConfigurationError(f"after takes the `id` of an event, a whole number: it was {after!r}")
 
 
 def _attempt(session: Session, model: type[Any], given: uuid.UUID | str) -> Any:

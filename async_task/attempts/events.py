@@ -1,4 +1,4 @@
-"""What happened to attempts, read from the events beside them: of one attempt, or the latest errors of all."""
+"""What happened to jobs, read from the events: of one job, or the latest errors of all attempts."""
 
 import datetime as dt
 import uuid
@@ -9,7 +9,11 @@ from typing import Any
 from sqlalchemy import Table, null, select
 from sqlalchemy.orm import Session
 
+from async_task.attempts.options import SyncSession
+from async_task.database.sessions import blocking_session
+from async_task.errors import ConfigurationError
 from async_task.schema.audit import AFTER, BEFORE, Value, read_change
+from async_task.schema.jobs import job_of
 from async_task.schema.tables import companion_tables
 
 ERRORS = ("error", "crash", "loss")
@@ -51,11 +55,62 @@ class EventInfo:
         return read_change(self.detail, AFTER)
 
 
-def events_of(session: Session, table: Table, attempt_id: uuid.UUID, limit: int, after: int | None) -> list[EventInfo]:
-    """Of one attempt, the first ones first."""
-    c = companion_tables(table).events.c
-    mine = [c.job_type == table.name, c.job_id == str(attempt_id), *([c.id > after] if after is not None else [])]
-    found = select(*_facts(companion_tables(table).events)).where(*mine).order_by(c.id).limit(limit)
+@dataclass(frozen=True, slots=True)
+class JobEventInfo:
+    """One thing that happened to a job; see `EventInfo`. `job_type`: the table of its row. `job_id`: its key as text; a
+    key of more than 64 characters is hashed."""
+
+    id: int
+    job_type: str
+    job_id: str
+    created_at: dt.datetime
+    kind: str
+    num_attempt: int | None
+    actor: str | None
+    message: str | None
+    detail: str | None
+    fingerprint: str | None = None
+
+    @property
+    def before(self) -> Mapping[str, Value]:
+        """What a verb has changed, as it was: `status`, and what else differs. Empty for other events."""
+        return read_change(self.detail, BEFORE)
+
+    @property
+    def after(self) -> Mapping[str, Value]:
+        """The same as it was afterwards."""
+        return read_change(self.detail, AFTER)
+
+
+def events_of(
+    session: SyncSession, job: Any, /, *, limit: int = 1000, after: int | None = None
+) -> tuple[JobEventInfo, ...]:
+    """Read what happened to a job, the first event first: notes, messages, and what people did; of an attempt also its
+    errors. Those of a row that is deleted are found too, if it has its key.
+
+    `limit`: how many, up to 10,000. `after`: the `id` of an event, to go on behind it. Raises InvalidArguments for what
+    is no job, and ConfigurationError for an invalid `limit` or `after`.
+    """
+    check_event_page(limit, after)
+    own, meant = blocking_session(session), job_of(job)
+    found = _of_job(meant.events, meant.type, meant.id, limit, after)
+    rows: Any = own.execute(found, bind_arguments={"mapper": meant.mapper})
+    return tuple(JobEventInfo(number, meant.type, *others) for number, *others in rows)
+
+
+def check_event_page(limit: object, after: object) -> None:
+    """Raises ConfigurationError."""
+    if type(limit) is not int or not 1 <= limit <= READ:
+        raise ConfigurationError(f"limit is a whole number from 1 to {READ:,}: it was {limit!r}")
+    if after is not None and (type(after) is not int or not 0 <= after < 2**63):
+        raise ConfigurationError(f"after takes the `id` of an event, a whole number: it was {after!r}")
+
+
+def events_of_attempt(
+    session: Session, table: Table, attempt_id: uuid.UUID, limit: int, after: int | None
+) -> list[EventInfo]:
+    """The same of an attempt that need not exist any more."""
+    found = _of_job(companion_tables(table).events, table.name, str(attempt_id), limit, after)
     return [_info(row) for row in session.execute(found)]
 
 
@@ -72,6 +127,12 @@ def latest_errors(
     rows = session.execute(found.where(*wanted).order_by(newest.id.desc()).limit(limit)).all()
     beyond = select(events.c.id).order_by(events.c.id.desc()).limit(1).offset(READ)
     return [_info(row) for row in rows], session.scalar(beyond) is None
+
+
+def _of_job(events: Table, job_type: str, job_id: str, limit: int, after: int | None) -> Any:
+    c = events.c
+    mine = [c.job_type == job_type, c.job_id == job_id, *([c.id > after] if after is not None else [])]
+    return select(*_facts(events)).where(*mine).order_by(c.id).limit(limit)
 
 
 def _facts(events: Table) -> list[Any]:

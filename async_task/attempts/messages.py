@@ -21,9 +21,12 @@ from sqlalchemy.orm.exc import DetachedInstanceError
 from async_task.database.clock import clock_now
 from async_task.database.sessions import routed_as_writes
 from async_task.error_text import describe, storable
+from async_task.errors import UnknownTarget
 from async_task.schema.audit import current_actor
 from async_task.schema.jobs import Job, attempts_of, job_of
 from async_task.schema.tables import table_of
+from async_task.targets.context import ErrorRecorder
+from async_task.targets.registry import target_named
 from async_task.targets.target import call_name
 from async_task.wakeup.after_commit import call_after_commit
 
@@ -64,6 +67,14 @@ def set_message_hook(attempts: Table, hook: OnMessage | None) -> None:
 
 def has_message_hook(attempts: Table) -> bool:
     return attempts in _hooks
+
+
+def is_told_by_target(name: str) -> bool:
+    """Whether the target of this name sends the messages about its jobs itself."""
+    try:
+        return isinstance(target_named(name).thing, ErrorRecorder)
+    except UnknownTarget:
+        return False
 
 
 def send_message(session: Session, row: Any, kind: MessageKind) -> bool:

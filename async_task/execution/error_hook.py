@@ -86,7 +86,7 @@ def _recorded(
     error, failure, table = finished.decision.error, finished.failure, context.table
     assert error is not None
     assert failure is not None
-    if recorder.record_error(connection, finished.call.arguments, error, failure.summary):
+    if recorder.record_error(connection, context.lane, finished.call.arguments, error, failure.summary):
         return None
     connection.execute(update(table).ordered_values(*reopening(table).items()).where(table.c.id == finished.claim.id))
     return Retried(finished.claim.id, dt.timedelta(0), failure.summary)

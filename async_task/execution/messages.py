@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
-from async_task.attempts.messages import FAILING_AFTER, has_message_hook, message_about_outcome
+from async_task.attempts.messages import FAILING_AFTER, has_message_hook, is_told_by_target, message_about_outcome
 from async_task.database.lanes import sleep
 from async_task.error_text import describe
 from async_task.execution.in_flight import Settlement
@@ -50,6 +50,8 @@ def tell_user(context: ExecutionContext, claim: Claim, settlement: Settlement) -
 
 
 def _tell(context: ExecutionContext, claim: Claim, *, has_failed: bool) -> None:
+    if is_told_by_target(claim.target):
+        return
     try:
         for _ in range(MOST_LOOKS):
             if _is_told(context, claim, has_failed=has_failed):

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from async_task.database.lanes import Lane
 from async_task.errors import AsyncTaskError
 from async_task.targets.retry import Duration, duration
 
@@ -77,13 +78,14 @@ class GivenUp(Again):
 
 
 class ErrorRecorder:
-    """The base of targets that record the error of a try in rows of their own, in the transaction of its outcome."""
+    """The base of targets that record the error of a try in rows of their own, in the transaction of its outcome, and
+    that send the messages about their jobs themselves: to the users of these rows."""
 
     def record_error(
-        self, connection: Connection, arguments: Mapping[str, Any], error: BaseException, summary: str
+        self, connection: Connection, lane: Lane, arguments: Mapping[str, Any], error: BaseException, summary: str
     ) -> bool:
-        """Record it. `summary`: the error as text, without secrets. Returns False if another try is wanted at once,
-        whatever the retry policy says."""
+        """Record it. `lane`: on which `connection` is. `summary`: the error as text, without secrets. Returns False if
+        another try is wanted at once, whatever the retry policy says."""
         raise NotImplementedError
 
 
