@@ -115,7 +115,8 @@ class Asyncable(AsyncableScopes):
 
     # What a user overrides.
 
-    def process(self) -> Any:
+    # With these parameters type checkers let an override take a session or none.
+    def process(self, *args: Any, **kwargs: Any) -> Any:
         """Do the work, as `def` or `async def`; it may take the session, `process(self, session)`. Called again after
         an error, and after a crash. An `Again` that it returns is not finished work."""
         raise NotImplementedError(f"{type(self).__name__} has no process()")

@@ -14,6 +14,8 @@ from async_task.errors import InvalidState
 from async_task.schema.states import Status
 
 METHOD = "process"
+WHY = "the row requires processing"
+"""The reason in the events of an attempt that a sweep opens or hurries."""
 
 
 def name_of(model: type[Any]) -> str:
@@ -65,9 +67,18 @@ def dispatch(
     if link.attempt is None:
         chain.begin(session, link, key, expires_at=expires_at)
         return True
-    if link.attempt.status is Status.PENDING and not can_hurry(session, link.attempt):
+    if link.attempt.status is Status.PENDING:
+        return can_hurry(session, link.attempt) and _hurried(session, link.attempt)
+    return _restarted(session, link.attempt, None, expires_at, WHY)
+
+
+def _hurried(session: Session, attempt: BaseAttempt) -> bool:
+    """Unlike a restart this keeps its counters."""
+    try:
+        attempt.retry_now(session, reason=WHY)
+    except InvalidState:  # a worker or another sweep was first
         return False
-    return _restarted(session, link.attempt, None, expires_at, "the row requires processing")
+    return True
 
 
 def give_up(session: Session, model: type[Any], key: Any, reason: str | None) -> None:

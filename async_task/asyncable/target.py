@@ -37,7 +37,8 @@ AT_ONCE = Again(after=0)
 
 def takes_session(model: "type[Asyncable]") -> bool:
     """Whether `process` takes a session. Raises ConfigurationError if it takes anything else."""
-    _, *taken = inspect.signature(model.process).parameters
+    _, *parameters = inspect.signature(model.process).parameters.values()
+    taken = [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     if len(taken) > 1:
         raise ConfigurationError(
             f"{model.__name__}.process() takes {', '.join(taken)}: it is called without arguments, or with a session"

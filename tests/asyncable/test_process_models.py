@@ -62,6 +62,20 @@ def test_a_lost_or_ended_attempt_is_replaced_and_a_waiting_one_made_due(
     assert len(board.asked) == len(desk.attempts()) == 4
 
 
+def test_an_attempt_that_is_made_due_keeps_the_count_of_its_errors(desk: Desk, board: Board, engine: Engine) -> None:
+    board.will_raise(OSError("no"))
+    desk.submitted()
+    desk.go_on()
+    desk.pass_by(3 * HOUR + 1)
+    with Session(engine) as session, session.begin():
+        attempt = session.query(Attempt).one()
+        attempt.reschedule(at=attempt.due_at + dt.timedelta(hours=1))
+        until = attempt.expires_at
+    assert desk.app.process_models().dispatched == 1
+    (attempt,) = desk.attempts()
+    assert (attempt.is_due, attempt.num_errors, attempt.expires_at) == (True, 1, until)
+
+
 def test_the_oldest_come_first_and_the_limit_leaves_the_rest(desk: Desk, board: Board, engine: Engine) -> None:
     made = []
     for _ in range(5):
