@@ -43,4 +43,4 @@ def _refused(mapper: Mapper[Any], name: object) -> InvalidArguments:
 
 def _is_ours(mapper: Mapper[Any], name: str) -> bool:
     """Whether the mixin has an attribute of that name; a subclass may give its column another type."""
-    return any(name in vars(cls) for cls in mapper.class_.__mro__ if cls.__module__ == "async_task.attempts.attempt")
+    return any(name in vars(cls) for cls in mapper.class_.__mro__ if cls.__module__.startswith("async_task.attempts."))
