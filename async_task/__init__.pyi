@@ -7,6 +7,7 @@ from async_task.asyncable.asyncable import Asyncable as Asyncable
 from async_task.asyncable.clock_target import process_models as process_models
 from async_task.asyncable.columns import AsyncableSchema as AsyncableSchema
 from async_task.asyncable.columns import asyncable_schema as asyncable_schema
+from async_task.asyncable.restart import RestartReport as RestartReport
 from async_task.asyncable.settings import Processing as Processing
 from async_task.asyncable.summary import ModelSummary as ModelSummary
 from async_task.asyncable.summary import ProcessingTimes as ProcessingTimes
@@ -54,7 +55,6 @@ from async_task.attempts.stuck_groups import StuckCause as StuckCause
 from async_task.attempts.stuck_groups import StuckGroup as StuckGroup
 from async_task.attempts.stuck_groups import StuckJob as StuckJob
 from async_task.attempts.stuck_groups import StuckReport as StuckReport
-from async_task.attempts.stuck_groups import StuckSource as StuckSource
 from async_task.database.driver_errors import is_unavailable as is_unavailable
 from async_task.encryption.ciphers import AesGcmEncryptor as AesGcmEncryptor
 from async_task.encryption.ciphers import FernetEncryptor as FernetEncryptor

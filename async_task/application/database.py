@@ -24,6 +24,7 @@ TAKES = {
     "attempts.get": ", attempt_id", "attempts.arguments": ", attempt_id", "attempts.events": ", attempt_id",
     "attempts.explain": ", attempt_id", "attempts.notes": ", attempt_id",
     "attempts.failed_by": ", fingerprint", "retry_failures": ", fingerprint, reason=reason",
+    "restart_models": ", model, reason=reason",
     "attempts.short_ids": ", [attempt_id]", "read": ", work", "write": ", work",
     "on_connection": ", work", "schedule.run": ", key", "schedule.pause": ", key", "schedule.resume": ", key",
 }  # fmt: skip
@@ -38,8 +39,6 @@ class ApplicationDatabase:
         self._source = source
         self._model = model
         self._is_checked = False
-        self._stuck_sources: tuple[StuckSource, ...] = ()
-        """What tells of other jobs that are stuck, beside the attempts."""
 
     @property
     def model(self) -> type[BaseAttempt]:
@@ -59,7 +58,11 @@ class ApplicationDatabase:
     @property
     def attempts(self) -> Attempts:
         """Reads attempts: `outbox.attempts.list(status="failed")`, `.get(id)`, `.events(id)`, `.counts()`, ..."""
-        return Attempts(self._model, self._read, self._stuck_sources)
+        return Attempts(self._model, self._read, self._stuck_sources())
+
+    def _stuck_sources(self) -> tuple[StuckSource, ...]:
+        """What tells of other jobs that are stuck, beside the attempts."""
+        return ()
 
     def create_schema(self) -> None:
         """Create the missing tables, for tests and demos; other programs migrate. Raises SchemaMismatch for tables of

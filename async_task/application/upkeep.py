@@ -19,10 +19,7 @@ from async_task.application.validation import (
     queue_meant,
     scope_of,
 )
-from async_task.asyncable.summary import ModelSummary, summarize
-from async_task.asyncable.sweep import ProcessReport, asyncables_of, process_models
 from async_task.attempts.attempt import BaseAttempt
-from async_task.attempts.draft import aware
 from async_task.attempts.filters import calls_named, filters_of, refuse_unknown, with_whole_names
 from async_task.database.engines import Source
 from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
@@ -102,26 +99,6 @@ class ApplicationUpkeep(ApplicationDatabase):
             return SweepPreview(first.changes + then.changes, first.left_out + then.left_out)
 
         return self._run_checked("preview_sweep", preview_all)
-
-    def process_models(self, limit: int = 100, *, dry_run: bool = False) -> ProcessReport:
-        """See that each row of an `Asyncable` that requires processing has an attempt that is due: of each model the
-        oldest submissions first, and at most `limit` new, opened or hurried attempts. Performs none.
-
-        Any number may run at once, beside workers. A row or model that cannot be helped is in `errors` of the report,
-        is logged, and stops no other. `dry_run`: only count. Raises as `run_batch`.
-        """
-        at_least(0, limit, "limit")
-        is_dry = flag(dry_run, "dry_run")
-        models = asyncables_of(self._model)
-        return self._run_checked("process_models", lambda engine: process_models(engine, models, limit, is_dry=is_dry))
-
-    def summarize_models(self, since: dt.datetime | None = None) -> ModelSummary:
-        """Count the potentially stuck rows of each `Asyncable` by age and by the first word of their error, and measure
-        how long those took that were processed `since` (an aware datetime; left out, ever). Reads all of these rows.
-        Raises as `run_batch`."""
-        first = None if since is None else aware(since, "since")
-        models = asyncables_of(self._model)
-        return self._read("summarize_models", lambda session: summarize(session, models, first))
 
     def pause(
         self, queue: str | None = None, *, target: object = None, reason: str | None = None, dry_run: bool = False

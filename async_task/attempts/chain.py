@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Engine, inspect, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, inspect, or_, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.attempt import BaseAttempt
@@ -131,14 +131,22 @@ class Chain:
 
     def without_attempt(self, engine: Engine, keys: Collection[Any], *, due: bool = False) -> list[Any]:
         """Those of `keys` that the first attempt of their chain does not serve, as it is not pending; or, with `due`,
-        neither due nor being performed."""
+        neither due nor being performed. A transaction for each page of them."""
+        left = list[Any]()
+        for page in _pages(keys):
+            with engine.begin() as connection:
+                left += self.without_attempt_in(connection, page, due=due)
+        return left
+
+    def without_attempt_in(self, connection: Connection, keys: Collection[Any], *, due: bool = False) -> list[Any]:
+        """The same in the transaction of `connection`."""
         table, left = table_of(self.attempts), list[Any]()
         is_late = [or_(table.c.due_at <= statement_now(), table.c.claim_id.is_not(None))] if due else []
-        for tokens in _pages(keys):
+        for page in _pages(keys):
+            tokens = {token_of(key): key for key in page}
             mine = (table.c.target == self.name, table.c.method_name == self.method)
             alive = (*mine, table.c.idempotence_token.in_(tokens), table.c.status == Status.PENDING, *is_late)
-            with engine.begin() as connection:
-                served = set(connection.scalars(select(table.c.idempotence_token).where(*alive)))
+            served = set(connection.scalars(select(table.c.idempotence_token).where(*alive)))
             left += [key for token, key in tokens.items() if token not in served]
         return left
 
@@ -161,7 +169,6 @@ def _following(first: str, before: BaseAttempt) -> str:
     return f"{first}+{before.id}"
 
 
-def _pages(keys: Collection[Any]) -> list[Mapping[str, Any]]:
-    """The keys by token, page by page."""
+def _pages(keys: Collection[Any]) -> list[list[Any]]:
     listed = list(keys)
-    return [{token_of(key): key for key in listed[start : start + PAGE]} for start in range(0, len(listed), PAGE)]
+    return [listed[start : start + PAGE] for start in range(0, len(listed), PAGE)]

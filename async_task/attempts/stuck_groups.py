@@ -13,7 +13,7 @@ from async_task.targets.target import call_name
 
 StuckCause = Literal[
     "orphan", "lease_past", "not_served", "paused", "unknown_target", "key_missing", "unfit", "crash_limit",
-    "same_error", "blocked", "overdue",
+    "same_error", "blocked", "overdue", "window_over", "no_job", "not_submitted",
 ]  # fmt: skip
 CAUSES: tuple[StuckCause, ...] = get_args(StuckCause)
 """In the order in which a report has them: what is to be mended first stands first."""
@@ -40,7 +40,9 @@ class StuckGroup:
     `not_served` (no running worker serves its queue), `paused` (for long), `unknown_target` (to every running worker
     that serves its queue), `key_missing` (this process cannot decrypt it), `unfit` (its arguments no longer fit the
     signature), `crash_limit`, `same_error` (again and again, or for good), `blocked` (by another of its order key), or
-    `overdue`. `subject`: the queue, target, key, fingerprint, order key or worker that the group is about.
+    `overdue`. Of rows of an `Asyncable`: `window_over` (not processed in time), `no_job` (no attempt processes them),
+    or `not_submitted` (attempted or with an error all the same). `subject`: the queue, target, key, fingerprint, order
+    key or worker that the group is about.
 
     `words`: a sentence. `count`: how many they are; a lower bound unless `is_counted`. `jobs`: the oldest of them, the
     oldest first. `remedy`: the command that helps, to be typed as it is; `effect`: what it will do, as a sentence.

@@ -44,6 +44,7 @@ COMMANDS = {
     "resume": ("queues:resume", "Resume a queue or a target that was paused."),
     "queues": ("queues:queues", "List the queues that are paused or limited."),
     "sweep": ("sweep:sweep", "Recover attempts whose process died; expire late ones."),
+    "restart": ("restart:restart", "Process rows of models (Asyncable) again."),
     "process-models": ("process_models:process_models", "Give rows of models (Asyncable) the job that they lack."),
     "summary": ("summary:summary", "Count stuck rows of models (Asyncable), or time the others."),
     "prune": ("prune:prune", "Delete attempts that ended long ago."),

@@ -32,6 +32,7 @@ VERBS: dict[str, Callable[[AsyncTask], object]] = {
     "prune": lambda app: app.prune("30d"),
     "queues": lambda app: app.queues(),
     "read": lambda app: app.read(lambda session: None),
+    "restart_models": lambda app: app.restart_models("test.review", reason="it is mended"),
     "resume": lambda app: app.resume("mail"),
     "retry_failures": lambda app: app.retry_failures("0" * 12, reason="it is mended"),
     "rotate_keys": lambda app: app.rotate_keys(),
@@ -53,6 +54,7 @@ READING: dict[str, Callable[[AsyncTask], object]] = {
     "failures": lambda app: app.attempts.failures(),
     "get": lambda app: app.attempts.get(uuid.uuid4()),
     "list": lambda app: app.attempts.list(),
+    "notes": lambda app: app.attempts.notes(uuid.uuid4()),
     "oldest_due": lambda app: app.attempts.oldest_due(),
     "rates": lambda app: app.attempts.rates(),
     "short_ids": lambda app: app.attempts.short_ids([uuid.uuid4()]),
@@ -108,7 +110,7 @@ def test_every_verb_refuses_to_block_an_event_loop_and_its_remedy_works(app: Asy
         "queue": "mail",
     }
     names |= {"attempt_id": uuid.uuid4(), "work": lambda _: None, "age": "30d", "key": "test.client.ping"}
-    names |= {"fingerprint": "0" * 12, "reason": "it is mended"}
+    names |= {"fingerprint": "0" * 12, "reason": "it is mended", "model": "test.review"}
 
     async def run() -> None:
         with pytest.raises(ConfigurationError, match="would block this event loop") as refused:

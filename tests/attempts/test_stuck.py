@@ -17,12 +17,12 @@ from async_task import (
     StuckJob,
     StuckReport,
 )
-from async_task.attempts import row_problems, stuck_groups, waiting_sample
+from async_task.attempts import row_problems, waiting_sample
 from async_task.encryption.encryptors import encryptor_named
 from async_task.schema.tables import companion_tables
 from claims import TABLE, claimed, seconds_from_now
 from conftest import by_one_door
-from mess import HEALTHY, LONG_AGO, changed, ended, erred, mess, worker_runs
+from mess import CAUSES, HEALTHY, LONG_AGO, changed, ended, erred, mess, worker_runs
 from outbox import Client, act
 
 Write = Callable[..., Attempt]
@@ -41,7 +41,7 @@ def test_a_mess_with_one_row_for_each_cause_is_named_rightly(
     made = mess(engine, write)
     report = app.attempts.stuck()
     found = by_cause(report)
-    assert [one.cause for one in report.groups] == list(stuck_groups.CAUSES)
+    assert [one.cause for one in report.groups] == list(CAUSES)
     stuck = {**made, "blocked": made["blocked"][1:]}
     del stuck[HEALTHY]
     assert {cause: {job.job_id for job in one.jobs} for cause, one in found.items()} == {

@@ -50,7 +50,7 @@ def test_every_command_has_help(say: Run) -> None:
 
 WRITING = {
     "adopt", "cancel", "enqueue", "expire", "fail", "install", "note", "pause", "process-models", "prune", "reschedule",
-    "resume", "retry", "rotate-keys", "run-batch", "run-now", "sweep", "upgrade",
+    "restart", "resume", "retry", "rotate-keys", "run-batch", "run-now", "sweep", "upgrade",
 }  # fmt: skip
 READING = {
     "check", "config", "explain", "health", "list", "queues", "show", "stats", "stuck", "summary", "version",

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from sqlalchemy import Engine
 
 from async_task import AsyncTask, Attempt
-from async_task.attempts import stuck_groups
 from clockwork import row_of
 from conftest import by_one_door
-from mess import changed, mess, worker_runs
+from mess import CAUSES, changed, mess, worker_runs
 from outbox import Client
 from said import Run
 
@@ -35,7 +34,7 @@ def test_stuck_prints_each_cause_with_its_remedy_and_what_that_will_do(
         assert words in said.out
     assert said.err == "14 jobs are stuck, for 11 reasons.\n"
     lines = run("stuck", "--json").lines
-    assert [one["cause"] for one in lines] == list(stuck_groups.CAUSES)
+    assert [one["cause"] for one in lines] == list(CAUSES)
     assert all({*one} >= {"subject", "words", "count", "oldest_since", "remedy", "effect", "jobs"} for one in lines)
     one = run("stuck", "--cause", "same_error", "--limit", "2", "--json")
     assert (one.code, one.json["count"], len(one.json["jobs"])) == (1, 3, 2)

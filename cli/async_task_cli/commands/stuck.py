@@ -28,6 +28,9 @@ TITLES: Mapping[StuckCause, str] = {
     "same_error": "The same error again and again",
     "blocked": "Blocked by its order key",
     "overdue": "Too late, and not expired",
+    "window_over": "Not processed within its window",
+    "no_job": "Nobody gives it a job",
+    "not_submitted": "Never submitted",
 }
 JOBS = (Column("ID"), Column("SINCE"), Column("CALL", shortest=12), Column("ERROR", shortest=12))
 

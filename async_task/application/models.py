@@ -1,0 +1,71 @@
+"""What an `AsyncTask` does for models that are their own jobs."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Engine
+
+from async_task.application.upkeep import ApplicationUpkeep
+from async_task.application.validation import at_least, check_text, flag
+from async_task.asyncable.asyncable import Asyncable
+from async_task.asyncable.restart import RestartReport, class_named, restart_rows
+from async_task.asyncable.stuck import StuckModels
+from async_task.asyncable.summary import ModelSummary, summarize
+from async_task.asyncable.sweep import ProcessReport, asyncables_of, process_models
+from async_task.attempts.draft import aware
+from async_task.attempts.stuck_groups import StuckSource
+from async_task.errors import ConfigurationError
+
+
+class ApplicationModels(ApplicationUpkeep):
+    """What people and a clock do with the rows of each `Asyncable`."""
+
+    def process_models(self, limit: int = 100, *, dry_run: bool = False) -> ProcessReport:
+        """See that each row of an `Asyncable` that requires processing has an attempt that is due: of each model the
+        oldest submissions first, and at most `limit` new, opened or hurried attempts. Performs none.
+
+        Any number may run at once, beside workers. A row or model that cannot be helped is in `errors` of the report,
+        is logged, and stops no other. `dry_run`: only count. Raises as `run_batch`.
+        """
+        at_least(0, limit, "limit")
+        is_dry = flag(dry_run, "dry_run")
+        models = asyncables_of(self._model)
+        return self._run_checked("process_models", lambda engine: process_models(engine, models, limit, is_dry=is_dry))
+
+    def summarize_models(self, since: dt.datetime | None = None) -> ModelSummary:
+        """Count the potentially stuck rows of each `Asyncable` by age and by the first word of their error, and measure
+        how long those took that were processed `since` (an aware datetime; left out, ever). Reads all of these rows.
+        Raises as `run_batch`."""
+        first = None if since is None else aware(since, "since")
+        models = asyncables_of(self._model)
+        return self._read("summarize_models", lambda session: summarize(session, models, first))
+
+    def restart_models(
+        self, model: type[Asyncable] | str, keys: Sequence[Any] | None = None, *, reason: str, limit: int = 100,
+        dry_run: bool = False,
+    ) -> RestartReport:  # fmt: skip
+        """Process rows of an `Asyncable` again from the beginning, now: those with these keys, or without any those
+        whose window is over, the oldest first. Rows that were never submitted are submitted.
+
+            outbox.restart_models(Review, [17, 18], reason="the board is back")
+
+        `model`: the class, or the name of its job. `keys`: primary keys, or their text as `outbox.attempts.stuck` has
+        it. `reason`: for the events of their attempts. `limit`: how many rows at most. Each is changed in a transaction
+        of its own, by its own method; one that is refused stops no other. `dry_run`: say what would be done, and write
+        nothing. Raises UnknownTarget and ConfigurationError for an invalid argument, and as `run_batch`.
+        """
+        check_text(reason, "reason")
+        if not reason.strip():
+            raise ConfigurationError("reason: say why, for the events")
+        at_least(1, limit, "limit")
+        is_dry = flag(dry_run, "dry_run")
+
+        def restart(engine: Engine) -> RestartReport:
+            meant = class_named(asyncables_of(self._model), model)
+            return restart_rows(engine, meant, keys, limit, reason, is_dry=is_dry)
+
+        return self._run_checked("restart_models", restart)
+
+    def _stuck_sources(self) -> tuple[StuckSource, ...]:
+        return (StuckModels(asyncables_of(self._model)),)

@@ -1,0 +1,178 @@
+"""What is stuck among models that are their own jobs: for `outbox.attempts.stuck`, beside the attempts.
+
+Rows whose job fails again and again are told by their attempts. Here is what no attempt tells: rows that lack one, rows
+whose window is over, and rows that were never submitted.
+"""
+
+import datetime as dt
+import logging
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import and_, inspect, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from async_task.asyncable.asyncable import Asyncable, sanitized
+from async_task.asyncable.chain import METHOD, chain_of, name_of
+from async_task.asyncable.columns import columns_of, own_rows
+from async_task.asyncable.scopes import Known, Scopes, of_values
+from async_task.asyncable.verbs import conditions
+from async_task.attempts.chain import key_from
+from async_task.attempts.stuck_groups import StuckCause, StuckGroup, StuckJob
+from async_task.database.clock import instant_in, statement_now
+from async_task.database.index_order import order_after_nulls
+from async_task.error_text import describe
+from async_task.queue.backlog import MOST_COUNTED
+from async_task.schema.jobs import key_text
+from async_task.schema.states import Status
+from async_task.targets.target import call_name
+
+logger = logging.getLogger("async_task")
+MOST_CHAINS = 200
+"""Rows of a model whose attempts are followed one by one, because their first one has ended."""
+
+
+class _Row(NamedTuple):
+    """`since`: since when it has been stuck."""
+
+    key: Any
+    said: Scopes[Known]
+    error: str | None
+    since: dt.datetime
+
+
+class StuckModels:
+    """These classes, as a source of what is stuck. A class that cannot be read is logged, and stops no other."""
+
+    def __init__(self, models: Sequence[type[Asyncable]]) -> None:
+        self._models = models
+
+    def stuck(self, session: Session, limit: int) -> Iterable[StuckGroup]:
+        """The groups of each class: a bounded number of rows along the index of its sweep."""
+        found: list[StuckGroup] = []
+        for model in self._models:
+            try:
+                with session.begin_nested():
+                    found += _groups(session, model, limit)
+            except SQLAlchemyError as error:
+                logger.warning("%s could not be looked at: %s", name_of(model), describe(error).summary)
+        return found
+
+
+def _groups(session: Session, model: type[Asyncable], limit: int) -> Iterator[StuckGroup]:
+    submitted = _submitted(session, model)
+    are_all = len(submitted) < MOST_COUNTED
+    late = [row for row in submitted if row.said.expired_without_processing()]
+    yield from _group(model, "window_over", late, limit, is_counted=are_all)
+    waiting = [row for row in submitted if row.said.requires_processing()]
+    lost, are_all_asked = _without_attempt(session, model, waiting)
+    yield from _group(model, "no_job", lost, limit, is_counted=are_all and are_all_asked)
+    never = _never_submitted(session, model)
+    yield from _group(model, "not_submitted", never, limit, is_counted=len(never) < MOST_COUNTED)
+
+
+def _group(
+    model: type[Asyncable], cause: StuckCause, rows: Sequence[_Row], limit: int, *, is_counted: bool
+) -> Iterator[StuckGroup]:
+    if not rows:
+        return
+    oldest = sorted(rows, key=lambda row: row.since)[:limit]
+    words, remedy, effect = _told(model, cause, is_one=len(rows) == 1, oldest=_text(model, oldest[0].key))
+    count = f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'}{'' if is_counted else ' or more'}"
+    jobs = tuple(_job(model, row) for row in oldest)
+    yield StuckGroup(cause, name_of(model), f"{count} {words}", len(rows), is_counted, jobs, remedy, effect)
+
+
+def _told(model: type[Asyncable], cause: StuckCause, *, is_one: bool, oldest: str) -> tuple[str, str, str]:
+    """What follows the number of rows; the command that helps; and what that does."""
+    name, were, have = name_of(model), "was" if is_one else "were", "has" if is_one else "have"
+    restart = f"async-task restart {shlex.quote(name)}"
+    if cause == "window_over":
+        return (
+            f"of {name} {were} not processed within {model.processing.window}",
+            f"{restart} --expired --reason mended",
+            "The oldest 100 are given a new window and a job that is due now.",
+        )
+    if cause == "no_job":
+        return (
+            f"of {name} {have} no job: nobody sweeps, or their attempts were canceled",
+            "async-task process-models",
+            "The oldest 100 of each model are given a job that is due now. Cron or a clock should do that every hour.",
+        )
+    return (
+        f"of {name} {were} attempted or {have} an error, and {were} never submitted",
+        f"{restart} {shlex.quote(oldest)} --reason mended",
+        "The oldest is submitted: its job is due now.",
+    )
+
+
+def _job(model: type[Asyncable], row: _Row) -> StuckJob:
+    error = None if row.error is None else sanitized(row.error)
+    table = columns_of(model)["processed_at"].table.name
+    return StuckJob(table, _text(model, row.key), call_name(name_of(model), METHOD), row.since, error)
+
+
+def _text(model: type[Asyncable], key: Any) -> str:
+    return key_text(inspect(model).primary_key, key if isinstance(key, tuple) else (key,))
+
+
+def _submitted(session: Session, model: type[Asyncable]) -> list[_Row]:
+    """What is to be processed by now, or was to be: the oldest submissions first."""
+    c, processing = columns_of(model), model.processing
+    oldest_first = order_after_nulls(c["processed_at"], c["canceled_at"], c["last_submitted_at"])
+    wanted = _columns(model).where(conditions(model).processable()).order_by(oldest_first).limit(MOST_COUNTED)
+
+    def since(said: Scopes[Known]) -> dt.datetime:
+        last: dt.datetime = said.last_submitted_at.value
+        if said.expired_without_processing():
+            return last + processing.window
+        return max(last, said.attempted_at.value or last) + processing.interval
+
+    return _read(session, model, wanted, since)
+
+
+def _never_submitted(session: Session, model: type[Asyncable]) -> list[_Row]:
+    """What was attempted or has an error, among the first rows that are open and were never submitted."""
+    c = columns_of(model)
+    can, key = conditions(model), inspect(model).primary_key
+    first = own_rows(model, select(*key).where(can.open(), c["last_submitted_at"].is_(None))).limit(MOST_COUNTED)
+    among = first.subquery()
+    is_one = and_(*(column == among.c[number] for number, column in enumerate(key)))
+    is_odd = can.attempted_without_being_submitted() | can.with_error()
+    wanted = _columns(model).join(among, is_one).where(is_odd)
+    return _read(session, model, wanted, lambda said: said.attempted_at.value or said.error.now)
+
+
+def _columns(model: type[Asyncable]) -> Any:
+    columns = {name: one if name == "error" else instant_in(one) for name, one in columns_of(model).items()}
+    labelled = (one.label(name) for name, one in columns.items())
+    return own_rows(model, select(*inspect(model).primary_key, *labelled, statement_now().label("now")))
+
+
+def _read(
+    session: Session, model: type[Asyncable], wanted: Any, since: Callable[[Scopes[Known]], dt.datetime]
+) -> list[_Row]:
+    names, processing = list(columns_of(model)), model.processing
+    rows: list[_Row] = []
+    for found in session.execute(wanted):
+        *identity_and_values, now = found
+        identity = identity_and_values[: -len(names)]
+        values = dict(zip(names, identity_and_values[-len(names) :], strict=True))
+        said = of_values(values, processing.interval, processing.window, now)
+        rows.append(_Row(key_from(identity), said, values["error"], since(said)))
+    return rows
+
+
+def _without_attempt(session: Session, model: type[Asyncable], rows: Sequence[_Row]) -> tuple[list[_Row], bool]:
+    """Those that no attempt serves, and whether that was asked for all of them."""
+    chain = chain_of(model)
+    left = set(chain.without_attempt_in(session.connection(), [row.key for row in rows]))
+    maybe = [row for row in rows if row.key in left]
+    found = []
+    for row in maybe[:MOST_CHAINS]:  # the first attempt has ended: another one may have followed
+        attempt = chain.last_link(session, row.key).attempt
+        if attempt is None or attempt.status is not Status.PENDING:
+            found.append(row)
+    return found, len(maybe) <= MOST_CHAINS
