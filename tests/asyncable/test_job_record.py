@@ -37,7 +37,8 @@ from async_task.targets import registry
 from async_task.wakeup.after_commit import run_committed
 from clockwork import let_pass
 from conftest import by_one_door
-from outbox import application
+from elsewhere import await_
+from outbox import Client, application
 from reviews import (
     DAY,
     HOUR,
@@ -55,6 +56,7 @@ from reviews import (
     Review,
     SessionReview,
 )
+from workers import working
 
 _others = registry.registered_targets()
 
@@ -256,24 +258,37 @@ def test_a_note_and_a_cancel_are_told_to_the_user_of_the_row_alone(
 
 
 @by_one_door
-def test_a_try_that_was_overtaken_tells_nothing_and_a_failing_row_that_is_processed_by_hand_has_recovered(
-    telling: AsyncTask, desk: Desk, board: Board, heard: Heard
+@pytest.mark.parametrize(("verb", "told"), [("restart", []), ("cancel", ["canceled"]), ("processed", [])])
+def test_a_try_that_was_overtaken_tells_nothing(
+    telling: AsyncTask, desk: Desk, board: Board, heard: Heard, verb: str, told: list[str]
 ) -> None:
     def fail(_: Any) -> None:
         if len(board.asked) == 1:
-            desk.do(made, "restart")
-        raise Broken("no")
+            mine.do(made, verb)
+            raise Broken("no")
 
+    mine = of(desk, LeasedReview)
     board.does = fail
-    made = desk.submitted()
-    age(desk, DAY)
-    if desk.engine.dialect.name == "sqlite":  # there a call in its transaction locks out the restart
-        desk.do(made, "restart")
-    desk.go_on()
-    assert heard == []
-    age(desk, DAY)
-    desk.go_on()
-    desk.do(made, "processed")
+    made = mine.submitted()
+    age(mine, DAY)
+    assert mine.go_on()
+    assert kinds(heard) == told
+
+
+@by_one_door
+@pytest.mark.parametrize("model", [Review, LeasedReview])
+def test_a_worker_tells_it_at_once_and_a_failing_row_that_is_processed_by_hand_has_recovered(
+    telling: AsyncTask, desk: Desk, board: Board, heard: Heard, model: type[Any]
+) -> None:
+    mine = of(desk, model)
+    board.will_raise(Broken("no"))
+    with Session(mine.engine) as session, session.begin():  # it leaves the connection of its lane open
+        Attempt.create(target=Client, method_name="ping", session=session)
+    made = mine.submitted()
+    age(mine, DAY)
+    with working(telling, concurrency=1):
+        await_(lambda: kinds(heard) == ["failing"], "the message")
+    mine.do(made, "processed")
     assert kinds(heard) == ["failing", "recovered"]
 
 
