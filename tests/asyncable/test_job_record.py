@@ -38,7 +38,7 @@ from async_task.wakeup.after_commit import run_committed
 from clockwork import let_pass
 from conftest import by_one_door
 from elsewhere import await_
-from outbox import Client, application
+from outbox import application
 from reviews import (
     DAY,
     HOUR,
@@ -282,11 +282,9 @@ def test_a_worker_tells_it_at_once_and_a_failing_row_that_is_processed_by_hand_h
 ) -> None:
     mine = of(desk, model)
     board.will_raise(Broken("no"))
-    with Session(mine.engine) as session, session.begin():  # it leaves the connection of its lane open
-        Attempt.create(target=Client, method_name="ping", session=session)
     made = mine.submitted()
     age(mine, DAY)
-    with working(telling, concurrency=1):
+    with working(telling):
         await_(lambda: kinds(heard) == ["failing"], "the message")
     mine.do(made, "processed")
     assert kinds(heard) == ["failing", "recovered"]
