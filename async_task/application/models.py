@@ -9,13 +9,19 @@ from sqlalchemy import Engine
 from async_task.application.upkeep import ApplicationUpkeep
 from async_task.application.validation import at_least, check_text, flag
 from async_task.asyncable.asyncable import Asyncable
-from async_task.asyncable.restart import RestartReport, class_named, restart_rows
+from async_task.asyncable.chain import name_of as processing_name
+from async_task.asyncable.restart import RestartReport, restart_rows
 from async_task.asyncable.stuck import StuckModels
 from async_task.asyncable.summary import ModelSummary, summarize
 from async_task.asyncable.sweep import ProcessReport, asyncables_of, process_models
 from async_task.attempts.draft import aware
+from async_task.attempts.options import SyncSession
+from async_task.attempts.row_keys import key_meant
 from async_task.attempts.stuck_groups import StuckSource
-from async_task.errors import ConfigurationError
+from async_task.errors import ConfigurationError, UnknownTarget, near
+from async_task.polling.chain import name_of as polling_name
+from async_task.polling.target import registered_pollables
+from async_task.schema.tables import table_of
 
 
 class ApplicationModels(ApplicationUpkeep):
@@ -53,7 +59,7 @@ class ApplicationModels(ApplicationUpkeep):
         `model`: the class, or the name of its job. `keys`: primary keys, or their text as `outbox.attempts.stuck` has
         it. `reason`: for the events of their attempts. `limit`: how many rows at most. Each is changed in a transaction
         of its own, by its own method; one that is refused stops no other. `dry_run`: say what would be done, and write
-        nothing. Raises UnknownTarget and ConfigurationError for an invalid argument, and as `run_batch`.
+        nothing. Raises UnknownTarget, InvalidArguments for a key, ConfigurationError, and as `run_batch`.
         """
         check_text(reason, "reason")
         if not reason.strip():
@@ -62,10 +68,41 @@ class ApplicationModels(ApplicationUpkeep):
         is_dry = flag(dry_run, "dry_run")
 
         def restart(engine: Engine) -> RestartReport:
-            meant = class_named(asyncables_of(self._model), model)
+            meant = _class_meant(asyncables_of(self._model), model, "an Asyncable")
             return restart_rows(engine, meant, keys, limit, reason, is_dry=is_dry)
 
         return self._run_checked("restart_models", restart)
 
+    def row(self, session: SyncSession, model: type[Any] | str, key: Any) -> Any:
+        """Read a row of an `Asyncable` or `Pollable` by its key, for `add_note` or a verb of it; None if there is none.
+
+            with acting("anna@host"), SessionLocal.begin() as session:
+                add_note(session, outbox.row(session, "shop.models:Review", "17"), "The board **knows**.")
+
+        `model`: the class, or the name of its job. `key`: the primary key, or its text, with a comma between the values
+        of several columns. Raises UnknownTarget, InvalidArguments for a key, and ConfigurationError.
+        """
+        pollables = [one for one in registered_pollables() if table_of(one.polling.model) is table_of(self._model)]
+        models = [*asyncables_of(self._model), *pollables]
+        meant = _class_meant(models, model, "an Asyncable or a Pollable")
+        return session.get(meant, key_meant(meant, key))
+
     def _stuck_sources(self) -> tuple[StuckSource, ...]:
         return (StuckModels(asyncables_of(self._model)),)
+
+
+def _class_meant(models: Sequence[type[Any]], given: object, what: str) -> type[Any]:
+    """The class that is given, or that has this name. Raises UnknownTarget, ConfigurationError."""
+    if not isinstance(given, str):
+        for one in models:
+            if one is given:
+                return one
+        raise ConfigurationError(f"model is {what} that attempts of this application perform, or its name")
+    by_name = {_name_of(one): one for one in models}
+    if given not in by_name:
+        raise UnknownTarget(f"no model that is its own job is called {given!r}{near(given, by_name)}")
+    return by_name[given]
+
+
+def _name_of(model: type[Any]) -> str:
+    return processing_name(model) if issubclass(model, Asyncable) else polling_name(model)

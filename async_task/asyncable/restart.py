@@ -1,24 +1,25 @@
 """Rows of one class that a person processes again from the beginning, each in a transaction of its own."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, Uuid, inspect, select
+from sqlalchemy import Engine, inspect, select
 from sqlalchemy.orm import Session
 
 from async_task.asyncable.asyncable import Asyncable
-from async_task.asyncable.chain import name_of
 from async_task.asyncable.columns import columns_of, own_rows
-from async_task.asyncable.verbs import conditions
+from async_task.asyncable.verbs import SUBMIT, conditions
 from async_task.attempts.chain import key_from
+from async_task.attempts.row_keys import key_meant
 from async_task.database.index_order import order_after_nulls
+from async_task.database.sessions import routed_as_writes
 from async_task.database.transactions import retry_transient
-from async_task.errors import AsyncTaskError, ConfigurationError, UnknownTarget, near
+from async_task.errors import AsyncTaskError
 from async_task.queue.backlog import MOST_COUNTED
-from async_task.schema.jobs import key_text
+from async_task.schema.audit import record_verb
+from async_task.schema.jobs import job_of, key_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +30,6 @@ class RestartReport:
     restarted: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     left: int = 0
-
-
-def class_named(models: Sequence[type[Asyncable]], given: object) -> type[Asyncable]:
-    """The class that is given, or that has this name. Raises UnknownTarget, ConfigurationError."""
-    by_name = {name_of(one): one for one in models}
-    if isinstance(given, str):
-        if given in by_name:
-            return by_name[given]
-        raise UnknownTarget(f"no model that is its own job is called {given!r}{near(given, by_name)}")
-    for one in models:
-        if one is given:
-            return one
-    raise ConfigurationError("model is an Asyncable that this application's attempts process, or its name")
 
 
 def restart_rows(
@@ -72,12 +60,21 @@ def _restarted(engine: Engine, model: type[Asyncable], key: Any, reason: str, *,
                 row.restart(session, reason=reason)
             else:
                 row.submit_for_processing(session)
+                _record_submission(session, row, reason)
         except AsyncTaskError as error:
             transaction.rollback()
             return str(error)
         if is_dry:
             transaction.rollback()
         return None
+
+
+def _record_submission(session: Session, row: Asyncable, reason: str) -> None:
+    """A program that submits a row writes no event; a person who does it says why."""
+    job = job_of(row)
+    before, after = {"status": "not_yet_submitted"}, {"status": "submitted"}
+    with routed_as_writes(session, job.mapper) as connection:
+        record_verb(connection, job.attempts, (job.type, job.id), SUBMIT, reason, before, after, always=("status",))
 
 
 def _expired(engine: Engine, model: type[Asyncable]) -> list[Any]:
@@ -87,43 +84,3 @@ def _expired(engine: Engine, model: type[Asyncable]) -> list[Any]:
     with engine.begin() as connection:
         found = connection.execute(wanted.order_by(oldest_first).limit(MOST_COUNTED)).all()
     return [key_from(row) for row in found]
-
-
-def key_meant(model: type[Asyncable], given: Any) -> Any:
-    """The primary key that is given, or that a text says as `key_text` writes it: values of several columns with a
-    comma between them. Raises ConfigurationError."""
-    columns = inspect(model).primary_key
-    if not isinstance(given, str):
-        return given
-    parts = [given] if len(columns) == 1 else list(_parts(columns, given))
-    try:
-        return key_from([_value(column, part) for column, part in zip(columns, parts, strict=True)])
-    except ValueError:
-        names = ", ".join(column.name for column in columns)
-        raise ConfigurationError(f"{given!r} is no key of {model.__name__}: it has the columns {names}") from None
-
-
-def _parts(columns: Sequence[Any], text: str) -> Sequence[str]:
-    parts, left = list[str](), text
-    for column in columns:
-        if isinstance(column.type, Uuid):
-            part, left = left[:32], left[32:]
-        else:
-            part, left = _until_comma(left)
-        parts.append(part)
-    return [*parts, left] if left else parts
-
-
-def _until_comma(text: str) -> tuple[str, str]:
-    """The text up to a comma that is not escaped, and what follows that."""
-    part, place = "", 0
-    while place < len(text) and text[place] != ",":
-        place += text[place] == "\\"
-        part += text[place : place + 1]
-        place += 1
-    return part, text[place + 1 :]
-
-
-def _value(column: Any, text: str) -> Any:
-    kind = column.type.python_type
-    return uuid.UUID(text) if kind is uuid.UUID else kind(text)

@@ -69,7 +69,7 @@ SCHEDULED: dict[str, Callable[[AsyncTask], object]] = {
     "schedule.run": lambda app: app.schedule.run("test.client.ping"),
 }
 ALL = VERBS | READING | SCHEDULED
-UNCHECKED = {"close", "create_schema", "health", "on_connection", "process_health", "schema_version"}
+UNCHECKED = {"close", "create_schema", "health", "on_connection", "process_health", "row", "schema_version"}
 
 
 class Base(DeclarativeBase): ...

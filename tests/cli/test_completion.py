@@ -45,7 +45,7 @@ def in_bash(*line: str) -> list[str]:
 
 
 def test_bash_completes_commands_options_and_choices() -> None:
-    assert in_bash("async-task", "re") == ["retry", "reschedule", "resume"]
+    assert in_bash("async-task", "re") == ["retry", "reschedule", "resume", "restart"]
     assert in_bash("async-task", "") == list(COMMANDS)
     assert in_bash("async-task", "list", "--st") == ["--status"]
     assert in_bash("async-task", "list", "--status", "p") == ["pending", "performing"]
@@ -90,4 +90,6 @@ def test_completing_a_command_imports_neither_sqlalchemy_nor_alembic() -> None:
     said = in_shell(
         sys.executable, "-c", script, _ASYNC_TASK_COMPLETE="bash_complete", COMP_WORDS="async-task s", COMP_CWORD="1"
     )
-    assert said.splitlines() == ["plain,schedule", "plain,stats", "plain,show", "plain,sweep", "plain,sql", "[]"]
+    *names, loaded = said.splitlines()
+    assert {"plain,schedule", "plain,show", "plain,stuck", "plain,sql"} <= set(names)
+    assert loaded == "[]"

@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 import pytest
 from sqlalchemy import Engine, delete
+from sqlalchemy.orm import Session
 
 from async_task import Attempt
+from conftest import by_one_door
 from outbox import Client, events_of
+from reviews import Desk
 from said import Run
 
 Write = Callable[..., Attempt]
@@ -140,3 +143,16 @@ def test_a_verb_that_ends_and_one_for_several_need_a_reason(
 def test_a_retry_of_one_attempt_needs_no_reason(run: Run, write: Write, verb: str) -> None:
     attempt = write(Client, "ping")
     assert run(verb, str(attempt.id), str(attempt.id)).code == 0
+
+
+@by_one_door
+def test_a_row_of_a_model_gets_a_note_by_its_key(run: Run, desk: Desk) -> None:
+    made = desk.submitted()
+    said = run("note", "--model", "test.review", str(made), "The board **knows**.", "--actor", "anna")
+    assert (said.code, said.out, said.err) == (0, f"{made}  noted\n", "")
+    with Session(desk.engine) as session:
+        (one,) = session.get_one(desk.model, made).job_notes
+        assert (one.author, one.text) == ("anna", "The board **knows**.")
+    assert run("note", "--model", "test.review", "999", "x").code == 1
+    assert run("note", "--model", "test.reviw", "1", "x").code == 1
+    assert run("note", "--model", "test.review", "x", "x").code == 2

@@ -4,10 +4,10 @@ import json
 
 import click
 
-from async_task import RestartReport, UnknownTarget, acting
+from async_task import InvalidArguments, RestartReport, UnknownTarget, acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
-from async_task_cli.faults import Refusal
+from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.terminal import counted, say
 
@@ -19,7 +19,7 @@ from async_task_cli.terminal import counted, say
 @click.option(
     "--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="At most N rows."
 )
-@click.option("--reason", metavar="TEXT", help="Why, for the events of the rows' attempts.")
+@click.option("--reason", metavar="TEXT", help="Why, for the events of the rows.")
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show what would be restarted, and do nothing.")
 @as_actor
 @as_json
@@ -49,6 +49,8 @@ def restart(
             )
         except UnknownTarget as error:
             raise Refusal(str(error)) from None
+        except InvalidArguments as error:
+            raise Refusal(str(error), USAGE) from None
     if is_json:
         _print_json(report, is_dry=is_dry)
     else:
