@@ -27,6 +27,8 @@ from async_task.database.server_sessions import limit_session, unlimit_session
 
 T = TypeVar("T")
 _LANE = "async_task.lane"
+OURS_ON_POOLS: set[Any] = set()
+"""Our own listeners to a pool, which clear nothing."""
 
 
 class Raised:
@@ -120,7 +122,9 @@ class Lane:
         assert self._connection is not None
         pool: Any = self.engine.pool.dispatch
         is_changed = self._connection.get_execution_options() is not self._options_when_lent
-        return is_changed or bool(pool.checkout or pool.checkin or pool.reset)
+        if not (is_changed or pool.checkout or pool.checkin or pool.reset):
+            return False
+        return is_changed or any(one not in OURS_ON_POOLS for one in (*pool.checkout, *pool.checkin, *pool.reset))
 
     def drop_connection(self) -> None:
         """After an error, invalidate the lane's own connection and its transaction; the next use opens another one."""

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
 
 from async_task.database.dialects import CALLED_AFTER_COMMIT
-from async_task.database.lanes import has_lane
+from async_task.database.lanes import OURS_ON_POOLS, has_lane
 from async_task.database.sessions import write_arguments
 from async_task.error_text import describe
 
@@ -135,6 +135,9 @@ def _on_rollback(connection: Connection) -> None:
 def _on_return(_driver: Any, record: Any) -> None:
     for function in record.info.pop(_KEY, ()):
         _call(function)
+
+
+OURS_ON_POOLS.add(_on_return)
 
 
 def _call(function: Function) -> None:

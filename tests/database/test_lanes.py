@@ -15,7 +15,8 @@ import outbox
 from async_task import AsyncTask, AsyncTaskError
 from async_task.database.disconnection import disconnect
 from async_task.database.engines import Source
-from async_task.database.lanes import Lane, Raised, open_lane
+from async_task.database.lanes import LOCKED_LIMIT, Lane, Raised, open_lane
+from async_task.wakeup import after_commit
 from clockwork import row_of
 from databases import Database
 from elsewhere import await_
@@ -194,3 +195,17 @@ def test_work_during_a_call_uses_the_connection_of_the_lane(lane: Lane) -> None:
 
     assert not isinstance(lane.run(lambda: lane.call(call)), Raised)
     assert found == [1]
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_our_own_listener_to_the_pool_takes_no_lane_its_connection(database: Database) -> None:
+    own, seconds = create_engine(database.sync_url), LOCKED_LIMIT.total_seconds()
+    event.listen(own, "checkin", after_commit._on_return)
+    with open_lane(Source(own)) as lane:
+        kept = lane.connection
+        lane.return_connection(lane.lend_connection(), seconds, is_sound=True)
+        assert lane.connection is kept
+        event.listen(own, "checkin", lambda *_: None)
+        lane.return_connection(lane.lend_connection(), seconds, is_sound=True)
+        assert lane.connection is not kept
+    own.dispose()
