@@ -1,13 +1,13 @@
 """What an `AsyncTask` does for models that are their own jobs."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Engine
 
 from async_task.application.upkeep import ApplicationUpkeep
-from async_task.application.validation import at_least, check_text, flag
+from async_task.application.validation import at_least, check_text, flag, listed
 from async_task.asyncable.asyncable import Asyncable
 from async_task.asyncable.chain import name_of as processing_name
 from async_task.asyncable.restart import RestartReport, restart_rows
@@ -48,7 +48,7 @@ class ApplicationModels(ApplicationUpkeep):
         return self._read("summarize_models", lambda session: summarize(session, models, first))
 
     def restart_models(
-        self, model: type[Asyncable] | str, keys: Sequence[Any] | None = None, *, reason: str, limit: int = 100,
+        self, model: type[Asyncable] | str, keys: Iterable[Any] | None = None, *, reason: str, limit: int = 100,
         dry_run: bool = False,
     ) -> RestartReport:  # fmt: skip
         """Process rows of an `Asyncable` again from the beginning, now: those with these keys, or without any those
@@ -66,10 +66,11 @@ class ApplicationModels(ApplicationUpkeep):
             raise ConfigurationError("reason: say why, for the events")
         at_least(1, limit, "limit")
         is_dry = flag(dry_run, "dry_run")
+        wanted = None if keys is None else listed(keys, "keys takes a list: restart_models(Review, [17], reason=...)")
 
         def restart(engine: Engine) -> RestartReport:
             meant = _class_meant(asyncables_of(self._model), model, "an Asyncable")
-            return restart_rows(engine, meant, keys, limit, reason, is_dry=is_dry)
+            return restart_rows(engine, meant, wanted, limit, reason, is_dry=is_dry)
 
         return self._run_checked("restart_models", restart)
 

@@ -13,9 +13,11 @@ from async_task.asyncable.columns import columns_of, own_rows
 from async_task.asyncable.verbs import SUBMIT, conditions
 from async_task.attempts.chain import key_from
 from async_task.attempts.row_keys import key_meant
+from async_task.database.driver_errors import is_unavailable
 from async_task.database.index_order import order_after_nulls
 from async_task.database.sessions import routed_as_writes
 from async_task.database.transactions import retry_transient
+from async_task.error_text import describe
 from async_task.errors import AsyncTaskError
 from async_task.queue.backlog import MOST_COUNTED
 from async_task.schema.audit import record_verb
@@ -41,12 +43,22 @@ def restart_rows(
     restarted, refused = list[str](), dict[str, str]()
     for key in wanted[:limit]:
         text = key_text(inspect(model).primary_key, key if isinstance(key, tuple) else (key,))
-        why_not = retry_transient(partial(_restarted, engine, model, key, reason, is_dry=is_dry))
+        why_not = _why_not(engine, model, key, reason, is_dry=is_dry)
         if why_not is None:
             restarted.append(text)
         else:
             refused[text] = why_not
     return RestartReport(tuple(restarted), refused, max(0, len(wanted) - limit))
+
+
+def _why_not(engine: Engine, model: type[Asyncable], key: Any, reason: str, *, is_dry: bool) -> str | None:
+    """None for a row that is restarted. Whatever stops one row stops no other, unless the database is away."""
+    try:
+        return retry_transient(partial(_restarted, engine, model, key, reason, is_dry=is_dry))
+    except Exception as error:
+        if is_unavailable(error):
+            raise
+        return describe(error).summary
 
 
 def _restarted(engine: Engine, model: type[Asyncable], key: Any, reason: str, *, is_dry: bool) -> str | None:

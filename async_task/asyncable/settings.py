@@ -44,3 +44,8 @@ class Processing:
         check_queue(queue)
         check_priority(priority)
         self.mode, self.name, self.queue, self.priority, self.model = mode, name, queue, priority, model
+
+    @property
+    def window_in_words(self) -> str:
+        """`4 days`, or `4 days, 6:00:00`."""
+        return str(self.window).removesuffix(", 0:00:00")

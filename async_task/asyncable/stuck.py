@@ -7,10 +7,10 @@ whose window is over, and rows that were never submitted.
 import datetime as dt
 import logging
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, inspect, select
+from sqlalchemy import and_, func, inspect, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from async_task.asyncable.columns import columns_of, own_rows
 from async_task.asyncable.scopes import Known, Scopes, of_values
 from async_task.asyncable.verbs import conditions
 from async_task.attempts.chain import key_from
-from async_task.attempts.stuck_groups import StuckCause, StuckGroup, StuckJob
+from async_task.attempts.stuck_groups import LATEST, StuckCause, StuckGroup, StuckJob
 from async_task.database.clock import instant_in, statement_now
 from async_task.database.index_order import order_after_nulls
 from async_task.error_text import describe
@@ -35,12 +35,12 @@ MOST_CHAINS = 200
 
 
 class _Row(NamedTuple):
-    """`since`: since when it has been stuck."""
+    """`since`: since when it has been stuck; None where nothing tells."""
 
     key: Any
     said: Scopes[Known]
     error: str | None
-    since: dt.datetime
+    since: dt.datetime | None
 
 
 class StuckModels:
@@ -49,40 +49,48 @@ class StuckModels:
     def __init__(self, models: Sequence[type[Asyncable]]) -> None:
         self._models = models
 
-    def stuck(self, session: Session, limit: int) -> Iterable[StuckGroup]:
+    def stuck(self, session: Session, limit: int) -> tuple[Sequence[StuckGroup], bool]:
         """The groups of each class: a bounded number of rows along the index of its sweep."""
         found: list[StuckGroup] = []
+        is_complete = True
         for model in self._models:
             try:
                 with session.begin_nested():
-                    found += _groups(session, model, limit)
+                    groups, is_whole = _groups(session, model, limit)
             except SQLAlchemyError as error:
                 logger.warning("%s could not be looked at: %s", name_of(model), describe(error).summary)
-        return found
+                is_complete = False
+            else:
+                found += groups
+                is_complete = is_complete and is_whole
+        return found, is_complete
 
 
-def _groups(session: Session, model: type[Asyncable], limit: int) -> Iterator[StuckGroup]:
-    submitted = _submitted(session, model)
-    are_all = len(submitted) < MOST_COUNTED
-    late = [row for row in submitted if row.said.expired_without_processing()]
-    yield from _group(model, "window_over", late, limit, is_counted=are_all)
-    waiting = [row for row in submitted if row.said.requires_processing()]
+def _groups(session: Session, model: type[Asyncable], limit: int) -> tuple[list[StuckGroup], bool]:
+    """The groups of a class, and whether all of its rows were looked at."""
+    can = conditions(model)
+    late = _submitted(session, model, can.expired_without_processing())
+    waiting = _submitted(session, model, can.requires_processing())
     lost, are_all_asked = _without_attempt(session, model, waiting)
-    yield from _group(model, "no_job", lost, limit, is_counted=are_all and are_all_asked)
-    never = _never_submitted(session, model)
-    yield from _group(model, "not_submitted", never, limit, is_counted=len(never) < MOST_COUNTED)
+    never, are_all_seen = _never_submitted(session, model)
+    are_all: dict[StuckCause, bool] = {
+        "window_over": len(late) < MOST_COUNTED,
+        "no_job": len(waiting) < MOST_COUNTED and are_all_asked,
+        "not_submitted": are_all_seen,
+    }
+    rows: dict[StuckCause, Sequence[_Row]] = {"window_over": late, "no_job": lost, "not_submitted": never}
+    groups = [_group(model, cause, some, limit, is_counted=are_all[cause]) for cause, some in rows.items() if some]
+    return groups, all(are_all.values())
 
 
 def _group(
     model: type[Asyncable], cause: StuckCause, rows: Sequence[_Row], limit: int, *, is_counted: bool
-) -> Iterator[StuckGroup]:
-    if not rows:
-        return
-    oldest = sorted(rows, key=lambda row: row.since)[:limit]
+) -> StuckGroup:
+    oldest = sorted(rows, key=lambda row: row.since or LATEST)[:limit]
     words, remedy, effect = _told(model, cause, is_one=len(rows) == 1, oldest=_text(model, oldest[0].key))
     count = f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'}{'' if is_counted else ' or more'}"
     jobs = tuple(_job(model, row) for row in oldest)
-    yield StuckGroup(cause, name_of(model), f"{count} {words}", len(rows), is_counted, jobs, remedy, effect)
+    return StuckGroup(cause, name_of(model), f"{count} {words}", len(rows), is_counted, jobs, remedy, effect)
 
 
 def _told(model: type[Asyncable], cause: StuckCause, *, is_one: bool, oldest: str) -> tuple[str, str, str]:
@@ -91,7 +99,7 @@ def _told(model: type[Asyncable], cause: StuckCause, *, is_one: bool, oldest: st
     restart = f"async-task restart {shlex.quote(name)}"
     if cause == "window_over":
         return (
-            f"of {name} {were} not processed within {model.processing.window}",
+            f"of {name} {were} not processed within {model.processing.window_in_words}",
             f"{restart} --expired --reason mended",
             "The oldest 100 are given a new window and a job that is due now.",
         )
@@ -118,11 +126,11 @@ def _text(model: type[Asyncable], key: Any) -> str:
     return key_text(inspect(model).primary_key, key if isinstance(key, tuple) else (key,))
 
 
-def _submitted(session: Session, model: type[Asyncable]) -> list[_Row]:
-    """What is to be processed by now, or was to be: the oldest submissions first."""
+def _submitted(session: Session, model: type[Asyncable], condition: Any) -> list[_Row]:
+    """What was submitted and says `condition`: the oldest submissions first."""
     c, processing = columns_of(model), model.processing
     oldest_first = order_after_nulls(c["processed_at"], c["canceled_at"], c["last_submitted_at"])
-    wanted = _columns(model).where(conditions(model).processable()).order_by(oldest_first).limit(MOST_COUNTED)
+    wanted = _columns(model).where(condition).order_by(oldest_first).limit(MOST_COUNTED)
 
     def since(said: Scopes[Known]) -> dt.datetime:
         last: dt.datetime = said.last_submitted_at.value
@@ -133,16 +141,18 @@ def _submitted(session: Session, model: type[Asyncable]) -> list[_Row]:
     return _read(session, model, wanted, since)
 
 
-def _never_submitted(session: Session, model: type[Asyncable]) -> list[_Row]:
-    """What was attempted or has an error, among the first rows that are open and were never submitted."""
+def _never_submitted(session: Session, model: type[Asyncable]) -> tuple[list[_Row], bool]:
+    """What was attempted or has an error, among the first rows that are open and were never submitted; and whether
+    these are all."""
     c = columns_of(model)
     can, key = conditions(model), inspect(model).primary_key
     first = own_rows(model, select(*key).where(can.open(), c["last_submitted_at"].is_(None))).limit(MOST_COUNTED)
     among = first.subquery()
     is_one = and_(*(column == among.c[number] for number, column in enumerate(key)))
     is_odd = can.attempted_without_being_submitted() | can.with_error()
-    wanted = _columns(model).join(among, is_one).where(is_odd)
-    return _read(session, model, wanted, lambda said: said.attempted_at.value or said.error.now)
+    found = _read(session, model, _columns(model).join(among, is_one).where(is_odd), lambda one: one.attempted_at.value)
+    seen = session.scalar(select(func.count()).select_from(among)) or 0
+    return found, seen < MOST_COUNTED
 
 
 def _columns(model: type[Asyncable]) -> Any:
@@ -152,7 +162,7 @@ def _columns(model: type[Asyncable]) -> Any:
 
 
 def _read(
-    session: Session, model: type[Asyncable], wanted: Any, since: Callable[[Scopes[Known]], dt.datetime]
+    session: Session, model: type[Asyncable], wanted: Any, since: Callable[[Scopes[Known]], dt.datetime | None]
 ) -> list[_Row]:
     names, processing = list(columns_of(model)), model.processing
     rows: list[_Row] = []

@@ -94,7 +94,9 @@ def _instead(found: Scopes[Known] | None, model: "type[Asyncable]", key: Any) ->
     if found is None:
         raise NothingToDo(f"there is no {model.__name__} {key} any more")
     if found.expired_without_processing():
-        raise NothingToDo(f"{model.__name__} {key} is expired: it was not processed within {model.processing.window}")
+        raise NothingToDo(
+            f"{model.__name__} {key} is expired: it was not processed within {model.processing.window_in_words}"
+        )
     last = found.last_submitted_at
     if found.open() and last.is_after(dt.timedelta(0)):
         return Again(after=last.value - last.now)

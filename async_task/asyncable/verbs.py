@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, inspect, literal, select, update
+from sqlalchemy import ColumnElement, Connection, case, inspect, literal, select, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
@@ -145,13 +145,17 @@ def conditions(model: type[Any]) -> Scopes[Stored]:
 
 
 def now_in(model: type[Any], name: str, delay: Delay | None = None) -> Any:
-    """The instant at which it is written, and `delay` later, as this column holds it."""
-    instant = literal(delay, Instant()) if isinstance(delay, dt.datetime) else clock_now(_seconds(delay))
+    """The instant at which it is written, and `delay` later, as this column holds it. A `delay` that is an instant of
+    the past is none."""
+    instant: Any = clock_now(_seconds(delay))
+    if isinstance(delay, dt.datetime):
+        at = literal(delay, Instant())
+        instant = case((at > clock_now(), at), else_=clock_now())
     return held_in(instant, columns_of(model)[name])
 
 
 def _seconds(delay: Any) -> float:
-    return 0.0 if delay is None else delay.total_seconds()
+    return delay.total_seconds() if isinstance(delay, dt.timedelta) else 0.0
 
 
 def checked_delay(delay: Delay | None) -> Delay | None:

@@ -1,7 +1,8 @@
-"""Keys of rows that are jobs, as people type them."""
+"""Keys of rows that are jobs, as people and programs give them."""
 
+import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Uuid, inspect
@@ -9,19 +10,33 @@ from sqlalchemy import Uuid, inspect
 from async_task.attempts.chain import key_from
 from async_task.errors import InvalidArguments
 
+LARGEST = 2**63
+"""No database has a whole number of that size as a key."""
+
 
 def key_meant(model: type[Any], given: Any) -> Any:
     """The primary key that is given, or that a text says as `key_text` writes it: values of several columns with a
     comma between them. Raises InvalidArguments."""
     columns = inspect(model).primary_key
-    if not isinstance(given, str):
-        return given
-    parts = [given] if len(columns) == 1 else list(_parts(columns, given))
     try:
-        return key_from([_value(column, part) for column, part in zip(columns, parts, strict=True)])
-    except ValueError:
+        values = _values(columns, given)
+        if len(values) != len(columns) or any(map(_is_no_value, values)):
+            raise ValueError
+    except (ValueError, ArithmeticError):
         names = ", ".join(column.name for column in columns)
         raise InvalidArguments(f"{given!r} is no key of {model.__name__}: it has the columns {names}") from None
+    return key_from(values)
+
+
+def _values(columns: Sequence[Any], given: Any) -> list[Any]:
+    if isinstance(given, str):
+        texts = [given] if len(columns) == 1 else _parts(columns, given)
+        return [_value(column, text) for column, text in zip(columns, texts, strict=True)]
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, bytes) else [given]
+
+
+def _is_no_value(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not -LARGEST <= value < LARGEST)
 
 
 def _parts(columns: Sequence[Any], text: str) -> Sequence[str]:
@@ -45,6 +60,15 @@ def _until_comma(text: str) -> tuple[str, str]:
     return part, text[place + 1 :]
 
 
+READ: Mapping[type[Any], Callable[[str], Any]] = {
+    str: str, int: int, uuid.UUID: uuid.UUID, dt.date: dt.date.fromisoformat, dt.datetime: dt.datetime.fromisoformat,
+}  # fmt: skip
+"""How a text is read as a value of a column. Of other kinds, such as booleans, the value itself is to be given."""
+
+
 def _value(column: Any, text: str) -> Any:
-    kind = column.type.python_type
-    return uuid.UUID(text) if kind is uuid.UUID else kind(text)
+    try:
+        read = READ[column.type.python_type]
+    except (KeyError, NotImplementedError):
+        raise ValueError from None
+    return read(text)

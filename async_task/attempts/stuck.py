@@ -22,6 +22,7 @@ def stuck_of(
     waiting = stuck_waiting(session, table, sample, limit)
     by_error, is_read = stuck_errors(session, table, [row for row in waiting.others if row.num_errors], limit)
     heads = [*waiting.stuck, *(row for row in waiting.others if row.num_errors or row.due_at > now)]
+    others = [source.stuck(session, limit) for source in sources]
     groups: list[StuckGroup] = [
         *waiting.groups,
         *by_error,
@@ -29,9 +30,12 @@ def stuck_of(
         *stuck_late(session, table, now, limit),
         *stuck_undecided(session, table, now, limit),
         *stuck_behind(session, table, heads, now, limit),
-        *(group for source in sources for group in source.stuck(session, limit)),
+        *(group for found, _ in others for group in found),
     ]
     wanted = [one for one in groups if cause in (None, one.cause)]
     keys = {row.order_key for row in heads if row.order_key is not None}
-    is_complete = waiting.is_complete and is_read and len(keys) <= MOST_KEYS and all(one.is_counted for one in groups)
+    is_complete = (
+        waiting.is_complete and is_read and len(keys) <= MOST_KEYS and all(one.is_counted for one in groups)
+        and all(is_whole for _, is_whole in others)
+    )  # fmt: skip
     return StuckReport(in_order(wanted), is_complete, now)

@@ -17,18 +17,20 @@ StuckCause = Literal[
 ]  # fmt: skip
 CAUSES: tuple[StuckCause, ...] = get_args(StuckCause)
 """In the order in which a report has them: what is to be mended first stands first."""
+LATEST = dt.datetime.max.replace(tzinfo=dt.UTC)
+"""Stands for an instant that nothing tells, in an order."""
 
 
 @dataclass(frozen=True, slots=True)
 class StuckJob:
     """One job that is stuck. `job_type`: the name of its table; `job_id`: its key, as text. `call`: what would be
-    called. `since`: since when it has been so: due, claimed, failed or too late. `error`: the beginning of its last
-    error, without arguments and without why nothing more is tried; None where there is none."""
+    called. `since`: since when it has been so: due, claimed, failed or too late; None where nothing tells. `error`: the
+    beginning of its last error, without arguments and without why nothing more is tried; None where there is none."""
 
     job_type: str
     job_id: str
     call: str
-    since: dt.datetime
+    since: dt.datetime | None
     error: str | None = None
 
 
@@ -70,9 +72,10 @@ class StuckReport:
 
 class StuckSource(Protocol):
     """What tells of other jobs that are stuck, such as models that are their own job. It reads a bounded number of
-    rows, in the transaction of `session`, and names `limit` jobs of each group at most, the oldest first."""
+    rows, in the transaction of `session`, and names `limit` jobs of each group at most, the oldest first. Returns also
+    whether it has looked at all."""
 
-    def stuck(self, session: Session, limit: int) -> Iterable[StuckGroup]: ...
+    def stuck(self, session: Session, limit: int) -> tuple[Sequence[StuckGroup], bool]: ...
 
 
 def check_cause(cause: object) -> None:
@@ -83,7 +86,7 @@ def check_cause(cause: object) -> None:
 
 def in_order(groups: Iterable[StuckGroup]) -> tuple[StuckGroup, ...]:
     """As a report has them."""
-    return tuple(sorted(groups, key=lambda one: (CAUSES.index(one.cause), one.jobs[0].since)))
+    return tuple(sorted(groups, key=lambda one: (CAUSES.index(one.cause), one.jobs[0].since or LATEST)))
 
 
 def jobs_of(table_name: str, rows: Sequence[Any], since: str, limit: int) -> tuple[StuckJob, ...]:

@@ -38,7 +38,7 @@ COMMANDS = {
     "expire": ("verbs:expire", "End pending attempts as expired: they are too late."),
     "fail": ("verbs:fail", "End pending attempts as failed for good."),
     "cancel": ("verbs:cancel", "End pending attempts as no longer wanted."),
-    "note": ("note:note", "Add a note to an attempt."),
+    "note": ("note:note", "Add a note to an attempt or a row."),
     "enqueue": ("enqueue:enqueue", "Write a call down, for a worker to perform."),
     "pause": ("queues:pause", "Start no more calls of a queue or a target."),
     "resume": ("queues:resume", "Resume a queue or a target that was paused."),

@@ -152,6 +152,16 @@ def test_a_delay_makes_it_due_and_submitted_when_it_has_passed(desk: Desk, board
     assert (mine.status(exact), mine.status(later)) == ("processed", "submitted")
 
 
+@by_one_door
+@pytest.mark.parametrize("model", [Review, OldReview])
+def test_a_delay_until_an_instant_of_the_past_is_none(desk: Desk, board: Board, model: type[Any]) -> None:
+    mine = of(desk, model)
+    made = mine.submitted(delay=mine.app.now() - dt.timedelta(days=400))
+    assert abs(mine.row(made).submitted_at - mine.row(made).last_submitted_at) < dt.timedelta(seconds=1)
+    mine.go_on()
+    assert mine.status(made) == "processed"
+
+
 # Mended
 
 

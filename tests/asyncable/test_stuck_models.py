@@ -6,9 +6,18 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, delete, insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from async_task import Attempt, ConfigurationError, InvalidArguments, RestartReport, StuckGroup, UnknownTarget
+from async_task import (
+    Attempt,
+    ConfigurationError,
+    InvalidArguments,
+    RestartReport,
+    StuckGroup,
+    UnknownTarget,
+    events_of,
+)
+from async_task.asyncable import stuck as stuck_module
 from async_task.asyncable.registration import register
 from async_task.asyncable.stuck import StuckModels
 from async_task.attempts.row_keys import key_meant
@@ -17,7 +26,7 @@ from conftest import by_one_door
 from databases import rows_read
 from mess import worker_runs
 from outbox import more_metadata
-from reviews import HOUR, Board, Desk, Pair, Review
+from reviews import HOUR, Board, Desk, LeasedReview, Pair, Review
 from said import Run
 
 DAY = 24 * HOUR
@@ -55,7 +64,8 @@ def test_rows_without_a_job_past_their_window_or_never_submitted_are_stuck(desk:
     assert late.since == row.last_submitted_at + dt.timedelta(days=4)
     assert lost.since == desk.row(mess["no_job"]).last_submitted_at + dt.timedelta(hours=3)
     assert (never.job_type, never.call, never.error) == ("reviews", "test.review.process", "Broken")
-    assert found["window_over"].words == "1 row of test.review was not processed within 4 days, 0:00:00"
+    assert found["window_over"].words == "1 row of test.review was not processed within 4 days"
+    assert never.since is None
 
 
 @by_one_door
@@ -86,14 +96,31 @@ def test_a_row_whose_second_attempt_waits_has_a_job(desk: Desk, board: Board, en
 def test_a_class_whose_table_is_missing_hides_no_other(
     desk: Desk, mess: dict[str, int], caplog: pytest.LogCaptureFixture, engine: Engine
 ) -> None:
-    register(Pair)
-    table = more_metadata.tables["review_pairs"]
+    register(LeasedReview)  # it is read before the other one
+    table = more_metadata.tables["leased_reviews"]
     table.drop(engine)
     try:
-        assert "no_job" in stuck(desk)
+        report = desk.app.attempts.stuck()
     finally:
         table.create(engine)
-    assert "test.review_pair could not be looked at" in caplog.text
+    assert {one.cause for one in report.groups} == {"window_over", "no_job", "not_submitted"}
+    assert not report.is_complete
+    assert "test.leased_review could not be looked at" in caplog.text
+
+
+@by_one_door
+def test_what_is_not_looked_at_is_said_and_many_expired_rows_hide_no_other(
+    desk: Desk, mess: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stuck_module, "MOST_COUNTED", 2)
+    desk.by_hand(error="Broken: order 8")
+    assert {cause: one.is_counted for cause, one in stuck(desk).items()} == {
+        "window_over": True, "no_job": True, "not_submitted": False,
+    }  # fmt: skip
+    monkeypatch.setattr(stuck_module, "MOST_COUNTED", 1)
+    report = desk.app.attempts.stuck()
+    assert [one.cause for one in report.groups] == ["window_over", "no_job", "not_submitted"]
+    assert not report.is_complete
 
 
 @by_one_door
@@ -105,7 +132,7 @@ def test_rows_that_are_done_are_not_read(desk: Desk, engine: Engine) -> None:
         session.execute(insert(Review), rows)
         connection = session.connection()
         before = rows_read(connection)
-        assert list(StuckModels([Review]).stuck(session, 10)) == []
+        assert StuckModels([Review]).stuck(session, 10) == ([], True)
         assert rows_read(connection) - before < 100
 
 
@@ -145,10 +172,51 @@ def test_a_wrong_model_key_or_reason_is_one_sentence(run: Run, desk: Desk) -> No
     assert run("restart", "test.review", "--reason", "mended").code == 2
     assert run("restart", "test.review", "17").code == 2
     assert run("restart", "test.review", "x", "--reason", "mended").code == 2
-    assert run("restart", "test.reviw", "17", "--reason", "mended").code == 1
+    assert run("restart", "test.reviw", "17", "--reason", "mended").code == 78
+    with pytest.raises(ConfigurationError, match="keys takes a list"):
+        desk.app.restart_models(Review, "17", reason="mended")
+
+
+@by_one_door
+def test_what_stops_one_row_stops_no_other(desk: Desk, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad, good = desk.by_hand(), desk.by_hand()
+    submit = Review.submit_for_processing
+
+    def refuse(row: Any, *given: Any, **options: Any) -> None:
+        if row.id == bad:
+            raise OSError("not today")
+        submit(row, *given, **options)
+
+    monkeypatch.setattr(Review, "submit_for_processing", refuse)
+    report = desk.app.restart_models(Review, [bad, good], reason="by hand")
+    assert report == RestartReport((str(good),), {str(bad): "OSError: not today"})
+    with Session(desk.engine) as session:
+        (one,) = events_of(session, session.get_one(Review, good))
+    assert (one.kind, one.message, one.after) == ("submit_for_processing", "by hand", {"status": "submitted"})
 
 
 @pytest.mark.parametrize("key", [("Paris, centre", 7), ("a\\b", 1)])
 def test_a_key_of_several_columns_is_read_as_it_is_told(key: Any) -> None:
     columns = list(Pair.__table__.primary_key)
-    assert key_meant(Pair, key_text(columns, key)) == key
+    assert key_meant(Pair, key_text(columns, key)) == key_meant(Pair, key) == key
+
+
+class Base(DeclarativeBase): ...
+
+
+class Dated(Base):
+    __tablename__ = "dated"
+    on: Mapped[dt.date] = mapped_column(primary_key=True)
+
+
+class Flagged(Base):
+    __tablename__ = "flagged"
+    is_on: Mapped[bool] = mapped_column(primary_key=True)
+
+
+def test_a_text_that_cannot_be_read_for_sure_is_no_key() -> None:
+    assert key_meant(Dated, "2026-11-29") == dt.date(2026, 11, 29)
+    given = [(Dated, "today"), (Flagged, "False"), (Review, "9" * 25), (Review, 10**25), (Review, None)]
+    for model, key in [*given, (Review, (1, 2)), (Review, ""), (Pair, "Paris"), (Pair, ("Paris",)), (Pair, 7)]:
+        with pytest.raises(InvalidArguments, match="is no key of"):
+            key_meant(model, key)

@@ -1,7 +1,7 @@
 """`app.attempts.stuck`: what is stuck, by cause, with the command that helps."""
 
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -172,18 +172,19 @@ def test_a_group_names_the_oldest_counts_all_and_can_be_asked_for(
 @by_one_door
 def test_a_source_of_other_jobs_joins_in_the_same_order(app: AsyncTask, engine: Engine, write: Write) -> None:
     class Reviews:
-        def stuck(self, session: Session, limit: int) -> Iterable[StuckGroup]:
+        def stuck(self, session: Session, limit: int) -> tuple[list[StuckGroup], bool]:
             job = StuckJob("reviews", "17", "Review", LONG_AGO - 10 * MINUTE, "Away")
-            yield StuckGroup(
-                "same_error", "reviews", "1 review fails", 1, True, (job,)[:limit], "async-task x", "Does."
-            )
+            words = ("same_error", "reviews", "1 review fails")
+            return [StuckGroup(*words, 1, True, (job,)[:limit], "async-task x", "Does.")], False
 
     ended(engine, failed := write(Client, "ping"), "Broken: order 7")
     erred(engine, failed, "error", "Broken: order 7", "e" * 12)
     claimed(engine, (lost := write(act)).id)
     changed(engine, lost, lease_until=LONG_AGO)
     attempts = Attempts(app.model, lambda _verb, work: app.read(work), (Reviews(),))
-    assert [(one.cause, one.jobs[0].job_type) for one in attempts.stuck().groups] == [
+    report = attempts.stuck()
+    assert not report.is_complete
+    assert [(one.cause, one.jobs[0].job_type) for one in report.groups] == [
         ("orphan", TABLE.name),
         ("same_error", "reviews"),
         ("same_error", TABLE.name),

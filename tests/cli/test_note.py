@@ -154,5 +154,5 @@ def test_a_row_of_a_model_gets_a_note_by_its_key(run: Run, desk: Desk) -> None:
         (one,) = session.get_one(desk.model, made).job_notes
         assert (one.author, one.text) == ("anna", "The board **knows**.")
     assert run("note", "--model", "test.review", "999", "x").code == 1
-    assert run("note", "--model", "test.reviw", "1", "x").code == 1
+    assert run("note", "--model", "test.reviw", "1", "x").code == 78
     assert run("note", "--model", "test.review", "x", "x").code == 2

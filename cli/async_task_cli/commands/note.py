@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from async_task import AsyncTask, InvalidArguments, NoteInfo, UnknownAttempt, UnknownTarget, acting, add_note
+from async_task import AsyncTask, InvalidArguments, NoteInfo, UnknownAttempt, acting, add_note
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.faults import USAGE, Refusal
@@ -27,7 +27,7 @@ from async_task_cli.selection import identifier
 def note(
     wanted: Wanted, key: str, text: str, model: str | None, is_dry: bool, actor: str | None, is_json: bool
 ) -> None:
-    """Add a note to an attempt, in any state: TEXT in Markdown, up to 64 KB; - reads it from standard input.
+    """Add a note to an attempt or a row, in any state: TEXT in Markdown, up to 64 KB; - reads it from standard input.
 
     With --model, ID is the primary key of a row of that model, with a comma between the values of several columns.
 
@@ -45,9 +45,8 @@ def note(
             found = str(app.attempts.get(meant).id) if model is None else key
             made = app.write(lambda session: _noted(session, app, model, found, words, is_dry=is_dry))
         except UnknownAttempt as error:
-            raise Refusal(f"{error} (looked in {app.address}; `async-task list` prints the ids)") from None
-        except UnknownTarget as error:
-            raise Refusal(str(error)) from None
+            hint = "; `async-task list` prints the ids" if model is None else ""
+            raise Refusal(f"{error} (looked in {app.address}{hint})") from None
         except InvalidArguments as error:
             raise Refusal(str(error), USAGE) from None
     if is_json:

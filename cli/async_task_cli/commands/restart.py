@@ -4,7 +4,7 @@ import json
 
 import click
 
-from async_task import InvalidArguments, RestartReport, UnknownTarget, acting
+from async_task import InvalidArguments, RestartReport, acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.faults import USAGE, Refusal
@@ -47,8 +47,6 @@ def restart(
             report = app.restart_models(
                 model, keys or None, reason=reason or "a dry run", limit=max(limit, len(keys)), dry_run=is_dry
             )
-        except UnknownTarget as error:
-            raise Refusal(str(error)) from None
         except InvalidArguments as error:
             raise Refusal(str(error), USAGE) from None
     if is_json:

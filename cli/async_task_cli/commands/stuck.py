@@ -13,6 +13,7 @@ from async_task import AsyncTask, StuckCause, StuckGroup, StuckReport
 from async_task_cli.application import existing
 from async_task_cli.columns import Column, print_table
 from async_task_cli.faults import UNEXPECTED
+from async_task_cli.fields import as_json_value
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.terminal import brief_span, counted, page, plain, print_sheet, print_whole, say
 
@@ -81,14 +82,14 @@ def _short_ids(app: AsyncTask, report: StuckReport) -> dict[str, str]:
 def _as_data(one: StuckGroup) -> dict[str, Any]:
     jobs = [
         {
-            "job_type": job.job_type, "id": job.job_id, "call": job.call, "since": job.since.isoformat(),
+            "job_type": job.job_type, "id": job.job_id, "call": job.call, "since": as_json_value(job.since),
             "error": job.error,
         }
         for job in one.jobs
     ]  # fmt: skip
     return {
         "cause": one.cause, "subject": one.subject, "words": one.words, "count": one.count,
-        "is_counted": one.is_counted, "oldest_since": one.jobs[0].since.isoformat(), "remedy": one.remedy,
+        "is_counted": one.is_counted, "oldest_since": as_json_value(one.jobs[0].since), "remedy": one.remedy,
         "effect": one.effect, "jobs": jobs,
     }  # fmt: skip
 
@@ -114,5 +115,5 @@ def _print(report: StuckReport, ids: Mapping[str, str]) -> None:
 
 
 def _cells(job: Any, now: dt.datetime, ids: Mapping[str, str]) -> list[str]:
-    ago = max(0.0, (now - job.since).total_seconds())
-    return [ids.get(job.job_id, job.job_id), f"{brief_span(ago)} ago", job.call, job.error or ""]
+    since = "" if job.since is None else f"{brief_span(max(0.0, (now - job.since).total_seconds()))} ago"
+    return [ids.get(job.job_id, job.job_id), since, job.call, job.error or ""]
