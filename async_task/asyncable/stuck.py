@@ -26,12 +26,9 @@ from async_task.database.index_order import order_after_nulls
 from async_task.error_text import describe
 from async_task.queue.backlog import MOST_COUNTED
 from async_task.schema.jobs import key_text
-from async_task.schema.states import Status
 from async_task.targets.target import call_name
 
 logger = logging.getLogger("async_task")
-MOST_CHAINS = 200
-"""Rows of a model whose attempts are followed one by one, because their first one has ended."""
 
 
 class _Row(NamedTuple):
@@ -71,11 +68,12 @@ def _groups(session: Session, model: type[Asyncable], limit: int) -> tuple[list[
     can = conditions(model)
     late = _submitted(session, model, can.expired_without_processing())
     waiting = _submitted(session, model, can.requires_processing())
-    lost, are_all_asked = _without_attempt(session, model, waiting)
+    left = set(chain_of(model).without_attempt_in(session.connection(), [row.key for row in waiting]))
+    lost = [row for row in waiting if row.key in left]
     never, are_all_seen = _never_submitted(session, model)
     are_all: dict[StuckCause, bool] = {
         "window_over": len(late) < MOST_COUNTED,
-        "no_job": len(waiting) < MOST_COUNTED and are_all_asked,
+        "no_job": len(waiting) < MOST_COUNTED,
         "not_submitted": are_all_seen,
     }
     rows: dict[StuckCause, Sequence[_Row]] = {"window_over": late, "no_job": lost, "not_submitted": never}
@@ -173,16 +171,3 @@ def _read(
         said = of_values(values, processing.interval, processing.window, now)
         rows.append(_Row(key_from(identity), said, values["error"], since(said)))
     return rows
-
-
-def _without_attempt(session: Session, model: type[Asyncable], rows: Sequence[_Row]) -> tuple[list[_Row], bool]:
-    """Those that no attempt serves, and whether that was asked for all of them."""
-    chain = chain_of(model)
-    left = set(chain.without_attempt_in(session.connection(), [row.key for row in rows]))
-    maybe = [row for row in rows if row.key in left]
-    found = []
-    for row in maybe[:MOST_CHAINS]:  # the first attempt has ended: another one may have followed
-        attempt = chain.last_link(session, row.key).attempt
-        if attempt is None or attempt.status is not Status.PENDING:
-            found.append(row)
-    return found, len(maybe) <= MOST_CHAINS

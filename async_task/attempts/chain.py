@@ -7,6 +7,7 @@ one follows, whose token names the first. So whoever continues a chain, and how 
 
 import datetime as dt
 import hashlib
+import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session
 from async_task.attempts.attempt import BaseAttempt
 from async_task.database.clock import statement_now
 from async_task.errors import ConfigurationError
-from async_task.schema.states import Status
+from async_task.schema.states import Status, is_emptied
 from async_task.schema.tables import table_of
 
 LONGEST_TOKEN = 200
@@ -100,12 +101,12 @@ class Chain:
             is_spent = before is not None and (before.status is Status.SUCCEEDED or before.is_pruned)
             if before is None or not is_spent:
                 return Link(token, before)
-            token = _following(first, before)
+            token = _following(first, before.id)
         raise RuntimeError(f"{self.name} {first}: it has had {MOST_FOLLOWERS} attempts; prune some")
 
     def link_after(self, key: Any, attempt: BaseAttempt) -> Link:
         """The link that follows an attempt that has succeeded by now."""
-        return Link(_following(token_of(key), attempt), None)
+        return Link(_following(token_of(key), attempt.id), None)
 
     def begin(self, session: Session, link: Link, key: Any, **options: Any) -> BaseAttempt:
         """Create the attempt of this link in the transaction of `session`, unless it is there by now."""
@@ -130,8 +131,8 @@ class Chain:
         return list(new.values())
 
     def without_attempt(self, engine: Engine, keys: Collection[Any], *, due: bool = False) -> list[Any]:
-        """Those of `keys` that the first attempt of their chain does not serve, as it is not pending; or, with `due`,
-        neither due nor being performed. A transaction for each page of them."""
+        """Those of `keys` that no attempt serves: the last one of their chain is not pending; or, with `due`, neither
+        due nor being performed. In the order of `keys`, and a transaction for each page of them."""
         left = list[Any]()
         for page in _pages(keys):
             with engine.begin() as connection:
@@ -140,15 +141,28 @@ class Chain:
 
     def without_attempt_in(self, connection: Connection, keys: Collection[Any], *, due: bool = False) -> list[Any]:
         """The same in the transaction of `connection`."""
-        table, left = table_of(self.attempts), list[Any]()
-        is_late = [or_(table.c.due_at <= statement_now(), table.c.claim_id.is_not(None))] if due else []
+        served = set[Any]()
         for page in _pages(keys):
-            tokens = {token_of(key): key for key in page}
-            mine = (table.c.target == self.name, table.c.method_name == self.method)
-            alive = (*mine, table.c.idempotence_token.in_(tokens), table.c.status == Status.PENDING, *is_late)
-            served = set(connection.scalars(select(table.c.idempotence_token).where(*alive)))
-            left += [key for token, key in tokens.items() if token not in served]
-        return left
+            served |= self._served(connection, page, due=due)
+        return [key for key in keys if key not in served]
+
+    def _served(self, connection: Connection, keys: Collection[Any], *, due: bool) -> set[Any]:
+        """A statement for each link that one of the chains has."""
+        c, served = table_of(self.attempts).c, set[Any]()
+        is_served: Any = c.status == Status.PENDING
+        if due:
+            is_served &= or_(c.due_at <= statement_now(), c.claim_id.is_not(None))
+        is_spent = or_(c.status == Status.SUCCEEDED, is_emptied(table_of(self.attempts)))
+        links = {token_of(key): key for key in keys}
+        while links:
+            mine = (c.target == self.name, c.method_name == self.method, c.idempotence_token.in_(links))
+            found: Any = connection.execute(
+                select(c.id, c.idempotence_token, is_served.label("is_served"), is_spent.label("is_spent")).where(*mine)
+            ).all()
+            served |= {links[row.idempotence_token] for row in found if row.is_served}
+            spent = [(links[row.idempotence_token], row.id) for row in found if row.is_spent]
+            links = {_following(token_of(key), attempt_id): key for key, attempt_id in spent}
+        return served
 
     def _attempt(self, session: Session, token: str) -> BaseAttempt | None:
         attempts: Any = self.attempts
@@ -165,8 +179,8 @@ def can_hurry(session: Session, attempt: BaseAttempt) -> bool:
     return not attempt.is_performing and attempt.due_at > now
 
 
-def _following(first: str, before: BaseAttempt) -> str:
-    return f"{first}+{before.id}"
+def _following(first: str, before: uuid.UUID) -> str:
+    return f"{first}+{before}"
 
 
 def _pages(keys: Collection[Any]) -> list[list[Any]]:

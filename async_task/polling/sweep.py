@@ -189,7 +189,7 @@ def _read(
 
 
 def _without_attempt(engine: Engine, model: type[Pollable], rows: Sequence[Pollable]) -> list[Pollable]:
-    """Those that the first attempt of their chain does not poll."""
+    """Those that no attempt polls."""
     by_key = {key_of(row): row for row in rows}
     return [by_key[key] for key in chain_of(model).without_attempt(engine, by_key)]
 

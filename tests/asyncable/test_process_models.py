@@ -133,6 +133,22 @@ def test_one_row_or_model_that_fails_stops_no_other(
 
 
 @by_one_door
+def test_a_row_whose_second_attempt_is_due_takes_no_place_of_another(desk: Desk, board: Board, engine: Engine) -> None:
+    first = desk.submitted()
+    desk.go_on()
+    desk.do(first, "restart")
+    desk.pass_by(MINUTE)
+    desk.submitted()
+    with engine.begin() as connection:
+        connection.execute(delete(Attempt).where(Attempt.idempotence_token == str(first + 1)))
+    desk.pass_by(3 * HOUR)
+    assert [one.status for one in desk.attempts()] == ["succeeded", "pending"]
+    wanted = ProcessReport((ModelReport("test.review", dispatched=1, open=1),))
+    assert desk.app.process_models(1, dry_run=True) == desk.app.process_models(1) == wanted
+    assert len(desk.attempts()) == 3
+
+
+@by_one_door
 def test_two_sweeps_at_once_give_each_of_1000_rows_of_three_models_one_job(
     desk: Desk, board: Board, engine: Engine
 ) -> None:
