@@ -75,7 +75,7 @@ def repeated_loss_error(error: BaseException) -> ConnectionError:
 
 def _is_fault(transaction: CallTransaction, error: BaseException) -> bool:
     """Whether an error in the attempt's own transaction is the infrastructure's."""
-    if transaction.has_lost_connection() or transaction.was_rolled_back:
+    if transaction.has_lost_connection() or transaction.was_rolled_back or transaction.was_unopened:
         return isinstance(error, SQLAlchemyError)
     return transaction.has_met_fault() and transient_error(error) is not None
 

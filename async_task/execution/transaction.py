@@ -78,6 +78,8 @@ class CallTransaction:
         self.was_rolled_back = False
         """Whether the server rolled back all of it during the call because of a fault. What the call did after that was
         in another transaction."""
+        self.was_unopened = False
+        """Whether the row could not be locked when the call last used its session."""
         self.is_claim_lost = False
         self.is_disconnected = False
 
@@ -138,7 +140,9 @@ class CallTransaction:
             self._root = connection.begin()
             self._lane.limit(connection, self._limit)
             self._lock(connection)
+            self.was_unopened = False
         except BaseException:
+            self.was_unopened = True
             self.close()  # without lock and savepoint nothing may be written in it
             raise
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, insert, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, insert, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -18,10 +18,10 @@ from async_task import Again, AsyncTask, Attempt, Failed, Parked, Retried, Retry
 from async_task.execution import settle
 from async_task.execution.settle import MAX_LOSSES
 from clockwork import let_pass, row_of
-from databases import somebody_waits
+from databases import Database, somebody_waits
 from elsewhere import await_
 from outbox import Broken, act_in_session, act_in_session_leased, calls, effects, events_of, will
-from shared_calls import claim_many, does, numbered, put
+from shared_calls import claim_many, does, lock, numbered, put
 from workers import counted, make, working
 
 Write = Callable[..., Attempt]
@@ -265,6 +265,34 @@ def test_lock_errors_are_never_charged(app: AsyncTask, engine: Engine, write: Wr
         for _ in range(MAX_LOSSES + 2):
             assert isinstance(app.perform(attempt.id), Parked)
             let_pass(engine, 5)
+
+
+@target("test.use_session_late", retry=Retry.every(60), mode="leased", timeout=1)
+def use_session_late(session: Session) -> Any:
+    return act_in_session_leased(session)
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_a_call_whose_row_stays_locked_until_the_server_cancels_the_lock_is_not_charged(
+    database: Database, engine: Engine, write: Write
+) -> None:
+    options = {"options": "-c statement_timeout=300ms"} if engine.dialect.name == "postgresql" else {}
+    own = create_engine(database.sync_url, connect_args=options)
+    attempt = write(use_session_late)
+    with engine.connect() as other:
+
+        def lock_own_row(session: Session) -> None:
+            lock(other, attempt.id)
+            try:
+                put(session, "late")
+            finally:
+                other.rollback()
+
+        will(lock_own_row)
+        assert isinstance(AsyncTask(own).perform(attempt.id), Parked)
+    own.dispose()
+    row = row_of(engine, attempt.id)
+    assert (row.num_attempts, row.num_errors, row.last_error.startswith("parked")) == (1, 0, True), row.last_error
 
 
 @pytest.mark.parametrize("door", ["sync"])
