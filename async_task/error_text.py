@@ -134,6 +134,11 @@ def secrets_in(arguments: Mapping[str, object], names: Collection[str] | None) -
     return frozenset(found | {written for text in found for written in _encodings(text)})
 
 
+def sanitized(text: str) -> str:
+    """The first word of an error alone: what follows may be personal data."""
+    return (text.split(maxsplit=1) or [""])[0].rstrip(":")
+
+
 def storable(text: str) -> str:
     """`text` with NUL and lone surrogates escaped: no database stores them."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

@@ -75,7 +75,7 @@ class ClaimLost(AsyncTaskError):
 
 
 class UnknownAttempt(AsyncTaskError):
-    """No attempt has this id, or several fit the part of an id that was given."""
+    """No attempt has this id, or several fit the part of an id that was given. Or no row of a model has this key."""
 
 
 class UnknownEncryptor(AsyncTaskError):

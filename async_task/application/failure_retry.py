@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from async_task.application.models import ApplicationModels
+from async_task.application.jobs import ApplicationJobs
 from async_task.application.validation import at_least, check_event, check_function
 from async_task.attempts.failed_set import FailedSet, has_returned
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidState
@@ -48,7 +48,7 @@ class RetryReport:
         return len(self.failed.ids) - self.retried - self.refused
 
 
-class FailureRetry(ApplicationModels):
+class FailureRetry(ApplicationJobs):
     """Retries what failed by one cause."""
 
     def retry_failures(

@@ -69,7 +69,7 @@ class ApplicationModels(ApplicationUpkeep):
         wanted = None if keys is None else listed(keys, "keys takes a list: restart_models(Review, [17], reason=...)")
 
         def restart(engine: Engine) -> RestartReport:
-            meant = _class_meant(asyncables_of(self._model), model, "an Asyncable")
+            meant = class_meant(asyncables_of(self._model), model, "an Asyncable")
             return restart_rows(engine, meant, wanted, limit, reason, is_dry=is_dry)
 
         return self._run_checked("restart_models", restart)
@@ -83,16 +83,19 @@ class ApplicationModels(ApplicationUpkeep):
         `model`: the class, or the name of its job. `key`: the primary key, or its text, with a comma between the values
         of several columns. Raises UnknownTarget, InvalidArguments for a key, and ConfigurationError.
         """
-        pollables = [one for one in registered_pollables() if table_of(one.polling.model) is table_of(self._model)]
-        models = [*asyncables_of(self._model), *pollables]
-        meant = _class_meant(models, model, "an Asyncable or a Pollable")
+        meant = self._job_class(model)
         return session.get(meant, key_meant(meant, key))
+
+    def _job_class(self, model: object) -> type[Any]:
+        """The class whose rows are meant. Raises UnknownTarget, ConfigurationError."""
+        pollables = [one for one in registered_pollables() if table_of(one.polling.model) is table_of(self._model)]
+        return class_meant([*asyncables_of(self._model), *pollables], model, "an Asyncable or a Pollable")
 
     def _stuck_sources(self) -> tuple[StuckSource, ...]:
         return (StuckModels(asyncables_of(self._model)),)
 
 
-def _class_meant(models: Sequence[type[Any]], given: object, what: str) -> type[Any]:
+def class_meant(models: Sequence[type[Any]], given: object, what: str) -> type[Any]:
     """The class that is given, or that has this name. Raises UnknownTarget, ConfigurationError."""
     if not isinstance(given, str):
         for one in models:

@@ -23,6 +23,7 @@ from async_task.attempts.chain import key_of
 from async_task.attempts.messages import MessageKind, send_message
 from async_task.attempts.notes import JobNote, notes_relationship
 from async_task.attempts.options import SyncSession
+from async_task.error_text import sanitized
 from async_task.errors import ConfigurationError, InvalidArguments
 
 
@@ -262,11 +263,6 @@ class Asyncable(AsyncableScopes):
         """The first word of its error alone, because what follows may be personal data; None without an error."""
         text = values_of(self)["error"]
         return None if text is None else sanitized(text)
-
-
-def sanitized(text: str) -> str:
-    """The first word of an error."""
-    return (text.split(maxsplit=1) or [""])[0].rstrip(":")
 
 
 def check_process(model: type[Any]) -> None:

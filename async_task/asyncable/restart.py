@@ -12,7 +12,7 @@ from async_task.asyncable.asyncable import Asyncable
 from async_task.asyncable.columns import columns_of, own_rows
 from async_task.asyncable.verbs import SUBMIT, conditions
 from async_task.attempts.chain import key_from
-from async_task.attempts.row_keys import key_meant
+from async_task.attempts.row_keys import key_in_full, key_meant
 from async_task.database.driver_errors import is_unavailable
 from async_task.database.index_order import order_after_nulls
 from async_task.database.sessions import routed_as_writes
@@ -21,7 +21,7 @@ from async_task.error_text import describe
 from async_task.errors import AsyncTaskError
 from async_task.queue.backlog import MOST_COUNTED
 from async_task.schema.audit import record_verb
-from async_task.schema.jobs import job_of, key_text
+from async_task.schema.jobs import job_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def restart_rows(
     wanted = _expired(engine, model) if keys is None else list(dict.fromkeys(key_meant(model, one) for one in keys))
     restarted, refused = list[str](), dict[str, str]()
     for key in wanted[:limit]:
-        text = key_text(inspect(model).primary_key, key if isinstance(key, tuple) else (key,))
+        text = key_in_full(model, key)
         why_not = _why_not(engine, model, key, reason, is_dry=is_dry)
         if why_not is None:
             restarted.append(text)

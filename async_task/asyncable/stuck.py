@@ -7,36 +7,33 @@ whose window is over, and rows that were never submitted.
 import datetime as dt
 import logging
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import and_, func, inspect, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from async_task.asyncable.asyncable import Asyncable, sanitized
+from async_task.asyncable.asyncable import Asyncable
 from async_task.asyncable.chain import METHOD, chain_of, name_of
 from async_task.asyncable.columns import columns_of, own_rows
-from async_task.asyncable.scopes import Known, Scopes, of_values
+from async_task.asyncable.job_rows import JobRow, columns_of_rows, read_rows
+from async_task.asyncable.scopes import Known, Scopes
 from async_task.asyncable.verbs import conditions
-from async_task.attempts.chain import key_from
+from async_task.attempts.row_keys import key_in_full
 from async_task.attempts.stuck_groups import LATEST, StuckCause, StuckGroup, StuckJob
-from async_task.database.clock import instant_in, statement_now
 from async_task.database.index_order import order_after_nulls
 from async_task.error_text import describe
 from async_task.queue.backlog import MOST_COUNTED
-from async_task.schema.jobs import key_text
 from async_task.targets.target import call_name
 
 logger = logging.getLogger("async_task")
 
 
-class _Row(NamedTuple):
-    """`since`: since when it has been stuck; None where nothing tells."""
+class _Stuck(NamedTuple):
+    """A row, and since when it has been stuck; None where nothing tells."""
 
-    key: Any
-    said: Scopes[Known]
-    error: str | None
+    row: JobRow
     since: dt.datetime | None
 
 
@@ -68,26 +65,26 @@ def _groups(session: Session, model: type[Asyncable], limit: int) -> tuple[list[
     can = conditions(model)
     late = _submitted(session, model, can.expired_without_processing())
     waiting = _submitted(session, model, can.requires_processing())
-    left = set(chain_of(model).without_attempt_in(session.connection(), [row.key for row in waiting]))
-    lost = [row for row in waiting if row.key in left]
+    left = set(chain_of(model).without_attempt_in(session.connection(), [one.row.key for one in waiting]))
+    lost = [one for one in waiting if one.row.key in left]
     never, are_all_seen = _never_submitted(session, model)
     are_all: dict[StuckCause, bool] = {
         "window_over": len(late) < MOST_COUNTED,
         "no_job": len(waiting) < MOST_COUNTED,
         "not_submitted": are_all_seen,
     }
-    rows: dict[StuckCause, Sequence[_Row]] = {"window_over": late, "no_job": lost, "not_submitted": never}
+    rows: dict[StuckCause, Sequence[_Stuck]] = {"window_over": late, "no_job": lost, "not_submitted": never}
     groups = [_group(model, cause, some, limit, is_counted=are_all[cause]) for cause, some in rows.items() if some]
     return groups, all(are_all.values())
 
 
 def _group(
-    model: type[Asyncable], cause: StuckCause, rows: Sequence[_Row], limit: int, *, is_counted: bool
+    model: type[Asyncable], cause: StuckCause, rows: Sequence[_Stuck], limit: int, *, is_counted: bool
 ) -> StuckGroup:
-    oldest = sorted(rows, key=lambda row: row.since or LATEST)[:limit]
-    words, remedy, effect = _told(model, cause, is_one=len(rows) == 1, oldest=_text(model, oldest[0].key))
+    oldest = sorted(rows, key=lambda one: one.since or LATEST)[:limit]
+    words, remedy, effect = _told(model, cause, is_one=len(rows) == 1, oldest=key_in_full(model, oldest[0].row.key))
     count = f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'}{'' if is_counted else ' or more'}"
-    jobs = tuple(_job(model, row) for row in oldest)
+    jobs = tuple(_job(model, one) for one in oldest)
     return StuckGroup(cause, name_of(model), f"{count} {words}", len(rows), is_counted, jobs, remedy, effect)
 
 
@@ -114,21 +111,17 @@ def _told(model: type[Asyncable], cause: StuckCause, *, is_one: bool, oldest: st
     )
 
 
-def _job(model: type[Asyncable], row: _Row) -> StuckJob:
-    error = None if row.error is None else sanitized(row.error)
+def _job(model: type[Asyncable], one: _Stuck) -> StuckJob:
     table = columns_of(model)["processed_at"].table.name
-    return StuckJob(table, _text(model, row.key), call_name(name_of(model), METHOD), row.since, error)
+    key, call = key_in_full(model, one.row.key), call_name(name_of(model), METHOD)
+    return StuckJob(table, key, call, one.since, one.row.error)
 
 
-def _text(model: type[Asyncable], key: Any) -> str:
-    return key_text(inspect(model).primary_key, key if isinstance(key, tuple) else (key,))
-
-
-def _submitted(session: Session, model: type[Asyncable], condition: Any) -> list[_Row]:
+def _submitted(session: Session, model: type[Asyncable], condition: Any) -> list[_Stuck]:
     """What was submitted and says `condition`: the oldest submissions first."""
     c, processing = columns_of(model), model.processing
     oldest_first = order_after_nulls(c["processed_at"], c["canceled_at"], c["last_submitted_at"])
-    wanted = _columns(model).where(condition).order_by(oldest_first).limit(MOST_COUNTED)
+    wanted = columns_of_rows(model).where(condition).order_by(oldest_first).limit(MOST_COUNTED)
 
     def since(said: Scopes[Known]) -> dt.datetime:
         last: dt.datetime = said.last_submitted_at.value
@@ -136,10 +129,10 @@ def _submitted(session: Session, model: type[Asyncable], condition: Any) -> list
             return last + processing.window
         return max(last, said.attempted_at.value or last) + processing.interval
 
-    return _read(session, model, wanted, since)
+    return [_Stuck(row, since(row.said)) for row in read_rows(session, model, wanted)]
 
 
-def _never_submitted(session: Session, model: type[Asyncable]) -> tuple[list[_Row], bool]:
+def _never_submitted(session: Session, model: type[Asyncable]) -> tuple[list[_Stuck], bool]:
     """What was attempted or has an error, among the first rows that are open and were never submitted; and whether
     these are all."""
     c = columns_of(model)
@@ -148,26 +141,7 @@ def _never_submitted(session: Session, model: type[Asyncable]) -> tuple[list[_Ro
     among = first.subquery()
     is_one = and_(*(column == among.c[number] for number, column in enumerate(key)))
     is_odd = can.attempted_without_being_submitted() | can.with_error()
-    found = _read(session, model, _columns(model).join(among, is_one).where(is_odd), lambda one: one.attempted_at.value)
+    wanted = columns_of_rows(model).join(among, is_one).where(is_odd)
+    found = [_Stuck(row, row.said.attempted_at.value) for row in read_rows(session, model, wanted)]
     seen = session.scalar(select(func.count()).select_from(among)) or 0
     return found, seen < MOST_COUNTED
-
-
-def _columns(model: type[Asyncable]) -> Any:
-    columns = {name: one if name == "error" else instant_in(one) for name, one in columns_of(model).items()}
-    labelled = (one.label(name) for name, one in columns.items())
-    return own_rows(model, select(*inspect(model).primary_key, *labelled, statement_now().label("now")))
-
-
-def _read(
-    session: Session, model: type[Asyncable], wanted: Any, since: Callable[[Scopes[Known]], dt.datetime | None]
-) -> list[_Row]:
-    names, processing = list(columns_of(model)), model.processing
-    rows: list[_Row] = []
-    for found in session.execute(wanted):
-        *identity_and_values, now = found
-        identity = identity_and_values[: -len(names)]
-        values = dict(zip(names, identity_and_values[-len(names) :], strict=True))
-        said = of_values(values, processing.interval, processing.window, now)
-        rows.append(_Row(key_from(identity), said, values["error"], since(said)))
-    return rows

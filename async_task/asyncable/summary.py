@@ -10,11 +10,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from async_task.asyncable.asyncable import Asyncable, sanitized
+from async_task.asyncable.asyncable import Asyncable
 from async_task.asyncable.chain import name_of
 from async_task.asyncable.columns import columns_of, own_rows
 from async_task.asyncable.verbs import conditions
 from async_task.database.clock import instant_in, statement_now
+from async_task.error_text import sanitized
 
 PROMPT = dt.timedelta(days=7)
 """What was processed within this time counts as prompt."""

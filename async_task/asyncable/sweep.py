@@ -4,11 +4,11 @@ due. It processes none: that is left to the attempt, so that sweeps only add wha
 
 import datetime as dt
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, inspect, tuple_
+from sqlalchemy import Engine, inspect
 from sqlalchemy.orm import Session
 
 from async_task.asyncable.asyncable import Asyncable
@@ -17,7 +17,7 @@ from async_task.asyncable.columns import columns_of, own_rows
 from async_task.asyncable.registration import registered_asyncables
 from async_task.asyncable.verbs import conditions
 from async_task.attempts.attempt import BaseAttempt
-from async_task.attempts.chain import PAGE, key_from
+from async_task.attempts.chain import PAGE, key_from, with_keys
 from async_task.database.clock import instant_in
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
@@ -111,7 +111,8 @@ def _begun(engine: Engine, model: type[Asyncable], rows: Rows) -> set[Any]:
     for _ in range(2):  # another sweep may be first
         try:
             with Session(engine) as session, session.begin():
-                still = [key_from(identity) for _, *identity in session.execute(_among(model, rows))]
+                found = session.execute(with_keys(model, required(model), rows))
+                still = [key_from(identity) for _, *identity in found]
                 options = {key: {"expires_at": rows[key] + model.processing.window} for key in still}
                 return set(chain_of(model).begin_all(session, still, options))
         except Exception as error:  # raised again for the row whose fault it is
@@ -138,14 +139,6 @@ def _dispatched(engine: Engine, model: type[Asyncable], key: Any, submitted_at: 
     with Session(engine) as session, session.begin():
         until, condition = submitted_at + model.processing.window, conditions(model).requires_processing()
         return dispatch(session, model, key, until, condition)
-
-
-def _among(model: type[Asyncable], keys: Collection[Any]) -> Any:
-    """The statement of the sweep, for these keys."""
-    columns = inspect(model).primary_key
-    if len(columns) == 1:
-        return required(model).where(columns[0].in_(keys))
-    return required(model).where(tuple_(*columns).in_(keys))
 
 
 def _required(engine: Engine, model: type[Asyncable], limit: int) -> Rows:

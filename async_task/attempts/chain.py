@@ -12,10 +12,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, inspect, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, inspect, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from async_task.attempts.attempt import BaseAttempt
+from async_task.attempts.info import AttemptInfo, infos_of
 from async_task.database.clock import statement_now
 from async_task.errors import ConfigurationError
 from async_task.schema.states import Status, is_emptied
@@ -49,6 +50,12 @@ def with_key(model: type[Any], statement: Any, key: Any) -> Any:
     """The statement for the row with this key."""
     identity = key if isinstance(key, tuple) else (key,)
     return statement.where(*(c == value for c, value in zip(inspect(model).primary_key, identity, strict=True)))
+
+
+def with_keys(model: type[Any], statement: Any, keys: Collection[Any]) -> Any:
+    """The statement for the rows with these keys."""
+    columns = inspect(model).primary_key
+    return statement.where((columns[0] if len(columns) == 1 else tuple_(*columns)).in_(list(keys)))
 
 
 def says(session: Session, model: type[Any], key: Any, condition: ColumnElement[bool]) -> bool:
@@ -147,22 +154,36 @@ class Chain:
         return [key for key in keys if key not in served]
 
     def _served(self, connection: Connection, keys: Collection[Any], *, due: bool) -> set[Any]:
-        """A statement for each link that one of the chains has."""
-        c, served = table_of(self.attempts).c, set[Any]()
+        c = table_of(self.attempts).c
         is_served: Any = c.status == Status.PENDING
         if due:
             is_served &= or_(c.due_at <= statement_now(), c.claim_id.is_not(None))
+        last = self._last(connection, keys, is_served.label("is_served"))
+        return {key for key, row in last.items() if row.is_served}
+
+    def last_attempts(self, session: Session, keys: Collection[Any], read_at: dt.datetime) -> dict[Any, AttemptInfo]:
+        """The last attempt of each of these rows that has one, as it is at `read_at`: a bounded number of statements,
+        however many rows they are."""
+        ids = {
+            key: row.id for page in _pages(keys) for key, row in self._last(session.connection(), page).items()
+        }  # fmt: skip
+        infos = {one.id: one for one in infos_of(session, self.attempts, ids.values(), read_at)}
+        return {key: infos[attempt_id] for key, attempt_id in ids.items() if attempt_id in infos}
+
+    def _last(self, connection: Connection, keys: Collection[Any], *asked: Any) -> dict[Any, Any]:
+        """The id of the last attempt of each of these rows that has one, and what is `asked` of it besides: a statement
+        for each link that one of the chains has."""
+        c, last = table_of(self.attempts).c, dict[Any, Any]()
         is_spent = or_(c.status == Status.SUCCEEDED, is_emptied(table_of(self.attempts)))
+        wanted: Any = select(c.id, c.idempotence_token, is_spent.label("is_spent"), *asked)
         links = {token_of(key): key for key in keys}
         while links:
             mine = (c.target == self.name, c.method_name == self.method, c.idempotence_token.in_(links))
-            found: Any = connection.execute(
-                select(c.id, c.idempotence_token, is_served.label("is_served"), is_spent.label("is_spent")).where(*mine)
-            ).all()
-            served |= {links[row.idempotence_token] for row in found if row.is_served}
+            found: Any = connection.execute(wanted.where(*mine)).all()
+            last |= {links[row.idempotence_token]: row for row in found}
             spent = [(links[row.idempotence_token], row.id) for row in found if row.is_spent]
             links = {_following(token_of(key), attempt_id): key for key, attempt_id in spent}
-        return served
+        return last
 
     def _attempt(self, session: Session, token: str) -> BaseAttempt | None:
         attempts: Any = self.attempts

@@ -82,7 +82,7 @@ def send_message(session: Session, row: Any, kind: MessageKind) -> bool:
     process has no hook."""
     job = job_of(row)
     hook = _hooks.get(job.attempts)
-    user = None if hook is None else _user_of(row)
+    user = None if hook is None else user_of(row)
     if hook is None or user is None:
         return False
     label = label_of(row)
@@ -141,7 +141,8 @@ def _last_sent(connection: Any, job: Job, age: dt.timedelta) -> MessageKind | No
     return None if last is None else MessageKind(last)
 
 
-def _user_of(row: Any) -> Any:
+def user_of(row: Any) -> Any:
+    """Whose job it is, as the user's class says; None: nobody's."""
     return next((user for name in ("asyncable_user", "message_user") if (user := _asked(row, name)) is not None), None)
 
 

@@ -9,13 +9,14 @@ from sqlalchemy import Uuid, inspect
 
 from async_task.attempts.chain import key_from
 from async_task.errors import InvalidArguments
+from async_task.schema.jobs import whole_key_text
 
 LARGEST = 2**63
 """No database has a whole number of that size as a key."""
 
 
 def key_meant(model: type[Any], given: Any) -> Any:
-    """The primary key that is given, or that a text says as `key_text` writes it: values of several columns with a
+    """The primary key that is given, or that a text says as `key_in_full` writes it: values of several columns with a
     comma between them. Raises InvalidArguments."""
     columns = inspect(model).primary_key
     try:
@@ -26,6 +27,11 @@ def key_meant(model: type[Any], given: Any) -> Any:
         names = ", ".join(column.name for column in columns)
         raise InvalidArguments(f"{given!r} is no key of {model.__name__}: it has the columns {names}") from None
     return key_from(values)
+
+
+def key_in_full(model: type[Any], key: Any) -> str:
+    """The key as text, however long it is; in events, a long one is hashed."""
+    return whole_key_text(inspect(model).primary_key, key if isinstance(key, tuple) else (key,))
 
 
 def _values(columns: Sequence[Any], given: Any) -> list[Any]:

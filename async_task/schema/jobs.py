@@ -70,15 +70,19 @@ def _no_job(model: type[Any]) -> InvalidArguments:
 
 
 def key_text(columns: Sequence[Any], values: Sequence[Any]) -> str:
-    """The key as text of up to LONGEST_KEY characters: a longer one is hashed. A UUID has its hyphens; in a key of
-    several columns it has none, so that two of them fit."""
+    """The key as text of up to LONGEST_KEY characters: a longer one is hashed."""
+    return fitting(whole_key_text(columns, values))
+
+
+def whole_key_text(columns: Sequence[Any], values: Sequence[Any]) -> str:
+    """The key as text. A UUID has its hyphens; in a key of several columns it has none, so that two of them fit."""
     if len(columns) == 1:
-        return fitting(str(_uuid(values[0])) if _is_uuid(columns[0]) else str(values[0]))
+        return str(_uuid(values[0])) if _is_uuid(columns[0]) else str(values[0])
     parts = []
     for column, value in zip(columns, values, strict=True):
         is_last = column is columns[-1]
         parts.append(_uuid(value).hex if _is_uuid(column) else _escaped(str(value)) + ("" if is_last else ","))
-    return fitting("".join(parts))
+    return "".join(parts)
 
 
 def key_in_sql(columns: Sequence[Any]) -> ColumnElement[str]:

@@ -21,6 +21,8 @@ VERBS: dict[str, Callable[[AsyncTask], object]] = {
     "check_calls": lambda app: app.check_calls(),
     "check_schema": lambda app: app.check_schema(),
     "clock": lambda app: app.clock().run(),
+    "explain_job": lambda app: app.explain_job("test.review", 17),
+    "job": lambda app: app.job("test.review", 17),
     "key_uses": lambda app: app.key_uses(),
     "now": lambda app: app.now(),
     "pause": lambda app: app.pause("mail"),
