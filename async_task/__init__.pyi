@@ -36,6 +36,7 @@ from async_task.attempts.health import HealthState as HealthState
 from async_task.attempts.info import AttemptInfo as AttemptInfo
 from async_task.attempts.jobs import JobExplanation as JobExplanation
 from async_task.attempts.jobs import JobInfo as JobInfo
+from async_task.attempts.jobs import JobPage as JobPage
 from async_task.attempts.messages import MessageKind as MessageKind
 from async_task.attempts.messages import OnMessage as OnMessage
 from async_task.attempts.notes import JobNote as JobNote

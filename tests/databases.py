@@ -367,3 +367,10 @@ def rows_read(connection: Connection) -> int:
     """How many entries of tables and indexes this session has read (MySQL and MariaDB)."""
     rows = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler_read%%'").all()
     return sum(int(number) for _, number in rows)
+
+
+def explained(connection: Connection, statement: Any) -> str:
+    """How the database executes it."""
+    sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True, "render_postcompile": True}))
+    word = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+    return "\n".join(str(row) for row in connection.exec_driver_sql(f"{word} {sql.replace('%', '%%')}"))

@@ -5,7 +5,7 @@ import datetime as dt
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from sqlalchemy import DateTime, Engine, ForeignKey, String, select, update
+from sqlalchemy import Connection, DateTime, Engine, ForeignKey, String, insert, select, update
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -183,6 +183,15 @@ MODELS = (
     Review, LeasedReview, CoroutineReview, SessionReview, AsyncSessionReview, OldReview, Paper, Letter, Pair,
 )  # fmt: skip
 registry._allowed = registry.AllowList(_others)  # the tests register those that they need: other tests sweep too
+
+
+def fill(connection: Connection, doublings: int, values: dict[str, Any]) -> None:
+    """Write 2 ** `doublings` rows of Review with these values."""
+    table: Any = Review.__table__
+    key = connection.execute(insert(table).values(values)).inserted_primary_key[0]
+    columns = [table.c[name] for name in values]
+    for _ in range(doublings):
+        connection.execute(insert(table).from_select(columns, select(*columns).where(table.c.id >= key)))
 
 
 class Desk:

@@ -17,7 +17,17 @@ from async_task.attempts.info import AttemptInfo, info_of_attempt
 from async_task.attempts.lookup import id_meant, short_ids
 from async_task.attempts.notes import NoteInfo, check_page, notes_of_attempt
 from async_task.attempts.oldest_due import OldestDue, oldest_due_of
-from async_task.attempts.pages import AttemptPage, Order, StatusCounts, check_order, clock_of, counts_of, page_of
+from async_task.attempts.pages import (
+    AttemptPage,
+    Order,
+    StatusCounts,
+    check_cursor,
+    check_limit,
+    check_order,
+    clock_of,
+    counts_of,
+    page_of,
+)
 from async_task.attempts.rates import Rates, rates_of
 from async_task.attempts.shown_arguments import ShownArguments, shown_arguments
 from async_task.attempts.stuck import stuck_of
@@ -27,8 +37,6 @@ from async_task.queue.ordering import ahead
 from async_task.schema.tables import table_of
 
 T = TypeVar("T")
-MOST_ROWS = 10_000
-"""How many rows a page has at most."""
 
 
 class Attempts:
@@ -88,8 +96,8 @@ class Attempts:
         """
         filters = filters_of(status, target, method, queue, token, error, since, until)
         by = check_order(order)
-        _check_limit(limit)
-        _check_cursor(after)
+        check_limit(limit)
+        check_cursor(after)
         return self._ask("list", lambda session: page_of(session, self._model, filters, by, limit, after))
 
     def get(self, attempt_id: uuid.UUID | str) -> AttemptInfo:
@@ -129,7 +137,7 @@ class Attempts:
         attempts that the newest 10,000 events name, and what waits behind 100 others of its order key.
         """
         check_cause(cause)
-        _check_limit(limit)
+        check_limit(limit)
         table = table_of(self._model)
         return self._ask("stuck", lambda session: stuck_of(session, table, cause, limit, self._sources))
 
@@ -137,7 +145,7 @@ class Attempts:
         """Return for each of these ids what `get` finds it by: its last 8 digits, where the attempt is one of the
         newest 50,000 and no other one of these ends so; else the whole id. At most 10,000 ids."""
         wanted = tuple(ids)
-        _check_limit(max(1, len(wanted)))
+        check_limit(max(1, len(wanted)))
         return self._ask("short_ids", lambda session: short_ids(session, table_of(self._model), wanted))
 
     def arguments(self, attempt_id: uuid.UUID | str, *, decrypt: bool = False) -> ShownArguments:
@@ -180,7 +188,7 @@ class Attempts:
 
     def errors(self, limit: int = 20) -> tuple[EventInfo, ...]:
         """Read the latest errors and crashes of all attempts, the newest first, among the newest 10,000 events."""
-        _check_limit(limit)
+        check_limit(limit)
         return tuple(self._ask("errors", lambda session: latest_errors(session, table_of(self._model), limit)[0]))
 
     def counts(
@@ -202,7 +210,7 @@ class Attempts:
         is counted by `depths`, wherever in the table it is.
         """
         filters = filters_of(status, target, method, queue, token, error, since, until)
-        _check_cursor(after)
+        check_cursor(after)
         return self._ask("counts", lambda session: counts_of(session, self._model, filters, after))
 
     def failures(self) -> FailureReport:
@@ -244,19 +252,9 @@ class Attempts:
         return answer
 
 
-def _check_limit(limit: object) -> None:
-    if type(limit) is not int or not 1 <= limit <= MOST_ROWS:
-        raise ConfigurationError(f"limit is a whole number from 1 to {MOST_ROWS:,}: it was {limit!r}")
-
-
 def _check_queue(queue: object) -> None:
     if queue is not None and not isinstance(queue, str):
         raise ConfigurationError(f"queue is a text, not {queue!r}")
-
-
-def _check_cursor(after: object) -> None:
-    if after is not None and not isinstance(after, str):
-        raise ConfigurationError(f"after takes the `next` of a page, not {type(after).__name__}")
 
 
 def _attempt(session: Session, model: type[Any], given: uuid.UUID | str) -> Any:

@@ -55,6 +55,18 @@ class JobInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPage:
+    """A page of a list. `jobs`: in order. `next`: what `after=` takes for the page that follows; None after the last
+    page. A page of a list with filters may hold fewer than `limit`, even none, and still have a `next`: see
+    `AsyncTask.jobs`. `read_at`: the database's clock. `unread`: models that could not be read, which is logged."""
+
+    jobs: tuple[JobInfo, ...]
+    next: str | None
+    read_at: dt.datetime
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class JobExplanation:
     """A row that is its own job, and why it is not processed now; the first reason is the one to look at first.
 

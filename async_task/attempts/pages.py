@@ -23,6 +23,8 @@ from async_task.schema.tables import table_of
 
 Order = Literal["newest", "oldest", "due", "due_last"]
 """What comes first in a list."""
+MOST_ROWS = 10_000
+"""How many rows a page has at most."""
 SCANNED = 10_000
 """How many rows a page of a filtered list reads at most, from where the page before ended."""
 COUNTED = 50_000
@@ -56,6 +58,18 @@ class StatusCounts:
     @property
     def total(self) -> int:
         return sum(self.by_status.values())
+
+
+def check_limit(limit: object) -> None:
+    """Raises ConfigurationError unless it is a number of rows that a page can have."""
+    if type(limit) is not int or not 1 <= limit <= MOST_ROWS:
+        raise ConfigurationError(f"limit is a whole number from 1 to {MOST_ROWS:,}: it was {limit!r}")
+
+
+def check_cursor(after: object) -> None:
+    """Raises ConfigurationError unless it is None or a text."""
+    if after is not None and not isinstance(after, str):
+        raise ConfigurationError(f"after takes the `next` of a page, not {type(after).__name__}")
 
 
 def check_order(order: object) -> Order:

@@ -23,6 +23,7 @@ VERBS: dict[str, Callable[[AsyncTask], object]] = {
     "clock": lambda app: app.clock().run(),
     "explain_job": lambda app: app.explain_job("test.review", 17),
     "job": lambda app: app.job("test.review", 17),
+    "jobs": lambda app: app.jobs(),
     "key_uses": lambda app: app.key_uses(),
     "now": lambda app: app.now(),
     "pause": lambda app: app.pause("mail"),

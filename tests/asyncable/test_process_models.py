@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, delete, func, insert, select
+from sqlalchemy import Engine, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from async_task import Attempt, ConfigurationError, ModelReport, ProcessReport, Succeeded
@@ -15,8 +15,8 @@ from async_task.asyncable.sweep import required
 from async_task.attempts.chain import Chain
 from async_task.database.clock import clock_now
 from conftest import by_one_door
-from databases import rows_read
-from reviews import HOUR, Board, Desk, LeasedReview, Letter, OldReview, Pair, Paper, Review, SessionReview
+from databases import explained, rows_read
+from reviews import HOUR, Board, Desk, LeasedReview, Letter, OldReview, Pair, Paper, Review, SessionReview, fill
 
 MINUTE = 60.0
 
@@ -240,19 +240,3 @@ def test_a_sweep_walks_along_its_index_and_sorts_nothing(desk: Desk, engine: Eng
     assert "ix_reviews_asyncable" in plan
     assert not [word for word in ("Seq Scan", "SCAN", "Sort", "filesort", "TEMP B-TREE") if word in plan]
     assert read < 200
-
-
-def fill(connection: Connection, doublings: int, values: dict[str, Any]) -> None:
-    """Write 2 ** `doublings` rows with these values."""
-    table: Any = Review.__table__
-    key = connection.execute(insert(table).values(values)).inserted_primary_key[0]
-    columns = [table.c[name] for name in values]
-    for _ in range(doublings):
-        connection.execute(insert(table).from_select(columns, select(*columns).where(table.c.id >= key)))
-
-
-def explained(connection: Connection, statement: Any) -> str:
-    """How the database executes it."""
-    sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True, "render_postcompile": True}))
-    word = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
-    return "\n".join(str(row) for row in connection.exec_driver_sql(f"{word} {sql.replace('%', '%%')}"))
