@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from async_task import AsyncTask, EventInfo, NoteInfo
+from async_task import AsyncTask, EventInfo, JobEventInfo, NoteInfo
 from async_task_cli.fields import as_json_value
 from async_task_cli.terminal import moment, plain, print_sheet, print_whole, since
 
@@ -31,7 +31,7 @@ def events_in_order(app: AsyncTask, attempt_id: uuid.UUID) -> Iterator[EventInfo
         after = some[-1].id
 
 
-def as_data(event: EventInfo, *, has_trace: bool) -> dict[str, Any]:
+def as_data(event: EventInfo | JobEventInfo, *, has_trace: bool) -> dict[str, Any]:
     """An event as JSON has it. `before` and `after` are null where nobody has changed the attempt."""
     names = ["created_at", "kind", "num_attempt", "actor", "message", "fingerprint"]
     change = {
@@ -42,7 +42,7 @@ def as_data(event: EventInfo, *, has_trace: bool) -> dict[str, Any]:
     return {**{name: as_json_value(getattr(event, name)) for name in names}, **change, **detail}
 
 
-def print_events(console: Console, events: Sequence[EventInfo], *, has_traces: bool) -> None:
+def print_events(console: Console, events: Sequence[EventInfo | JobEventInfo], *, has_traces: bool) -> None:
     """Each with its time, who did it, why, and what that changed."""
     for event in events:
         print_sheet(console, [("", plain(_headline(event)))])
@@ -53,8 +53,8 @@ def print_events(console: Console, events: Sequence[EventInfo], *, has_traces: b
             print_whole(console, event.detail.rstrip(), indent=6)
 
 
-def print_newest_notes(console: Console, notes: Sequence[NoteInfo], now: dt.datetime, attempt_id: uuid.UUID) -> None:
-    """The newest ones, each on one line; and how to read the others."""
+def print_newest_notes(console: Console, notes: Sequence[NoteInfo], now: dt.datetime, job: object) -> None:
+    """The newest ones, each on one line; and how to read the others. `job`: what `show` takes for it."""
     if not notes:
         return
     console.print(Text("Notes", style="bold"))
@@ -62,7 +62,7 @@ def print_newest_notes(console: Console, notes: Sequence[NoteInfo], now: dt.date
         words = f"{moment(note.created_at)} ({since(note.created_at, now)}), by {note.author}: {_brief(note.text)}"
         print_sheet(console, [("", plain(words))])
     if len(notes) > BRIEF_NOTES or any(_brief(note.text) != note.text for note in notes):
-        print_sheet(console, [("", plain(f"All of them: async-task show {attempt_id} --history"))])
+        print_sheet(console, [("", plain(f"All of them: async-task show {job} --history"))])
 
 
 def _brief(text: str) -> str:
@@ -71,13 +71,13 @@ def _brief(text: str) -> str:
     return first if is_whole else f"{first[:BRIEF_TEXT]} ..."
 
 
-def _headline(event: EventInfo) -> str:
+def _headline(event: EventInfo | JobEventInfo) -> str:
     number = "" if event.num_attempt is None else f" of try {event.num_attempt}"
     actor = "" if event.actor is None else f", by {event.actor}"
     return f"{_precise(event.created_at)}  {event.kind}{number}{actor}"
 
 
-def _change(event: EventInfo) -> str:
+def _change(event: EventInfo | JobEventInfo) -> str:
     """`status failed -> pending, due 2026-10-25 02:30:00 UTC -> 2026-10-25 09:00:00 UTC`."""
     after = event.after
     return ", ".join(

@@ -62,6 +62,12 @@ def as_json(command: F) -> F:
     return click.option("--json", "is_json", is_flag=True, help="JSON on standard output.")(command)
 
 
+def of_model(command: F) -> F:
+    """`--model`: the job is a row of a model; the command is called with `model=`, which is None for an attempt."""
+    words = "ID is the key of a row of this model (Asyncable, Pollable)."
+    return click.option("--model", metavar="NAME", help=words)(command)
+
+
 def once_more(ctx: click.Context, option: str, value: str) -> str:
     """This command line with another value of one option, to be copied into a shell. Passwords in URLs are left out."""
     words = scrubbed(shlex.join(_without(option, ctx.meta[WORDS])))

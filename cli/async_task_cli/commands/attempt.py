@@ -1,4 +1,4 @@
-"""`async-task show ID`: one attempt, all its fields in plain words, and everything that happened to it."""
+"""`async-task show ID`: one job, all its fields in plain words, and everything that happened to it."""
 
 import datetime as dt
 import json
@@ -21,11 +21,12 @@ from async_task import (
     UnknownAttempt,
 )
 from async_task_cli.application import existing
-from async_task_cli.commands.explain import reason_as_data
+from async_task_cli.commands.job import say_job, say_job_history
 from async_task_cli.faults import Refusal
 from async_task_cli.fields import SHOWN, as_json_value
 from async_task_cli.history import BRIEF_NOTES, NOTE, as_data, events_in_order, print_events, print_newest_notes
-from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.options import SETTINGS, Wanted, as_json, of_model, reaching
+from async_task_cli.reason_lines import reason_as_data
 from async_task_cli.selection import id_of, identifier
 from async_task_cli.terminal import coloured, counted, moment, page, plain, print_sheet, since
 
@@ -47,13 +48,16 @@ class Found:
 
 
 @click.command("show", context_settings=SETTINGS)
-@click.argument("attempt_id", metavar="ID", callback=lambda _ctx, _param, text: identifier(text))
+@click.argument("key", metavar="ID")
+@of_model
 @click.option("--history", "is_history", is_flag=True, help="Only what happened to it, with all notes in full.")
 @click.option("--traceback", "has_traces", is_flag=True, help="Also the stored tracebacks of errors.")
 @as_json
 @reaching
-def show(wanted: Wanted, attempt_id: str, is_history: bool, has_traces: bool, is_json: bool) -> None:
-    """Show one attempt: what it is, what blocks it, its arguments, its newest notes, and what happened to it.
+def show(
+    wanted: Wanted, key: str, model: str | None, is_history: bool, has_traces: bool, is_json: bool
+) -> None:  # fmt: skip
+    """Show one job: what it is, what blocks it, its arguments, its newest notes, and what happened to it.
 
     ID is the whole id, or at least 4 digits of its end or its begin. What is empty is left out; --json has all fields.
     The line "blocked" says what keeps it from running, in the words of `async-task explain`, which also says when that
@@ -64,7 +68,17 @@ def show(wanted: Wanted, attempt_id: str, is_history: bool, has_traces: bool, is
     --history prints all events, the first one first: tries with their errors, who did what, why, and what that changed,
     and notes in full. With the whole id it also finds the notes on an attempt that was pruned. With --json it prints an
     object a line: created_at, kind, num_attempt, actor, message, before and after.
+
+    With --model, ID is the primary key of a row of that model, with a comma between the values of several columns. It
+    shows the row with its state, its reasons, its last attempt, and which of its verbs are refused; --history prints
+    the events of the row and then those of its last attempt. In JSON, an event of the attempt has its id as attempt.
     """
+    if model is not None:
+        say = say_job_history if is_history else say_job
+        with existing(wanted) as app:
+            say(app, model, key, has_traces=has_traces, is_json=is_json)
+        return
+    attempt_id = identifier(key)
     with existing(wanted) as app:
         try:
             found = _history(app, attempt_id) if is_history else _found(app, attempt_id)

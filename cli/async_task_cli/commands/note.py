@@ -12,14 +12,14 @@ from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.fields import as_json_value
-from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.options import SETTINGS, Wanted, as_json, of_model, reaching
 from async_task_cli.selection import identifier
 
 
 @click.command("note", context_settings=SETTINGS)
 @click.argument("key", metavar="ID")
 @click.argument("text", metavar="TEXT")
-@click.option("--model", metavar="NAME", help="ID is the key of a row of this model (Asyncable, Pollable).")
+@of_model
 @click.option("--dry-run", "is_dry", is_flag=True, help="Find the job, and add nothing.")
 @as_actor
 @as_json
