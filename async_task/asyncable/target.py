@@ -21,13 +21,14 @@ from async_task.asyncable.messages import tell_of_error, tell_of_success
 from async_task.asyncable.scopes import Known, Scopes
 from async_task.asyncable.verbs import conditions, error_in, hit, now_in, read
 from async_task.attempts.ambient import handed, nothing_handed
-from async_task.attempts.chain import RowTarget, with_key
+from async_task.attempts.chain import with_key
 from async_task.attempts.messages import FAILING_AFTER
 from async_task.database.clock import Instant
 from async_task.database.lanes import Lane, Raised, lane_of
 from async_task.error_text import describe, secrets_in, without_values
 from async_task.errors import ConfigurationError
 from async_task.targets.context import Again, Discard, ErrorRecorder
+from async_task.targets.row_target import RowTarget
 
 if TYPE_CHECKING:
     from async_task.asyncable.asyncable import Asyncable
@@ -52,6 +53,8 @@ class NothingToDo(Discard):
 
 class RowProcessor(RowTarget, ErrorRecorder):
     """What the targets of both kinds of sessions share."""
+
+    tells_users = True
 
     def record_error(
         self, connection: Connection, lane: Lane, arguments: Mapping[str, Any], error: BaseException, summary: str

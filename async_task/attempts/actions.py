@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Table, inspect, or_, select, u
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
-from async_task.attempts.messages import MessageKind, is_told_by_target, send_message
+from async_task.attempts.messages import MessageKind, row_target_named, send_message
 from async_task.database.clock import statement_now
 from async_task.database.dialects import locks_rows, reads_snapshots
 from async_task.database.sessions import routed_as_writes, sync_session
@@ -124,7 +124,7 @@ def _change_on(
         raise InvalidState(_why_not(connection, table, attempt.id, verb))
     own.refresh(attempt)
     _record(connection, attempt, verb, reason, dict(zip(CHANGED, row, strict=True)))
-    if verb == "cancel" and not is_told_by_target(attempt.target):
+    if verb == "cancel" and row_target_named(attempt.target) is None:
         send_message(own, attempt, MessageKind.CANCELED)
     if attempt.order_key is not None:  # the next one of this key may be free now
         release_in(connection, table, [attempt.order_key])

@@ -75,14 +75,6 @@ def target_name(model: type[Any], name: str | None, what: str) -> str:
     return name or f"{model.__module__}:{model.__qualname__}"
 
 
-class RowTarget:
-    """What is registered as the target of a class: it does the work of its rows."""
-
-    def __init__(self, model: type[Any]) -> None:
-        self.model = model
-        self.__module__, self.__qualname__ = model.__module__, model.__qualname__  # those of a reloaded class
-
-
 class Link(NamedTuple):
     """Where a chain goes on. `token`: of its last attempt, which is there as `attempt`, or is to be created."""
 

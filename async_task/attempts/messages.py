@@ -25,8 +25,8 @@ from async_task.errors import UnknownTarget
 from async_task.schema.audit import current_actor
 from async_task.schema.jobs import Job, attempts_of, job_of
 from async_task.schema.tables import table_of
-from async_task.targets.context import ErrorRecorder
 from async_task.targets.registry import target_named
+from async_task.targets.row_target import RowTarget
 from async_task.targets.target import call_name
 from async_task.wakeup.after_commit import call_after_commit
 
@@ -69,12 +69,13 @@ def has_message_hook(attempts: Table) -> bool:
     return attempts in _hooks
 
 
-def is_told_by_target(name: str) -> bool:
-    """Whether the target of this name sends the messages about its jobs itself."""
+def row_target_named(name: str) -> RowTarget | None:
+    """The target of this name, if people are told of its rows and not of its attempts."""
     try:
-        return isinstance(target_named(name).thing, ErrorRecorder)
+        thing = target_named(name).thing
     except UnknownTarget:
-        return False
+        return None
+    return thing if isinstance(thing, RowTarget) else None
 
 
 def send_message(session: Session, row: Any, kind: MessageKind) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
-from async_task.attempts.messages import FAILING_AFTER, has_message_hook, is_told_by_target, message_about_outcome
+from async_task.attempts.messages import FAILING_AFTER, has_message_hook, message_about_outcome, row_target_named
 from async_task.database.lanes import sleep
 from async_task.error_text import describe
 from async_task.execution.in_flight import Settlement
@@ -22,6 +22,7 @@ from async_task.queue.claim import Claim
 from async_task.schema.audit import BEFORE, read_change
 from async_task.schema.states import Status
 from async_task.schema.tables import companion_tables
+from async_task.targets.row_target import RowTarget
 
 logger = logging.getLogger("async_task")
 MOST_LOOKS, PAUSE = 50, 0.02
@@ -34,8 +35,13 @@ def tell_users(context: ExecutionContext, succeeded: Sequence[Claim]) -> None:
     """Send the message that a failing job has succeeded, for each of these that needs one."""
     if has_message_hook(context.table):
         for claim in succeeded:
-            if claim.num_errors and claim.age >= FAILING_AFTER:
+            if claim.age >= FAILING_AFTER and _may_have_failed(claim):
                 _tell(context, claim, has_failed=False)
+
+
+def _may_have_failed(claim: Claim) -> bool:
+    """A row stays the same job when its attempt is opened again, which counts its errors anew."""
+    return claim.num_errors > 0 or row_target_named(claim.target) is not None
 
 
 def tell_user(context: ExecutionContext, claim: Claim, settlement: Settlement) -> None:
@@ -44,17 +50,19 @@ def tell_user(context: ExecutionContext, claim: Claim, settlement: Settlement) -
     if isinstance(outcome, Succeeded):
         tell_users(context, [claim])
         return
-    has_failed = settlement.error is not None and isinstance(outcome, (Failed, Expired, Retried))
+    is_given_up = settlement.given_up is not None
+    has_failed = is_given_up or (settlement.error is not None and isinstance(outcome, (Failed, Expired, Retried)))
     if has_failed and has_message_hook(context.table) and claim.age >= FAILING_AFTER:
-        _tell(context, claim, has_failed=True)
+        _tell(context, claim, has_failed=True, is_last_error=is_given_up)
 
 
-def _tell(context: ExecutionContext, claim: Claim, *, has_failed: bool) -> None:
-    if is_told_by_target(claim.target):
+def _tell(context: ExecutionContext, claim: Claim, *, has_failed: bool, is_last_error: bool = False) -> None:
+    target = row_target_named(claim.target)
+    if target is not None and target.tells_users:
         return
     try:
         for _ in range(MOST_LOOKS):
-            if _is_told(context, claim, has_failed=has_failed):
+            if _is_told(context, claim, target, has_failed=has_failed, is_last_error=is_last_error):
                 return
             sleep(PAUSE)
         logger.warning("attempt %s: no message is sent, because its row stays locked", claim.id)
@@ -62,16 +70,23 @@ def _tell(context: ExecutionContext, claim: Claim, *, has_failed: bool) -> None:
         logger.error("attempt %s: no message is sent: %s", claim.id, describe(error).summary)
 
 
-def _is_told(context: ExecutionContext, claim: Claim, *, has_failed: bool) -> bool:
+def _is_told(
+    context: ExecutionContext, claim: Claim, target: RowTarget | None, *, has_failed: bool, is_last_error: bool
+) -> bool:
     """Send what is to be sent. False if that cannot be decided now: others have locked the row. A claim does that for a
-    moment also with rows that it does not take."""
+    moment also with rows that it does not take. `is_last_error`: no later try tells it."""
     with Session(context.engine) as session, session.begin():
         # Nobody else reports a success: only a try that has failed may be followed by others.
         attempt = _locked(session, context, claim) if has_failed else session.get(context.model, claim.id)
         if attempt is None:
-            return _is_left_to_others(session, context.table, claim)
-        age = _age(session, context.table, claim)
-        message_about_outcome(session, attempt, age, has_failed=has_failed)
+            return _is_left_to_others(session, context.table, claim, is_last_error=is_last_error)
+        if target is None:
+            age = _age(session, context.table, claim)
+            message_about_outcome(session, attempt, age, has_failed=has_failed)
+        else:  # it is submitted once
+            row = target.row_to_tell_of(session, attempt.method_args["key"], has_failed=has_failed)
+            if row is not None:
+                message_about_outcome(session, row, claim.age, has_failed=has_failed)
         return True
 
 
@@ -81,10 +96,10 @@ def _locked(session: Session, context: ExecutionContext, claim: Claim) -> Any:
     return None if session.execute(lock).first() is None else session.get(context.model, claim.id)
 
 
-def _is_left_to_others(session: Session, table: Table, claim: Claim) -> bool:
+def _is_left_to_others(session: Session, table: Table, claim: Claim, *, is_last_error: bool) -> bool:
     """Whether the attempt is gone, or is claimed for its next try, which sends what is to be sent if it fails too."""
     row = session.execute(select(table.c.claim_id).where(table.c.id == claim.id)).first()
-    return row is None or row.claim_id is not None
+    return row is None or (row.claim_id is not None and not is_last_error)
 
 
 def _age(session: Session, table: Table, claim: Claim) -> dt.timedelta:

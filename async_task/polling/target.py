@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from async_task.attempts.ambient import nothing_handed
-from async_task.attempts.chain import RowTarget, key_of, with_key
+from async_task.attempts.chain import key_of, with_key
 from async_task.database.clock import statement_now
 from async_task.database.lanes import Raised, lane_of
 from async_task.error_text import Failure, describe, quotes_nothing, secrets_in, without_values
@@ -28,6 +28,7 @@ from async_task.polling.states import ANSWERS, STATE, PollState
 from async_task.targets.context import Again, Discard, GivenUp, current_attempt
 from async_task.targets.registry import registered_targets, target
 from async_task.targets.retry import Retry
+from async_task.targets.row_target import RowTarget
 
 if TYPE_CHECKING:
     from async_task.polling.pollable import Pollable
@@ -56,6 +57,14 @@ class PollTarget(RowTarget):
         """Do the next step for the operation with this primary key."""
         row, now = self._read(session, key)
         return _Poll(session, row, now).go_on()
+
+    def row_to_tell_of(self, session: Session, key: Any, *, has_failed: bool) -> "Pollable | None":
+        """The attempt of an operation succeeds too if the provider has canceled it, or if it was given up: of these no
+        success is told."""
+        row: Pollable | None = session.scalars(with_key(self.model, select(self.model), key)).unique().first()
+        if row is None or has_failed:
+            return row
+        return row if row.status == PollState.ENDED and row.handler_dispatched_at is not None else None
 
     def _read(self, session: Session, key: Any) -> "tuple[Pollable, dt.datetime]":
         wanted: Any = with_key(self.model, select(self.model, statement_now()), key)

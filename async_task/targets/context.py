@@ -78,8 +78,7 @@ class GivenUp(Again):
 
 
 class ErrorRecorder:
-    """The base of targets that record the error of a try in rows of their own, in the transaction of its outcome, and
-    that send the messages about their jobs themselves: to the users of these rows."""
+    """The base of targets that record the error of a try in rows of their own, in the transaction of its outcome."""
 
     def record_error(
         self, connection: Connection, lane: Lane, arguments: Mapping[str, Any], error: BaseException, summary: str
