@@ -33,6 +33,8 @@ from async_task.attempts.failures import FailureReport as FailureReport
 from async_task.attempts.health import Health as Health
 from async_task.attempts.health import HealthCheck as HealthCheck
 from async_task.attempts.health import HealthState as HealthState
+from async_task.attempts.history import History as History
+from async_task.attempts.history import HistoryBucket as HistoryBucket
 from async_task.attempts.info import AttemptInfo as AttemptInfo
 from async_task.attempts.jobs import JobExplanation as JobExplanation
 from async_task.attempts.jobs import JobInfo as JobInfo

@@ -22,7 +22,7 @@ T = TypeVar("T")
 TAKES = {
     "perform": ", attempt_id", "prune": ", age", "pause": ", queue", "resume": ", queue",
     "attempts.get": ", attempt_id", "attempts.arguments": ", attempt_id", "attempts.events": ", attempt_id",
-    "attempts.explain": ", attempt_id", "attempts.notes": ", attempt_id",
+    "attempts.explain": ", attempt_id", "attempts.history": ", span", "attempts.notes": ", attempt_id",
     "attempts.failed_by": ", fingerprint", "retry_failures": ", fingerprint, reason=reason",
     "restart_models": ", model, reason=reason", "job": ", model, key", "explain_job": ", model, key",
     "attempts.short_ids": ", [attempt_id]", "read": ", work", "write": ", work",

@@ -13,6 +13,7 @@ from async_task.attempts.explanation import Explanation, explained
 from async_task.attempts.failed_set import FailedSet, check_fingerprint, failed_set
 from async_task.attempts.failures import FailureReport, failures_of
 from async_task.attempts.filters import When, filters_of
+from async_task.attempts.history import History, Span, check_span, history_of
 from async_task.attempts.info import AttemptInfo, info_of_attempt
 from async_task.attempts.lookup import id_meant, short_ids
 from async_task.attempts.notes import NoteInfo, check_page, notes_of_attempt
@@ -246,6 +247,18 @@ class Attempts:
         It reads the newest 10,000 attempts, and about 10,000 before those that are due: see `Rates`.
         """
         return self._ask("rates", lambda session: rates_of(session, table_of(self._model)))
+
+    def history(self, span: Span) -> History:
+        """Tell what has become of the attempts that were created in the last "1h", "6h", "24h" or "7d": in about 30
+        buckets of time, how many succeeded, at the first try or later, failed, were canceled, and still wait.
+
+            for bucket in outbox.attempts.history("24h").buckets:
+                print(bucket.begin, bucket.succeeded, bucket.failed, "about" if bucket.is_estimate else "")
+
+        Up to 10,000 attempts are all counted. Of more, a bounded number is read of each bucket: see `History`.
+        """
+        chosen = check_span(span)
+        return self._ask("history", lambda session: history_of(session, table_of(self._model), chosen))
 
     def _ask(self, verb: str, work: Callable[[Session], T]) -> T:
         answer: T = self._read(f"attempts.{verb}", work)

@@ -122,3 +122,15 @@ def first_uuid7(when: dt.datetime, slack: dt.timedelta) -> uuid.UUID:
     """The lowest UUID of version 7 that is made `slack` after `when`."""
     milliseconds = int((when.timestamp() + slack.total_seconds()) * 1000)
     return uuid.UUID(int=min(max(milliseconds, 0), 0xFFFF_FFFF_FFFF) << 80)
+
+
+def tick_of(when: dt.datetime | uuid.UUID) -> int:
+    """An instant, or the time of a UUID of version 7, in 4096ths of a millisecond since 1970."""
+    if isinstance(when, uuid.UUID):
+        return when.int >> 80 << 12 | when.int >> 64 & 0xFFF
+    return int(when.timestamp() * 1000) << 12
+
+
+def uuid7_at(tick: int) -> uuid.UUID:
+    """The lowest UUID of version 7 that is made at that tick."""
+    return uuid.UUID(int=(tick >> 12) << 80 | (0x7000 | tick & 0xFFF) << 64)
