@@ -60,6 +60,9 @@ from async_task.attempts.stuck_groups import StuckCause as StuckCause
 from async_task.attempts.stuck_groups import StuckGroup as StuckGroup
 from async_task.attempts.stuck_groups import StuckJob as StuckJob
 from async_task.attempts.stuck_groups import StuckReport as StuckReport
+from async_task.attempts.timings import CallDurations as CallDurations
+from async_task.attempts.timings import Durations as Durations
+from async_task.attempts.timings import Lags as Lags
 from async_task.database.driver_errors import is_unavailable as is_unavailable
 from async_task.encryption.ciphers import AesGcmEncryptor as AesGcmEncryptor
 from async_task.encryption.ciphers import FernetEncryptor as FernetEncryptor

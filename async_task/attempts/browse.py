@@ -33,6 +33,7 @@ from async_task.attempts.rates import Rates, rates_of
 from async_task.attempts.shown_arguments import ShownArguments, shown_arguments
 from async_task.attempts.stuck import stuck_of
 from async_task.attempts.stuck_groups import StuckCause, StuckReport, StuckSource, check_cause
+from async_task.attempts.timings import Durations, Lags, durations_of, lags_of
 from async_task.errors import ConfigurationError, UnknownAttempt
 from async_task.queue.ordering import ahead
 from async_task.schema.tables import table_of
@@ -259,6 +260,16 @@ class Attempts:
         """
         chosen = check_span(span)
         return self._ask("history", lambda session: history_of(session, table_of(self._model), chosen))
+
+    def lags(self) -> Lags:
+        """Tell how long attempts wait from when they were written until their first try: p50 and p95 of the last
+        10,000 starts, among the attempts that `rates` reads. See `Lags`."""
+        return self._ask("lags", lambda session: lags_of(session, table_of(self._model)))
+
+    def durations(self) -> Durations:
+        """Tell how long calls take, and which share of them fails, by target and method: number, p50, p95 and p99 of
+        the last 10,000 ends, among the attempts that `rates` reads. See `CallDurations`."""
+        return self._ask("durations", lambda session: durations_of(session, table_of(self._model)))
 
     def _ask(self, verb: str, work: Callable[[Session], T]) -> T:
         answer: T = self._read(f"attempts.{verb}", work)

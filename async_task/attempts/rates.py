@@ -1,46 +1,26 @@
-"""How many attempts end a second: by queue and by target.
-
-No index leads to what ended lately: every call would pay for it. So attempts are read where the last ones of a line (a
-priority of a queue) have ended. Where nothing of the line is due, these are among the newest of the table. Where
-something is, they stand before its front: what is claimed, or due first, since a line is worked off in the order of due
-time.
-"""
+"""How many attempts end a second: by queue and by target, of those that are read of `lately`."""
 
 import datetime as dt
 import itertools
 import statistics
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Table, literal_column, select, union_all
+from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
-from async_task.attempts.due_pages import MOST_QUEUES, PRIORITIES
+from async_task.attempts.lately import Line, Stretch, Wanted, before_fronts, newest, oldest_read
 from async_task.attempts.pages import clock_of
-from async_task.queue.backlog import waiting_queues
-from async_task.queue.predicates import is_claimed
-from async_task.schema.states import Status, is_waiting
+from async_task.schema.states import Status
 
-READ = 10_000
-"""How many of the newest attempts are read, and about how many before those that are due."""
-FEWEST = 100
-"""How many are read at least before the first that is due in a line."""
-AHEAD = 10
-"""How many of a line's first due attempts are looked at: one alone may be a retry of what was created long ago."""
 EDGE = 20
 """How many of the oldest ends that were read of a line tell since when all are known; of less than 200, a tenth."""
-MOST_CLAIMS = 1_000
-"""How many claims are looked at."""
-PAGE = 50
-"""How many lines one statement reads."""
 MINUTE, QUARTER = dt.timedelta(minutes=1), dt.timedelta(minutes=15)
 SHORTEST = dt.timedelta(seconds=1)
 """The least time over which is counted."""
-Line: TypeAlias = tuple[str, int]
-"""A queue and a priority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,41 +92,34 @@ class _Part:
 
 
 def rates_of(session: Session, table: Table) -> Rates:
-    """A few statements; where not all attempts are read, one more for each queue in which anything waits, and two for
-    each PAGE lines in which anything is due."""
+    """A few statements; where not all attempts are read, those of `before_fronts` too."""
     now = clock_of(session)
-    oldest = session.execute(_behind(table, READ)).one_or_none()
+    c, oldest = table.c, oldest_read(session, table)
+    columns = (c.id, c.queue, c.priority, c.target, c.status, c.completed_at)
+    lately = Wanted(columns, [c.completed_at.is_not(None), c.completed_at > now - QUARTER])
     if oldest is None:
-        parts = [_Part(_newest(session, table, now), now - QUARTER)]
+        parts = [_Part(_ends(newest(session, lately)), now - QUARTER)]
     else:
-        stretches = list(_before_fronts(session, table, now))
-        newest = _newest(session, table, now, table.c.id >= oldest.id)
-        parts = list(_parts(newest, oldest, stretches, now))
+        stretches = list(before_fronts(session, table, now, Wanted(columns, [c.completed_at.is_not(None)])))
+        parts = list(_parts(_ends(newest(session, lately, c.id >= oldest.id)), oldest, stretches, now))
     minute, quarter = (_Sums(parts, now - span, now) for span in (MINUTE, QUARTER))
     by_queue = tuple(QueueRate(name, minute.of(queue=name), quarter.of(queue=name)) for name in quarter.queues)
     by_target = tuple(TargetRate(name, minute.of(target=name), quarter.of(target=name)) for name in quarter.targets)
     return Rates(by_queue, by_target, minute.of(), quarter.of(), oldest is None, now)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """The ends of a line among the attempts that were created before its `front`. `is_cut`: whether older ones were not
-    read."""
-
-    line: Line
-    front: uuid.UUID
-    ends: Sequence[_End]
-    is_cut: bool
+def _ends(rows: Sequence[Any]) -> list[_End]:
+    return list(itertools.starmap(_End, rows))
 
 
-def _parts(newest: Sequence[_End], oldest: Any, stretches: Sequence[_Stretch], now: dt.datetime) -> Iterator[_Part]:
+def _parts(newest: Sequence[_End], oldest: Any, stretches: Sequence[Stretch], now: dt.datetime) -> Iterator[_Part]:
     """`oldest`: that of the newest which were read. Each end is in one part."""
     by_line: dict[Line, list[_End]] = defaultdict(list)
     for one in newest:
         by_line[one.line].append(one)
     for stretch in stretches:
         recent = by_line.pop(stretch.line, [])
-        older = [one for one in stretch.ends if one.id < oldest.id]
+        older = [one for one in _ends(stretch.rows) if one.id < oldest.id]
         if stretch.front < oldest.id:  # between the two, nothing was read: it waits, but for what has overtaken others
             yield _Part(recent, oldest.created_at)
             recent = []
@@ -182,73 +155,8 @@ class _Sums:
         return Rate(sum(self._ended[one] for one in meant), sum(self._failed[one] for one in meant))
 
 
-def _newest(session: Session, table: Table, now: dt.datetime, *within: ColumnElement[bool]) -> list[_End]:
-    found = session.execute(_ended(table, [table.c.completed_at > now - QUARTER, *within]))
-    return list(itertools.starmap(_End, found))
-
-
-def _fronts(session: Session, table: Table, now: dt.datetime) -> Mapping[Line, uuid.UUID]:
-    """Of each line in which anything is due: the last created of its first due attempts and its claims. What is due
-    first may be what nobody can perform; then the claims tell how far the line is."""
-    c = table.c
-    fronts: dict[Line, uuid.UUID] = {}
-    for queue in waiting_queues(session.connection(), table, MOST_QUEUES):
-        parts: list[Any] = []
-        for priority in PRIORITIES:
-            is_due = (*is_waiting(table), c.queue == queue, c.priority == priority, c.due_at <= now)
-            first: Any = select(literal_column(str(priority)).label("priority"), c.id).where(*is_due)
-            parts.append(first.order_by(c.due_at, c.id).limit(AHEAD))
-        rows: Any = session.execute(_all(parts))
-        for priority, attempt_id in rows:
-            fronts[queue, priority] = max(attempt_id, fronts.get((queue, priority), attempt_id))
-    claims: Any = session.execute(select(c.queue, c.priority, c.id).where(*is_claimed(table)).limit(MOST_CLAIMS))
-    for queue, priority, attempt_id in claims:
-        if (queue, priority) in fronts:
-            fronts[queue, priority] = max(attempt_id, fronts[queue, priority])
-    return fronts
-
-
-def _before_fronts(session: Session, table: Table, now: dt.datetime) -> Iterator[_Stretch]:
-    fronts = _fronts(session, table, now)
-    share, lines = max(FEWEST, READ // max(1, len(fronts))), list(fronts)
-    for some in (lines[start : start + PAGE] for start in range(0, len(lines), PAGE)):
-        asked = [_behind(table, share, until=fronts[line], number=number) for number, line in enumerate(some)]
-        oldest = {some[row.number]: row.id for row in session.execute(_all(asked))}
-        stretches = [_ended(table, _within(table, line, oldest.get(line), fronts[line])) for line in some]
-        ends: dict[Line, list[_End]] = {line: [] for line in some}
-        for one in itertools.starmap(_End, session.execute(_all(stretches))):
-            ends[one.line].append(one)
-        for line in some:
-            yield _Stretch(line, fronts[line], ends[line], line in oldest)
-
-
 def _known_since(ends: Sequence[_End]) -> dt.datetime:
     """Before that, others of the line have ended, which were created before these. Attempts that are started in turn
     end nearly in turn, but for one that was canceled long before, or retried long after."""
     number = max(1, min(EDGE, len(ends) // 10))
     return statistics.median_high(one.completed_at for one in sorted(ends)[:number])
-
-
-def _within(table: Table, line: Line, oldest: uuid.UUID | None, front: uuid.UUID) -> list[ColumnElement[bool]]:
-    queue, priority = line
-    within = [table.c.id <= front] if oldest is None else [table.c.id <= front, table.c.id >= oldest]
-    return [*within, table.c.queue == queue, table.c.priority == priority]
-
-
-def _behind(table: Table, number_read: int, *, until: uuid.UUID | None = None, number: int = 0) -> Any:
-    """The last of the newest attempts that are read, if there are so many: its number, id and creation."""
-    c = table.c
-    found: Any = select(literal_column(str(number)).label("number"), c.id, c.created_at)
-    within = [] if until is None else [c.id <= until]
-    return found.where(*within).order_by(c.id.desc()).limit(1).offset(number_read - 1)
-
-
-def _ended(table: Table, conditions: Sequence[ColumnElement[bool]]) -> Any:
-    c = table.c
-    found: Any = select(c.id, c.queue, c.priority, c.target, c.status, c.completed_at)
-    return found.where(c.completed_at.is_not(None), *conditions)
-
-
-def _all(selects: Sequence[Any]) -> Any:
-    # Each in parentheses of its own: a part of a UNION has no LIMIT on SQLite.
-    return union_all(*(select(one.subquery()) for one in selects))

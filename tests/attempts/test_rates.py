@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, update
 
 from async_task import AsyncTask, Attempt, Rate, Status
-from async_task.attempts import rates
+from async_task.attempts import lately
 from claims import claimed
 from conftest import by_one_door
 from outbox import Client, act
@@ -33,8 +33,8 @@ def be_created(engine: Engine, attempts: list[Attempt], ago: dt.timedelta) -> No
 
 
 def read_few(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    monkeypatch.setattr(rates, "READ", number)
-    monkeypatch.setattr(rates, "FEWEST", number)
+    monkeypatch.setattr(lately, "READ", number)
+    monkeypatch.setattr(lately, "FEWEST", number)
 
 
 def backlog(engine: Engine, write: Write, *, ended: int, left: int) -> list[Attempt]:
@@ -135,7 +135,7 @@ def test_an_attempt_counts_once_where_a_backlog_begins_among_the_newest(
 def test_due_attempts_that_nobody_performs_hide_nothing_of_what_ends(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = [write(act, queue="mail") for _ in range(rates.AHEAD + 1)]
+    left = [write(act, queue="mail") for _ in range(lately.AHEAD + 1)]
     attempts = backlog(engine, write, ended=60, left=50)
     be_created(engine, left, 120 * MINUTE)
     read_few(monkeypatch, 40)
@@ -173,5 +173,5 @@ def test_the_rates_of_many_lines_are_read_in_several_statements(
     read_few(monkeypatch, 20)
     before = app.attempts.rates()
     assert before.minute.ended > 0
-    monkeypatch.setattr(rates, "PAGE", 2)
+    monkeypatch.setattr(lately, "PAGE", 2)
     assert app.attempts.rates().minute.ended == pytest.approx(before.minute.ended, rel=0.2)

@@ -12,6 +12,9 @@ from conftest import by_one_door
 from outbox import act
 
 QUESTIONS: dict[str, Callable[[AsyncTask], Any]] = {
+    "lags": lambda app: app.attempts.lags(),
+    "durations": lambda app: app.attempts.durations(),
+    "rates": lambda app: app.attempts.rates(),
     "history": lambda app: app.attempts.history("24h"),
 }
 BIG = ("async_task_attempts", "async_task_job_events")
