@@ -17,6 +17,7 @@ from async_task.asyncable.sweep import ProcessReport as ProcessReport
 from async_task.attempts.attempt import Attempt as Attempt
 from async_task.attempts.attempt import BaseAttempt as BaseAttempt
 from async_task.attempts.attempt import metadata as metadata
+from async_task.attempts.audit_log import AuditPage as AuditPage
 from async_task.attempts.browse import Attempts as Attempts
 from async_task.attempts.call_problems import CallProblem as CallProblem
 from async_task.attempts.depths import Depths as Depths

@@ -1,23 +1,21 @@
 """`outbox.attempts`: what the command line, web pages and your own programs read of attempts."""
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from async_task.attempts.depths import Depths, depths_of
+from async_task.attempts.audit_log import AuditPage, audit_filters, audit_of
 from async_task.attempts.events import EventInfo, check_event_page, events_of_attempt, latest_errors
 from async_task.attempts.explanation import Explanation, explained
 from async_task.attempts.failed_set import FailedSet, check_fingerprint, failed_set
-from async_task.attempts.failures import FailureReport, failures_of
+from async_task.attempts.figures import AttemptFigures
 from async_task.attempts.filters import When, filters_of
-from async_task.attempts.history import History, Span, check_span, history_of
 from async_task.attempts.info import AttemptInfo, info_of_attempt
 from async_task.attempts.lookup import id_meant, short_ids
 from async_task.attempts.notes import NoteInfo, check_page, notes_of_attempt
-from async_task.attempts.oldest_due import OldestDue, oldest_due_of
 from async_task.attempts.pages import (
     AttemptPage,
     Order,
@@ -29,19 +27,17 @@ from async_task.attempts.pages import (
     counts_of,
     page_of,
 )
-from async_task.attempts.rates import Rates, rates_of
 from async_task.attempts.shown_arguments import ShownArguments, shown_arguments
 from async_task.attempts.stuck import stuck_of
-from async_task.attempts.stuck_groups import StuckCause, StuckReport, StuckSource, check_cause
-from async_task.attempts.timings import Durations, Lags, durations_of, lags_of
-from async_task.errors import ConfigurationError, UnknownAttempt
+from async_task.attempts.stuck_groups import StuckCause, StuckReport, check_cause
+from async_task.errors import UnknownAttempt
 from async_task.queue.ordering import ahead
 from async_task.schema.tables import table_of
 
 T = TypeVar("T")
 
 
-class Attempts:
+class Attempts(AttemptFigures):
     """Reads attempts, and never changes one. You get it as `outbox.attempts`.
 
     Every verb is one short transaction that reads a bounded number of rows along an index, however large the table is;
@@ -49,14 +45,6 @@ class Attempts:
     coroutine, `await asyncio.to_thread(outbox.attempts.list)`. All raise ConfigurationError for an invalid argument and
     inside of an event loop, SchemaMismatch without tables, and SQLAlchemy's OperationalError without a database.
     """
-
-    def __init__(
-        self, model: type[Any], read: Callable[[str, Callable[[Session], Any]], Any],
-        sources: Sequence[StuckSource] = (),
-    ) -> None:  # fmt: skip
-        self._model = model
-        self._read = read
-        self._sources = sources
 
     def list(
         self,
@@ -188,6 +176,37 @@ class Attempts:
         )
         return tuple(found)
 
+    def audit(
+        self,
+        *,
+        actor: str | None = None,
+        verb: str | None = None,
+        attempt: uuid.UUID | str | None = None,
+        job_type: str | None = None,
+        job_id: str | None = None,
+        since: When | None = None,
+        until: When | None = None,
+        limit: int = 50,
+        after: int | None = None,
+    ) -> AuditPage:
+        """List what people did to jobs, queues and entries of schedules, the newest first: all events with an actor for
+        which everything holds that is given. Each has `before` and `after`.
+
+            for event in outbox.attempts.audit(actor="anna@web1", since=timedelta(days=1)).events:
+                print(event.created_at, event.kind, event.job_type, event.job_id, event.message)
+
+        `actor`: who, exactly. `verb`: "cancel", "retry_now", "pause", "note", ... `attempt`: of this one, as `get`
+        takes it; or `job_type` and `job_id` together, as an event has them. `since`, `until`: as in `list`. `limit`:
+        how many a page has, 1 to 10,000. `after`: `next` of the page before.
+
+        A page reads 10,000 events at most, and so it may be short, or empty, before the last one: read on until `next`
+        is None. Raises ConfigurationError for an unknown verb, with the nearest, and as `get` for an attempt.
+        """
+        filters = audit_filters(actor, verb, attempt, job_type, job_id, since, until)
+        check_event_page(limit, after)
+        table = table_of(self._model)
+        return self._ask("audit", lambda session: audit_of(session, table, filters, limit, after))
+
     def errors(self, limit: int = 20) -> tuple[EventInfo, ...]:
         """Read the latest errors and crashes of all attempts, the newest first, among the newest 10,000 events."""
         check_limit(limit)
@@ -215,70 +234,11 @@ class Attempts:
         check_cursor(after)
         return self._ask("counts", lambda session: counts_of(session, self._model, filters, after))
 
-    def failures(self) -> FailureReport:
-        """Group the errors and crashes among the newest 10,000 events: by fingerprint, which is made of target,
-        exception, message without numbers, UUIDs and quoted texts, and the places in your code. The most frequent group
-        is first."""
-        return self._ask("failures", lambda session: failures_of(session, table_of(self._model)))
-
     def failed_by(self, fingerprint: str) -> FailedSet:
         """Find the attempts that failed for good and whose last error has this fingerprint, as they are now, for
         `retry_failures`. Up to 100,000 errors are read. Raises ConfigurationError for what is no fingerprint."""
         given = check_fingerprint(fingerprint)
         return self._ask("failed_by", lambda session: failed_set(session, table_of(self._model), given))
-
-    def depths(self) -> Depths:
-        """Count what is due, what waits to be due, and what is claimed, by queue and by target, and for how long the
-        oldest has been due."""
-        return self._ask("depths", lambda session: depths_of(session, table_of(self._model)))
-
-    def oldest_due(self, queue: str | None = None) -> OldestDue:
-        """Tell for how long the oldest attempt has been due, in all queues or in this one: the figure to alarm on.
-
-        It takes milliseconds, however many attempts wait. Paused queues do not count.
-        """
-        _check_queue(queue)
-        names = () if queue is None else (queue,)
-        return self._ask("oldest_due", lambda session: oldest_due_of(session, table_of(self._model), names))
-
-    def rates(self) -> Rates:
-        """Tell how many attempts end a second, and how many of these fail, over the last minute and the last 15: by
-        queue and by target.
-
-        It reads the newest 10,000 attempts, and about 10,000 before those that are due: see `Rates`.
-        """
-        return self._ask("rates", lambda session: rates_of(session, table_of(self._model)))
-
-    def history(self, span: Span) -> History:
-        """Tell what has become of the attempts that were created in the last "1h", "6h", "24h" or "7d": in about 30
-        buckets of time, how many succeeded, at the first try or later, failed, were canceled, and still wait.
-
-            for bucket in outbox.attempts.history("24h").buckets:
-                print(bucket.begin, bucket.succeeded, bucket.failed, "about" if bucket.is_estimate else "")
-
-        Up to 10,000 attempts are all counted. Of more, a bounded number is read of each bucket: see `History`.
-        """
-        chosen = check_span(span)
-        return self._ask("history", lambda session: history_of(session, table_of(self._model), chosen))
-
-    def lags(self) -> Lags:
-        """Tell how long attempts wait from when they were written until their first try: p50 and p95 of the last
-        10,000 starts, among the attempts that `rates` reads. See `Lags`."""
-        return self._ask("lags", lambda session: lags_of(session, table_of(self._model)))
-
-    def durations(self) -> Durations:
-        """Tell how long calls take, and which share of them fails, by target and method: number, p50, p95 and p99 of
-        the last 10,000 ends, among the attempts that `rates` reads. See `CallDurations`."""
-        return self._ask("durations", lambda session: durations_of(session, table_of(self._model)))
-
-    def _ask(self, verb: str, work: Callable[[Session], T]) -> T:
-        answer: T = self._read(f"attempts.{verb}", work)
-        return answer
-
-
-def _check_queue(queue: object) -> None:
-    if queue is not None and not isinstance(queue, str):
-        raise ConfigurationError(f"queue is a text, not {queue!r}")
 
 
 def _attempt(session: Session, model: type[Any], given: uuid.UUID | str) -> Any:

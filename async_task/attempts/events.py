@@ -120,7 +120,7 @@ def latest_errors(
     """The last `limit` errors, the newest first, among the newest READ events; and whether these are all events.
     Without their detail, which is long, if it is not wanted."""
     events = companion_tables(table).events
-    facts = [one if with_detail or one.name != "detail" else null().label("detail") for one in _facts(events)]
+    facts = [one if with_detail or one.name != "detail" else null().label("detail") for one in facts_of_events(events)]
     newest = select(*facts, events.c.job_type).order_by(events.c.id.desc()).limit(READ).subquery().c
     wanted = (newest.kind.in_(ERRORS), newest.job_type == table.name)
     found: Any = select(*(newest[one.name] for one in facts))
@@ -132,10 +132,11 @@ def latest_errors(
 def _of_job(events: Table, job_type: str, job_id: str, limit: int, after: int | None) -> Any:
     c = events.c
     mine = [c.job_type == job_type, c.job_id == job_id, *([c.id > after] if after is not None else [])]
-    return select(*_facts(events)).where(*mine).order_by(c.id).limit(limit)
+    return select(*facts_of_events(events)).where(*mine).order_by(c.id).limit(limit)
 
 
-def _facts(events: Table) -> list[Any]:
+def facts_of_events(events: Table) -> list[Any]:
+    """The columns of an EventInfo, in its order."""
     c = events.c
     return [c.id, c.job_id, c.created_at, c.kind, c.num_attempt, c.actor, c.message, c.detail, c.fingerprint]
 

@@ -47,23 +47,25 @@ def filters_of(
     """What `outbox.attempts.list` was given, checked. Raises ConfigurationError, and UnknownTarget for an object that
     is not registered."""
     for name, given in (("method", method), ("queue", queue), ("token", token), ("error", error)):
-        if given is not None and not isinstance(given, str):
-            raise ConfigurationError(f"{name} takes a text, not {type(given).__name__}")
-        _check_storable(name, given)
+        check_storable(name, given)
     for name, when in (("since", since), ("until", until)):
-        _check_when(name, when)
+        check_when(name, when)
     named = target if target is None or isinstance(target, str) else target_of(target).name
-    _check_storable("target", named)
+    check_storable("target", named)
     return Filters(_statuses(status), named, method, queue, token, error, since, until)
 
 
-def _check_storable(name: str, text: str | None) -> None:
-    """A database refuses these characters, with an error of its driver's."""
+def check_storable(name: str, text: str | None) -> None:
+    """None, or a text without the characters that a database refuses with an error of its driver's. Raises
+    ConfigurationError."""
+    if text is not None and not isinstance(text, str):
+        raise ConfigurationError(f"{name} takes a text, not {type(text).__name__}")
     if text is not None and any(one == "\0" or "\ud800" <= one <= "\udfff" for one in text):
         raise ConfigurationError(f"{name} takes a text without NUL characters and surrogates")
 
 
-def _check_when(name: str, when: object) -> None:
+def check_when(name: str, when: object) -> None:
+    """Raises ConfigurationError unless it is None or a `When`."""
     if when is None or isinstance(when, dt.timedelta):
         return
     if not isinstance(when, dt.datetime):
@@ -133,12 +135,17 @@ class Selection:
         return bounds
 
     def _instant(self, when: When) -> dt.datetime:
-        if isinstance(when, dt.datetime):
-            return when
-        try:
-            return self.now - when
-        except OverflowError:
-            raise ConfigurationError("since and until: that long ago is before the year 1") from None
+        return instant_of(when, self.now)
+
+
+def instant_of(when: When, now: dt.datetime) -> dt.datetime:
+    """Raises ConfigurationError for a length of time that begins before the year 1."""
+    if isinstance(when, dt.datetime):
+        return when
+    try:
+        return now - when
+    except OverflowError:
+        raise ConfigurationError("since and until: that long ago is before the year 1") from None
 
 
 def _is_in(model: type[Any], name: str) -> Any:

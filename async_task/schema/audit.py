@@ -16,6 +16,8 @@ from async_task.schema.tables import companion_tables
 
 NOTE = "note"
 """The kind of an event that is a note of a person: pruning leaves these."""
+RUN = "run"
+"""The kind of an event that tells of a run of `run-batch`: no attempt's, and nothing that a person did to a job."""
 BEFORE, AFTER = "before", "after"
 Value = str | int | float | dt.datetime | None
 
