@@ -135,6 +135,7 @@ from async_task.worker.batch_failures import FinalFailureGroup as FinalFailureGr
 from async_task.worker.batch_preview import BatchPreview as BatchPreview
 from async_task.worker.batch_preview import DueCalls as DueCalls
 from async_task.worker.batch_report import BatchReport as BatchReport
+from async_task.worker.batch_runs import RunInfo as RunInfo
 from async_task.worker.jobs import AttemptBatchJob as AttemptBatchJob
 from async_task.worker.jobs import AttemptJob as AttemptJob
 from async_task.worker.jobs import BaseAttemptBatchJob as BaseAttemptBatchJob

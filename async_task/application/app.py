@@ -157,8 +157,9 @@ class AsyncTask(ApplicationHealth):
         was killed counts as running for one lease. `progress(report)`: called at the beginning and after each commit
         with the report so far, in which `left` is what is still to be started; on a thread of the batch, one at a time.
 
-        Raises ConfigurationError for invalid values and inside of an event loop, UnknownTarget, SchemaMismatch without
-        tables, and SQLAlchemy's OperationalError if the database cannot be reached.
+        It leaves a record, which `runs` reads. Raises ConfigurationError for invalid values and inside of an event
+        loop, UnknownTarget, SchemaMismatch without tables, and SQLAlchemy's OperationalError if the database cannot be
+        reached.
         """
         deadline = None if max_seconds is None else from_now(duration(max_seconds, name="max_seconds"))
         check_numbers(limit, concurrency)

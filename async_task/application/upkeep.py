@@ -20,6 +20,7 @@ from async_task.application.validation import (
     scope_of,
 )
 from async_task.attempts.attempt import BaseAttempt
+from async_task.attempts.events import check_event_page
 from async_task.attempts.filters import calls_named, filters_of, refuse_unknown, with_whole_names
 from async_task.database.engines import Source
 from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
@@ -41,6 +42,7 @@ from async_task.targets.keeping import Age, Keep, age, ages_of, statuses_of
 from async_task.targets.registry import encryptor_of_policy
 from async_task.targets.registry import limits as target_limits
 from async_task.targets.retry import Duration, duration
+from async_task.worker.batch_runs import RunInfo, runs_of
 
 
 class ApplicationUpkeep(ApplicationDatabase):
@@ -152,6 +154,15 @@ class ApplicationUpkeep(ApplicationDatabase):
         """Return the workers of these attempts on all machines, and then those that died within the last day. Raises as
         `run_batch`."""
         return self._run_checked("workers", lambda engine: running_workers(engine, table_of(self._model), self._lease))
+
+    def runs(self, *, limit: int = 50, after: int | None = None) -> tuple[RunInfo, ...]:
+        """Read when `run_batch` ran, on whatever machine, with its figures and why it stopped: the newest run first.
+
+        `limit`: how many, up to 10,000; the newest 2,000 are kept. `after`: the `id` of a run, to go on with older
+        ones. A run that was killed has left none, and one that runs has left none yet. Raises as `run_batch`.
+        """
+        check_event_page(limit, after)
+        return self._read("runs", lambda session: runs_of(session, table_of(self._model), limit, after))
 
     def rotate_keys(
         self, *, page: int = 500, encryptor: str | None = None, pending_only: bool = False, to_policy: bool = False,

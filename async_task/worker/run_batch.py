@@ -22,6 +22,7 @@ from async_task.queue.claim import Claim
 from async_task.queue.sweep import sweep
 from async_task.worker.batch_failures import FinalFailures
 from async_task.worker.batch_report import BatchReport
+from async_task.worker.batch_runs import Why, record_run
 from async_task.worker.batch_workload import PAUSE_AFTER_A_MISS, BatchOptions, BatchStart, BatchWorkload
 from async_task.worker.lane_pool import LanePool
 from async_task.worker.round_robin import RoundRobin
@@ -41,7 +42,16 @@ def run_batch(runtime: Runtime, own_job: PerformClaim | None, options: BatchOpti
     """Perform everything that is due now, once. `own_job`: what every claim is to be performed by, where that is a job
     of the user's own."""
     with runtime.lane() as lane:
-        return _Batch(runtime, lane, own_job, options).run()
+        since, batch = time.monotonic(), None
+        try:
+            batch = _Batch(runtime, lane, own_job, options)
+            report = batch.run()
+        except BaseException as error:
+            so_far = BatchReport(seconds=time.monotonic() - since) if batch is None else batch.so_far
+            record_run(lane, runtime, so_far, "error" if isinstance(error, Exception) else "stopped", error)
+            raise
+        record_run(lane, runtime, report, batch.why)
+        return report
 
 
 class _Batch:
@@ -76,6 +86,20 @@ class _Batch:
             raise self._workload.failure
         left = self._num_left() if self._workload.is_out_of_time else 0
         return self._workload.report(left=left, unknown=self._num_unknown())
+
+    @property
+    def so_far(self) -> BatchReport:
+        """What it did."""
+        return self._workload.report()
+
+    @property
+    def why(self) -> Why:
+        """Why it has ended, unless it raised."""
+        if self._workload.is_out_of_time:
+            return "time"
+        if self._options.stop.is_set():
+            return "stopped"
+        return "limit" if self._workload.is_spent else "done"
 
     def _perform_all(self) -> None:
         pool = LanePool(self._workload, concurrency=self._options.concurrency)
