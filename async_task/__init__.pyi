@@ -65,6 +65,8 @@ from async_task.attempts.timings import CallDurations as CallDurations
 from async_task.attempts.timings import Durations as Durations
 from async_task.attempts.timings import Lags as Lags
 from async_task.database.driver_errors import is_unavailable as is_unavailable
+from async_task.database.server_facts import OldestTransaction as OldestTransaction
+from async_task.database.server_facts import TableSize as TableSize
 from async_task.encryption.ciphers import AesGcmEncryptor as AesGcmEncryptor
 from async_task.encryption.ciphers import FernetEncryptor as FernetEncryptor
 from async_task.encryption.conformance import check_encryptor as check_encryptor
@@ -120,6 +122,7 @@ from async_task.schedule.clock import Clock as Clock
 from async_task.schedule.schedule import Schedule as Schedule
 from async_task.schema.audit import acting as acting
 from async_task.schema.states import Status as Status
+from async_task.schema.system import SystemInfo as SystemInfo
 from async_task.schema.tables import JobEvent as JobEvent
 from async_task.targets.context import Again as Again
 from async_task.targets.context import CurrentAttempt as CurrentAttempt

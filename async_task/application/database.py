@@ -16,6 +16,7 @@ from async_task.database.engines import Source
 from async_task.database.lanes import has_loop_running, open_lane
 from async_task.errors import ConfigurationError
 from async_task.schema import versions
+from async_task.schema.system import SystemInfo, system_of
 from async_task.schema.tables import table_of
 
 T = TypeVar("T")
@@ -82,6 +83,16 @@ class ApplicationDatabase:
     def schema_version(self) -> int | None:
         """Return the version of the tables in the database; None if there are no tables or they have no version."""
         return self._run("schema_version", lambda engine: versions.version_in(engine, self._model))
+
+    def system(self) -> SystemInfo:
+        """Tell about the database as a whole: its server, the version of the tables and the one needed, how large the
+        tables are, and the oldest transaction, which holds back the removal of dead rows.
+
+        What the server does not say, or the user of the database may not ask, is None. The version of the tables is not
+        checked. Raises ConfigurationError inside of an event loop and for a server that is too old, and SQLAlchemy's
+        OperationalError without a database.
+        """
+        return self._run("system", lambda engine: system_of(engine, self._model))
 
     def close(self) -> None:
         """Close the idle connections of the pool that was made from a URL. A later verb opens new ones."""

@@ -25,11 +25,21 @@ def too_old(dialect: Dialect) -> str | None:
 
     `dialect`: that of an engine which has connected once.
     """
-    name = "MariaDB" if is_mariadb(dialect) else NAMES.get(dialect.name)
+    name = _name(dialect)
     found = getattr(dialect, "server_version_info", None)
     if name is None or not found or tuple(found) >= OLDEST[name]:
         return None
     return f"{name} {_text(found)} is too old: this library needs {name} {_text(OLDEST[name])} or newer"
+
+
+def server_of(dialect: Dialect) -> tuple[str, str | None]:
+    """The name of the server, and its version if it tells that: "PostgreSQL", "15.4". `dialect`: as in `too_old`."""
+    found = getattr(dialect, "server_version_info", None)
+    return _name(dialect) or dialect.name, _text(found) if found else None
+
+
+def _name(dialect: Dialect) -> str | None:
+    return "MariaDB" if is_mariadb(dialect) else NAMES.get(dialect.name)
 
 
 def _text(version: tuple[object, ...]) -> str:

@@ -28,7 +28,7 @@ def create(engine: Engine, model: type[Any]) -> None:
     Raises SchemaMismatch for tables of another version.
     """
     with engine.begin() as connection:
-        found = _version_in(connection, model)
+        found = version_on(connection, model)
         if found is not None:
             _refuse_other(found)
         elif _has(connection, table_of(model)):
@@ -50,7 +50,7 @@ def check(engine: Engine, model: type[Any]) -> None:
     if _is_complete(engine, model):
         return
     with engine.begin() as connection:
-        version = _version_in(connection, model)
+        version = version_on(connection, model)
         if version is not None:
             _refuse_other(version)
         if version is None and _has(connection, table_of(model)):
@@ -79,7 +79,7 @@ def _is_complete(engine: Engine, model: type[Any]) -> bool:
 def version_in(engine: Engine, model: type[Any]) -> int | None:
     """The version of the tables in this database; None if they do not exist, or have no version."""
     with engine.begin() as connection:
-        return _version_in(connection, model)
+        return version_on(connection, model)
 
 
 _UNVERSIONED = (
@@ -88,7 +88,8 @@ _UNVERSIONED = (
 )
 
 
-def _version_in(connection: Connection, model: type[Any]) -> int | None:
+def version_on(connection: Connection, model: type[Any]) -> int | None:
+    """The same in the transaction of `connection`."""
     refuse_old_server(connection)
     table = companion_tables(table_of(model)).version
     return connection.scalar(select(table.c.version)) if _has(connection, table) else None
