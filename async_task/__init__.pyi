@@ -86,6 +86,7 @@ from async_task.errors import InvalidArguments as InvalidArguments
 from async_task.errors import InvalidState as InvalidState
 from async_task.errors import LostAttemptWarning as LostAttemptWarning
 from async_task.errors import NoTransaction as NoTransaction
+from async_task.errors import ReadTimeout as ReadTimeout
 from async_task.errors import SchemaMismatch as SchemaMismatch
 from async_task.errors import UnknownAttempt as UnknownAttempt
 from async_task.errors import UnknownEncryptor as UnknownEncryptor

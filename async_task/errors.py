@@ -116,6 +116,13 @@ class ConfigurationError(AsyncTaskError):
     """
 
 
+class ReadTimeout(AsyncTaskError):
+    """A statement took longer than `reading` allows, and the database ended it. Nothing was changed.
+
+    Raised by the verbs of an application inside of `outbox.reading(within=2)`. Show older figures, or try later.
+    """
+
+
 class LostAttemptWarning(UserWarning):
     """A session that holds an attempt was closed without a commit: that call will never be made.
 

@@ -264,7 +264,7 @@ class AsyncTask(ApplicationHealth):
         check_worker_name(given and f"{given}-{processes}")
         if not hasattr(os, "fork"):
             raise ConfigurationError("processes is 1 on this system, which cannot fork a process")
-        check = partial(self._check_once, "worker")
+        check = partial(self._check_before_change, "worker")
         return Supervisor(
             lambda number: worker(given and f"{given}-{number}"),
             settings,
@@ -292,7 +292,7 @@ class AsyncTask(ApplicationHealth):
         return self._made_clock().running()
 
     def _made_clock(self) -> Clock:
-        check = partial(self._check_once, "clock")
+        check = partial(self._check_before_change, "clock")
         return Clock(self._source, self._model, tuple(self._schedule), check=check)
 
     def _check_clock(self) -> None:
@@ -305,7 +305,7 @@ class AsyncTask(ApplicationHealth):
             entry.check(self._model)
 
     def _runtime(self, verb: str, name: str | None = None, *, has_sessions: bool = True) -> Runtime:
-        self._check_once(verb)
+        self._check_before_change(verb)
         check_coroutines(engine_is_async=self._source.is_async)
         return Runtime(
             self._source, self._model, self._lease, self._keeping, name,

@@ -1,7 +1,10 @@
 """The database of an application: its tables, its clock, and transactions to read and write attempts in."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -14,12 +17,18 @@ from async_task.attempts.pages import clock_of
 from async_task.attempts.stuck_groups import StuckSource
 from async_task.database.engines import Source
 from async_task.database.lanes import has_loop_running, open_lane
+from async_task.database.reading import reading_engine
 from async_task.errors import ConfigurationError
 from async_task.schema import versions
 from async_task.schema.system import SystemInfo, system_of
 from async_task.schema.tables import table_of
+from async_task.targets.retry import Duration, duration
 
 T = TypeVar("T")
+_NOTHING: Mapping["Source", float] = MappingProxyType({})
+_reading: ContextVar[Mapping["Source", float]] = ContextVar("async_task_reading", default=_NOTHING)
+"""The applications that only read here, by their database, and the seconds that a statement of theirs may take."""
+LONGEST_READ = 86_400
 TAKES = {
     "perform": ", attempt_id", "prune": ", age", "pause": ", queue", "resume": ", queue",
     "attempts.get": ", attempt_id", "attempts.arguments": ", attempt_id", "attempts.events": ", attempt_id",
@@ -68,6 +77,7 @@ class ApplicationDatabase:
     def create_schema(self) -> None:
         """Create the missing tables, for tests and demos; other programs migrate. Raises SchemaMismatch for tables of
         another version."""
+        self._refuse_in_reading("create_schema")
         self._run("create_schema", lambda engine: versions.create(engine, self._model))
 
     def check_schema(self) -> None:
@@ -102,6 +112,30 @@ class ApplicationDatabase:
         """Return the time of the database, which decides what is due and what expires. Raises as `run_batch`."""
         return self._read("now", clock_of)
 
+    @contextmanager
+    def reading(self, within: Duration = 2.0) -> Iterator[None]:
+        """Inside of this, the verbs of this application only read, and the database ends each statement of theirs after
+        `within` (seconds or a timedelta): for pages and monitoring, which must neither write nor wait.
+
+            with outbox.reading(within=2):
+                failures = outbox.attempts.failures()
+
+        A statement that takes longer raises ReadTimeout. A verb that changes or locks rows raises ConfigurationError,
+        and writes nothing; so does `read` with such a statement. A reader waits for no writer, and holds none up.
+
+        It applies to this thread and asyncio task, to tasks that are started here, and through `asyncio.to_thread`; the
+        innermost applies. `within` is from 1 ms to a day; MySQL (not MariaDB) limits
+        SELECT alone. Raises ConfigurationError.
+        """
+        seconds = duration(within, name="within").total_seconds()
+        if not 0.001 <= seconds <= LONGEST_READ:
+            raise ConfigurationError(f"within is from 0.001 s to a day, and was {seconds:g} s")
+        token = _reading.set({**_reading.get(), self._source: seconds})
+        try:
+            yield
+        finally:
+            _reading.reset(token)
+
     def read(self, work: Callable[[Any], T]) -> T:
         """Return `work(session)`, called in a transaction of its own, on either kind of engine: to read rows. Raises as
         `run_batch`, and what `work` raises."""
@@ -122,7 +156,7 @@ class ApplicationDatabase:
             with self._source.session(engine) as session, session.begin():
                 return work(session)
 
-        return self._run_checked("write", in_session)
+        return self._change("write", in_session)
 
     def on_connection(self, work: Callable[[Connection], T]) -> T:
         """Return `work(connection)`, called in a transaction that commits when it returns: to make, compare or change
@@ -132,17 +166,35 @@ class ApplicationDatabase:
             with engine.begin() as connection:
                 return work(connection)
 
+        self._refuse_in_reading("on_connection")
         return self._run("on_connection", in_transaction)
 
     def _run(self, verb: str, work: Callable[[Engine], T]) -> T:
         refuse_loop(verb)
+        within = _reading.get().get(self._source)
         with open_lane(self._source) as lane:
-            return lane.run(lambda: work(lane.engine))
+            engine = lane.engine if within is None else reading_engine(lane.engine, within)
+            return lane.run(lambda: work(engine))
 
     def _run_checked(self, verb: str, work: Callable[[Engine], T]) -> T:
         """As `_run`, where the tables are as this library needs them. Raises SchemaMismatch."""
         self._check_once(verb)
         return self._run(verb, work)
+
+    def _change(self, verb: str, work: Callable[[Engine], T]) -> T:
+        """As `_run_checked`, for work that changes or locks rows. Raises ConfigurationError inside of `reading`."""
+        self._check_before_change(verb)
+        return self._run(verb, work)
+
+    def _check_before_change(self, verb: str) -> None:
+        self._refuse_in_reading(verb)
+        self._check_once(verb)
+
+    def _refuse_in_reading(self, verb: str) -> None:
+        if self._source in _reading.get():
+            raise ConfigurationError(
+                f"{verb} changes or locks rows, and outbox.reading() only reads: call it outside of that"
+            )
 
     def _check_once(self, verb: str) -> None:
         refuse_loop(verb)

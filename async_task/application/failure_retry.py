@@ -81,7 +81,7 @@ class FailureRetry(ApplicationJobs):
         patience = duration(wait, name="wait").total_seconds()
         check_event(stop, "stop")
         check_function(progress, "progress", "progress(report)")
-        self._check_once("retry_failures")
+        self._check_before_change("retry_failures")
         failed = failures if isinstance(failures, FailedSet) else self.attempts.failed_by(failures)
         run = _Run(self, failed, reason, progress or (lambda _: None), stop or threading.Event())
         return run.until_end(numbers, patience)

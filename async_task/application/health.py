@@ -1,5 +1,6 @@
 """The health of an application: what monitoring, probes and pages ask."""
 
+import contextvars
 import socket
 import threading
 import time
@@ -25,7 +26,7 @@ from async_task.attempts.health import (
 from async_task.attempts.oldest_due import oldest_due_of
 from async_task.database.driver_errors import is_unavailable
 from async_task.error_text import describe
-from async_task.errors import ConfigurationError, SchemaMismatch
+from async_task.errors import ConfigurationError, ReadTimeout, SchemaMismatch
 from async_task.queue.workers import CLOCK, WORKER, WorkerInfo, given_name
 from async_task.schema.tables import table_of
 from async_task.targets.retry import Duration, duration
@@ -115,7 +116,8 @@ def _answer_within(seconds: float, ask: Callable[[], Sequence[HealthCheck]]) -> 
         except BaseException as error:
             answers.append(describe(error).summary if _is_of_the_database(error) else error)
 
-    thread = threading.Thread(target=live, name="async-task-health", daemon=True)
+    context = contextvars.copy_context()  # of `reading`
+    thread = threading.Thread(target=context.run, args=(live,), name="async-task-health", daemon=True)
     thread.start()
     thread.join(seconds)
     answer = answers[0] if answers else f"it has not answered within {seconds:g} s"
@@ -126,4 +128,5 @@ def _answer_within(seconds: float, ask: Callable[[], Sequence[HealthCheck]]) -> 
 
 def _is_of_the_database(error: BaseException) -> bool:
     """A ConfigurationError is about the server's version here."""
-    return is_unavailable(error) or isinstance(error, (SQLAlchemyError, SchemaMismatch, ConfigurationError, OSError))
+    kinds = (SQLAlchemyError, SchemaMismatch, ReadTimeout, ConfigurationError, OSError)
+    return is_unavailable(error) or isinstance(error, kinds)

@@ -37,7 +37,8 @@ class ApplicationModels(ApplicationUpkeep):
         at_least(0, limit, "limit")
         is_dry = flag(dry_run, "dry_run")
         models = asyncables_of(self._model)
-        return self._run_checked("process_models", lambda engine: process_models(engine, models, limit, is_dry=is_dry))
+        run = self._run_checked if is_dry else self._change
+        return run("process_models", lambda engine: process_models(engine, models, limit, is_dry=is_dry))
 
     def summarize_models(self, since: dt.datetime | None = None) -> ModelSummary:
         """Count the potentially stuck rows of each `Asyncable` by age and by the first word of their error, and measure
@@ -72,7 +73,7 @@ class ApplicationModels(ApplicationUpkeep):
             meant = class_meant(asyncables_of(self._model), model, "an Asyncable")
             return restart_rows(engine, meant, wanted, limit, reason, is_dry=is_dry)
 
-        return self._run_checked("restart_models", restart)
+        return self._change("restart_models", restart)  # a dry run rolls back what it has changed
 
     def row(self, session: SyncSession, model: type[Any] | str, key: Any) -> Any:
         """Read a row of an `Asyncable` or `Pollable` by its key, for `add_note` or a verb of it; None if there is none.

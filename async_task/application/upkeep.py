@@ -75,7 +75,7 @@ class ApplicationUpkeep(ApplicationDatabase):
     @property
     def schedule(self) -> AppSchedule:
         """Reads and changes the schedule: `outbox.schedule.list()`, `.next(5)`, `.run(key)`, `.pause(key)`, ..."""
-        return AppSchedule(self._schedule.entries, self._model, self._source, self._run_checked)
+        return AppSchedule(self._schedule.entries, self._model, self._source, self._run_checked, self._change)
 
     def sweep(self) -> SweepReport:
         """Recover orphans, then expire overdue attempts; then resume the polls of operations that have lost their
@@ -85,7 +85,7 @@ class ApplicationUpkeep(ApplicationDatabase):
             report = sweep(engine, table_of(self._model), self._lease, hooks=self._hooks)
             return replace(report, resumed=sweep_polls(engine, self._model))
 
-        return self._run_checked("sweep", sweep_all)
+        return self._change("sweep", sweep_all)
 
     def preview_sweep(self, limit: int = 100) -> SweepPreview:
         """Return what `sweep` would do now, to which rows and why, without writing anything: `limit` changes at most,
@@ -100,7 +100,7 @@ class ApplicationUpkeep(ApplicationDatabase):
             then = preview_polls(engine, self._model, limit - len(first.changes))
             return SweepPreview(first.changes + then.changes, first.left_out + then.left_out)
 
-        return self._run_checked("preview_sweep", preview_all)
+        return self._change("preview_sweep", preview_all)  # it locks rows for a moment
 
     def pause(
         self, queue: str | None = None, *, target: object = None, reason: str | None = None, dry_run: bool = False
@@ -118,7 +118,7 @@ class ApplicationUpkeep(ApplicationDatabase):
         by, table = current_actor(), table_of(self._model)
         if is_dry:
             return name not in self._run_checked("pause", lambda engine: pauses.paused(engine, table))
-        return self._run_checked("pause", lambda engine: pauses.pause(engine, table, name, by=by, reason=reason))
+        return self._change("pause", lambda engine: pauses.pause(engine, table, name, by=by, reason=reason))
 
     def resume(self, queue: str | None = None, *, target: object = None, dry_run: bool = False) -> bool:
         """Resume a paused queue or target. Attempts that a pause moved wait in the queue named after the target, for
@@ -128,7 +128,7 @@ class ApplicationUpkeep(ApplicationDatabase):
         is_dry = flag(dry_run, "dry_run")
         if is_dry:
             return name in self._run_checked("resume", lambda engine: pauses.paused(engine, table))
-        return self._run_checked("resume", lambda engine: pauses.resume(engine, table, name))
+        return self._change("resume", lambda engine: pauses.resume(engine, table, name))
 
     def paused(self) -> list[QueueState]:
         """Return the paused queues: by whom, since when and why. Raises as `run_batch`."""
@@ -184,7 +184,7 @@ class ApplicationUpkeep(ApplicationDatabase):
         chosen = Selection(encryptor, flag(pending_only, "pending_only"), policy)
         if flag(dry_run, "dry_run"):
             return RotationReport(left=self._run_checked("rotate_keys", lambda engine: count(engine, table, chosen)))
-        return self._run_checked(
+        return self._change(
             "rotate_keys", lambda engine: rotate(engine, table, chosen, page=page, stop=stop, tell=tell)
         )
 
@@ -219,7 +219,8 @@ class ApplicationUpkeep(ApplicationDatabase):
         at_least(1, page, "page")
         check_event(stop, "stop")
         check_function(tell, "tell", "tell(attempts)")
-        report = self._run_checked("prune", lambda engine: prune(
+        run = self._run_checked if is_dry else self._change
+        report = run("prune", lambda engine: prune(
             engine, self._model, retention, page=page, is_dry=is_dry, stop=stop, tell=tell or (lambda _: None)
         ))  # fmt: skip
         if report.is_empty and (target is not None or queue is not None):

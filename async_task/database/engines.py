@@ -1,19 +1,20 @@
 """Engines of the library: made from a URL, or beside the user's own engine, which is left unchanged."""
 
-import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make_url
+from sqlalchemy import URL, Engine, Pool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
 from async_task.database.connections import guard
 from async_task.database.dialects import locks_rows, set_isolation, sets_isolation_by_statement
 from async_task.database.driver_errors import note_faults
+from async_task.database.reading import explain_refusals
 from async_task.database.savepoints import prepare_to_lend
 from async_task.database.sessions import asyncio_kinds
+from async_task.database.transaction_start import begin_mysql, begin_sqlite, open_sqlite
 from async_task.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ else:
 EXTRAS = {"psycopg": "postgres", "pymysql": "mysql", "aiosqlite": "sqlite-async", "greenlet": "asyncio"}
 PACKAGES = {"MySQLdb": "mysqlclient", "mysql": "mysql-connector-python"}
 """By module: the package that installs it, where that has another name."""
-LOCK_WAIT_MS = 10_000
 
 
 class Source:
@@ -55,6 +55,7 @@ class Source:
         self._initializing = threading.Lock()
         self._is_initialized = False
         note_faults(plain.dialect)
+        explain_refusals(plain.dialect)
         prepare_to_lend(plain.dialect)
 
     @property
@@ -176,12 +177,12 @@ def _configured_like(engine: Engine, model: Engine) -> Engine:
     if sets_isolation_by_statement(engine.dialect):
         # For each transaction: on a dead connection the statement at checkout raises the driver's own error, which
         # SQLAlchemy does not wrap.
-        event.listen(engine, "begin", _begin_mysql)
+        event.listen(engine, "begin", begin_mysql)
     elif locks_rows(engine.dialect):
         engine.update_execution_options(isolation_level="READ COMMITTED")
     else:
-        event.listen(engine, "connect", _open_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "connect", open_sqlite)
+        event.listen(engine, "begin", begin_sqlite)
     return engine
 
 
@@ -210,19 +211,6 @@ def _copy_listeners(dispatch: Any, model: Any) -> None:
         if own.listeners:
             getattr(dispatch, name).for_modify(dispatch)._update(own, only_propagate=False)
     _copy_listeners(dispatch, model.parent)
-
-
-def _is_autocommit(connection: Connection) -> bool:
-    """Whether each of its statements is a transaction of its own."""
-    return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
-
-
-def _begin_mysql(connection: Connection) -> None:
-    if _is_autocommit(connection):
-        return
-    level = connection.get_execution_options().get("isolation_level", "READ COMMITTED")
-    connection.exec_driver_sql(f"SET TRANSACTION ISOLATION LEVEL {level}")  # for the next one
-    connection.exec_driver_sql("START TRANSACTION")  # also if the user's engine is in AUTOCOMMIT
 
 
 def _refuse_memory(url: URL) -> None:
@@ -299,22 +287,3 @@ def _missing_driver(url: URL, module: str) -> str:
     if wanted == "psycopg2":
         advice += ", or write postgresql+psycopg:// and install async-task[postgres]"
     return f"the driver {module} of {url.drivername}:// is not installed: {advice}"
-
-
-def _open_sqlite(connection: Any, record: Any) -> None:
-    # The driver's own BEGIN is deferred: the transaction first reads, and then may fail to become a writer.
-    # `synchronous` stays FULL: NORMAL loses committed outcomes when the power fails.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout = 500")
-    with contextlib.suppress(Exception):  # if somebody reads just now, a later connection sets it
-        cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MS}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Any) -> None:
-    if _is_autocommit(connection):
-        return
-    # Lanes wait for each other in SQLite (busy_timeout): with a lock of ours attempts that write were slower (0.73x).
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

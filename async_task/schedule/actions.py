@@ -81,11 +81,13 @@ class AppSchedule:
     """The schedule of an application, as `outbox.schedule` gives it. All verbs are synchronous, and raise as
     `run_batch`; an unknown key raises ConfigurationError with the nearest one."""
 
-    def __init__(self, entries: Mapping[str, Entry], model: type[BaseAttempt], source: Source, run: Run) -> None:
+    def __init__(
+        self, entries: Mapping[str, Entry], model: type[BaseAttempt], source: Source, run: Run, change: Run
+    ) -> None:
         self._entries = entries
         self._model, self._table = model, table_of(model)
         self._source = source
-        self._run = run
+        self._run, self._change = run, change
 
     def list(self) -> Sequence[EntryInfo]:
         """Return the entries, in the order of the source, with their next and their last time."""
@@ -134,7 +136,7 @@ class AppSchedule:
                 reason = f"by hand, {by}" if by else "by hand"
                 return occurrences.enqueue_now(session, self._model, entry, reason)
 
-        return self._run("schedule.run", enqueue)
+        return self._change("schedule.run", enqueue)
 
     def pause(self, key: str, *, reason: str | None = None, dry_run: bool = False) -> bool:
         """Pause an entry: its times are skipped until `resume`. Returns False if it was paused already. `acting(...)`
@@ -144,7 +146,7 @@ class AppSchedule:
         entry, by = self._entry(key), current_actor()
         if dry_run:
             return not self._is_paused("schedule.pause", key)
-        return self._run(
+        return self._change(
             "schedule.pause",
             lambda engine: occurrences.set_pause(engine, self._table, entry, by=by, reason=reason),
         )
@@ -155,7 +157,7 @@ class AppSchedule:
         entry = self._entry(key)
         if dry_run:
             return self._is_paused("schedule.resume", key)
-        return self._run("schedule.resume", lambda engine: occurrences.end_pause(engine, self._table, entry))
+        return self._change("schedule.resume", lambda engine: occurrences.end_pause(engine, self._table, entry))
 
     def _is_paused(self, verb: str, key: str) -> bool:
         def look_up(engine: Engine) -> bool:

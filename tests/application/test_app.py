@@ -1,6 +1,7 @@
 """What all verbs of an application have in common: they check the tables first, and refuse to block an event loop."""
 
 import asyncio
+import contextlib
 import inspect
 import re
 import uuid
@@ -8,13 +9,24 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from async_task import AppSchedule, AsyncTask, BaseAttempt, ConfigurationError, Schedule, SchemaMismatch
+from async_task import (
+    AppSchedule,
+    AsyncTask,
+    Attempt,
+    BaseAttempt,
+    ConfigurationError,
+    Schedule,
+    SchemaMismatch,
+    UnknownAttempt,
+    metadata,
+)
 from async_task.attempts.browse import Attempts
-from outbox import Client
+from mess import mess
+from outbox import Client, application
 
 VERBS: dict[str, Callable[[AsyncTask], object]] = {
     "backlog": lambda app: app.backlog(),
@@ -72,7 +84,26 @@ SCHEDULED: dict[str, Callable[[AsyncTask], object]] = {
     "schedule.run": lambda app: app.schedule.run("test.client.ping"),
 }
 ALL = VERBS | READING | SCHEDULED
-UNCHECKED = {"close", "create_schema", "health", "on_connection", "process_health", "row", "schema_version"}
+UNCHECKED = {"close", "create_schema", "health", "on_connection", "process_health", "reading", "row", "schema_version"}
+CHANGING = {
+    "clock", "pause", "perform", "preview_sweep", "process_models", "prune", "restart_models", "resume",
+    "retry_failures", "rotate_keys", "run_batch", "schedule.pause", "schedule.resume", "schedule.run", "sweep",
+    "worker", "write",
+}  # fmt: skip
+"""The verbs that change or lock rows."""
+NO_CHANGES: dict[str, Callable[[AsyncTask], object]] = {
+    "check_schema": lambda app: app.check_schema(),
+    "health": lambda app: app.health(),
+    "pause": lambda app: app.pause("mail", dry_run=True),
+    "process_health": lambda app: app.process_health(),
+    "process_models": lambda app: app.process_models(dry_run=True),
+    "prune": lambda app: app.prune("30d", dry_run=True),
+    "resume": lambda app: app.resume("mail", dry_run=True),
+    "rotate_keys": lambda app: app.rotate_keys(dry_run=True),
+    "schedule.pause": lambda app: app.schedule.pause("test.client.ping", dry_run=True),
+    "schedule.resume": lambda app: app.schedule.resume("test.client.ping", dry_run=True),
+    "schema_version": lambda app: app.schema_version(),
+}
 
 
 class Base(DeclarativeBase): ...
@@ -124,6 +155,34 @@ def test_every_verb_refuses_to_block_an_event_loop_and_its_remedy_works(app: Asy
 
     with pytest.raises(SchemaMismatch):  # there, where nothing is blocked
         asyncio.run(run())
+
+
+def test_inside_of_reading_every_verb_reads_or_is_refused_before_it_changes_anything(
+    engine: Engine, door: str, async_engine_url: str, write: Callable[..., Attempt], own_encryptors: None
+) -> None:
+    schedule = Schedule()
+    schedule.every(minutes=5, call=Client.ping)
+    app = application(engine, door, async_engine_url, schedule=schedule)
+    mess(engine, write)
+    before = rows_of(engine)
+    refusing = {**ALL, "on_connection": lambda app: app.on_connection(print), "create_schema": AsyncTask.create_schema}
+    with app.reading(within=30):
+        for name in {*CHANGING, "on_connection", "create_schema"}:
+            with pytest.raises(ConfigurationError, match=r"changes or locks rows, and outbox\.reading\(\) only reads"):
+                refusing[name](app)
+        for name in {*ALL} - CHANGING:
+            with contextlib.suppress(UnknownAttempt):
+                ALL[name](app)
+        for verb in NO_CHANGES.values():
+            verb(app)
+        for one in app.attempts.list().attempts:
+            app.attempts.explain(one.id)
+    assert rows_of(engine) == before
+
+
+def rows_of(engine: Engine) -> list[Any]:
+    with engine.connect() as connection:
+        return [connection.execute(select(table)).all() for table in metadata.sorted_tables]
 
 
 def test_a_connection_is_given_without_a_check(app: AsyncTask) -> None:
