@@ -11,16 +11,20 @@ ONLY ?=
 PEERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults bench console
+.PHONY: help demo test test-browser check faults bench console
 
 help: ## list these words
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.demo ## show an outbox in the terminal
 	@.venv/bin/async-task demo $(ARGS)
 
 test: .venv/.dev ## run the tests on every database that answers
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal -q $(ARGS)
+
+test-browser: .venv/.browser ## run the stories of the dashboard in Chromium, which is installed if it can be
+	@$(install_chromium)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -q tests/browser $(ARGS)
 
 check: .venv/.dev ## check style, types and imports; a warning is an error
 	@.venv/bin/ruff check .
@@ -49,6 +53,10 @@ console: .venv/.demo ## open a Python prompt in the example shop
 	@$(call install,dev)
 	@touch $@ .venv/.demo
 
+.venv/.browser: pyproject.toml | .venv/bin/python
+	@$(call install,browser)
+	@touch $@ .venv/.dev .venv/.demo
+
 .venv/.bench: pyproject.toml | .venv/bin/python
 	@$(call install,bench)
 	@touch $@
@@ -66,4 +74,10 @@ begun=$$(date +%s); \
 if test -n "$(UV)"; then "$(UV)" pip install --quiet --python .venv/bin/python --editable '.[$(1)]'; \
 else .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[$(1)]'; fi && \
 echo "Set up .venv with $$(.venv/bin/python --version) and async-task[$(1)] in $$(($$(date +%s) - begun)) s."
+endef
+
+# Debian's and Ubuntu's, if we may install it. Without it the tests say so.
+define install_chromium
+test -n "$$ASYNC_TASK_TEST_CHROMIUM" || command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || true
 endef

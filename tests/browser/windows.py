@@ -1,0 +1,50 @@
+"""Windows of the browser, as different people have them."""
+
+from typing import Any
+
+WIDE = {"width": 1280, "height": 900}
+NARROW = {"width": 390, "height": 844}
+PATIENCE_MS = 10_000
+
+
+class Windows:
+    """Opens pages. `errors`: what went wrong in any of them: exceptions of scripts, and errors and warnings of the
+    console, such as a request that failed, or what the Content-Security-Policy has refused."""
+
+    def __init__(self, browser: Any) -> None:
+        self._browser = browser
+        self._contexts: list[Any] = []
+        self.errors: list[str] = []
+
+    def open(self, address: str, *, dark: bool = False, narrow: bool = False, scripts: bool = True) -> Any:
+        """A page at this address, in a window of its own. `dark`: the person prefers it. `narrow`: a telephone, 390 px
+        wide. `scripts`: whether JavaScript runs."""
+        context = self._browser.new_context(
+            color_scheme="dark" if dark else "light", viewport=NARROW if narrow else WIDE, has_touch=narrow,
+            java_script_enabled=scripts, locale="en-GB", timezone_id="UTC", reduced_motion="reduce",
+        )  # fmt: skip
+        self._contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
+        page = context.new_page()
+        page.on("pageerror", lambda error: self.errors.append(f"{page.url}: {error}"))
+        page.on("console", lambda message: self._heard(page, message))
+        page.goto(address)
+        return page
+
+    def _heard(self, page: Any, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.errors.append(f"{page.url}: {message.text}")
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+def overflows(page: Any) -> bool:
+    """Whether it is wider than its window, so that it must be scrolled sideways."""
+    return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
+
+
+def focused(page: Any) -> str:
+    """The text of what has the focus."""
+    return str(page.evaluate("document.activeElement.innerText"))
