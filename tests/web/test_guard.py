@@ -20,6 +20,7 @@ from async_task.web.headers import CONTENT_SECURITY_POLICY, HEADERS
 
 ORIGIN = "http://dashboard.test"
 OURS = {"Sec-Fetch-Site": "same-origin"}
+EVERY = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 PEOPLE = {
     "anna": Access.full("anna"),
@@ -45,6 +46,11 @@ async def act(request: Request) -> Response:
     return RedirectResponse("./", 303)
 
 
+async def careless(request: Request) -> Response:
+    changes.append({})
+    return PlainTextResponse("changed")
+
+
 async def plain(request: Request) -> Response:
     return PlainTextResponse("ok", headers={"Cache-Control": "public", "X-Frame-Options": "ALLOWALL"})
 
@@ -58,9 +64,10 @@ def inner() -> Starlette:
     return Starlette(
         routes=[
             Route("/", home),
-            Route("/act", act, methods=["GET", "POST"]),
+            Route("/act", act, methods=EVERY),
+            Route("/careless", careless, methods=EVERY),
             Route("/broken", broken),
-            *(Route(path, plain) for path in plain_paths),
+            *(Route(path, plain, methods=EVERY) for path in plain_paths),
         ]
     )
 
@@ -105,6 +112,8 @@ REFUSED: dict[str, tuple[int, str | None, dict[str, Any]]] = {
     "nobody changes": (403, None, posted()),
     "a reader changes": (403, "bob", posted()),
     "a person with another right changes": (403, "eve", posted()),
+    "a reader changes where nobody asks for a right": (403, "bob", posted(url="/careless")),
+    "another method where nobody asks": (405, "anna", posted(method="PUT", url="/careless")),
     "a change by GET": (405, "anna", {"method": "GET", "url": "/act?csrf=token"}),
     "another method": (405, "anna", posted(method="PUT")),
     "deletion": (405, "anna", {"method": "DELETE", "url": "/act", "headers": OURS}),
@@ -157,6 +166,14 @@ def test_a_request_is_refused_and_changes_nothing(case: str) -> None:
     said = client.request(**request)
     assert (said.status_code, changes) == (status, [])
     assert said.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+
+
+def test_without_a_host_no_origin_is_ours() -> None:
+    async def without_host(scope: Any, receive: Any, send: Any) -> None:
+        headers = [pair for pair in scope["headers"] if pair[0] != b"host"]
+        await Guard(inner(), authorize=authorize)({**scope, "headers": headers}, receive, send)
+
+    assert (browser(without_host).post("/careless").status_code, changes) == (403, [])
 
 
 def test_a_form_that_was_made_for_one_person_is_refused_from_the_next_one_in_the_same_browser() -> None:
