@@ -394,6 +394,9 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
         "ASYNC_TASK_LOG_FORMAT",
         "ASYNC_TASK_SERVICE",
         "ASYNC_TASK_DOMAIN",
+        "ASYNC_TASK_WEB_USERS",
+        "ASYNC_TASK_WEB_TOKEN",
+        "ASYNC_TASK_WEB_READERS",
         "NO_COLOR",
         "FORCE_COLOR",
     ):

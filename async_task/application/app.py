@@ -9,7 +9,7 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
-from async_task.application.health import ApplicationHealth
+from async_task.application.dashboard import ApplicationDashboard
 from async_task.application.validation import (
     Overlap,
     at_least,
@@ -56,7 +56,7 @@ from async_task.worker.worker import AttemptWorker
 from async_task.worker.workload import PerformClaim
 
 
-class AsyncTask(ApplicationHealth):
+class AsyncTask(ApplicationDashboard):
     """Performs and reads the attempts of one application.
 
         outbox = AsyncTask("postgresql+psycopg://localhost/shop", modules=["shop.outbox"])

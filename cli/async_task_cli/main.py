@@ -27,6 +27,7 @@ COMMANDS = {
     "workers": ("workers:workers", "List the processes that perform attempts, and the clocks."),
     "stats": ("stats:stats", "Show what waits, runs, ends and fails, by queue and target."),
     "top": ("top:top", "Watch the same on the terminal."),
+    "web": ("web:web", "Serve the dashboard to browsers, until stopped."),
     "stuck": ("stuck:stuck", "Say what is stuck, why, and what helps."),
     "explain": ("explain:explain", "Name everything that keeps one attempt from running."),
     "failures": ("failures:failures", "List errors that are alike; retry what failed by them."),

@@ -56,8 +56,8 @@ READING = {
     "check", "config", "explain", "health", "list", "queues", "show", "stats", "stuck", "summary", "version",
     "workers",
 }  # fmt: skip
-NEITHER = {"worker", "clock", "failures", "schedule", "keys", "sql", "completion", "demo", "top"}
-"""`worker` and `clock` write until they are stopped: `run-batch --dry-run` and `schedule next` show what comes."""
+NEITHER = {"worker", "clock", "failures", "schedule", "keys", "sql", "completion", "demo", "top", "web"}
+"""`worker`, `clock` and `web` run until they are stopped: `run-batch --dry-run`, `schedule next` show what comes."""
 
 
 def test_what_writes_has_a_dry_run_and_what_reads_has_json(say: Run) -> None:

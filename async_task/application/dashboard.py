@@ -1,0 +1,40 @@
+"""The dashboard of an application."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from importlib import import_module
+from typing import Any
+
+from async_task.application.health import ApplicationHealth
+from async_task.errors import ConfigurationError
+
+Message = MutableMapping[str, Any]
+ASGIApp = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
+
+
+class ApplicationDashboard(ApplicationHealth):
+    """What people see and do in a browser."""
+
+    def dashboard(
+        self, *, authorize: Callable[[Any], Any], read_only: bool = False, open_metrics: bool = False
+    ) -> ASGIApp:
+        """The dashboard, an ASGI application to mount; it needs `async-task[web]`.
+
+            app.mount("/jobs", outbox.dashboard(authorize=lambda request: Access.read(request.user.name)))
+
+        `authorize(request)`: returns what the person behind a request may see and do, an `Access`, or an awaitable of
+        one. It is called with Starlette's Request, on a thread if it is a plain function. `read_only`: nobody may
+        change anything. `open_metrics`: whether /metrics, which names queues and targets, is read without asking
+        `authorize`, as /healthz and /readyz are. Raises ConfigurationError if the extra is not installed, and for an
+        invalid argument.
+        """
+        try:
+            # By name: the library works without a web framework, and nothing in it imports the package above it.
+            web = import_module("async_task.web.dashboard")
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"the dashboard needs the module {error.name!r}, which is not installed: install async-task[web]"
+            ) from error
+        app: ASGIApp = web.dashboard(self, authorize=authorize, read_only=read_only, open_metrics=open_metrics)
+        return app
