@@ -34,7 +34,8 @@ TAKES = {
     "attempts.get": ", attempt_id", "attempts.arguments": ", attempt_id", "attempts.events": ", attempt_id",
     "attempts.explain": ", attempt_id", "attempts.history": ", span", "attempts.notes": ", attempt_id",
     "attempts.failed_by": ", fingerprint", "retry_failures": ", fingerprint, reason=reason",
-    "restart_models": ", model, reason=reason", "job": ", model, key", "explain_job": ", model, key",
+    "restart_models": ", model, reason=reason", "reveal": ", attempt_id, reason=reason",
+    "job": ", model, key", "explain_job": ", model, key",
     "attempts.short_ids": ", [attempt_id]", "read": ", work", "write": ", work",
     "on_connection": ", work", "schedule.run": ", key", "schedule.pause": ", key", "schedule.resume": ", key",
 }  # fmt: skip

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from async_task.application.models import ApplicationModels, class_meant
 from async_task.asyncable import jobs as asyncables
 from async_task.asyncable.asyncable import Asyncable
+from async_task.asyncable.chain import name_of
 from async_task.asyncable.job_filters import job_filters
 from async_task.asyncable.job_pages import page_of
 from async_task.asyncable.sweep import asyncables_of
@@ -44,6 +45,11 @@ class ApplicationJobs(ApplicationModels):
         Raises as `job`.
         """
         return self._of_row("explain_job", model, key, asyncables.explain_job, pollables.explain_job)
+
+    @property
+    def job_models(self) -> list[str]:
+        """The names of the `Asyncable`s of this application, as `jobs` takes them."""
+        return sorted(name_of(one) for one in asyncables_of(self._model))
 
     def jobs(
         self, model: type[Asyncable] | str | None = None, *, status: str | Iterable[str] = (), user: Any = None,

@@ -2,10 +2,12 @@
 
 import datetime as dt
 import threading
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from async_task.application.database import ApplicationDatabase
 from async_task.application.validation import (
@@ -22,9 +24,11 @@ from async_task.application.validation import (
 from async_task.attempts.attempt import BaseAttempt
 from async_task.attempts.events import check_event_page
 from async_task.attempts.filters import calls_named, filters_of, refuse_unknown, with_whole_names
+from async_task.attempts.lookup import id_meant
+from async_task.attempts.shown_arguments import ShownArguments, shown_arguments
 from async_task.database.engines import Source
 from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
-from async_task.errors import ConfigurationError
+from async_task.errors import ConfigurationError, UnknownAttempt
 from async_task.polling.sweep import preview_polls, sweep_polls
 from async_task.queue import pauses
 from async_task.queue.backlog import Depth, depths
@@ -36,7 +40,7 @@ from async_task.queue.sweep_preview import SweepPreview, preview_sweep
 from async_task.queue.workers import WorkerInfo, running_workers
 from async_task.schedule.actions import AppSchedule
 from async_task.schedule.schedule import Schedule
-from async_task.schema.audit import current_actor
+from async_task.schema.audit import current_actor, record_verb
 from async_task.schema.tables import table_of
 from async_task.targets.keeping import Age, Keep, age, ages_of, statuses_of
 from async_task.targets.registry import encryptor_of_policy
@@ -192,6 +196,28 @@ class ApplicationUpkeep(ApplicationDatabase):
         """Count the attempts of each key, with the keys that only this process or only a row knows. Reads the whole
         table. Raises as `run_batch`."""
         return self._run_checked("key_uses", lambda engine: key_uses(engine, table_of(self._model)))
+
+    def reveal(self, attempt_id: uuid.UUID | str, *, reason: str) -> ShownArguments:
+        """Decrypt the arguments of one attempt, and record in its events that the actor of `acting(...)` has seen them,
+        and why. What its target redacts stays hidden. Raises as `outbox.attempts.arguments`."""
+        check_text(reason, "reason")
+        if not reason.strip():
+            raise ConfigurationError("reason: say why, for the events")
+        table = table_of(self._model)
+
+        def work(engine: Engine) -> ShownArguments:
+            with Session(engine) as session, session.begin():
+                return revealed(session)
+
+        def revealed(session: Session) -> ShownArguments:
+            attempt = session.get(self._model, id_meant(session, table, attempt_id))
+            if attempt is None:
+                raise UnknownAttempt(f"there is no attempt {attempt_id}")
+            shown = shown_arguments(attempt, decrypt=True)
+            record_verb(session.connection(), table, (table.name, str(attempt.id)), "reveal", reason, {}, {})
+            return shown
+
+        return self._change("reveal", work)
 
     def prune(
         self, older_than: Age | None = None, *, statuses: str | Iterable[str] | None = None, target: object = None,

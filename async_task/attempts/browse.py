@@ -54,6 +54,7 @@ class Attempts(AttemptFigures):
         method: str | None = None,
         queue: str | None = None,
         token: str | None = None,
+        order_key: str | None = None,
         error: str | None = None,
         since: When | None = None,
         until: When | None = None,
@@ -66,9 +67,9 @@ class Attempts(AttemptFigures):
         `status`: a `Status` or several, of which one must hold; besides those of a row, "due" (a worker may start it
         now), "performing" (a worker has claimed it) and "stuck" (see `potentially_stuck`). `target`: what is
         registered, or its name, with its former names; or the name of a call, as `AttemptInfo.call` has it, also with
-        "…" for a part in the middle. `token`: the idempotence token. `error`: a part of the last error,
-        in upper or lower case. `since`, `until`: created at that instant or later, and before that instant; a timedelta
-        counts back from the database's clock.
+        "…" for a part in the middle. `token`: the idempotence token. `order_key`: the order key. `error`: a part of the
+        last error, in upper or lower case. `since`, `until`: created at that instant or later, and before that instant;
+        a timedelta counts back from the database's clock.
 
         `order`: "newest" or "oldest" by creation; or "due" or "due_last" by due time, which lists only what waits in a
         queue: neither claimed attempts, nor ended ones, nor those behind another of their order key. `limit`: how many
@@ -84,7 +85,7 @@ class Attempts(AttemptFigures):
         Raises UnknownTarget and ConfigurationError, with the nearest name, for a target or queue by which the first
         page finds nothing, and which neither this process, nor what waits, nor the newest 10,000 attempts know.
         """
-        filters = filters_of(status, target, method, queue, token, error, since, until)
+        filters = filters_of(status, target, method, queue, token, error, since, until, order_key)
         by = check_order(order)
         check_limit(limit)
         check_cursor(after)

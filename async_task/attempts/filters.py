@@ -38,21 +38,23 @@ class Filters:
     error: str | None = None
     since: When | None = None
     until: When | None = None
+    order_key: str | None = None
 
 
 def filters_of(
     status: str | Iterable[str], target: object, method: str | None, queue: str | None, token: str | None,
-    error: str | None, since: When | None, until: When | None,
+    error: str | None, since: When | None, until: When | None, order_key: str | None = None,
 ) -> Filters:  # fmt: skip
     """What `outbox.attempts.list` was given, checked. Raises ConfigurationError, and UnknownTarget for an object that
     is not registered."""
-    for name, given in (("method", method), ("queue", queue), ("token", token), ("error", error)):
+    texts = {"method": method, "queue": queue, "token": token, "error": error, "order_key": order_key}
+    for name, given in texts.items():
         check_storable(name, given)
     for name, when in (("since", since), ("until", until)):
         check_when(name, when)
     named = target if target is None or isinstance(target, str) else target_of(target).name
     check_storable("target", named)
-    return Filters(_statuses(status), named, method, queue, token, error, since, until)
+    return Filters(_statuses(status), named, method, queue, token, error, since, until, order_key)
 
 
 def check_storable(name: str, text: str | None) -> None:
@@ -112,7 +114,7 @@ class Selection:
         """In SQL; empty where everything is selected."""
         model, filters = self.model, self.filters
         exact = [(model.method_name, filters.method), (model.queue, filters.queue)]
-        exact.append((model.idempotence_token, filters.token))
+        exact += [(model.idempotence_token, filters.token), (model.order_key, filters.order_key)]
         return [
             *([or_(*(_is_in(model, one) for one in filters.statuses))] if filters.statuses else []),
             *([_calls(model, filters.target)] if filters.target is not None else []),

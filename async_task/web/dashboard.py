@@ -1,27 +1,93 @@
 """The ASGI application: which function answers which path."""
 
-from typing import TYPE_CHECKING
+from functools import partial
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from async_task.web.access import Authorize
-from async_task.web.guard import Guard, access_of
+from async_task.web.forms import FORMS
+from async_task.web.guard import WENT_WRONG, Guard
+from async_task.web.pages import audit, job, jobs, overview, schedules, stuck, system, targets, workers
+from async_task.web.probes import healthz, metrics, readyz
+from async_task.web.refusal import Refused, plain_page
+from async_task.web.rendering import render
+from async_task.web.site import Site
 
 if TYPE_CHECKING:
     from async_task.application.app import AsyncTask
+
+PAGES = (
+    overview.PAGE, jobs.PAGE, stuck.PAGE, targets.PAGE, workers.PAGE, schedules.PAGE, system.PAGE, audit.PAGE, job.PAGE
+)  # fmt: skip
 
 
 def dashboard(
     outbox: "AsyncTask", *, authorize: Authorize, read_only: bool = False, open_metrics: bool = False
 ) -> ASGIApp:
-    """The pages of an application, to be mounted or served. See `AsyncTask.dashboard`."""
+    """The pages, verbs and probes of an application, to be mounted or served. See `AsyncTask.dashboard`."""
+    site = Site(outbox, PAGES)
+    routes: list[BaseRoute] = [route for page in PAGES for route in _routes_of(site, page)]
+    routes += [Route(f"/act/{name}", partial(_act, site, act), methods=["POST"]) for name, act in FORMS.items()]
+    probes = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
+    routes += [Route(path, partial(_probe, site, probe)) for path, probe in probes.items()]
+    routes.append(Mount("/static", StaticFiles(directory=str(files("async_task.web") / "static")), name="static"))
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
+    return Guard(
+        app, authorize=authorize, read_only=read_only, open_metrics=open_metrics, page=_refusal_page
+    )  # fmt: skip
 
-    async def home(request: Request) -> Response:
-        return PlainTextResponse(f"{outbox.table_name}: {access_of(request)}")
 
-    app = Starlette(routes=[Route("/", home)])
-    return Guard(app, authorize=authorize, read_only=read_only, open_metrics=open_metrics)
+def _routes_of(site: Site, page: Any) -> list[BaseRoute]:
+    if "{" in page.path:  # its last part may hold a dot: the format is the end of that
+        return [Route(page.path, partial(_page, site, page))]
+    stem = page.path if page.path != "/" else "/overview"
+    return [
+        Route(page.path, partial(_page, site, page)),
+        *(Route(f"{stem}.{kind}", partial(_page, site, page, kind=kind)) for kind in ("json", "csv")),
+    ]
+
+
+async def _page(site: Site, page: Any, request: Request, kind: str = "html") -> Response:
+    return await run_in_threadpool(site.answer, page, request, kind)
+
+
+async def _act(site: Site, act: Any, request: Request) -> Response:
+    response: Response = await act(site, request)
+    return response
+
+
+async def _probe(site: Site, probe: Any, request: Request) -> Response:
+    response: Response = await run_in_threadpool(probe, site)
+    return response
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    refused = error if isinstance(error, Refused) else Refused(error.status_code, _words(error))
+    return _refusal_page(request, refused)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return _refusal_page(request, Refused(500, WENT_WRONG))
+
+
+def _words(error: HTTPException) -> str:
+    return "There is no such page." if error.status_code == 404 else f"{error.detail}."
+
+
+def _refusal_page(request: Request, refused: Refused) -> Response:
+    if request.url.path.endswith(".json"):
+        return JSONResponse({"error": refused.words}, refused.status, refused.headers)
+    if "state" not in request.scope or "access" not in request.scope["state"]:
+        return plain_page(request, refused)
+    html = render(request, "refused.html", PAGES, {"refused": refused, "title": str(refused.status)})
+    return HTMLResponse(html, refused.status, refused.headers)

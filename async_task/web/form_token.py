@@ -32,7 +32,7 @@ def form_token(secret: str, actor: str) -> str:
 
 def cookie_with(secret: str, request: Request) -> str:
     """The value of a `Set-Cookie` header."""
-    return f"{COOKIE}={secret}; {cookie_attributes(request, same_site='Strict')}"
+    return f"{COOKIE}={secret}; {cookie_attributes(request, same_site='Lax')}"
 
 
 def cookie_attributes(request: Request, *, same_site: str) -> str:

@@ -23,6 +23,7 @@ from async_task.web.headers import secure
 from async_task.web.refusal import Refused, phrase_of, plain_page
 
 logger = logging.getLogger("async_task")
+WENT_WRONG = "Something went wrong here; it is in the log."
 STATIC, METRICS = "/static/", "/metrics"
 OPEN_PATHS = ("/healthz", "/readyz", STATIC)
 """The probes of an orchestrator cannot log in, and these say no more than whether all is well."""
@@ -93,7 +94,7 @@ class Guard:
             await self._send_page(request, refused, send)
         except Exception as error:
             _log(request, error)
-            await self._send_page(request, Refused(500, "Something went wrong here; it is in the log."), send)
+            await self._send_page(request, Refused(500, WENT_WRONG), send)
 
     def _is_open(self, request: Request) -> bool:
         path = _route_path(request.scope)

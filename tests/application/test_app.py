@@ -22,6 +22,7 @@ from async_task import (
     Schedule,
     SchemaMismatch,
     UnknownAttempt,
+    UnknownTarget,
     metadata,
 )
 from async_task.attempts.browse import Attempts
@@ -47,10 +48,12 @@ VERBS: dict[str, Callable[[AsyncTask], object]] = {
     "prune": lambda app: app.prune("30d"),
     "queues": lambda app: app.queues(),
     "read": lambda app: app.read(lambda session: None),
+    "reveal": lambda app: app.reveal(uuid.uuid4(), reason="it is mended"),
     "restart_models": lambda app: app.restart_models("test.review", reason="it is mended"),
     "resume": lambda app: app.resume("mail"),
     "retry_failures": lambda app: app.retry_failures("0" * 12, reason="it is mended"),
     "rotate_keys": lambda app: app.rotate_keys(),
+    "runs": lambda app: app.runs(),
     "run_batch": lambda app: app.run_batch(),
     "summarize_models": lambda app: app.summarize_models(),
     "sweep": lambda app: app.sweep(),
@@ -60,14 +63,18 @@ VERBS: dict[str, Callable[[AsyncTask], object]] = {
 }
 READING: dict[str, Callable[[AsyncTask], object]] = {
     "arguments": lambda app: app.attempts.arguments(uuid.uuid4()),
+    "audit": lambda app: app.attempts.audit(),
     "counts": lambda app: app.attempts.counts(),
     "depths": lambda app: app.attempts.depths(),
+    "durations": lambda app: app.attempts.durations(),
     "errors": lambda app: app.attempts.errors(),
     "events": lambda app: app.attempts.events(uuid.uuid4()),
     "explain": lambda app: app.attempts.explain(uuid.uuid4()),
     "failed_by": lambda app: app.attempts.failed_by("0" * 12),
     "failures": lambda app: app.attempts.failures(),
     "get": lambda app: app.attempts.get(uuid.uuid4()),
+    "history": lambda app: app.attempts.history("24h"),
+    "lags": lambda app: app.attempts.lags(),
     "list": lambda app: app.attempts.list(),
     "notes": lambda app: app.attempts.notes(uuid.uuid4()),
     "oldest_due": lambda app: app.attempts.oldest_due(),
@@ -84,9 +91,12 @@ SCHEDULED: dict[str, Callable[[AsyncTask], object]] = {
     "schedule.run": lambda app: app.schedule.run("test.client.ping"),
 }
 ALL = VERBS | READING | SCHEDULED
-UNCHECKED = {"close", "create_schema", "health", "on_connection", "process_health", "reading", "row", "schema_version"}
+UNCHECKED = {
+    "close", "create_schema", "dashboard", "health", "on_connection", "process_health", "reading", "row",
+    "schema_version", "system",
+}  # fmt: skip
 CHANGING = {
-    "clock", "pause", "perform", "preview_sweep", "process_models", "prune", "restart_models", "resume",
+    "clock", "pause", "perform", "preview_sweep", "process_models", "prune", "restart_models", "resume", "reveal",
     "retry_failures", "rotate_keys", "run_batch", "schedule.pause", "schedule.resume", "schedule.run", "sweep",
     "worker", "write",
 }  # fmt: skip
@@ -144,7 +154,7 @@ def test_every_verb_refuses_to_block_an_event_loop_and_its_remedy_works(app: Asy
         "queue": "mail",
     }
     names |= {"attempt_id": uuid.uuid4(), "work": lambda _: None, "age": "30d", "key": "test.client.ping"}
-    names |= {"fingerprint": "0" * 12, "reason": "it is mended", "model": "test.review"}
+    names |= {"span": "24h", "fingerprint": "0" * 12, "reason": "it is mended", "model": "test.review"}
 
     async def run() -> None:
         with pytest.raises(ConfigurationError, match="would block this event loop") as refused:
@@ -171,7 +181,7 @@ def test_inside_of_reading_every_verb_reads_or_is_refused_before_it_changes_anyt
             with pytest.raises(ConfigurationError, match=r"changes or locks rows, and outbox\.reading\(\) only reads"):
                 refusing[name](app)
         for name in {*ALL} - CHANGING:
-            with contextlib.suppress(UnknownAttempt):
+            with contextlib.suppress(UnknownAttempt, UnknownTarget):
                 ALL[name](app)
         for verb in NO_CHANGES.values():
             verb(app)

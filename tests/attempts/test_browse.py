@@ -78,7 +78,7 @@ def test_a_list_has_the_newest_first_with_every_fact_but_the_arguments(
 @by_one_door
 def test_filters_select_and_all_must_hold(app: AsyncTask, engine: Engine, write: Write) -> None:
     ping = write(Client, "ping", queue="mail")
-    poll = write(Client, "poll", idempotence_token="order-7")
+    poll = write(Client, "poll", idempotence_token="order-7", order_key="customer-7")
     other = write(act, queue="mail")
     set_row(engine, other, last_error="HTTPError: 503 at 100% load")
     assert ids(app, target="test.client") == ids_of(poll, ping)
@@ -88,6 +88,7 @@ def test_filters_select_and_all_must_hold(app: AsyncTask, engine: Engine, write:
     assert ids(app, queue="mail", target="test.client") == ids_of(ping)
     assert ids(app, token="order-7") == ids_of(poll)
     assert ids(app, token="order-8") == []
+    assert ids(app, order_key="customer-7") == ids_of(poll)
     assert ids(app, error="httperror") == ids(app, error="100%") == ids_of(other)
     assert ids(app, error="_") == []
 

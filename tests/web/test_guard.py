@@ -279,8 +279,8 @@ def test_the_cookie_is_for_this_dashboard_only_and_for_no_script() -> None:
         browser(mounted).get("/admin/jobs/", headers=more) for more in ({}, {"X-Forwarded-Proto": "https"})
     )
     cookie = re.sub("=[^;]+", "=SECRET", plain_http.headers["set-cookie"], count=1)
-    assert cookie == "async_task_csrf=SECRET; Path=/admin/jobs; HttpOnly; SameSite=Strict"
-    assert https.headers["set-cookie"].endswith("; SameSite=Strict; Secure")
+    assert cookie == "async_task_csrf=SECRET; Path=/admin/jobs; HttpOnly; SameSite=Lax"
+    assert https.headers["set-cookie"].endswith("; SameSite=Lax; Secure")
     client = browser(mounted)
     token = token_of(client, "/admin/jobs/")
     assert client.post("/admin/jobs/act", data={"csrf": token}, headers=OURS).status_code == 303

@@ -1,0 +1,172 @@
+"""Verbs for many attempts: a preview of a frozen set, and then each in a transaction of its own."""
+
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from async_task.attempts.info import AttemptInfo
+from async_task.errors import AsyncTaskError, UnknownAttempt
+from async_task.schema.audit import acting
+from async_task.web.access import Right
+from async_task.web.guard import form_of, require
+from async_task.web.pages.jobs import filters_of
+from async_task.web.query import Query
+from async_task.web.refusal import Refused
+from async_task.web.rendering import render
+
+if TYPE_CHECKING:
+    from async_task.web.site import Site
+
+VERBS = {Right.RETRY: "retry_now", Right.EXPIRE: "expire", Right.FAIL: "fail", Right.CANCEL: "cancel"}
+MOST = 5_000
+"""How many attempts one form changes: their ids travel in it."""
+AT_ONCE = 200
+"""How many are changed by one request: then a page says how far it is, and goes on."""
+TYPED_FROM = 100
+"""Above this number a person types it, so that a filter that was too wide is seen."""
+MOST_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a verb would do. `by_state` and `by_call`: how many there are. `refused`: which will not change, and why.
+    `is_cut`: more match, and these are the oldest."""
+
+    verb: Right
+    ids: tuple[uuid.UUID, ...]
+    by_state: dict[str, int]
+    by_call: dict[str, int]
+    refused: dict[str, int]
+    is_cut: bool
+
+
+async def preview(site: "Site", request: Request) -> Response:
+    """The page that says what will be changed, and asks for a reason."""
+    form = await form_of(request)
+    verb = _verb_of(form)
+    require(request, verb)
+    found = await run_in_threadpool(_previewed, site, form, verb)
+    if not found.ids:
+        raise Refused(400, "No attempt is chosen: tick some rows, or choose all that match.")
+    values = {"preview": found, "typed_from": TYPED_FROM, "title": "Preview", "packed": pack(found.ids)}
+    return HTMLResponse(render(request, "preview.html", site.pages, values))
+
+
+def _previewed(site: "Site", form: FormData, verb: Right) -> Preview:
+    attempts, is_cut = _chosen(site, form)
+    whys = (one.why_not(VERBS[verb]) for one in attempts)
+    refused = Counter(_without_id(why, one.id) for one, why in zip(attempts, whys, strict=True) if why is not None)
+    by_state = Counter("performing" if one.is_performing else one.status.value for one in attempts)
+    ids = tuple(one.id for one in attempts)
+    return Preview(verb, ids, dict(by_state), dict(Counter(one.call for one in attempts)), dict(refused), is_cut)
+
+
+def _chosen(site: "Site", form: FormData) -> tuple[list[AttemptInfo], bool]:
+    if form.get("all") == "1":
+        filters, tries = filters_of(Query([("q", str(form.get("q") or "")), *_pairs(form)]))
+        return _matching(site, filters, tries)
+    found = []
+    for given in form.getlist("id")[:AT_ONCE]:
+        try:
+            found.append(site.outbox.attempts.get(uuid.UUID(str(given))))
+        except ValueError:
+            raise Refused(400, "The form names something that is no attempt.") from None
+        except UnknownAttempt:
+            continue
+    return found, False
+
+
+def _matching(site: "Site", filters: dict[str, Any], tries: int) -> tuple[list[AttemptInfo], bool]:
+    found: list[AttemptInfo] = []
+    after = None
+    while len(found) <= MOST:
+        page = site.outbox.attempts.list(**filters, order="oldest", limit=1_000, after=after)
+        found += [one for one in page.attempts if one.num_attempts >= tries]
+        after = page.next
+        if after is None:
+            break
+    return found[:MOST], len(found) > MOST
+
+
+def _pairs(form: FormData) -> list[tuple[str, str]]:
+    return [(name, str(value)) for name, value in form.multi_items() if name not in ("id", "all", "verb", "q")]
+
+
+async def perform(site: "Site", request: Request) -> Response:
+    """Change the next AT_ONCE of the frozen set, and say how far that is."""
+    form = await form_of(request)
+    verb = _verb_of(form)
+    access, ids = require(request, verb), unpack(str(form.get("ids") or ""))
+    total, reason = _number(form, "total", len(ids)), str(form.get("reason") or "").strip()
+    if not reason:
+        raise Refused(400, "Say why: a reason is needed for more than one.")
+    if total > TYPED_FROM and _number(form, "typed", -1) != total:
+        raise Refused(400, f"Type the number of attempts, {total}, to change so many.")
+    changed, refused = await run_in_threadpool(_change, site, verb, ids[:AT_ONCE], reason, access.actor)
+    left = ids[AT_ONCE:]
+    values = {
+        "verb": verb, "title": "Progress", "total": total, "left": len(left), "packed": pack(left), "reason": reason,
+        "changed": _number(form, "changed", 0) + changed, "num_refused": _number(form, "refused", 0) + len(refused),
+        "refused": refused[:MOST_NAMED], "done": total - len(left),
+    }  # fmt: skip
+    return HTMLResponse(render(request, "progress.html", site.pages, values))
+
+
+def _change(
+    site: "Site", verb: Right, ids: tuple[uuid.UUID, ...], reason: str, actor: str
+) -> tuple[int, list[tuple[uuid.UUID, str]]]:
+    refused = []
+
+    def change(attempt_id: uuid.UUID, session: Any) -> None:
+        attempt = session.get(site.outbox.model, attempt_id)
+        if attempt is None:
+            raise UnknownAttempt(f"there is no attempt {attempt_id}")
+        getattr(attempt, VERBS[verb])(session, reason=reason)
+
+    with acting(actor):
+        for attempt_id in ids:
+            try:
+                site.outbox.write(partial(change, attempt_id))
+            except AsyncTaskError as error:
+                refused.append((attempt_id, _without_id(str(error), attempt_id)))
+    return len(ids) - len(refused), refused
+
+
+def pack(ids: tuple[uuid.UUID, ...]) -> str:
+    """As one field of a form."""
+    return ",".join(one.hex for one in ids)
+
+
+def unpack(packed: str) -> tuple[uuid.UUID, ...]:
+    """The ids again. Raises Refused."""
+    try:
+        found = tuple(dict.fromkeys(uuid.UUID(one) for one in packed.split(",") if one))
+    except ValueError:
+        raise Refused(400, "The form names something that is no attempt.") from None
+    if not 0 < len(found) <= MOST:
+        raise Refused(400, f"A form names 1 to {MOST:,} attempts.")
+    return found
+
+
+def _verb_of(form: FormData) -> Right:
+    given = str(form.get("verb") or "")
+    if given not in VERBS:
+        raise Refused(400, "The form names no verb.")
+    return Right(given)
+
+
+def _number(form: FormData, name: str, default: int) -> int:
+    text = str(form.get(name) or "").strip().replace(",", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else default
+
+
+def _without_id(why: str, attempt_id: uuid.UUID) -> str:
+    """The same words for all attempts."""
+    return why.replace(f"attempt {attempt_id}", "it").partition(": ")[2] or why

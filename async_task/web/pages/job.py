@@ -1,0 +1,109 @@
+"""`/jobs/TYPE/ID`: one job. Of an attempt: what keeps it from running, its arguments, and everything that happened."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from async_task.attempts.events import EventInfo
+from async_task.attempts.info import AttemptInfo
+from async_task.attempts.messages import user_of
+from async_task.attempts.pages import AttemptPage
+from async_task.attempts.shown_arguments import ShownArguments
+from async_task.web.access import Right
+from async_task.web.arguments import masked
+from async_task.web.charts import time_line
+from async_task.web.pages import row
+from async_task.web.query import Query
+from async_task.web.view import Asked, Page, View
+
+ATTEMPTS = "attempts"
+"""The type of an attempt in the path of its page."""
+MOST_EVENTS, MOST_RELATED = 500, 20
+TRIES = ("error", "crash", "loss")
+VERBS = (
+    (Right.RETRY, "retry_now", "Retry now"), (Right.RESCHEDULE, "reschedule", "Reschedule"),
+    (Right.EXPIRE, "expire", "Expire"), (Right.FAIL, "fail", "Fail for good"), (Right.CANCEL, "cancel", "Cancel"),
+)  # fmt: skip
+
+
+def read(asked: Asked) -> View:
+    return _attempt(asked) if asked.parts["kind"] == ATTEMPTS else row.read(asked)
+
+
+def _attempt(asked: Asked) -> View:
+    outbox, key = asked.outbox, asked.parts["key"]
+    told = outbox.attempts.explain(key)
+    attempt = told.attempt
+    if asked.access.user is not None:
+        row.refuse_other_users(
+            asked.access, outbox.read(lambda session: user_of(session.get(outbox.model, attempt.id)))
+        )
+    events = outbox.attempts.events(attempt.id, limit=MOST_EVENTS)
+    arguments = outbox.attempts.arguments(attempt.id)
+    notes = outbox.attempts.notes(attempt.id)
+    sees = asked.access.may(Right.SEE_ARGS)
+    values = {
+        "attempt": attempt, "reasons": told.reasons, "arguments": arguments, "now": attempt.read_at, "notes": notes,
+        "sees_arguments": sees, "tries": [one for one in events if one.kind in TRIES],
+        "audit": [one for one in events if one.kind not in (*TRIES, "note")], "line": time_line(attempt, events),
+        "verbs": _verbs(attempt, asked), "related": _related(asked, attempt), "revealed": None, "kind": ATTEMPTS,
+        "python": as_python(attempt, arguments), "is_cut": len(events) == MOST_EVENTS,
+    }  # fmt: skip
+    data = {
+        "attempt": attempt, "reasons": told.reasons, "notes": notes, "events": events,
+        "arguments": masked(arguments.stored, "") if sees else None,
+    }  # fmt: skip
+    columns, rows = ("at", "kind", "try", "actor", "message"), [_row(one) for one in events]
+    return View(values, data, columns, rows, f"async-task show {attempt.id} --history", title=attempt.call)
+
+
+def _row(one: EventInfo) -> tuple[Any, ...]:
+    return one.created_at, one.kind, one.num_attempt, one.actor, one.message
+
+
+def _verbs(attempt: AttemptInfo, asked: Asked) -> list[dict[str, Any]]:
+    """Every verb, and why it is not allowed now; None where it is."""
+    return [
+        {"right": right, "label": label, "why_not": _why_not(attempt, right, verb, asked)}
+        for right, verb, label in VERBS
+    ]  # fmt: skip
+
+
+def _why_not(attempt: AttemptInfo, right: Right, verb: str, asked: Asked) -> str | None:
+    if not asked.access.may(right):
+        return "You do not have the right to do this."
+    found = attempt.why_not(verb)
+    return None if found is None else found.partition(": ")[2].replace(f"attempt {attempt.id}", "it")
+
+
+def _related(asked: Asked, attempt: AttemptInfo) -> dict[str, Sequence[AttemptInfo]]:
+    """Others with the same token, and with the same order key, by what they share."""
+    shared: dict[str, tuple[str, Any]] = {
+        "Same token": ("token", attempt.idempotence_token),
+        "Same order key": ("order_key", attempt.order_key),
+    }
+    found: dict[str, Sequence[AttemptInfo]] = {}
+    for title, (name, value) in shared.items():
+        page = None if value is None else _list(asked, {name: value})
+        found[title] = [] if page is None else [one for one in page.attempts if one.id != attempt.id]
+    return {title: some for title, some in found.items() if some}
+
+
+def _list(asked: Asked, filters: dict[str, Any]) -> AttemptPage:
+    return asked.outbox.attempts.list(**filters, limit=MOST_RELATED)
+
+
+def as_python(attempt: AttemptInfo, arguments: ShownArguments) -> str | None:
+    """The call as one writes it in Python; None where the arguments are not to be read."""
+    if arguments.values is None:
+        return None
+    given = ", ".join(f"{name}={_literal(masked(value, name))}" for name, value in arguments.values.items())
+    return f"{attempt.call}({given})"
+
+
+def _literal(value: Any) -> str:
+    return f"datetime.fromisoformat({value.isoformat()!r})" if isinstance(value, dt.datetime) else repr(value)
+
+
+NO_QUERY = Query(())
+PAGE = Page("", "/jobs/{kind}/{key:path}", "job.html", read)

@@ -1,0 +1,76 @@
+"""`/jobs`: attempts and rows that are their own jobs; by default those that are potentially stuck, the oldest first."""
+
+import shlex
+from typing import Any
+
+from async_task.web.job_list import JobList, attempts_page, merged_page, rows_page
+from async_task.web.query import Query
+from async_task.web.search import ROW_STATES, WORDS, Search, search_of
+from async_task.web.view import Asked, Page, View
+
+DEFAULT, ALL, ATTEMPTS = "stuck", "all", "attempts"
+COLUMNS = ("type", "id", "submitted", "last_submitted", "attempted", "error", "user")
+ORDER_WORDS = {"oldest": "created", "newest": "-created", "due": "due", "due_last": "-due"}
+"""The words of `async-task list --order`, by those of the reading API."""
+ONLY_ATTEMPTS = ("target", "method", "queue", "token", "error", "tries", "since", "until", "status")
+"""Qualifiers that a row has nothing for: with them, only attempts are listed."""
+
+
+def read(asked: Asked) -> View:
+    query, search = asked.query, search_of(asked.query)
+    models = asked.outbox.job_models
+    kind = _kind(search, models, query)
+    found = _found(asked, search, kind, models)
+    short = asked.outbox.attempts.short_ids([one.attempt.id for one in found.lines if one.attempt is not None])
+    values = {
+        "lines": found.lines, "next": found.next, "now": found.read_at, "short": short, "search": search,
+        "viewing": found.words, "kind": kind, "models": models, "order": found.order, "orders": tuple(ORDER_WORDS),
+        "words": WORDS if kind in ("", ATTEMPTS) else ROW_STATES, "statuses": found.statuses,
+        "is_default": found.statuses == (DEFAULT,), "is_first": query.text("after") is None,
+        "identifier": search.identifier, "is_cut": not found.lines and found.next is not None,
+        "unread": found.unread,
+    }  # fmt: skip
+    rows = [one.cells for one in found.lines]
+    data = {"jobs": [one.data for one in found.lines], "next": found.next, "read_at": found.read_at}
+    return View(values, data, COLUMNS, rows, found.command)
+
+
+def _kind(search: Search, models: list[str], query: Query) -> str:
+    """What is listed: `attempts`, the rows of one model, or, empty, both."""
+    given = Query([("type", search.given["type"])]) if "type" in search.given else query
+    kind = given.choice("type", ("", ATTEMPTS, *models), "")
+    is_narrow = bool(search.words) or any(name in search.given for name in ONLY_ATTEMPTS)
+    is_ordered = query.text("order") not in (None, "oldest") or query.choice("show", (ALL, DEFAULT), DEFAULT) == ALL
+    is_of_attempts = (is_narrow or is_ordered or not models) and not search.is_of_rows
+    return ATTEMPTS if not kind and is_of_attempts else kind
+
+
+def _found(asked: Asked, search: Search, kind: str, models: list[str]) -> JobList:
+    outbox, query, after = asked.outbox, asked.query, asked.query.text("after")
+    if kind == ATTEMPTS:
+        filters, tries = filters_of(query)
+        first = "oldest" if filters["status"] == (DEFAULT,) else "newest"
+        order = query.choice("order", ORDER_WORDS, first)
+        return attempts_page(outbox, filters, tries, order, after, _command(filters, order))
+    if kind in models or search.is_of_rows:
+        return rows_page(outbox, kind or None, search.statuses, search.given.get("user"), after)
+    return merged_page(outbox, after)
+
+
+def filters_of(query: Query) -> tuple[dict[str, Any], int]:
+    """The keyword arguments of `outbox.attempts.list`, and the least number of tries. Raises Refused."""
+    search = search_of(query)
+    is_all = query.choice("show", (ALL, DEFAULT), DEFAULT) == ALL
+    statuses = search.statuses or (() if is_all or search.given or search.words else (DEFAULT,))
+    return search.filters() | {"status": statuses}, search.tries
+
+
+def _command(filters: dict[str, Any], order: str) -> str:
+    words = ["async-task", "list"]
+    for name, value in filters.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [f"--{name}", str(one)]
+    return shlex.join([*words, "--order", ORDER_WORDS[order]])
+
+
+PAGE = Page("Jobs", "/jobs", "jobs.html", read)

@@ -1,0 +1,65 @@
+"""`/stuck`: what is stuck, by cause, each with the command that helps and what that will do."""
+
+from collections.abc import Mapping
+from itertools import groupby
+
+from async_task.attempts.stuck_groups import CAUSES, StuckCause, StuckGroup
+from async_task.web.view import Asked, Page, View
+
+TITLES: Mapping[StuckCause, str] = {
+    "orphan": "Its worker has died",
+    "lease_past": "Its lease is past, and its worker lives",
+    "not_served": "Nobody runs its queue",
+    "paused": "Paused for long",
+    "unknown_target": "No running worker knows its target",
+    "key_missing": "A key is missing",
+    "unfit": "Its arguments no longer fit",
+    "crash_limit": "The crash limit is reached",
+    "same_error": "The same error again and again",
+    "blocked": "Blocked by its order key",
+    "overdue": "Too late, and not expired",
+    "window_over": "Not processed within its window",
+    "no_job": "Nobody gives it a job",
+    "not_submitted": "Never submitted",
+}
+COLUMNS = ("cause", "subject", "count", "type", "id", "call", "since", "error", "remedy")
+
+
+def read(asked: Asked) -> View:
+    cause = _cause(asked)
+    report = asked.outbox.attempts.stuck(cause=cause, limit=asked.query.number("limit", 5, 1, 200))
+    by_cause = [(TITLES[one], one, list(some)) for one, some in groupby(report.groups, key=_cause_of)]
+    rows = [
+        (
+            group.cause,
+            group.subject,
+            group.count,
+            job.job_type,
+            job.job_id,
+            job.call,
+            job.since,
+            job.error,
+            group.remedy,
+        )
+        for group in report.groups
+        for job in group.jobs
+    ]
+    values = {
+        "by_cause": by_cause, "report": report, "now": report.read_at, "cause": cause, "titles": TITLES,
+        "table_name": asked.outbox.table_name, "total": sum(one.count for one in report.groups),
+    }  # fmt: skip
+    command = "async-task stuck" + (f" --cause {cause}" if cause else "")
+    return View(values, report, COLUMNS, rows, command)
+
+
+def _cause_of(group: StuckGroup) -> StuckCause:
+    return group.cause
+
+
+def _cause(asked: Asked) -> StuckCause | None:
+    if asked.query.text("cause") is None:
+        return None
+    return asked.query.choice("cause", CAUSES, CAUSES[0])
+
+
+PAGE = Page("Stuck", "/stuck", "stuck.html", read)

@@ -1,0 +1,82 @@
+"""The search box: `target:OrderClient status:failed error:Timeout tries:>=3`, as filters of a list."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from async_task.attempts.filters import STATES
+from async_task.errors import near
+from async_task.schema.states import Status
+from async_task.web.query import Query
+from async_task.web.refusal import Refused
+
+QUALIFIERS = ("type", "status", "target", "method", "queue", "token", "error", "user", "tries", "since", "until")
+WORDS = (*(one.value for one in Status), *STATES)
+"""The states of attempts."""
+ROW_STATES = ("queued", "running", "failing", "expired", "waiting", "not_submitted", "processed", "canceled")
+"""Those of rows that are their own jobs."""
+PART = re.compile(r'(?:(\w+):)?("[^"]*"|\S+)')
+TRIES = re.compile(r"(?:>=)?(\d{1,6})", re.ASCII)
+IDENTIFIER = re.compile(r"[0-9a-fA-F]{8}(?:[0-9a-fA-F-]{0,28})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """`given`: values by qualifier, from the search box and from parameters of the same names. `words`: what belongs to
+    no qualifier, as a part of an error. `identifier`: what looks like the id of a job, or the end of one."""
+
+    given: dict[str, str]
+    words: str
+    identifier: str | None
+
+    @property
+    def statuses(self) -> tuple[str, ...]:
+        return tuple(one for one in self.given.get("status", "").split(",") if one)
+
+    @property
+    def is_of_rows(self) -> bool:
+        """Whether no attempt can be meant: a user is given, or states that only rows have."""
+        return "user" in self.given or (bool(self.statuses) and not {*self.statuses} & {*WORDS})
+
+    @property
+    def tries(self) -> int:
+        """How many tries at least."""
+        return int(self.given.get("tries", "0").removeprefix(">="))
+
+    def filters(self) -> dict[str, Any]:
+        """The keyword arguments of `outbox.attempts.list`, but the status."""
+        names = ("target", "method", "queue", "token")
+        found: dict[str, Any] = {name: self.given[name] for name in names if name in self.given}
+        if error := self.given.get("error") or self.words:
+            found["error"] = error
+        for name in ("since", "until"):
+            if name in self.given:
+                found[name] = Query([(name, self.given[name])]).moment(name)
+        return found
+
+
+def search_of(query: Query) -> Search:
+    """What is searched for. Raises Refused for an unknown qualifier or state, with the nearest."""
+    text = query.text("q") or ""
+    given = {name: value for name in QUALIFIERS if (value := query.text(name)) is not None}
+    words = []
+    for name, value in PART.findall(text):
+        plain = value.strip('"')
+        if not name:
+            words.append(plain)
+        elif name not in QUALIFIERS:
+            raise Refused(400, f"There is no qualifier {name!r}{near(name, QUALIFIERS)}: {', '.join(QUALIFIERS)}.")
+        elif plain:
+            given[name] = plain
+    _check(given)
+    alone = words[0] if len(words) == 1 and not given and IDENTIFIER.fullmatch(words[0]) else None
+    return Search(given, " ".join(words), alone)
+
+
+def _check(given: dict[str, str]) -> None:
+    known = dict.fromkeys((*WORDS, *ROW_STATES))
+    for one in given.get("status", "").split(","):
+        if one and one not in known:
+            raise Refused(400, f"status is one of {', '.join(known)}: it was {one[:60]!r}{near(one, known)}.")
+    if "tries" in given and not TRIES.fullmatch(given["tries"]):
+        raise Refused(400, f"tries takes a number, tries:>=3, not {given['tries'][:60]!r}.")

@@ -1,0 +1,137 @@
+"""What answers for a page: reads its view, and sends it as HTML, JSON or CSV."""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from async_task.database.driver_errors import is_unavailable
+from async_task.error_text import describe
+from async_task.errors import AsyncTaskError, ReadTimeout, SchemaMismatch, UnknownAttempt
+from async_task.web.access import Access
+from async_task.web.formats import as_csv, as_json
+from async_task.web.guard import access_of
+from async_task.web.last_good import Answer, LastGood
+from async_task.web.query import Query
+from async_task.web.refusal import Refused
+from async_task.web.rendering import render
+from async_task.web.view import Asked, Page, View
+
+if TYPE_CHECKING:
+    from async_task.application.app import AsyncTask
+
+
+T = TypeVar("T")
+WITHIN = 2.0
+"""Seconds that a statement of a page may take."""
+
+
+class Site:
+    """The application behind the pages, and their last good answers."""
+
+    def __init__(self, outbox: "AsyncTask", pages: tuple[Page, ...]) -> None:
+        self.outbox = outbox
+        self.pages = pages
+        self.last_good = LastGood(is_passing)
+
+    def answer(self, page: Page, request: Request, kind: str) -> Response:
+        """The response of a page. `kind`: html, json or csv. Raises Refused."""
+        parts = dict(request.path_params)
+        if "key" in parts and kind == "html":
+            parts["key"], kind = _without_format(parts["key"])
+        access, query = access_of(request), Query(request.query_params.multi_items())
+        asked = self.asked(query, access, parts)
+        refuse_others(access, page)
+        found = self._view(page, asked, (page.path, *parts.items(), query.items, access))
+        if kind != "html" and found.problem is not None:
+            raise Refused(503, away_words(found.problem))
+        return self._send(request, page, found, query, kind)
+
+    def asked(self, query: Query, access: Access, parts: Mapping[str, str]) -> Asked:
+        """One look at a page."""
+        return Asked(self.outbox, query, access, self._recent, parts)
+
+    def _recent(self, figure: str, read: Callable[[], T], max_age: float) -> T:
+        answer = self.last_good.read(("figure", figure), read, max_age)
+        if answer.problem is not None:  # the whole page is then of one time
+            raise answer.problem
+        value: T = answer.value
+        return value
+
+    def _view(self, page: Page, asked: Asked, question: Hashable) -> Answer:
+        try:
+            return self.last_good.read(question, lambda: self._read(page, asked))
+        except UnknownAttempt as error:
+            raise Refused(404, _sentence(error)) from error
+        except SchemaMismatch as error:
+            raise Refused(503, _sentence(error)) from error
+        except Exception as error:
+            if is_passing(error):
+                raise Refused(503, away_words(error)) from error
+            if isinstance(error, AsyncTaskError):
+                raise Refused(400, _sentence(error)) from error
+            raise
+
+    def _read(self, page: Page, asked: Asked) -> View:
+        with self.outbox.reading(within=WITHIN):
+            return page.read(asked)
+
+    def _send(self, request: Request, page: Page, found: Answer, query: Query, kind: str) -> Response:
+        view: View = found.value
+        if kind == "json":
+            return Response(as_json(view.data), media_type="application/json")
+        if kind == "csv":
+            text = as_csv(view.columns, view.rows)
+            headers = {"Content-Disposition": f'attachment; filename="{page.name.lower() or "job"}.csv"'}
+            return Response(text, media_type="text/csv", headers=headers)
+        values = dict(view.values) | {
+            "page": page, "title": view.title or page.name, "query": query, "command": view.command,
+            "done": done(query), "problem": None if found.problem is None else away_words(found.problem),
+            "read_here_at": found.read_at, "has_csv": bool(view.columns),
+        }  # fmt: skip
+        return HTMLResponse(render(request, view.template or page.template, self.pages, values))
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the database is away, or too slow."""
+    return isinstance(error, ReadTimeout) or is_unavailable(error)
+
+
+def away_words(error: Exception) -> str:
+    """A sentence for a person: the database's own words without values."""
+    return f"The database cannot be used now: {describe(error).summary}"
+
+
+def refuse_others(access: Access, page: Page) -> None:
+    """Raises Refused for a person who may see only their own jobs, but on the page of a job, which looks itself."""
+    if access.user is not None and "{key" not in page.path:
+        raise Refused(403, "You may see your own jobs only, each by its own link.")
+
+
+DONE = {
+    "retry": "It is due now: the next worker performs it.", "run_now": "It is due now: the next worker performs it.",
+    "reschedule": "It is due at the new time.", "expire": "It has ended as expired.", "fail": "It has ended as failed.",
+    "cancel": "It has ended as canceled.", "note": "The note is added.", "pause": "It is paused: nothing of it starts.",
+    "submit": "It is submitted.", "submit_for_processing": "It is submitted.",
+    "resume": "It is resumed.", "run": "It is enqueued.",
+    "restart": "It begins again, now.",
+}  # fmt: skip
+"""What was done, by the word that the redirect after it carries: a link cannot make a page say anything else."""
+
+
+def done(query: Query) -> str:
+    """What was done by the form before this page; empty if nothing was."""
+    return DONE.get(query.text("done") or "", "")
+
+
+def _without_format(key: str) -> tuple[str, str]:
+    for kind in ("json", "csv"):
+        if key.endswith(f".{kind}"):
+            return key.removesuffix(f".{kind}"), kind
+    return key, "html"
+
+
+def _sentence(error: Any) -> str:
+    words = str(error)
+    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith('.') else '.'}"

@@ -1,0 +1,206 @@
+"""The pages on real databases: what they show of a mess, in three formats, and that they change nothing."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select, text
+
+from async_task import Access, AsyncTask, Attempt, Schedule
+from async_task.web.query import Query
+from async_task.web.refusal import Refused
+from async_task.web.search import search_of
+from conftest import by_one_door
+from dashboards import PAGES, STEMS, browser, words_of
+from mess import CAUSES, changed, mess
+from outbox import act, act_boxed
+
+Write = Callable[..., Attempt]
+HOSTILE = "<script>alert(1)</script>'\"><img src=x onerror=alert(2)>{{7*7}}%s%n=cmd|' /C calc'!A0"
+SEARCHES = {
+    'target:OrderClient status:failed error:"time out" tries:>=3': {
+        "target": "OrderClient", "status": "failed", "error": "time out", "tries": ">=3",
+    },
+    "refused": {},
+}  # fmt: skip
+
+
+def everything(engine: Engine) -> Any:
+    """All rows of the tables that a page might change."""
+    tables = ("async_task_attempts", "async_task_job_events", "async_task_queues", "async_task_schedules")
+    with engine.connect() as connection:
+        return [sorted(map(str, connection.execute(text(f"SELECT * FROM {name}")).all())) for name in tables]
+
+
+def test_every_page_shows_the_mess_in_three_formats_and_changes_nothing(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    made = mess(engine, write)
+    before = everything(engine)
+    with browser(app) as client:
+        pages = {path: client.get(path) for path in (*PAGES, f"/jobs/attempts/{made['same_error'][0].id}")}
+        for path, page in pages.items():
+            assert page.status_code == 200, (path, page.text)
+            assert not re.search(r"<script(?! src=)|<style|\sstyle=|\son\w+=|javascript:", page.text), path
+        stuck = client.get("/stuck.json").json()
+        for path in PAGES:
+            stem = STEMS.get(path, path)
+            found = client.get(f"{stem}.json")
+            assert found.status_code == 200, path
+            assert json.loads(found.text), path
+            table = client.get(f"{stem}.csv")
+            assert (table.status_code, table.headers["content-type"]) == (200, "text/csv; charset=utf-8")
+            assert len({len(row) for row in csv.reader(io.StringIO(table.text))}) == 1, path
+    assert {one["cause"] for one in stuck["groups"]} == set(CAUSES)
+    assert "Its worker has died" in words_of(pages["/stuck"])
+    assert "Broken order N" in words_of(pages["/"])
+    assert "Viewing 1 to" in words_of(pages["/jobs"])
+    assert everything(engine) == before
+
+
+def test_pages_of_empty_tables_teach(app: AsyncTask) -> None:
+    with browser(app) as client:
+        words = {path: words_of(client.get(path)) for path in PAGES}
+    assert "Attempt.create(" in words["/"]
+    assert "schedule.cron(" in words["/schedules"]
+    assert "async-task worker" in words["/workers"]
+    assert "Nothing is stuck." in words["/stuck"]
+    assert "Nothing is potentially stuck" in words["/jobs"]
+    assert "Nobody has changed anything" in words["/audit"]
+
+
+@by_one_door
+def test_hostile_text_in_columns_and_parameters_is_text(app: AsyncTask, engine: Engine, write: Write) -> None:
+    """In every column that holds a text, and every parameter: nothing is unescaped, nothing fails, nothing changes."""
+    attempt = write(act_boxed, None, {"card": "1"}, idempotence_token=HOSTILE[:60], order_key=HOSTILE[:60])
+    values = dict.fromkeys(("target", "method_name", "last_error", "queue", "trace_context"), HOSTILE[:60])
+    changed(engine, attempt, **values, num_errors=1, num_attempts=1)
+    names = (
+        "q", "status", "target", "queue", "error", "since", "until", "order", "after", "span", "cause", "limit", "show",
+        "actor", "verb", "tries", "token", "done", "type", "user",
+    )  # fmt: skip
+    wrong = (HOSTILE, "-1", "9" * 18, "9" * 400, "1e400", "\N{PILE OF POO}", "%00", "..%2f", "0x7f", "' OR 1=1 --")
+    before = everything(engine)
+    with browser(app) as client:
+        paths = [*PAGES, *(f"{STEMS.get(one, one)}.csv" for one in PAGES), f"/jobs/attempts/{attempt.id}"]
+        looks = [client.get(path) for path in (*paths, "/jobs?show=all", "/jobs.csv?show=all")]
+        looks += [client.get(path, params={name: value}) for path in PAGES for name in names for value in wrong[:4]]
+        looks += [client.get("/jobs", params={name: value}) for name in names for value in wrong[4:]]
+        looks += [client.get(f"/jobs/{kind}/{key}") for kind in ("attempts", "x") for key in wrong]
+        exported = client.get("/jobs.csv?show=all").text
+    for page in looks:
+        assert page.status_code in (200, 400, 404), (page.url, page.status_code, page.text[:500])
+        if page.headers["content-type"].startswith("text/html"):
+            assert not re.search("<script>alert|<img|49%s", page.text), page.url
+    rows = list(csv.reader(io.StringIO(exported)))
+    assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))]
+    assert everything(engine) == before
+
+
+@by_one_door
+def test_arguments_are_shown_with_the_right_and_masked_where_they_look_like_secrets(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    shown = write(act)
+    changed(engine, shown, method_args='{"name": "Ada", "api_token": "s3cret", "deep": {"password": "hunter2"}}')
+    sealed = write(act_boxed, None, {"card": "73556"})
+    with browser(app) as client:
+        full = client.get(f"/jobs/attempts/{shown.id}").text
+        boxed = words_of(client.get(f"/jobs/attempts/{sealed.id}"))
+    with browser(app, Access.read("bob")) as client:
+        poor = client.get(f"/jobs/attempts/{shown.id}").text
+        plain = client.get(f"/jobs/attempts/{shown.id}.json").json()
+    assert "Ada" in full
+    assert "[masked]" in full
+    assert "s3cret" not in full
+    assert "hunter2" not in full
+    assert "Encrypted by test.box" in boxed
+    assert "73556" not in boxed
+    assert "Ada" not in poor
+    assert "You do not have the right to see them" in poor
+    assert plain["arguments"] is None
+
+
+@by_one_door
+def test_an_unknown_job_is_404_with_a_search_box(app: AsyncTask) -> None:
+    with browser(app) as client:
+        found = client.get("/jobs/attempts/01900000-0000-7000-8000-000000000000")
+        nowhere = client.get("/nowhere")
+        data = client.get("/nowhere.json")
+    assert (found.status_code, nowhere.status_code, data.status_code) == (404, 404, 404)
+    assert "there is no attempt" in words_of(found).lower()
+    assert 'name="q"' in found.text
+    assert data.json() == {"error": "There is no such page."}
+
+
+@by_one_door
+def test_a_list_pages_searches_and_names_its_command(app: AsyncTask, engine: Engine, write: Write) -> None:
+    attempts = [write(act) for _ in range(60)]
+    changed(engine, attempts[7], num_attempts=4, num_errors=4, last_error="Timeout: no answer")
+    with browser(app) as client:
+        first = client.get("/jobs?show=all&order=oldest")
+        following = re.search(r'rel="next" href="([^"]+)"', first.text)
+        assert following is not None
+        second = client.get(following[1].replace("&amp;", "&"))
+        found = client.get("/jobs", params={"q": "error:timeout tries:>=3"})
+        none = client.get("/jobs", params={"q": "tries:>=5"})
+        mistyped = client.get("/jobs", params={"q": "targt:x"})
+        short = client.get("/jobs", params={"q": attempts[7].id.hex[-8:]})
+    assert (first.text.count("data-row"), second.text.count("data-row")) == (50, 10)
+    assert "of 60" in words_of(first)
+    assert re.findall(r'class="open" href="/jobs/attempts/([^"]+)"', first.text)[0] == str(attempts[0].id)
+    assert str(attempts[7].id) in found.text
+    assert found.text.count("data-row") == 1
+    assert "async-task list --error timeout" in words_of(found)
+    assert none.text.count("data-row") == 0
+    assert (mistyped.status_code, "did you mean 'target'" in words_of(mistyped)) == (400, True)
+    assert f"/jobs/attempts/{attempts[7].id.hex[-8:]}" in short.text
+
+
+def test_a_schedule_is_shown_with_its_next_times(engine: Engine) -> None:
+    schedule = Schedule()
+    schedule.every(minutes=15, call=act, key="quarterly")
+    app = AsyncTask(engine, schedule=schedule)
+    with browser(app) as client:
+        words = words_of(client.get("/schedules"))
+        data = client.get("/schedules.json").json()
+    assert "quarterly" in words
+    assert "No clock has seen it yet" in words
+    assert len(data["next"]["quarterly"]) == 5
+    app.close()
+
+
+@by_one_door
+def test_a_page_reads_in_transactions_that_cannot_write(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = write(act)
+
+    def writes() -> None:
+        app.write(lambda session: session.get(Attempt, attempt.id).cancel(reason="by a page"))
+
+    monkeypatch.setattr(app, "queues", writes)
+    with browser(app) as client:
+        refused = client.get("/targets")
+    assert refused.status_code == 400
+    assert "only reads" in refused.text
+    with engine.connect() as connection:
+        assert connection.scalar(select(Attempt.status)) == "pending"
+
+
+@pytest.mark.parametrize("text_of_box", SEARCHES)
+def test_a_search_has_qualifiers_and_words(text_of_box: str) -> None:
+    found = search_of(Query([("q", text_of_box)]))
+    assert found.given == SEARCHES[text_of_box]
+    assert found.words == ("" if found.given else text_of_box)
+
+
+@pytest.mark.parametrize("wrong", ["stat:failed", "status:fialed", "tries:many", "since:yesterday"])
+def test_a_search_that_means_nothing_is_refused(wrong: str) -> None:
+    with pytest.raises(Refused) as refused:
+        search_of(Query([("q", wrong)])).filters()
+    assert refused.value.status == 400

@@ -1,0 +1,114 @@
+"""Rows that are their own jobs on the dashboard: beside attempts in one list, and each on a page of its own."""
+
+import re
+from typing import Any
+
+from sqlalchemy import Engine
+
+from async_task import Access
+from async_task.web import job_list
+from conftest import by_one_door
+from dashboards import browser, send, token_in, words_of
+from mess import changed
+from outbox import Broken, act
+from reviews import DAY, HOUR, Board, Desk
+
+LINK = re.compile(r'class="open" href="(/jobs/[^"?]+)"')
+
+
+def links_of(client: Any, path: str) -> list[str]:
+    """Of all jobs of a list, over all of its pages."""
+    found: list[str] = []
+    for _ in range(20):
+        page = client.get(path)
+        assert page.status_code == 200, words_of(page)
+        found += LINK.findall(page.text)
+        following = re.search(r'rel="next" href="([^"]+)"', page.text)
+        if following is None:
+            return found
+        path = following[1].replace("&amp;", "&")
+    raise AssertionError("the list has no end")
+
+
+@by_one_door
+def test_rows_and_attempts_are_listed_together_by_the_time_of_submission(
+    desk: Desk, board: Board, engine: Engine, write: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(job_list, "LIMIT", 2)
+    board.will_raise(Broken("order 7"))
+    rows = [desk.submitted() for _ in range(3)]
+    desk.go_on()
+    attempts = [write(act) for _ in range(3)]
+    for one in attempts:
+        changed(engine, one, num_errors=1, num_attempts=1, last_error="Broken: order 8")
+    with browser(desk.app) as client:
+        both = links_of(client, "/jobs")
+        only_rows = links_of(client, "/jobs?type=test.review")
+        only_attempts = links_of(client, "/jobs?type=attempts&q=error:Broken")
+        failing = links_of(client, "/jobs?type=test.review&status=failing,expired")
+        none = links_of(client, "/jobs?user=nobody")
+        wrong = client.get("/jobs?after=x")
+    of_rows = [f"/jobs/test.review/{one}" for one in rows]
+    assert only_rows == failing == of_rows
+    assert none == []
+    assert [one for one in both if one in of_rows] == of_rows
+    assert both[-3:] == [f"/jobs/attempts/{one.id}" for one in attempts]
+    assert len(both) == len({*both})
+    assert {f"/jobs/attempts/{one.id}" for one in attempts} <= {*only_attempts}
+    assert wrong.status_code == 400
+
+
+@by_one_door
+def test_a_row_is_restarted_canceled_and_noted_on_its_page(desk: Desk, board: Board, engine: Engine) -> None:
+    board.will_raise(Broken("order 7"))
+    key, other = desk.submitted(), desk.submitted()
+    desk.go_on()
+    with browser(desk.app, Access.read("bob")) as client:
+        poor = client.get(f"/jobs/test.review/{key}")
+    with browser(desk.app) as client:
+        token = token_in(client)
+        path = f"/jobs/test.review/{key}"
+        row = {"model": "test.review", "key": str(key)}
+        fresh = client.get(path)
+        soon = send(client, "row/restart", token, **row, reason="mended")
+        desk.pass_by(HOUR)
+        board.will_raise(None)
+        assert send(client, "row/restart", token, **row).status_code == 400  # no reason
+        again = send(client, "row/restart", token, **row, reason="mended")
+        noted = send(client, "note", token, **row, text="The board **knows**.")
+        desk.go_on()
+        page, data = client.get(path), client.get(f"{path}.json").json()
+        late = send(client, "row/cancel", token, **row, reason="too late")
+        canceled = send(client, "row/cancel", token, model="test.review", key=str(other), reason="not wanted")
+        missing = [client.get(f"/jobs/test.review/{one}").status_code for one in ("999999", "x")]
+        nowhere = client.get("/jobs/test.nothing/1").status_code
+        gone = send(client, "row/cancel", token, model="test.review", key="999999", reason="why")
+    assert "failing" in words_of(fresh)
+    assert "You do not have the right to do this." in words_of(poor)
+    assert "<form method" not in poor.text.replace('<form method="dialog">', "")
+    assert (soon.status_code, again.status_code, noted.status_code) == (409, 303, 303)
+    assert again.headers["location"] == f"{path}?done=restart"
+    words = words_of(page)
+    assert "processed" in words
+    assert "mended" in words
+    assert "<strong>knows</strong>" in page.text
+    assert (data["job"]["state"], data["job"]["key"]) == ("processed", str(key))
+    assert late.status_code in (303, 409)
+    assert canceled.status_code == 303
+    assert (missing, nowhere, gone.status_code) == ([404, 400], 400, 404)
+    assert desk.row(key).processed_at is not None
+    assert desk.row(other).canceled_at is not None
+
+
+@by_one_door
+def test_a_user_sees_their_own_job_and_nothing_else(desk: Desk, board: Board, monkeypatch: Any, write: Any) -> None:
+    mine, attempt = desk.submitted(), write(act)
+    monkeypatch.setattr(desk.model, "asyncable_user", property(lambda row: "ada" if row.id == mine else "bob"))
+    other = desk.submitted()
+    desk.pass_by(DAY)
+    with browser(desk.app, Access.read("ada", user="ada")) as client:
+        own = client.get(f"/jobs/test.review/{mine}")
+        refused = [client.get(f"/jobs/{one}").status_code for one in (f"test.review/{other}", f"attempts/{attempt.id}")]
+        pages = {client.get(path).status_code for path in ("/", "/jobs", "/stuck", "/audit", "/system", "/jobs.csv")}
+    assert (own.status_code, refused, pages) == (200, [404, 404], {403})
+    assert "ada" in words_of(own)
