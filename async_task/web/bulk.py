@@ -114,7 +114,7 @@ async def perform(site: "Site", request: Request) -> Response:
     values = {
         "verb": verb, "title": "Progress", "total": total, "left": len(left), "packed": pack(left), "reason": reason,
         "changed": _number(form, "changed", 0) + changed, "num_refused": _number(form, "refused", 0) + len(refused),
-        "refused": refused[:MOST_NAMED], "done": total - len(left),
+        "refused": refused[:MOST_NAMED], "so_far": total - len(left),
     }  # fmt: skip
     return HTMLResponse(render(request, "progress.html", site.pages, values))
 

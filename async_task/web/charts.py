@@ -28,10 +28,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """`highest`: the number that the full height means. `words`: the same for those who do not see it."""
+    """`labels`: one for each bar, most of them empty. `highest`: the number that the full height means. `words`: the
+    same for those who do not see it."""
 
     parts: Sequence[Part]
-    labels: Sequence[tuple[float, str]]
+    labels: Sequence[str]
     highest: int
     words: str
 
@@ -46,7 +47,7 @@ def stacked(history: Any) -> Bars:
     ]
     totals = {kind: sum(getattr(one, kind) for one in buckets) for kind in KINDS}
     said = ", ".join(f"{number:,} {kind}" for kind, number in totals.items() if number)
-    return Bars(parts, _labels(buckets, step), highest, said or "no attempts")
+    return Bars(parts, _labels(buckets), highest, said or "no attempts")
 
 
 def _bar(bucket: Any, x: float, width: float, highest: int) -> list[Part]:
@@ -60,16 +61,17 @@ def _bar(bucket: Any, x: float, width: float, highest: int) -> list[Part]:
     return parts
 
 
-def _labels(buckets: Sequence[Any], step: float) -> list[tuple[float, str]]:
+def _labels(buckets: Sequence[Any]) -> list[str]:
     if not buckets:
         return []
     span = buckets[-1].begin - buckets[0].begin
     form = "%a %d" if span > dt.timedelta(days=2) else "%H:%M"
-    return [
-        (round(number * step, 2), f"{one.begin:{form}}")
-        for number, one in enumerate(buckets)
-        if number % max(1, len(buckets) // 6) == 0 and number * step < WIDTH * 0.95
-    ]  # fmt: skip
+    step, last = max(1, len(buckets) // 6), len(buckets) * 0.92
+    return [f"{one.begin:{form}}" if at % step == 0 and at < last else "" for at, one in enumerate(buckets)]
+
+
+ASIDE = ("message", "note")
+"""Events that change nothing: they may be later than the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def time_line(attempt: AttemptInfo, events: Sequence[EventInfo]) -> TimeLine:
         return round(min(max(share, 0.0), 1.0) * WIDTH, 2)
 
     happened: list[tuple[dt.datetime, str, str]] = [(attempt.created_at, "created", "created")]
-    happened += [(one.created_at, _kind(one), _words(one)) for one in events if one.kind != "message"]
+    happened += [(one.created_at, _kind(one), _words(one)) for one in events if one.kind not in ASIDE]
     if attempt.attempted_at is not None:
         happened.append((attempt.attempted_at, "started", "its last try began"))
     if attempt.completed_at is not None:

@@ -45,6 +45,8 @@ def environment() -> Environment:
         argument=arguments.shown,
         kind_of=arguments.kind_of,
         size=size,
+        sentence=sentence,
+        value=value_of,
     )
     made.globals.update(Right=Right)
     return made
@@ -89,6 +91,19 @@ def first_line(text: str | None, longest: int = 160) -> str:
     """The first line, cut."""
     line = (text or "").partition("\n")[0]
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def sentence(words: str) -> Markup:
+    """Begins with a capital letter; what stands between backticks is code."""
+    parts = f"{words[:1].upper()}{words[1:]}".split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(one) if at % 2 else one for at, one in enumerate(parts))
+
+
+def value_of(value: object) -> str:
+    """A value before or after a change."""
+    if isinstance(value, dt.datetime):
+        return f"{value.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return "none" if value is None else str(value)
 
 
 def size(number_of_bytes: int | None) -> str:

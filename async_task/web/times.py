@@ -6,14 +6,14 @@ UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")
 
 
 def span(length: dt.timedelta | float) -> str:
-    """A length of time in one or two units: `2 h 5 min`; below a second in milliseconds."""
+    """A length of time: `2 h 5 min`, `22 h`, in one unit from ten of it on; below a second in milliseconds."""
     seconds = length.total_seconds() if isinstance(length, dt.timedelta) else length
     if 0 < seconds < 1:
         return f"{max(1, round(seconds * 1000))} ms"
     for unit, name, part, part_name in UNITS:
         if seconds >= unit:
             rest = int(seconds % unit // part)
-            return f"{int(seconds // unit):,} {name}" + (f" {rest} {part_name}" if rest else "")
+            return f"{int(seconds // unit):,} {name}" + (f" {rest} {part_name}" if rest and seconds < 10 * unit else "")
     return f"{int(max(0, seconds))} s"
 
 

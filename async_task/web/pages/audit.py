@@ -5,6 +5,8 @@ from typing import Any
 from async_task.web.view import Asked, Page, View
 
 LIMIT = 50
+KINDS = {"async_task_queues": "queue", "async_task_schedules": "schedule"}
+"""What a person calls the types of jobs that are none."""
 COLUMNS = ("at", "actor", "verb", "type", "id", "reason", "before", "after")
 
 
@@ -14,7 +16,7 @@ def read(asked: Asked) -> View:
     filters |= {name: query.moment(name) for name in ("since", "until")}
     page = asked.outbox.attempts.audit(**filters, limit=LIMIT, after=query.cursor())
     values = {
-        "page_of": page, "events": page.events, "next": page.next, "now": asked.outbox.now(), "filters": filters,
+        "kinds": KINDS, "events": page.events, "next": page.next, "now": asked.outbox.now(), "filters": filters,
         "table_name": asked.outbox.table_name, "is_first": query.text("after") is None,
     }  # fmt: skip
     rows = [

@@ -9,6 +9,7 @@ const button = document.getElementById("live-button");
 let isPaused = false;
 let lastGood = Date.now();
 let isAsking = false;
+let hasFailed = false;
 
 // Live: the regions that are marked are replaced by those of the same page, read again.
 
@@ -22,28 +23,33 @@ function isBusy() {
   const ticked = main.querySelector("input[type=checkbox]:checked") !== null;
   const opened = main.querySelector(".verb[open]") !== null;
   const selects = String(document.getSelection() || "") !== "";
-  return types || ticked || opened || selects;
+  return types || ticked || opened || selects || hasTyped();
 }
 
-function keptOpen(region) {
-  return Array.from(region.querySelectorAll("details[open][id]")).map((one) => one.id);
+function hasTyped() {
+  const fields = Array.from(main.querySelectorAll("[data-live] :is(input:not([type=hidden]), textarea)"));
+  return fields.some((one) => one.value !== one.defaultValue);
 }
 
 function replace(old, made) {
+  for (const one of old.querySelectorAll("details[open][id]")) made.querySelector(`#${CSS.escape(one.id)}`)?.setAttribute("open", "");
+  const here = old.querySelector("tr.here a.open")?.getAttribute("href");
+  for (const link of here ? made.querySelectorAll("tr a.open") : []) {
+    if (link.getAttribute("href") === here) link.closest("tr").classList.add("here");
+  }
   if (old.innerHTML === made.innerHTML) return;
-  const open = keptOpen(old);
-  const here = old.querySelector("tr.here a.open");
-  const address = here ? here.getAttribute("href") : null;
-  const focused = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  const find = old.contains(document.activeElement) ? finder(old, document.activeElement) : null;
   old.replaceChildren(...made.childNodes);
-  for (const id of open) {
-    const one = document.getElementById(id);
-    if (one) one.open = true;
-  }
-  for (const link of old.querySelectorAll("a[href]")) {
-    if (address && link.getAttribute("href") === address && link.closest("tr")) mark(link.closest("tr"));
-    if (focused && link.getAttribute("href") === focused) link.focus({ preventScroll: true });
-  }
+  find?.()?.focus({ preventScroll: true });
+}
+
+// Finds again what had the focus: the same link, box or button.
+function finder(region, focused) {
+  const same = (one) => ["href", "name", "value"].every((name) => one.getAttribute(name) === focused.getAttribute(name));
+  const all = () => Array.from(region.querySelectorAll(focused.localName));
+  const alike = () => all().filter(same);
+  const place = alike().indexOf(focused);
+  return () => alike()[place];
 }
 
 async function refresh() {
@@ -61,8 +67,9 @@ async function refresh() {
       if (made) replace(old, made);
     }
     lastGood = Date.now();
+    hasFailed = false;
   } catch (error) {
-    // The page keeps its last figures, and says how old they are.
+    hasFailed = true; // the page keeps its last figures, and says how old they are
   } finally {
     isAsking = false;
   }
@@ -70,8 +77,9 @@ async function refresh() {
 
 function say() {
   const seconds = Math.round((Date.now() - lastGood) / 1000);
-  const state = isPaused ? "paused" : document.hidden || isBusy() ? "waiting" : "live";
+  const state = isPaused ? "paused" : document.hidden || isBusy() ? "waiting" : hasFailed ? "no answer" : "live";
   words.textContent = `${state}, ${seconds} s ago`;
+  live.classList.toggle("late", state === "no answer");
   button.textContent = isPaused ? "resume" : "pause";
 }
 
