@@ -1,8 +1,6 @@
 """Pages in a real browser: Chromium, driven by Playwright. Only `make test-browser` collects this folder."""
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,10 +8,7 @@ import pytest
 
 from async_task import AsyncTask
 from serving import serving
-from windows import Windows
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = os.environ.get("ASYNC_TASK_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+from windows import CHROMIUM, Windows, browser
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -25,16 +20,9 @@ def pytest_collection() -> None:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[object]:
-    """One browser for all tests. From now on this thread runs Playwright's event loop: call verbs of an application on
-    another one (`apart`)."""
-    from playwright.sync_api import sync_playwright
-
-    # Chromium has no sandbox for root. Nothing but this machine is resolved.
-    flags = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", *["--no-sandbox"] * (os.geteuid() == 0)]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
+    """One browser for all tests: see `browser`."""
+    with browser() as made:
+        yield made
 
 
 @pytest.fixture

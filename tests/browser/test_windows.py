@@ -4,11 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
 
-from async_task import AsyncTask, Attempt
-from mess import mess
-from serving import apart
 from windows import Windows, focused, overflows
 
 PAGE = b"""<!doctype html><meta name=viewport content="width=device-width"><link rel=icon href=data:,>
@@ -53,27 +49,3 @@ def test_what_goes_wrong_in_a_page_is_an_error_of_the_windows(
     errors, windows.errors = windows.errors, []
     assert len(errors) == 1
     assert said in errors[0]
-
-
-@pytest.mark.skipif(not hasattr(AsyncTask, "dashboard"), reason="this application has no dashboard yet")
-@pytest.mark.only_on("postgresql")
-@pytest.mark.parametrize("door", ["sync"])
-def test_every_page_of_the_dashboard_opens_in_every_window(
-    app: AsyncTask,
-    engine: Engine,
-    write: Callable[..., Attempt],
-    own_encryptors: None,
-    windows: Windows,
-    dashboard: str,
-) -> None:
-    mess(engine, write)
-    a_job = apart(lambda: app.attempts.list(limit=1)).attempts[0]
-    for manner in ({}, {"dark": True}, {"narrow": True}, {"scripts": False}):
-        page = windows.open(dashboard, **manner)
-        links = page.locator("nav a").all()
-        paths = [str(link.get_attribute("href")) for link in links]
-        assert len(paths) >= 8
-        for path in [*paths, f"/jobs?q={a_job.id}"]:
-            page.goto(dashboard + path)
-            assert page.locator("h1").inner_text()
-            assert not overflows(page), path

@@ -1,10 +1,35 @@
-"""Windows of the browser, as different people have them."""
+"""The browser, and its windows as different people have them."""
 
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
 from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = os.environ.get("ASYNC_TASK_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 WIDE = {"width": 1280, "height": 900}
 NARROW = {"width": 390, "height": 844}
 PATIENCE_MS = 10_000
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[Any]:
+    """Chromium without a window. From now on this thread runs Playwright's event loop: call verbs of an application on
+    another one (`apart`)."""
+    from playwright.sync_api import sync_playwright
+
+    # Chromium has no sandbox for root. Nothing but this machine is resolved.
+    flags = [
+        "--disable-lcd-text",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        *["--no-sandbox"] * (os.geteuid() == 0),
+    ]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield chromium
+        chromium.close()
 
 
 class Windows:
