@@ -117,6 +117,7 @@ def test_it_serves_below_a_path_until_sigterm_and_logs_no_token(
     url = f"{found[1]}/?status=failed"
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(url, timeout=30)  # noqa: S310
+    refused.value.close()
     assert refused.value.code == 401
     asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})  # noqa: S310
     with contextlib.closing(urllib.request.urlopen(asked, timeout=30)) as said:  # noqa: S310
