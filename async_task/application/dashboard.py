@@ -17,7 +17,12 @@ class ApplicationDashboard(ApplicationHealth):
     """What people see and do in a browser."""
 
     def dashboard(
-        self, *, authorize: Callable[[Any], Any], read_only: bool = False, open_metrics: bool = False
+        self,
+        *,
+        authorize: Callable[[Any], Any],
+        read_only: bool = False,
+        open_metrics: bool = False,
+        base_path: str | None = None,
     ) -> ASGIApp:
         """The dashboard, an ASGI application to mount; it needs `async-task[web]`.
 
@@ -26,8 +31,9 @@ class ApplicationDashboard(ApplicationHealth):
         `authorize(request)`: returns what the person behind a request may see and do, an `Access`, or an awaitable of
         one. It is called with Starlette's Request, on a thread if it is a plain function. `read_only`: nobody may
         change anything. `open_metrics`: whether /metrics, which names queues and targets, is read without asking
-        `authorize`, as /healthz and /readyz are. Raises ConfigurationError if the extra is not installed, and for an
-        invalid argument.
+        `authorize`, as /healthz and /readyz are. `base_path`: the path below which it is mounted, like /jobs, for a
+        framework that does not say so in `root_path`, such as Litestar. Raises ConfigurationError if the extra is not
+        installed, and for an invalid argument.
         """
         try:
             # By name: the library works without a web framework, and nothing in it imports the package above it.
@@ -36,5 +42,7 @@ class ApplicationDashboard(ApplicationHealth):
             raise ConfigurationError(
                 f"the dashboard needs the module {error.name!r}, which is not installed: install async-task[web]"
             ) from error
-        app: ASGIApp = web.dashboard(self, authorize=authorize, read_only=read_only, open_metrics=open_metrics)
+        app: ASGIApp = web.dashboard(
+            self, authorize=authorize, read_only=read_only, open_metrics=open_metrics, base_path=base_path
+        )
         return app

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from async_task.web.access import Authorize
 from async_task.web.forms import FORMS
 from async_task.web.guard import WENT_WRONG, Guard
+from async_task.web.mount_path import MountPath
 from async_task.web.pages import audit, job, jobs, overview, schedules, stuck, system, targets, workers
 from async_task.web.probes import healthz, metrics, readyz
 from async_task.web.refusal import Refused, plain_page
@@ -31,7 +32,12 @@ PAGES = (
 
 
 def dashboard(
-    outbox: "AsyncTask", *, authorize: Authorize, read_only: bool = False, open_metrics: bool = False
+    outbox: "AsyncTask",
+    *,
+    authorize: Authorize,
+    read_only: bool = False,
+    open_metrics: bool = False,
+    base_path: str | None = None,
 ) -> ASGIApp:
     """The pages, verbs and probes of an application, to be mounted or served. See `AsyncTask.dashboard`."""
     site = Site(outbox, PAGES)
@@ -41,9 +47,8 @@ def dashboard(
     routes += [Route(path, partial(_probe, site, probe)) for path, probe in probes.items()]
     routes.append(Mount("/static", StaticFiles(directory=str(files("async_task.web") / "static")), name="static"))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
-    return Guard(
-        app, authorize=authorize, read_only=read_only, open_metrics=open_metrics, page=_refusal_page
-    )  # fmt: skip
+    guarded = Guard(app, authorize=authorize, read_only=read_only, open_metrics=open_metrics, page=_refusal_page)
+    return guarded if base_path is None else MountPath(guarded, base_path)
 
 
 def _routes_of(site: Site, page: Any) -> list[BaseRoute]:
