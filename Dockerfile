@@ -1,4 +1,4 @@
-# One image for all processes of the example shop: web, workers, clock and migration differ in their command alone.
+# One image for all processes of the example shop: web, workers, clock, dashboard and migration differ in their command alone.
 # docker-compose.yml runs them. Your own image needs your application in the place of examples/shop.
 
 FROM python:3.13-slim AS build
@@ -8,7 +8,7 @@ COPY async_task async_task
 COPY cli cli
 COPY examples/shop examples/shop
 RUN python -m venv /opt/venv
-RUN /opt/venv/bin/python -m pip install --no-cache-dir '.[postgres,scheduler]'
+RUN /opt/venv/bin/python -m pip install --no-cache-dir '.[postgres,scheduler,web]'
 
 FROM python:3.13-slim
 RUN useradd --system --uid 10001 --home-dir /srv/shop shop

@@ -109,7 +109,9 @@ if ANALYZE is not None:  # only where systemd is installed
         for file in [*DEPLOY.glob("*.service"), *DEPLOY.glob("*.timer")]:
             (shop / file.name).write_text(file.read_text().replace(HOME, str(shop)))
         assert ANALYZE is not None
-        begun = [shop / f"async-task-{name}" for name in ("batch.timer", "clock.service", "worker.service")]
+        begun = [
+            shop / f"async-task-{name}" for name in ("batch.timer", "clock.service", "web.service", "worker.service")
+        ]
         ended = subprocess.run(
             [ANALYZE, "verify", "--man=no", *map(str, begun)],
             capture_output=True, text=True, timeout=60, check=False,

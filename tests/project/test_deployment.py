@@ -1,6 +1,7 @@
 """The processes of a deployment: what the example files run exists, and they work together when they really run."""
 
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -81,7 +82,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 def refusal_of(words: list[str]) -> str | None:
     """Why the program would not take these words: each is parsed by its own parser."""
-    program, first, *given = words
+    program, first, *given = (word.replace("$PORT", "8000") for word in words)
     if program == "async-task":
         return _refusal_of_ours(first, given)
     assert (program, first) in {("python", "-m"), ("python", "-c")}
@@ -91,7 +92,7 @@ def refusal_of(words: list[str]) -> str | None:
     file = pathlib.Path(EXAMPLES, *given[0].split(".")).with_suffix(".py")
     try:
         if given[1:]:
-            parser_of(file).parse_args([word.replace("$PORT", "8000") for word in given[1:]])
+            parser_of(file).parse_args(given[1:])
     except SystemExit:
         return f"{given[0]} does not take {given[1:]}"
     return None if file.exists() else f"there is no module {given[0]}"
@@ -136,7 +137,7 @@ def test_every_process_has_time_to_end_and_a_probe() -> None:
     assert {one["image"] for one in services.values() if "build" in one} == {"async-task-shop"}
     assert len({json.dumps(one["environment"]) for one in services.values() if "build" in one}) == 1
     assert services["worker"]["deploy"]["replicas"] == 2
-    for name in ("web", "worker", "clock"):
+    for name in ("web", "worker", "clock", "dashboard"):
         assert services[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
     stops = {"compose": (services["worker"]["stop_grace_period"], services["worker"]["command"])}
     for pod, container in containers():
@@ -208,12 +209,26 @@ class Fleet:
         return ended.returncode, ended.stdout + ended.stderr
 
 
+TOKEN = "a-token-of-the-dashboard"
 NO_ORDERS: list[Any] = [
     "x", [], {"customer": "Ada"}, {"customer": "Ada", "amount": float("inf")}, {"customer": "Ada", "amount": 0},
     {"customer": "Ada", "amount": 2**31}, {"customer": 7, "amount": 1},
     {"customer": "", "amount": 1}, {"customer": "\0", "amount": 1}, {"customer": "\ud800", "amount": 1},
 ]  # fmt: skip
 NOWHERE = ["orders/7", "nothing", f"orders/{2**31}", "orders/" + "9" * 5000]
+
+
+def pages(said: str) -> list[int]:
+    """The status of two probes, and of a page with the token and without, where the dashboard says that it listens."""
+    port = said.rpartition(":")[2]
+    asked = [("healthz", ""), ("readyz", ""), ("stuck.json", TOKEN), ("stuck.json", "")]
+    found = []
+    for path, token in asked:
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=30)
+        with contextlib.closing(connection):
+            connection.request("GET", f"/{path}", headers={"Authorization": f"Bearer {token}"} if token else {})
+            found.append(connection.getresponse().status)
+    return found
 
 
 @pytest.mark.only_on("postgresql")
@@ -227,6 +242,7 @@ def test_the_processes_of_the_procfile_fulfil_an_order_and_end_at_sigterm(
         environment = {
             "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": EXAMPLES,
             "SHOP_DATABASE_URL": own.sync_url, "ASYNC_TASK_APP": "shop.app:outbox", "ASYNC_TASK_LOG_FORMAT": "json",
+            "ASYNC_TASK_WEB_TOKEN": TOKEN,
         }  # fmt: skip
         fleet, kinds = Fleet(tmp_path, environment, until), procfile()
         warehouse = fleet.start(["python", "-m", "shop.warehouse"])
@@ -261,15 +277,21 @@ def test_the_processes_of_the_procfile_fulfil_an_order_and_end_at_sigterm(
         assert (status, body["state"], body["checks"]["workers"]) == (200, "ok", "2 workers run")
         await_(lambda: counts() == [("succeeded", 3)], "the report is made")
         assert fleet.run("async-task", "health", "--this-host", "--probe")[0] == 0
+        began = processes["dashboard"].stderr
+        assert began
+        line = began.readline()
+        assert pages(json.loads(line)["message"]) == [200, 200, 200, 401]
 
         for one in processes.values():
             one.send_signal(signal.SIGTERM)
         outputs = {name: one.communicate() for name, one in processes.items()}
         codes = {name: one.returncode for name, one in processes.items()}
-        assert codes == {"web": 0, "worker": 143, "worker 2": 143, "clock": 143}
+        assert codes == {"web": 0, "worker": 143, "worker 2": 143, "clock": 143, "dashboard": 143}
+        outputs["dashboard"] = ("", line + outputs["dashboard"][1])
         logs = {name: [json.loads(line) for line in err.splitlines()] for name, (_, err) in outputs.items()}
         assert {name: {line["service"] for line in lines} for name, lines in logs.items()} == {
             "web": {"web"}, "worker": {"worker"}, "worker 2": {"worker"}, "clock": {"clock"},
+            "dashboard": {"web"},
         }  # fmt: skip
         common = {"@timestamp", "level", "message", "domain", "service"}
         assert all(common <= set(line) for lines in logs.values() for line in lines)
