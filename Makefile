@@ -50,7 +50,7 @@ console: .venv/.demo ## open a Python prompt in the example shop
 	@PYTHONPATH=examples .venv/bin/python -q -i -m shop.console
 
 .venv/.demo: pyproject.toml | .venv/bin/python
-	@$(call install,postgres)
+	@$(call install,$(demo_extras))
 	@touch $@
 
 .venv/.dev: pyproject.toml | .venv/bin/python
@@ -72,7 +72,9 @@ console: .venv/.demo ## open a Python prompt in the example shop
 	else said=$$("$(PYTHON)" -m venv .venv 2>&1) || { rm -rf .venv; echo "$$said" >&2; \
 	echo "$(PYTHON) could not make a virtual environment: on Debian and Ubuntu, install the package python3-venv." >&2; exit 1; }; fi
 
-# $(1): the extra to install; the library itself is installed in editable form
+demo_extras := postgres,web
+
+# $(1): the extras to install; the library itself is installed in editable form
 define install
 begun=$$(date +%s); \
 if test -n "$(UV)"; then "$(UV)" pip install --quiet --python .venv/bin/python --editable '.[$(1)]'; \

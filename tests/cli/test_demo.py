@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import subprocess
+import urllib.request
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -49,7 +50,7 @@ def play(tmp_path: pathlib.Path) -> Play:
 
 
 def check_output(out: str) -> None:
-    """The figures of every scene, the table, and one last line."""
+    """The figures of every scene, the table, and one line about all."""
     for part in (
         r"Rows left: 0\. Requests that the warehouse got about it: 0\.",
         r"3 orders committed\. Requests so far: 0; after a batch of \d\.\d\d s: 3\.",
@@ -69,7 +70,7 @@ def check_output(out: str) -> None:
     ):
         assert re.search(part, out), part
     assert re.fullmatch(
-        r"Done in \d+\.\d s: 6 orders, 14 calls: 12 made, 1 expired, 1 left for you; 0 lost\.", out.splitlines()[-1]
+        r"Done in \d+\.\d s: 6 orders, 14 calls: 12 made, 1 expired, 1 left for you; 0 lost\.", out.splitlines()[-3]
     )
 
 
@@ -103,6 +104,24 @@ def check_next_commands(out: str) -> None:
     assert json.loads(report)["succeeded"] >= 1
 
 
+def check_dashboard(out: str) -> None:
+    """The last line, typed into a shell, serves the dashboard of the demo's own attempts."""
+    *_, told, line = out.splitlines()
+    assert told == "See it in a browser:"
+    enter, _, command = line.rpartition(" && ")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ASYNC_TASK", "SHOP"))}
+    words = ["sh", "-c", f"{enter} && exec {command} --port 0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as serving:
+        try:
+            assert serving.stderr is not None
+            url = serving.stderr.readline().removeprefix("Listening on ").partition(" ")[0]
+            with contextlib.closing(urllib.request.urlopen(f"{url}/jobs?show=all", timeout=30)) as page:  # noqa: S310
+                assert "shop.orders.fulfill" in page.read().decode()
+        finally:
+            serving.terminate()
+    assert serving.returncode == 143
+
+
 def test_on_a_file_of_its_own_it_leaves_no_process_and_what_it_prints_can_be_typed(
     play: Play, tmp_path: pathlib.Path
 ) -> None:
@@ -113,6 +132,7 @@ def test_on_a_file_of_its_own_it_leaves_no_process_and_what_it_prints_can_be_typ
     told = ended.stdout.partition("Everything is still there")[0].splitlines()[2:]
     assert max(map(len, told)) <= 80
     check_next_commands(ended.stdout)
+    check_dashboard(ended.stdout)
     (folder,) = tmp_path.iterdir()
     assert sorted(one.name for one in folder.iterdir() if one.suffix not in (".sqlite-wal", ".sqlite-shm")) == [
         "pyproject.toml",
@@ -133,6 +153,7 @@ def test_on_a_database_of_yours_it_leaves_other_rows_alone_and_may_be_repeated(
     check_output(ended.stdout)
     if database.name == "postgresql":  # what is typed is the same on each
         check_next_commands(ended.stdout)
+        check_dashboard(ended.stdout)
         again = play("demo", "--database-url", database.sync_url, scenes=[1, 2, 3, 6])
         assert (again.returncode, again.stderr) == (0, "")
     assert tuple(row_of(engine, attempt.id)) == before

@@ -39,6 +39,7 @@ def demo(database_url: str | None) -> None:
         _print_next_commands(play, url)
         click.echo()
         click.echo(_summary(play, time.monotonic() - began))
+        _print_dashboard(stage, url)
 
 
 def _introduce(stage: Stage) -> None:
@@ -86,6 +87,11 @@ def _summary(play: Play, seconds: float) -> str:
     made, gone, waits = (play.expects[status] for status in (Status.SUCCEEDED, Status.EXPIRED, Status.PENDING))
     said = f"{made} made, {gone} expired, {waits} left for you"
     return f"Done in {seconds:.1f} s: {len(parcels)} orders, {len(play.attempts)} calls: {said}; 0 lost."
+
+
+def _print_dashboard(stage: Stage, database_url: str | None) -> None:
+    click.echo("See it in a browser:")
+    click.echo(f"   {' && '.join([*entering(stage.folder, database_url), f'{command_words()} web'])}")
 
 
 def _by_status(numbers: dict[Status, int]) -> str:
