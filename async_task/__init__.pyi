@@ -135,8 +135,8 @@ from async_task.targets.registry import target as target
 from async_task.targets.retry import Retry as Retry
 
 __version__: str
-from async_task.web.access import Access as Access
-from async_task.web.access import Right as Right
+from async_task.web.security.access import Access as Access
+from async_task.web.security.access import Right as Right
 from async_task.worker.batch_failures import FinalFailureGroup as FinalFailureGroup
 from async_task.worker.batch_preview import BatchPreview as BatchPreview
 from async_task.worker.batch_preview import DueCalls as DueCalls

@@ -13,14 +13,14 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from async_task.web.access import Authorize
-from async_task.web.forms import FORMS
-from async_task.web.guard import WENT_WRONG, Guard
+from async_task.web.forms.verbs import FORMS
 from async_task.web.mount_path import MountPath
 from async_task.web.pages import audit, job, jobs, overview, schedules, stuck, system, targets, workers
 from async_task.web.probes import healthz, metrics, readyz
-from async_task.web.refusal import Refused, plain_page
-from async_task.web.rendering import render
+from async_task.web.rendering.html import render
+from async_task.web.security.access import Authorize
+from async_task.web.security.guard import WENT_WRONG, Guard
+from async_task.web.security.refusal import Refused, plain_page
 from async_task.web.site import Site
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from starlette.responses import HTMLResponse, Response
 from async_task.database.driver_errors import is_unavailable
 from async_task.error_text import describe
 from async_task.errors import AsyncTaskError, ReadTimeout, SchemaMismatch, UnknownAttempt
-from async_task.web.access import Access
-from async_task.web.formats import as_csv, as_json
-from async_task.web.guard import access_of
 from async_task.web.last_good import Answer, LastGood
-from async_task.web.query import Query
-from async_task.web.refusal import Refused
-from async_task.web.rendering import render
+from async_task.web.rendering.formats import as_csv, as_json
+from async_task.web.rendering.html import render
+from async_task.web.requests.query import Query
+from async_task.web.security.access import Access
+from async_task.web.security.guard import access_of
+from async_task.web.security.refusal import Refused
 from async_task.web.view import Asked, Page, View
 
 if TYPE_CHECKING:

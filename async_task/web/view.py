@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from async_task.web.access import Access
-from async_task.web.query import Query
+from async_task.web.requests.query import Query
+from async_task.web.security.access import Access
 
 if TYPE_CHECKING:
     from async_task.application.app import AsyncTask

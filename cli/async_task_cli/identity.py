@@ -46,8 +46,8 @@ class Identity:
     def authorize(self) -> Callable[[Any], Any]:
         """Says who is behind a request, for `AsyncTask.dashboard`. Raises Refusal, which repeats no secret."""
         # Imported here, because it needs the extra.
-        from async_task.web import authentication
-        from async_task.web.users import names_in, users_in
+        from async_task.web.security import authentication
+        from async_task.web.security.users import names_in, users_in
 
         readers = names_in(os.environ.get(READERS, ""))
         try:

@@ -35,7 +35,7 @@ def serve() -> Iterator[Callable[[object], str]]:
 @pytest.fixture
 def dashboard(app: AsyncTask, serve: Callable[[object], str]) -> str:
     """The address of the dashboard of `app`, for a person with every right."""
-    from async_task.web.access import Access
+    from async_task.web.security.access import Access
 
     made: Any = app
     return serve(made.dashboard(authorize=lambda request: Access.full("anna@web")))

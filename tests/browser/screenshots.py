@@ -23,7 +23,7 @@ from sqlalchemy.orm import sessionmaker  # noqa: E402
 
 import databases  # noqa: E402
 from async_task import AsyncTask  # noqa: E402
-from async_task.web.access import Access  # noqa: E402
+from async_task.web.security.access import Access  # noqa: E402
 from serving import apart, serving  # noqa: E402
 from shop.models import Attempt  # noqa: E402
 from shop.warehouse import Warehouse  # noqa: E402

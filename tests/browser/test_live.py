@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from async_task import AsyncTask, Attempt
 from async_task.attempts.notes import add_note
 from async_task.schema.audit import acting
-from async_task.web.access import Access
+from async_task.web.security.access import Access
 from elsewhere import await_
 from mess import changed, ended
 from outbox import Client, act_boxed

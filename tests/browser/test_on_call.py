@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, update
 
 from async_task import AsyncTask, Attempt
-from async_task.web import bulk
+from async_task.web.forms import bulk
 from claims import TABLE, seconds_from_now
 from elsewhere import await_
 from outbox import Broken, act, will

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from async_task.web.users import is_right
+from async_task.web.security.users import is_right
 from async_task_cli.commands import web
 from elsewhere import Program
 from said import Run

@@ -12,10 +12,10 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from async_task import Access, ConfigurationError
-from async_task.web import authentication
-from async_task.web.authentication import Anybody, Basic, Loopback, ProxyHeader, Token
-from async_task.web.guard import Guard, access_of
-from async_task.web.users import hash_password
+from async_task.web.security import authentication
+from async_task.web.security.authentication import Anybody, Basic, Loopback, ProxyHeader, Token
+from async_task.web.security.guard import Guard, access_of
+from async_task.web.security.users import hash_password
 
 TOKEN = "a-token-of-25-characters!"
 OURS = {"Sec-Fetch-Site": "same-origin"}

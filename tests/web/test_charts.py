@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from async_task.web.charts import HEIGHT, KINDS, WIDTH, beats, stacked, time_line
-from async_task.web.rendering import sentence
-from async_task.web.times import since, span
+from async_task.web.rendering.charts import HEIGHT, KINDS, WIDTH, beats, stacked, time_line
+from async_task.web.rendering.html import sentence
+from async_task.web.rendering.times import since, span
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)

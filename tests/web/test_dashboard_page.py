@@ -7,9 +7,11 @@ from importlib.resources import files
 import pytest
 
 from async_task import AsyncTask, Right
-from async_task.web import bulk, job_list, last_good, search, site
+from async_task.web import last_good, site
 from async_task.web.dashboard import PAGES
-from async_task.web.pages import overview
+from async_task.web.forms import bulk
+from async_task.web.pages import job_list, overview
+from async_task.web.requests import search
 from conftest import by_one_door
 from dashboards import browser
 

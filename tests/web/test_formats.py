@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from async_task import Status
-from async_task.web.arguments import MASKED, masked, shown
-from async_task.web.formats import as_csv, as_json
-from async_task.web.markdown import as_html
-from async_task.web.query import Query
-from async_task.web.refusal import Refused
-from async_task.web.rendering import first_line, number, size, state, when
-from async_task.web.times import since, span
+from async_task.web.rendering.arguments import MASKED, masked, shown
+from async_task.web.rendering.formats import as_csv, as_json
+from async_task.web.rendering.html import first_line, number, size, state, when
+from async_task.web.rendering.markdown import as_html
+from async_task.web.rendering.times import since, span
+from async_task.web.requests.query import Query
+from async_task.web.security.refusal import Refused
 
 NOON = dt.datetime(2026, 10, 25, 12, tzinfo=dt.UTC)
 FORMULAS = ("=cmd|'/C calc'!A0", "+1", "-1+2", "@SUM(A1)", "\t=1", "\r=1")

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 from test_pages import everything
 
 from async_task import Access, AsyncTask, Attempt, ReadTimeout, Right, Schedule, Status
-from async_task.web import bulk
 from async_task.web.dashboard import dashboard
+from async_task.web.forms import bulk
 from claims import claimed
 from conftest import by_one_door
 from dashboards import ORIGIN, OURS, browser, send, token_in, words_of

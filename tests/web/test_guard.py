@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from async_task import Access, ConfigurationError, Right
-from async_task.web.guard import LONGEST_BODY, Guard, access_of, form_of, require
-from async_task.web.headers import CONTENT_SECURITY_POLICY, HEADERS
+from async_task.web.security.guard import LONGEST_BODY, Guard, access_of, form_of, require
+from async_task.web.security.headers import CONTENT_SECURITY_POLICY, HEADERS
 
 ORIGIN = "http://dashboard.test"
 OURS = {"Sec-Fetch-Site": "same-origin"}

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import Engine, select, text
 
 from async_task import Access, AsyncTask, Attempt, Schedule
-from async_task.web.query import Query
-from async_task.web.refusal import Refused
-from async_task.web.search import search_of
+from async_task.web.requests.query import Query
+from async_task.web.requests.search import search_of
+from async_task.web.security.refusal import Refused
 from conftest import by_one_door
 from dashboards import PAGES, STEMS, browser, words_of
 from mess import CAUSES, changed, mess

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from async_task import Access
-from async_task.web import job_list
+from async_task.web.pages import job_list
 from conftest import by_one_door
 from dashboards import browser, send, token_in, words_of
 from mess import changed

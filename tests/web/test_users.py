@@ -3,7 +3,7 @@
 import pytest
 
 from async_task import ConfigurationError
-from async_task.web.users import hash_password, is_right, names_in, users_in
+from async_task.web.security.users import hash_password, is_right, names_in, users_in
 
 
 def test_users_are_listed_in_one_line_or_in_lines_and_a_hash_is_as_good_as_its_password() -> None:

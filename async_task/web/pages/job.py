@@ -9,11 +9,11 @@ from async_task.attempts.info import AttemptInfo
 from async_task.attempts.messages import user_of
 from async_task.attempts.pages import AttemptPage
 from async_task.attempts.shown_arguments import ShownArguments
-from async_task.web.access import Right
-from async_task.web.arguments import masked
-from async_task.web.charts import time_line
 from async_task.web.pages import row
-from async_task.web.query import Query
+from async_task.web.rendering.arguments import masked
+from async_task.web.rendering.charts import time_line
+from async_task.web.requests.query import Query
+from async_task.web.security.access import Right
 from async_task.web.view import Asked, Page, View
 
 ATTEMPTS = "attempts"

@@ -3,9 +3,9 @@
 import shlex
 from typing import Any
 
-from async_task.web.job_list import JobList, attempts_page, merged_page, rows_page
-from async_task.web.query import Query
-from async_task.web.search import ROW_STATES, WORDS, Search, search_of
+from async_task.web.pages.job_list import JobList, attempts_page, merged_page, rows_page
+from async_task.web.requests.query import Query
+from async_task.web.requests.search import ROW_STATES, WORDS, Search, search_of
 from async_task.web.view import Asked, Page, View
 
 DEFAULT, ALL, ATTEMPTS = "stuck", "all", "attempts"

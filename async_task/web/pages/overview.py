@@ -7,7 +7,7 @@ from async_task.attempts.depths import Depths
 from async_task.attempts.failures import FailureGroup
 from async_task.attempts.history import Span
 from async_task.schema.states import Status
-from async_task.web.charts import stacked
+from async_task.web.rendering.charts import stacked
 from async_task.web.view import Asked, Page, View
 
 SPANS: tuple[Span, ...] = get_args(Span)

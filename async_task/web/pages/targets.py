@@ -7,7 +7,7 @@ from typing import Any
 from async_task.targets.registry import own_queue, registered_targets
 from async_task.targets.retry import Retry
 from async_task.web.pages.overview import FIGURE_AGE
-from async_task.web.times import span
+from async_task.web.rendering.times import span
 from async_task.web.view import Asked, Page, View
 
 COLUMNS = (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from async_task.web.charts import beats
+from async_task.web.rendering.charts import beats
 from async_task.web.view import Asked, Page, View
 
 LIMIT = 50

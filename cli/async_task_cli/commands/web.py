@@ -34,7 +34,7 @@ class MountPath(click.ParamType):  # type: ignore[type-arg]
 def _print_hash(ctx: click.Context, param: click.Parameter, is_wanted: bool) -> None:
     if not is_wanted:
         return
-    from async_task.web.users import hash_password
+    from async_task.web.security.users import hash_password
 
     password = read_password()
     if not password:

@@ -14,12 +14,12 @@ from starlette.responses import HTMLResponse, Response
 from async_task.attempts.info import AttemptInfo
 from async_task.errors import AsyncTaskError, UnknownAttempt
 from async_task.schema.audit import acting
-from async_task.web.access import Right
-from async_task.web.guard import form_of, require
 from async_task.web.pages.jobs import filters_of
-from async_task.web.query import Query
-from async_task.web.refusal import Refused
-from async_task.web.rendering import render
+from async_task.web.rendering.html import render
+from async_task.web.requests.query import Query
+from async_task.web.security.access import Right
+from async_task.web.security.guard import form_of, require
+from async_task.web.security.refusal import Refused
 
 if TYPE_CHECKING:
     from async_task.web.site import Site

@@ -15,14 +15,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from async_task.attempts.notes import add_note
 from async_task.errors import AsyncTaskError, InvalidState, UnknownAttempt
 from async_task.schema.audit import acting
-from async_task.web import bulk
-from async_task.web.access import Right
-from async_task.web.guard import form_of, require
+from async_task.web.forms import bulk
 from async_task.web.pages import job, row
 from async_task.web.pages.job import ATTEMPTS
-from async_task.web.query import LENGTH, UNITS, instant
-from async_task.web.refusal import Refused
-from async_task.web.rendering import render
+from async_task.web.rendering.html import render
+from async_task.web.requests.query import LENGTH, UNITS, instant
+from async_task.web.security.access import Right
+from async_task.web.security.guard import form_of, require
+from async_task.web.security.refusal import Refused
 from async_task.web.site import Site, away_words, is_passing
 
 T = TypeVar("T")

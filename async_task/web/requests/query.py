@@ -7,7 +7,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 from async_task.errors import near
-from async_task.web.refusal import Refused
+from async_task.web.security.refusal import Refused
 
 W = TypeVar("W")
 LONGEST = 500

@@ -7,7 +7,7 @@ from typing import Any
 
 from async_task.attempts.events import EventInfo
 from async_task.attempts.info import AttemptInfo
-from async_task.web.times import span
+from async_task.web.rendering.times import span
 
 WIDTH, HEIGHT = 720, 120
 """Of a drawing, in units of its own: it is scaled to the page."""

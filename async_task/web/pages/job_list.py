@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from async_task.attempts.info import AttemptInfo
 from async_task.attempts.jobs import JobInfo, JobPage
 from async_task.attempts.pages import AttemptPage, StatusCounts
-from async_task.web.refusal import Refused
+from async_task.web.security.refusal import Refused
 
 if TYPE_CHECKING:
     from async_task.application.app import AsyncTask

@@ -9,9 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
 
-from async_task.web import arguments, times
-from async_task.web.access import Access, Right
-from async_task.web.markdown import as_html
+from async_task.web.rendering import arguments, times
+from async_task.web.rendering.markdown import as_html
+from async_task.web.security.access import Access, Right
 from async_task.web.view import Page
 
 SHAPES = {

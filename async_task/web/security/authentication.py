@@ -13,11 +13,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from async_task.errors import ConfigurationError
 from async_task.schema.audit import check_actor
-from async_task.web.access import Access
-from async_task.web.form_token import FIELD, cookie_attributes
-from async_task.web.guard import form_of
-from async_task.web.refusal import Refused
-from async_task.web.users import is_right, is_same, unknown_password
+from async_task.web.security.access import Access
+from async_task.web.security.form_token import FIELD, cookie_attributes
+from async_task.web.security.guard import form_of
+from async_task.web.security.refusal import Refused
+from async_task.web.security.users import is_right, is_same, unknown_password
 
 LOGIN_COOKIE, LOGIN_SECONDS = "async_task_login", 12 * 3600
 TOKEN_ACTOR, SHORTEST_TOKEN = "token", 20

@@ -7,8 +7,8 @@ from typing import Any
 from async_task.attempts.filters import STATES
 from async_task.errors import near
 from async_task.schema.states import Status
-from async_task.web.query import Query
-from async_task.web.refusal import Refused
+from async_task.web.requests.query import Query
+from async_task.web.security.refusal import Refused
 
 QUALIFIERS = ("type", "status", "target", "method", "queue", "token", "error", "user", "tries", "since", "until")
 WORDS = (*(one.value for one in Status), *STATES)

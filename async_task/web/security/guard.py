@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from async_task.application.validation import flag
 from async_task.error_text import describe_place, without_values
 from async_task.errors import ConfigurationError
-from async_task.web.access import Access, Authorize, Right
-from async_task.web.form_token import FIELD, cookie_with, form_token, new_secret, secret_of
-from async_task.web.headers import secure
-from async_task.web.refusal import Refused, phrase_of, plain_page
+from async_task.web.security.access import Access, Authorize, Right
+from async_task.web.security.form_token import FIELD, cookie_with, form_token, new_secret, secret_of
+from async_task.web.security.headers import secure
+from async_task.web.security.refusal import Refused, phrase_of, plain_page
 
 logger = logging.getLogger("async_task")
 WENT_WRONG = "Something went wrong here; it is in the log."

@@ -1,0 +1,1 @@
+"""A view as HTML, JSON or CSV."""

@@ -1,0 +1,1 @@
+"""What a request asks for: its parameters, and the words of the search box."""
