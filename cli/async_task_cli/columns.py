@@ -42,6 +42,29 @@ def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[Text | str]],
         yield whole
 
 
+def fitting_lines(
+    columns: Sequence[Column], rows: Sequence[Sequence[Text | str]], width: int, *, dropped: Sequence[str] = ()
+) -> list[Text]:
+    """The lines of a table that is drawn on a terminal of `width` cells; none without rows. `dropped`: the names of
+    columns that are left out, in this order, as long as the table does not fit. What still does not fit is cropped."""
+    found = _lines_without((), columns, rows, width)
+    for number, _ in enumerate(dropped, 1):
+        if all(cell_len(line.plain) <= width for line in found):
+            break
+        found = _lines_without(dropped[:number], columns, rows, width)
+    for line in found:
+        line.no_wrap, line.overflow = True, "crop"
+    return found
+
+
+def _lines_without(
+    names: Sequence[str], columns: Sequence[Column], rows: Sequence[Sequence[Text | str]], width: int
+) -> list[Text]:
+    kept = [at for at, one in enumerate(columns) if one.name not in names]
+    shown = [columns[at] for at in kept]
+    return list(table_lines(shown, [[row[at] for at in kept] for row in rows], width)) if rows else []
+
+
 def cut(text: str, width: int) -> str:
     """`text` in at most `width` cells, without its middle if it is longer."""
     if cell_len(text) <= width:

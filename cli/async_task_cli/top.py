@@ -1,6 +1,5 @@
 """The live view of `async-task top`, of all processes, and of `worker --top`, of one: from bounded statements."""
 
-import datetime as dt
 import sys
 import threading
 import time
@@ -12,24 +11,20 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from async_task import MOST_COUNTED, AsyncTask, Depth, EventInfo, Rates
-from async_task_cli import figures
-from async_task_cli.columns import Column, table_lines
-from async_task_cli.commands import workers
+from async_task import MOST_COUNTED, AsyncTask, Depth
+from async_task_cli import overview
+from async_task_cli.columns import Column, fitting_lines
 from async_task_cli.faults import verdict
-from async_task_cli.terminal import moment, plain, span
+from async_task_cli.overview import MOST_QUEUES, NUM_ERRORS, Overview, OverviewReader
+from async_task_cli.terminal import plain, span
 
 EVERY = 1.0
 QUEUES_EVERY = 10
 """How many times a worker's view is drawn until new queues are looked up."""
-RATES_EVERY = dt.timedelta(seconds=10)
-"""Until they are read again: a rate is one over a minute, and costs more than all other figures."""
-MOST_QUEUES, MOST_TARGETS, MOST_WORKERS, NUM_ERRORS = 20, 10, 20, 5
 QUEUE_COLUMNS = (
     Column("QUEUE", shortest=12), Column("DUE", is_number=True), Column("LATER", is_number=True),
     Column("CLAIMED", is_number=True),
 )  # fmt: skip
-ERROR_COLUMNS = Column("WHEN"), Column("ATTEMPT"), Column("LAST ERRORS", shortest=12)
 Own = Callable[[], tuple[str, Mapping[str, int]]]
 """The name of the worker in this process, and its tally so far."""
 
@@ -42,7 +37,8 @@ class Top:
         self._app = app
         self._own = own
         self._rate = Rate()
-        self._rates: Rates | None = None
+        self._reader = OverviewReader(app)
+        self._overview: Overview | None = None
         self._parts: list[list[Text]] = []
         self._queues: list[str] = []
         self._times = 0
@@ -67,17 +63,18 @@ class Top:
             self._draw()
 
     def _draw(self) -> None:
-        head, said = self._head(), []
+        said = []
         try:
             self._parts = self._of_all() if self._own is None else self._beside_the_worker()
         except Exception as error:  # the last figures stay
             said = [plain(verdict(error)[1])]
-        lines = [line for part in (head, said, *self._parts) if part for line in (*part, Text())]
+        lines = [line for part in (self._head(), said, *self._parts) if part for line in (*part, Text())]
         self._live.update(Group(*lines[:-1]), refresh=True)
 
     def _head(self) -> list[Text]:
         if self._own is None:
-            return [plain(self._app.address)]
+            found = self._overview
+            return [plain(self._app.address)] if found is None else overview.head(found, self._app.address)
         name, tally = self._own()
         up = span(time.monotonic() - self._began)
         rate = self._rate.note(sum(tally.values()), time.monotonic())
@@ -85,32 +82,16 @@ class Top:
         return [plain(f"{name} on {self._app.address}, up {up}"), plain(f"{rate:,.0f} a second; {said}")]
 
     def _of_all(self) -> list[list[Text]]:
-        if self._rates is None or self._rates.read_at + RATES_EVERY < self._app.now():
-            self._rates = self._app.attempts.rates()
-        found = figures.busiest(figures.figures_of(self._app, self._rates), MOST_QUEUES, MOST_TARGETS)
-        return [
-            [Text(line) for line in (f"Read at {moment(found.read_at)}.", *figures.headlines(found))],
-            self._lines(figures.QUEUE_COLUMNS, figures.queue_rows(found)),
-            self._lines(figures.TARGET_COLUMNS, figures.target_rows(found)),
-            *self._workers_and_errors(),
-        ]
+        self._overview = self._reader.read()
+        return overview.parts(self._overview, self._console.width)
 
     def _beside_the_worker(self) -> list[list[Text]]:
-        return [self._lines(QUEUE_COLUMNS, [_queue_row(one) for one in self._depths()]), *self._workers_and_errors()]
-
-    def _workers_and_errors(self) -> list[list[Text]]:
-        running = self._app.workers()[:MOST_WORKERS]
-        errors = self._app.attempts.errors(NUM_ERRORS)
+        width = self._console.width
         return [
-            self._lines(workers.COLUMNS, workers.rows(running)),
-            self._lines(ERROR_COLUMNS, [_error_row(one) for one in errors]),
+            fitting_lines(QUEUE_COLUMNS, [_queue_row(one) for one in self._depths()], width),
+            overview.worker_lines(self._app.workers(), width),
+            overview.error_lines(self._app.attempts.errors(NUM_ERRORS), width),
         ]
-
-    def _lines(self, columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -> list[Text]:
-        lines = list(table_lines(columns, rows, self._console.width)) if rows else []
-        for line in lines:  # on a terminal too narrow for the numbers
-            line.no_wrap, line.overflow = True, "crop"
-        return lines
 
     def _depths(self) -> list[Depth]:
         is_known = self._queues and self._times % QUEUES_EVERY
@@ -146,10 +127,6 @@ class Rate:
 
 def _queue_row(one: Depth) -> Sequence[Text | str]:
     return one.queue, _counted(one.due), _counted(one.later), _counted(one.claimed)
-
-
-def _error_row(one: EventInfo) -> Sequence[Text | str]:
-    return f"{one.created_at:%H:%M:%S}", one.attempt_id.hex[-8:], (one.message or "").partition("\n")[0]
 
 
 def _counted(number: int) -> str:

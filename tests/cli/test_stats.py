@@ -230,7 +230,10 @@ def test_top_watches_all_processes_and_performs_nothing(
     end(engine, long, Status.FAILED, dt.timedelta(seconds=5))
     terminal = Terminal()
     watching = process("top", "--every", "500ms", stderr=terminal.theirs)
-    for words in ("1 due", "Ended: 1/min (1/min failed)", "mail", "test.client", "shop.tttttt", "…ttttt"):
+    for words in (
+        "Oldest due: ", ", in mail", "1 due, 0 running, 0 later, 1 failed, 0 expired.",
+        "1 done per minute, 1 of them failed.", "test.client", "shop.tttttt", "…ttttt",
+    ):  # fmt: skip
         terminal.await_words(words)
     working = process("worker", "--module", "outbox", "--queue", "other")
     terminal.await_words("other")

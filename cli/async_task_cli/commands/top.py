@@ -20,10 +20,16 @@ LEAST = dt.timedelta(milliseconds=500)
 )  # fmt: skip
 @reaching
 def top(wanted: Wanted, every: dt.timedelta) -> None:
-    """Watch all queues, targets and workers on the terminal, until Ctrl-C. It performs nothing.
+    """Watch the overview of the dashboard on the terminal, until Ctrl-C. It performs and changes nothing.
 
-    The columns are those of `stats` and `workers`. The busiest 20 queues and 10 targets are shown. The exit code is 130
-    after Ctrl-C.
+    First for how long the oldest attempt has been due, and then how many are due, running, due later, failed and
+    expired, and how many are done per minute. Below, what needs you: the 5 most frequent kinds of failure, as
+    `failures list` has them. Then the busiest 20 queues and 10 targets, the workers, and the last errors. The columns
+    are those of `stats` and `workers`; on a narrow terminal the least important are left out.
+
+    Each statement may take 2 s. If one takes longer, or the database is away, the last figures stay. Rates, failures
+    and numbers of failed and expired attempts (a + means the newest 50,000 only) are read every 10 s. The exit code
+    is 130 after Ctrl-C.
     """
     if every < LEAST:
         raise Refusal("--every is at least 500ms", USAGE)
