@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Engine, insert, update
 
 from async_task import Attempt, FernetEncryptor, JobEvent, Key
-from async_task.attempts import stuck_groups
 from async_task.encryption.encryptors import context_of, register_encryptor, seal
+from async_task.reading import stuck_groups
 from async_task.schema.tables import companion_tables
 from async_task.targets.registry import registered_targets
 from claims import TABLE, claimed, seconds_from_now

@@ -11,14 +11,14 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
 from async_task.attempts.attempt import BaseAttempt
-from async_task.attempts.browse import Attempts
-from async_task.attempts.call_problems import CallProblem, problems_of
-from async_task.attempts.pages import clock_of
-from async_task.attempts.stuck_groups import StuckSource
 from async_task.database.engines import Source
 from async_task.database.lanes import has_loop_running, open_lane
 from async_task.database.reading import reading_engine
 from async_task.errors import ConfigurationError
+from async_task.reading.browse import Attempts
+from async_task.reading.call_problems import CallProblem, problems_of
+from async_task.reading.pages import clock_of
+from async_task.reading.stuck_groups import StuckSource
 from async_task.schema import versions
 from async_task.schema.system import SystemInfo, system_of
 from async_task.schema.tables import table_of

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from async_task.application.jobs import ApplicationJobs
 from async_task.application.validation import at_least, check_event, check_function
-from async_task.attempts.failed_set import FailedSet, has_returned
 from async_task.errors import AsyncTaskError, ConfigurationError, InvalidState
+from async_task.reading.failed_set import FailedSet, has_returned
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
 from async_task.targets.retry import Duration, duration

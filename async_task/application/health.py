@@ -11,7 +11,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from async_task.application.database import refuse_loop
 from async_task.application.failure_retry import FailureRetry
 from async_task.application.validation import at_least, check_text, flag, scope_of
-from async_task.attempts.health import (
+from async_task.database.driver_errors import is_unavailable
+from async_task.error_text import describe
+from async_task.errors import ConfigurationError, ReadTimeout, SchemaMismatch
+from async_task.queue.workers import CLOCK, WORKER, WorkerInfo, given_name
+from async_task.reading.health import (
     Expected,
     Health,
     HealthCheck,
@@ -23,11 +27,7 @@ from async_task.attempts.health import (
     judge_workers,
     process_unknown,
 )
-from async_task.attempts.oldest_due import oldest_due_of
-from async_task.database.driver_errors import is_unavailable
-from async_task.error_text import describe
-from async_task.errors import ConfigurationError, ReadTimeout, SchemaMismatch
-from async_task.queue.workers import CLOCK, WORKER, WorkerInfo, given_name
+from async_task.reading.oldest_due import oldest_due_of
 from async_task.schema.tables import table_of
 from async_task.targets.retry import Duration, duration
 

@@ -12,11 +12,11 @@ from async_task.asyncable.chain import name_of
 from async_task.asyncable.job_filters import job_filters
 from async_task.asyncable.job_pages import page_of
 from async_task.asyncable.sweep import asyncables_of
-from async_task.attempts.jobs import JobExplanation, JobInfo, JobPage
-from async_task.attempts.pages import check_cursor, check_limit
-from async_task.attempts.row_keys import key_in_full, key_meant
 from async_task.errors import UnknownAttempt
 from async_task.polling import jobs as pollables
+from async_task.reading.jobs import JobExplanation, JobInfo, JobPage
+from async_task.reading.pages import check_cursor, check_limit
+from async_task.reading.row_keys import key_in_full, key_meant
 
 T = TypeVar("T")
 

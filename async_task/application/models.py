@@ -16,11 +16,11 @@ from async_task.asyncable.summary import ModelSummary, summarize
 from async_task.asyncable.sweep import ProcessReport, asyncables_of, process_models
 from async_task.attempts.draft import aware
 from async_task.attempts.options import SyncSession
-from async_task.attempts.row_keys import key_meant
-from async_task.attempts.stuck_groups import StuckSource
 from async_task.errors import ConfigurationError, UnknownTarget, near
 from async_task.polling.chain import name_of as polling_name
 from async_task.polling.target import registered_pollables
+from async_task.reading.row_keys import key_meant
+from async_task.reading.stuck_groups import StuckSource
 from async_task.schema.tables import table_of
 
 

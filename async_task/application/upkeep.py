@@ -22,10 +22,6 @@ from async_task.application.validation import (
     scope_of,
 )
 from async_task.attempts.attempt import BaseAttempt
-from async_task.attempts.events import check_event_page
-from async_task.attempts.filters import calls_named, filters_of, refuse_unknown, with_whole_names
-from async_task.attempts.lookup import id_meant
-from async_task.attempts.shown_arguments import ShownArguments, shown_arguments
 from async_task.database.engines import Source
 from async_task.encryption.rotation import KeyUse, RotationReport, Selection, count, key_uses, rotate
 from async_task.errors import ConfigurationError, UnknownAttempt
@@ -38,6 +34,10 @@ from async_task.queue.retention import Keeping, PruneReport, Retention, Rule, pr
 from async_task.queue.sweep import SweepReport, sweep
 from async_task.queue.sweep_preview import SweepPreview, preview_sweep
 from async_task.queue.workers import WorkerInfo, running_workers
+from async_task.reading.events import check_event_page
+from async_task.reading.filters import calls_named, filters_of, refuse_unknown, with_whole_names
+from async_task.reading.lookup import id_meant
+from async_task.reading.shown_arguments import ShownArguments, shown_arguments
 from async_task.schedule.actions import AppSchedule
 from async_task.schedule.schedule import Schedule
 from async_task.schema.audit import current_actor, record_verb

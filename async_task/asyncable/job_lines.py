@@ -13,10 +13,10 @@ from async_task.asyncable.columns import columns_of
 from async_task.asyncable.job_filters import JobFilters, Stage
 from async_task.asyncable.job_rows import JobRow, columns_of_rows, read_rows
 from async_task.asyncable.scopes import NONE, Scopes, Stored, of_columns
-from async_task.attempts.row_keys import key_in_full, key_meant
 from async_task.database.clock import Instant, held_in
 from async_task.database.index_order import order_after_nulls
 from async_task.errors import ConfigurationError, InvalidArguments
+from async_task.reading.row_keys import key_in_full, key_meant
 
 EARLIEST = dt.datetime.min.replace(tzinfo=dt.UTC)
 

@@ -17,10 +17,10 @@ from async_task.asyncable.chain import name_of
 from async_task.asyncable.job_filters import JobFilters, Stage
 from async_task.asyncable.job_lines import Listed, Place, line
 from async_task.asyncable.jobs import jobs_of
-from async_task.attempts.jobs import JobInfo, JobPage
-from async_task.attempts.pages import clock_of
 from async_task.database.driver_errors import is_unavailable
 from async_task.error_text import describe
+from async_task.reading.jobs import JobInfo, JobPage
+from async_task.reading.pages import clock_of
 
 logger = logging.getLogger("async_task")
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from async_task.asyncable.scopes import Known, Scopes
 from async_task.asyncable.settings import Processing
-from async_task.attempts.explanation import Reason, command
-from async_task.attempts.jobs import JobInfo
+from async_task.reading.explanation import Reason, command
+from async_task.reading.jobs import JobInfo
 from async_task.schema.states import Status
 
 

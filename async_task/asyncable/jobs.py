@@ -12,11 +12,11 @@ from async_task.asyncable.job_reasons import reasons_of
 from async_task.asyncable.job_rows import JobRow, columns_of_rows, read_rows
 from async_task.asyncable.states import STATES, refusals, state_of
 from async_task.attempts.chain import key_of, with_key, with_keys
-from async_task.attempts.explanation import explained
 from async_task.attempts.info import AttemptInfo
-from async_task.attempts.jobs import JobExplanation, JobInfo
 from async_task.attempts.messages import user_of
-from async_task.attempts.row_keys import key_in_full
+from async_task.reading.explanation import explained
+from async_task.reading.jobs import JobExplanation, JobInfo
+from async_task.reading.row_keys import key_in_full
 from async_task.schema.tables import table_of
 
 

@@ -12,7 +12,6 @@ from async_task.asyncable.asyncable import Asyncable
 from async_task.asyncable.columns import columns_of, own_rows
 from async_task.asyncable.verbs import SUBMIT, conditions
 from async_task.attempts.chain import key_from
-from async_task.attempts.row_keys import key_in_full, key_meant
 from async_task.database.driver_errors import is_unavailable
 from async_task.database.index_order import order_after_nulls
 from async_task.database.sessions import routed_as_writes
@@ -20,6 +19,7 @@ from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
 from async_task.errors import AsyncTaskError
 from async_task.queue.backlog import MOST_COUNTED
+from async_task.reading.row_keys import key_in_full, key_meant
 from async_task.schema.audit import record_verb
 from async_task.schema.jobs import job_of
 

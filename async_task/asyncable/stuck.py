@@ -20,11 +20,11 @@ from async_task.asyncable.columns import columns_of, own_rows
 from async_task.asyncable.job_rows import JobRow, columns_of_rows, read_rows
 from async_task.asyncable.scopes import Known, Scopes
 from async_task.asyncable.verbs import conditions
-from async_task.attempts.row_keys import key_in_full
-from async_task.attempts.stuck_groups import LATEST, StuckCause, StuckGroup, StuckJob
 from async_task.database.index_order import order_after_nulls
 from async_task.error_text import describe
 from async_task.queue.backlog import MOST_COUNTED
+from async_task.reading.row_keys import key_in_full
+from async_task.reading.stuck_groups import LATEST, StuckCause, StuckGroup, StuckJob
 from async_task.targets.target import call_name
 
 logger = logging.getLogger("async_task")

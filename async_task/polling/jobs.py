@@ -8,17 +8,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.chain import with_key
-from async_task.attempts.explanation import Reason, command, explained
 from async_task.attempts.info import AttemptInfo
-from async_task.attempts.jobs import JobExplanation, JobInfo
 from async_task.attempts.messages import user_of
-from async_task.attempts.row_keys import key_in_full
 from async_task.database.clock import statement_now
 from async_task.error_text import sanitized
 from async_task.polling.chain import chain_of, name_of
 from async_task.polling.pollable import Pollable
 from async_task.polling.settings import Polling
 from async_task.polling.states import TERMINAL, PollState
+from async_task.reading.explanation import Reason, command, explained
+from async_task.reading.jobs import JobExplanation, JobInfo
+from async_task.reading.row_keys import key_in_full
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
 

@@ -25,7 +25,7 @@ from async_task import (
     UnknownTarget,
     metadata,
 )
-from async_task.attempts.browse import Attempts
+from async_task.reading.browse import Attempts
 from mess import mess
 from outbox import Client, application
 

@@ -20,7 +20,7 @@ from async_task import (
 from async_task.asyncable import stuck as stuck_module
 from async_task.asyncable.registration import register
 from async_task.asyncable.stuck import StuckModels
-from async_task.attempts.row_keys import key_meant
+from async_task.reading.row_keys import key_meant
 from async_task.schema.jobs import key_text
 from conftest import by_one_door
 from databases import rows_read

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Engine, delete, event, update
 
 from async_task import Attempt, target
-from async_task.attempts import lookup
+from async_task.reading import lookup
 from async_task_cli.commands import attempts
 from clockwork import let_pass
 from outbox import Client, act

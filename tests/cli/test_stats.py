@@ -173,7 +173,7 @@ def test_more_kinds_of_failure_than_fit_a_page_are_left_to_failures(run: Run, wr
 
 
 def test_a_number_with_a_plus_is_a_lower_bound(run: Run, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    from async_task.attempts import depths
+    from async_task.reading import depths
     from async_task_cli import figures
 
     for _ in range(4):

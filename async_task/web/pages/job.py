@@ -4,11 +4,11 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from async_task.attempts.events import EventInfo
 from async_task.attempts.info import AttemptInfo
 from async_task.attempts.messages import user_of
-from async_task.attempts.pages import AttemptPage
-from async_task.attempts.shown_arguments import ShownArguments
+from async_task.reading.events import EventInfo
+from async_task.reading.pages import AttemptPage
+from async_task.reading.shown_arguments import ShownArguments
 from async_task.web.pages import row
 from async_task.web.rendering.arguments import masked
 from async_task.web.rendering.charts import time_line

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from async_task.attempts.info import AttemptInfo
-from async_task.attempts.jobs import JobInfo, JobPage
-from async_task.attempts.pages import AttemptPage, StatusCounts
+from async_task.reading.jobs import JobInfo, JobPage
+from async_task.reading.pages import AttemptPage, StatusCounts
 from async_task.web.security.refusal import Refused
 
 if TYPE_CHECKING:

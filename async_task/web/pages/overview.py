@@ -3,9 +3,9 @@
 from functools import partial
 from typing import Any, get_args
 
-from async_task.attempts.depths import Depths
-from async_task.attempts.failures import FailureGroup
-from async_task.attempts.history import Span
+from async_task.reading.depths import Depths
+from async_task.reading.failures import FailureGroup
+from async_task.reading.history import Span
 from async_task.schema.states import Status
 from async_task.web.rendering.charts import stacked
 from async_task.web.view import Asked, Page, View

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from async_task.attempts.events import JobEventInfo, events_of
-from async_task.attempts.jobs import JobInfo
 from async_task.attempts.notes import notes_of
+from async_task.reading.events import JobEventInfo, events_of
+from async_task.reading.jobs import JobInfo
 from async_task.web.security.access import Access, Right
 from async_task.web.security.refusal import Refused
 from async_task.web.view import Asked, View

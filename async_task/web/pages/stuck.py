@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from itertools import groupby
 
-from async_task.attempts.stuck_groups import CAUSES, StuckCause, StuckGroup
+from async_task.reading.stuck_groups import CAUSES, StuckCause, StuckGroup
 from async_task.web.view import Asked, Page, View
 
 TITLES: Mapping[StuckCause, str] = {

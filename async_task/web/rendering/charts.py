@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from async_task.attempts.events import EventInfo
 from async_task.attempts.info import AttemptInfo
+from async_task.reading.events import EventInfo
 from async_task.web.rendering.times import span
 
 WIDTH, HEIGHT = 720, 120

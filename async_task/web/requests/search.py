@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from async_task.attempts.filters import STATES
 from async_task.errors import near
+from async_task.reading.filters import STATES
 from async_task.schema.states import Status
 from async_task.web.requests.query import Query
 from async_task.web.security.refusal import Refused

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
-from async_task.attempts.lately import Line, Stretch, Wanted, before_fronts, newest, oldest_read
-from async_task.attempts.pages import clock_of
+from async_task.reading.lately import Line, Stretch, Wanted, before_fronts, newest, oldest_read
+from async_task.reading.pages import clock_of
 from async_task.schema.states import Status
 
 EDGE = 20

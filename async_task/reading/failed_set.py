@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import Table, func, select
 from sqlalchemy.orm import Session
 
-from async_task.attempts.events import ERRORS
-from async_task.attempts.pages import clock_of
 from async_task.errors import ConfigurationError
 from async_task.queue.fingerprints import DIGITS
+from async_task.reading.events import ERRORS
+from async_task.reading.pages import clock_of
 from async_task.schema.states import Status
 from async_task.schema.tables import companion_tables
 

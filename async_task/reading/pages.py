@@ -13,11 +13,11 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from async_task.attempts.due_pages import due_page
-from async_task.attempts.filters import Filters, Selection, refuse_unknown_names, with_whole_names
 from async_task.attempts.info import AttemptInfo, facts_of, info_of
 from async_task.database.clock import statement_now
 from async_task.errors import ConfigurationError, near
+from async_task.reading.due_pages import due_page
+from async_task.reading.filters import Filters, Selection, refuse_unknown_names, with_whole_names
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
 

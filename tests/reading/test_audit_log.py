@@ -9,7 +9,7 @@ from sqlalchemy import Engine, insert, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from async_task import AsyncTask, Attempt, ConfigurationError, JobEvent, UnknownAttempt, acting
-from async_task.attempts import audit_log
+from async_task.reading import audit_log
 from async_task.schema.audit import RUN
 from conftest import by_one_door
 from outbox import Client, act

@@ -8,8 +8,8 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from async_task.attempts.oldest_due import OldestDue
 from async_task.queue.workers import CLOCK, LONGEST_SILENCE, WORKER, WorkerInfo
+from async_task.reading.oldest_due import OldestDue
 
 DATABASE, OLDEST_DUE, WORKERS, CLOCKS, PROCESS = "database", "oldest_due", "workers", "clock", "process"
 

@@ -5,14 +5,14 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from async_task.attempts.depths import Depths, depths_of
-from async_task.attempts.failures import FailureReport, failures_of
-from async_task.attempts.history import History, Span, check_span, history_of
-from async_task.attempts.oldest_due import OldestDue, oldest_due_of
-from async_task.attempts.rates import Rates, rates_of
-from async_task.attempts.stuck_groups import StuckSource
-from async_task.attempts.timings import Durations, Lags, durations_of, lags_of
 from async_task.errors import ConfigurationError
+from async_task.reading.depths import Depths, depths_of
+from async_task.reading.failures import FailureReport, failures_of
+from async_task.reading.history import History, Span, check_span, history_of
+from async_task.reading.oldest_due import OldestDue, oldest_due_of
+from async_task.reading.rates import Rates, rates_of
+from async_task.reading.stuck_groups import StuckSource
+from async_task.reading.timings import Durations, Lags, durations_of, lags_of
 from async_task.schema.tables import table_of
 
 T = TypeVar("T")

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Table, or_, type_coerce
 from sqlalchemy.orm import Session
 
-from async_task.attempts.lately import Wanted, before_fronts, newest, oldest_read
-from async_task.attempts.pages import clock_of
 from async_task.database.clock import UnreadInstant
+from async_task.reading.lately import Wanted, before_fronts, newest, oldest_read
+from async_task.reading.pages import clock_of
 from async_task.schema.states import Status
 from async_task.targets.target import call_name
 

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
-from async_task.attempts.events import READ, EventInfo, latest_errors
 from async_task.queue.fingerprints import parsed
+from async_task.reading.events import READ, EventInfo, latest_errors
 
 PAGE = 500
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from async_task.attempts.explanation import Reason
 from async_task.attempts.info import AttemptInfo
+from async_task.reading.explanation import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

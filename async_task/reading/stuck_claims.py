@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import Table, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
-from async_task.attempts.explanation import command
-from async_task.attempts.stuck_groups import StuckGroup, counted, jobs_of
-from async_task.attempts.waiting_sample import UNSERVED_AFTER, WaitingRow, shown_error
 from async_task.queue.backlog import MOST_COUNTED
 from async_task.queue.predicates import can_expire, has_beaten, is_claimed
 from async_task.queue.serving import SILENT_AFTER
+from async_task.reading.explanation import command
+from async_task.reading.stuck_groups import StuckGroup, counted, jobs_of
+from async_task.reading.waiting_sample import UNSERVED_AFTER, WaitingRow, shown_error
 from async_task.schema.states import PENDING, is_pending
 from async_task.schema.tables import companion_tables
 

@@ -11,13 +11,13 @@ from sqlalchemy import Table, func, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.info import AttemptInfo
-from async_task.attempts.row_problems import UNFIT, KeyProblems, argument_problem
 from async_task.encryption.ciphers import STORED_HEAD
 from async_task.queue.backlog import MOST_COUNTED
 from async_task.queue.fenced_writes import PARKED
 from async_task.queue.limits import allowance
 from async_task.queue.recovery import CRASHED
 from async_task.queue.serving import Serving
+from async_task.reading.row_problems import UNFIT, KeyProblems, argument_problem
 from async_task.schema.states import Status, is_pending, is_waiting
 from async_task.schema.tables import companion_tables
 from async_task.targets.policies import Limit

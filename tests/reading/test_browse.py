@@ -21,8 +21,8 @@ from async_task import (
     UnknownTarget,
     target,
 )
-from async_task.attempts import due_pages, lookup, pages
 from async_task.queue.fingerprints import normalised, parsed
+from async_task.reading import due_pages, lookup, pages
 from clockwork import let_pass
 from conftest import by_one_door
 from outbox import Client, act, act_boxed, act_redacted
@@ -406,7 +406,7 @@ def test_failures_are_grouped_by_target_exception_and_what_the_message_has_in_co
 def test_errors_are_looked_for_among_the_newest_events(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from async_task.attempts import events, failures
+    from async_task.reading import events, failures
 
     attempt = write(act)
     for number in range(3):
@@ -498,7 +498,7 @@ def test_depths_count_what_is_due_and_waits_by_queue_and_target(app: AsyncTask, 
 
 @by_one_door
 def test_depths_say_that_they_are_lower_bounds(app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    from async_task.attempts import depths
+    from async_task.reading import depths
 
     for _ in range(4):
         write(act)

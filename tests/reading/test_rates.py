@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, update
 
 from async_task import AsyncTask, Attempt, Rate, Status
-from async_task.attempts import lately
+from async_task.reading import lately
 from claims import claimed
 from conftest import by_one_door
 from outbox import Client, act

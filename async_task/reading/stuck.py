@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
-from async_task.attempts.pages import clock_of
-from async_task.attempts.stuck_claims import MOST_KEYS, stuck_behind, stuck_claims, stuck_late, stuck_undecided
-from async_task.attempts.stuck_errors import stuck_errors
-from async_task.attempts.stuck_groups import StuckCause, StuckGroup, StuckReport, StuckSource, in_order
-from async_task.attempts.stuck_waiting import stuck_waiting
-from async_task.attempts.waiting_sample import sample_of
+from async_task.reading.pages import clock_of
+from async_task.reading.stuck_claims import MOST_KEYS, stuck_behind, stuck_claims, stuck_late, stuck_undecided
+from async_task.reading.stuck_errors import stuck_errors
+from async_task.reading.stuck_groups import StuckCause, StuckGroup, StuckReport, StuckSource, in_order
+from async_task.reading.stuck_waiting import stuck_waiting
+from async_task.reading.waiting_sample import sample_of
 
 
 def stuck_of(

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from async_task import AsyncTask, Attempt, ConfigurationError, HistoryBucket, Status
-from async_task.attempts import history, samples
-from async_task.attempts.samples import Part, Probe, estimates_of
+from async_task.reading import history, samples
+from async_task.reading.samples import Part, Probe, estimates_of
 from async_task.schema.columns import tick_of, uuid7_at
 from conftest import by_one_door
 

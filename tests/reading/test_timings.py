@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, update
 
 from async_task import AsyncTask, Attempt, Status
-from async_task.attempts import lately, timings
+from async_task.reading import lately, timings
 from conftest import by_one_door
 from outbox import Client, act
 

@@ -12,8 +12,8 @@ from sqlalchemy import Engine, insert, text, update
 from sqlalchemy.orm import DeclarativeBase
 
 from async_task import AsyncTask, Attempt, BaseAttempt, ConfigurationError, Health, HealthState, Schedule
-from async_task.attempts import oldest_due
 from async_task.queue import workers
+from async_task.reading import oldest_due
 from async_task.schema.tables import Worker
 from claims import TABLE, claimed
 from conftest import by_one_door

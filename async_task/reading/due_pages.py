@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Table, and_, literal, literal_column, or_, select, union_all
 from sqlalchemy.orm import Session
 
-from async_task.attempts.filters import Selection
 from async_task.attempts.info import facts_of
 from async_task.errors import ConfigurationError
 from async_task.queue.backlog import waiting_queues
+from async_task.reading.filters import Selection
 from async_task.schema.states import Status, is_waiting
 
 SCANNED = 1_000

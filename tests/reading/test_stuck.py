@@ -17,8 +17,8 @@ from async_task import (
     StuckJob,
     StuckReport,
 )
-from async_task.attempts import row_problems, waiting_sample
 from async_task.encryption.encryptors import encryptor_named
+from async_task.reading import row_problems, waiting_sample
 from async_task.schema.tables import companion_tables
 from claims import TABLE, claimed, seconds_from_now
 from conftest import by_one_door

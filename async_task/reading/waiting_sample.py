@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Table, case, func, literal_column, select, union_all
 from sqlalchemy.orm import Session
 
-from async_task.attempts.due_pages import MOST_QUEUES, PRIORITIES
 from async_task.encryption.encryptors import NullEncryptor
 from async_task.encryption.rotation import stored_head
 from async_task.queue.backlog import MOST_COUNTED, waiting_queues
+from async_task.reading.due_pages import MOST_QUEUES, PRIORITIES
 from async_task.schema.states import is_waiting
 
 READ = 10_000

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import Table, func, select
 from sqlalchemy.orm import Session
 
-from async_task.attempts.explanation import command
-from async_task.attempts.row_problems import UNFIT, KeyProblems, argument_problem
-from async_task.attempts.stuck_groups import StuckCause, StuckGroup, counted, jobs_of
-from async_task.attempts.waiting_sample import UNSERVED_AFTER, WaitingRow, WaitingSample, num_due
 from async_task.encryption.ciphers import key_id_stored
 from async_task.encryption.encryptors import NullEncryptor
 from async_task.outcomes import error_alone
 from async_task.queue.backlog import MOST_COUNTED
 from async_task.queue.serving import Serving
+from async_task.reading.explanation import command
+from async_task.reading.row_problems import UNFIT, KeyProblems, argument_problem
+from async_task.reading.stuck_groups import StuckCause, StuckGroup, counted, jobs_of
+from async_task.reading.waiting_sample import UNSERVED_AFTER, WaitingRow, WaitingSample, num_due
 from async_task.schema.tables import companion_tables
 from async_task.targets.registry import own_queue, problem_with
 

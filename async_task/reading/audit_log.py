@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Table, select
 from sqlalchemy.orm import Session
 
-from async_task.attempts.events import READ, JobEventInfo, facts_of_events
-from async_task.attempts.filters import When, check_storable, check_when, instant_of
-from async_task.attempts.lookup import id_meant
-from async_task.attempts.pages import clock_of
 from async_task.errors import ConfigurationError, near
+from async_task.reading.events import READ, JobEventInfo, facts_of_events
+from async_task.reading.filters import When, check_storable, check_when, instant_of
+from async_task.reading.lookup import id_meant
+from async_task.reading.pages import clock_of
 from async_task.schema.audit import NOTE, RUN
 from async_task.schema.tables import companion_tables
 

@@ -7,16 +7,18 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from async_task.attempts.audit_log import AuditPage, audit_filters, audit_of
-from async_task.attempts.events import EventInfo, check_event_page, events_of_attempt, latest_errors
-from async_task.attempts.explanation import Explanation, explained
-from async_task.attempts.failed_set import FailedSet, check_fingerprint, failed_set
-from async_task.attempts.figures import AttemptFigures
-from async_task.attempts.filters import When, filters_of
 from async_task.attempts.info import AttemptInfo, info_of_attempt
-from async_task.attempts.lookup import id_meant, short_ids
 from async_task.attempts.notes import NoteInfo, check_page, notes_of_attempt
-from async_task.attempts.pages import (
+from async_task.errors import UnknownAttempt
+from async_task.queue.ordering import ahead
+from async_task.reading.audit_log import AuditPage, audit_filters, audit_of
+from async_task.reading.events import EventInfo, check_event_page, events_of_attempt, latest_errors
+from async_task.reading.explanation import Explanation, explained
+from async_task.reading.failed_set import FailedSet, check_fingerprint, failed_set
+from async_task.reading.figures import AttemptFigures
+from async_task.reading.filters import When, filters_of
+from async_task.reading.lookup import id_meant, short_ids
+from async_task.reading.pages import (
     AttemptPage,
     Order,
     StatusCounts,
@@ -27,11 +29,9 @@ from async_task.attempts.pages import (
     counts_of,
     page_of,
 )
-from async_task.attempts.shown_arguments import ShownArguments, shown_arguments
-from async_task.attempts.stuck import stuck_of
-from async_task.attempts.stuck_groups import StuckCause, StuckReport, check_cause
-from async_task.errors import UnknownAttempt
-from async_task.queue.ordering import ahead
+from async_task.reading.shown_arguments import ShownArguments, shown_arguments
+from async_task.reading.stuck import stuck_of
+from async_task.reading.stuck_groups import StuckCause, StuckReport, check_cause
 from async_task.schema.tables import table_of
 
 T = TypeVar("T")

@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, Table, and_, bindparam, case, func, literal_column, select, union_all
 from sqlalchemy.orm import Session
 
-from async_task.attempts.pages import clock_of
-from async_task.attempts.samples import SAMPLED, Estimate, Part, Probe, estimates_of
 from async_task.database.clock import EPOCH
 from async_task.errors import ConfigurationError, near
+from async_task.reading.pages import clock_of
+from async_task.reading.samples import SAMPLED, Estimate, Part, Probe, estimates_of
 from async_task.schema.columns import tick_of, uuid7_at
 from async_task.schema.states import Status
 

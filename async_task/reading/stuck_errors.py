@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
-from async_task.attempts.events import READ, EventInfo, latest_errors
-from async_task.attempts.explanation import command
-from async_task.attempts.row_problems import UNFIT
-from async_task.attempts.stuck_groups import StuckCause, StuckGroup, counted, jobs_of
-from async_task.attempts.waiting_sample import WaitingRow, shown_error
 from async_task.outcomes import error_alone
 from async_task.queue.fingerprints import LOST, parsed
 from async_task.queue.recovery import CRASHED
+from async_task.reading.events import READ, EventInfo, latest_errors
+from async_task.reading.explanation import command
+from async_task.reading.row_problems import UNFIT
+from async_task.reading.stuck_groups import StuckCause, StuckGroup, counted, jobs_of
+from async_task.reading.waiting_sample import WaitingRow, shown_error
 from async_task.schema.states import Status
 
 SAME_ERRORS = 5
