@@ -224,7 +224,7 @@ def test_a_preview_says_what_will_be_refused_and_the_result_what_was(
     assert "tick some rows" in words_of(none)
     words = words_of(seen)
     assert "1: it is succeeded, and must be pending" in words
-    assert "1: it is being performed by" in words
+    assert "1: it is being performed" in words
     assert "1 changed, 2 refused" in words_of(done)
     assert [status_of(engine, one) for one in (waiting, running, over)] == ["canceled", "pending", "succeeded"]
 

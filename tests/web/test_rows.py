@@ -48,6 +48,11 @@ def test_rows_and_attempts_are_listed_together_by_the_time_of_submission(
         failing = links_of(client, "/jobs?type=test.review&status=failing,expired")
         none = links_of(client, "/jobs?user=nobody")
         wrong = client.get("/jobs?after=x")
+        token = token_in(client)
+        bulk = [
+            send(client, "preview", token, verb="cancel", all="1", **one)
+            for one in ({"type": "test.review"}, {"q": "user:ada"}, {"status": "failing"})
+        ]
     of_rows = [f"/jobs/test.review/{one}" for one in rows]
     assert only_rows == failing == of_rows
     assert none == []
@@ -55,7 +60,7 @@ def test_rows_and_attempts_are_listed_together_by_the_time_of_submission(
     assert both[-3:] == [f"/jobs/attempts/{one.id}" for one in attempts]
     assert len(both) == len({*both})
     assert {f"/jobs/attempts/{one.id}" for one in attempts} <= {*only_attempts}
-    assert wrong.status_code == 400
+    assert [one.status_code for one in (wrong, *bulk)] == [400] * 4
 
 
 @by_one_door

@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response
 from async_task.attempts.info import AttemptInfo
 from async_task.errors import AsyncTaskError, UnknownAttempt
 from async_task.schema.audit import acting
-from async_task.web.pages.jobs import filters_of
+from async_task.web.pages.jobs import filters_of, lists_rows
 from async_task.web.rendering.html import render
 from async_task.web.requests.query import Query
 from async_task.web.security.access import Right
@@ -62,7 +62,7 @@ async def preview(site: "Site", request: Request) -> Response:
 def _previewed(site: "Site", form: FormData, verb: Right) -> Preview:
     attempts, is_cut = _chosen(site, form)
     whys = (one.why_not(VERBS[verb]) for one in attempts)
-    refused = Counter(_without_id(why, one.id) for one, why in zip(attempts, whys, strict=True) if why is not None)
+    refused = Counter(_alike(why, one.id) for one, why in zip(attempts, whys, strict=True) if why is not None)
     by_state = Counter("performing" if one.is_performing else one.status.value for one in attempts)
     ids = tuple(one.id for one in attempts)
     return Preview(verb, ids, dict(by_state), dict(Counter(one.call for one in attempts)), dict(refused), is_cut)
@@ -70,7 +70,10 @@ def _previewed(site: "Site", form: FormData, verb: Right) -> Preview:
 
 def _chosen(site: "Site", form: FormData) -> tuple[list[AttemptInfo], bool]:
     if form.get("all") == "1":
-        filters, tries = filters_of(Query([("q", str(form.get("q") or "")), *_pairs(form)]))
+        query = Query([("q", str(form.get("q") or "")), *_pairs(form)])
+        if lists_rows(query, site.outbox.job_models):
+            raise Refused(400, "Rows of a model are changed one by one, each on its own page.")
+        filters, tries = filters_of(query)
         return _matching(site, filters, tries)
     found = []
     for given in form.getlist("id")[:AT_ONCE]:
@@ -165,6 +168,11 @@ def _verb_of(form: FormData) -> Right:
 def _number(form: FormData, name: str, default: int) -> int:
     text = str(form.get(name) or "").strip().replace(",", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else default
+
+
+def _alike(why: str, attempt_id: uuid.UUID) -> str:
+    """Without the worker that performs it, and since when."""
+    return _without_id(why, attempt_id).partition(" by ")[0]
 
 
 def _without_id(why: str, attempt_id: uuid.UUID) -> str:

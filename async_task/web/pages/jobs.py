@@ -1,6 +1,7 @@
 """`/jobs`: attempts and rows that are their own jobs; by default those that are potentially stuck, the oldest first."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from async_task.web.pages.job_list import JobList, attempts_page, merged_page, rows_page
@@ -35,7 +36,7 @@ def read(asked: Asked) -> View:
     return View(values, data, COLUMNS, rows, found.command)
 
 
-def _kind(search: Search, models: list[str], query: Query) -> str:
+def _kind(search: Search, models: Sequence[str], query: Query) -> str:
     """What is listed: `attempts`, the rows of one model, or, empty, both."""
     given = Query([("type", search.given["type"])]) if "type" in search.given else query
     kind = given.choice("type", ("", ATTEMPTS, *models), "")
@@ -55,6 +56,12 @@ def _found(asked: Asked, search: Search, kind: str, models: list[str]) -> JobLis
     if kind in models or search.is_of_rows:
         return rows_page(outbox, kind or None, search.statuses, search.given.get("user"), after)
     return merged_page(outbox, after)
+
+
+def lists_rows(query: Query, models: Sequence[str]) -> bool:
+    """Whether the list shows only rows of models, and no attempts. Raises Refused."""
+    search = search_of(query)
+    return search.is_of_rows or _kind(search, models, query) in models
 
 
 def filters_of(query: Query) -> tuple[dict[str, Any], int]:
