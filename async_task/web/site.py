@@ -10,6 +10,7 @@ from async_task.database.driver_errors import is_unavailable
 from async_task.error_text import describe
 from async_task.errors import AsyncTaskError, ReadTimeout, SchemaMismatch, UnknownAttempt
 from async_task.web.last_good import Answer, LastGood
+from async_task.web.pages import job
 from async_task.web.rendering.formats import as_csv, as_json
 from async_task.web.rendering.html import render
 from async_task.web.requests.query import Query
@@ -38,8 +39,8 @@ class Site:
     def answer(self, page: Page, request: Request, kind: str) -> Response:
         """The response of a page. `kind`: html, json or csv. Raises Refused."""
         parts = dict(request.path_params)
-        if "key" in parts and kind == "html":
-            parts["key"], kind = _without_format(parts["key"])
+        if "key" in parts:
+            parts, kind = self._without_format(parts)
         access, query = access_of(request), Query(request.query_params.multi_items())
         asked = self.asked(query, access, parts)
         refuse_others(access, page)
@@ -47,6 +48,25 @@ class Site:
         if kind != "html" and found.problem is not None:
             raise Refused(503, away_words(found.problem))
         return self._send(request, page, found, query, kind)
+
+    def _without_format(self, parts: dict[str, str]) -> tuple[dict[str, str], str]:
+        """The parts of the path of a job, and the format at the end of its key; that may belong to the key of a row."""
+        stem, dot, kind = parts["key"].rpartition(".")
+        if not dot or kind not in ("json", "csv") or self._is_row(parts):
+            return parts, "html"
+        return {**parts, "key": stem}, kind
+
+    def _is_row(self, parts: Mapping[str, str]) -> bool:
+        if parts["kind"] == job.ATTEMPTS:
+            return False
+        try:
+            with self.outbox.reading(within=WITHIN):
+                self.outbox.job(parts["kind"], parts["key"])
+        except Exception as error:
+            if isinstance(error, AsyncTaskError) or is_passing(error):
+                return False
+            raise
+        return True
 
     def asked(self, query: Query, access: Access, parts: Mapping[str, str]) -> Asked:
         """One look at a page."""
@@ -123,13 +143,6 @@ DONE = {
 def done(query: Query) -> str:
     """What was done by the form before this page; empty if nothing was."""
     return DONE.get(query.text("done") or "", "")
-
-
-def _without_format(key: str) -> tuple[str, str]:
-    for kind in ("json", "csv"):
-        if key.endswith(f".{kind}"):
-            return key.removesuffix(f".{kind}"), kind
-    return key, "html"
 
 
 def _sentence(error: Any) -> str:

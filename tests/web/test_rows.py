@@ -1,18 +1,22 @@
 """Rows that are their own jobs on the dashboard: beside attempts in one list, and each on a page of its own."""
 
+import html
 import re
 from typing import Any
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from async_task import Access
+from async_task.asyncable.registration import register
 from async_task.web.pages import job_list
 from conftest import by_one_door
 from dashboards import browser, send, token_in, words_of
 from mess import changed
 from outbox import Broken, act
-from reviews import DAY, HOUR, Board, Desk
+from reviews import DAY, HOUR, Board, Desk, Pair
 
+HOSTILE_KEYS = ("a/b", "../c", "100%", "q?x=1#y", "<b>", "\N{PILE OF POO}", "x.json")
 LINK = re.compile(r'class="open" href="(/jobs/[^"?]+)"')
 
 
@@ -117,3 +121,25 @@ def test_a_user_sees_their_own_job_and_nothing_else(desk: Desk, board: Board, mo
         pages = {client.get(path).status_code for path in ("/", "/jobs", "/stuck", "/audit", "/system", "/jobs.csv")}
     assert (own.status_code, refused, pages) == (200, [404, 404], {403})
     assert "ada" in words_of(own)
+
+
+@by_one_door
+def test_a_row_is_found_by_its_link_whatever_its_key_holds(desk: Desk, engine: Engine) -> None:
+    register(Pair)
+    for office in HOSTILE_KEYS:
+        with Session(engine) as session, session.begin():
+            row = Pair(office=office, number=7)
+            session.add(row)
+            row.submit_for_processing(session)
+    with browser(desk.app) as client:
+        token = token_in(client)
+        links = links_of(client, "/jobs?type=test.review_pair")
+        pages = [client.get(html.unescape(link)) for link in links]
+        fields = [dict(re.findall(r'name="(model|key)" value="([^"]*)"', page.text)) for page in pages]
+        given = [{name: html.unescape(value) for name, value in one.items()} for one in fields]
+        sent = [send(client, "row/cancel", token, **one, reason="not wanted") for one in given]
+        assert [one.status_code for one in sent] == [303] * len(sent), [words_of(one) for one in sent]
+        after = [words_of(client.get(one.headers["location"])) for one in sent]
+    assert [page.status_code for page in pages] == [200] * len(HOSTILE_KEYS)
+    assert sorted(one["key"].rpartition(",")[0].replace("\\", "") for one in given) == sorted(HOSTILE_KEYS)
+    assert all("canceled" in words for words in after)

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
@@ -18,7 +17,7 @@ from async_task.schema.audit import acting
 from async_task.web.forms import bulk
 from async_task.web.pages import job, row
 from async_task.web.pages.job import ATTEMPTS
-from async_task.web.rendering.html import render
+from async_task.web.rendering.html import render, segment
 from async_task.web.requests.query import LENGTH, UNITS, instant
 from async_task.web.security.access import Right
 from async_task.web.security.guard import form_of, require
@@ -66,7 +65,7 @@ async def change_row(verb: str, site: Site, request: Request) -> Response:
         getattr(found, verb)(session, **given)
 
     await acted(partial(site.outbox.write, work), access.actor)
-    return back_to(request, f"/jobs/{quote(model)}/{quote(key)}", done=verb)
+    return back_to(request, f"/jobs/{segment(model)}/{segment(key)}", done=verb)
 
 
 def _refuse_too_soon(site: Site, verb: str, model: str, key: str) -> None:
@@ -87,7 +86,7 @@ async def note(site: Site, request: Request) -> Response:
         add_note(session, _found(job, f"job {key}"), text)
 
     await acted(partial(site.outbox.write, work), access.actor)
-    return back_to(request, f"/jobs/{quote(kind)}/{quote(key)}", done="note")
+    return back_to(request, f"/jobs/{segment(kind)}/{segment(key)}", done="note")
 
 
 async def reveal(site: Site, request: Request) -> Response:

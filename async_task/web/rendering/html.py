@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -42,6 +43,7 @@ def environment() -> Environment:
         number=number,
         markdown=as_html,
         first_line=first_line,
+        segment=segment,
         argument=arguments.shown,
         kind_of=arguments.kind_of,
         size=size,
@@ -116,3 +118,8 @@ def size(number_of_bytes: int | None) -> str:
             return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 100 else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
+
+
+def segment(text: str) -> str:
+    """As one part of a path: a slash in it is none, so that no browser takes `..` in it for a way up."""
+    return quote(text, safe="")
