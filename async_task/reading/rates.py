@@ -19,6 +19,7 @@ from async_task.schema.states import Status
 EDGE = 20
 """How many of the oldest ends that were read of a line tell since when all are known; of less than 200, a tenth."""
 MINUTE, QUARTER = dt.timedelta(minutes=1), dt.timedelta(minutes=15)
+MINUTES = QUARTER // MINUTE
 SHORTEST = dt.timedelta(seconds=1)
 """The least time over which is counted."""
 
@@ -42,11 +43,13 @@ class QueueRate:
 
 @dataclass(frozen=True, slots=True)
 class TargetRate:
-    """The same of one target, in whatever queue."""
+    """The same of one target, in whatever queue. `by_minute`: how many of its attempts ended in each of the last 15
+    minutes, the oldest first; None for a minute of which not all that ended were read."""
 
     target: str
     minute: Rate
     quarter: Rate
+    by_minute: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,10 @@ def rates_of(session: Session, table: Table) -> Rates:
         parts = list(_parts(_ends(newest(session, lately, c.id >= oldest.id)), oldest, stretches, now))
     minute, quarter = (_Sums(parts, now - span, now) for span in (MINUTE, QUARTER))
     by_queue = tuple(QueueRate(name, minute.of(queue=name), quarter.of(queue=name)) for name in quarter.queues)
-    by_target = tuple(TargetRate(name, minute.of(target=name), quarter.of(target=name)) for name in quarter.targets)
+    minutes = _by_minute(parts, now)
+    by_target = tuple(
+        TargetRate(name, minute.of(target=name), quarter.of(target=name), minutes[name]) for name in quarter.targets
+    )
     return Rates(by_queue, by_target, minute.of(), quarter.of(), oldest is None, now)
 
 
@@ -126,6 +132,24 @@ def _parts(newest: Sequence[_End], oldest: Any, stretches: Sequence[Stretch], no
         ends = [*older, *recent]
         yield _Part(ends, _known_since(ends) if ends and stretch.is_cut else now - QUARTER)
     yield _Part([one for ends in by_line.values() for one in ends], oldest.created_at)
+
+
+def _by_minute(parts: Sequence[_Part], now: dt.datetime) -> dict[str, tuple[int | None, ...]]:
+    """By target. The numbers of a minute are known where every part with attempts of the target was read so far."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0] * MINUTES)
+    known: dict[str, dt.datetime] = defaultdict(lambda: now - QUARTER)
+    for part in parts:
+        for one in part.ends:
+            number = int((one.completed_at - now + QUARTER) // MINUTE)
+            if 0 <= number < MINUTES:
+                counts[one.target][number] += 1
+            known[one.target] = max(known[one.target], part.since)
+    return {
+        name: tuple(
+            count if now - QUARTER + number * MINUTE >= known[name] else None for number, count in enumerate(found)
+        )
+        for name, found in counts.items()
+    }
 
 
 class _Sums:

@@ -55,6 +55,9 @@ def test_rates_are_what_ended_a_second_by_queue_and_target(app: AsyncTask, engin
     write(act)
     found = app.attempts.rates()
     assert [one.queue for one in found.by_queue] == ["default", "mail"]
+    ping = next(one for one in found.by_target if one.target == "test.client")
+    assert ping.by_minute == (*[0] * 14, 6)
+    assert {sum(one.by_minute) for one in found.by_target} == {6, 2}
     default, mail = found.by_queue
     assert (default.minute, default.quarter) == (Rate(0, 0), Rate(pytest.approx(1 / 900), 0))
     assert (mail.minute, mail.quarter) == (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from async_task.web.rendering.charts import HEIGHT, KINDS, WIDTH, beats, stacked, time_line
+from async_task.web.rendering.charts import HEIGHT, KINDS, WIDTH, beats, sparkline, stacked, time_line
 from async_task.web.rendering.html import sentence
 from async_task.web.rendering.times import since, span
 
@@ -70,3 +70,12 @@ def test_a_length_of_time_has_two_units_below_ten_of_the_first(seconds: float, s
 def test_a_sentence_begins_with_a_capital_letter_and_its_backticks_are_code() -> None:
     assert sentence("it <is> `async-task retry`") == "It &lt;is&gt; <code>async-task retry</code>"
     assert sentence("") == ""
+
+
+def test_a_sparkline_begins_after_what_is_not_known() -> None:
+    line = sparkline([9, None, 0, 2, 4])
+    assert line is not None
+    assert line.points == "45.0,19.0 67.5,10.0 90.0,1.0"
+    assert line.words == "ended in each of the last 3 minutes: 0, 2, 4"
+    assert sparkline([1, None]) is None
+    assert sparkline([]) is None

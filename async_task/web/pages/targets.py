@@ -7,6 +7,7 @@ from typing import Any
 from async_task.targets.registry import own_queue, registered_targets
 from async_task.targets.retry import Retry
 from async_task.web.pages.overview import FIGURE_AGE
+from async_task.web.rendering.charts import sparkline
 from async_task.web.rendering.times import span
 from async_task.web.view import Asked, Page, View
 
@@ -44,6 +45,7 @@ def _row(name: str, waits: Any, ends: Any, took: Any, paused: dict[str, Any]) ->
     return {
         "target": name, "waits": waits, "failed_share": _failed_share(took), "calls": list(took),
         "minute": None if ends is None else ends.minute,
+        "spark": None if ends is None else sparkline(ends.by_minute),
         "policy": _policy(name), "paused": paused.get(own_queue(name)), "own_queue": own_queue(name),
     }  # fmt: skip
 

@@ -141,6 +141,31 @@ def _words(event: EventInfo) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Sparkline:
+    """A small line. `points`: as SVG writes them. `words`: the numbers."""
+
+    points: str
+    words: str
+
+
+SPARK_WIDTH, SPARK_HEIGHT = 90, 20
+
+
+def sparkline(numbers: Sequence[int | None]) -> Sparkline | None:
+    """Of numbers at equal distances; from the last one that is not known on. None where no two are known."""
+    first = max((place + 1 for place, one in enumerate(numbers) if one is None), default=0)
+    known = [one for one in numbers[first:] if one is not None]
+    if len(known) < 2:
+        return None
+    highest, step = max(1, *known), SPARK_WIDTH / (len(numbers) - 1)
+    points = [
+        f"{(first + place) * step:.1f},{SPARK_HEIGHT - 1 - one / highest * (SPARK_HEIGHT - 2):.1f}"
+        for place, one in enumerate(known)
+    ]
+    return Sparkline(" ".join(points), f"ended in each of the last {len(known)} minutes: {', '.join(map(str, known))}")
+
+
+@dataclass(frozen=True, slots=True)
 class Beats:
     """When batches have run, so that a gap is seen."""
 
