@@ -1,6 +1,6 @@
 """The dashboard of an application."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from importlib import import_module
 from typing import Any
 
@@ -23,6 +23,7 @@ class ApplicationDashboard(ApplicationHealth):
         read_only: bool = False,
         open_metrics: bool = False,
         base_path: str | None = None,
+        settings: Mapping[str, tuple[str, str]] | None = None,
     ) -> ASGIApp:
         """The dashboard, an ASGI application to mount; it needs `async-task[web]`.
 
@@ -32,8 +33,9 @@ class ApplicationDashboard(ApplicationHealth):
         one. It is called with Starlette's Request, on a thread if it is a plain function. `read_only`: nobody may
         change anything. `open_metrics`: whether /metrics, which names queues and targets, is read without asking
         `authorize`, as /healthz and /readyz are. `base_path`: the path below which it is mounted, like /jobs, for a
-        framework that does not say so in `root_path`, such as Litestar. Raises ConfigurationError if the extra is not
-        installed, and for an invalid argument.
+        framework that does not say so in `root_path`, such as Litestar. `settings`: those of this process that the page
+        System shows beside those of the application: by name, the value without secrets, and where it comes from.
+        Raises ConfigurationError if the extra is not installed, and for an invalid argument.
         """
         try:
             # By name: the library works without a web framework, and nothing in it imports the package above it.
@@ -43,6 +45,7 @@ class ApplicationDashboard(ApplicationHealth):
                 f"the dashboard needs the module {error.name!r}, which is not installed: install async-task[web]"
             ) from error
         app: ASGIApp = web.dashboard(
-            self, authorize=authorize, read_only=read_only, open_metrics=open_metrics, base_path=base_path
-        )
+            self, authorize=authorize, read_only=read_only, open_metrics=open_metrics, base_path=base_path,
+            settings=settings or {},
+        )  # fmt: skip
         return app

@@ -1,5 +1,6 @@
 """The ASGI application: which function answers which path."""
 
+from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -38,9 +39,10 @@ def dashboard(
     read_only: bool = False,
     open_metrics: bool = False,
     base_path: str | None = None,
+    settings: Mapping[str, tuple[str, str]] | None = None,
 ) -> ASGIApp:
     """The pages, verbs and probes of an application, to be mounted or served. See `AsyncTask.dashboard`."""
-    site = Site(outbox, PAGES)
+    site = Site(outbox, PAGES, settings or {})
     routes: list[BaseRoute] = [route for page in PAGES for route in _routes_of(site, page)]
     routes += [Route(f"/act/{name}", partial(_act, site, act), methods=["POST"]) for name, act in FORMS.items()]
     probes = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}

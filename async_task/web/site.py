@@ -31,9 +31,10 @@ WITHIN = 2.0
 class Site:
     """The application behind the pages, and their last good answers."""
 
-    def __init__(self, outbox: "AsyncTask", pages: tuple[Page, ...]) -> None:
+    def __init__(self, outbox: "AsyncTask", pages: tuple[Page, ...], settings: Mapping[str, tuple[str, str]]) -> None:
         self.outbox = outbox
         self.pages = pages
+        self._settings = settings
         self.last_good = LastGood(is_passing)
 
     def answer(self, page: Page, request: Request, kind: str) -> Response:
@@ -70,7 +71,7 @@ class Site:
 
     def asked(self, query: Query, access: Access, parts: Mapping[str, str]) -> Asked:
         """One look at a page."""
-        return Asked(self.outbox, query, access, self._recent, parts)
+        return Asked(self.outbox, query, access, self._recent, parts, self._settings)
 
     def _recent(self, figure: str, read: Callable[[], T], max_age: float) -> T:
         answer = self.last_good.read(("figure", figure), read, max_age)

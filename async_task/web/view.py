@@ -38,13 +38,14 @@ class Recent(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One look at a page. `parts`: of its path, by name."""
+    """One look at a page. `parts`: of its path, by name. `settings`: of this process, each with where it comes from."""
 
     outbox: "AsyncTask"
     query: Query
     access: Access
     recent: Recent
     parts: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,14 @@ def test_a_schedule_is_shown_with_its_next_times(engine: Engine) -> None:
 
 
 @by_one_door
+def test_settings_are_shown_with_where_they_come_from_and_without_passwords(app: AsyncTask) -> None:
+    with browser(app, settings={"application": ("shop.app:outbox", "pyproject.toml")}) as client:
+        words = words_of(client.get("/system"))
+    assert "application shop.app:outbox pyproject.toml" in words
+    assert f"database {app.address} the application" in words
+
+
+@by_one_door
 def test_a_page_reads_in_transactions_that_cannot_write(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

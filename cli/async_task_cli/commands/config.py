@@ -71,6 +71,18 @@ def _of(app: AsyncTask, wanted: Wanted) -> Iterator[tuple[str, Setting]]:
     yield "targets", Setting(app.target_names, HERE)
 
 
+def shown_settings(app: AsyncTask, wanted: Wanted) -> dict[str, tuple[str, str]]:
+    """By name, the value as a text and where it comes from; without what is not set."""
+    settings = dict(_said(wanted)) | dict(_of(app, wanted))
+    for name in ("actor", "concurrency", "lease_seconds"):  # of other commands, and what the page says itself
+        del settings[name]
+    return {
+        name.replace("_", " "): (_text_of(one), one.source or "")
+        for name, one in settings.items()
+        if one.value not in (None, "", [])
+    }
+
+
 def _print(settings: dict[str, Setting], *, is_json: bool) -> None:
     if is_json:
         click.echo(json.dumps({name: dataclasses.asdict(one) for name, one in settings.items()}))
@@ -79,7 +91,10 @@ def _print(settings: dict[str, Setting], *, is_json: bool) -> None:
 
 
 def _shown(setting: Setting) -> Text:
-    value = setting.value
-    shown = ", ".join(value) if isinstance(value, list) else value
     where = "; ".join(part for part in (setting.source, setting.problem) if part)
-    return plain(f"{shown if shown not in (None, '') else 'none'}" + (f"  ({where})" if where else ""))
+    return plain((_text_of(setting) or "none") + (f"  ({where})" if where else ""))
+
+
+def _text_of(setting: Setting) -> str:
+    value = setting.value
+    return ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)

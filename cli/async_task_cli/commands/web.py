@@ -9,6 +9,7 @@ import click
 
 from async_task_cli.actor import as_actor
 from async_task_cli.application import existing
+from async_task_cli.commands.config import shown_settings
 from async_task_cli.faults import CONFIGURATION, Refusal
 from async_task_cli.identity import BASIC, PROXY_HEADER, TOKEN, Identity, read_password
 from async_task_cli.logs import JSON, log_lines, logged
@@ -94,7 +95,7 @@ def web(
     authorize = who.authorize()
     with existing(wanted) as app, listening(host, port) as listener:
         words = f"Listening on {url_of(listener, path)}"
-        dashboard = app.dashboard(authorize=authorize, read_only=read_only)
+        dashboard = app.dashboard(authorize=authorize, read_only=read_only, settings=shown_settings(app, wanted))
         serve(below(path, dashboard), listener, access_log=access_log, began=lambda: _tell(words, log_format))
     return 0
 
