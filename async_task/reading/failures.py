@@ -2,7 +2,7 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from async_task.queue.fingerprints import parsed
 from async_task.reading.events import READ, EventInfo, latest_errors
+from async_task.schema.states import Status
 
 PAGE = 500
 
@@ -24,7 +25,7 @@ class FailureGroup:
     `UUID` for each UUID, `WORKER` for each worker and `'...'` for each text in quotes. `count`: errors; `attempts`: to
     how many attempts they happened. `latest`: the attempt of the last one. `fingerprint`: what they share, which
     `retry_failures` takes; None for errors from before version 6 of the tables, which are grouped by target, exception
-    and message.
+    and message. `left`: how many of the attempts have not succeeded since.
     """
 
     target: str | None
@@ -36,6 +37,7 @@ class FailureGroup:
     last: dt.datetime
     latest: uuid.UUID
     fingerprint: str | None = None
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +53,35 @@ class FailureReport:
 def failures_of(session: Session, table: Table) -> FailureReport:
     """The groups of the errors among the newest READ events."""
     errors, is_complete = latest_errors(session, table, READ, with_detail=False)
-    targets = _targets_of(session, table, {one.attempt_id for one in errors})
+    found_in = _attempts_of(session, table, {one.attempt_id for one in errors})
+    targets = {one: row.target for one, row in found_in.items()}
+    left = {one for one, row in found_in.items() if row.status != Status.SUCCEEDED}
     groups: dict[tuple[str | None, ...], list[EventInfo]] = {}
     for one in errors:
         alike = (targets.get(one.attempt_id), *parsed(one.kind, one.message))
         groups.setdefault(alike if one.fingerprint is None else (one.fingerprint,), []).append(one)
-    found = [_group(alike, targets) for alike in groups.values()]
+    found = [_group(alike, targets, left) for alike in groups.values()]
     found.sort(key=lambda group: (-group.count, -group.last.timestamp(), group.exception))
     return FailureReport(tuple(found), len(errors), is_complete)
 
 
-def _group(alike: Sequence[EventInfo], targets: Mapping[uuid.UUID, str]) -> FailureGroup:
+def _group(alike: Sequence[EventInfo], targets: Mapping[uuid.UUID, str], left: Set[uuid.UUID]) -> FailureGroup:
     last, first = alike[0], alike[-1]  # the newest first
     ids = {one.attempt_id for one in alike}
     target = next((targets[one] for one in ids if one in targets), None)
     return FailureGroup(
         target, *parsed(last.kind, last.message), len(alike), len(ids), first.created_at, last.created_at,
-        last.attempt_id, last.fingerprint,
+        last.attempt_id, last.fingerprint, len(ids & left),
     )  # fmt: skip
 
 
-def _targets_of(session: Session, table: Table, ids: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, str]:
-    found: dict[uuid.UUID, str] = {}
+def _attempts_of(session: Session, table: Table, ids: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, Any]:
+    """The target and the status of each that is there."""
+    found: dict[uuid.UUID, Any] = {}
     wanted = sorted(ids)
     for start in range(0, len(wanted), PAGE):
-        asked: Any = select(table.c.id, table.c.target).where(table.c.id.in_(wanted[start : start + PAGE]))
-        found.update((row.id, row.target) for row in session.execute(asked))
+        asked: Any = select(table.c.id, table.c.target, table.c.status).where(
+            table.c.id.in_(wanted[start : start + PAGE])
+        )
+        found.update((row.id, row) for row in session.execute(asked))
     return found

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -21,8 +22,8 @@ from async_task.web.probes import healthz, metrics, readyz
 from async_task.web.rendering.html import render
 from async_task.web.security.access import Authorize
 from async_task.web.security.guard import WENT_WRONG, Guard
-from async_task.web.security.refusal import Refused, plain_page
-from async_task.web.site import Site
+from async_task.web.security.refusal import Refused, phrase_of, plain_page
+from async_task.web.site import Site, refusal_of
 
 if TYPE_CHECKING:
     from async_task.application.app import AsyncTask
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 PAGES = (
     overview.PAGE, jobs.PAGE, stuck.PAGE, targets.PAGE, workers.PAGE, schedules.PAGE, system.PAGE, audit.PAGE, job.PAGE
 )  # fmt: skip
+
+
+TITLES = {
+    400: "This cannot be done", 403: "Not allowed", 404: "Not found", 409: "Nothing was changed",
+    500: "Something went wrong", 503: "Not available now",
+}  # fmt: skip
+"""The headings of refusals."""
 
 
 def dashboard(
@@ -68,7 +76,10 @@ async def _page(site: Site, page: Any, request: Request, kind: str = "html") -> 
 
 
 async def _act(site: Site, act: Any, request: Request) -> Response:
-    response: Response = await act(site, request)
+    try:
+        response: Response = await act(site, request)
+    except Exception as error:
+        raise refusal_of(error, "Nothing was changed: ") or error from error
     return response
 
 
@@ -96,5 +107,21 @@ def _refusal_page(request: Request, refused: Refused) -> Response:
         return JSONResponse({"error": refused.words}, refused.status, refused.headers)
     if "state" not in request.scope or "access" not in request.scope["state"]:
         return plain_page(request, refused)
-    html = render(request, "refused.html", PAGES, {"refused": refused, "title": str(refused.status)})
+    values = {
+        "refused": refused, "title": TITLES.get(refused.status, phrase_of(refused.status)),
+        "before": _page_before(request), "sought": request.query_params.get("q", ""),
+    }  # fmt: skip
+    html = render(request, "refused.html", PAGES, values)
     return HTMLResponse(html, refused.status, refused.headers)
+
+
+def _page_before(request: Request) -> str | None:
+    """The path below this dashboard, with its query, of the page that led to this one."""
+    before, here = urlsplit(request.headers.get("referer", "")), request.url
+    base = str(request.scope.get("root_path", ""))
+    if before.netloc != here.netloc or not before.path.startswith(f"{base}/") or before.path == here.path:
+        return None
+    path = before.path.removeprefix(base)
+    if path.startswith("//"):  # a browser would take it for another host
+        return None
+    return f"{path}?{before.query}" if before.query else path

@@ -1,47 +1,48 @@
 """`/healthz`, `/readyz` and `/metrics`: for programs that watch."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-if TYPE_CHECKING:
-    from async_task.web.site import Site
+from async_task.web.site import WITHIN, Site, refusal_of
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 WAITING = {"due": "could be started now", "waiting": "are due later", "claimed": "are being performed"}
 Sample = tuple[Mapping[str, str], float | None]
 
 
-def healthz(site: "Site") -> Response:
+def healthz(site: Site) -> Response:
     """Whether this process answers: it asks no database, whose absence a restart would not mend."""
     return JSONResponse({"status": "ok"})
 
 
-def readyz(site: "Site") -> Response:
+def readyz(site: Site) -> Response:
     """Whether the pages can show anything: 503 while the database is away, or its tables do not fit."""
     check = site.outbox.health().check("database")
     is_ready = check is not None and check.state == "ok"
     return JSONResponse({"status": "ok" if is_ready else "unavailable"}, 200 if is_ready else 503)
 
 
-def metrics(site: "Site") -> Response:
+def metrics(site: Site) -> Response:
     """Gauges in the text format of Prometheus, from the same bounded queries as the overview."""
-    return PlainTextResponse("\n".join(_lines(site)) + "\n", media_type=PROMETHEUS)
+    try:
+        with site.outbox.reading(within=WITHIN):
+            return PlainTextResponse("\n".join(_lines(site)) + "\n", media_type=PROMETHEUS)
+    except Exception as error:
+        if (told := refusal_of(error)) is None:
+            raise
+        return PlainTextResponse(f"{told.words}\n", told.status)
 
 
-def _lines(site: "Site") -> Iterator[str]:
+def _lines(site: Site) -> Iterator[str]:
     attempts = site.outbox.attempts
     depths, rates, oldest, workers = attempts.depths(), attempts.rates(), attempts.oldest_due(), site.outbox.workers()
     living = [one for one in workers if not one.is_dead]
     yield from _gauge(
         "oldest_due_seconds", "For how long the oldest attempt has been due.", [({}, _seconds(oldest.age))]
     )
-    for name, words in (
-        ("due", "could be started now"),
-        ("waiting", "are due later"),
-        ("claimed", "are being performed"),
-    ):
+    for name, words in WAITING.items():
         samples: list[Sample] = [({"queue": one.queue}, float(getattr(one, name))) for one in depths.by_queue]
         yield from _gauge(f"attempts_{name}", f"Attempts that {words}, by queue; a lower bound past 10,000.", samples)
     ages: list[Sample] = [({"queue": one.queue}, _seconds(one.oldest_due)) for one in depths.by_queue]

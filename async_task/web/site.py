@@ -1,18 +1,18 @@
 """What answers for a page: reads its view, and sends it as HTML, JSON or CSV."""
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from async_task.database.driver_errors import is_unavailable
 from async_task.error_text import describe
-from async_task.errors import AsyncTaskError, ReadTimeout, SchemaMismatch, UnknownAttempt
+from async_task.errors import AsyncTaskError, InvalidState, ReadTimeout, SchemaMismatch, UnknownAttempt
 from async_task.web.last_good import Answer, LastGood
 from async_task.web.pages import job
 from async_task.web.rendering.formats import as_csv, as_json
-from async_task.web.rendering.html import render
+from async_task.web.rendering.html import render, sentence
 from async_task.web.requests.query import Query
 from async_task.web.security.access import Access
 from async_task.web.security.guard import access_of
@@ -83,16 +83,8 @@ class Site:
     def _view(self, page: Page, asked: Asked, question: Hashable) -> Answer:
         try:
             return self.last_good.read(question, lambda: self._read(page, asked))
-        except UnknownAttempt as error:
-            raise Refused(404, _sentence(error)) from error
-        except SchemaMismatch as error:
-            raise Refused(503, _sentence(error)) from error
         except Exception as error:
-            if is_passing(error):
-                raise Refused(503, away_words(error)) from error
-            if isinstance(error, AsyncTaskError):
-                raise Refused(400, _sentence(error)) from error
-            raise
+            raise refusal_of(error) or error from error
 
     def _read(self, page: Page, asked: Asked) -> View:
         with self.outbox.reading(within=WITHIN):
@@ -114,6 +106,23 @@ class Site:
         return HTMLResponse(render(request, view.template or page.template, self.pages, values))
 
 
+STATUSES: dict[type[AsyncTaskError], int] = {UnknownAttempt: 404, SchemaMismatch: 503, InvalidState: 409}
+"""The status of the response to these errors; others of the library have 400."""
+
+
+def refusal_of(error: Exception, prefix: str = "") -> Refused | None:
+    """What a person is told of an error of the library or the database, after `prefix`; None for a fault of ours."""
+    if isinstance(error, Refused):
+        return error
+    if is_passing(error):
+        return Refused(503, away_words(error))
+    if not isinstance(error, AsyncTaskError):
+        return None
+    status = next((status for kind, status in STATUSES.items() if issubclass(type(error), kind)), 400)
+    words = str(error) if prefix else sentence(str(error))
+    return Refused(status, f"{prefix}{words}{'' if words.endswith('.') else '.'}")
+
+
 def is_passing(error: Exception) -> bool:
     """Whether the database is away, or too slow."""
     return isinstance(error, ReadTimeout) or is_unavailable(error)
@@ -131,7 +140,7 @@ def refuse_others(access: Access, page: Page) -> None:
 
 
 DONE = {
-    "retry": "It is due now: the next worker performs it.", "run_now": "It is due now: the next worker performs it.",
+    "retry": "It is due now: the next worker performs it.",
     "reschedule": "It is due at the new time.", "expire": "It has ended as expired.", "fail": "It has ended as failed.",
     "cancel": "It has ended as canceled.", "note": "The note is added.", "pause": "It is paused: nothing of it starts.",
     "submit": "It is submitted.", "submit_for_processing": "It is submitted.",
@@ -144,8 +153,3 @@ DONE = {
 def done(query: Query) -> str:
     """What was done by the form before this page; empty if nothing was."""
     return DONE.get(query.text("done") or "", "")
-
-
-def _sentence(error: Any) -> str:
-    words = str(error)
-    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith('.') else '.'}"

@@ -80,10 +80,10 @@ def test_tab_goes_from_top_to_bottom_and_the_focus_is_seen(
             assert page.evaluate(RING), seen
             seen.append(page.evaluate(NAME))
         assert seen[:3] == ["Skip to the content", "async-task", "Overview"]
-        assert seen[9:12] == ["Audit", "q", "pause"]
+        assert seen[9:12] == ["Audit", "q", "stop updating"]
         assert [one for one in seen if one in ("status", "target", "Filter", "Retry…", "id", "test.act", "JSON")] == [
             "status", "target", "Filter", "Retry…", "id", "test.act", "JSON",
         ]  # fmt: skip
     page.goto(f"{dashboard}/jobs")
     press(page, "Tab", "Enter", "Tab")
-    assert focused(page) == "pause"
+    assert focused(page) == "stop updating"

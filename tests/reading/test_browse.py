@@ -400,6 +400,9 @@ def test_failures_are_grouped_by_target_exception_and_what_the_message_has_in_co
         ("test.act", "crash", "the process shop:N:abN has died", 1),
         (None, "KeyError", "", 1),
     }
+    assert (first.left, {group.left for group in others}) == (1, {0, 1})
+    end(engine, one, Status.SUCCEEDED, num_attempts=1)
+    assert app.attempts.failures().groups[0].left == 0
 
 
 @by_one_door

@@ -11,7 +11,7 @@ import pytest
 from async_task import Status
 from async_task.web.rendering.arguments import MASKED, masked, shown
 from async_task.web.rendering.formats import as_csv, as_json
-from async_task.web.rendering.html import first_line, number, size, state, when
+from async_task.web.rendering.html import first_line, number, sentence, size, state, when
 from async_task.web.rendering.markdown import as_html
 from async_task.web.rendering.times import since, span
 from async_task.web.requests.query import Query
@@ -146,3 +146,8 @@ def test_parameters_are_clamped_and_kept_in_links() -> None:
     for wrong in ("-1", "1e3", "\N{ARABIC-INDIC DIGIT ONE}", "1.5"):
         with pytest.raises(Refused):
             Query([("limit", wrong)]).number("limit", 5, 1, 200)
+
+
+def test_a_sentence_begins_with_a_capital_letter_but_for_a_name() -> None:
+    assert sentence("it has ended: `async-task retry` helps") == ("It has ended: <code>async-task retry</code> helps")
+    assert sentence("gone:1:0 has claimed it <now>") == "gone:1:0 has claimed it &lt;now&gt;"

@@ -245,18 +245,30 @@ def test_pages_keep_their_last_figures_while_the_database_is_away(
         return run
 
     with browser(app) as client:
-        good = client.get("/jobs?status=failed")
+        good, token = client.get("/jobs?status=failed"), token_in(client)
         for problem in (OperationalError("SELECT", {}, ConnectionError("refused")), ReadTimeout("too slow")):
             with monkeypatch.context() as patch:
                 patch.setattr(type(app), "_run", raising(problem))
                 shown = client.get("/jobs?status=failed")
                 unknown, data = client.get("/jobs?status=expired"), client.get("/jobs.json?status=failed")
                 probes = [client.get(path).status_code for path in ("/healthz", "/readyz")]
+                scraped = client.get("/metrics")
+                form = {"verb": "cancel", "ids": uuid.uuid4().hex, "total": "1", "reason": "why"}
+                sent = [
+                    send(client, "preview", token, verb="cancel", all="1"),
+                    send(client, "reschedule", token, id=uuid.uuid4(), at="2h"),
+                    send(client, "cancel", token, id=uuid.uuid4(), reason="why"),
+                ]
+                stopped = send(client, "bulk", token, **form)
             assert shown.status_code == 200
             assert "test.act" in words_of(shown)
             assert "The database cannot be used now" in words_of(shown)
             assert "These figures are of" in words_of(shown)
             assert (unknown.status_code, data.status_code, probes) == (503, 503, [200, 503])
+            assert [one.status_code for one in (scraped, *sent)] == [503] * 4
+            assert scraped.headers["content-type"].startswith("text/plain")
+            assert "0 changed, 0 refused, 1 to go" in words_of(stopped)
+            assert "data-continue" not in stopped.text
         back = client.get("/jobs?status=failed")
     assert "cannot be used" not in words_of(good) + words_of(back)
     with engine.begin() as connection:

@@ -130,7 +130,14 @@ def test_templates_script_and_style_sheet_name_no_address_of_their_own() -> None
     """Every address begins with the path of the dashboard, and the script reads the page that it is on, again."""
     templates = pathlib.Path(str(files("async_task.web"))) / "templates"
     named = [address for page in templates.glob("*.html") for address in ADDRESS.findall(page.read_text())]
-    begins = ("{{ base }}/", "{{ base }}{{ one.path }}", "{{ query.link(base ~ '/", "{{ query.link(stem ~ '.", "#")
+    begins = (
+        "{{ base }}/",
+        "{{ base }}{{ one.path }}",
+        "{{ base }}{{ before }}",
+        "{{ query.link(base ~ '/",
+        "{{ query.link(stem ~ '.",
+        "#",
+    )
     assert [one for one in named if not one.startswith(begins)] == []
     static = files("async_task.web") / "static"
     script, style = ((static / f"dashboard.{kind}").read_text() for kind in ("js", "css"))

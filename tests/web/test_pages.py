@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import Engine, select, text
 
 from async_task import Access, AsyncTask, Attempt, Schedule
+from async_task.web.pages import job
 from async_task.web.requests.query import Query
 from async_task.web.requests.search import search_of
 from async_task.web.security.refusal import Refused
 from conftest import by_one_door
-from dashboards import PAGES, STEMS, browser, words_of
-from mess import CAUSES, changed, mess
+from dashboards import ORIGIN, PAGES, STEMS, browser, words_of
+from mess import CAUSES, changed, erred, mess
 from outbox import act, act_boxed
 
 Write = Callable[..., Attempt]
@@ -159,6 +160,47 @@ def test_a_list_pages_searches_and_names_its_command(app: AsyncTask, engine: Eng
     assert none.text.count("data-row") == 0
     assert (mistyped.status_code, "did you mean 'target'" in words_of(mistyped)) == (400, True)
     assert f"/jobs/attempts/{attempts[7].id.hex[-8:]}" in short.text
+
+
+@by_one_door
+def test_a_refusal_keeps_the_search_and_leads_back(app: AsyncTask) -> None:
+    with browser(app) as client:
+        came = {"Referer": f"{ORIGIN}/stuck?cause=paused"}
+        wrong = client.get("/jobs", params={"q": "targt:x"}, headers=came)
+        others = [f"{ORIGIN}//other.test/x", "https://other.test/stuck", f"{ORIGIN}/jobs"]
+        away = [client.get("/jobs", params={"q": "targt:x"}, headers={"Referer": one}) for one in others]
+    assert 'value="targt:x"' in wrong.text
+    assert 'href="/stuck?cause=paused">Back' in wrong.text
+    assert not [page for page in away if ">Back" in page.text]
+
+
+@by_one_door
+def test_the_state_of_a_waiting_call_says_whether_it_is_blocked_or_too_late(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    made = mess(engine, write)
+    with browser(app) as client:
+        pages = {cause: client.get(f"/jobs/attempts/{made[cause][-1].id}") for cause in ("blocked", "overdue")}
+        sealed = client.get(f"/jobs/attempts/{made['key_missing'][0].id}")
+    assert "blocked" in words_of(pages["blocked"])
+    assert "too late" in words_of(pages["overdue"])
+    assert "Reveal" in sealed.text
+    assert "Reveal" not in pages["blocked"].text
+
+
+@by_one_door
+def test_the_newest_of_many_events_are_shown(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "MOST_EVENTS", 2)
+    attempt = write(act)
+    for number in range(9):
+        erred(engine, attempt, "error", f"Broken: order {number}", None)
+    with browser(app) as client:
+        words = words_of(client.get(f"/jobs/attempts/{attempt.id}"))
+    assert "Broken: order 8" in words
+    assert "Broken: order 6" not in words
+    assert "There are older events" in words
 
 
 def test_a_schedule_is_shown_with_its_next_times(engine: Engine) -> None:

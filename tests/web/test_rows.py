@@ -51,20 +51,24 @@ def test_rows_and_attempts_are_listed_together_by_the_time_of_submission(
         only_attempts = links_of(client, "/jobs?type=attempts&q=error:Broken")
         failing = links_of(client, "/jobs?type=test.review&status=failing,expired")
         none = links_of(client, "/jobs?user=nobody")
+        stuck = links_of(client, "/jobs?type=test.review&status=stuck")
+        silent = [f"/jobs?type=test.review&{one}" for one in ("target=x", "q=Broken", "tries=2", "status=failing,due")]
+        refused = [client.get(path).status_code for path in silent]
         wrong = client.get("/jobs?after=x")
         token = token_in(client)
         bulk = [
             send(client, "preview", token, verb="cancel", all="1", **one)
-            for one in ({"type": "test.review"}, {"q": "user:ada"}, {"status": "failing"})
+            for one in ({"type": "test.review"}, {"q": "user:ada"}, {"status": "failing"}, {"status": "queued"})
         ]
     of_rows = [f"/jobs/test.review/{one}" for one in rows]
-    assert only_rows == failing == of_rows
+    assert only_rows == failing == stuck == of_rows
+    assert refused == [400] * 4
     assert none == []
     assert [one for one in both if one in of_rows] == of_rows
     assert both[-3:] == [f"/jobs/attempts/{one.id}" for one in attempts]
     assert len(both) == len({*both})
     assert {f"/jobs/attempts/{one.id}" for one in attempts} <= {*only_attempts}
-    assert [one.status_code for one in (wrong, *bulk)] == [400] * 4
+    assert [one.status_code for one in (wrong, *bulk)] == [400] * 5
 
 
 @by_one_door
@@ -143,3 +147,11 @@ def test_a_row_is_found_by_its_link_whatever_its_key_holds(desk: Desk, engine: E
     assert [page.status_code for page in pages] == [200] * len(HOSTILE_KEYS)
     assert sorted(one["key"].rpartition(",")[0].replace("\\", "") for one in given) == sorted(HOSTILE_KEYS)
     assert all("canceled" in words for words in after)
+
+
+@by_one_door
+def test_a_row_that_is_stuck_is_one_click_away(desk: Desk) -> None:
+    key = desk.submitted()
+    desk.pass_by(5 * DAY)
+    with browser(desk.app) as client:
+        assert f'href="/jobs/test.review/{key}"' in client.get("/stuck").text

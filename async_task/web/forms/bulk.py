@@ -4,7 +4,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
@@ -12,19 +12,18 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from async_task.attempts.info import AttemptInfo
-from async_task.errors import AsyncTaskError, UnknownAttempt
+from async_task.errors import UnknownAttempt
 from async_task.schema.audit import acting
+from async_task.web.pages import job
 from async_task.web.pages.jobs import filters_of, lists_rows
 from async_task.web.rendering.html import render
 from async_task.web.requests.query import Query
 from async_task.web.security.access import Right
 from async_task.web.security.guard import form_of, require
 from async_task.web.security.refusal import Refused
+from async_task.web.site import WITHIN, Site, refusal_of
 
-if TYPE_CHECKING:
-    from async_task.web.site import Site
-
-VERBS = {Right.RETRY: "retry_now", Right.EXPIRE: "expire", Right.FAIL: "fail", Right.CANCEL: "cancel"}
+VERBS: dict[Right, str] = {right: verb for right, verb in job.VERBS.items() if right is not Right.RESCHEDULE}
 MOST = 5_000
 """How many attempts one form changes: their ids travel in it."""
 AT_ONCE = 200
@@ -47,7 +46,7 @@ class Preview:
     is_cut: bool
 
 
-async def preview(site: "Site", request: Request) -> Response:
+async def preview(site: Site, request: Request) -> Response:
     """The page that says what will be changed, and asks for a reason."""
     form = await form_of(request)
     verb = _verb_of(form)
@@ -59,8 +58,9 @@ async def preview(site: "Site", request: Request) -> Response:
     return HTMLResponse(render(request, "preview.html", site.pages, values))
 
 
-def _previewed(site: "Site", form: FormData, verb: Right) -> Preview:
-    attempts, is_cut = _chosen(site, form)
+def _previewed(site: Site, form: FormData, verb: Right) -> Preview:
+    with site.outbox.reading(within=WITHIN):
+        attempts, is_cut = _chosen(site, form)
     whys = (one.why_not(VERBS[verb]) for one in attempts)
     refused = Counter(_alike(why, one.id) for one, why in zip(attempts, whys, strict=True) if why is not None)
     by_state = Counter("performing" if one.is_performing else one.status.value for one in attempts)
@@ -68,7 +68,7 @@ def _previewed(site: "Site", form: FormData, verb: Right) -> Preview:
     return Preview(verb, ids, dict(by_state), dict(Counter(one.call for one in attempts)), dict(refused), is_cut)
 
 
-def _chosen(site: "Site", form: FormData) -> tuple[list[AttemptInfo], bool]:
+def _chosen(site: Site, form: FormData) -> tuple[list[AttemptInfo], bool]:
     if form.get("all") == "1":
         query = Query([("q", str(form.get("q") or "")), *_pairs(form)])
         if lists_rows(query, site.outbox.job_models):
@@ -86,7 +86,7 @@ def _chosen(site: "Site", form: FormData) -> tuple[list[AttemptInfo], bool]:
     return found, False
 
 
-def _matching(site: "Site", filters: dict[str, Any], tries: int) -> tuple[list[AttemptInfo], bool]:
+def _matching(site: Site, filters: dict[str, Any], tries: int) -> tuple[list[AttemptInfo], bool]:
     found: list[AttemptInfo] = []
     after = None
     while len(found) <= MOST:
@@ -102,7 +102,7 @@ def _pairs(form: FormData) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in form.multi_items() if name not in ("id", "all", "verb", "q")]
 
 
-async def perform(site: "Site", request: Request) -> Response:
+async def perform(site: Site, request: Request) -> Response:
     """Change the next AT_ONCE of the frozen set, and say how far that is."""
     form = await form_of(request)
     verb = _verb_of(form)
@@ -112,20 +112,28 @@ async def perform(site: "Site", request: Request) -> Response:
         raise Refused(400, "Say why: a reason is needed for more than one.")
     if total > TYPED_FROM and _number(form, "typed", -1) != total:
         raise Refused(400, f"Type the number of attempts, {total}, to change so many.")
-    changed, refused = await run_in_threadpool(_change, site, verb, ids[:AT_ONCE], reason, access.actor)
-    left = ids[AT_ONCE:]
+    result = await run_in_threadpool(_change, site, verb, ids[:AT_ONCE], reason, access.actor)
+    left, refused = ids[result.number :], result.refused
     values = {
         "verb": verb, "title": "Progress", "total": total, "left": len(left), "packed": pack(left), "reason": reason,
-        "changed": _number(form, "changed", 0) + changed, "num_refused": _number(form, "refused", 0) + len(refused),
-        "refused": refused[:MOST_NAMED], "so_far": total - len(left),
+        "changed": _number(form, "changed", 0) + result.number - len(refused),
+        "num_refused": _number(form, "refused", 0) + len(refused),
+        "refused": refused[:MOST_NAMED], "so_far": total - len(left), "why_stopped": result.problem,
     }  # fmt: skip
     return HTMLResponse(render(request, "progress.html", site.pages, values))
 
 
-def _change(
-    site: "Site", verb: Right, ids: tuple[uuid.UUID, ...], reason: str, actor: str
-) -> tuple[int, list[tuple[uuid.UUID, str]]]:
-    refused = []
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Of how many it was decided, which of these were refused and why, and why it stopped before the end."""
+
+    number: int
+    refused: list[tuple[uuid.UUID, str]]
+    problem: str | None = None
+
+
+def _change(site: Site, verb: Right, ids: tuple[uuid.UUID, ...], reason: str, actor: str) -> Changed:
+    refused: list[tuple[uuid.UUID, str]] = []
 
     def change(attempt_id: uuid.UUID, session: Any) -> None:
         attempt = session.get(site.outbox.model, attempt_id)
@@ -134,12 +142,16 @@ def _change(
         getattr(attempt, VERBS[verb])(session, reason=reason)
 
     with acting(actor):
-        for attempt_id in ids:
+        for number, attempt_id in enumerate(ids):
             try:
                 site.outbox.write(partial(change, attempt_id))
-            except AsyncTaskError as error:
+            except Exception as error:
+                if (told := refusal_of(error)) is None:
+                    raise
+                if told.status == 503:
+                    return Changed(number, refused, told.words)
                 refused.append((attempt_id, _without_id(str(error), attempt_id)))
-    return len(ids) - len(refused), refused
+    return Changed(len(ids), refused)
 
 
 def pack(ids: tuple[uuid.UUID, ...]) -> str:

@@ -12,17 +12,17 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from async_task.attempts.notes import add_note
-from async_task.errors import AsyncTaskError, InvalidState, UnknownAttempt
+from async_task.errors import UnknownAttempt
 from async_task.schema.audit import acting
 from async_task.web.forms import bulk
 from async_task.web.pages import job, row
-from async_task.web.pages.job import ATTEMPTS
+from async_task.web.pages.job import ATTEMPTS, VERBS
 from async_task.web.rendering.html import render, segment
 from async_task.web.requests.query import LENGTH, UNITS, instant
 from async_task.web.security.access import Right
 from async_task.web.security.guard import form_of, require
 from async_task.web.security.refusal import Refused
-from async_task.web.site import Site, away_words, is_passing
+from async_task.web.site import Site, away_words, is_passing, refusal_of
 
 T = TypeVar("T")
 LONGEST_REASON = 2_000
@@ -49,7 +49,7 @@ def _change_of(right: Right, form: FormData, reason: str | None, site: Site) -> 
     if right is Right.RESCHEDULE:
         at = _instant_of(form, site)
         return lambda attempt, session: attempt.reschedule(session, at=at, reason=reason)
-    verb = {Right.RETRY: "retry_now", Right.RUN_NOW: "retry_now"}.get(right, right.value)
+    verb = VERBS[right]
     return lambda attempt, session: getattr(attempt, verb)(session, reason=reason)
 
 
@@ -137,16 +137,10 @@ async def acted(verb: Callable[[], T], actor: str) -> T:
 
     try:
         return await run_in_threadpool(done)
-    except InvalidState as error:
-        raise Refused(409, f"Nothing was changed: {error}.") from error
-    except UnknownAttempt as error:
-        raise Refused(404, f"Nothing was changed: {error}.") from error
-    except AsyncTaskError as error:
-        raise Refused(400, f"Nothing was changed: {error}.") from error
     except Exception as error:
-        if not is_passing(error):
-            raise
-        raise Refused(503, f"{away_words(error)}. It may have been changed or not: look again.") from error
+        if is_passing(error):
+            raise Refused(503, f"{away_words(error)}. It may have been changed or not: look again.") from error
+        raise refusal_of(error, "Nothing was changed: ") or error from error
 
 
 def reason_of(form: FormData, *, is_needed: bool) -> str | None:
@@ -195,7 +189,7 @@ def _instant_of(form: FormData, site: Site) -> dt.datetime:
 
 FORMS: dict[str, Callable[[Site, Request], Any]] = {
     **{right.value: partial(change_one, right) for right in (
-        Right.RETRY, Right.RUN_NOW, Right.RESCHEDULE, Right.EXPIRE, Right.FAIL, Right.CANCEL
+        Right.RETRY, Right.RESCHEDULE, Right.EXPIRE, Right.FAIL, Right.CANCEL
     )},
     **{f"row/{verb}": partial(change_row, verb) for verb in row.RIGHTS},
     "note": note,

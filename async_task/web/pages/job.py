@@ -1,6 +1,7 @@
 """`/jobs/TYPE/ID`: one job. Of an attempt: what keeps it from running, its arguments, and everything that happened."""
 
 import datetime as dt
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,16 +15,22 @@ from async_task.web.rendering.arguments import masked
 from async_task.web.rendering.charts import time_line
 from async_task.web.requests.query import Query
 from async_task.web.security.access import Right
+from async_task.web.security.refusal import NO_RIGHT
 from async_task.web.view import Asked, Page, View
 
 ATTEMPTS = "attempts"
 """The type of an attempt in the path of its page."""
 MOST_EVENTS, MOST_RELATED = 500, 20
 TRIES = ("error", "crash", "loss")
-VERBS = (
-    (Right.RETRY, "retry_now", "Retry now"), (Right.RESCHEDULE, "reschedule", "Reschedule"),
-    (Right.EXPIRE, "expire", "Expire"), (Right.FAIL, "fail", "Fail for good"), (Right.CANCEL, "cancel", "Cancel"),
-)  # fmt: skip
+VERBS = {
+    Right.RETRY: "retry_now", Right.RESCHEDULE: "reschedule", Right.EXPIRE: "expire", Right.FAIL: "fail",
+    Right.CANCEL: "cancel",
+}  # fmt: skip
+"""The verb of an attempt that each right allows."""
+LABELS = {
+    Right.RETRY: "Retry now", Right.RESCHEDULE: "Reschedule", Right.EXPIRE: "Expire", Right.FAIL: "Fail for good",
+    Right.CANCEL: "Cancel the job",
+}  # fmt: skip
 
 
 def read(asked: Asked) -> View:
@@ -38,7 +45,7 @@ def _attempt(asked: Asked) -> View:
         row.refuse_other_users(
             asked.access, outbox.read(lambda session: user_of(session.get(outbox.model, attempt.id)))
         )
-    events = outbox.attempts.events(attempt.id, limit=MOST_EVENTS)
+    events, is_cut = _events(asked, attempt)
     arguments = outbox.attempts.arguments(attempt.id)
     notes = outbox.attempts.notes(attempt.id)
     sees = asked.access.may(Right.SEE_ARGS)
@@ -47,7 +54,7 @@ def _attempt(asked: Asked) -> View:
         "sees_arguments": sees, "tries": [one for one in events if one.kind in TRIES],
         "audit": [one for one in events if one.kind not in (*TRIES, "note")], "line": time_line(attempt, events),
         "verbs": _verbs(attempt, asked), "related": _related(asked, attempt), "revealed": None, "kind": ATTEMPTS,
-        "python": as_python(attempt, arguments), "is_cut": len(events) == MOST_EVENTS,
+        "python": as_python(attempt, arguments), "is_cut": is_cut, "hides": _hides(arguments),
     }  # fmt: skip
     data = {
         "attempt": attempt, "reasons": told.reasons, "notes": notes, "events": events,
@@ -57,6 +64,24 @@ def _attempt(asked: Asked) -> View:
     return View(values, data, columns, rows, f"async-task show {attempt.id} --history", title=attempt.call)
 
 
+def _events(asked: Asked, attempt: AttemptInfo) -> tuple[Sequence[EventInfo], bool]:
+    """The newest MOST_EVENTS, in order; and whether there are older ones."""
+    found: deque[EventInfo] = deque(maxlen=MOST_EVENTS)
+    after, number = None, 0
+    while some := asked.outbox.attempts.events(attempt.id, limit=2 * MOST_EVENTS, after=after):
+        found.extend(some)
+        after, number = some[-1].id, number + len(some)
+        if len(some) < 2 * MOST_EVENTS:
+            break
+    return list(found), number > len(found)
+
+
+def _hides(arguments: ShownArguments) -> bool:
+    """Whether there is anything to reveal."""
+    values = arguments.values
+    return arguments.problem is None and (values is None or masked(dict(values), "") != dict(values))
+
+
 def _row(one: EventInfo) -> tuple[Any, ...]:
     return one.created_at, one.kind, one.num_attempt, one.actor, one.message
 
@@ -64,14 +89,14 @@ def _row(one: EventInfo) -> tuple[Any, ...]:
 def _verbs(attempt: AttemptInfo, asked: Asked) -> list[dict[str, Any]]:
     """Every verb, and why it is not allowed now; None where it is."""
     return [
-        {"right": right, "label": label, "why_not": _why_not(attempt, right, verb, asked)}
-        for right, verb, label in VERBS
+        {"right": right, "label": LABELS[right], "why_not": _why_not(attempt, right, verb, asked)}
+        for right, verb in VERBS.items()
     ]  # fmt: skip
 
 
 def _why_not(attempt: AttemptInfo, right: Right, verb: str, asked: Asked) -> str | None:
     if not asked.access.may(right):
-        return "You do not have the right to do this."
+        return NO_RIGHT
     found = attempt.why_not(verb)
     return None if found is None else found.partition(": ")[2].replace(f"attempt {attempt.id}", "it")
 

@@ -88,10 +88,9 @@ def rows_page(
 ) -> JobList:
     """Of rows of one model, or of all, in these states (none: potentially stuck), of this user (None: of all)."""
     page = outbox.jobs(model, status=states, user=user, limit=LIMIT, after=after)
-    command = "async-task stuck" if model is None else f"async-task show --model {model} KEY"
     lines = [Line(job=one) for one in page.jobs]
     words = _viewing(len(lines), after)
-    return JobList(lines, page.next, page.read_at, words, "oldest", states or STUCK, command, page.unread)
+    return JobList(lines, page.next, page.read_at, words, "oldest", states or STUCK, "", page.unread)
 
 
 def merged_page(outbox: "AsyncTask", after: str | None) -> JobList:
@@ -106,9 +105,11 @@ def merged_page(outbox: "AsyncTask", after: str | None) -> JobList:
     following = _following(outbox, before, chosen, attempts, rows)
     read_at = attempts.read_at if attempts is not None else outbox.now()
     counts = outbox.attempts.counts(status=STUCK)
-    words = f"{_viewing(len(chosen), after)}, of {_counted(counts)} attempts and the rows of models"
+    words = f"{_viewing(len(chosen), after)} of {len(chosen)}"
+    if following is not None or after is not None:
+        words = f"{_viewing(len(chosen), after)}, of {_counted(counts)} attempts, and rows of models"
     unread = rows.unread if rows is not None else ()
-    return JobList(chosen, following, read_at, words, "oldest", STUCK, "async-task stuck", unread)
+    return JobList(chosen, following, read_at, words, "oldest", STUCK, "", unread)
 
 
 def _read_on(

@@ -7,6 +7,7 @@ from typing import Any
 from async_task.web.pages.job_list import JobList, attempts_page, merged_page, rows_page
 from async_task.web.requests.query import Query
 from async_task.web.requests.search import ROW_STATES, WORDS, Search, search_of
+from async_task.web.security.refusal import Refused
 from async_task.web.view import Asked, Page, View
 
 DEFAULT, ALL, ATTEMPTS = "stuck", "all", "attempts"
@@ -26,7 +27,7 @@ def read(asked: Asked) -> View:
     values = {
         "lines": found.lines, "next": found.next, "now": found.read_at, "short": short, "search": search,
         "viewing": found.words, "kind": kind, "models": models, "order": found.order, "orders": tuple(ORDER_WORDS),
-        "words": WORDS if kind in ("", ATTEMPTS) else ROW_STATES, "statuses": found.statuses,
+        "words": WORDS if kind in ("", ATTEMPTS) else (DEFAULT, *ROW_STATES), "statuses": found.statuses,
         "is_default": found.statuses == (DEFAULT,), "is_first": query.text("after") is None,
         "identifier": search.identifier, "is_cut": not found.lines and found.next is not None,
         "unread": found.unread,
@@ -54,8 +55,18 @@ def _found(asked: Asked, search: Search, kind: str, models: list[str]) -> JobLis
         order = query.choice("order", ORDER_WORDS, first)
         return attempts_page(outbox, filters, tries, order, after, _command(filters, order))
     if kind in models or search.is_of_rows:
-        return rows_page(outbox, kind or None, search.statuses, search.given.get("user"), after)
+        _refuse_others(search)
+        states = tuple(one for one in search.statuses if one != DEFAULT)
+        return rows_page(outbox, kind or None, states, search.given.get("user"), after)
     return merged_page(outbox, after)
+
+
+def _refuse_others(search: Search) -> None:
+    """Raises Refused for what only attempts have: it would be left out without a word."""
+    others = [name for name in ONLY_ATTEMPTS if name in search.given and name != "status"]
+    if others or search.words:
+        names = ", ".join(others) or "error"
+        raise Refused(400, f"Rows of models are not searched by {names}: leave it out, or say type:attempts.")
 
 
 def lists_rows(query: Query, models: Sequence[str]) -> bool:

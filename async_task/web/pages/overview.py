@@ -13,6 +13,11 @@ from async_task.web.view import Asked, Page, View
 SPANS: tuple[Span, ...] = get_args(Span)
 MOST_GROUPS, MOST_TARGETS = 8, 10
 KILLED = ("crash", "loss")
+KINDS = {
+    "succeeded": "succeeded", "retried": "retried", "failed": "failed or expired", "canceled": "canceled",
+    "waiting": "waiting or running",
+}  # fmt: skip
+"""What the parts of a bar mean."""
 FIGURE_AGE, HISTORY_AGE = 5.0, 20.0
 """Seconds for which figures are shown that thousands of rows are read for."""
 
@@ -25,10 +30,12 @@ def read(asked: Asked) -> View:
     history = asked.recent(f"history {span}", partial(outbox.attempts.history, span), HISTORY_AGE)
     failures = asked.recent("failures", outbox.attempts.failures, FIGURE_AGE)
     lags = asked.recent("lags", outbox.attempts.lags, FIGURE_AGE)
+    left = [one for one in failures.groups if one.left]
     values = {
         "figures": figures, "now": depths.read_at, "depths": depths, "spans": SPANS, "span": span,
         "bars": stacked(history), "history": history, "health": health, "lags": lags,
-        "failures": failures, "groups": [(one, _link(one)) for one in failures.groups[:MOST_GROUPS]],
+        "failures": failures, "groups": [(one, _link(one)) for one in left[:MOST_GROUPS]],
+        "num_more": len(left[MOST_GROUPS:]), "kinds": KINDS,
         "is_empty": _is_empty(figures, history),
         "targets": sorted(depths.by_target, key=_weight, reverse=True)[:MOST_TARGETS],
     }  # fmt: skip
@@ -68,7 +75,8 @@ def _is_empty(figures: dict[str, Any], history: Any) -> bool:
 def _link(group: FailureGroup) -> dict[str, str]:
     """The filters of the list that shows the attempts of a group."""
     target = {} if group.target is None else {"target": group.target}
-    return {"show": "all", **target, "error": "crashed" if group.exception in KILLED else group.exception}
+    error = {} if group.exception in KILLED else {"error": group.exception}
+    return {"status": "pending,failed,expired,canceled", **target, **error}
 
 
 def _weight(one: Any) -> int:

@@ -6,7 +6,7 @@ from async_task.attempts.notes import notes_of
 from async_task.reading.events import JobEventInfo, events_of
 from async_task.reading.jobs import JobInfo
 from async_task.web.security.access import Access, Right
-from async_task.web.security.refusal import Refused
+from async_task.web.security.refusal import NO_RIGHT, Refused
 from async_task.web.view import Asked, View
 
 MOST_EVENTS = 500
@@ -17,7 +17,7 @@ RIGHTS = {
 """The right that each verb of a row needs."""
 LABELS = {
     "restart": "Restart", "submit_for_processing": "Submit", "submit": "Submit", "fail": "Fail for good",
-    "cancel": "Cancel",
+    "cancel": "Cancel the job",
 }  # fmt: skip
 COLUMNS = ("at", "kind", "try", "actor", "message")
 
@@ -62,6 +62,6 @@ def _verbs(job: JobInfo, access: Access) -> list[dict[str, Any]]:
 
 def _why_not(job: JobInfo, verb: str, access: Access) -> str | None:
     if not access.may(RIGHTS[verb]):
-        return "You do not have the right to do this."
+        return NO_RIGHT
     found = job.why_not(verb)
     return None if found is None else found.partition(": ")[2] or found

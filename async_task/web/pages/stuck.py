@@ -45,8 +45,9 @@ def read(asked: Asked) -> View:
         for job in group.jobs
     ]
     values = {
-        "by_cause": by_cause, "report": report, "now": report.read_at, "cause": cause, "titles": TITLES,
-        "table_name": asked.outbox.table_name, "total": sum(one.count for one in report.groups),
+        "by_cause": by_cause, "report": report, "now": report.read_at, "cause": cause,
+        "models": asked.outbox.job_models, "table_name": asked.outbox.table_name,
+        "total": sum(one.count for one in report.groups),
     }  # fmt: skip
     command = "async-task stuck" + (f" --cause {cause}" if cause else "")
     return View(values, report, COLUMNS, rows, command)

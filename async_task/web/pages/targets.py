@@ -29,7 +29,7 @@ def read(asked: Asked) -> View:
     rows = [_row(name, waits.get(name), ends.get(name), took.get(name, ()), paused) for name in names]
     values = {
         "rows": rows, "now": depths.read_at, "queues": depths.by_queue, "paused": paused,
-        "durations": durations, "is_complete": depths.is_complete,
+        "is_complete": depths.is_complete,
     }  # fmt: skip
     return View(values, {"targets": rows, "queues": list(paused.values())}, COLUMNS, _cells(rows), "async-task stats")
 

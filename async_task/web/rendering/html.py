@@ -97,7 +97,9 @@ def first_line(text: str | None, longest: int = 160) -> str:
 
 def sentence(words: str) -> Markup:
     """Begins with a capital letter; what stands between backticks is code."""
-    parts = f"{words[:1].upper()}{words[1:]}".split("`")
+    first = words.partition(" ")[0]
+    begun = f"{words[:1].upper()}{words[1:]}" if first.isalpha() else words  # and not the name of a worker
+    parts = begun.split("`")
     return Markup("").join(Markup("<code>{}</code>").format(one) if at % 2 else one for at, one in enumerate(parts))
 
 

@@ -36,7 +36,7 @@ class Search:
     @property
     def is_of_rows(self) -> bool:
         """Whether no attempt can be meant: a user is given, or states that only rows have."""
-        return "user" in self.given or (bool(self.statuses) and not {*self.statuses} & {*WORDS})
+        return "user" in self.given or bool({*self.statuses} - {*WORDS})
 
     @property
     def tries(self) -> int:
@@ -78,5 +78,8 @@ def _check(given: dict[str, str]) -> None:
     for one in given.get("status", "").split(","):
         if one and one not in known:
             raise Refused(400, f"status is one of {', '.join(known)}: it was {one[:60]!r}{near(one, known)}.")
+    states = {one for one in given.get("status", "").split(",") if one}
+    if states & ({*WORDS} - {*ROW_STATES}) and states - {*WORDS}:
+        raise Refused(400, "States of attempts and states of rows cannot be searched for together.")
     if "tries" in given and not TRIES.fullmatch(given["tries"]):
         raise Refused(400, f"tries takes a number, tries:>=3, not {given['tries'][:60]!r}.")

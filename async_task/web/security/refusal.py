@@ -8,6 +8,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+NO_RIGHT = "You do not have the right to do this."
+
 
 class Refused(HTTPException):
     """The request is refused, and nothing was changed. `status`: of the response. `words`: a sentence for the person,

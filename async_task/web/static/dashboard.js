@@ -77,10 +77,10 @@ async function refresh() {
 
 function say() {
   const seconds = Math.round((Date.now() - lastGood) / 1000);
-  const state = isPaused ? "paused" : document.hidden || isBusy() ? "waiting" : hasFailed ? "no answer" : "live";
+  const state = isPaused ? "not updated" : document.hidden || isBusy() ? "not updated while you choose or type" : hasFailed ? "no answer" : "live";
   words.textContent = `${state}, ${seconds} s ago`;
   live.classList.toggle("late", state === "no answer");
-  button.textContent = isPaused ? "resume" : "pause";
+  button.textContent = isPaused ? "update" : "stop updating";
 }
 
 if (live && regions(document).length) {
