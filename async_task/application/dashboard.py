@@ -44,6 +44,8 @@ class ApplicationDashboard(ApplicationHealth):
             raise ConfigurationError(
                 f"the dashboard needs the module {error.name!r}, which is not installed: install async-task[web]"
             ) from error
+        # Few statements, and perhaps behind a pooler in transaction mode, where prepared ones are lost.
+        self._source.stop_preparing()
         app: ASGIApp = web.dashboard(
             self, authorize=authorize, read_only=read_only, open_metrics=open_metrics, base_path=base_path,
             settings=settings or {},

@@ -221,8 +221,17 @@ def _info(row: Any, claims: int, lease: dt.timedelta) -> WorkerInfo:
     is_dead = row.kind == STOPPED or (is_silent if runs is None else not runs or (row.kind == CLOCK and is_silent))
     return WorkerInfo(
         row.name, row.host, row.pid, row.kind, row.started_at, row.beat_at, silent, bool(row.asleep),
-        json.loads(row.about) if row.about else {}, claims, is_dead,
+        about_of(row.about), claims, is_dead,
     )  # fmt: skip
+
+
+def about_of(text: str | None) -> Mapping[str, Any]:
+    """What a process tells of itself; empty for what is no JSON object."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _longest_silence(row: Any, claims: int, lease: dt.timedelta) -> dt.timedelta:
@@ -237,7 +246,7 @@ def first_with_mark(engine: Engine, table: Table, lease: dt.timedelta, kind: str
     live = (c.kind == kind, c.job_type == table.name, has_beaten(table, max(lease, LONGEST_SILENCE)))
     with engine.begin() as connection:
         rows = connection.execute(select(c.name, c.about).where(*live).order_by(c.started_at, c.name)).all()
-    return next((name for name, about in rows if json.loads(about or "{}").get("prunes") == mark), None)
+    return next((name for name, about in rows if about_of(about).get("prunes") == mark), None)
 
 
 def names_of(connection: Connection, table: Table, process: Process) -> list[str]:

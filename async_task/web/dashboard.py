@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -23,7 +22,8 @@ from async_task.web.rendering.html import render
 from async_task.web.security.access import Authorize
 from async_task.web.security.guard import WENT_WRONG, Guard
 from async_task.web.security.refusal import Refused, phrase_of, plain_page
-from async_task.web.site import Site, refusal_of
+from async_task.web.site import BUSY, Site, refusal_of
+from async_task.web.view import Page
 
 if TYPE_CHECKING:
     from async_task.application.app import AsyncTask
@@ -53,15 +53,16 @@ def dashboard(
     site = Site(outbox, PAGES, settings or {})
     routes: list[BaseRoute] = [route for page in PAGES for route in _routes_of(site, page)]
     routes += [Route(f"/act/{name}", partial(_act, site, act), methods=["POST"]) for name, act in FORMS.items()]
-    probes = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
+    probes = {"/readyz": readyz, "/metrics": metrics}
     routes += [Route(path, partial(_probe, site, probe)) for path, probe in probes.items()]
+    routes.append(Route("/healthz", _alive))
     routes.append(Mount("/static", StaticFiles(directory=str(files("async_task.web") / "static")), name="static"))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
     guarded = Guard(app, authorize=authorize, read_only=read_only, open_metrics=open_metrics, page=_refusal_page)
     return guarded if base_path is None else MountPath(guarded, base_path)
 
 
-def _routes_of(site: Site, page: Any) -> list[BaseRoute]:
+def _routes_of(site: Site, page: Page) -> list[BaseRoute]:
     if "{" in page.path:  # its last part may hold a dot: the format is the end of that
         return [Route(page.path, partial(_page, site, page))]
     stem = page.path if page.path != "/" else "/overview"
@@ -71,8 +72,14 @@ def _routes_of(site: Site, page: Any) -> list[BaseRoute]:
     ]
 
 
-async def _page(site: Site, page: Any, request: Request, kind: str = "html") -> Response:
-    return await run_in_threadpool(site.answer, page, request, kind)
+async def _page(site: Site, page: Page, request: Request, kind: str = "html") -> Response:
+    try:
+        response: Response = await site.run(partial(site.answer, page, request, kind))
+        return response
+    except Refused as refused:
+        if refused.words != BUSY:
+            raise
+        return site.answer_while_busy(page, request, kind)
 
 
 async def _act(site: Site, act: Any, request: Request) -> Response:
@@ -83,8 +90,14 @@ async def _act(site: Site, act: Any, request: Request) -> Response:
     return response
 
 
+async def _alive(request: Request) -> Response:
+    return healthz()  # also where no thread is free
+
+
 async def _probe(site: Site, probe: Any, request: Request) -> Response:
-    response: Response = await run_in_threadpool(probe, site)
+    if probe is metrics and request.state.access.user is not None:
+        raise Refused(403, "These are figures of the jobs of all.")
+    response: Response = await site.run(partial(probe, site))
     return response
 
 

@@ -29,13 +29,14 @@ class LastGood:
     def __init__(self, is_passing: Callable[[Exception], bool]) -> None:
         self._is_passing = is_passing
         self._lock = threading.Lock()
+        self._reading: set[Hashable] = set()
         self._answers: OrderedDict[Hashable, tuple[Answer, float]] = OrderedDict()
 
     def read(self, question: Hashable, read: Callable[[], Any], max_age: float = 0.0) -> Answer:
         """What `read` returns, or what it returned less than `max_age` seconds ago; where it cannot be read, its last
         answer. Raises the error of `read` where there is none."""
         kept = self._kept(question)
-        if kept is not None and max_age and monotonic() - kept[1] < max_age:
+        if kept is not None and max_age and (monotonic() - kept[1] < max_age or not self._begin(question)):
             return kept[0]
         try:
             answer = Answer(read(), dt.datetime.now(dt.UTC))
@@ -43,8 +44,23 @@ class LastGood:
             if kept is None or not self._is_passing(error):
                 raise
             return Answer(kept[0].value, kept[0].read_at, error)
+        finally:
+            self._reading.discard(question)
         self._keep(question, answer)
         return answer
+
+    def kept(self, question: Hashable, problem: Exception) -> Answer | None:
+        """The last answer, if there is one, because of this problem."""
+        kept = self._kept(question)
+        return None if kept is None else Answer(kept[0].value, kept[0].read_at, problem)
+
+    def _begin(self, question: Hashable) -> bool:
+        """Whether nobody else reads the same at this moment: all who look would ask at once when an answer is too
+        old."""
+        with self._lock:
+            is_first = question not in self._reading
+            self._reading.add(question)
+            return is_first
 
     def _kept(self, question: Hashable) -> tuple[Answer, float] | None:
         with self._lock:

@@ -12,7 +12,7 @@ WAITING = {"due": "could be started now", "waiting": "are due later", "claimed":
 Sample = tuple[Mapping[str, str], float | None]
 
 
-def healthz(site: Site) -> Response:
+def healthz() -> Response:
     """Whether this process answers: it asks no database, whose absence a restart would not mend."""
     return JSONResponse({"status": "ok"})
 

@@ -1,13 +1,17 @@
 """What answers for a page: reads its view, and sends it as HTML, JSON or CSV."""
 
+import datetime as dt
+import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
+import anyio
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from async_task.database.driver_errors import is_unavailable
-from async_task.error_text import describe
 from async_task.errors import AsyncTaskError, InvalidState, ReadTimeout, SchemaMismatch, UnknownAttempt
 from async_task.web.last_good import Answer, LastGood
 from async_task.web.pages import job
@@ -26,6 +30,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 WITHIN = 2.0
 """Seconds that a statement of a page may take."""
+THREADS = 8
+"""How many pages and forms ask the database at once. The server ends what takes too long, but where it is frozen, or
+the network is silent, a thread waits for longer; the application around this one has its own to do."""
+PAUSE, PATIENCE = 0.02, 250
+"""Seconds between two looks for a free thread, and how many looks."""
+BUSY = "The database does not answer those who have asked before you."
 
 
 class Site:
@@ -35,6 +45,7 @@ class Site:
         self.outbox = outbox
         self.pages = pages
         self._settings = settings
+        self._slots = threading.BoundedSemaphore(THREADS)
         self.last_good = LastGood(is_passing)
 
     def answer(self, page: Page, request: Request, kind: str) -> Response:
@@ -45,10 +56,31 @@ class Site:
         access, query = access_of(request), Query(request.query_params.multi_items())
         asked = self.asked(query, access, parts)
         refuse_others(access, page)
-        found = self._view(page, asked, (page.path, *parts.items(), query.items, access))
+        found = self._view(page, asked, _question(page, query, access))
         if kind != "html" and found.problem is not None:
             raise Refused(503, away_words(found.problem))
         return self._send(request, page, found, query, kind)
+
+    def answer_while_busy(self, page: Page, request: Request, kind: str) -> Response:
+        """The last good answer of a page, without a thread for the database. Raises Refused where there is none."""
+        access, query = access_of(request), Query(request.query_params.multi_items())
+        busy = Refused(503, BUSY)
+        found = self.last_good.kept(_question(page, query, access), busy)
+        if found is None or kind != "html":
+            raise busy
+        return self._send(request, page, found, query, kind)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do work that asks the database, on a thread; of these there are THREADS at once. Raises Refused where none is free
+        for long."""
+        for _ in range(PATIENCE):
+            if self._slots.acquire(blocking=False):
+                try:
+                    return await run_in_threadpool(work)
+                finally:
+                    self._slots.release()
+            await anyio.sleep(PAUSE)
+        raise Refused(503, BUSY)
 
     def _without_format(self, parts: dict[str, str]) -> tuple[dict[str, str], str]:
         """The parts of the path of a job, and the format at the end of its key; that may belong to the key of a row."""
@@ -82,6 +114,8 @@ class Site:
 
     def _view(self, page: Page, asked: Asked, question: Hashable) -> Answer:
         try:
+            if asked.parts:  # a job may be large, and is not looked at again by others
+                return Answer(self._read(page, asked), dt.datetime.now(dt.UTC))
             return self.last_good.read(question, lambda: self._read(page, asked))
         except Exception as error:
             raise refusal_of(error) or error from error
@@ -93,7 +127,7 @@ class Site:
     def _send(self, request: Request, page: Page, found: Answer, query: Query, kind: str) -> Response:
         view: View = found.value
         if kind == "json":
-            return Response(as_json(view.data), media_type="application/json")
+            return Response(as_json(view.data).encode("utf-8", "backslashreplace"), media_type="application/json")
         if kind == "csv":
             text = as_csv(view.columns, view.rows)
             headers = {"Content-Disposition": f'attachment; filename="{page.name.lower() or "job"}.csv"'}
@@ -123,14 +157,22 @@ def refusal_of(error: Exception, prefix: str = "") -> Refused | None:
     return Refused(status, f"{prefix}{words}{'' if words.endswith('.') else '.'}")
 
 
+def _question(page: Page, query: Query, access: Access) -> Hashable:
+    return page.path, query.items, access
+
+
 def is_passing(error: Exception) -> bool:
-    """Whether the database is away, or too slow."""
-    return isinstance(error, ReadTimeout) or is_unavailable(error)
+    """Whether the database is away, or too slow, or has no connection left."""
+    return isinstance(error, (ReadTimeout, PoolTimeout)) or is_unavailable(error)
 
 
 def away_words(error: Exception) -> str:
     """A sentence for a person: the database's own words without values."""
-    return f"The database cannot be used now: {describe(error).summary}"
+    if isinstance(error, Refused):
+        return error.words.rstrip(".")
+    # By its name: the words of a driver name the host and the port.
+    said = str(error) if isinstance(error, ReadTimeout) else type(getattr(error, "orig", None) or error).__name__
+    return f"The database cannot be used now: {said}"
 
 
 def refuse_others(access: Access, page: Page) -> None:

@@ -6,6 +6,7 @@ The events of runs have the table of the attempts as their job type, and no atte
 import datetime as dt
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
@@ -97,8 +98,16 @@ def _is_run(table: Table) -> tuple[Any, ...]:
 
 
 def _info(number: int, actor: str | None, ended_at: dt.datetime, why: str | None, detail: str | None) -> RunInfo:
-    told = json.loads(detail or "{}")
-    report = BatchReport(**{name: told[name] for name in FIGURES if name in told})
+    told = _told(detail)
+    report = BatchReport(**{name: told[name] for name in FIGURES if isinstance(told.get(name), (int, float))})
     worker = str(told.get("worker", ""))
     began = ended_at - dt.timedelta(seconds=report.seconds)
     return RunInfo(number, actor or worker, worker, began, ended_at, cast(Why, why), told.get("error"), report)
+
+
+def _told(detail: str | None) -> Mapping[str, Any]:
+    try:
+        found = json.loads(detail or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

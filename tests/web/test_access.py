@@ -10,13 +10,14 @@ from async_task import Access, ConfigurationError, Right
 
 
 def test_each_kind_of_access_allows_what_it_names_and_read_only_takes_the_rights_away() -> None:
-    some = Access.of("eve", ["retry", Right.NOTE], user="c-81")
+    some = Access.of("eve", ["retry", Right.NOTE])
     assert (Access.none().reads, Access.none().rights) == (False, frozenset())
     assert (Access.read("bob").reads, Access.read("bob").rights) == (True, frozenset())
-    assert (some.reads, some.rights, some.user) == (True, {Right.RETRY, Right.NOTE}, "c-81")
+    assert (some.reads, some.rights, some.user) == (True, {Right.RETRY, Right.NOTE}, None)
+    assert Access.of("ada", {"see_args"}, user="c-81").without_rights() == Access.read("ada", user="c-81")
     assert (some.may(Right.RETRY), some.may(Right.CANCEL)) == (True, False)
     assert all(Access.full("anna").may(right) for right in Right)
-    assert some.without_rights() == Access.read("eve", user="c-81")
+    assert some.without_rights() == Access.read("eve")
     assert Access.none().without_rights() == Access.none()
 
 
@@ -33,6 +34,7 @@ def test_each_kind_of_access_allows_what_it_names_and_read_only_takes_the_rights
         ({"actor": "anna", "reads": True, "rights": None}, "rights are a set of names"),
         ({"actor": "anna", "reads": True, "rights": {"retri"}}, "did you mean 'retry'"),
         ({"actor": "anna", "reads": True, "rights": [7]}, "there is no right 7"),
+        ({"actor": "anna", "reads": True, "rights": {"retry"}, "user": "c-81"}, "has no other right"),
         ({"actor": "anna", "reads": True, "user": ""}, "user is a text that is not empty"),
     ],
 )

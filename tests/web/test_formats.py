@@ -18,7 +18,7 @@ from async_task.web.requests.query import Query
 from async_task.web.security.refusal import Refused
 
 NOON = dt.datetime(2026, 10, 25, 12, tzinfo=dt.UTC)
-FORMULAS = ("=cmd|'/C calc'!A0", "+1", "-1+2", "@SUM(A1)", "\t=1", "\r=1")
+FORMULAS = ("=cmd|'/C calc'!A0", "+1", "-1+2", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\N{FULLWIDTH EQUALS SIGN}1")
 
 
 @pytest.mark.parametrize("text", FORMULAS)
@@ -47,7 +47,21 @@ def test_json_holds_instants_lengths_ids_and_states() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["password", "userPassword", "api_key", "apikey", "token", "access_token", "IBAN", "card", "client_secret"]
+    "name",
+    [
+        "password",
+        "userPassword",
+        "api_key",
+        "apikey",
+        "token",
+        "access_token",
+        "access_key",
+        "api-key",
+        "pwd",
+        "IBAN",
+        "card",
+        "client_secret",
+    ],
 )
 def test_an_argument_with_the_name_of_a_secret_is_masked_at_any_depth(name: str) -> None:
     assert shown("hunter2", name) == MASKED

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,12 @@ from starlette.testclient import TestClient
 from test_pages import everything
 
 from async_task import Access, AsyncTask, Attempt, ReadTimeout, Right, Schedule, Status
+from async_task.web import site
 from async_task.web.dashboard import dashboard
 from async_task.web.forms import bulk
+from async_task.web.pages import job
+from async_task.web.requests.query import Query
+from async_task.web.site import Site
 from claims import claimed
 from conftest import by_one_door
 from dashboards import ORIGIN, OURS, browser, send, token_in, words_of
@@ -88,6 +93,10 @@ def test_what_is_no_right_form_is_refused_and_changes_nothing(app: AsyncTask, en
         assert send(client, "cancel", token, id=uuid.uuid4(), reason="why").status_code == 404
         assert send(client, "reschedule", token, id=attempt.id, at="tomorrow").status_code == 400
         assert send(client, "reschedule", token, id=attempt.id).status_code == 400
+        assert send(client, "reschedule", token, id=attempt.id, at="999999w").status_code == 400
+        assert send(client, "row/restart", token, model="x", key="1", reason="why").status_code == 400
+        many = ",".join(uuid.uuid4().hex for _ in range(101))
+        assert send(client, "bulk", token, verb="cancel", ids=many, total="1", reason="why").status_code == 400
         assert send(client, "note", token, id=attempt.id, text=" ").status_code == 400
         assert send(client, "note", token, id=attempt.id, text="x" * 70_000).status_code == 400
         assert send(client, "cancel", token, id=attempt.id, reason="x" * 3_000).status_code == 400
@@ -277,9 +286,9 @@ def test_pages_keep_their_last_figures_while_the_database_is_away(
 
 @by_one_door
 def test_nobody_is_shown_the_last_page_of_somebody_with_other_rights(
-    app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
+    app: AsyncTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = f"/jobs/attempts/{write(act).id}"
+    path = "/jobs"
     people = {"anna": Access.full("anna"), "bob": Access.read("bob")}
     made = dashboard(app, authorize=lambda request: people[request.headers["x-person"]])
     with TestClient(made, ORIGIN) as client:
@@ -291,6 +300,47 @@ def test_nobody_is_shown_the_last_page_of_somebody_with_other_rights(
         monkeypatch.setattr(type(app), "_run", away)
         found = {name: client.get(path, headers={"x-person": name}).status_code for name in people}
     assert found == {"anna": 200, "bob": 503}
+
+
+@by_one_door
+def test_where_no_thread_is_free_pages_show_their_last_figures_and_probes_answer(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = write(act)
+    monkeypatch.setattr(site, "THREADS", 1)
+    monkeypatch.setattr(site, "PATIENCE", 1)
+    begun, is_thawed = threading.Event(), threading.Event()
+
+    def freeze(*_: Any, **__: Any) -> Any:
+        begun.set()
+        assert is_thawed.wait(30)
+        return []
+
+    with browser(app) as client:
+        good, token = client.get("/jobs"), token_in(client)
+        monkeypatch.setattr(type(app), "workers", freeze)
+        waiting = threading.Thread(target=client.get, args=("/workers",))
+        waiting.start()
+        assert begun.wait(30)
+        busy = [client.get(path).status_code for path in ("/jobs", "/stuck", "/readyz", "/healthz")]
+        shown = client.get("/jobs")
+        refused = send(client, "cancel", token, id=attempt.id, reason="why")
+        is_thawed.set()
+        waiting.join(30)
+        after = client.get("/stuck")
+    assert busy == [200, 503, 503, 200]
+    assert (good.status_code, refused.status_code, after.status_code) == (200, 503, 200)
+    assert "does not answer those who have asked before you" in words_of(shown)
+    assert status_of(engine, attempt) == "pending"
+
+
+@by_one_door
+def test_a_large_job_is_not_kept(app: AsyncTask, write: Write) -> None:
+    made = Site(app, (), {})
+    access = Access.full("anna")
+    asked = made.asked(Query(()), access, {"kind": "attempts", "key": str(write(act).id)})
+    made._view(job.PAGE, asked, "job")  # pyright: ignore[reportPrivateUsage]
+    assert made.last_good.kept("job", ReadTimeout("")) is None
 
 
 @by_one_door

@@ -49,6 +49,18 @@ def test_an_answer_counts_for_its_age(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answers.read("a", lambda: 5).value == 5
 
 
+def test_those_who_look_while_another_reads_are_shown_the_answer_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, now = LastGood(is_away), [100.0]
+    monkeypatch.setattr(last_good, "monotonic", lambda: now[0])
+    answers.read("a", lambda: 1, max_age=5)
+    now[0] += 10
+    assert answers.read("a", lambda: answers.read("a", lambda: 3, max_age=5).value + 10, max_age=5).value == 11
+    now[0] += 10
+    with pytest.raises(ZeroDivisionError):
+        answers.read("a", lambda: 1 // 0, max_age=5)
+    assert answers.read("a", lambda: 4, max_age=5).value == 4
+
+
 def test_only_so_many_answers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(last_good, "MOST", 2)
     answers = LastGood(is_away)

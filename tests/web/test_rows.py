@@ -1,5 +1,6 @@
 """Rows that are their own jobs on the dashboard: beside attempts in one list, and each on a page of its own."""
 
+import datetime as dt
 import html
 import re
 from typing import Any
@@ -122,8 +123,16 @@ def test_a_user_sees_their_own_job_and_nothing_else(desk: Desk, board: Board, mo
     with browser(desk.app, Access.read("ada", user="ada")) as client:
         own = client.get(f"/jobs/test.review/{mine}")
         refused = [client.get(f"/jobs/{one}").status_code for one in (f"test.review/{other}", f"attempts/{attempt.id}")]
-        pages = {client.get(path).status_code for path in ("/", "/jobs", "/stuck", "/audit", "/system", "/jobs.csv")}
+        closed = ("/", "/jobs", "/stuck", "/audit", "/system", "/jobs.csv", "/metrics")
+        pages = {client.get(path).status_code for path in closed}
+        told = {words_of(client.get(f"/jobs/{one}")) for one in (f"test.review/{other}", "test.review/999", "test.x/1")}
+        token = re.search(r'name="csrf" value="([0-9a-f]+)"', own.text)
+        verbs = [
+            send(client, verb, "x", id=attempt.id, reason="why").status_code
+            for verb in ("cancel", "note", "reveal", "bulk", "preview", "pause", "schedule/run", "row/cancel")
+        ]
     assert (own.status_code, refused, pages) == (200, [404, 404], {403})
+    assert (len(told), token, {*verbs}) == (1, None, {403})
     assert "ada" in words_of(own)
 
 
@@ -155,3 +164,23 @@ def test_a_row_that_is_stuck_is_one_click_away(desk: Desk) -> None:
     desk.pass_by(5 * DAY)
     with browser(desk.app) as client:
         assert f'href="/jobs/test.review/{key}"' in client.get("/stuck").text
+
+
+@by_one_door
+def test_no_job_is_left_out_or_listed_twice_where_clocks_differ(
+    desk: Desk, engine: Engine, write: Any, monkeypatch: Any
+) -> None:
+    """The ids of attempts are in the order of their writers' clocks, and not in that of `created_at`."""
+    monkeypatch.setattr(job_list, "LIMIT", 3)
+    rows = [desk.submitted() for _ in range(5)]
+    desk.pass_by(5 * DAY)
+    attempts = [write(act) for _ in range(9)]
+    for number, one in enumerate(attempts):
+        changed(
+            engine, one, num_errors=1, num_attempts=1, created_at=one.created_at - dt.timedelta(days=number * 4 % 9)
+        )
+    with browser(desk.app) as client:
+        both = links_of(client, "/jobs")
+    assert len(both) == len({*both})
+    assert {f"/jobs/attempts/{one.id}" for one in attempts} <= {*both}
+    assert {f"/jobs/test.review/{one}" for one in rows} <= {*both}

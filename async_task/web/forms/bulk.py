@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -14,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from async_task.attempts.info import AttemptInfo
 from async_task.errors import UnknownAttempt
 from async_task.schema.audit import acting
+from async_task.web.forms.reasons import reason_of
 from async_task.web.pages import job
 from async_task.web.pages.jobs import filters_of, lists_rows
 from async_task.web.rendering.html import render
@@ -31,6 +31,8 @@ AT_ONCE = 200
 TYPED_FROM = 100
 """Above this number a person types it, so that a filter that was too wide is seen."""
 MOST_NAMED = 20
+MOST_LOOKS = 30
+"""How many bounded parts of the table are read for one preview."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ async def preview(site: Site, request: Request) -> Response:
     form = await form_of(request)
     verb = _verb_of(form)
     require(request, verb)
-    found = await run_in_threadpool(_previewed, site, form, verb)
+    found = await site.run(partial(_previewed, site, form, verb))
     if not found.ids:
         raise Refused(400, "No attempt is chosen: tick some rows, or choose all that match.")
     values = {"preview": found, "typed_from": TYPED_FROM, "title": "Preview", "packed": pack(found.ids)}
@@ -89,13 +91,13 @@ def _chosen(site: Site, form: FormData) -> tuple[list[AttemptInfo], bool]:
 def _matching(site: Site, filters: dict[str, Any], tries: int) -> tuple[list[AttemptInfo], bool]:
     found: list[AttemptInfo] = []
     after = None
-    while len(found) <= MOST:
+    for _ in range(MOST_LOOKS):
         page = site.outbox.attempts.list(**filters, order="oldest", limit=1_000, after=after)
         found += [one for one in page.attempts if one.num_attempts >= tries]
         after = page.next
-        if after is None:
+        if after is None or len(found) > MOST:
             break
-    return found[:MOST], len(found) > MOST
+    return found[:MOST], after is not None or len(found) > MOST
 
 
 def _pairs(form: FormData) -> list[tuple[str, str]]:
@@ -107,12 +109,11 @@ async def perform(site: Site, request: Request) -> Response:
     form = await form_of(request)
     verb = _verb_of(form)
     access, ids = require(request, verb), unpack(str(form.get("ids") or ""))
-    total, reason = _number(form, "total", len(ids)), str(form.get("reason") or "").strip()
-    if not reason:
-        raise Refused(400, "Say why: a reason is needed for more than one.")
+    total, reason = max(_number(form, "total", 0), len(ids)), reason_of(form, is_needed=True)
+    assert reason is not None
     if total > TYPED_FROM and _number(form, "typed", -1) != total:
         raise Refused(400, f"Type the number of attempts, {total}, to change so many.")
-    result = await run_in_threadpool(_change, site, verb, ids[:AT_ONCE], reason, access.actor)
+    result = await site.run(partial(_change, site, verb, ids[:AT_ONCE], reason, access.actor))
     left, refused = ids[result.number :], result.refused
     values = {
         "verb": verb, "title": "Progress", "total": total, "left": len(left), "packed": pack(left), "reason": reason,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -15,6 +14,7 @@ from async_task.attempts.notes import add_note
 from async_task.errors import UnknownAttempt
 from async_task.schema.audit import acting
 from async_task.web.forms import bulk
+from async_task.web.forms.reasons import reason_of
 from async_task.web.pages import job, row
 from async_task.web.pages.job import ATTEMPTS, VERBS
 from async_task.web.rendering.html import render, segment
@@ -25,7 +25,6 @@ from async_task.web.security.refusal import Refused
 from async_task.web.site import Site, away_words, is_passing, refusal_of
 
 T = TypeVar("T")
-LONGEST_REASON = 2_000
 SUBMITTING = ("submit", "submit_for_processing")
 NEEDS_REASON = (Right.EXPIRE, Right.FAIL, Right.CANCEL)
 Change = Callable[[Any, Any], object]
@@ -36,12 +35,12 @@ async def change_one(right: Right, site: Site, request: Request) -> Response:
     access, form = require(request, right), await form_of(request)
     attempt_id = _attempt_id(form)
     reason = reason_of(form, is_needed=right in NEEDS_REASON)
-    change = await run_in_threadpool(_change_of, right, form, reason, site)  # it may ask the database's clock
+    change = await site.run(partial(_change_of, right, form, reason, site))  # it may ask the database's clock
 
     def work(session: Any) -> None:
         change(_found(session.get(site.outbox.model, attempt_id), f"attempt {attempt_id}"), session)
 
-    await acted(partial(site.outbox.write, work), access.actor)
+    await acted(site, partial(site.outbox.write, work), access.actor)
     return back_to(request, f"/jobs/{ATTEMPTS}/{attempt_id}", done=right)
 
 
@@ -58,13 +57,13 @@ async def change_row(verb: str, site: Site, request: Request) -> Response:
     access, form = require(request, row.RIGHTS[verb]), await form_of(request)
     model, key = _row_named(form)
     given = {"reason": reason_of(form, is_needed=True)} if verb not in SUBMITTING else {}
-    await run_in_threadpool(_refuse_too_soon, site, verb, model, key)
+    await site.run(partial(_refuse_too_soon, site, verb, model, key))
 
     def work(session: Any) -> None:
         found = _found(site.outbox.row(session, model, key), f"row {key} of {model}")
         getattr(found, verb)(session, **given)
 
-    await acted(partial(site.outbox.write, work), access.actor)
+    await acted(site, partial(site.outbox.write, work), access.actor)
     return back_to(request, f"/jobs/{segment(model)}/{segment(key)}", done=verb)
 
 
@@ -85,7 +84,7 @@ async def note(site: Site, request: Request) -> Response:
         job = site.outbox.row(session, kind, key) if is_row else session.get(site.outbox.model, uuid.UUID(key))
         add_note(session, _found(job, f"job {key}"), text)
 
-    await acted(partial(site.outbox.write, work), access.actor)
+    await acted(site, partial(site.outbox.write, work), access.actor)
     return back_to(request, f"/jobs/{segment(kind)}/{segment(key)}", done="note")
 
 
@@ -94,10 +93,10 @@ async def reveal(site: Site, request: Request) -> Response:
     access, form = require(request, Right.REVEAL), await form_of(request)
     attempt_id, reason = _attempt_id(form), reason_of(form, is_needed=True)
     assert reason is not None
-    shown = await acted(partial(site.outbox.reveal, attempt_id, reason=reason), access.actor)
+    shown = await acted(site, partial(site.outbox.reveal, attempt_id, reason=reason), access.actor)
     parts = {"kind": ATTEMPTS, "key": str(attempt_id)}
     asked = site.asked(job.NO_QUERY, access, parts)
-    view = await run_in_threadpool(job.read, asked)
+    view = await site.run(partial(job.read, asked))
     values = dict(view.values) | {
         "revealed": shown, "page": job.PAGE, "title": view.title, "query": asked.query, "command": view.command,
         "done": "", "problem": None, "has_csv": False, "python": job.as_python(view.values["attempt"], shown),
@@ -114,7 +113,7 @@ async def pause(is_pause: bool, site: Site, request: Request) -> Response:
     reason = reason_of(form, is_needed=is_pause)
     outbox: Any = site.outbox
     verb = partial(outbox.pause, **given, reason=reason) if is_pause else partial(outbox.resume, **given)
-    await acted(verb, access.actor)
+    await acted(site, verb, access.actor)
     return back_to(request, "/targets", done="pause" if is_pause else "resume")
 
 
@@ -123,11 +122,11 @@ async def change_schedule(verb: str, site: Site, request: Request) -> Response:
     access, form = require(request, Right.RUN_NOW if verb == "run" else Right.PAUSE), await form_of(request)
     key = str(form.get("key") or "")
     given = {"reason": reason_of(form, is_needed=True)} if verb == "pause" else {}
-    await acted(partial(getattr(site.outbox.schedule, verb), key, **given), access.actor)
+    await acted(site, partial(getattr(site.outbox.schedule, verb), key, **given), access.actor)
     return back_to(request, "/schedules", done=verb)
 
 
-async def acted(verb: Callable[[], T], actor: str) -> T:
+async def acted(site: Site, verb: Callable[[], T], actor: str) -> T:
     """What a verb returns, done by this actor. Raises Refused with the words of the library where it is not allowed,
     with 409 where somebody else was first."""
 
@@ -136,21 +135,11 @@ async def acted(verb: Callable[[], T], actor: str) -> T:
             return verb()
 
     try:
-        return await run_in_threadpool(done)
+        return await site.run(done)
     except Exception as error:
         if is_passing(error):
             raise Refused(503, f"{away_words(error)}. It may have been changed or not: look again.") from error
         raise refusal_of(error, "Nothing was changed: ") or error from error
-
-
-def reason_of(form: FormData, *, is_needed: bool) -> str | None:
-    """Why, for the record. Raises Refused without one where it is needed."""
-    reason = str(form.get("reason") or "").strip()
-    if len(reason) > LONGEST_REASON:
-        raise Refused(400, f"A reason has at most {LONGEST_REASON:,} characters.")
-    if is_needed and not reason:
-        raise Refused(400, "Say why: a reason is needed for this.")
-    return reason or None
 
 
 def back_to(request: Request, path: str, *, done: str) -> Response:
@@ -183,7 +172,10 @@ def _instant_of(form: FormData, site: Site) -> dt.datetime:
     """`at`: an instant of UTC, as a browser writes it without a zone; or a length of time from now."""
     given = str(form.get("at") or "").strip()
     if (length := LENGTH.fullmatch(given)) is not None:
-        return site.outbox.now() + dt.timedelta(seconds=int(length[1]) * UNITS[length[2]])
+        try:
+            return site.outbox.now() + dt.timedelta(seconds=int(length[1]) * UNITS[length[2]])
+        except OverflowError:
+            raise Refused(400, "That is after the year 9999.") from None
     return instant("at", given)
 
 

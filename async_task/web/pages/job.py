@@ -3,10 +3,12 @@
 import datetime as dt
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from async_task.attempts.info import AttemptInfo
 from async_task.attempts.messages import user_of
+from async_task.errors import AsyncTaskError, ReadTimeout
 from async_task.reading.events import EventInfo
 from async_task.reading.pages import AttemptPage
 from async_task.reading.shown_arguments import ShownArguments
@@ -34,7 +36,12 @@ LABELS = {
 
 
 def read(asked: Asked) -> View:
-    return _attempt(asked) if asked.parts["kind"] == ATTEMPTS else row.read(asked)
+    try:
+        return _attempt(asked) if asked.parts["kind"] == ATTEMPTS else row.read(asked)
+    except AsyncTaskError as error:
+        if asked.access.user is None or isinstance(error, ReadTimeout):
+            raise
+        raise row.not_theirs() from error  # whether there is one is not theirs to know
 
 
 def _attempt(asked: Asked) -> View:
@@ -47,17 +54,18 @@ def _attempt(asked: Asked) -> View:
         )
     events, is_cut = _events(asked, attempt)
     arguments = outbox.attempts.arguments(attempt.id)
-    notes = outbox.attempts.notes(attempt.id)
+    notes = outbox.attempts.notes(attempt.id, limit=row.MOST_NOTES)
     sees = asked.access.may(Right.SEE_ARGS)
+    extra = masked(dict(attempt.extra), "") if sees else {}
     values = {
         "attempt": attempt, "reasons": told.reasons, "arguments": arguments, "now": attempt.read_at, "notes": notes,
-        "sees_arguments": sees, "tries": [one for one in events if one.kind in TRIES],
+        "sees_arguments": sees, "extra": extra, "tries": [one for one in events if one.kind in TRIES],
         "audit": [one for one in events if one.kind not in (*TRIES, "note")], "line": time_line(attempt, events),
         "verbs": _verbs(attempt, asked), "related": _related(asked, attempt), "revealed": None, "kind": ATTEMPTS,
         "python": as_python(attempt, arguments), "is_cut": is_cut, "hides": _hides(arguments),
     }  # fmt: skip
     data = {
-        "attempt": attempt, "reasons": told.reasons, "notes": notes, "events": events,
+        "attempt": replace(attempt, extra=extra), "reasons": told.reasons, "notes": notes, "events": events,
         "arguments": masked(arguments.stored, "") if sees else None,
     }  # fmt: skip
     columns, rows = ("at", "kind", "try", "actor", "message"), [_row(one) for one in events]
@@ -102,7 +110,9 @@ def _why_not(attempt: AttemptInfo, right: Right, verb: str, asked: Asked) -> str
 
 
 def _related(asked: Asked, attempt: AttemptInfo) -> dict[str, Sequence[AttemptInfo]]:
-    """Others with the same token, and with the same order key, by what they share."""
+    """Others with the same token, and with the same order key, by what they share; they may be of other users."""
+    if asked.access.user is not None:
+        return {}
     shared: dict[str, tuple[str, Any]] = {
         "Same token": ("token", attempt.idempotence_token),
         "Same order key": ("order_key", attempt.order_key),

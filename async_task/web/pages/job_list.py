@@ -2,6 +2,7 @@
 
 import datetime as dt
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,9 +100,10 @@ def merged_page(outbox: "AsyncTask", after: str | None) -> JobList:
     before = _cursors(after)
     attempts = None if before[0] == OVER else _read_on(outbox, {"status": STUCK}, 0, "oldest", before[0])
     rows = None if before[1] == OVER else outbox.jobs(limit=LIMIT, after=before[1])
-    lines = [Line(attempt=one) for one in attempts.attempts] if attempts is not None else []
-    lines += [Line(job=one) for one in rows.jobs] if rows is not None else []
-    chosen = sorted(lines, key=_when)[:LIMIT]
+    chosen = _merged(
+        [Line(attempt=one) for one in attempts.attempts] if attempts is not None else [],
+        [Line(job=one) for one in rows.jobs] if rows is not None else [],
+    )[:LIMIT]
     following = _following(outbox, before, chosen, attempts, rows)
     read_at = attempts.read_at if attempts is not None else outbox.now()
     counts = outbox.attempts.counts(status=STUCK)
@@ -124,6 +126,15 @@ def _read_on(
         if after is None or len(found) >= LIMIT or look == MOST_LOOKS:
             return AttemptPage(tuple(found), after, page.read_at)
     raise AssertionError
+
+
+def _merged(some: Sequence[Line], others: Sequence[Line]) -> list[Line]:
+    """By the time of submission, and each in its own order, which the cursors follow: that of attempts is the order of
+    their ids, by the clocks of those who wrote them."""
+    found, left, right = list[Line](), deque(some), deque(others)
+    while left and right:
+        found.append(left.popleft() if _when(left[0]) <= _when(right[0]) else right.popleft())
+    return [*found, *left, *right]
 
 
 def _when(line: Line) -> dt.datetime:

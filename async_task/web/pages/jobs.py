@@ -78,6 +78,8 @@ def lists_rows(query: Query, models: Sequence[str]) -> bool:
 def filters_of(query: Query) -> tuple[dict[str, Any], int]:
     """The keyword arguments of `outbox.attempts.list`, and the least number of tries. Raises Refused."""
     search = search_of(query)
+    if search.is_of_rows:
+        raise Refused(400, "Attempts have no user, and not the states of rows: leave them out, or say type:MODEL.")
     is_all = query.choice("show", (ALL, DEFAULT), DEFAULT) == ALL
     statuses = search.statuses or (() if is_all or search.given or search.words else (DEFAULT,))
     return search.filters() | {"status": statuses}, search.tries

@@ -18,14 +18,15 @@ KINDS = {
     "waiting": "waiting or running",
 }  # fmt: skip
 """What the parts of a bar mean."""
-FIGURE_AGE, HISTORY_AGE = 5.0, 20.0
+DEPTH_AGE, FIGURE_AGE, HISTORY_AGE = 1.0, 5.0, 20.0
 """Seconds for which figures are shown that thousands of rows are read for."""
 
 
 def read(asked: Asked) -> View:
     outbox = asked.outbox
     span: Span = asked.query.choice("span", SPANS, SPANS[2])
-    depths, health = outbox.attempts.depths(), outbox.health()
+    depths = asked.recent("depths", outbox.attempts.depths, DEPTH_AGE)
+    health = asked.recent("health", outbox.health, DEPTH_AGE)
     figures = _figures(asked, depths)
     history = asked.recent(f"history {span}", partial(outbox.attempts.history, span), HISTORY_AGE)
     failures = asked.recent("failures", outbox.attempts.failures, FIGURE_AGE)
@@ -49,7 +50,7 @@ def read(asked: Asked) -> View:
 
 def _figures(asked: Asked, depths: Depths) -> dict[str, Any]:
     attempts = asked.outbox.attempts
-    oldest = attempts.oldest_due()
+    oldest = asked.recent("oldest due", attempts.oldest_due, DEPTH_AGE)
     rates = asked.recent("rates", attempts.rates, FIGURE_AGE)
     counts = asked.recent("counts", attempts.counts, FIGURE_AGE)
     return {

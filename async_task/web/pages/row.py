@@ -9,7 +9,7 @@ from async_task.web.security.access import Access, Right
 from async_task.web.security.refusal import NO_RIGHT, Refused
 from async_task.web.view import Asked, View
 
-MOST_EVENTS = 500
+MOST_EVENTS, MOST_NOTES = 500, 20
 RIGHTS = {
     "restart": Right.RETRY, "submit_for_processing": Right.RETRY, "submit": Right.RETRY, "fail": Right.FAIL,
     "cancel": Right.CANCEL,
@@ -42,13 +42,18 @@ def read(asked: Asked) -> View:
 def refuse_other_users(access: Access, user: Any) -> None:
     """Raises Refused for a person who may see only their own jobs, if this one is of somebody else."""
     if access.user is not None and (user is None or str(user) != access.user):
-        raise Refused(404, "There is no such job of yours.")
+        raise not_theirs()
+
+
+def not_theirs() -> Refused:
+    """The same for a job of somebody else as for none."""
+    return Refused(404, "There is no such job of yours.")
 
 
 def _happened(row: Any, session: Any) -> tuple[Any, tuple[JobEventInfo, ...]]:
     if row is None:  # deleted since
         return (), ()
-    return notes_of(session, row), events_of(session, row, limit=MOST_EVENTS)
+    return notes_of(session, row, limit=MOST_NOTES), events_of(session, row, limit=MOST_EVENTS)
 
 
 def _verbs(job: JobInfo, access: Access) -> list[dict[str, Any]]:

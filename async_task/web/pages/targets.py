@@ -6,7 +6,7 @@ from typing import Any
 
 from async_task.targets.registry import own_queue, registered_targets
 from async_task.targets.retry import Retry
-from async_task.web.pages.overview import FIGURE_AGE
+from async_task.web.pages.overview import DEPTH_AGE, FIGURE_AGE
 from async_task.web.rendering.charts import sparkline
 from async_task.web.rendering.times import span
 from async_task.web.view import Asked, Page, View
@@ -19,7 +19,7 @@ COLUMNS = (
 
 def read(asked: Asked) -> View:
     outbox = asked.outbox
-    depths = outbox.attempts.depths()
+    depths = asked.recent("depths", outbox.attempts.depths, DEPTH_AGE)
     rates = asked.recent("rates", outbox.attempts.rates, FIGURE_AGE)
     durations = asked.recent("durations", outbox.attempts.durations, FIGURE_AGE)
     paused = {one.name: one for one in outbox.queues()}

@@ -9,8 +9,9 @@ from async_task.error_text import HIDDEN
 MASKED = "[masked]"
 LONGEST = 2_000
 SECRET = re.compile(
-    r"pass(word|wd|phrase)?|secret|token|api_?key|private_?key|credential|authorization|cookie|iban|card|cvv|ssn|pin$",
-    re.I,
+    r"pass(word|wd|phrase)?|pwd|secret|token|(api|access|private|secret)[-_ ]?key|credential|authorization|cookie"
+    r"|iban|card|cvv|ssn|pin$",
+    re.IGNORECASE,
 )
 """In the name of an argument, or of a field in it."""
 

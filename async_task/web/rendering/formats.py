@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}", "\N{FULLWIDTH COMMERCIAL AT}")
 """What a spreadsheet takes for the begin of a formula."""
 
 
@@ -55,4 +55,4 @@ def _cell(value: Any) -> Any:
     if isinstance(plain, (int, float)):
         return plain
     text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return f"'{text}" if text[:1].isspace() or text.startswith(FORMULA) else text

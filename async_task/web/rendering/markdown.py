@@ -1,11 +1,12 @@
 """Notes, which are Markdown, as HTML."""
 
-from functools import cache
+from functools import cache, lru_cache
 
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 
+@lru_cache(maxsize=64)
 def as_html(text: str) -> Markup:
     """Without raw HTML and images; a link leads only to http, https, mailto or this site, and tells no referrer."""
     return Markup(_parser().render(text))  # noqa: S704  (the parser escapes every text)

@@ -35,7 +35,7 @@ class Access:
 
     `actor`: the name that is written into the events of what the person does, a printable text of 1 to 255 characters;
     empty for none. `rights`: what they may do besides reading. `user`: if it is given, they see only the jobs of this
-    user. Raises ConfigurationError for anything else.
+    user, each by its own link, and change nothing. Raises ConfigurationError for anything else.
     """
 
     actor: str
@@ -51,6 +51,8 @@ class Access:
         elif self.actor or self.rights or self.user is not None:
             raise ConfigurationError("who may not read has no actor, rights or user: write Access.none()")
         _check_user(self.user)
+        if self.user is not None and self.rights - {Right.SEE_ARGS}:
+            raise ConfigurationError("who sees only their own jobs may see their arguments, and has no other right")
 
     @classmethod
     def none(cls) -> Self:
@@ -63,9 +65,9 @@ class Access:
         return cls(actor, reads=True, user=user)
 
     @classmethod
-    def full(cls, actor: str, *, user: str | None = None) -> Self:
+    def full(cls, actor: str) -> Self:
         """Reading and every right."""
-        return cls(actor, reads=True, rights=frozenset(Right), user=user)
+        return cls(actor, reads=True, rights=frozenset(Right))
 
     @classmethod
     def of(cls, actor: str, rights: Iterable[Right | str], *, user: str | None = None) -> Self:
