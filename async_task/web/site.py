@@ -71,8 +71,8 @@ class Site:
         return self._send(request, page, found, query, kind)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do work that asks the database, on a thread; of these there are THREADS at once. Raises Refused where none is free
-        for long."""
+        """Do work that asks the database, on a thread; of these there are THREADS at once. Raises Refused where none
+        is free for long."""
         for _ in range(PATIENCE):
             if self._slots.acquire(blocking=False):
                 try:

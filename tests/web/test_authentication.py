@@ -134,9 +134,11 @@ def test_the_header_of_a_proxy_is_believed_from_that_proxy_only() -> None:
         assert browser(authorize, client=address).get("/", headers={"X-User": "anna"}).text == "anna changes"
     client = browser(authorize)
     assert client.get("/", headers={"X-User": "bob"}).text == "bob reads"
+    assert client.get("/", headers={"X-User": "Bob"}).text == "Bob reads"
     assert client.get("/", headers=[(b"X-User", "Jürgen".encode())]).text == "Jürgen changes"
     refused: list[Any] = [
         {}, {"X-User": ""}, {"X-User": " "}, [("X-User", "anna"), ("X-User", "eve")], {"X-User": "x" * 256},
+        {"X-User": "evil, bob"},
     ]  # fmt: skip
     assert {client.get("/", headers=one).status_code for one in refused} == {403}
     for address in ("10.0.0.7", "192.0.2.1", "::2", "::ffff:10.0.0.7", "testclient"):

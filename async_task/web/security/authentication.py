@@ -145,8 +145,8 @@ class ProxyHeader:
 
     def __call__(self, request: Request) -> Access:
         values = request.headers.getlist(self._name)
-        # Of two values, one may be the client's own.
-        if len(values) != 1 or not self._is_from_proxy(request):
+        # Of two values, one may be the client's own; a proxy that adds its own to it writes a comma between them.
+        if len(values) != 1 or "," in values[0] or not self._is_from_proxy(request):
             return Access.none()
         try:
             return _access_of(values[0].encode("latin-1").decode().strip(), self._readers)
@@ -164,7 +164,9 @@ class ProxyHeader:
 
 def _access_of(actor: str, readers: Collection[str]) -> Access:
     check_actor(actor)
-    return Access.read(actor) if actor in readers else Access.full(actor)
+    # Some identity providers do not tell upper case from lower.
+    is_reader = actor.casefold() in {one.casefold() for one in readers}
+    return Access.read(actor) if is_reader else Access.full(actor)
 
 
 def _name_and_password(request: Request) -> tuple[str, str]:
