@@ -15,6 +15,7 @@ from async_task.attempts.draft import aware
 from async_task.database.engines import Source
 from async_task.errors import ConfigurationError, near
 from async_task.schedule import occurrences
+from async_task.schedule.cron import Cron
 from async_task.schedule.entry import Entry
 from async_task.schedule.occurrences import StoredEntry
 from async_task.schedule.rules import next_times
@@ -41,9 +42,9 @@ class OccurrenceInfo:
 class EntryInfo:
     """An entry of the schedule, and what the database knows of it.
 
-    `rule`: when it fires, in words; `tz`: the zone in which that is written. `call`: what it calls. `next_at`: its next
-    time, also while it is paused. `last`: its last occurrence. `is_seen`: whether a clock has seen it; its times count
-    from then on.
+    `rule`: when it fires, as it was written; `in_english`: the same as a sentence; `tz`: the zone of both. `call`: what
+    it calls. `next_at`: its next time, also while it is paused. `last`: its last occurrence. `is_seen`: whether a clock
+    has seen it; its times count from then on.
     """
 
     key: str
@@ -59,6 +60,7 @@ class EntryInfo:
     paused_at: dt.datetime | None
     paused_by: str | None
     pause_reason: str | None
+    in_english: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,4 +195,5 @@ def _info(entry: Entry, now: dt.datetime, stored: StoredEntry | None, last: Occu
     return EntryInfo(
         entry.key, str(entry.rule), entry.rule.zone.key, entry.call, entry.catch_up, entry.overlap, entry.jitter,
         ahead[0] if ahead else None, last, stored is not None, *paused,
+        entry.rule.in_english if isinstance(entry.rule, Cron) else str(entry.rule),
     )  # fmt: skip

@@ -51,6 +51,12 @@ class Cron:
         return self._by_real_time(after) if is_interval else self._by_time_of_day(after)
 
     @property
+    def in_english(self) -> str:
+        """As cronsim says it: "At 02:30 every day"."""
+        words: str = _cronsim().CronSim(self._fields, dt.datetime(2000, 1, 1, tzinfo=dt.UTC)).explain()
+        return words
+
+    @property
     def _fields(self) -> str:
         return NICKNAMES.get(self.expression.strip().lower(), self.expression)
 

@@ -32,9 +32,12 @@ class LastGood:
         self._reading: set[Hashable] = set()
         self._answers: OrderedDict[Hashable, tuple[Answer, float]] = OrderedDict()
 
-    def read(self, question: Hashable, read: Callable[[], Any], max_age: float = 0.0) -> Answer:
+    def read(
+        self, question: Hashable, read: Callable[[], Any], max_age: float = 0.0,
+        keeps: Callable[[Any], bool] = lambda _: True,
+    ) -> Answer:  # fmt: skip
         """What `read` returns, or what it returned less than `max_age` seconds ago; where it cannot be read, its last
-        answer. Raises the error of `read` where there is none."""
+        answer, if that is one that it `keeps`. Raises the error of `read` where there is none."""
         kept = self._kept(question)
         if kept is not None and max_age and (monotonic() - kept[1] < max_age or not self._begin(question)):
             return kept[0]
@@ -46,7 +49,8 @@ class LastGood:
             return Answer(kept[0].value, kept[0].read_at, error)
         finally:
             self._reading.discard(question)
-        self._keep(question, answer)
+        if keeps(answer.value):
+            self._keep(question, answer)
         return answer
 
     def kept(self, question: Hashable, problem: Exception) -> Answer | None:

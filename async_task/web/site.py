@@ -1,6 +1,5 @@
 """What answers for a page: reads its view, and sends it as HTML, JSON or CSV."""
 
-import datetime as dt
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, TypeVar
@@ -56,7 +55,7 @@ class Site:
         access, query = access_of(request), Query(request.query_params.multi_items())
         asked = self.asked(query, access, parts)
         refuse_others(access, page)
-        found = self._view(page, asked, _question(page, query, access))
+        found = self._view(page, asked, _question(page, query, access, parts))
         if kind != "html" and found.problem is not None:
             raise Refused(503, away_words(found.problem))
         return self._send(request, page, found, query, kind)
@@ -65,7 +64,7 @@ class Site:
         """The last good answer of a page, without a thread for the database. Raises Refused where there is none."""
         access, query = access_of(request), Query(request.query_params.multi_items())
         busy = Refused(503, BUSY)
-        found = self.last_good.kept(_question(page, query, access), busy)
+        found = self.last_good.kept(_question(page, query, access, dict(request.path_params)), busy)
         if found is None or kind != "html":
             raise busy
         return self._send(request, page, found, query, kind)
@@ -114,9 +113,7 @@ class Site:
 
     def _view(self, page: Page, asked: Asked, question: Hashable) -> Answer:
         try:
-            if asked.parts:  # a job may be large, and is not looked at again by others
-                return Answer(self._read(page, asked), dt.datetime.now(dt.UTC))
-            return self.last_good.read(question, lambda: self._read(page, asked))
+            return self.last_good.read(question, lambda: self._read(page, asked), keeps=_is_small)
         except Exception as error:
             raise refusal_of(error) or error from error
 
@@ -157,8 +154,12 @@ def refusal_of(error: Exception, prefix: str = "") -> Refused | None:
     return Refused(status, f"{prefix}{words}{'' if words.endswith('.') else '.'}")
 
 
-def _question(page: Page, query: Query, access: Access) -> Hashable:
-    return page.path, query.items, access
+def _question(page: Page, query: Query, access: Access, parts: Mapping[str, str]) -> Hashable:
+    return page.path, *parts.values(), query.items, access
+
+
+def _is_small(view: View) -> bool:
+    return not view.is_large
 
 
 def is_passing(error: Exception) -> bool:

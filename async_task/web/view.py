@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class View:
     """`values`: what the template takes. `data`: the same for `.json`. `columns` and `rows`: the same for `.csv`.
     `command`: what gives it in a shell. `title`: of this page; empty: the name of the page.
-    `template`: of this view; empty: that of the page."""
+    `template`: of this view; empty: that of the page. `is_large`: so that it is not kept in memory."""
 
     values: Mapping[str, Any]
     data: Any
@@ -24,6 +24,7 @@ class View:
     command: str = ""
     title: str = ""
     template: str = ""
+    is_large: bool = False
 
 
 T = TypeVar("T")

@@ -18,8 +18,6 @@ from async_task.web import site
 from async_task.web.dashboard import dashboard
 from async_task.web.forms import bulk
 from async_task.web.pages import job
-from async_task.web.requests.query import Query
-from async_task.web.site import Site
 from claims import claimed
 from conftest import by_one_door
 from dashboards import ORIGIN, OURS, browser, send, token_in, words_of
@@ -335,12 +333,20 @@ def test_where_no_thread_is_free_pages_show_their_last_figures_and_probes_answer
 
 
 @by_one_door
-def test_a_large_job_is_not_kept(app: AsyncTask, write: Write) -> None:
-    made = Site(app, (), {})
-    access = Access.full("anna")
-    asked = made.asked(Query(()), access, {"kind": "attempts", "key": str(write(act).id)})
-    made._view(job.PAGE, asked, "job")  # pyright: ignore[reportPrivateUsage]
-    assert made.last_good.kept("job", ReadTimeout("")) is None
+def test_a_large_job_is_not_kept(app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"/jobs/attempts/{write(act).id}"
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise ReadTimeout("too slow")
+
+    found = []
+    for most in (200_000, 0):
+        with browser(app) as client, monkeypatch.context() as patch:
+            patch.setattr(job, "MOST_KEPT", most)
+            assert client.get(path).status_code == 200
+            patch.setattr(type(app), "_run", away)
+            found.append(client.get(path).status_code)
+    assert found == [200, 503]
 
 
 @by_one_door

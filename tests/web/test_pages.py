@@ -206,10 +206,12 @@ def test_the_newest_of_many_events_are_shown(
 def test_a_schedule_is_shown_with_its_next_times(engine: Engine) -> None:
     schedule = Schedule()
     schedule.every(minutes=15, call=act, key="quarterly")
+    schedule.cron("30 2 * * mon-fri", tz="Europe/Berlin", call=act, key="nightly")
     app = AsyncTask(engine, schedule=schedule)
     with browser(app) as client:
         words = words_of(client.get("/schedules"))
         data = client.get("/schedules.json").json()
+    assert "At 02:30 on Monday through Friday" in words
     assert "quarterly" in words
     assert "No clock has seen it yet" in words
     assert len(data["next"]["quarterly"]) == 5

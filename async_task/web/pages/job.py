@@ -23,6 +23,8 @@ from async_task.web.view import Asked, Page, View
 ATTEMPTS = "attempts"
 """The type of an attempt in the path of its page."""
 MOST_EVENTS, MOST_RELATED = 500, 20
+MOST_KEPT = 200_000
+"""Characters of a page that is kept for when the database is away."""
 TRIES = ("error", "crash", "loss")
 VERBS = {
     Right.RETRY: "retry_now", Right.RESCHEDULE: "reschedule", Right.EXPIRE: "expire", Right.FAIL: "fail",
@@ -69,7 +71,10 @@ def _attempt(asked: Asked) -> View:
         "arguments": masked(arguments.stored, "") if sees else None,
     }  # fmt: skip
     columns, rows = ("at", "kind", "try", "actor", "message"), [_row(one) for one in events]
-    return View(values, data, columns, rows, f"async-task show {attempt.id} --history", title=attempt.call)
+    command = f"async-task show {attempt.id} --history"
+    texts = (*(one.detail or "" for one in events), *(one.text for one in notes))
+    is_large = arguments.length + sum(map(len, texts)) > MOST_KEPT
+    return View(values, data, columns, rows, command, title=attempt.call, is_large=is_large)
 
 
 def _events(asked: Asked, attempt: AttemptInfo) -> tuple[Sequence[EventInfo], bool]:
