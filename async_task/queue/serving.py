@@ -1,6 +1,5 @@
 """Which queues and targets the running workers serve, by what their rows tell."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -8,7 +7,7 @@ from sqlalchemy import Table, or_, select
 from sqlalchemy.orm import Session
 
 from async_task.database.clock import statement_now
-from async_task.queue.workers import WORKER
+from async_task.queue.workers import WORKER, about_of
 from async_task.schema.tables import companion_tables
 
 SILENT_AFTER = 60.0
@@ -42,7 +41,7 @@ class Serving(NamedTuple):
         is_ours = or_(c.job_type.is_(None), c.job_type == table.name)
         running = (is_ours, c.kind == WORKER, c.beat_at > statement_now(-SILENT_AFTER))
         asked: Any = select(c.about).where(*running).order_by(c.beat_at.desc()).limit(MOST_WORKERS)
-        return cls([_served(json.loads(about) if about else {}) for about in session.scalars(asked)])
+        return cls([_served(about_of(about)) for about in session.scalars(asked)])
 
     def serves(self, queue: str) -> bool:
         return any(one.serves(queue) for one in self.workers)

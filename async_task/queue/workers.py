@@ -225,7 +225,7 @@ def _info(row: Any, claims: int, lease: dt.timedelta) -> WorkerInfo:
     )  # fmt: skip
 
 
-def about_of(text: str | None) -> Mapping[str, Any]:
+def about_of(text: str | None) -> dict[str, Any]:
     """What a process tells of itself; empty for what is no JSON object."""
     try:
         found = json.loads(text or "{}")

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.testclient import TestClient
 from test_pages import everything
 
 from async_task import Access, AsyncTask, Attempt, ReadTimeout, Right, Schedule, Status
+from async_task.reading import pages
 from async_task.web import site
 from async_task.web.dashboard import dashboard
 from async_task.web.forms import bulk
@@ -236,6 +238,20 @@ def test_a_preview_says_what_will_be_refused_and_the_result_what_was(
     assert [status_of(engine, one) for one in (waiting, running, over)] == ["canceled", "pending", "succeeded"]
 
 
+@by_one_door
+def test_a_preview_reads_a_bounded_part_of_the_table_and_says_so(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "SCANNED", 2)
+    monkeypatch.setattr(bulk, "MOST_LOOKS", 2)
+    for _ in range(6):
+        ended(engine, write(act), "Broken: order 7")
+    with browser(app) as client:
+        seen = send(client, "preview", token_in(client), verb="retry", all="1", status="failed")
+    assert "Retry 4 attempts?" in words_of(seen)
+    assert "more may match" in words_of(seen)
+
+
 # The database away
 
 
@@ -253,7 +269,7 @@ def test_pages_keep_their_last_figures_while_the_database_is_away(
 
     with browser(app) as client:
         good, token = client.get("/jobs?status=failed"), token_in(client)
-        for problem in (OperationalError("SELECT", {}, ConnectionError("refused")), ReadTimeout("too slow")):
+        for problem in (OperationalError("SELECT", {}, ConnectionError("refused")), ReadTimeout("slow"), PoolTimeout()):
             with monkeypatch.context() as patch:
                 patch.setattr(type(app), "_run", raising(problem))
                 shown = client.get("/jobs?status=failed")

@@ -1,6 +1,7 @@
 """The pages on real databases: what they show of a mess, in three formats, and that they change nothing."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -8,13 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, insert, select, text
 
 from async_task import Access, AsyncTask, Attempt, Schedule
+from async_task.attempts.info import AttemptInfo, info_of_attempt
+from async_task.reading import browse
+from async_task.schema.tables import companion_tables
 from async_task.web.pages import job
 from async_task.web.requests.query import Query
 from async_task.web.requests.search import search_of
 from async_task.web.security.refusal import Refused
+from claims import TABLE, seconds_from_now
 from conftest import by_one_door
 from dashboards import ORIGIN, PAGES, STEMS, browser, words_of
 from mess import CAUSES, changed, erred, mess
@@ -256,3 +261,63 @@ def test_a_search_that_means_nothing_is_refused(wrong: str) -> None:
     with pytest.raises(Refused) as refused:
         search_of(Query([("q", wrong)])).filters()
     assert refused.value.status == 400
+
+
+@by_one_door
+def test_columns_of_your_own_need_the_right_to_see_arguments_and_are_masked(
+    app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/jobs/attempts/{write(act).id}"
+
+    def with_columns(*given: Any) -> AttemptInfo:
+        return dataclasses.replace(info_of_attempt(*given), extra={"tenant": "acme", "api_token": "s3cret"})
+
+    monkeypatch.setattr(browse, "info_of_attempt", with_columns)
+    texts = []
+    for access in (Access.full("anna"), Access.read("bob")):
+        with browser(app, access) as client:
+            texts += [client.get(path).text, client.get(f"{path}.json").text]
+    assert ["acme" in one for one in texts] == [True, True, False, False]
+    assert not [one for one in texts if "s3cret" in one]
+
+
+@by_one_door
+def test_the_user_of_an_attempt_is_told_of_no_other_attempt(
+    app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = (write(act, order_key="customer-7") for _ in range(2))
+    monkeypatch.setattr(Attempt, "message_user", property(lambda self: "ada"))
+    path = f"/jobs/attempts/{mine.id}"
+    with browser(app, Access.read("ada", user="ada")) as client:
+        own = client.get(path)
+    with browser(app) as client:
+        full = client.get(path)
+    assert (own.status_code, str(other.id) in own.text, str(other.id) in full.text) == (200, False, True)
+
+
+@by_one_door
+def test_rows_of_workers_and_runs_that_cannot_be_read_break_no_page(app: AsyncTask, engine: Engine) -> None:
+    tables = companion_tables(TABLE)
+    with engine.begin() as connection:
+        for number, wrong in enumerate(("[1, 2]", '"text"', "5", "{broken", "null")):
+            row = {"name": f"w{number}", "host": "elsewhere", "pid": 7, "process_started": "x", "kind": "worker"}
+            values = {"about": wrong, "job_type": TABLE.name, "beat_at": seconds_from_now(60)}
+            connection.execute(insert(tables.workers).values(row | values))
+            run = {"job_type": TABLE.name, "job_id": "run-batch", "kind": "run", "message": "done", "detail": wrong}
+            connection.execute(insert(tables.events).values(run))
+    with browser(app) as client:
+        found = [client.get(path).status_code for path in ("/", "/workers", "/workers.json", "/stuck", "/system")]
+    assert found == [200] * 5
+
+
+@by_one_door
+def test_errors_whose_attempts_have_succeeded_since_need_nobody(app: AsyncTask, engine: Engine, write: Write) -> None:
+    attempt = write(act)
+    erred(engine, attempt, "error", "Broken: order 7", "f" * 12)
+    with browser(app) as client:
+        before = words_of(client.get("/"))
+    changed(engine, attempt, status="succeeded", completed_at=attempt.created_at, num_attempts=1)
+    with browser(app) as client:
+        after = words_of(client.get("/"))
+    assert "Broken order N" in before
+    assert "Broken order N" not in after

@@ -3,6 +3,7 @@
 import datetime as dt
 import html
 import re
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Engine
@@ -17,6 +18,7 @@ from mess import changed
 from outbox import Broken, act
 from reviews import DAY, HOUR, Board, Desk, Pair
 
+NOON = dt.datetime(2026, 10, 25, 12, tzinfo=dt.UTC)
 HOSTILE_KEYS = ("a/b", "../c", "100%", "q?x=1#y", "<b>", "\N{PILE OF POO}", "x.json")
 LINK = re.compile(r'class="open" href="(/jobs/[^"?]+)"')
 
@@ -184,3 +186,10 @@ def test_no_job_is_left_out_or_listed_twice_where_clocks_differ(
     assert len(both) == len({*both})
     assert {f"/jobs/attempts/{one.id}" for one in attempts} <= {*both}
     assert {f"/jobs/test.review/{one}" for one in rows} <= {*both}
+
+
+def test_two_lists_are_merged_without_a_change_of_their_order() -> None:
+    late, early, between = (SimpleNamespace(submitted_at=NOON + dt.timedelta(hours=one)) for one in (2, 0, 1))
+    some: list[Any] = [late, early]
+    others: list[Any] = [between]
+    assert job_list._merged(some, others) == [between, late, early]
