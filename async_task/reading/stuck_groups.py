@@ -1,7 +1,7 @@
 """What is stuck, as values: jobs with one cause and one subject make a group, with the command that helps."""
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -17,6 +17,22 @@ StuckCause = Literal[
 ]  # fmt: skip
 CAUSES: tuple[StuckCause, ...] = get_args(StuckCause)
 """In the order in which a report has them: what is to be mended first stands first."""
+TITLES: Mapping[StuckCause, str] = {
+    "orphan": "Its worker has died",
+    "lease_past": "Its lease is past, and its worker lives",
+    "not_served": "Nobody runs its queue",
+    "paused": "Paused for long",
+    "unknown_target": "No running worker knows its target",
+    "key_missing": "A key is missing",
+    "unfit": "Its arguments no longer fit",
+    "crash_limit": "The crash limit is reached",
+    "same_error": "The same error again and again",
+    "blocked": "Blocked by its order key",
+    "overdue": "Too late, and not expired",
+    "window_over": "Not processed within its window",
+    "no_job": "Nobody gives it a job",
+    "not_submitted": "Never submitted",
+}
 LATEST = dt.datetime.max.replace(tzinfo=dt.UTC)
 """Stands for an instant that nothing tells, in an order."""
 
@@ -58,6 +74,11 @@ class StuckGroup:
     jobs: tuple[StuckJob, ...]
     remedy: str
     effect: str
+
+    @property
+    def title(self) -> str:
+        """The cause in a few words, as a heading."""
+        return TITLES[self.cause]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,10 @@
 """`/stuck`: what is stuck, by cause, each with the command that helps and what that will do."""
 
-from collections.abc import Mapping
 from itertools import groupby
 
-from async_task.reading.stuck_groups import CAUSES, StuckCause, StuckGroup
+from async_task.reading.stuck_groups import CAUSES, TITLES, StuckCause, StuckGroup
 from async_task.web.view import Asked, Page, View
 
-TITLES: Mapping[StuckCause, str] = {
-    "orphan": "Its worker has died",
-    "lease_past": "Its lease is past, and its worker lives",
-    "not_served": "Nobody runs its queue",
-    "paused": "Paused for long",
-    "unknown_target": "No running worker knows its target",
-    "key_missing": "A key is missing",
-    "unfit": "Its arguments no longer fit",
-    "crash_limit": "The crash limit is reached",
-    "same_error": "The same error again and again",
-    "blocked": "Blocked by its order key",
-    "overdue": "Too late, and not expired",
-    "window_over": "Not processed within its window",
-    "no_job": "Nobody gives it a job",
-    "not_submitted": "Never submitted",
-}
 COLUMNS = ("cause", "subject", "count", "type", "id", "call", "since", "error", "remedy")
 
 

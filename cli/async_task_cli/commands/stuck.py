@@ -17,22 +17,6 @@ from async_task_cli.fields import as_json_value
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.terminal import brief_span, counted, page, plain, print_sheet, print_whole, say
 
-TITLES: Mapping[StuckCause, str] = {
-    "orphan": "Its worker has died",
-    "lease_past": "Its lease is past, and its worker lives",
-    "not_served": "Nobody runs its queue",
-    "paused": "Paused for long",
-    "unknown_target": "No running worker knows its target",
-    "key_missing": "A key is missing",
-    "unfit": "Its arguments no longer fit",
-    "crash_limit": "The crash limit is reached",
-    "same_error": "The same error again and again",
-    "blocked": "Blocked by its order key",
-    "overdue": "Too late, and not expired",
-    "window_over": "Not processed within its window",
-    "no_job": "Nobody gives it a job",
-    "not_submitted": "Never submitted",
-}
 JOBS = (Column("ID"), Column("SINCE"), Column("CALL", shortest=12), Column("ERROR", shortest=12))
 
 
@@ -100,7 +84,7 @@ def _print(report: StuckReport, ids: Mapping[str, str]) -> None:
         if before is not None:
             console.print()
         if one.cause != before:
-            console.print(Text(TITLES[one.cause], style="bold"))
+            console.print(Text(one.title, style="bold"))
         before = one.cause
         print_sheet(console, [("", plain(one.words))])
         print_whole(console, f"$ {one.remedy}", indent=2)
