@@ -71,7 +71,8 @@ from async_task.polling.settings import Polling as Polling
 from async_task.polling.states import PollState as PollState
 from async_task.queue.backlog import MOST_COUNTED as MOST_COUNTED
 from async_task.queue.backlog import Depth as Depth
-from async_task.queue.end_hooks import CallFacts as CallFacts
+from async_task.queue.hooks import Around as Around
+from async_task.queue.hooks import CallFacts as CallFacts
 from async_task.queue.pauses import QueueState as QueueState
 from async_task.queue.retention import PruneReport as PruneReport
 from async_task.queue.sweep import SweepReport as SweepReport

@@ -36,7 +36,7 @@ from async_task.database.engines import Database, Source
 from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
-from async_task.queue.end_hooks import OnExpired, OnFailed
+from async_task.queue.hooks import Around, OnExpired, OnFailed
 from async_task.queue.worker_names import check_worker_name
 from async_task.schedule.clock import Clock
 from async_task.schedule.schedule import Schedule
@@ -72,6 +72,10 @@ class AsyncTask(ApplicationDashboard):
     after its attempt has ended; left out, for ever. `schedule`: the calls that clocks enqueue (`clock`). Raises
     ConfigurationError.
 
+    `around(facts)`: returns a context manager, sync or async, in which each call is made; or a sequence of such
+    functions, the first one outermost. It is given `CallFacts`. What it raises fails the try, before the target is
+    called if it was raised on entering; an error of the target that it swallows counts all the same (`docs/hooks.md`).
+
     `on_failed(facts, outcome)`, `on_expired(facts, outcome)`: called with `CallFacts` and a `Failed` or `Expired` when
     an attempt has ended so for good: once, after its commit, in the process that has written it (a worker, a batch,
     `perform`, a sweep, or a child process); `on_failed` also when an operation (`Pollable`) is given up. What they
@@ -101,13 +105,14 @@ class AsyncTask(ApplicationDashboard):
         keep: Keep | None = None,
         keep_tokens: Age | None = None,
         schedule: Schedule | None = None,
+        around: Around | Sequence[Around] = (),
         on_failed: OnFailed | None = None,
         on_expired: OnExpired | None = None,
         on_message: OnMessage | None = None,
     ) -> None:
         super().__init__(
             Source(database), model, keep=keep, keep_tokens=keep_tokens, lease=lease, schedule=schedule,
-            hooks=hooks_of(on_failed, on_expired),
+            hooks=hooks_of(around, on_failed, on_expired),
         )  # fmt: skip
         check_message_hook(on_message)
         check_class(attempt_job, BaseAttemptJob, "attempt_job")

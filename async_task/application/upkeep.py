@@ -28,7 +28,7 @@ from async_task.errors import ConfigurationError, UnknownAttempt
 from async_task.polling.sweep import preview_polls, sweep_polls
 from async_task.queue import pauses
 from async_task.queue.backlog import Depth, depths
-from async_task.queue.end_hooks import EndHooks
+from async_task.queue.hooks import Hooks
 from async_task.queue.pauses import QueueState
 from async_task.queue.retention import Keeping, PruneReport, Retention, Rule, prune
 from async_task.queue.sweep import SweepReport, sweep
@@ -54,7 +54,7 @@ class ApplicationUpkeep(ApplicationDatabase):
 
     def __init__(
         self, source: Source, model: type[BaseAttempt], *, keep: Keep | None, keep_tokens: Age | None, lease: Duration,
-        schedule: Schedule | None, hooks: EndHooks,
+        schedule: Schedule | None, hooks: Hooks,
     ) -> None:  # fmt: skip
         super().__init__(source, model)
         check_model(model)

@@ -8,7 +8,7 @@ import importlib
 import inspect
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 from sqlalchemy import inspect as inspect_database
@@ -16,7 +16,7 @@ from sqlalchemy import inspect as inspect_database
 from async_task.attempts.attempt import BaseAttempt
 from async_task.errors import ConfigurationError
 from async_task.queue.backlog import Scope
-from async_task.queue.end_hooks import EndHooks, OnExpired, OnFailed
+from async_task.queue.hooks import Around, Hooks, OnExpired, OnFailed
 from async_task.targets.policies import check_queue
 from async_task.targets.registry import own_queue, registered_coroutines, registered_targets, target_of
 from async_task.targets.retry import Duration, duration
@@ -84,13 +84,25 @@ def check_function(given: object, name: str, example: str) -> None:
         raise ConfigurationError(f"{name} takes a function, called as {example}, not {given!r}")
 
 
-def hooks_of(on_failed: OnFailed | None, on_expired: OnExpired | None) -> EndHooks:
-    """The hooks that hear of final failures. Raises ConfigurationError for what is no plain function."""
+def hooks_of(around: Around | Sequence[Around], on_failed: OnFailed | None, on_expired: OnExpired | None) -> Hooks:
+    """The hooks of an application. Raises ConfigurationError for what is no plain function."""
     for name, hook in (("on_failed", on_failed), ("on_expired", on_expired)):
         check_function(hook, name, f"{name}(facts, outcome)")
         if inspect.iscoroutinefunction(hook):
             raise ConfigurationError(f"{name} takes a plain function, not a coroutine function: {hook!r}")
-    return EndHooks(on_failed, on_expired)
+    return Hooks(_around_of(around), on_failed, on_expired)
+
+
+def _around_of(given: Around | Sequence[Around]) -> tuple[Around, ...]:
+    hooks = (given,) if callable(given) else tuple(listed(given, "around takes a function, or a list of functions"))
+    for hook in hooks:
+        check_function(hook, "around", "around(facts)")
+        if inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook) or inspect.iscoroutinefunction(hook):
+            raise ConfigurationError(
+                "around takes a function that returns a context manager: put @contextmanager above a generator "
+                f"function, or @asynccontextmanager above an asynchronous one: {hook!r}"
+            )
+    return hooks
 
 
 def check_message_hook(hook: object) -> None:

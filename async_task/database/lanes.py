@@ -160,6 +160,10 @@ class Lane:
         runner = self._runner
         return _uncanceled(lambda: runner.run(returned_or_raised(work), context=contextvars.copy_context()))
 
+    def run_from_call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """The same inside of `call` or `call_with_session`, on its thread."""
+        return self.run_coroutine(work)
+
     def run_in_place(self, work: Coroutine[Any, Any, Any]) -> Any:
         """What a coroutine returns in which synchronous code may use the database. Raises what it raises. Inside of
         `run` or `run_during_call`."""
@@ -179,11 +183,11 @@ class Lane:
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call a plain function that uses no session of ours: what it returned, or `Raised`. Inside of `run`."""
-        return _called(function)
+        return called(function)
 
     def call_with_session(self, function: Callable[[], Any]) -> Any:
         """The same for a function that uses a session of ours: on the thread of its connection. Inside of `run`."""
-        return _called(function)
+        return called(function)
 
     def close(self) -> None:
         """Close the event loop, and the lane's own connections."""
@@ -227,13 +231,18 @@ class AsyncLane(Lane):
         # In a task of its own, as in `Lane`: what the target does to its task must not happen to the lane.
         return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(returned_or_raised(work))))
 
+    def run_from_call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        if has_loop_running():
+            return self.run_coroutine(work)
+        return asyncio.run_coroutine_threadsafe(returned_or_raised(work), self._loop.get_loop()).result()
+
     def run_in_place(self, work: Coroutine[Any, Any, Any]) -> Any:
         return run_in_greenlet(work)
 
     def call(self, function: Callable[[], Any]) -> Any:
         # On a thread without a running loop: a plain function may start one.
         context = contextvars.copy_context()
-        return await_only(self._loop.get_loop().run_in_executor(self._thread, lambda: context.run(_called, function)))
+        return await_only(self._loop.get_loop().run_in_executor(self._thread, lambda: context.run(called, function)))
 
     def run_during_call(self, work: Callable[[], T]) -> T:
         # The loop waits for the call, and is free: the connection may be used there, and nowhere else.
@@ -261,7 +270,7 @@ class LoopLane(Lane):
 
     def call(self, function: Callable[[], Any]) -> Any:
         context = contextvars.copy_context()
-        return await_only(asyncio.get_running_loop().run_in_executor(None, lambda: context.run(_called, function)))
+        return await_only(asyncio.get_running_loop().run_in_executor(None, lambda: context.run(called, function)))
 
 
 def lend_lane(session: Session, lane: Lane) -> None:
@@ -314,7 +323,8 @@ def _uncanceled(wait: Callable[[], Any]) -> Any:
         return _raised(error)
 
 
-def _called(function: Callable[[], Any]) -> Any:
+def called(function: Callable[[], Any]) -> Any:
+    """Call a plain function here: what it returned, or `Raised`."""
     try:
         return function()
     except BaseException as error:

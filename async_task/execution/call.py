@@ -1,22 +1,25 @@
 """The call itself, run on a lane or an event loop. Its answer is what the target returned, or `Raised`."""
 
 import asyncio
+import contextvars
 import datetime as dt
 import inspect
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from async_task.attempts.ambient import handed
-from async_task.database.lanes import Raised, returned_or_raised
+from async_task.database.lanes import Lane, Raised, called, returned_or_raised
 from async_task.error_text import quotes_nothing
+from async_task.execution.around import answer_within, completed
 from async_task.execution.prepared_call import ExecutionContext, PreparedCall, timeout_error
 from async_task.execution.starts import Starts
 from async_task.execution.transaction import CallTransaction
 from async_task.queue.claim import Claim
+from async_task.queue.hooks import Around, facts_of
 from async_task.targets.context import Again, Discard, RetryAfter, current_attempt, performing
 
 logger = logging.getLogger("async_task")
@@ -34,58 +37,111 @@ def run_call(
     token = performing.set(partial(call.current, claim))
     try:
         with context.calling():
-            answer = _invoke(context, call, transaction)
+            answer = _invoke(context, claim, call, transaction)
             return _checked_answer(context.lane.run_coroutine(answer) if inspect.iscoroutine(answer) else answer)
     finally:
         context.starts.returned(claim)
         performing.reset(token)
 
 
-async def run_coroutine(claim: Claim, call: PreparedCall, starts: Starts) -> object:
-    """Run a coroutine function that takes no session, on this event loop, and return its answer. Raises NotStarted."""
+async def run_coroutine(claim: Claim, call: PreparedCall, starts: Starts, around: Sequence[Around] = ()) -> object:
+    """Run a coroutine function that takes no session, on this event loop and inside of the hooks `around`, and return
+    its answer. Raises NotStarted."""
     starts.begin(claim)
     performing.set(partial(call.current, claim))  # in this task only
     try:
-        return await _answer(call)
+        function: Callable[..., Any] = partial(call.method.callable, **call.arguments)
+        if around:
+            function = _coroutine_within(around, claim, function)
+        return await _answer(function, call.timeout)
     finally:
         starts.returned(claim)
 
 
-async def _answer(call: PreparedCall) -> object:
-    answer = await returned_or_raised(_within_timeout(partial(call.method.callable, **call.arguments), call.timeout))
-    while inspect.iscoroutine(answer):
-        answer = await returned_or_raised(answer)
+async def _answer(function: Callable[..., Any], timeout: dt.timedelta | None) -> object:
+    answer = await _last_returned(_within_timeout(function, timeout))
     task = asyncio.current_task()
     if task is not None and task.cancelling() and not isinstance(answer, Raised):
         answer = Raised(asyncio.CancelledError())  # it canceled its own task and returned: the same as on a lane
     return _checked_answer(answer)
 
 
-def _invoke(context: ExecutionContext, call: PreparedCall, transaction: CallTransaction | None) -> object:
+async def _last_returned(work: Coroutine[Any, Any, Any]) -> object:
+    """What a coroutine returns, or `Raised`. A coroutine that it returns is awaited, too."""
+    answer = await returned_or_raised(work)
+    while inspect.iscoroutine(answer):
+        answer = await returned_or_raised(answer)
+    return answer
+
+
+def _invoke(context: ExecutionContext, claim: Claim, call: PreparedCall, transaction: CallTransaction | None) -> object:
+    around = context.hooks.around
     function: Callable[..., Any] = partial(call.method.callable, **call.arguments)
     if call.session_class is not None:
         assert transaction is not None
         session = transaction.session(call.session_class, context.source.session_class, context.source.session_options)
-        function = _with_ambient(session, partial(call.method.callable, session, **call.arguments), call)
+        function = partial(call.method.callable, session, **call.arguments)
+        function = _with_ambient(session, function, call, flushes=bool(around))
     if call.method.signature.is_async:
+        function = _coroutine_within(around, claim, function) if around else function
         return context.lane.run_coroutine(_within_timeout(function, call.timeout))
+    function = _plain_within(around, claim, function, context.lane) if around else function
     # A session's connection lives on this lane's loop. Any other plain function may want to start a loop of its own.
     return context.lane.call_with_session(function) if call.session_class is not None else context.lane.call(function)
 
 
-def _with_ambient(session: Any, function: Callable[..., Any], call: PreparedCall) -> Callable[..., Any]:
-    """`function`, in which calls that are written down without `session=` go into the session that it was handed."""
+def _with_ambient(
+    session: Any, function: Callable[..., Any], call: PreparedCall, *, flushes: bool
+) -> Callable[..., Any]:
+    """`function`, in which calls that are written down without `session=` go into the session that it was handed.
+    `flushes`: its writes are sent inside of the hooks, so that listeners to a flush see what these have set."""
     own = session if isinstance(session, Session) else session.sync_session
 
-    def called() -> Any:
+    def plain() -> Any:
         with handed(own):
-            return function()
+            answer = function()
+        if flushes:
+            session.flush()
+        return answer
 
     async def awaited() -> Any:  # in the task that runs the target, which a timeout makes
         with handed(own):
-            return await function()
+            answer = await function()
+        if flushes:
+            await session.flush()
+        return answer
 
-    return awaited if call.method.signature.is_async else called
+    return awaited if call.method.signature.is_async else plain
+
+
+def _plain_within(
+    around: Sequence[Around], claim: Claim, function: Callable[..., Any], lane: Lane
+) -> Callable[[], object]:
+    """`function` inside of the hooks, which begin and end with it: also if it returns a coroutine, which is run here.
+    What they set in contextvars ends with the call."""
+
+    async def answer() -> object:
+        returned = called(function)
+        return _checked_answer(lane.run_from_call(returned) if inspect.iscoroutine(returned) else returned)
+
+    def within() -> object:
+        return _unwrap(completed(answer_within(around, facts_of(claim), answer, is_async=False)))
+
+    return lambda: contextvars.copy_context().run(within)
+
+
+def _coroutine_within(
+    around: Sequence[Around], claim: Claim, function: Callable[..., Any]
+) -> Callable[[], Coroutine[Any, Any, object]]:
+    """The same for a coroutine function. It runs in a task of its own, with which contextvars end."""
+
+    async def answer() -> object:
+        return _checked_answer(await _last_returned(_within_timeout(function, None)))
+
+    async def within() -> object:
+        return _unwrap(await answer_within(around, facts_of(claim), answer, is_async=True))
+
+    return within
 
 
 async def _within_timeout(function: Callable[..., Any], timeout: dt.timedelta | None) -> Any:

@@ -20,7 +20,7 @@ from async_task.errors import ConfigurationError, DecryptionFailed, InvalidArgum
 from async_task.execution.parked_reasons import ParkedReasons
 from async_task.execution.starts import NO_STARTS, Starts
 from async_task.queue.claim import Claim
-from async_task.queue.end_hooks import NO_HOOKS, EndHooks
+from async_task.queue.hooks import NO_HOOKS, Hooks
 from async_task.targets.context import CurrentAttempt
 from async_task.targets.parameter_types import PLAIN
 from async_task.targets.registry import target_named
@@ -31,7 +31,7 @@ from async_task.targets.target import Method
 class ExecutionContext:
     """Where an attempt is performed. `calling`: a context manager around the call itself. `starts`: notes that the call
     runs. `parked_reasons`: what was logged about parked attempts. `is_abandoned`: whether the outcomes of calls are no
-    longer to be written, because somebody else releases their claims. `hooks`: hear of final failures."""
+    longer to be written, because somebody else releases their claims. `hooks`: of the application."""
 
     source: Source
     model: type[BaseAttempt]
@@ -41,7 +41,7 @@ class ExecutionContext:
     starts: Starts = NO_STARTS
     parked_reasons: ParkedReasons = field(default_factory=ParkedReasons)
     is_abandoned: Callable[[], bool] = lambda: False
-    hooks: EndHooks = NO_HOOKS
+    hooks: Hooks = NO_HOOKS
 
     @property
     def engine(self) -> Engine:

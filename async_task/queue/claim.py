@@ -72,6 +72,7 @@ class Claim(NamedTuple):
     last_error: str | None
     priority: int
     due_at: Unread
+    trace_context: str | None
 
     @property
     def call(self) -> str:

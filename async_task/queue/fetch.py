@@ -21,9 +21,9 @@ from async_task.outcomes import Busy, Expired, NotDue, NotPending, Outcome
 from async_task.queue import claim_statements, predicates, settle_statements
 from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.claim_statements import Shape
-from async_task.queue.end_hooks import NO_HOOKS, EndHooks
 from async_task.queue.expiry import expire_one
 from async_task.queue.final_failures import FinalFailure
+from async_task.queue.hooks import NO_HOOKS, Hooks
 from async_task.queue.ordering import release_in, waits_behind
 from async_task.schema.states import Status
 
@@ -43,7 +43,7 @@ def claim_due(where: Engine | Connection, table: Table, request: ClaimRequest) -
 
 def claim_one(
     engine: Engine, table: Table, worker: str, lease: dt.timedelta, attempt_id: uuid.UUID, claim_id: uuid.UUID,
-    begin: Begin = Engine.begin, hooks: EndHooks = NO_HOOKS,
+    begin: Begin = Engine.begin, hooks: Hooks = NO_HOOKS,
 ) -> Claim | Outcome:  # fmt: skip
     """Claim this attempt, or say why not. One that is past its `expires_at` is expired, and reported to the `hooks`.
     `begin`: begins the transaction, in which it may have written something before."""

@@ -16,7 +16,9 @@ from async_task.schema.states import Status
 from async_task.targets.target import call_name
 
 logger = logging.getLogger("async_task")
-COLUMNS = ("id", "target", "method_name", "queue", "num_attempts", "last_error", "created_at", "due_at")
+COLUMNS = (
+    "id", "target", "method_name", "queue", "num_attempts", "last_error", "created_at", "due_at", "trace_context",
+)  # fmt: skip
 """The columns that `of_row` reads."""
 _ENDED = {Status.FAILED: "failed for good", Status.EXPIRED: "expired"}
 _LEVELS = {Status.FAILED: logging.ERROR, Status.EXPIRED: logging.WARNING}
@@ -38,6 +40,7 @@ class FinalFailure:
     created_at: dt.datetime
     due_at: dt.datetime
     error: Failure | None = None
+    trace_context: str | None = None
 
     @classmethod
     def of_claim(cls, claim: Claim, outcome: Failed | Expired, reason: str, error: Failure | None = None) -> Self:
@@ -47,7 +50,7 @@ class FinalFailure:
         created_at, due_at = UnreadInstant.read(claim.created_at), UnreadInstant.read(claim.due_at)
         return cls(
             claim.id, claim.target, claim.method_name, claim.queue, status, claim.number, reason, created_at, due_at,
-            error,
+            error, claim.trace_context,
         )  # fmt: skip
 
     @classmethod
@@ -56,7 +59,7 @@ class FinalFailure:
         error = _stored(row.last_error)
         return cls(
             row.id, row.target, row.method_name, row.queue, status, row.num_attempts, reason, row.created_at,
-            row.due_at, error,
+            row.due_at, error, row.trace_context,
         )  # fmt: skip
 
     @property

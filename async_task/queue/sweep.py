@@ -18,8 +18,8 @@ from sqlalchemy import Engine, Table
 
 from async_task.database.transactions import retry_transient
 from async_task.queue import expiry, ledger, ordering, recovery, workers
-from async_task.queue.end_hooks import NO_HOOKS, EndHooks
 from async_task.queue.final_failures import FinalFailure
+from async_task.queue.hooks import NO_HOOKS, Hooks
 from async_task.queue.pages import PAGE, pages
 from async_task.queue.processes import Process
 
@@ -41,7 +41,7 @@ class SweepReport:
 
 def sweep(
     engine: Engine, table: Table, lease: dt.timedelta, *, page: int = PAGE,
-    tell: Callable[[FinalFailure], None] | None = None, hooks: EndHooks = NO_HOOKS,
+    tell: Callable[[FinalFailure], None] | None = None, hooks: Hooks = NO_HOOKS,
 ) -> SweepReport:  # fmt: skip
     """Recover, expire, release; `page` rows at most in each transaction. `tell`: called for each that expired, as are
     the `hooks`, after the commit of its page."""

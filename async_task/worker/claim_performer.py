@@ -27,8 +27,8 @@ from async_task.execution.starts import NotStarted, Starts
 from async_task.outcomes import Failed, Outcome, Parked, Superseded
 from async_task.queue import fenced_writes, recovery
 from async_task.queue.claim import Claim
-from async_task.queue.end_hooks import EndHooks
 from async_task.queue.final_failures import FinalFailure
+from async_task.queue.hooks import Hooks
 from async_task.queue.ledger import Ledger
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
@@ -48,7 +48,7 @@ class ClaimPerformer:
     """Performs claims of one process, any number at once."""
 
     def __init__(
-        self, source: Source, model: type[BaseAttempt], heartbeat: Heartbeat, ledger: Ledger, hooks: EndHooks
+        self, source: Source, model: type[BaseAttempt], heartbeat: Heartbeat, ledger: Ledger, hooks: Hooks
     ) -> None:
         self._source = source
         self._model = model

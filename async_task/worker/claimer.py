@@ -18,9 +18,9 @@ from async_task.execution.adaptive import StartMarks
 from async_task.outcomes import Outcome, Superseded
 from async_task.queue import fetch, limits
 from async_task.queue.claim import Claim, ClaimRequest
-from async_task.queue.end_hooks import NO_HOOKS, EndHooks
 from async_task.queue.fenced_writes import release_claims
 from async_task.queue.heavy_arguments import is_loaded, load_arguments
+from async_task.queue.hooks import NO_HOOKS, Hooks
 from async_task.queue.left_out import NOTHING, LeftOut
 from async_task.targets.registry import limits as target_limits
 from async_task.worker.heartbeat import Heartbeat
@@ -34,7 +34,7 @@ class Claimer:
     """Claims for `worker`. Its methods are called inside of `lane.run`, on any number of lanes at once."""
 
     def __init__(
-        self, table: Table, worker: str, lease: dt.timedelta, heartbeat: Heartbeat, hooks: EndHooks = NO_HOOKS
+        self, table: Table, worker: str, lease: dt.timedelta, heartbeat: Heartbeat, hooks: Hooks = NO_HOOKS
     ) -> None:
         self._table = table
         self._worker = worker

@@ -20,7 +20,7 @@ from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import retry_transient
 from async_task.queue import workers
-from async_task.queue.end_hooks import NO_HOOKS, EndHooks
+from async_task.queue.hooks import NO_HOOKS, Hooks
 from async_task.queue.ledger import Ledger
 from async_task.queue.retention import Keeping
 from async_task.queue.running_batches import RunningBatch
@@ -49,9 +49,9 @@ class Runtime:
 
     def __init__(
         self, source: Source, model: type[BaseAttempt], lease: dt.timedelta, keeping: Keeping = KEEP_ALL,
-        name: str | None = None, *, has_sessions: bool = True, hooks: EndHooks = NO_HOOKS,
+        name: str | None = None, *, has_sessions: bool = True, hooks: Hooks = NO_HOOKS,
     ) -> None:  # fmt: skip
-        """`name`: given to this worker. `has_sessions`: as for `HeldName`. `hooks`: hear of final failures."""
+        """`name`: given to this worker. `has_sessions`: as for `HeldName`. `hooks`: of the application."""
         self.source = source
         self.model = model
         self.table: Table = table_of(model)
