@@ -106,7 +106,7 @@ def _with_ambient(
 
     async def awaited() -> Any:  # in the task that runs the target, which a timeout makes
         with handed(own):
-            answer = await function()
+            answer = await _ended(function())
         if flushes:
             await session.flush()
         return answer
@@ -149,8 +149,10 @@ async def _within_timeout(function: Callable[..., Any], timeout: dt.timedelta | 
     Again, or raises RetryAfter or Discard. Any other result is dropped: the call was interrupted, and would be lost if
     we recorded a success. Not `asyncio.timeout`, which lets the return value through."""
     if timeout is None:
-        return await function()
+        return await _ended(function())
     coroutine = function()
+    if not inspect.isawaitable(coroutine):
+        return coroutine
     task = asyncio.ensure_future(returned_or_raised(coroutine))
     try:
         if (await asyncio.wait({task}, timeout=timeout.total_seconds()))[0]:
@@ -165,6 +167,11 @@ async def _within_timeout(function: Callable[..., Any], timeout: dt.timedelta | 
     late = timeout_error(timeout, "was canceled")
     late.__cause__ = answer.error if isinstance(answer, Raised) else None
     raise late
+
+
+async def _ended(answer: Any) -> Any:
+    """What an `async def` returns in the end. What a test has put in its place may be a plain `def`."""
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 def _unwrap(answer: object) -> object:

@@ -51,7 +51,9 @@ class AllowList:
         """The targets that `function` is, or else is a method of."""
         is_bound = isinstance(function, types.MethodType | types.BuiltinMethodType)
         if is_bound and (found := self.by_thing.get(id(function.__self__))):
-            return [Owner(found[0].target, function.__name__)]
+            owner = found[0].target
+            if owner.has(function.__name__, function):
+                return [Owner(owner, function.__name__)]
         if found := self.by_thing.get(id(function)):
             return found
         return (is_function(function) and self.by_function.get(function)) or self._searched(function)
@@ -63,7 +65,10 @@ class AllowList:
         asked for. Nothing is remembered of it, because such an attribute can change again.
         """
         name = getattr(function, "__name__", "")
-        return [Owner(one, name) for one in tuple(self._entries) if name and one.has(name, function)]
+        named = isinstance(name, str) and name  # that of a mock may be a mock
+        targets = tuple(self._entries)
+        found = [Owner(one, name) for one in targets if named and one.has(name, function)]
+        return found or [Owner(one, method) for one in targets for method in one.replaced_by(function)]
 
     def _entries_of(self, one: Target) -> Iterator[tuple[Index, Any, Owner]]:
         yield self.by_thing, id(one.thing), Owner(one, None)

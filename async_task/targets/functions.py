@@ -36,13 +36,14 @@ def _attributes(thing: Any) -> dict[str, Any]:
     if inspect.ismodule(thing):
         return dict(vars(thing))
     if inspect.isclass(thing):
-        return _class_attributes(thing)
+        return class_attributes(thing)
     # A plain function of its class is bound when it is read from the instance.
-    unbound = {name: held for name, held in _class_attributes(type(thing)).items() if not _is_plain(held)}
-    return {**unbound, **_own_attributes(thing)}
+    unbound = {name: held for name, held in class_attributes(type(thing)).items() if not _is_plain(held)}
+    return {**unbound, **own_attributes(thing)}
 
 
-def _class_attributes(cls: type) -> dict[str, Any]:
+def class_attributes(cls: type) -> dict[str, Any]:
+    """The attributes of a class and its bases, as they hold them."""
     found: dict[str, Any] = {}
     for one in reversed(cls.__mro__):
         found.update(vars(one))
@@ -53,7 +54,8 @@ def _is_plain(held: object) -> bool:
     return type(held) is types.FunctionType
 
 
-def _own_attributes(instance: object) -> dict[str, Any]:
+def own_attributes(instance: object) -> dict[str, Any]:
+    """The attributes that an instance or module has itself."""
     try:
         return dict(object.__getattribute__(instance, "__dict__"))
     except AttributeError:

@@ -65,6 +65,8 @@ def target_of(thing: object) -> Target:
         return target_named(thing)
     if found := _allowed.by_thing.get(id(thing)):
         return found[0].target
+    if found := [one for one in registered_targets() if one.current is thing]:
+        return found[0]
     label = _label(thing)
     if isinstance(thing, partial) or label.endswith("<lambda>"):
         raise UnknownTarget(_NAMELESS)
@@ -85,7 +87,8 @@ def method_of(function: Callable[..., Any]) -> Method:
     if len(found) == 1:
         ((one, method_name),) = found
         return one.method(method_name)
-    label = getattr(function, "__qualname__", repr(type(function)))
+    label = getattr(function, "__qualname__", None)
+    label = label if isinstance(label, str) else repr(type(function))  # that of a mock may be a mock
     if found:
         names = ", ".join(sorted(one.target.name for one in found))
         raise UnknownTarget(f"{label} belongs to several targets ({names}): choose one with Attempt.create(target=...)")
@@ -102,6 +105,12 @@ _NAMELESS = "a lambda or partial has no name that a row could hold: give it a na
 def registered_targets() -> list[Target]:
     """All targets of this process, sorted by name."""
     return [one for name, one in sorted(_allowed.by_name.items()) if one.name == name]
+
+
+def note_definitions() -> None:
+    """Note what the modules of the targets have under their names now, before a test puts anything in their place."""
+    for one in registered_targets():
+        _ = one.current
 
 
 def limits() -> Mapping[str, Limit]:
@@ -223,4 +232,5 @@ def _refuse_second_limit(made: Target) -> None:
 
 
 def _label(thing: object) -> str:
-    return getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None) or f"this {type(thing).__name__}"
+    names = (getattr(thing, name, None) for name in ("__qualname__", "__name__"))
+    return next((name for name in names if name and isinstance(name, str)), f"this {type(thing).__name__}")

@@ -4,11 +4,13 @@ import contextlib
 import inspect
 import types
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from async_task.errors import ConfigurationError, UnknownMethod, near
+from async_task.targets.definition import definition_of
+from async_task.targets.originals import Originals
 from async_task.targets.policies import Policy, policy_of
 from async_task.targets.signatures import Signature
 
@@ -33,6 +35,8 @@ class Target:
         self.policy = policy
         self.aliases = tuple(aliases)
         self.names = (name, *self.aliases)
+        self._originals = Originals(thing)
+        self._definition = definition_of(thing)
         self._methods: dict[str, Method] = {}
 
     def method(self, name: str | None) -> "Method":
@@ -67,9 +71,23 @@ class Target:
             with contextlib.suppress(UnknownMethod):
                 yield self._callable(name)
 
+    @property
+    def current(self) -> Any:
+        """`thing`, or what a test has put in its place."""
+        return self.thing if self._definition is None else self._definition.current()
+
     def has(self, name: str, function: object) -> bool:
-        """Whether `function` is its attribute `name` now."""
-        return not inspect.isroutine(self.thing) and getattr(self.thing, name, None) == function
+        """Whether `function` is its attribute `name`, now or when it was registered."""
+        if inspect.isroutine(self.thing):
+            return False
+        return bool(getattr(self.thing, name, None) == function or self._originals.value(name) == function)
+
+    def replaced_by(self, function: object) -> Iterator[str | None]:
+        """The names of the methods in whose place a test has put `function`; None for the whole target."""
+        current = self.current
+        if current is function and current is not self.thing:
+            yield None
+        yield from self._originals.names(function, current)
 
     def _callable(self, name: str) -> Callable[..., Any]:
         thing = self.thing
@@ -81,11 +99,9 @@ class Target:
             raise UnknownMethod(f"{self.name}.{name}: a name beginning with _ is never called")
         if inspect.isroutine(thing):
             raise UnknownMethod(f"{self.name} is a function: it has no method {name!r}, leave method_name out")
-        found = inspect.getattr_static(thing, name, None)
-        if inspect.isclass(thing) and isinstance(found, types.FunctionType):
+        if inspect.isclass(thing) and isinstance(self._originals.static(name), types.FunctionType):
             raise UnknownMethod(f"{self.name}.{name} needs an instance: make it a staticmethod or a classmethod")
-        # Reading a property would already run code that a row has named.
-        value = None if isinstance(found, (property, cached_property)) else getattr(thing, name, None)
+        value = self._originals.value(name)
         if value is None or inspect.isclass(value) or not callable(value):
             raise UnknownMethod(f"{self.name} has no method {name!r}{_suggestion(thing, name)}")
         if inspect.ismodule(thing) and not _offers(thing, name, value):
@@ -96,16 +112,17 @@ class Target:
 class Method:
     """A function that attempts may call.
 
-    `callable` is what is called, `signature` its parameters, `policy` the target's settings under those of the method.
+    `signature`: the parameters of the function that was registered, and `policy` the settings of its target under those
+    of the method, whatever a test puts in its place. `replacement`: what `async_task.testing.replaced` has put there.
     Raises ConfigurationError for a signature that cannot be stored and for settings that contradict each other.
     """
 
-    __slots__ = ("__weakref__", "callable", "name", "policy", "signature", "target")
+    __slots__ = ("__weakref__", "name", "policy", "replacement", "signature", "target")
 
     def __init__(self, target: "Target", name: str, callable_: Callable[..., Any]) -> None:
         self.target = target
         self.name = name
-        self.callable = callable_
+        self.replacement: Callable[..., Any] | None = None
         self.signature = Signature(callable_, label=f"{target.name}.{name}" if name != CALL else target.name)
         own = policy_of(callable_)
         refuse_unknown_redactions(own, self.signature.label, [callable_])
@@ -113,6 +130,20 @@ class Method:
         self._refuse_bad_isolation()
         self._refuse_endless_timeout()
         self._refuse_bad_batch()
+
+    @property
+    def callable(self) -> Callable[..., Any]:
+        """What is called: read for each call, as Python does, so that a patched method is what is called. Never raises;
+        what it raises is raised by the call."""
+        if self.replacement is not None:
+            return self.replacement
+        thing: Any = self.target.current
+        if self.name == CALL:
+            return thing  # type: ignore[no-any-return]
+        try:
+            return getattr(thing, self.name)  # type: ignore[no-any-return]
+        except Exception as error:  # of what a test has put there
+            return partial(_raise, error)
 
     @property
     def mode(self) -> str:
@@ -153,6 +184,10 @@ class Method:
                     f"{signature.label}: batch= is for a plain def with a session, in mode='locked': {reason}; "
                     "@policy(batch=1) exempts a method"
                 )
+
+
+def _raise(error: Exception, /, *_session: Any, **_arguments: Any) -> None:
+    raise error
 
 
 _coroutines: "WeakKeyDictionary[Method, None]" = WeakKeyDictionary()
