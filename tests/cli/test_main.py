@@ -38,6 +38,24 @@ def test_help_and_version_import_neither_sqlalchemy_nor_alembic(words: list[str]
     assert "async-task" in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "out", "err"),
+    [
+        (["--version"], 0, "async-task 0.1.0\n", ""),
+        (["list", "--help"], 0, "Usage: async-task list [OPTIONS]", ""),
+        (["lst"], 2, "", "async-task: there is no command 'lst' (did you mean 'list'?); see `async-task --help`\n"),
+        (["list", "--app", "no_such_module:app"], 78, "", "async-task: --app: there is no module 'no_such_module'"),
+    ],
+)
+def test_python_m_async_task_is_the_same_program(words: list[str], code: int, out: str, err: str) -> None:
+    command = [sys.executable, "-W", "error", "-m", "async_task", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == code
+    assert ended.stdout.startswith(out)
+    assert ended.stderr.startswith(err)
+    assert (ended.stdout == "", ended.stderr == "") == (out == "", err == "")
+
+
 def test_every_command_has_help(say: Run) -> None:
     from async_task_cli.main import COMMANDS
 

@@ -122,7 +122,7 @@ def command_words() -> str:
     found = shutil.which("async-task")
     if found and (Path(found).resolve() == script.resolve() or not script.exists()):
         return "async-task"
-    return shlex.quote(str(script)) if script.exists() else f"{shlex.quote(sys.executable)} -m async_task_cli"
+    return shlex.quote(str(script)) if script.exists() else f"{shlex.quote(sys.executable)} -m async_task"
 
 
 def entering(folder: Path, database_url: str | None) -> list[str]:
