@@ -184,12 +184,15 @@ def _import(name: str, place: str) -> ModuleType:
     except (AsyncTaskError, OSError):
         raise
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        words = (
-            f"{place}: importing {name} raised {type(error).__name__}: {first_line(str(error))} "
-            f"({frame.filename}, line {frame.lineno})"
-        )
+        words = f"{place}: importing {name} raised {type(error).__name__}: {_said_and_where(error)}"
         raise Refusal(words, CONFIGURATION) from error
+
+
+def _said_and_where(error: Exception) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{first_line(error.msg)} ({error.filename}, line {error.lineno})"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{first_line(str(error))} ({frame.filename}, line {frame.lineno})"
 
 
 def _see_folder(folder: Path) -> None:

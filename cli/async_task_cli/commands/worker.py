@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import async_task
 from async_task import AsyncTask, AttemptWorker, Outcome, Supervisor
-from async_task_cli.application import existing
+from async_task_cli.application import existing, find_app
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.logs import Lines, log_lines, logged
 from async_task_cli.moments import Length
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.reloading import Reload
 from async_task_cli.signals import Leave, end
 from async_task_cli.terminal import counted, is_watched
 
@@ -30,6 +32,8 @@ ENDED = {
     "Canceled": "canceled", "Parked": "parked", "Superseded": "superseded",
 }  # fmt: skip
 """The key in the JSON report of each outcome that counts as performed."""
+QUICK_GRACE = dt.timedelta(seconds=5)
+"""Of a worker that begins anew when a file changes: a person waits for it."""
 
 
 class QueueThreads(click.ParamType):  # type: ignore[type-arg]
@@ -58,6 +62,7 @@ class Manner:
 
     is_json: bool
     is_top: bool
+    reload: Reload | None
 
 
 @click.command("worker", context_settings=SETTINGS)
@@ -99,11 +104,15 @@ class Manner:
 )  # fmt: skip
 @click.option("--clock", "clock", is_flag=True, help="Enqueue by the schedule too; several workers may.")
 @click.option("--top", "is_top", is_flag=True, help="Show a live view on the terminal; for one process.")
+@click.option(
+    "--reload", "is_reload", is_flag=True,
+    help="For development: begin anew when a Python file of the application changes. --grace is 5s then, if not given.",
+)  # fmt: skip
 @as_json
 @reaching
 def worker(
-    wanted: Wanted, is_json: bool, is_top: bool, processes: int, log_format: str | None, service: str | None,
-    queues: Sequence[tuple[str, int | None]], **options: Any,
+    wanted: Wanted, is_json: bool, is_top: bool, is_reload: bool, processes: int, log_format: str | None,
+    service: str | None, queues: Sequence[tuple[str, int | None]], grace: dt.timedelta, **options: Any,
 ) -> int:  # fmt: skip
     """Make all calls that become due, until SIGTERM or SIGINT.
 
@@ -115,6 +124,9 @@ def worker(
 
     With --name only one living worker has that name. It is 75 if another one has it, or takes it over. --processes N
     makes the names NAME-1 to NAME-N.
+
+    --reload watches what is imported and not installed. On a change the worker stops as after a signal, and begins in a
+    new interpreter. If the application cannot be imported, the log says why, and the next change tries again.
 
     TIME is like 5ms, 1s, 2min. The log goes to standard error, and so does what targets print.
 
@@ -130,29 +142,43 @@ def worker(
       of a try that raised and of a final failure these, and outcome, error
     Later versions may add fields; they rename none.
     """
-    manner = Manner(is_json, is_top)
-    _check(manner, processes)
+    _check(processes, is_json=is_json, is_top=is_top, is_reload=is_reload)
     lines = log_lines(log_format, service or "worker")
+    manner = Manner(is_json, is_top, Reload() if is_reload else None)
+    if manner.reload is not None:
+        manner.reload.load(lambda: find_app(wanted))
+        grace = grace if _is_given("grace") else QUICK_GRACE
     with existing(wanted) as app:
-        made = app.worker(queues=dict(queues), processes=processes, **options)
-        return _work(app, made, manner, lines)
+        made = app.worker(queues=dict(queues), processes=processes, grace=grace, **options)
+        code = _work(app, made, manner, lines)
+        if code is not None or manner.reload is None:
+            return end(code or 0)
+    return manner.reload.begin_anew()
 
 
-def _check(manner: Manner, processes: int) -> None:
-    if manner.is_top and processes > 1:
+def _check(processes: int, *, is_json: bool, is_top: bool, is_reload: bool) -> None:
+    if is_top and processes > 1:
         raise Refusal("--top shows one process: omit --processes, or use `async-task workers`", USAGE)
-    if manner.is_top and not is_watched():
+    if is_reload and (is_json or is_top or processes > 1):
+        other = "--processes" if processes > 1 else "--top" if is_top else "--json"
+        raise Refusal(f"--reload is for one process and its log: omit {other}, or --reload", USAGE)
+    if is_top and not is_watched():
         raise Refusal("--top needs a terminal, and standard error is not one: omit it, and read the log", USAGE)
 
 
-def _work(app: AsyncTask, made: AttemptWorker | Supervisor, manner: Manner, lines: Lines) -> int:
+def _is_given(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
+
+
+def _work(app: AsyncTask, made: AttemptWorker | Supervisor, manner: Manner, lines: Lines) -> int | None:
+    """Returns the exit code after a signal; None if it has ended without one."""
     started_at = time.monotonic()
     began = _supervise(app, made, lines) if isinstance(made, Supervisor) else _begin(app, made, lines)
     leave = Leave(made.stop, lines.said)
     with leave.listening(), contextlib.redirect_stdout(sys.stderr), _watched(app, made, manner, lines) as watch:
         tally = _by_key(made.run(began=lambda name: (began(name), watch())))
     _tell(tally, time.monotonic() - started_at, manner)
-    return end(leave.exit_code or 0)
+    return leave.exit_code
 
 
 def _begin(app: AsyncTask, made: AttemptWorker, lines: Lines) -> Callable[[str], object]:
@@ -186,7 +212,12 @@ def _supervise(app: AsyncTask, made: Supervisor, lines: Lines) -> Callable[[str]
 def _watched(
     app: AsyncTask, made: AttemptWorker | Supervisor, manner: Manner, lines: Lines
 ) -> Iterator[Callable[[], object]]:
-    """A live view, where it was requested; yields what starts it."""
+    """A live view, or a watch over the files, where it was requested; yields what starts it."""
+    if manner.reload is not None:
+        # Not before: the worker has forked by then what it forks without other threads.
+        reload = manner.reload
+        yield lambda: reload.watch(made.stop)
+        return
     if not manner.is_top:
         yield lambda: None
         return

@@ -1,0 +1,257 @@
+"""`async-task worker --reload`: what it notices, how the worker before ends, and how the next one begins."""
+
+import contextlib
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import Engine
+
+from async_task import Attempt, Status
+from async_task_cli.reloading import Reload
+from clockwork import row_of
+from databases import Database
+from elsewhere import PATIENCE, await_
+from said import Run
+
+SHOP = """
+import pathlib, threading
+from async_task import AsyncTask, target
+
+@target("reloaded.shop")
+class Shop:
+    @staticmethod
+    def say(text: str) -> None:
+        {body}
+
+outbox = AsyncTask({url!r})
+"""
+SAY = "print({!r} + text)"
+Write = Callable[..., Attempt]
+
+
+class Working:
+    """`python -m async_task worker --reload` in a folder, and the lines that it logs and prints."""
+
+    def __init__(self, folder: pathlib.Path, *words: str) -> None:
+        command = [sys.executable, "-m", "async_task", "worker", "--reload", "--app", "shop:outbox", "--poll", "50ms"]
+        self.process = subprocess.Popen([*command, *words], cwd=folder, stderr=subprocess.PIPE, text=True)
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._lines.put(line.rstrip("\n"))
+
+    def line_with(self, part: str) -> str:
+        """The next line with these words."""
+        while True:
+            line = self._lines.get(timeout=PATIENCE)
+            if part in line:
+                return line
+
+    def code_after(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(PATIENCE)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def shop(alone: None, database: Database, engine: Engine, tmp_path: pathlib.Path) -> Callable[[str], None]:
+    """`shop("print(text)")`: save the module with this body of its target."""
+
+    def save(body: str) -> None:
+        beside = tmp_path / "shop.new"
+        beside.write_text(SHOP.format(body=body, url=database.sync_url))
+        beside.replace(tmp_path / "shop.py")  # as editors do: it is there at any moment
+
+    return save
+
+
+@pytest.fixture
+def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Working]]:
+    with contextlib.ExitStack() as until:
+
+        def start(*words: str) -> Working:
+            working = Working(tmp_path, *words)
+            until.callback(working.close)
+            return working
+
+        yield start
+
+
+@pytest.fixture
+def call(registered: None, write: Write) -> Callable[[str], Attempt]:
+    """Write a call of the shop down."""
+    from async_task import target
+
+    class Shop:
+        @staticmethod
+        def say(text: str) -> None:
+            raise AssertionError("the worker has its own")
+
+    target(name="reloaded.shop")(Shop)
+    return lambda text: write(Shop, "say", {"text": text})
+
+
+@pytest.mark.only_on("postgresql", "sqlite")
+def test_after_a_change_calls_are_made_by_the_new_code_and_one_signal_ends_it(
+    shop: Callable[[str], None], start: Callable[..., Working], call: Callable[[str], Attempt], engine: Engine
+) -> None:
+    shop(SAY.format("old "))
+    working = start()
+    working.line_with(": worker ")
+    call("call")
+    working.line_with("old call")
+    shop(SAY.format("new "))
+    assert working.line_with(" has changed: starting again").endswith("shop.py has changed: starting again")
+    attempt = call("call")
+    working.line_with("new call")
+    await_(lambda: row_of(engine, attempt.id).status is Status.SUCCEEDED, "its outcome is written")
+    assert working.code_after(signal.SIGINT) == 130
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_module_that_does_not_import_is_said_in_one_line_and_the_next_change_tries_again(
+    shop: Callable[[str], None], start: Callable[..., Working], call: Callable[[str], Attempt]
+) -> None:
+    shop("print('here'")
+    working = start()
+    said = working.line_with("waiting for a change")
+    assert "--app: importing shop raised SyntaxError: '(' was never closed (" in said
+    assert "shop.py, line 9); waiting for a change" in said
+    shop("1 /")
+    working.line_with("raised SyntaxError: invalid syntax")
+    shop(SAY.format("mended "))
+    call("call")
+    working.line_with("mended call")
+    shop("import")
+    working.line_with("raised SyntaxError")
+    assert working.code_after(signal.SIGTERM) == 143
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_module_that_is_missing_is_awaited(shop: Callable[[str], None], start: Callable[..., Working]) -> None:
+    working = start()
+    working.line_with("there is no module 'shop' on the path")
+    shop(SAY.format(""))
+    working.line_with(": worker ")
+    assert working.code_after(signal.SIGINT) == 130
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_call_that_outlasts_the_short_grace_is_released_uncharged_and_made_by_the_new_code(
+    shop: Callable[[str], None], start: Callable[..., Working], call: Callable[[str], Attempt], engine: Engine
+) -> None:
+    shop("print('stuck'); threading.Event().wait()")
+    working = start()
+    attempt = call("call")
+    working.line_with("stuck")
+    shop(SAY.format("new "))
+    working.line_with("new call")
+    await_(lambda: row_of(engine, attempt.id).status is Status.SUCCEEDED, "its outcome is written")
+    row = row_of(engine, attempt.id)
+    assert (row.num_errors, row.num_crashes, row.num_losses) == (0, 0, 0)
+    assert working.code_after(signal.SIGINT) == 130
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_running_call_is_finished_before_the_new_code_begins(
+    shop: Callable[[str], None],
+    start: Callable[..., Working],
+    call: Callable[[str], Attempt],
+    engine: Engine,
+    tmp_path: pathlib.Path,
+) -> None:
+    os.mkfifo(tmp_path / "gate")
+    shop("print('begun'); pathlib.Path('gate').read_text(); print('finished')")
+    working = start()
+    attempt = call("call")
+    working.line_with("begun")
+    shop(SAY.format("new "))
+    working.line_with("starting again")
+    (tmp_path / "gate").write_text("open")
+    working.line_with("finished")
+    working.line_with(": worker ")
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.num_attempts) == (Status.SUCCEEDED, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "other"), [("--processes 2", "--processes"), ("--top", "--top"), ("--json", "--json")]
+)
+def test_it_is_refused_beside_what_it_cannot_do(say: Run, words: str, other: str) -> None:
+    said = say("worker", "--reload", *words.split())
+    assert (said.code, said.out) == (2, "")
+    assert f"omit {other}, or --reload" in said.err
+
+
+def changed_by(change: Callable[[], object], reload: Reload) -> pathlib.Path | None:
+    """What it calls stop for, and notes, after a change."""
+    stopped = threading.Event()
+    reload.watch(stopped.set)
+    change()
+    assert stopped.wait(PATIENCE)
+    return reload.changed
+
+
+@pytest.fixture
+def module(alone: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
+    file = tmp_path / "reloaded_module.py"
+    file.write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield file
+    sys.modules.pop("reloaded_module", None)
+
+
+def test_what_a_target_imports_later_is_watched_too(module: pathlib.Path) -> None:
+    def change() -> None:
+        __import__("reloaded_module")
+        module.write_text("changed = True")
+
+    assert changed_by(change, Reload()) == module
+
+
+def test_a_file_that_changed_between_its_import_and_the_first_look_has_changed(module: pathlib.Path) -> None:
+    reload = Reload()
+    __import__("reloaded_module")
+    module.write_text("changed = True")
+    assert changed_by(lambda: None, reload) == module
+
+
+def test_an_older_file_in_its_place_and_a_deleted_one_are_changes(module: pathlib.Path) -> None:
+    for change in (lambda: os.utime(module, (1, 1)), module.unlink):
+        reload = Reload()
+        __import__("reloaded_module")
+        assert reload._look() is None
+        assert changed_by(change, reload) == module
+        sys.modules.pop("reloaded_module")
+
+
+def test_a_time_that_is_yet_to_come_is_no_change(module: pathlib.Path) -> None:
+    os.utime(module, (2**32, 2**32))
+    reload = Reload()
+    __import__("reloaded_module")
+    assert reload._look() is None
+
+
+def test_installed_modules_and_those_of_python_are_not_watched() -> None:
+    reload = Reload()
+    assert reload._look() is None
+    watched = {str(file) for file in reload._known}
+    assert any(file.endswith("async_task/errors.py") for file in watched)  # of this tree
+    assert not any("sqlalchemy" in file or file.endswith("/threading.py") for file in watched)
