@@ -101,6 +101,9 @@ from async_task.reading.history import HistoryBucket as HistoryBucket
 from async_task.reading.jobs import JobExplanation as JobExplanation
 from async_task.reading.jobs import JobInfo as JobInfo
 from async_task.reading.jobs import JobPage as JobPage
+from async_task.reading.metrics import Gauge as Gauge
+from async_task.reading.metrics import GaugeSample as GaugeSample
+from async_task.reading.metrics import prometheus_text as prometheus_text
 from async_task.reading.oldest_due import OldestDue as OldestDue
 from async_task.reading.pages import AttemptPage as AttemptPage
 from async_task.reading.pages import StatusCounts as StatusCounts

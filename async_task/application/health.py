@@ -27,6 +27,7 @@ from async_task.reading.health import (
     judge_workers,
     process_unknown,
 )
+from async_task.reading.metrics import Gauge, gauges_of
 from async_task.reading.oldest_due import oldest_due_of
 from async_task.schema.tables import table_of
 from async_task.targets.retry import Duration, duration
@@ -81,6 +82,17 @@ class ApplicationHealth(FailureRetry):
         seconds = duration(timeout, name="timeout").total_seconds()
         found = _answer_within(seconds, lambda: [self._process_check(name)])
         return Health((process_unknown(found),) if isinstance(found, str) else tuple(found))
+
+    def gauges(self) -> tuple[Gauge, ...]:
+        """Return the figures for monitoring: those of `/metrics` and `async-task metrics`, from a few bounded queries.
+
+            with outbox.reading(within=2):
+                text = prometheus_text(outbox.gauges())
+
+        Raises as `run_batch`, and ReadTimeout inside of `reading`.
+        """
+        attempts = self.attempts
+        return gauges_of(attempts.depths(), attempts.rates(), attempts.oldest_due(), self.workers())
 
     def _checks(self, expected: Expected) -> list[HealthCheck]:
         began = time.monotonic()

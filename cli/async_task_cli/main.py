@@ -24,6 +24,7 @@ COMMANDS = {
     "clock": ("clock:clock", "Enqueue what the schedule says, until stopped."),
     "schedule": ("schedule:schedule", "List the schedule and its times; run or pause an entry."),
     "health": ("health:health", "Check whether all is well, for monitoring and probes."),
+    "metrics": ("metrics:metrics", "Print the figures for Prometheus, or write them to a file."),
     "workers": ("workers:workers", "List the processes that perform attempts, and the clocks."),
     "stats": ("stats:stats", "Show what waits, runs, ends and fails, by queue and target."),
     "top": ("top:top", "Watch the same on the terminal."),

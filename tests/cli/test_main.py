@@ -74,7 +74,7 @@ READING = {
     "check", "config", "explain", "health", "list", "queues", "show", "stats", "stuck", "summary", "version",
     "workers",
 }  # fmt: skip
-NEITHER = {"worker", "clock", "failures", "schedule", "keys", "sql", "completion", "demo", "top", "web"}
+NEITHER = {"worker", "clock", "failures", "schedule", "keys", "sql", "completion", "demo", "top", "web", "metrics"}
 """`worker`, `clock` and `web` run until they are stopped: `run-batch --dry-run`, `schedule next` show what comes."""
 
 
