@@ -62,7 +62,8 @@ class AsyncTask(ApplicationDashboard):
         outbox = AsyncTask("postgresql+psycopg://localhost/shop", modules=["shop.outbox"])
         outbox.worker().run()
 
-    `database`: a URL, Engine, AsyncEngine, sessionmaker or async_sessionmaker. `model`: the model of the attempts.
+    `database`: a URL, Engine, AsyncEngine, sessionmaker, async_sessionmaker, or the object of Flask-SQLAlchemy, whose
+    engine is found at first use, without an application context. `model`: the model of the attempts.
     `modules`: imported here, so that their targets are registered. `encryptors`: registered here under their names.
     `lease`: seconds or a timedelta for which a claim counts without a lock, at least 0.03 s. `attempt_job`,
     `batch_job`: your subclasses. `notify`: whether commits of this process notify sleeping workers of other processes

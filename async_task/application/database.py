@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -104,6 +104,12 @@ class ApplicationDatabase:
         OperationalError without a database.
         """
         return self._run("system", lambda engine: system_of(engine, self._model))
+
+    def app_context(self) -> AbstractContextManager[None]:
+        """Inside of this, the Flask application of `AsyncTask(db)` is current, for code that asks for it, such as the
+        env.py of Flask-Migrate. With any other database it does nothing. Raises ConfigurationError on entering if `db`
+        belongs to no application yet, or to several."""
+        return self._source.context()
 
     def close(self) -> None:
         """Close the idle connections of the pool that was made from a URL. A later verb opens new ones."""

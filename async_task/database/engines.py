@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Engine, Pool, create_engine, event, make_url
@@ -9,18 +11,25 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
 from async_task.database.connections import guard
-from async_task.database.dialects import locks_rows, set_isolation, sets_isolation_by_statement
+from async_task.database.dialects import locks_rows, set_isolation
 from async_task.database.driver_errors import note_faults
+from async_task.database.engine_copies import configured_like
+from async_task.database.flask_sqlalchemy import (
+    FlaskSQLAlchemy,
+    default_engine,
+    flask_context,
+    is_flask_sqlalchemy,
+    session_factory_of,
+)
 from async_task.database.reading import explain_refusals
 from async_task.database.savepoints import prepare_to_lend
 from async_task.database.sessions import asyncio_kinds
-from async_task.database.transaction_start import begin_mysql, begin_sqlite, open_sqlite
 from async_task.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-    Database = str | URL | Engine | AsyncEngine | sessionmaker[Any] | async_sessionmaker[Any]
+    Database = str | URL | Engine | AsyncEngine | sessionmaker[Any] | async_sessionmaker[Any] | FlaskSQLAlchemy
 else:
     Database = object  # as in `sessions`: a synchronous program may not have greenlet
 
@@ -37,7 +46,17 @@ class Source:
     def __init__(self, given: Database) -> None:
         self.session_class: type[Any] = Session
         self.session_options: dict[str, Any] = {}
+        self.context: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Inside of this the user's own code finds its database: Flask's application context, else nothing."""
+        self._find: Callable[[], Engine] | None = None
+        self._initializing = threading.RLock()
+        self._is_initialized = self._is_ours = self.is_async = False
         engine: Any = given
+        if is_flask_sqlalchemy(engine):
+            self.session_class, self.session_options = session_factory_of(engine)
+            self.context = partial(flask_context, engine)
+            self._find = partial(default_engine, engine)
+            return
         if issubclass(type(engine), (sessionmaker, *asyncio_kinds("async_sessionmaker"))):
             self.session_class = engine.class_
             self.session_options = {name: value for name, value in engine.kw.items() if name not in _OURS}
@@ -47,16 +66,20 @@ class Source:
         if isinstance(engine, (str, URL)):
             engine = _engine_from(engine)
         if not issubclass(type(engine), (Engine, *asyncio_kinds("AsyncEngine"))):
-            raise ConfigurationError(f"AsyncTask takes a URL, an engine or a sessionmaker, not {type(given).__name__}")
+            kinds = "a URL, an engine, a sessionmaker or Flask-SQLAlchemy's object"
+            raise ConfigurationError(f"AsyncTask takes {kinds}, not {type(given).__name__}")
         self.is_async = not isinstance(engine, Engine)
-        plain: Engine = engine.sync_engine if self.is_async else engine
-        _refuse_memory(plain.url)
-        self._plain = plain
-        self._initializing = threading.Lock()
-        self._is_initialized = False
-        note_faults(plain.dialect)
-        explain_refusals(plain.dialect)
-        prepare_to_lend(plain.dialect)
+        self._found = _prepared(engine.sync_engine if self.is_async else engine)
+
+    @property
+    def _plain(self) -> Engine:
+        """The user's engine. That of Flask-SQLAlchemy is found at first use, when its application exists."""
+        if self._find is not None:
+            with self._initializing:
+                if self._find is not None:
+                    self._found = _prepared(self._find())
+                    self._find = None
+        return self._found
 
     @property
     def dialect(self) -> Any:
@@ -131,9 +154,13 @@ class Source:
 
     def session(self, engine: Engine) -> Session:
         """A session on `engine`, of the user's own class, for their overrides; a plain one if they use AsyncSession."""
-        if issubclass(self.session_class, Session):
+        if not issubclass(self.session_class, Session):
+            return Session(engine)
+        if self.context is nullcontext:
             return self.session_class(engine, **self.session_options)
-        return Session(engine)
+        made: Any = self.session_class(**self.session_options)
+        made.get_bind = lambda *_, **__: engine  # its own asks Flask for the application's engine
+        return made
 
     def shared(self) -> Engine:
         """An engine on the user's own pool if that is synchronous and the database locks rows; else a private one."""
@@ -145,7 +172,7 @@ class Source:
             "echo": plain.echo,
             "hide_parameters": plain.hide_parameters,
         }
-        return _configured_like(Engine(plain.pool, plain.dialect, plain.url, **given), plain)
+        return configured_like(Engine(plain.pool, plain.dialect, plain.url, **given), plain)
 
     def private(self) -> Engine:
         """An engine with a pool of its own, configured like the user's: for another event loop, or another process."""
@@ -155,7 +182,7 @@ class Source:
             pool._max_overflow = 2
         guard(pool, self._plain.dialect)
         engine = Engine(pool, self._plain.dialect, self._plain.url, hide_parameters=True)
-        return _configured_like(engine, self._plain)
+        return configured_like(engine, self._plain)
 
 
 def _prepare_nothing(connection: Any, _record: Any) -> None:
@@ -167,50 +194,13 @@ def _prepare_nothing(connection: Any, _record: Any) -> None:
 _OURS = ("bind", "binds", "class_", "close_resets_only", "join_transaction_mode", "twophase", "sync_session_class")
 
 
-def _configured_like(engine: Engine, model: Engine) -> Engine:
-    """`engine`, with the options and listeners of `model`, and with READ COMMITTED transactions.
-
-    It is an engine beside the user's, not `execution_options()` of theirs: SQLAlchemy calls the listeners of the
-    engine below last, so an AUTOCOMMIT of theirs would win, and no row would be locked.
-    """
-    _copy_behaviour(engine, model)
-    if sets_isolation_by_statement(engine.dialect):
-        # For each transaction: on a dead connection the statement at checkout raises the driver's own error, which
-        # SQLAlchemy does not wrap.
-        event.listen(engine, "begin", begin_mysql)
-    elif locks_rows(engine.dialect):
-        engine.update_execution_options(isolation_level="READ COMMITTED")
-    else:
-        event.listen(engine, "connect", open_sqlite)
-        event.listen(engine, "begin", begin_sqlite)
+def _prepared(engine: Engine) -> Engine:
+    """The same. Raises ConfigurationError for a database that connections cannot share."""
+    _refuse_memory(engine.url)
+    note_faults(engine.dialect)
+    explain_refusals(engine.dialect)
+    prepare_to_lend(engine.dialect)
     return engine
-
-
-def _copy_behaviour(engine: Engine, model: Engine) -> None:
-    """Copy the options and listeners of `model`, which may set a tenant at each begin, or translate schemas.
-
-    Its compiled statements are shared, as by SQLAlchemy's own copies of an engine: both have one dialect, and every
-    lane would compile every statement again.
-    """
-    options = {name: value for name, value in model.get_execution_options().items() if name != "isolation_level"}
-    engine.update_execution_options(**options)
-    copied: Any = engine
-    original: Any = model
-    _copy_listeners(copied.dispatch, original.dispatch)
-    copied._has_events = getattr(original, "_has_events", True)
-    copied._compiled_cache = original._compiled_cache
-
-
-def _copy_listeners(dispatch: Any, model: Any) -> None:
-    """Copy the listeners of `model`; if that is an engine's `execution_options()`, also those of the engine itself."""
-    if not hasattr(model, "local"):
-        dispatch._update(model, only_propagate=False)
-        return
-    for name in dispatch._event_names:
-        own = getattr(model, name).local
-        if own.listeners:
-            getattr(dispatch, name).for_modify(dispatch)._update(own, only_propagate=False)
-    _copy_listeners(dispatch, model.parent)
 
 
 def _refuse_memory(url: URL) -> None:

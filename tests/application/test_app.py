@@ -92,7 +92,7 @@ SCHEDULED: dict[str, Callable[[AsyncTask], object]] = {
 }
 ALL = VERBS | READING | SCHEDULED
 UNCHECKED = {
-    "close", "create_schema", "dashboard", "health", "on_connection", "process_health", "reading", "row",
+    "app_context", "close", "create_schema", "dashboard", "health", "on_connection", "process_health", "reading", "row",
     "schema_version", "system",
 }  # fmt: skip
 CHANGING = {

@@ -44,7 +44,8 @@ def check(wanted: Wanted, config: Path | None, is_json: bool) -> int:
     app = find_app(wanted)
     try:
         refuse_missing_file(app)
-        findings = [*_database(app), *_tree(app, config)]
+        with app.app_context():
+            findings = [*_database(app), *_tree(app, config)]
     finally:
         app.close()
     for finding in findings:

@@ -57,6 +57,16 @@ class Tree:
         return Path(self._scripts.dir) / "env.py"
 
     @property
+    def is_of_flask(self) -> bool:
+        """Whether `flask db` carries out its revisions: its env.py is that of Flask-Migrate, for one database."""
+        return self.env.is_file() and "def get_metadata():" in self.env.read_text(encoding="utf-8")
+
+    @property
+    def upgrade(self) -> str:
+        """The command that carries out its revisions."""
+        return "flask db upgrade" if self.is_of_flask else "alembic upgrade"
+
+    @property
     def has_several_databases(self) -> bool:
         """Whether it uses Alembic's template multidb."""
         return bool(self.config.get_alembic_option("databases"))
@@ -191,7 +201,8 @@ class Tree:
 
 def find_tree(file: Path | None) -> Tree | None:
     """The tree of Alembic's configuration `file`. Without it, the tree that Alembic would find from this folder: by
-    ALEMBIC_CONFIG, alembic.ini or pyproject.toml. None if there is none. Raises Refusal."""
+    ALEMBIC_CONFIG, alembic.ini or pyproject.toml; else that of Flask-Migrate, in the folder migrations. None if there
+    is none. Raises Refusal."""
     given = file or (Path(os.environ["ALEMBIC_CONFIG"]) if "ALEMBIC_CONFIG" in os.environ else None)
     if given is not None and not given.is_file():
         raise Refusal(f"there is no Alembic configuration {given}", USAGE if file else CONFIGURATION)
@@ -200,9 +211,20 @@ def find_tree(file: Path | None) -> Tree | None:
     ini = Path("alembic.ini") if given is None or is_toml else given
     with _refusing():
         config = Config(str(ini), toml_file=str(toml) if toml.is_file() else None, output_buffer=sys.stderr)
+        if config.get_alembic_option("script_location") is not None:
+            return Tree(config)
+    return _tree_of_flask(given or Path("migrations", "alembic.ini"))
+
+
+def _tree_of_flask(file: Path) -> Tree | None:
+    """The tree in the folder of this configuration, which does not name it, as `flask db init` makes it; else None."""
+    if file.suffix != ".ini" or not file.is_file() or not (file.parent / "env.py").is_file():
+        return None
+    with _refusing():
+        config = Config(str(file), output_buffer=sys.stderr)
         if config.get_alembic_option("script_location") is None:
-            return None
-    return Tree(config)
+            config.set_main_option("script_location", str(file.parent).replace("%", "%%"))
+        return Tree(config)
 
 
 def _templated(body: Body, engine: str | None) -> dict[str, str]:
