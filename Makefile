@@ -11,7 +11,7 @@ ONLY ?=
 PEERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser screenshots check faults bench console
+.PHONY: help demo test test-browser test-recipes screenshots check faults bench console
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ test: .venv/.dev ## run the tests on every database that answers
 test-browser: .venv/.browser ## run the stories of the dashboard in Chromium, which is installed if it can be
 	@$(install_chromium)
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -q tests/browser $(ARGS)
+
+test-recipes: .venv/.dev ## run the tests of each recipe in examples/recipes, in an environment of its own (ARGS="flask": that one)
+	@cd tests && UV="$(UV)" ../.venv/bin/python -m recipes $(ARGS)
 
 screenshots: .venv/.browser ## take the pictures of the dashboard in docs/images anew
 	@$(install_chromium)

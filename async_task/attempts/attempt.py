@@ -3,7 +3,6 @@
 import datetime as dt
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import is_dataclass
 from types import MappingProxyType
 from typing import (
     Any,
@@ -16,19 +15,20 @@ from typing import (
 from sqlalchemy import Connection, Table, event, inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import MappedAsDataclass, Mapper, object_session, validates
+from sqlalchemy.orm import Mapper, object_session, validates
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
 from async_task.arguments.decoding import decode
 from async_task.attempts import actions, create, create_many, notes
 from async_task.attempts.call import Call
 from async_task.attempts.draft import aware, draft
+from async_task.attempts.mapping import check_base
 from async_task.attempts.notes import NoteInfo
 from async_task.attempts.options import AnySession, CallByName, CallOptions, P, SyncSession, TakenSession
 from async_task.attempts.scopes import AttemptScopes
 from async_task.database.greenlets import may_load
 from async_task.encryption.encryptors import Encryptor, context_of, encryptor_named, unseal
-from async_task.errors import ConfigurationError, InvalidArguments, InvalidState, NoTransaction
+from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.schema.columns import uuid7
 from async_task.schema.indexes import complete_table
 from async_task.schema.states import EMPTIED, Status
@@ -47,12 +47,11 @@ class BaseAttempt(AttemptScopes):
             tenant: Mapped[str | None]
 
     Everything but the columns that you add is written by the verbs here and by workers. Instants are in UTC, and of the
-    database's clock. Raises ConfigurationError on a base with MappedAsDataclass.
+    database's clock. Raises ConfigurationError on a base with MappedAsDataclass, and as a model of SQLModel.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        if issubclass(cls, MappedAsDataclass):
-            raise _no_dataclass(cls)
+        check_base(cls)
         super().__init_subclass__(**kwargs)
 
     @classmethod
@@ -268,8 +267,7 @@ class BaseAttempt(AttemptScopes):
 
 @event.listens_for(BaseAttempt, "instrument_class", propagate=True)
 def _furnish(mapper: Mapper[Any], model: type[Any]) -> None:
-    if is_dataclass(model):
-        raise _no_dataclass(model)
+    check_base(model)
     # Not in __table_args__, which a subclass may replace: the fence depends on these indexes and checks.
     if isinstance(mapper.local_table, Table) and "claim_id" in mapper.local_table.c:
         complete_table(mapper.local_table)
@@ -291,13 +289,6 @@ def _keep_id(attempt: BaseAttempt | None, _names: Iterable[str] | None) -> None:
     identity = instance_state(attempt).identity
     if identity is not None:
         set_committed_value(attempt, "id", identity[0])
-
-
-def _no_dataclass(model: type[Any]) -> ConfigurationError:
-    return ConfigurationError(
-        f"{model.__name__}: create() writes the columns of an attempt, not the __init__ of a dataclass: "
-        "map it on a base without MappedAsDataclass (it may share that base's metadata and registry)"
-    )
 
 
 class Attempt(BaseAttempt, Base):

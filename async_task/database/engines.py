@@ -158,8 +158,8 @@ class Source:
             return Session(engine)
         if self.context is nullcontext:
             return self.session_class(engine, **self.session_options)
-        made: Any = self.session_class(**self.session_options)
-        made.get_bind = lambda *_, **__: engine  # its own asks Flask for the application's engine
+        made: Session = self.session_class(**self.session_options)
+        vars(made)["get_bind"] = lambda *_, **__: engine  # its own asks Flask for the application's engine
         return made
 
     def shared(self) -> Engine:

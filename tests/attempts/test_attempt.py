@@ -2,6 +2,7 @@
 
 import datetime as dt
 import enum
+import types
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -344,6 +345,20 @@ def test_a_model_that_is_a_dataclass_is_refused() -> None:
 
     assert Fourth.metadata is Data.metadata
     Data.registry.configure()  # no half of what was refused is left
+
+
+def test_a_model_of_sqlmodel_is_refused_and_a_declarative_one_on_its_metadata_is_not() -> None:
+    for bases in ((BaseAttempt, sqlmodel.SQLModel), (sqlmodel.SQLModel, BaseAttempt)):
+        with pytest.raises(ConfigurationError, match="not the fields of a Pydantic model: map it on a declar"):
+            types.new_class("Refused", bases, {"table": True}, lambda body: body.update(__tablename__="refused"))
+
+    class Beside(DeclarativeBase):
+        metadata = sqlmodel.SQLModel.metadata
+
+    class Accepted(BaseAttempt, Beside):
+        __tablename__ = "accepted_beside_sqlmodel"
+
+    assert Accepted.__tablename__ in sqlmodel.SQLModel.metadata.tables
 
 
 def test_a_session_of_sqlmodel_takes_attempts_beside_its_models(engine: Engine) -> None:

@@ -1,0 +1,1 @@
+"""A shop with FastAPI and an AsyncSession, and the same with a Session."""
