@@ -6,11 +6,13 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
+from async_task import Attempt, NoTransaction
 from shop import web_sync
 from shop.database import transaction
 from shop.models import Order
-from shop.outbox import outbox
+from shop.outbox import Warehouse, outbox
 from shop.web import app
 
 
@@ -47,6 +49,18 @@ def test_plain_functions_write_calls_with_the_session_that_they_are_given(client
         assert threads.post("/orders/4").status_code == 201
     assert outbox.run_batch().succeeded == 1
     assert client.get("/orders/4").json()["is_confirmed"] is False
+
+
+def test_in_plain_functions_no_transaction_is_guessed(client: TestClient) -> None:
+    other = FastAPI()
+
+    @other.post("/orders/{number}")
+    def place(number: int, session: Annotated[Session, Depends(web_sync.transaction, scope="function")]) -> None:
+        session.add(Order(number=number))
+        Attempt.call(Warehouse.pack, number)
+
+    with TestClient(other) as threads, pytest.raises(NoTransaction, match="give session="):
+        threads.post("/orders/6")
 
 
 def test_a_worker_beside_the_server_makes_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:

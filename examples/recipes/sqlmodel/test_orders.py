@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, SQLModel, select
 
-from shop.models import Attempt, Order
+from shop.models import Address, Attempt, Order
 from shop.orders import place
-from shop.outbox import engine, outbox
+from shop.outbox import engine, outbox, send
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,6 +32,13 @@ def test_an_order_that_is_not_committed_leaves_no_call() -> None:
     with pytest.raises(IntegrityError):
         place(2, "Grace")
     assert outbox.run_batch().claimed == 0
+
+
+def test_a_model_without_a_table_is_an_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    with Session(engine) as session, session.begin():
+        Attempt.options(session=session).call(send, 3, Address(city="Delft"))
+    assert outbox.run_batch(concurrency=1).succeeded == 1
+    assert capsys.readouterr().out == "3 goes to Delft\n"
 
 
 def test_the_tables_of_create_all_have_their_version() -> None:

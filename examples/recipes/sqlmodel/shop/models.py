@@ -14,6 +14,10 @@ class Order(SQLModel, table=True):
     is_packed: bool = False
 
 
+class Address(SQLModel):
+    city: str
+
+
 class Base(DeclarativeBase):
     metadata = SQLModel.metadata  # one metadata for migrations and create_all
 
