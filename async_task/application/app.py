@@ -36,7 +36,7 @@ from async_task.database.engines import Database, Source
 from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
-from async_task.queue.hooks import Around, OnExpired, OnFailed
+from async_task.queue.hooks import Around, OnCrashed, OnExpired, OnFailed, OnRetried, OnSucceeded
 from async_task.queue.worker_names import check_worker_name
 from async_task.schedule.clock import Clock
 from async_task.schedule.schedule import Schedule
@@ -77,10 +77,12 @@ class AsyncTask(ApplicationDashboard):
     functions, the first one outermost. It is given `CallFacts`. What it raises fails the try, before the target is
     called if it was raised on entering; an error of the target that it swallows counts all the same (`docs/hooks.md`).
 
-    `on_failed(facts, outcome)`, `on_expired(facts, outcome)`: called with `CallFacts` and a `Failed` or `Expired` when
-    an attempt has ended so for good: once, after its commit, in the process that has written it (a worker, a batch,
-    `perform`, a sweep, or a child process); `on_failed` also when an operation (`Pollable`) is given up. What they
-    raise is logged. A process that dies between the commit and the hook does not call it.
+    `on_succeeded(facts, outcome)`, `on_retried`, `on_failed`, `on_expired`: called with `CallFacts` and a `Succeeded`,
+    `Retried` (`error` is None for a poll, `Again`), `Failed` or `Expired` after a try, or a sweep, has ended so: once,
+    after its commit, in the process that has written it (a worker, a batch, `perform`, a sweep, or a child process);
+    `on_failed` also when an operation (`Pollable`) is given up. `on_crashed(facts, outcome)`: the same when a try was
+    lost with its process, and counted: with a `Retried`, or a `Failed` at the limit of crashes, after which `on_failed`
+    is called too. What they raise is logged. A process that dies between the commit and the hook does not call it.
 
     `on_message(user, kind, text)`: called after the commit with a `MessageKind` and a sentence for the user of a job:
     when a note was added, when the job has not succeeded for 24 hours and a try fails (once for each submission), when
@@ -107,13 +109,19 @@ class AsyncTask(ApplicationDashboard):
         keep_tokens: Age | None = None,
         schedule: Schedule | None = None,
         around: Around | Sequence[Around] = (),
+        on_succeeded: OnSucceeded | None = None,
+        on_retried: OnRetried | None = None,
         on_failed: OnFailed | None = None,
         on_expired: OnExpired | None = None,
+        on_crashed: OnCrashed | None = None,
         on_message: OnMessage | None = None,
     ) -> None:
         super().__init__(
             Source(database), model, keep=keep, keep_tokens=keep_tokens, lease=lease, schedule=schedule,
-            hooks=hooks_of(around, on_failed, on_expired),
+            hooks=hooks_of(
+                around, on_succeeded=on_succeeded, on_retried=on_retried, on_failed=on_failed, on_expired=on_expired,
+                on_crashed=on_crashed,
+            ),
         )  # fmt: skip
         check_message_hook(on_message)
         check_class(attempt_job, BaseAttemptJob, "attempt_job")
@@ -279,6 +287,7 @@ class AsyncTask(ApplicationDashboard):
             self._source,
             table_of(self._model),
             check=check,
+            hooks=self._hooks,
         )
 
     def _own_job(self, runtime: Runtime) -> PerformClaim | None:

@@ -16,7 +16,7 @@ from sqlalchemy import inspect as inspect_database
 from async_task.attempts.attempt import BaseAttempt
 from async_task.errors import ConfigurationError
 from async_task.queue.backlog import Scope
-from async_task.queue.hooks import Around, Hooks, OnExpired, OnFailed
+from async_task.queue.hooks import Around, Hooks, OnCrashed, OnExpired, OnFailed, OnRetried, OnSucceeded
 from async_task.targets.policies import check_queue
 from async_task.targets.registry import own_queue, registered_coroutines, registered_targets, target_of
 from async_task.targets.retry import Duration, duration
@@ -84,13 +84,18 @@ def check_function(given: object, name: str, example: str) -> None:
         raise ConfigurationError(f"{name} takes a function, called as {example}, not {given!r}")
 
 
-def hooks_of(around: Around | Sequence[Around], on_failed: OnFailed | None, on_expired: OnExpired | None) -> Hooks:
+def hooks_of(
+    around: Around | Sequence[Around], *, on_succeeded: OnSucceeded | None, on_retried: OnRetried | None,
+    on_failed: OnFailed | None, on_expired: OnExpired | None, on_crashed: OnCrashed | None,
+) -> Hooks:  # fmt: skip
     """The hooks of an application. Raises ConfigurationError for what is no plain function."""
-    for name, hook in (("on_failed", on_failed), ("on_expired", on_expired)):
+    hooks = Hooks(_around_of(around), on_succeeded, on_retried, on_failed, on_expired, on_crashed)
+    for name in ("on_succeeded", "on_retried", "on_failed", "on_expired", "on_crashed"):
+        hook = getattr(hooks, name)
         check_function(hook, name, f"{name}(facts, outcome)")
         if inspect.iscoroutinefunction(hook):
             raise ConfigurationError(f"{name} takes a plain function, not a coroutine function: {hook!r}")
-    return Hooks(_around_of(around), on_failed, on_expired)
+    return hooks
 
 
 def _around_of(given: Around | Sequence[Around]) -> tuple[Around, ...]:

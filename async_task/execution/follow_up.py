@@ -3,11 +3,13 @@
 1. If the attempt has ended, the next attempt of its order key is released. That is another transaction, after the
    commit: only a new snapshot sees attempts that have arrived meanwhile.
 2. The user of the job gets a message, if there is something to tell.
-3. The outcome is reported to the worker thread, which counts it.
+3. The hook of the outcome is called.
+4. The outcome is reported to the worker thread, which counts it.
 """
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from async_task.database.transactions import retry_transient
@@ -15,9 +17,10 @@ from async_task.error_text import describe
 from async_task.execution.in_flight import Settlement
 from async_task.execution.messages import tell_user, tell_users
 from async_task.execution.prepared_call import ExecutionContext, PreparedCall
-from async_task.outcomes import Canceled, Expired, Failed, Outcome, Succeeded, Superseded
+from async_task.outcomes import Canceled, Expired, Failed, Outcome, Retried, Succeeded, Superseded
 from async_task.queue import ordering
 from async_task.queue.claim import Claim
+from async_task.queue.hooks import Hooks
 
 logger = logging.getLogger("async_task")
 ENDED = (Succeeded, Failed, Expired, Canceled, Superseded)
@@ -25,19 +28,19 @@ ENDED = (Succeeded, Failed, Expired, Canceled, Superseded)
 
 
 def follow_up(context: ExecutionContext, claim: Claim, settlement: Settlement) -> Outcome:
-    """Log the error, call the hooks, and release the next attempt of the order key. Returns the outcome."""
-    _report(context, claim, settlement)
+    """Log the error, release the next attempt of the order key, and tell the user and the hooks. Returns the
+    outcome."""
+    _log(claim, settlement)
     _release_next(context, claim, settlement.outcome)
     tell_user(context, claim, settlement)
+    _call_hooks(context.hooks, claim, settlement)
     return settlement.outcome
 
 
-def _report(context: ExecutionContext, claim: Claim, settlement: Settlement) -> None:
-    outcome, error, final, given_up = settlement
-    if given_up is not None:
-        context.hooks.call(given_up)  # it was logged by the poll
+def _log(claim: Claim, settlement: Settlement) -> None:
+    outcome, error, final = settlement.outcome, settlement.error, settlement.final
     if final is not None:
-        context.hooks.report(final, error)
+        final.log(error)
     elif error is not None:
         raised = type(error).__qualname__
         fields = {
@@ -45,6 +48,25 @@ def _report(context: ExecutionContext, claim: Claim, settlement: Settlement) -> 
             "outcome": type(outcome).__name__.lower(), "try": claim.number, "error": raised,
         }  # fmt: skip
         logger.info("%s: try %d of attempt %s raised %s", claim.call, claim.number, claim.id, raised, extra=fields)
+
+
+def _call_hooks(hooks: Hooks, claim: Claim, settlement: Settlement) -> None:
+    outcome = settlement.outcome
+    if settlement.given_up is not None:
+        hooks.ended(settlement.given_up)  # it was logged by the poll
+    if settlement.final is not None:
+        hooks.ended(settlement.final)
+    elif isinstance(outcome, Succeeded):
+        hooks.succeeded([claim])
+    elif isinstance(outcome, Retried) and hooks.on_retried is not None:
+        hooks.retried(claim, _without_values(outcome, settlement))
+
+
+def _without_values(outcome: Retried, settlement: Settlement) -> Retried:
+    """The outcome without the value of any argument: a hook may send it anywhere."""
+    if settlement.error is None or settlement.call is None:
+        return outcome
+    return replace(outcome, error=settlement.call.describe_for_log(settlement.error).summary)
 
 
 def release_next_of_all(context: ExecutionContext, claims: Sequence[Claim]) -> None:
@@ -104,6 +126,7 @@ class CommittedOutcomes:
         if succeeded:
             release_next_of_all(self._context, succeeded)
             tell_users(self._context, succeeded)
+            self._context.hooks.succeeded(succeeded)
             self._sink.succeeded(succeeded)
         others, self._others = self._others, []
         for claim, settlement in others:

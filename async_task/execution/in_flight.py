@@ -76,12 +76,13 @@ class CommitRules:
 class Settlement(NamedTuple):
     """The outcome of an attempt, and the error that its target raised. `error` is None if it raised none, or if
     another worker has the claim now. `final`: what to report of a final failure. `given_up`: of an operation whose poll
-    has given it up."""
+    has given it up. `call`: what has raised the error."""
 
     outcome: Outcome
     error: BaseException | None = None
     final: FinalFailure | None = None
     given_up: FinalFailure | None = None
+    call: PreparedCall | None = None
 
 
 class FinishedCall(NamedTuple):
@@ -106,11 +107,11 @@ class FinishedCall(NamedTuple):
     @property
     def settlement(self) -> Settlement:
         """What to report once the decision is committed."""
-        claim, _, decision, chosen = self
+        claim, call, decision, chosen = self
         if chosen is None and decision.status is Status.SUCCEEDED:
             return Settlement(Succeeded(claim.id))
         outcome = chosen or self._decided()
-        return Settlement(outcome, decision.error, self._final(outcome), self._given_up)
+        return Settlement(outcome, decision.error, self._final(outcome), self._given_up, call)
 
     @property
     def _given_up(self) -> FinalFailure | None:

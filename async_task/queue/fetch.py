@@ -54,7 +54,8 @@ def claim_one(
             claims = _claim_one(connection, table, lease, attempt_id, given)
         found = claims[0] if claims else _why_not(connection, table, attempt_id)
     if isinstance(found, FinalFailure):
-        hooks.report(found)
+        found.log()
+        hooks.ended(found)
         return Expired(attempt_id, found.reason)
     return found
 

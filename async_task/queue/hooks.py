@@ -1,26 +1,28 @@
-"""The hooks of an application: round each call (`around`), and of the ends of attempts (`on_failed`, `on_expired`).
+"""The hooks of an application: round each call (`around`), and of the outcomes of tries (`on_succeeded`, ...).
 
-Whoever has committed the end of an attempt reports it here once: a worker, a batch, `perform`, or a sweep. The end is
-logged, and then its hook is called. What a hook raises is logged, and changes nothing.
+Whoever has committed an outcome reports it here once: a worker, a batch, `perform`, a sweep, or a supervisor. What a
+hook of an outcome raises is logged, and changes nothing.
 """
 
 import datetime as dt
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from async_task.database.clock import UnreadInstant
 from async_task.error_text import describe
-from async_task.outcomes import Expired, Failed
+from async_task.outcomes import Expired, Failed, Outcome, Retried, Succeeded
 from async_task.queue.claim import Claim
 from async_task.queue.final_failures import FinalFailure
 from async_task.schema.states import Status
 from async_task.targets.target import call_name
 
 logger = logging.getLogger("async_task")
+FACTS = ("id", "target", "method_name", "queue", "num_attempts", "created_at", "due_at", "trace_context")
+"""The columns of the facts of a call, in the order of `CallFacts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,11 @@ Around: TypeAlias = Callable[
     [CallFacts], AbstractContextManager[Any, bool | None] | AbstractAsyncContextManager[Any, bool | None]
 ]
 """Makes the context manager in which a call is made."""
+OnSucceeded: TypeAlias = Callable[[CallFacts, Succeeded], object]
+OnRetried: TypeAlias = Callable[[CallFacts, Retried], object]
 OnFailed: TypeAlias = Callable[[CallFacts, Failed], object]
 OnExpired: TypeAlias = Callable[[CallFacts, Expired], object]
+OnCrashed: TypeAlias = Callable[[CallFacts, Retried | Failed], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +62,40 @@ class Hooks:
     """`around`: the first is the outermost. The others are None where there is no hook."""
 
     around: tuple[Around, ...] = ()
+    on_succeeded: OnSucceeded | None = None
+    on_retried: OnRetried | None = None
     on_failed: OnFailed | None = None
     on_expired: OnExpired | None = None
+    on_crashed: OnCrashed | None = None
 
-    def report(self, final: FinalFailure, error: BaseException | None = None) -> None:
-        """Log a final failure that is committed, and call its hook. `error`: what its call raised."""
-        final.log(error)
-        self.call(final)
+    def succeeded(self, claims: Sequence[Claim]) -> None:
+        """These attempts have succeeded, and that is committed."""
+        if self.on_succeeded is not None:
+            for claim in claims:
+                _call("on_succeeded", self.on_succeeded, facts_of(claim), Succeeded(claim.id))
 
-    def call(self, final: FinalFailure) -> None:
-        """Call the hook of a final failure that is committed."""
-        is_failed = final.status is Status.FAILED
-        hook: Callable[[CallFacts, Any], object] | None = self.on_failed if is_failed else self.on_expired
-        if hook is None:
-            return
-        outcome = (Failed if is_failed else Expired)(final.attempt_id, final.said)
-        try:
-            hook(_facts(final), outcome)
-        except (Exception, SystemExit) as raised:
-            name = "on_failed" if is_failed else "on_expired"
-            logger.error("%s raised %s for attempt %s", name, describe(raised).summary, final.attempt_id)
+    def retried(self, claim: Claim, outcome: Retried) -> None:
+        """This attempt is due again later, and that is committed."""
+        if self.on_retried is not None:
+            _call("on_retried", self.on_retried, facts_of(claim), outcome)
+
+    def ended(self, final: FinalFailure) -> None:
+        """This final failure is committed, and logged."""
+        if final.status is Status.FAILED and self.on_failed is not None:
+            _call("on_failed", self.on_failed, _facts_of_final(final), Failed(final.attempt_id, final.said))
+        elif final.status is Status.EXPIRED and self.on_expired is not None:
+            _call("on_expired", self.on_expired, _facts_of_final(final), Expired(final.attempt_id, final.said))
+
+    def crashed(self, claim: Claim, outcome: Retried | Failed) -> None:
+        """The call of this claim has killed a process of its own, and that is committed."""
+        if self.on_crashed is not None:
+            _call("on_crashed", self.on_crashed, facts_of(claim), outcome)
+
+    def lost(self, row: Any, how: str) -> None:
+        """The try of the attempt of this row, which has the columns `FACTS`, was lost with its worker: it is due again
+        at once, and that is committed. `how`: a sentence about the worker."""
+        if self.on_crashed is not None:
+            _call("on_crashed", self.on_crashed, _facts_of_row(row), Retried(row.id, dt.timedelta(0), how))
 
 
 NO_HOOKS = Hooks()
@@ -90,8 +109,19 @@ def facts_of(claim: Claim) -> CallFacts:
     )
 
 
-def _facts(final: FinalFailure) -> CallFacts:
+def _facts_of_final(final: FinalFailure) -> CallFacts:
     return CallFacts(
         final.attempt_id, final.target, final.method_name, final.queue, final.tries, final.created_at, final.due_at,
         final.trace_context,
     )  # fmt: skip
+
+
+def _facts_of_row(row: Any) -> CallFacts:
+    return CallFacts(*(getattr(row, name) for name in FACTS))
+
+
+def _call(name: str, hook: Callable[[CallFacts, Any], object], facts: CallFacts, outcome: Outcome) -> None:
+    try:
+        hook(facts, outcome)
+    except (Exception, SystemExit) as raised:
+        logger.error("%s raised %s for attempt %s", name, describe(raised).summary, facts.id)

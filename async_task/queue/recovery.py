@@ -24,6 +24,7 @@ from async_task.database.server_sessions import server_uptime
 from async_task.queue import ledger, workers
 from async_task.queue.claim import Claim
 from async_task.queue.fingerprints import fingerprint_of_loss
+from async_task.queue.hooks import FACTS
 from async_task.queue.ledger import Begun
 from async_task.queue.ordering import release_in
 from async_task.queue.pages import PAGE, refusing
@@ -69,15 +70,17 @@ class LostClaim(NamedTuple):
 
 def recover_orphans(
     engine: Engine, table: Table, lease: dt.timedelta, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
-) -> int:
-    """Recover one page of orphans, without the ids `besides`. Returns how many. Raises Refused."""
+) -> list[LostClaim]:
+    """Recover one page of orphans, without the ids `besides`. Returns what was recovered. Raises Refused."""
     with engine.begin() as connection:
-        return _recover(connection, table, lost_claims(connection, table, lease, limit, besides=besides))
+        found = lost_claims(connection, table, lease, limit, besides=besides)
+        _recover(connection, table, found)
+    return found
 
 
 def recover_claims_of(
     engine: Engine, table: Table, names: Sequence[str], *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
-) -> int:
+) -> list[LostClaim]:
     """The same for one page of the claims of workers with these `names`, whose processes have died, whether their
     leases are past or not; sleeping workers are notified. Rows that the server still keeps locked for them are left
     out. Raises Refused."""
@@ -85,7 +88,7 @@ def recover_claims_of(
         found = claims_left_by(connection, table, names, limit, besides=besides)
         _recover(connection, table, found)
         notify.notify_sleepers(connection, table, Counter(one.row.queue for one in found))
-        return len(found)
+    return found
 
 
 def lost_claims(
@@ -188,13 +191,12 @@ def _fate(row: Any, begun: Begun | None, happened: str, is_silent: bool, is_stop
     return LostClaim(row, Fate.LOST, how)
 
 
-def _recover(connection: Connection, table: Table, lost: Sequence[LostClaim]) -> int:
-    """Recover these rows, which are locked. Returns how many."""
+def _recover(connection: Connection, table: Table, lost: Sequence[LostClaim]) -> None:
+    """Recover these rows, which are locked."""
     with refusing([one.row.id for one in lost]):
         for one in lost:
             _change(connection, table, one)
     release_in(connection, table, [one.row.order_key for one in lost])
-    return len(lost)
 
 
 def _change(connection: Connection, table: Table, lost: LostClaim) -> None:
@@ -219,7 +221,5 @@ def _locked(table: Table, conditions: Conditions, limit: int) -> Any:
 
 def _found(table: Table) -> Any:
     c = table.c
-    return select(
-        c.id, c.claimed_by, c.num_attempts, c.order_key, c.queue, c.target, c.method_name, c.lease_until,
-        is_overdue(table).label("is_overdue"),
-    )  # fmt: skip
+    overdue = is_overdue(table).label("is_overdue")
+    return select(*(c[name] for name in FACTS), c.claimed_by, c.order_key, c.lease_until, overdue)

@@ -22,6 +22,7 @@ from async_task.queue.final_failures import FinalFailure
 from async_task.queue.hooks import NO_HOOKS, Hooks
 from async_task.queue.pages import PAGE, pages
 from async_task.queue.processes import Process
+from async_task.queue.recovery import Fate, LostClaim
 
 logger = logging.getLogger("async_task")
 FORGET_AFTER = dt.timedelta(days=1)
@@ -45,15 +46,16 @@ def sweep(
 ) -> SweepReport:  # fmt: skip
     """Recover, expire, release; `page` rows at most in each transaction. `tell`: called for each that expired, as are
     the `hooks`, after the commit of its page."""
-    recovered = recover_gone(engine, table, page=page)
+    recovered = recover_gone(engine, table, page=page, hooks=hooks)
     if retry_transient(partial(recovery.must_wait_for_heartbeats, engine, table, lease)):
         time.sleep(lease.total_seconds())  # each live worker sends a heartbeat within a third of a lease
-    recovered += sum(pages(partial(recovery.recover_orphans, engine, table, lease), int, page))
+    recovered += _recover_pages(partial(recovery.recover_orphans, engine, table, lease), page, hooks)
     expired = 0
     for failures in pages(partial(expiry.expire_overdue, engine, table), len, page):
         expired += len(failures)
         for one in failures:
-            hooks.report(one)
+            one.log()
+            hooks.ended(one)
             if tell is not None:
                 tell(one)
     _release_overlooked(engine, table, page)
@@ -61,32 +63,35 @@ def sweep(
     return SweepReport(recovered, expired)
 
 
-def recover_gone(engine: Engine, table: Table, *, page: int = PAGE) -> int:
+def recover_gone(engine: Engine, table: Table, *, page: int = PAGE, hooks: Hooks = NO_HOOKS) -> int:
     """Recover the claims of processes of this machine that have ended, before their leases are past. Returns how many.
 
     So a worker that is started again need not wait for the leases of its predecessor.
     """
     gone = retry_transient(partial(_gone, engine, table))
-    return sum(recover_process(engine, table, one, page=page, patience=SHORT_WAIT).recovered for one in gone)
+    swept = (recover_process(engine, table, one, page=page, patience=SHORT_WAIT, hooks=hooks) for one in gone)
+    return sum(one.recovered for one in swept)
 
 
 def recover_process(
-    engine: Engine, table: Table, process: Process, *, page: int = PAGE, patience: float = LONGEST_WAIT
-) -> SweepReport:
+    engine: Engine, table: Table, process: Process, *, page: int = PAGE, patience: float = LONGEST_WAIT,
+    hooks: Hooks = NO_HOOKS,
+) -> SweepReport:  # fmt: skip
     """Recover the claims of a process that has died, before their leases are past, and delete its rows. Waits for what
     the server still keeps locked for it, for `patience` seconds at most."""
     names = retry_transient(partial(_names, engine, table, process))
-    return SweepReport(recover_workers(engine, table, names, page=page, patience=patience))
+    return SweepReport(recover_workers(engine, table, names, page=page, patience=patience, hooks=hooks))
 
 
 def recover_workers(
-    engine: Engine, table: Table, names: Sequence[str], *, page: int = PAGE, patience: float = SHORT_WAIT
-) -> int:
+    engine: Engine, table: Table, names: Sequence[str], *, page: int = PAGE, patience: float = SHORT_WAIT,
+    hooks: Hooks = NO_HOOKS,
+) -> int:  # fmt: skip
     """The same for the workers with these `names`, which have died. Returns how many claims were recovered."""
     recovered = 0
     until = time.monotonic() + patience
     for is_first in itertools.chain((True,), itertools.repeat(False)):
-        recovered += sum(pages(partial(recovery.recover_claims_of, engine, table, names), int, page))
+        recovered += _recover_pages(partial(recovery.recover_claims_of, engine, table, names), page, hooks)
         # Not after the first pass: its last claim may still be in its COMMIT, and is found by the name in these rows.
         if not is_first and retry_transient(partial(workers.deregister_dead, engine, table, names)):
             for name in names:
@@ -96,6 +101,17 @@ def recover_workers(
             logger.warning("some claims of %s are still locked: a sweep will recover them", ", ".join(names))
             break
         time.sleep(0.02)
+    return recovered
+
+
+def _recover_pages(recover: Callable[..., list[LostClaim]], page: int, hooks: Hooks) -> int:
+    """Recover page by page, and call the hooks for tries that count as lost. Returns how many claims."""
+    recovered = 0
+    for found in pages(recover, len, page):
+        recovered += len(found)
+        for one in found:
+            if one.fate is Fate.LOST:
+                hooks.lost(one.row, one.why)
     return recovered
 
 

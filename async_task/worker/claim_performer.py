@@ -24,7 +24,7 @@ from async_task.execution.performer import perform_claim, settle_interrupted, tr
 from async_task.execution.prepared_call import ExecutionContext, bounds_of, timeout_error
 from async_task.execution.release import park, park_lapsed
 from async_task.execution.starts import NotStarted, Starts
-from async_task.outcomes import Failed, Outcome, Parked, Superseded
+from async_task.outcomes import Failed, Outcome, Parked, Retried, Superseded
 from async_task.queue import fenced_writes, recovery
 from async_task.queue.claim import Claim
 from async_task.queue.final_failures import FinalFailure
@@ -159,8 +159,12 @@ class ClaimPerformer:
             return Superseded(claim.id)
         if status is Status.FAILED:
             failed = Failed(claim.id, recovery.crash_reason(claim.num_crashes + 1, how))
-            self._hooks.report(FinalFailure.of_claim(claim, failed, failed.reason))
+            final = FinalFailure.of_claim(claim, failed, failed.reason)
+            final.log()
+            self._hooks.crashed(claim, failed)
+            self._hooks.ended(final)
             return failed
+        self._hooks.crashed(claim, Retried(claim.id, dt.timedelta(0), how))
         return Parked(claim.id, dt.timedelta(0), how)
 
     @contextmanager

@@ -17,6 +17,7 @@ from async_task.database.lanes import Lane
 from async_task.database.server_sessions import try_session_lock
 from async_task.database.transactions import retry_transient
 from async_task.errors import AlreadyRunning
+from async_task.queue.hooks import NO_HOOKS, Hooks
 from async_task.queue.sweep import recover_workers
 from async_task.queue.worker_names import Taking, about_with, lock_of, try_to_take
 from async_task.queue.workers import given_name
@@ -31,14 +32,16 @@ class HeldName:
     the server for as long as it is open; not behind a pooler in transaction mode."""
 
     def __init__(
-        self, table: Table, worker: str, lease: dt.timedelta, open_lane: Callable[[], Lane], *, has_sessions: bool
-    ) -> None:
+        self, table: Table, worker: str, lease: dt.timedelta, open_lane: Callable[[], Lane], *, has_sessions: bool,
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:  # fmt: skip
         self._table = table
         self._worker = worker
         self._name = given_name(worker)
         self._lease = lease
         self._open_lane = open_lane
         self._has_sessions = has_sessions
+        self._hooks = hooks
         self._lane: Lane | None = None
         self._first_lock: bytes | None = None
 
@@ -50,7 +53,7 @@ class HeldName:
         try:
             taking = lane.run(lambda: self._take(lane, about))
             if taking.dead:
-                recovered = lane.run(lambda: recover_workers(lane.engine, self._table, taking.dead))
+                recovered = lane.run(lambda: recover_workers(lane.engine, self._table, taking.dead, hooks=self._hooks))
                 logger.info(
                     "worker %s takes over the name %s: attempts recovered: %d", self._worker, self._name, recovered
                 )

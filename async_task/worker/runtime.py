@@ -65,7 +65,7 @@ class Runtime:
         self.ledger = Ledger(self.worker)
         self.held_name = (
             None if name is None
-            else HeldName(self.table, self.worker, lease, self.private_lane, has_sessions=has_sessions)
+            else HeldName(self.table, self.worker, lease, self.private_lane, has_sessions=has_sessions, hooks=hooks)
         )  # fmt: skip
         self.heartbeat = Heartbeat(
             self.table, self.worker, lease, self.private_lane, self.outages, self.ledger, self.held_name

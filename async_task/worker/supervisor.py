@@ -27,6 +27,7 @@ from async_task.database.lanes import open_lane
 from async_task.error_text import describe
 from async_task.errors import AsyncTaskError, ConfigurationError
 from async_task.outcomes import Outcome
+from async_task.queue.hooks import NO_HOOKS, Hooks
 from async_task.queue.processes import Process
 from async_task.queue.sweep import recover_process
 from async_task.worker.link import ABANDON, STOP, Link, wait_for_any
@@ -52,16 +53,17 @@ class Supervisor:
 
     def __init__(
         self, open_worker: Callable[[int], AttemptWorker], settings: WorkerSettings, processes: int,
-        source: Source, table: Table, *, check: Callable[[], object],
+        source: Source, table: Table, *, check: Callable[[], object], hooks: Hooks = NO_HOOKS,
     ) -> None:  # fmt: skip
         """`open_worker`: called in each worker process, with its number from 1. `check`: raises what would make each of
-        them fail."""
+        them fail. `hooks`: hear of the tries that died with a process."""
         self.settings = settings
         self.processes = processes
         self._open_worker = open_worker
         self._source = source
         self._table = table
         self._check = check
+        self._hooks = hooks
         self._tally: Counter[type[Outcome]] = Counter()
         self._error: Exception | None = None
         self._is_stopping = False
@@ -205,7 +207,7 @@ class Supervisor:
         while True:
             try:
                 with open_lane(self._source, private=True) as lane:
-                    report = lane.run(lambda: recover_process(lane.engine, self._table, dead))
+                    report = lane.run(lambda: recover_process(lane.engine, self._table, dead, hooks=self._hooks))
             except Exception as error:
                 logger.warning("the attempts of process %d are not recovered yet: %s", pid, describe(error).summary)
                 time.sleep(RECOVERY_INTERVAL)

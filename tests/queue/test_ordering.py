@@ -602,7 +602,7 @@ def _lose(own: Engine, engine: Engine, attempt_id: uuid.UUID) -> None:
     fetch.claim_one(own, TABLE, "gone:1:0", LEASE, attempt_id, uuid.uuid4())
     let_pass(engine, 120)
     forget_beats(engine)
-    assert recovery.recover_orphans(own, TABLE, dt.timedelta(seconds=1)) == 1
+    assert len(recovery.recover_orphans(own, TABLE, dt.timedelta(seconds=1))) == 1
 
 
 def _release_and_continue(own: Engine, attempt_id: uuid.UUID) -> tuple[int, int]:

@@ -62,7 +62,7 @@ def test_what_a_stopped_worker_could_not_release_is_released_uncharged(
     for name in ("stopped", "lost"):
         beat_ago(engine, name, dt.timedelta(0))
     leave_claims(engine, TABLE, "stopped", LEASE)
-    assert recover_orphans(engine, TABLE, LEASE) == 1
+    assert len(recover_orphans(engine, TABLE, LEASE)) == 1
     row = row_of(engine, left.id)
     assert (row.status, row.claim_id, row.num_attempts, row.num_crashes) == (Status.PENDING, None, 1, 0)
     assert [event.kind for event in events_of(engine, left.id)] == ["parked"]
@@ -169,8 +169,8 @@ def test_a_page_of_orphans_is_bounded(engine: Engine, write: Write) -> None:
     for _ in range(3):
         claimed(engine, write(Client, "ping").id, GONE)
     let_pass(engine, 2)
-    assert recover_orphans(engine, TABLE, LEASE, limit=2) == 2
-    assert recover_orphans(engine, TABLE, LEASE, limit=2) == 1
+    assert len(recover_orphans(engine, TABLE, LEASE, limit=2)) == 2
+    assert len(recover_orphans(engine, TABLE, LEASE, limit=2)) == 1
 
 
 def test_one_orphan_that_cannot_be_recovered_does_not_stop_the_rest(
@@ -232,7 +232,8 @@ def test_a_worker_that_lives_and_cannot_reach_the_database_is_charged_nothing(
         content = bytearray(file.read_bytes())
         content[:8] = struct.pack("<d", time.monotonic())
         file.write_bytes(content)
-        assert recover_orphans(engine, TABLE, LEASE) == 3  # a sweep might wait for heartbeats, of which there are none
+        # A sweep might wait for heartbeats, of which there are none.
+        assert len(recover_orphans(engine, TABLE, LEASE)) == 3
     finally:
         forget(worker)
     assert charges(engine, ran) == (1, 0, 1)
