@@ -96,19 +96,20 @@ def _with_ambient(
     """`function`, in which calls that are written down without `session=` go into the session that it was handed.
     `flushes`: its writes are sent inside of the hooks, so that listeners to a flush see what these have set."""
     own = session if isinstance(session, Session) else session.sync_session
+    flush: Any = session.flush
 
     def plain() -> Any:
         with handed(own):
             answer = function()
         if flushes:
-            session.flush()
+            flush()
         return answer
 
     async def awaited() -> Any:  # in the task that runs the target, which a timeout makes
         with handed(own):
             answer = await _ended(function())
         if flushes:
-            await session.flush()
+            await flush()
         return answer
 
     return awaited if call.method.signature.is_async else plain

@@ -173,7 +173,7 @@ def swallow(_: CallFacts) -> Iterator[None]:
 
 
 @each_kind
-@each_performer
+@alone_or_in_a_batch
 def test_each_call_is_made_inside_of_the_hook_which_knows_its_facts_and_sets_what_it_sees(
     engine: Engine, door: str, hooked: Hooked, kind: Any, perform: Perform
 ) -> None:
@@ -201,6 +201,22 @@ def test_each_call_is_made_inside_of_the_hook_which_knows_its_facts_and_sets_wha
     assert facts.call == name
     assert counted(engine) == {"succeeded": 1}
     assert tenant.get() == "none"
+
+
+@some_kinds
+def test_a_worker_makes_its_calls_inside_of_the_hook(engine: Engine, door: str, hooked: Hooked, kind: Any) -> None:
+    said: list[str] = []
+
+    @contextmanager
+    def hook(_: CallFacts) -> Iterator[None]:
+        tenant.set("acme")
+        yield
+        said.append("left")
+
+    attempt_id = one(engine, kind)
+    does(kind, lambda: said.append(tenant.get()))
+    _by_a_worker(hooked(hook), attempt_id, lambda: at_rest(engine))
+    assert said == ["acme", "left"]
 
 
 @some_kinds

@@ -216,6 +216,8 @@ def test_an_operation_that_is_too_old_reaches_the_hook_once_when_its_end_is_comm
 
 KINDS = [act, act_leased, act_later, act_later_locked, act_in_session, act_in_session_leased, act_shared]
 """One of each way in which an outcome is committed."""
+WAYS = [*((kind, how) for kind in KINDS for how in ("perform", "run_batch")), (act, "worker"), (act_later, "worker")]
+each_way = pytest.mark.parametrize(("kind", "how"), WAYS, ids=[f"{kind.__name__}-{how}" for kind, how in WAYS])
 
 
 def _perform(app: AsyncTask, how: str, attempt_id: Any, done: Callable[[], bool]) -> None:
@@ -235,8 +237,7 @@ def _own(engine: Engine, door: str, async_engine_url: str, heard: Heard) -> Asyn
     return application(engine, door, async_engine_url, lease=5, **heard.all_hooks)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("how", ["perform", "run_batch", "worker"])
+@each_way
 def test_a_success_reaches_its_hook_once_after_its_commit(
     engine: Engine, door: str, async_engine_url: str, write: Write, heard: Heard, kind: Any, how: str
 ) -> None:
@@ -251,8 +252,7 @@ def test_a_success_reaches_its_hook_once_after_its_commit(
     assert facts == CallFacts(attempt.id, name, "__call__", "default", 1, attempt.created_at, attempt.due_at)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("how", ["perform", "run_batch", "worker"])
+@each_way
 def test_a_try_that_is_retried_reaches_its_hook_once_with_its_delay_and_its_error(
     engine: Engine, door: str, async_engine_url: str, write: Write, heard: Heard, kind: Any, how: str
 ) -> None:

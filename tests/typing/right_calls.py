@@ -2,7 +2,8 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, assert_type
 
 from sqlalchemy import Connection
@@ -10,16 +11,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session
 
 from async_task import (
+    Around,
+    AsyncTask,
     Attempt,
     BaseAttempt,
+    CallFacts,
     CallToMake,
+    Failed,
     NullEncryptor,
     Pollable,
     Polling,
     PollState,
+    Retried,
     Retry,
     Schedule,
     Status,
+    Succeeded,
     policy,
     target,
 )
@@ -186,3 +193,33 @@ def a_row(attempt: Attempt, session: Session) -> None:
     assert_type(attempt.expires_at, dt.datetime | None)
     attempt.cancel(session, reason="no longer")
     session.scalars(Attempt.pending().where(Attempt.queue == "q").limit(3)).all()
+
+
+@contextmanager
+def as_tenant(facts: CallFacts) -> Iterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def as_tenant_later(facts: CallFacts) -> AsyncIterator[str]:
+    yield facts.call
+
+
+class Span:
+    def __enter__(self) -> "Span":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def count_success(facts: CallFacts, outcome: Succeeded) -> int:
+    return facts.number
+
+
+def note_crash(facts: CallFacts, outcome: Retried | Failed) -> None: ...
+
+
+def some_hooks(several: Sequence[Around]) -> None:
+    AsyncTask("sqlite://", around=as_tenant, on_succeeded=count_success, on_crashed=note_crash)
+    AsyncTask("sqlite://", around=[as_tenant, as_tenant_later, lambda facts: Span(), lambda _: nullcontext()])
+    AsyncTask("sqlite://", around=several, on_retried=lambda facts, outcome: outcome.after)

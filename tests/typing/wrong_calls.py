@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from async_task import Attempt, Schedule, target
+from async_task import AsyncTask, Attempt, CallFacts, Schedule, Succeeded, target
 
 
 @target
@@ -66,3 +66,12 @@ def entries_that_there_are_not(schedule: Schedule) -> None:
 
 async def through_run_sync(session: AsyncSession) -> None:
     await session.run_sync(Attempt.ensure, targte=Client)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def count_success(facts: CallFacts, outcome: Succeeded) -> None: ...
+
+
+def hooks_that_do_not_fit() -> None:
+    AsyncTask("sqlite://", around=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AsyncTask("sqlite://", around=lambda facts: 7)  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType]
+    AsyncTask("sqlite://", on_failed=count_success)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
