@@ -678,6 +678,19 @@ def test_retry_after_and_discard_of_a_hook_count_as_those_of_a_target(
 
 
 @some_kinds
+def test_retry_after_and_discard_of_the_target_count_before_those_of_a_hook(
+    engine: Engine, door: str, hooked: Hooked, kind: Any
+) -> None:
+    def give_up() -> None:
+        raise Discard("no such order")
+
+    attempt_id = one(engine, kind)
+    does(kind, give_up)
+    outcome = hooked(raise_on_leaving(RetryAfter("slow down", after=90))).perform(attempt_id)
+    assert outcome == Failed(attempt_id, "Discard: no such order")
+
+
+@some_kinds
 def test_the_error_of_the_target_stays_when_a_hook_raises_another_one_which_is_logged_without_its_text(
     engine: Engine, door: str, hooked: Hooked, kind: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
