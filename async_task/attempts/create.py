@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Table, inspect, select
 from sqlalchemy.orm import Mapper, Session
 
+from async_task.attempts import unwritten
 from async_task.attempts.ambient import ambient_session, check_writable, note_created
 from async_task.attempts.draft import Draft, from_now, named_draft
 from async_task.attempts.own_columns import own_values, own_values_by_column
@@ -19,6 +20,8 @@ M = TypeVar("M")
 
 def add(model: type[M], made: Draft, session: object | None) -> M:
     """A new instance of `model` in `session`, or in the one transaction that is open here."""
+    if unwritten.is_off:
+        return unwritten.unwritten(model, made)
     own = ambient_session() if session is None else sync_session(session)
     check_writable(own)
     mapper: Any = inspect(model)
@@ -44,6 +47,8 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
     if made.idempotence_token is None:
         raise InvalidArguments("ensure: needs idempotence_token=, by which it finds the same attempt again")
     mapper, _ = single_table(model, "ensure")
+    if unwritten.is_off:
+        return unwritten.unwritten(model, made)
     asked = session if session is not None else arguments.get("session")
     own = ambient_session() if asked is None else blocking_session(asked)
     check_writable(own)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Engine, Pool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -215,6 +215,12 @@ def _bind_of(maker: Any) -> Any:
     if bind is None:
         raise ConfigurationError(
             "this sessionmaker is bound to no engine: give AsyncTask an engine, or sessionmaker(engine)"
+        )
+    if issubclass(type(bind), (Connection, *asyncio_kinds("AsyncConnection"))):
+        raise ConfigurationError(
+            "this sessionmaker is bound to a connection, and workers need connections of their own: give AsyncTask an "
+            "engine, or sessionmaker(engine). In a test that rolls back, async_task.testing.perform_all(session) "
+            "performs the calls on the test's own connection"
         )
     return bind
 

@@ -151,9 +151,10 @@ async def _within_timeout(function: Callable[..., Any], timeout: dt.timedelta | 
     we recorded a success. Not `asyncio.timeout`, which lets the return value through."""
     if timeout is None:
         return await _ended(function())
-    coroutine = function()
-    if not inspect.isawaitable(coroutine):
-        return coroutine
+    started = function()
+    if not inspect.isawaitable(started):
+        return started
+    coroutine: Any = started
     task = asyncio.ensure_future(returned_or_raised(coroutine))
     try:
         if (await asyncio.wait({task}, timeout=timeout.total_seconds()))[0]:

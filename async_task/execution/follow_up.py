@@ -39,6 +39,8 @@ def follow_up(context: ExecutionContext, claim: Claim, settlement: Settlement) -
 
 def _log(claim: Claim, settlement: Settlement) -> None:
     outcome, error, final = settlement.outcome, settlement.error, settlement.final
+    if error is not None:
+        context.heard(claim, error)
     if final is not None:
         final.log(error)
     elif error is not None:

@@ -31,7 +31,8 @@ from async_task.targets.target import Method
 class ExecutionContext:
     """Where an attempt is performed. `calling`: a context manager around the call itself. `starts`: notes that the call
     runs. `parked_reasons`: what was logged about parked attempts. `is_abandoned`: whether the outcomes of calls are no
-    longer to be written, because somebody else releases their claims. `hooks`: of the application."""
+    longer to be written, because somebody else releases their claims. `hooks`: of the application. `heard`: is told of
+    each error that a call raised, once its outcome is written."""
 
     source: Source
     model: type[BaseAttempt]
@@ -42,6 +43,7 @@ class ExecutionContext:
     parked_reasons: ParkedReasons = field(default_factory=ParkedReasons)
     is_abandoned: Callable[[], bool] = lambda: False
     hooks: Hooks = NO_HOOKS
+    heard: Callable[[Claim, BaseException], object] = lambda claim, error: None
 
     @property
     def engine(self) -> Engine:

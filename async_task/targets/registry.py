@@ -65,8 +65,8 @@ def target_of(thing: object) -> Target:
         return target_named(thing)
     if found := _allowed.by_thing.get(id(thing)):
         return found[0].target
-    if found := [one for one in registered_targets() if one.current is thing]:
-        return found[0]
+    if replaced := [one for one in registered_targets() if one.current is thing]:
+        return replaced[0]
     label = _label(thing)
     if isinstance(thing, partial) or label.endswith("<lambda>"):
         raise UnknownTarget(_NAMELESS)

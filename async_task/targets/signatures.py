@@ -47,7 +47,7 @@ class Signature:
                 f"{self.label}: leave the session out: the call gets one when it is performed. The session to create "
                 "the attempt in goes to options(session=...)"
             )
-        self._refuse_unknown_names(kwargs)
+        self.refuse_unknown_names(kwargs)
         try:
             return inspect.Signature(self.parameters).bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -60,7 +60,7 @@ class Signature:
         one is refused, unless it `may_change`. Messages never hold the values."""
         if self._types.fit_plainly(arguments):
             return
-        self._refuse_unknown_names(arguments)
+        self.refuse_unknown_names(arguments)
         for one in self.parameters:
             if one.name not in arguments and one.default is one.empty:
                 raise InvalidArguments(f"{self.label}: the argument {one.name!r} is missing")
@@ -83,14 +83,14 @@ class Signature:
         in which arguments are stored. Raises InvalidArguments, also for a number with more digits than a float holds.
         """
         stored, plain = read_json(text)
-        self._refuse_unknown_names({**stored, **plain})
+        self.refuse_unknown_names({**stored, **plain})
         return {**stored, **self._types.from_json(plain)}
 
     @cached_property
     def _types(self) -> ParameterTypes:
         return ParameterTypes(self.label, self.parameters, self.hints)
 
-    def _refuse_unknown_names(self, arguments: Mapping[str, Any]) -> None:
+    def refuse_unknown_names(self, arguments: Mapping[str, Any]) -> None:
         for name in arguments:
             if name not in self.names:
                 takes = f"it takes {', '.join(self.names)}" if self.names else "it takes none"

@@ -34,6 +34,12 @@ def wake_after_connection_commit(connection: Connection, table: Table, counts: M
     _wake_with(connection, table, counts)
 
 
+def models_with_new_attempts(session: Session) -> list[Mapper[Any]]:
+    """The models of which the session's outermost transaction has new due attempts."""
+    attempts: _NewAttempts | None = session.info.get(_KEY)
+    return [] if attempts is None else [*_outermost_counts(session, attempts)]
+
+
 class _NewAttempts:
     """The new due attempts of a session's outermost transaction, by SAVEPOINT, model and queue."""
 

@@ -1,0 +1,17 @@
+"""Calls that are checked and not written, for tests of code that has nothing to do with them: the mode "off" of
+`async_task.testing`."""
+
+from typing import Any, TypeVar
+
+from async_task.attempts.draft import Draft
+
+M = TypeVar("M")
+is_off = False
+"""Whether calls are not written now."""
+
+
+def unwritten(model: type[M], made: Draft) -> M:
+    """An instance of `model` that belongs to no session."""
+    values: dict[str, Any] = made.given_values
+    values["encoded_args"] = values.pop("method_args")
+    return model(**values)

@@ -1,0 +1,189 @@
+"""Performing the due calls of a test in the test's own transaction, by the code of the workers.
+
+1. What is past its `expires_at` expires; order keys are released.
+2. The most urgent due attempt is claimed, performed and settled, until nothing is due.
+3. Each transaction of a worker is a savepoint of the test's transaction. Nothing is committed.
+"""
+
+import datetime as dt
+import uuid
+from collections import Counter
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, overload
+
+from sqlalchemy import Connection, Table, select
+
+from async_task.attempts.attempt import BaseAttempt
+from async_task.attempts.options import AnySession, SyncSession
+from async_task.database.server_sessions import limits_kept
+from async_task.errors import AsyncTaskError, ConfigurationError
+from async_task.execution.performer import perform_claim, tracked_elsewhere
+from async_task.execution.prepared_call import ExecutionContext
+from async_task.outcomes import Expired, Outcome, Parked
+from async_task.queue import backlog, expiry, fetch, ordering, pauses, predicates
+from async_task.queue.claim import Claim, ClaimRequest
+from async_task.queue.fenced_writes import release_claims
+from async_task.queue.heavy_arguments import load_arguments
+from async_task.schema.tables import table_of
+from async_task.targets.registry import problem_with, target_named
+from async_task.testing.borrowed_lane import BorrowedLane, BorrowedLoopLane, BorrowedSource
+from async_task.testing.savepoint_connection import SavepointEngine
+from async_task.testing.sessions import TestSession, on_session
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+
+WORKER = "async_task.testing"
+MOST_TRIES = 1_000
+"""How often one attempt is tried at most: a poll that is due again at once would never end."""
+
+
+@overload
+def perform_all(session: SyncSession | None = None, /, *, raises: bool = True) -> list[Outcome]: ...
+@overload
+def perform_all(
+    session: "AsyncSession | async_scoped_session[Any]", /, *, raises: bool = True
+) -> Awaitable[list[Outcome]]: ...
+def perform_all(session: AnySession | None = None, /, *, raises: bool = True) -> list[Outcome] | Awaitable[Any]:
+    """Perform all calls that are due, also those that these calls write, in the transaction of the session.
+
+        perform_all(session)
+        await perform_all(async_session)
+
+    Claims, calls, retries, error hooks and outcomes are those of a worker, and so is the order. Nothing is committed:
+    what is a transaction in a worker is a SAVEPOINT here. A call that takes a session gets one on the same connection;
+    what it writes is undone if it raises. Returns the outcomes, in order; what is retried later is not due any more:
+    `advance` moves the time.
+
+    `raises`: what a call raises is raised here, after its outcome is written, and the calls after it stay due: else a
+    test would be green although its call has failed. With `raises=False`, read the outcomes.
+
+    The session is flushed first, and its objects are read again afterwards. Pauses of queues hold; `max_running`,
+    `rate` and `isolate` have no effect. Raises ConfigurationError for a call that cannot be performed here (an unknown
+    target, a missing key, an AsyncSession under a Session), NoTransaction without a session, and SchemaMismatch without
+    a table of attempts.
+    """
+    return on_session(session, lambda one: _performed(one, raises=raises))
+
+
+def _performed(session: TestSession, *, raises: bool) -> list[Outcome]:
+    session.own.flush()
+    models, connection = session.models(), session.connection()
+    try:
+        return perform_on(connection, models, session.made_by, session.options, raises=raises)
+    finally:
+        session.read_again()
+
+
+def perform_on(
+    connection: Connection,
+    models: list[type[BaseAttempt]],
+    made_by: type[Any],
+    options: dict[str, Any],
+    *,
+    raises: bool,
+) -> list[Outcome]:
+    """Perform what is due in the tables of these models, in the transaction of `connection`, as `perform_all`.
+    `made_by`, `options`: the class of the sessions for targets, and its arguments."""
+    outcomes: list[Outcome] = []
+    source = BorrowedSource(connection, made_by, options)
+    kind = BorrowedLoopLane if source.is_async else BorrowedLane
+    with limits_kept(connection), kind(SavepointEngine(connection)) as lane:
+        turns = [_Due(source, model, lane, outcomes, raises=raises) for model in models]
+        while any([one.perform_next() for one in turns]):
+            continue
+    return outcomes
+
+
+class _Due:
+    """The due attempts of one model."""
+
+    def __init__(
+        self, source: BorrowedSource, model: type[BaseAttempt], lane: Any, outcomes: list[Outcome], *, raises: bool
+    ) -> None:
+        self._table: Table = table_of(model)
+        self._engine = lane.engine
+        self._outcomes = outcomes
+        self._raises = raises
+        self._errors: list[BaseException] = []
+        self._parked: set[tuple[str, str]] = set()
+        self._tries: Counter[uuid.UUID] = Counter()
+        self._context = ExecutionContext(
+            source, model, self._table, lane, heard=lambda claim, error: self._errors.append(error)
+        )
+        self._expire()
+
+    def perform_next(self) -> bool:
+        """Perform the most urgent due attempt. Returns whether there was one."""
+        while ordering.release_arrived(self._engine, self._table):
+            continue
+        claim = self._claim_next()
+        if claim is None:
+            return False
+        self._refuse_to_go_on_for_ever(claim)
+        self._refuse_other_session(claim)
+        outcome = perform_claim(self._context, claim, tracked_elsewhere)
+        self._outcomes.append(outcome)
+        if isinstance(outcome, Parked):
+            self._parked.add((claim.target, claim.method_name))
+        self._raise_first(claim, outcome)
+        return True
+
+    def _expire(self) -> None:
+        while ended := expiry.expire_overdue(self._engine, self._table):
+            self._outcomes += [Expired(one.attempt_id, one.reason) for one in ended]
+
+    def _claim_next(self) -> Claim | None:
+        for queue in self._queues_with_due():
+            for suspects in (False, True):
+                request = ClaimRequest(
+                    WORKER, dt.timedelta(hours=1), queue, 1, uuid.uuid4(), suspects=suspects, besides=(*self._parked,)
+                )
+                for claim in fetch.claim_due(self._engine, self._table, request):
+                    return claim if claim.is_loaded else load_arguments(self._engine, self._table, [claim])[0][0]
+        return None
+
+    def _queues_with_due(self) -> list[str]:
+        """Those that are not paused, the one with the oldest due attempt first."""
+        paused = pauses.paused(self._engine, self._table)
+        due_at: dict[str, Any] = {}
+        with self._engine.begin() as connection:
+            for queue in backlog.waiting_queues(connection, self._table):
+                due = select(self._table.c.due_at, self._table.c.id).where(
+                    self._table.c.queue == queue, *predicates.due(self._table)
+                )
+                first: Any = due.order_by(self._table.c.due_at, self._table.c.id).limit(1)
+                if queue not in paused and (row := connection.execute(first).first()) is not None:
+                    due_at[queue] = tuple(row)
+        return sorted(due_at, key=due_at.__getitem__)
+
+    def _refuse_to_go_on_for_ever(self, claim: Claim) -> None:
+        self._tries[claim.id] += 1
+        if self._tries[claim.id] > MOST_TRIES:
+            self._release(claim)
+            raise AsyncTaskError(
+                f"{claim.call} is due again at once, and was tried {MOST_TRIES} times: let it wait, Again(after=...)"
+            )
+
+    def _refuse_other_session(self, claim: Claim) -> None:
+        if problem_with(claim.target, claim.method_name) is not None or self._context.source.is_async:
+            return
+        signature = target_named(claim.target).method(claim.method_name).signature
+        if signature.session_is_async:
+            self._release(claim)
+            raise ConfigurationError(
+                f"{signature.label} takes an AsyncSession, and this test has a Session: perform it in an asynchronous "
+                "test, await perform_all(session) with the test's AsyncSession"
+            )
+
+    def _release(self, claim: Claim) -> None:
+        release_claims(self._engine, self._table, [claim])
+
+    def _raise_first(self, claim: Claim, outcome: Outcome) -> None:
+        errors, self._errors[:] = list(self._errors), []
+        if not self._raises:
+            return
+        if errors:
+            raise errors[0]
+        if isinstance(outcome, Parked):
+            raise ConfigurationError(f"{claim.call} could not be performed: {outcome.reason}")

@@ -1,0 +1,132 @@
+"""The modes: manual, inline and off."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, sessionmaker
+
+import outbox
+from async_task import Attempt, ConfigurationError, InvalidArguments, Status
+from async_task.testing import mode, perform_all, written
+from outbox import Broken, Client, effects, will
+
+Play = Callable[..., Any]
+
+
+def whats(where: Any) -> list[Any]:
+    return list(where.scalars(select(effects.c.what).order_by(effects.c.id)))
+
+
+def test_inline_performs_a_call_when_its_session_commits(maker: sessionmaker[Session], session: Session) -> None:
+    with mode("inline"):
+        with maker.begin() as own:
+            Attempt.options(session=own).call(outbox.effect, "one")
+            with own.begin_nested():
+                Attempt.options(session=own).call(outbox.effect, "two")
+            assert whats(own) == []
+        assert whats(session) == ["one", "two"]
+    with maker.begin() as own:
+        Attempt.options(session=own).call(outbox.effect, "three")
+    assert whats(session) == ["one", "two"]
+
+
+def test_inline_performs_the_calls_of_ensure_and_create_many_and_those_that_calls_write(
+    maker: sessionmaker[Session], session: Session
+) -> None:
+    def act(own: Session) -> None:
+        Attempt.options(session=own).call(outbox.effect, "by a call")
+
+    will(act)
+    with mode("inline"), maker.begin() as own:
+        Attempt.ensure(own, target=outbox.effect, method_args={"what": "ensured"}, idempotence_token="t")
+        Attempt.create_many(own, [{"target": outbox.effect, "method_args": {"what": "many"}}])
+        Attempt.options(session=own).call(outbox.act_in_session)
+    assert set(whats(session)) == {"ensured", "many", "by a call"}
+
+
+def test_inline_performs_nothing_that_was_rolled_back(maker: sessionmaker[Session], session: Session) -> None:
+    with mode("inline"):
+        with maker() as own:
+            Attempt.options(session=own).call(Client.ping)
+            own.flush()
+            own.rollback()
+        with maker.begin() as own:
+            nested = own.begin_nested()
+            Attempt.options(session=own).call(Client.ping)
+            nested.rollback()
+    assert outbox.calls == []
+    assert written(session) == []
+
+
+def test_inline_raises_what_a_call_raises_and_its_outcome_stays(engine: Engine) -> None:
+    with mode("inline"):
+        session = Session(engine)
+        attempt = Attempt.options(session=session).call(outbox.effect, "raise")
+        with pytest.raises(Broken):
+            session.commit()
+        session.close()
+        with pytest.raises(Broken), Session(engine) as own, own.begin():
+            Attempt.options(session=own).call(Client.fail)
+    with Session(engine) as session:
+        found = session.get_one(Attempt, attempt.id)
+        assert (found.status, found.num_errors, found.claim_id) == (Status.PENDING, 1, None)
+        assert whats(session) == []
+
+
+def test_inline_on_an_async_session(play: Play) -> None:
+    async def test(session: AsyncSession) -> None:
+        with mode("inline"):
+            Attempt.options(session=session).call(outbox.effect_later, "awaited")
+            Attempt.options(session=session).call(Client.fulfill_later, "c", 1)
+            await session.commit()
+        assert list(await session.scalars(select(effects.c.what))) == ["awaited"]
+        assert outbox.calls == [("c", 1)]
+
+    play(test)
+
+
+def test_off_checks_calls_and_writes_nothing_also_without_tables(tmp_path: Any) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'empty.sqlite'}")
+    with mode("off"), Session(engine) as session:
+        attempt = Attempt.options(session=session).call(Client.fulfill, "c", 17)
+        assert (attempt.target, dict(attempt.method_args)) == (
+            "test.client", {"customer_token": "c", "order_number": 17},
+        )  # fmt: skip
+        assert Attempt.call(Client.ping) not in session
+        assert Attempt.ensure(session, target=Client, method_name="ping", idempotence_token="t").method_name == "ping"
+        assert len(Attempt.create_many(session, [{"target": Client, "method_name": "ping"}])) == 1
+        Attempt.options(session=session, order_key="k").call(Client.ping)
+        with pytest.raises(InvalidArguments, match="no argument is named 'nmber'"):
+            Attempt.create(target=Client, method_name="fulfill", method_args={"nmber": 1}, session=session)
+        with pytest.raises(InvalidArguments, match="row 0"):
+            Attempt.create_many(session, [{"target": Client, "method_name": "ping", "method_args": {"x": 1}}])
+        session.commit()
+    engine.dispose()
+
+
+def test_modes_end_with_their_block_also_nested(session: Session) -> None:
+    with mode("off"), mode("manual"):
+        attempt = Attempt.options(session=session).call(Client.ping)
+    assert attempt in session
+    with mode("inline"), mode("inline"):
+        pass
+    listeners = [name for name in ("after_commit", "after_transaction_end") if _listens(name)]
+    assert listeners == []
+    perform_all(session)
+
+
+def _listens(name: str) -> bool:
+    from async_task.testing import modes
+
+    return any(event.contains(Session, name, one) for one in (modes._note, modes._perform))
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with (
+        pytest.raises(ConfigurationError, match="mode is one of 'manual', 'inline', 'off', not 'eager'"),
+        mode("eager"),
+    ):
+        raise AssertionError
