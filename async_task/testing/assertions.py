@@ -11,7 +11,7 @@ from async_task.attempts.options import AnySession, SyncSession
 from async_task.encryption.encryptors import NullEncryptor
 from async_task.error_text import HIDDEN
 from async_task.errors import AsyncTaskError, InvalidArguments
-from async_task.targets.registry import method_of
+from async_task.targets.registry import method_of, target_named
 from async_task.targets.target import Method, call_name
 from async_task.testing.sessions import TestSession, on_session
 
@@ -88,7 +88,7 @@ def assert_not_written(
 ) -> Awaitable[None]: ...
 def assert_not_written(
     fn: Callable[..., Any], /, *args: Any, session: AnySession | None = None, **kwargs: Any
-) -> None | Awaitable[Any]:
+) -> Awaitable[Any] | None:
     """Raise AssertionError if this call was written, with these arguments; otherwise as `assert_written`."""
     method, wanted = _call_meant(fn, args, kwargs)
 
@@ -137,11 +137,7 @@ def _differences(attempt: BaseAttempt, wanted: Mapping[str, Any]) -> list[str]:
     if not wanted:
         return []
     found = _arguments(attempt)
-    return [name for name, value in wanted.items() if name not in found or not _equals(found[name], value)]
-
-
-def _equals(one: object, other: object) -> bool:
-    return bool(one == other)
+    return [name for name, value in wanted.items() if name not in found or found[name] != value]
 
 
 def _arguments(attempt: BaseAttempt) -> dict[str, Any]:
@@ -151,8 +147,6 @@ def _arguments(attempt: BaseAttempt) -> dict[str, Any]:
 
 
 def _method(attempt: BaseAttempt) -> Method:
-    from async_task.targets.registry import target_named
-
     return target_named(attempt.target).method(attempt.method_name)
 
 
@@ -171,7 +165,8 @@ def _not_written(method: Method, wanted: Mapping[str, Any], attempts: Sequence[B
 def _differing(attempt: BaseAttempt, wanted: Mapping[str, Any]) -> list[str]:
     found, hidden = _arguments(attempt), _hidden(attempt)
     return [
-        f"  {name} is {_shown(name, found.get(name), hidden)}, not {_shown(name, wanted[name], hidden)}, in {attempt.id}"
+        f"  {name} is {_shown(name, found.get(name), hidden)}, not {_shown(name, wanted[name], hidden)}, "
+        f"in {attempt.id}"
         for name in _differences(attempt, wanted)
     ]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def advance(by: Age, /, *, session: SyncSession | None = None) -> None: ...
 @overload
 def advance(by: Age, /, *, session: "AsyncSession | async_scoped_session[Any]") -> Awaitable[None]: ...
-def advance(by: Age, /, *, session: AnySession | None = None) -> None | Awaitable[Any]:
+def advance(by: Age, /, *, session: AnySession | None = None) -> Awaitable[Any] | None:
     """Let time pass for the pending attempts that the session sees, without waiting.
 
         advance("2h")

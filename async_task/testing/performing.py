@@ -90,7 +90,7 @@ def perform_on(
     kind = BorrowedLoopLane if source.is_async else BorrowedLane
     with limits_kept(connection), kind(SavepointEngine(connection)) as lane:
         turns = [_Due(source, model, lane, outcomes, raises=raises) for model in models]
-        while any([one.perform_next() for one in turns]):
+        while any(one.perform_next() for one in turns):
             continue
     return outcomes
 

@@ -180,7 +180,7 @@ def test_a_failing_call_holds_up_its_order_key_and_no_other(session: Session) ->
 
 
 def test_encrypted_arguments_and_own_models_with_their_error_hook(session: Session) -> None:
-    will(lambda card: outbox.calls.append(card))
+    will(outbox.calls.append)
     call(session, outbox.act_boxed, card="4711")
     hooked = HookedAttempt.create(target=Client, method_name="fail", session=session)
 
@@ -340,7 +340,7 @@ def test_all_kinds_of_targets_run_on_an_async_session(play: Play) -> None:
         outcomes = await perform_all(session, raises=False)
         assert [type(one) for one in outcomes] == [Succeeded] * 4 + [Retried]
         assert loops == [asyncio.get_running_loop()]
-        assert {one for one in await session.scalars(select(effects.c.what))} == {
+        assert set(await session.scalars(select(effects.c.what))) == {
             "mine", "in session", "in async session",
         }  # fmt: skip
         assert mine.what == "mine"  # it is loaded
@@ -362,8 +362,8 @@ def test_an_order_key_and_an_own_model_on_an_async_session(play: Play) -> None:
         outcomes = await perform_all(session, raises=False)
         assert [type(one) for one in outcomes] == [Succeeded, Retried]
         assert [one.num_attempts for one in made] == [1, 1, 0]
+        call(session, Client, "give_up", reason="no")
         with pytest.raises(Discard):
-            call(session, Client, "give_up", reason="no")
             await perform_all(session)
 
     play(test)
