@@ -134,6 +134,18 @@ def nothing_handed() -> Iterator[None]:
         _handed.reset(token)
 
 
+@contextmanager
+def none_begun() -> Iterator[None]:
+    """Inside of this, no transaction that was begun before is ambient, and no session counts as handed: as in a thread
+    of its own."""
+    token = _begun.set(frozenset())
+    try:
+        with nothing_handed():
+            yield
+    finally:
+        _begun.reset(token)
+
+
 def _handed_session(task: _Task | None) -> Session | None:
     session, thread, own_task, has_begun = _handed.get() or (None, None, None, False)
     is_here = thread == threading.get_ident() and own_task is task  # a child task or thread inherits the context

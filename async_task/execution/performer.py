@@ -98,11 +98,8 @@ def _run_and_settle(context: ExecutionContext, claim: Claim, call: PreparedCall)
     )
     try:
         context.lane.transaction = transaction
-        if (
-            call.is_locked
-            and context.lane.locks_first
-            and (settlement := _lock(context, claim, call, transaction)) is not None
-        ):
+        locks_first = call.is_locked and context.lane.locks_first
+        if locks_first and (settlement := _lock(context, claim, call, transaction)) is not None:
             return settlement
         began = time.monotonic()
         answer = run_call(context, claim, call, transaction)

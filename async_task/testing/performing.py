@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Connection, Table, select
 
+from async_task.attempts.ambient import none_begun
 from async_task.attempts.attempt import BaseAttempt
 from async_task.attempts.options import AnySession, SyncSession
 from async_task.database.server_sessions import limits_kept
@@ -88,7 +89,8 @@ def perform_on(
     outcomes: list[Outcome] = []
     source = BorrowedSource(connection, made_by, options)
     kind = BorrowedLoopLane if source.is_async else BorrowedLane
-    with limits_kept(connection), kind(SavepointEngine(connection)) as lane:
+    # A call must not find the test's own session, which no worker has.
+    with none_begun(), limits_kept(connection), kind(SavepointEngine(connection)) as lane:
         turns = [_Due(source, model, lane, outcomes, raises=raises) for model in models]
         while any(one.perform_next() for one in turns):
             continue

@@ -155,6 +155,21 @@ def test_calls_that_calls_write_are_performed_too(session: Session) -> None:
     assert len(whats(session)) == 4
 
 
+def test_a_call_does_not_find_the_session_of_the_test(session: Session) -> None:
+    def act(own: Session) -> None:
+        made = Attempt.call(Client.ping)
+        assert made in own
+
+    will(act)
+    call(session, outbox.act_in_session)
+    assert len(perform_all(session)) == 2
+    will(lambda: Attempt.call(Client.ping))
+    call(session, outbox.act)
+    with pytest.raises(NoTransaction):
+        perform_all(session)
+    assert Attempt.call(Client.ping) in session
+
+
 def test_the_order_is_that_of_a_worker(session: Session) -> None:
     for number, options in enumerate(({"priority": 5}, {"priority": 0}, {"order_key": "k"}, {"order_key": "k"}, {})):
         Attempt.create(

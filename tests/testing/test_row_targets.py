@@ -41,7 +41,7 @@ def test_an_error_of_an_operation_is_raised_and_its_next_step_follows(
     provider.will("start", operations.Refused("no"), None)
     batch = operations.Batch()
     batch.submit(session)
-    with pytest.raises(Exception, match="^no$"):  # a copy, because the row has secrets
+    with pytest.raises(Exception, match=r"^no$"):  # a copy, because the row has secrets
         perform_all(session)
     assert batch.status == "pending"
     advance("1d", session=session)
