@@ -1,5 +1,6 @@
 """Which session a test means, and which tables of attempts are in its database."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn  # it needs greenlet only when called
 
-from async_task.attempts.ambient import ambient_session
+from async_task.attempts.ambient import ambient_session, forget_created
 from async_task.attempts.attempt import Attempt, BaseAttempt
 from async_task.database.greenlets import may_load
 from async_task.database.sessions import is_async_session, is_registry, sync_session, write_arguments
@@ -80,6 +81,7 @@ def on_session(given: object | None, work: Callable[[TestSession], T]) -> T | Aw
     """What `work` returns for the test's session; on an AsyncSession an awaitable of that. Raises NoTransaction without
     a session, ConfigurationError for what is none."""
     session = _session_meant(given)
+    forget_created(session.own)
     if may_load(session.own.get_bind(**write_arguments(inspect(Attempt)))):
         return work(session)
     return greenlet_spawn(work, session)
@@ -93,6 +95,8 @@ def fixture_session(name: str, session: object) -> Iterator[None]:
         yield
     finally:
         _of_fixture.pop()
+        with contextlib.suppress(ConfigurationError):
+            forget_created(sync_session(session))
 
 
 def session_class_of(own: Session) -> type[Any]:

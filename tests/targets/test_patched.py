@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -142,6 +143,12 @@ def test_a_class_that_is_patched_by_name_is_what_is_called(shop: Any) -> None:
                 target=shop.Warehouse, method_name="fulfill", method_args={"number": 1}, session=session
             )
         assert made.target == "patchable.warehouse"
+
+
+def test_an_application_notes_its_targets(shop: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    AsyncTask(f"sqlite:///{tmp_path / 'app.sqlite'}", modules=["patchable"])
+    monkeypatch.setattr(shop, "open_ledger", shop.loud(shop.open_ledger))
+    assert called("patchable.open_ledger") is shop.open_ledger
 
 
 @pytest.mark.parametrize("has_app", [True, False])

@@ -167,7 +167,7 @@ def test_a_call_does_not_find_the_session_of_the_test(session: Session) -> None:
     call(session, outbox.act)
     with pytest.raises(NoTransaction):
         perform_all(session)
-    assert Attempt.call(Client.ping) in session
+    assert Attempt.call(Client.ping) in written(session)
 
 
 def test_the_order_is_that_of_a_worker(session: Session) -> None:
@@ -270,6 +270,42 @@ def test_a_paused_queue_waits(session: Session) -> None:
     other = Attempt.create(target=Client, method_name="ping", queue="z", session=session)
     assert perform_all(session) == [Succeeded(other.id)]
     assert waiting.num_attempts == 0
+
+
+def test_calls_of_all_queues_are_performed_in_the_order_in_which_they_are_due(session: Session) -> None:
+    for number, queue in enumerate(("z", "a", "m")):
+        Attempt.create(
+            target=Client, method_name="fulfill", method_args={"customer_token": queue, "order_number": number},
+            queue=queue, session=session,
+        )  # fmt: skip
+        session.flush()
+        advance(1, session=session)
+    perform_all(session)
+    assert outbox.calls == [("z", 0), ("a", 1), ("m", 2)]
+
+
+def test_a_call_with_long_arguments_and_one_whose_process_has_died(session: Session) -> None:
+    long = call(session, outbox.effect, what="y" * 200)
+    suspect = call(session, Client, "fulfill", customer_token="x" * 20_000, order_number=1)
+    session.flush()
+    session.execute(Attempt.__table__.update().values(num_crashes=1, num_attempts=1).where(Attempt.id == suspect.id))
+    assert [one.attempt_id for one in perform_all(session)] == [long.id, suspect.id]
+    assert outbox.calls == [("x" * 20_000, 1)]
+
+
+def test_nothing_is_committed_where_the_session_has_written_nothing_itself(engine: Engine, write: Any) -> None:
+    attempt = write(Client, "ping")
+    with Session(engine) as session:
+        assert perform_all(session) == [Succeeded(attempt.id)]
+        session.rollback()
+        assert session.get_one(Attempt, attempt.id).status is Status.PENDING
+
+
+@pytest.mark.only_on("mysql")
+def test_the_limits_of_the_connection_stay_those_of_the_test(session: Session) -> None:
+    call(session, outbox.effect, what="x")
+    perform_all(session)
+    assert session.execute(text("SELECT @@max_statement_time, @@idle_transaction_timeout")).one() == (0, 0)
 
 
 @pytest.mark.only_on("postgresql")

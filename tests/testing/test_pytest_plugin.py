@@ -119,6 +119,7 @@ def run(tmp_path: Path) -> Run:
 
 
 GOAL = """
+from async_task import Attempt
 from shop import Order, Warehouse, place
 
 def test_order(session, assert_written, assert_not_written, perform_all, written):
@@ -133,14 +134,13 @@ def test_another(session, written, replaced, perform_all, advance):
     assert written() == []
     fakes = []
     replaced(Warehouse.fail, lambda: fakes.append(1))
-    from async_task import Attempt
-    Attempt.options(session=session).call(Warehouse.fail)
+    Attempt.call(Warehouse.fail)
     advance("1h")
     perform_all()
     assert fakes == [1]
+    Attempt.call(Warehouse.fail)  # no warning says that this one is never made
 
 def test_it_is_replaced_for_one_test(session, perform_all):
-    from async_task import Attempt
     Attempt.options(session=session).call(Warehouse.fail)
     try:
         perform_all()
