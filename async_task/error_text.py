@@ -23,6 +23,7 @@ HIDDEN = "[hidden]"
 MOST_PLACES = 50
 """How many places of a traceback go to a log: the last ones."""
 _QUOTES_NOTHING = "_async_task_quotes_nothing"
+_OF_LIBRARY = "_async_task_of_library"
 E = TypeVar("E", bound=BaseException)
 
 
@@ -97,6 +98,17 @@ def quotes_nothing(error: E) -> E:
     """Mark an error of this library whose message quotes nothing of the call."""
     setattr(error, _QUOTES_NOTHING, True)
     return error
+
+
+def of_library(error: E) -> E:
+    """Mark an error of this library about a call, which the target has not raised; its message may quote the call."""
+    setattr(error, _OF_LIBRARY, True)
+    return error
+
+
+def is_of_library(error: BaseException) -> bool:
+    """Whether this library raised it about a call: its target did not."""
+    return hasattr(error, _OF_LIBRARY) or hasattr(error, _QUOTES_NOTHING)
 
 
 def _is_raised_here(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from async_task.error_text import quotes_nothing
 from async_task.errors import ConfigurationError
 from async_task.schema.states import Status
 from async_task.targets.context import Again, Discard, GivenUp, RetryAfter
+from async_task.targets.error_kinds import ANY, NOT_NAMED, ErrorKinds
 from async_task.targets.retry import DEFAULT_RETRY, Retry, duration
 
 
@@ -125,23 +126,29 @@ class Standing:
     max_attempts: int | None
 
 
-def decide(answer: object, standing: Standing, retry: Retry, draw: Callable[[], float] = random.random) -> Decision:
+def decide(
+    answer: object, standing: Standing, retry: Retry, draw: Callable[[], float] = random.random,
+    kinds: ErrorKinds = ANY,
+) -> Decision:  # fmt: skip
     """Decide about an attempt whose call returned `answer`, or raised it (a BaseException)."""
     if isinstance(answer, BaseException):
-        return _after_error(answer, standing, retry, draw)
+        return _after_error(answer, standing, retry, draw, kinds)
     if isinstance(answer, Again):
         after, problem = _checked(lambda: duration(answer.after, name="after"))
         if after is None:
             error = quotes_nothing(TypeError(f"the target returned an Again whose {problem}"))
-            return _after_error(error, standing, retry, draw)
+            return _after_error(error, standing, retry, draw, kinds)
         decision = _pending_after(after, standing, error=None)
         return replace(decision, given_up=answer.reason) if isinstance(answer, GivenUp) else decision
     return SUCCESS
 
 
-def _after_error(error: BaseException, standing: Standing, retry: Retry, draw: Callable[[], float]) -> Decision:
-    if isinstance(error, Discard):
-        return _failed("", error)  # its own text becomes the reason later, when secrets in it are hidden
+def _after_error(
+    error: BaseException, standing: Standing, retry: Retry, draw: Callable[[], float], kinds: ErrorKinds
+) -> Decision:
+    reason = "" if isinstance(error, Discard) else kinds.ending(error)
+    if reason is not None:
+        return _failed(reason, error)  # without one its own text becomes it later, when secrets in it are hidden
     errors = standing.errors + 1
     most = standing.max_attempts if standing.max_attempts is not None else retry.max_attempts
     if most is not None and errors >= most:
@@ -190,7 +197,8 @@ def error_alone(text: str) -> str:
 
 _REASON = (
     r"max_attempts used up: \d+ of \d+|no further try in its retry policy \([^()]*\)|"
-    r"the next try would be later than until = [^()]* allows|its next try would fall past expires_at"
+    r"the next try would be later than until = [^()]* allows|its next try would fall past expires_at|"
+    rf"{NOT_NAMED}"
 )
 _REASON_BEFORE = re.compile(rf"^(?:{_REASON}): (?=.)")
 _REASON_BEHIND = re.compile(rf" \((?:{_REASON})\)$")

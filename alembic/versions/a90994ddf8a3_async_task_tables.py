@@ -62,6 +62,7 @@ def upgrade() -> None:
         sa.Column('created_at', instant, nullable=False),
         sa.Column('updated_at', instant, nullable=False),
         sa.Column('trace_context', name(64), nullable=True),
+        sa.Column('call_settings', text, nullable=True),
         sa.CheckConstraint("(completed_at IS NULL) = (status = 'pending')", name=op.f('ck_async_task_attempts_completed')),
         sa.CheckConstraint("claim_id IS NULL OR status = 'pending'", name=op.f('ck_async_task_attempts_claimed')),
         sa.CheckConstraint("status IN ('pending', 'succeeded', 'failed', 'expired', 'canceled')", name=op.f('ck_async_task_attempts_status')),
@@ -149,7 +150,7 @@ def upgrade() -> None:
         op.execute("ALTER TABLE async_task_attempts SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0)")
     if dialect.name == "postgresql":
         op.execute("CREATE SEQUENCE IF NOT EXISTS sq_async_task_attempts_order OWNED BY async_task_attempts.seq")
-    op.bulk_insert(sa.table("async_task_schema", sa.column("version", sa.Integer())), [{"version": 6}])
+    op.bulk_insert(sa.table("async_task_schema", sa.column("version", sa.Integer())), [{"version": 7}])
 
 
 def downgrade() -> None:

@@ -13,9 +13,8 @@ from typing import (
 )
 
 from sqlalchemy import Connection, Table, event, inspect
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import Mapper, object_session, validates
+from sqlalchemy.orm import Mapper, object_session
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
 from async_task.arguments.decoding import decode
@@ -26,20 +25,21 @@ from async_task.attempts.mapping import check_base
 from async_task.attempts.notes import NoteInfo
 from async_task.attempts.options import AnySession, CallByName, CallOptions, P, SyncSession, TakenSession
 from async_task.attempts.scopes import AttemptScopes
-from async_task.database.greenlets import may_load
+from async_task.attempts.written_once import WrittenOnce
 from async_task.encryption.encryptors import Encryptor, context_of, encryptor_named, unseal
-from async_task.errors import InvalidArguments, InvalidState, NoTransaction
+from async_task.errors import InvalidArguments, NoTransaction
 from async_task.schema.columns import uuid7
 from async_task.schema.indexes import complete_table
 from async_task.schema.states import EMPTIED, Status
 from async_task.schema.tables import Base, companion_tables
+from async_task.targets.keeping import Age
+from async_task.targets.retry import Duration, Retry
 
-UNKNOWN = object()
 metadata = Base.metadata
 """The ready-made tables, for `target_metadata` and `create_all`."""
 
 
-class BaseAttempt(AttemptScopes):
+class BaseAttempt(WrittenOnce, AttemptScopes):
     """The mixin for an attempts table of your own, with any further columns, overrides and inheritance.
 
         class Attempt(BaseAttempt, Base):
@@ -57,35 +57,38 @@ class BaseAttempt(AttemptScopes):
     @classmethod
     def create(
         cls,
+        session: AnySession | None = None,
         *,
         target: object,
         method_name: str | None = None,
         method_args: Mapping[str, Any] | None = None,
-        session: AnySession | None = None,
         idempotence_token: str | None = None,
         scheduled_at: dt.datetime | None = None,
+        delay: Age | None = None,
         expires_at: dt.datetime | None = None,
         queue: str | None = None,
         priority: int | None = None,
         order_key: str | None = None,
         encryptor: Encryptor | str | None = None,
         max_attempts: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
         columns: Mapping[str, Any] | None = None,
     ) -> Self:
         """Write a call down in your transaction: it is made after the commit, and never if that rolls back.
 
             with SessionLocal.begin() as session:
                 session.add(order)
-                Attempt.create(
-                    target=OrderClient, method_name="fulfill", method_args={"order_number": 17}, session=session
-                )
+                Attempt.create(session, target=OrderClient, method_name="fulfill", method_args={"order_number": 17})
 
         Does no I/O and awaits nothing, so that it is the same for a Session and an AsyncSession; the row is written at
         the flush. `target`: a registered class, module, function or instance, or its name. `session`: left out, the
         one transaction that this thread and asyncio task has begun. `scheduled_at`, `expires_at`: aware datetimes.
+        `delay`: due that long after the row is written, by the database's clock: seconds, a timedelta, or "2h".
         `queue`, `priority`: left out, the target's, else "default" and 0 (first; 9 is last). `order_key`: a printable
         text of 1 to 255 characters; attempts with the same one are performed one at a time, in the order of insertion.
-        `encryptor`: an instance or a name. `max_attempts`: how many errors end it as failed, 1 to 32,767. `columns`:
+        `encryptor`: an instance or a name. `max_attempts`: how many errors end it as failed, 1 to 32,767. `retry`,
+        `timeout`: in the place of the policy's, for this attempt; not a Retry with a function of your own. `columns`:
         values of columns that you have added, by their names in the model: `columns={"tenant": "acme"}`.
 
         Raises, before anything is written: UnknownTarget, UnknownMethod, InvalidArguments, UnknownEncryptor,
@@ -93,8 +96,9 @@ class BaseAttempt(AttemptScopes):
         """
         made = draft(
             {}, target=target, method_name=method_name, method_args=method_args, idempotence_token=idempotence_token,
-            scheduled_at=scheduled_at, expires_at=expires_at, queue=queue, priority=priority, order_key=order_key,
-            encryptor=encryptor, max_attempts=max_attempts, columns=columns,
+            scheduled_at=scheduled_at, delay=delay, expires_at=expires_at, queue=queue, priority=priority,
+            order_key=order_key, encryptor=encryptor, max_attempts=max_attempts, retry=retry, timeout=timeout,
+            columns=columns,
         )  # fmt: skip
         return create.add(cls, made, session)
 
@@ -121,7 +125,7 @@ class BaseAttempt(AttemptScopes):
         return Call(cls, options)
 
     @classmethod
-    def ensure(cls, session: SyncSession | None = None, /, **attempt: Unpack[CallByName]) -> Self:
+    def ensure(cls, session: SyncSession | None = None, **attempt: Unpack[CallByName]) -> Self:
         """Create an attempt, unless one with this target, method and `idempotence_token` exists; return that one.
 
             attempt = Attempt.ensure(session, target="orders", method_name="fulfill", idempotence_token="order-17")
@@ -130,12 +134,20 @@ class BaseAttempt(AttemptScopes):
         One that was pruned while its token is remembered is returned too, as what is left of it (`is_pruned`). Takes
         the arguments of `create`, and flushes the session first. It never aborts your transaction at READ
         COMMITTED; at a higher level, PostgreSQL may raise a serialization failure. Raises what `create` raises.
+
+        With one of these, a call may be written again, and a token of up to 180 characters may be left out: then equal
+        arguments make it, and InvalidArguments refuses encrypted ones, as the token would tell which are equal.
+
+        - `within="1h"`: once in each window of this length. Windows follow one another from 1970-01-01 00:00 UTC: those
+          of an hour are the hours of the clock, so that 10:59 and 11:01 are in two. By the database's clock.
+        - `until_done=True`: once while it is pending, also while it is performed. After it has ended, in whatever way,
+          the next one is written.
         """
         ensured: Self = create.ensure(cls, attempt, session)
         return ensured
 
     @classmethod
-    def create_many(cls, where: SyncSession | Connection, rows: Iterable[Mapping[str, Any]], /) -> list[uuid.UUID]:
+    def create_many(cls, session: SyncSession | Connection, rows: Iterable[Mapping[str, Any]]) -> list[uuid.UUID]:
         """Write many calls down in one statement, with COPY where the driver has it; return their ids, in order.
 
             Attempt.create_many(session, [{"target": send, "method_args": {"to": to}} for to in addresses])
@@ -143,7 +155,7 @@ class BaseAttempt(AttemptScopes):
         Each row is a mapping with the arguments of `create` but `session`. A session is flushed first. Raises what
         `create` raises, with the number of the row, and IntegrityError for a used token.
         """
-        return create_many.insert_many(cls, where, rows)
+        return create_many.insert_many(cls, session, rows)
 
     @property
     def method_args(self) -> Mapping[str, Any]:
@@ -178,7 +190,7 @@ class BaseAttempt(AttemptScopes):
         where that worker has died."""
         return self.status is Status.PENDING and self.claim_id is not None
 
-    def expire(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
+    def expire(self, session: SyncSession | None = None, *, reason: str | None = None) -> None:
         """End it as expired: it is too late for the call. Legal while it is pending and not being performed.
 
         `session`: left out, the one to which it is attached. `reason`: for `last_error` and the event. Never waits for
@@ -187,25 +199,25 @@ class BaseAttempt(AttemptScopes):
         """
         actions.end(self, create.given(session), Status.EXPIRED, "expire", reason)
 
-    def fail(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
+    def fail(self, session: SyncSession | None = None, *, reason: str | None = None) -> None:
         """End it as failed for good. Legal, and raises, as `expire`."""
         actions.end(self, create.given(session), Status.FAILED, "fail", reason)
 
-    def cancel(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
+    def cancel(self, session: SyncSession | None = None, *, reason: str | None = None) -> None:
         """End it as canceled: the call is no longer wanted. Legal, and raises, as `expire`."""
         actions.end(self, create.given(session), Status.CANCELED, "cancel", reason)
 
-    def retry_now(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
+    def retry_now(self, session: SyncSession | None = None, *, reason: str | None = None) -> None:
         """Make it due now. A failed, expired or canceled attempt becomes pending again, with `num_errors`,
         `num_crashes` and `num_losses` 0 and without an `expires_at` that has passed. InvalidState where it has
         succeeded, is being performed or was pruned; else raises as `expire`."""
         actions.retry_now(self, create.given(session), reason)
 
-    def reschedule(self, session: SyncSession | None = None, /, *, at: dt.datetime, reason: str | None = None) -> None:
+    def reschedule(self, session: SyncSession | None = None, *, at: dt.datetime, reason: str | None = None) -> None:
         """Make it due at `at`, an aware datetime. Legal, and raises, as `expire`."""
         actions.reschedule(self, create.given(session), aware(at, "at"), reason)
 
-    def add_note(self, session: SyncSession | None = None, /, *, text: str) -> NoteInfo:
+    def add_note(self, session: SyncSession | None = None, *, text: str) -> NoteInfo:
         """Add a note in Markdown, up to 64 KB, in your transaction. Legal in every state, also while it is performed.
 
         `session`: left out, the one to which it is attached. Raises as the function `add_note`, and NoTransaction for a
@@ -241,28 +253,6 @@ class BaseAttempt(AttemptScopes):
         status, target, name = known.get("status", "not loaded"), known.get("target"), known.get("method_name")
         call = target if name in (None, "__call__") else f"{target}.{name}"
         return " ".join([f"<{type(self).__name__}", str(known.get("id")), str(status), *filter(None, [call])]) + ">"
-
-    @validates(
-        "id", "target", "method_name", "encoded_args", "encryptor", "order_key", "scheduled_at", "created_at",
-    )  # fmt: skip
-    def _written_once(self, key: str, value: object) -> object:
-        known, state = self.__dict__.get(key, UNKNOWN), instance_state(self)
-        if known is UNKNOWN and (state.has_identity or state.pending):  # what `create` left out is written too
-            known = self._loaded(key) if state.has_identity else None
-        if known is not UNKNOWN and value != known:
-            raise InvalidState(f"{key} is written once: create another attempt, and cancel this one")
-        return value
-
-    def _loaded(self, key: str) -> object:
-        """The stored value of an attribute that is not loaded. A merge into an expired or deferred one sets the value
-        that it has. None if it cannot be loaded here: then nothing merges into it either."""
-        session = object_session(self)
-        if session is None or not may_load(session.get_bind(instance_state(self).mapper)):
-            return None
-        try:
-            return getattr(self, key)
-        except SQLAlchemyError:  # deleted, for example
-            return None
 
 
 @event.listens_for(BaseAttempt, "instrument_class", propagate=True)

@@ -82,3 +82,5 @@ class AttemptColumns:
     """When the row was last changed."""
     trace_context: Mapped[str | None] = mapped_column(Name(64))
     """The W3C `traceparent` of the transaction that created it; null without OpenTelemetry."""
+    call_settings: Mapped[str | None] = mapped_column(LongText())
+    """The `retry` and `timeout` that it was written with, as JSON; null: as its target's policy says."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Table
 
 from async_task.arguments.encoding import encode
-from async_task.database.clock import clock_now
+from async_task.database.clock import statement_now
 from async_task.database.numbering import numbered
 from async_task.encryption.encryptors import (
     Encryptor,
@@ -22,8 +22,11 @@ from async_task.encryption.encryptors import (
 from async_task.errors import ConfigurationError, InvalidArguments
 from async_task.schema.columns import uuid7
 from async_task.schema.states import Status
+from async_task.targets.call_settings import settings_text
+from async_task.targets.keeping import Age, age
 from async_task.targets.policies import check_priority, check_queue
 from async_task.targets.registry import target_of
+from async_task.targets.retry import Duration, Retry
 from async_task.targets.target import Method
 
 
@@ -36,6 +39,7 @@ class Form:
     queue: str
     priority: int
     max_attempts: int | None
+    call_settings: str | None
 
     @property
     def values(self) -> dict[str, Any]:
@@ -52,6 +56,7 @@ class Form:
             "num_crashes": 0,
             "num_losses": 0,
             "max_attempts": self.max_attempts,
+            "call_settings": self.call_settings,
         }
 
 
@@ -62,9 +67,11 @@ class Draft(NamedTuple):
     id: uuid.UUID
     method_args: str
     idempotence_token: str | None
-    scheduled_at: dt.datetime | None
-    expires_at: dt.datetime | None
+    scheduled_at: Any
+    """With a `delay`, after `stamped`: the instant, or the expression by which the database's clock gives it."""
+    expires_at: Any
     order_key: str | None
+    delay: dt.timedelta | None = None
     seq: Any = None
     """With an order key: its number, or the expression by which the database gives it one."""
     columns: Mapping[str, Any] = {}
@@ -72,7 +79,7 @@ class Draft(NamedTuple):
 
     @property
     def is_due_at_once(self) -> bool:
-        return self.scheduled_at is None
+        return self.scheduled_at is None and not self.delay
 
     @property
     def values(self) -> dict[str, Any]:
@@ -92,7 +99,7 @@ class Draft(NamedTuple):
             "idempotence_token": self.idempotence_token,
             "released": self.order_key is None,
             "scheduled_at": self.scheduled_at,
-            "due_at": self.scheduled_at or now,
+            "due_at": now if self.scheduled_at is None else self.scheduled_at,
             "expires_at": self.expires_at,
             "order_key": self.order_key,
             "arrived": None if self.order_key is None else True,
@@ -105,13 +112,16 @@ class Draft(NamedTuple):
 
     def stamped(self, clock: Callable[[dt.timedelta], Any]) -> "Draft":
         """With the values that depend on the database's clock; `clock(d)` is the instant `d` from now."""
+        delayed = self if self.delay is None else self._replace(scheduled_at=clock(self.delay))
         max_age = self.form.method.policy.max_age
         if max_age is None or self.expires_at is not None:
-            return self
-        since = self.scheduled_at
-        return self._replace(expires_at=clock(max_age) if since is None else _after(since, max_age))
+            return delayed
+        if self.scheduled_at is not None:
+            return self._replace(expires_at=_after(self.scheduled_at, max_age))
+        return delayed._replace(expires_at=clock(max_age + (self.delay or NO_TIME)))
 
 
+NO_TIME = dt.timedelta(0)
 _NONE: Mapping[str, Any] = {}
 Forms = dict[tuple[int, ...], tuple[Form, tuple[object, ...]]]
 """Forms of calls that are written down together, by the identities of the arguments; with the arguments, so that these
@@ -127,16 +137,19 @@ def draft(
     method_args: Mapping[str, Any] | None = None,
     idempotence_token: str | None = None,
     scheduled_at: dt.datetime | None = None,
+    delay: Age | None = None,
     expires_at: dt.datetime | None = None,
     queue: str | None = None,
     priority: int | None = None,
     order_key: str | None = None,
     encryptor: Encryptor | str | None = None,
     max_attempts: int | None = None,
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
     columns: Mapping[str, Any] | None = None,
 ) -> Draft:
     """The arguments of `Attempt.create`, checked. Raises before anything is written."""
-    common = (target, method_name, queue, priority, encryptor, max_attempts)
+    common = (target, method_name, queue, priority, encryptor, max_attempts, retry, timeout)
     key = tuple(map(id, common))
     if key in forms:
         form = forms[key][0]
@@ -146,18 +159,19 @@ def draft(
     arguments = _mapping(method_args)
     form.method.signature.check(arguments)
     _check_own(idempotence_token, scheduled_at, expires_at, order_key)
+    after = None if delay is None else _delay(delay, scheduled_at)
     attempt_id = uuid7()
     text = encode(arguments)
     if form.sealer.name != NullEncryptor.name:
         text = seal(text, form.sealer, context_of(attempt_id, form.method.target.name, form.method.name))
     return Draft(
-        form, attempt_id, text, idempotence_token, scheduled_at, expires_at, order_key, columns=columns or _NONE
+        form, attempt_id, text, idempotence_token, scheduled_at, expires_at, order_key, after, columns=columns or _NONE
     )
 
 
 def _form(
     target: object, method_name: str | None, queue: str | None, priority: int | None,
-    encryptor: Encryptor | str | None, max_attempts: int | None,
+    encryptor: Encryptor | str | None, max_attempts: int | None, retry: Retry | None, timeout: Duration | None,
 ) -> Form:  # fmt: skip
     method = target_of(target).method(method_name)
     policy = method.policy
@@ -171,6 +185,7 @@ def _form(
         queue if queue is not None else policy.queue or "default",
         priority if priority is not None else policy.priority or 0,
         max_attempts,
+        settings_text(method, retry, timeout),
     )
 
 
@@ -183,8 +198,8 @@ def named_draft(verb: str, arguments: Mapping[str, Any], forms: Forms | None = N
 
 
 def from_now(after: dt.timedelta) -> Any:
-    """`after` the instant at which the row is written, by the database's clock."""
-    return clock_now(after.total_seconds())
+    """`after` the instant at which the row is written, by the database's clock: the same in all columns of the row."""
+    return statement_now(after.total_seconds())
 
 
 def aware(moment: object, name: str) -> dt.datetime:
@@ -211,6 +226,20 @@ def _check_own(token: object, scheduled_at: object, expires_at: object, key: obj
         aware(expires_at, "expires_at")
     if key is not None:
         _check_text(key, "order_key")
+
+
+def _delay(delay: object, scheduled_at: object) -> dt.timedelta:
+    if scheduled_at is not None:
+        raise InvalidArguments("delay: give a delay or scheduled_at, not both")
+    return length(delay, "delay")
+
+
+def length(given: Any, name: str) -> dt.timedelta:
+    """A duration that may be a text, like "2h". Raises InvalidArguments, naming `name`."""
+    try:
+        return age(given, name=name)
+    except ConfigurationError as error:
+        raise InvalidArguments(str(error)) from None
 
 
 def _check_text(text: object, name: str) -> None:

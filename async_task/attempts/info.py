@@ -10,10 +10,12 @@ from sqlalchemy import Column, Select, inspect, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.actions import refusal
+from async_task.attempts.tokens import given_token
 from async_task.outcomes import error_alone
 from async_task.queue.ordering import ahead
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
+from async_task.targets.call_settings import settings_in_words
 from async_task.targets.target import call_name
 
 
@@ -21,7 +23,8 @@ from async_task.targets.target import call_name
 class AttemptInfo:
     """One attempt as it was at `read_at`: every column of `BaseAttempt` but its arguments, by the same names.
 
-    `is_pruned`: only what its token needs is left of it.
+    `is_pruned`: only what its token needs is left of it. `idempotence_token`: as it was given to `create` or `ensure`,
+    without what `within` and `until_done` add to it; None if none was given.
 
     `waits_behind`: the id of the attempt with the same order key that must end first; None for one that need not wait.
     `read_at`: the database's clock when the row was read. `extra`: the columns that your own model adds, by attribute;
@@ -57,6 +60,7 @@ class AttemptInfo:
     created_at: dt.datetime
     updated_at: dt.datetime
     trace_context: str | None
+    call_settings: str | None
     is_pruned: bool
     waits_behind: uuid.UUID | None
     read_at: dt.datetime
@@ -66,6 +70,11 @@ class AttemptInfo:
     def call(self) -> str:
         """What is called: `shop.orders.fulfill`, or the target alone where it is what is called."""
         return call_name(self.target, self.method_name)
+
+    @property
+    def own_rules(self) -> Mapping[str, str]:
+        """The `retry` and the `timeout` that it was written with, in words; empty where its target's policy decides."""
+        return settings_in_words(self.call_settings)
 
     @property
     def error(self) -> str | None:
@@ -106,7 +115,8 @@ def facts_of(model: type[Any]) -> Select[Any]:
 
 def info_of(row: Any, read_at: dt.datetime) -> AttemptInfo:
     """A row of `facts_of` as a value."""
-    return AttemptInfo(**row._mapping, read_at=read_at)
+    facts = dict(row._mapping)
+    return AttemptInfo(**facts | {"idempotence_token": given_token(facts["idempotence_token"])}, read_at=read_at)
 
 
 def infos_of(
@@ -124,4 +134,5 @@ def info_of_attempt(attempt: Any, waits_behind: uuid.UUID | None, read_at: dt.da
     columns = [one.key for one in inspect(type(attempt)).column_attrs if isinstance(one.columns[0], Column)]
     extra = {name: getattr(attempt, name) for name in columns if name not in UNSHOWN}
     facts = {name: getattr(attempt, name) for name in FACTS}
+    facts["idempotence_token"] = given_token(attempt.idempotence_token)
     return AttemptInfo(**facts, waits_behind=waits_behind, read_at=read_at, extra=extra)

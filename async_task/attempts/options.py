@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Required, TypedDict, TypeVar
 from sqlalchemy.orm import Session, scoped_session
 
 from async_task.encryption.encryptors import Encryptor
+from async_task.targets.keeping import Age
+from async_task.targets.retry import Duration, Retry
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
@@ -26,12 +28,15 @@ class Options(TypedDict, total=False):
 
     idempotence_token: str | None
     scheduled_at: dt.datetime | None
+    delay: Age | None
     expires_at: dt.datetime | None
     queue: str | None
     priority: int | None
     order_key: str | None
     encryptor: Encryptor | str | None
     max_attempts: int | None
+    retry: Retry | None
+    timeout: Duration | None
     columns: Mapping[str, Any] | None
 
 
@@ -47,6 +52,8 @@ class CallByName(Options, total=False):
     target: Required[object]
     method_name: str | None
     method_args: Mapping[str, Any] | None
+    within: Age | None
+    until_done: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,10 +114,11 @@ class BatchExecutor:
             self._perform_alone(self._undone)
 
     def _schedule_alike(self, first: PreparedCall) -> None:
-        """Schedule calls of the same method, as many as may share a transaction."""
+        """Schedule calls of the same method and time limit, as many as may share a transaction."""
         in_flight, maximum = self._in_flight, first.method.policy.batch or 1
         with in_flight.lock():
-            alike = [one for one in in_flight.waiting if one[1].method is first.method][:maximum]
+            same = (first.method, first.limit)
+            alike = [one for one in in_flight.waiting if (one[1].method, one[1].limit) == same][:maximum]
             ids = {claim.id for claim, _ in alike}
             in_flight.waiting = deque(one for one in in_flight.waiting if one[0].id not in ids)
             in_flight.schedule(alike)

@@ -31,6 +31,8 @@ def follow_up(context: ExecutionContext, claim: Claim, settlement: Settlement) -
     """Log the error, release the next attempt of the order key, and tell the user and the hooks. Returns the
     outcome."""
     _log(claim, settlement)
+    if settlement.error is not None:
+        context.heard(claim, settlement.error)
     _release_next(context, claim, settlement.outcome)
     tell_user(context, claim, settlement)
     _call_hooks(context.hooks, claim, settlement)
@@ -39,8 +41,6 @@ def follow_up(context: ExecutionContext, claim: Claim, settlement: Settlement) -
 
 def _log(claim: Claim, settlement: Settlement) -> None:
     outcome, error, final = settlement.outcome, settlement.error, settlement.final
-    if error is not None:
-        context.heard(claim, error)
     if final is not None:
         final.log(error)
     elif error is not None:

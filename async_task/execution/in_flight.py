@@ -154,7 +154,7 @@ def finish(claim: Claim, call: PreparedCall, answer: object, seconds: float) -> 
     left = None if claim.left is None else claim.left - elapsed
     standing = Standing(claim.age + elapsed, left, claim.num_errors, claim.max_attempts)
     answer = answer.error if isinstance(answer, Raised) else answer
-    return FinishedCall(claim, call, decide(answer, standing, call.method.policy.retry_or_default))
+    return FinishedCall(claim, call, decide(answer, standing, call.retry, kinds=call.method.policy.error_kinds))
 
 
 class RunningCall(NamedTuple):

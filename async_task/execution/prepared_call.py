@@ -15,15 +15,17 @@ from async_task.database.dialects import locks_rows
 from async_task.database.engines import Source
 from async_task.database.lanes import LOCKED_LIMIT, Lane
 from async_task.encryption.encryptors import NullEncryptor, context_of, encryptor_named, unseal
-from async_task.error_text import Failure, describe, describe_place, quotes_nothing, secrets_in
+from async_task.error_text import Failure, describe, describe_place, of_library, quotes_nothing, secrets_in
 from async_task.errors import ConfigurationError, DecryptionFailed, InvalidArguments, UnknownMethod, UnknownTarget
 from async_task.execution.parked_reasons import ParkedReasons
 from async_task.execution.starts import NO_STARTS, Starts
 from async_task.queue.claim import Claim
 from async_task.queue.hooks import NO_HOOKS, Hooks
+from async_task.targets.call_settings import settings_of
 from async_task.targets.context import CurrentAttempt
 from async_task.targets.parameter_types import PLAIN
 from async_task.targets.registry import target_named
+from async_task.targets.retry import Retry
 from async_task.targets.target import Method
 
 
@@ -60,7 +62,8 @@ class ExecutionContext:
 
 class PreparedCall(NamedTuple):
     """A call that is ready to run. `hidden`: names of the arguments that must not be shown, None: all of them.
-    `timeout`: the policy's, or None. `known_secrets`: texts that must not be shown, where the call can change them.
+    `timeout`: its own, else the policy's, or None. `known_secrets`: texts that must not be shown, where the call can
+    change them. `own_retry`: the one that the call was written with.
 
     There may be thousands a second: what few calls need (secrets, deadline, `current_attempt()`) is computed on demand.
     """
@@ -71,6 +74,12 @@ class PreparedCall(NamedTuple):
     is_locked: bool
     timeout: dt.timedelta | None
     known_secrets: frozenset[str] | None = None
+    own_retry: Retry | None = None
+
+    @property
+    def retry(self) -> Retry:
+        """When it is tried again."""
+        return self.own_retry or self.method.policy.retry_or_default
 
     def describe(self, error: BaseException) -> Failure:
         """An error of this call as text to store and to log, without secrets. If its arguments are encrypted, without
@@ -110,7 +119,7 @@ class Unfit(Exception):
     def __init__(self, call: PreparedCall, error: InvalidArguments) -> None:
         super().__init__("the stored arguments do not fit")
         self.call = call
-        self.error = error
+        self.error = of_library(error)
 
 
 def prepare(context: ExecutionContext, claim: Claim) -> PreparedCall:
@@ -127,9 +136,13 @@ def prepare(context: ExecutionContext, claim: Claim) -> PreparedCall:
             "them, `async-task rotate-keys --to-policy` encrypts them"
         )
     method.signature.check_session(engine_is_async=context.source.is_async)
+    own = settings_of(claim.call_settings)
+    if own.timeout is not None:  # the target may have changed since it was written
+        method.refuse_endless_timeout(own.timeout)
     text = _decrypted_arguments(claim)
     hidden = None if claim.encryptor != NullEncryptor.name else method.policy.redact or ()
-    call = PreparedCall(method, {}, hidden, _is_locked(context, method), method.policy.timeout)
+    timeout = own.timeout or method.policy.timeout
+    call = PreparedCall(method, {}, hidden, _is_locked(context, method), timeout, own_retry=own.retry)
     try:
         arguments = decode(text)
         method.signature.check(arguments, may_change=True)
@@ -161,9 +174,10 @@ def bounds_of(context: ExecutionContext, claim: Claim) -> Bounds:
     it is parked when it is prepared."""
     try:
         method = target_named(claim.target).method(claim.method_name)
+        own = settings_of(claim.call_settings)
     except (UnknownTarget, UnknownMethod, ConfigurationError):
         return Bounds()
-    limit = _time_limit(_is_locked(context, method), method.policy.timeout)
+    limit = _time_limit(_is_locked(context, method), own.timeout or method.policy.timeout)
     return Bounds(bool(method.policy.isolate), limit)
 
 

@@ -72,7 +72,8 @@ class Claim(NamedTuple):
     last_error: str | None
     priority: int
     due_at: Unread
-    trace_context: str | None
+    trace_context: str | None = None
+    call_settings: str | None = None
 
     @property
     def call(self) -> str:

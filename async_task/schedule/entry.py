@@ -28,7 +28,7 @@ ONE, ALL = 1, 100
 MOST = 1_000
 """Times of one entry that are decided together: what was missed earlier has no rows."""
 LONGEST_KEY = 200
-PER_CALL = {"session", "idempotence_token", "scheduled_at", "expires_at"}
+PER_CALL = {"session", "idempotence_token", "scheduled_at", "delay", "expires_at"}
 """Options that cannot be the same for every occurrence."""
 
 

@@ -187,7 +187,7 @@ def restarting(table: Table, at: dt.datetime | None, expires_at: dt.datetime | N
 def emptying() -> Values:
     """Only the token, the status and the times are left of an attempt that has ended."""
     emptied: Values = {"method_args": EMPTIED, "encryptor": "null", "last_error": None, "trace_context": None}
-    return {**emptied, "updated_at": clock_now()}
+    return {**emptied, "call_settings": None, "updated_at": clock_now()}
 
 
 def clearing_arrived() -> Values:

@@ -23,7 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from async_task.database.clock import clock_now
 from async_task.schema.columns import Counter, Identifier, Instant, LongText, Name, RowNumber
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 class Base(DeclarativeBase):

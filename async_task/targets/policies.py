@@ -6,11 +6,13 @@ import re
 import types
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args
 from weakref import WeakSet
 
 from async_task.encryption.encryptors import Encryptor, register_encryptor
 from async_task.errors import ConfigurationError
+from async_task.targets.error_kinds import ErrorKinds, ErrorType, Types, error_types
 from async_task.targets.keeping import Ages, Keep, ages_of
 from async_task.targets.retry import DEFAULT_RETRY, Duration, Retry, duration
 
@@ -61,6 +63,10 @@ class Settings(TypedDict, total=False):
     """The settings of `@target` and `@policy`. Durations are seconds or a timedelta.
 
     - `retry`: when a failed call is tried again (a `Retry`).
+    - `retry_on`: a class of exceptions, or a list: only these errors are retried, subclasses too; any other ends the
+      attempt `failed` at once. `discard_on`: these errors end it at once, as `raise Discard` does. If both name an
+      error, the class nearer to it decides, else `discard_on`. Both judge what the target raises: not RetryAfter, nor
+      what the library says about a call, as that its `timeout` is over, unless `discard_on` names exactly its class.
     - `mode`: "locked" (default of `def`) or "leased" (default of `async def`).
     - `timeout`: how long a call may take; without it, a locked call may take 60 s.
     - `max_age`: how long after it was due an attempt may still start.
@@ -89,6 +95,8 @@ class Settings(TypedDict, total=False):
     """
 
     retry: Retry
+    retry_on: Types
+    discard_on: Types
     mode: Mode
     timeout: Duration
     max_age: Duration
@@ -112,6 +120,8 @@ class Policy:
     """Checked settings; None where one is not set."""
 
     retry: Retry | None = None
+    retry_on: tuple[ErrorType, ...] | None = None
+    discard_on: tuple[ErrorType, ...] | None = None
     mode: Mode | None = None
     timeout: dt.timedelta | None = None
     max_age: dt.timedelta | None = None
@@ -156,6 +166,10 @@ class Policy:
     @property
     def limit(self) -> Limit:
         return Limit(self.max_running, self.rate)
+
+    @property
+    def error_kinds(self) -> ErrorKinds:
+        return ErrorKinds(self.retry_on, self.discard_on or ())
 
     @property
     def retry_or_default(self) -> Retry:
@@ -223,7 +237,7 @@ def _check(values: dict[str, Any]) -> None:
     for name in ("only_encrypted", "store_messages", "isolate"):
         if not isinstance(values.get(name, False), bool):
             raise ConfigurationError(f"{name} is True or False")
-    for name, convert in (("redact", _names), ("rate", rate_of), ("keep", ages_of)):
+    for name, convert in _CONVERTED.items():
         if name in values:
             values[name] = convert(values[name])
     batch = values.get("batch", 1)
@@ -242,6 +256,12 @@ def _names(redact: object) -> frozenset[str]:
     if not isinstance(redact, Collection) or not all(isinstance(name, str) for name in redact):
         raise ConfigurationError("redact takes a list of argument names")
     return frozenset(redact)
+
+
+_CONVERTED: dict[str, Callable[[Any], Any]] = {
+    "redact": _names, "rate": rate_of, "keep": ages_of,
+    "retry_on": partial(error_types, name="retry_on"), "discard_on": partial(error_types, name="discard_on"),
+}  # fmt: skip
 
 
 def check_queue(queue: object) -> None:

@@ -4,6 +4,7 @@ import datetime as dt
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from async_task.errors import ConfigurationError
 
@@ -29,6 +30,59 @@ def duration(value: Duration, *, name: str) -> dt.timedelta:
     if length > LONGEST:
         raise ConfigurationError(f"{name} is at most a thousand years, and was {length.days} days")
     return length
+
+
+# The delays of the policies that this library makes. They are values, because a row may hold them.
+
+
+@dataclass(frozen=True, slots=True)
+class Exponential:
+    """`first`, then `factor` times as long after each further error, never longer than `cap`."""
+
+    first: dt.timedelta
+    factor: float
+    cap: dt.timedelta
+
+    def __post_init__(self) -> None:
+        if not (_is_number(self.factor) and self.factor >= 1):
+            raise ConfigurationError(f"factor is a number of at least 1, not {self.factor!r}")
+
+    def __call__(self, errors: int) -> dt.timedelta:
+        try:
+            return min(self.cap, self.first * float(self.factor) ** (errors - 1)) if self.first else self.first
+        except OverflowError:
+            return self.cap
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """The same after each error."""
+
+    interval: dt.timedelta
+
+    def __call__(self, errors: int) -> dt.timedelta:
+        return self.interval
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One of `waits` after each error; none after the last one."""
+
+    waits: tuple[dt.timedelta, ...]
+
+    def __call__(self, errors: int) -> dt.timedelta | None:
+        return self.waits[errors - 1] if errors <= len(self.waits) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """None at all."""
+
+    def __call__(self, errors: int) -> None:
+        return None
+
+
+Delays: TypeAlias = Exponential | Every | Listed | Never
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,37 +133,26 @@ class Retry:
         The defaults are the default policy: from 15 s to 3 h, until 4 days, with full jitter. Full jitter draws each
         wait between 0 and its length, so that many failed calls do not come back at the same moment.
         """
-        start, most = duration(first, name="first"), duration(cap, name="cap")
-        if not (_is_number(factor) and factor >= 1):
-            raise ConfigurationError(f"factor is a number of at least 1, not {factor!r}")
-
-        def delays(errors: int) -> dt.timedelta:
-            try:
-                return min(most, start * float(factor) ** (errors - 1)) if start else start
-            except OverflowError:
-                return most
-
-        return cls(
-            delays, jitter, max_attempts, None if until is None else duration(until, name="until"), "exponential"
-        )
+        delays = Exponential(duration(first, name="first"), factor, duration(cap, name="cap"))
+        limit = None if until is None else duration(until, name="until")
+        return cls(delays, jitter, max_attempts, limit, "exponential")
 
     @classmethod
     def every(cls, interval: Duration, *, max_attempts: int | None = None, until: Duration | None = None) -> "Retry":
         """Wait `interval` after each error, for ever unless `max_attempts` or `until` ends it."""
         wait = duration(interval, name="interval")
         limit = None if until is None else duration(until, name="until")
-        return cls(lambda errors: wait, 0.0, max_attempts, limit, "every")
+        return cls(Every(wait), 0.0, max_attempts, limit, "every")
 
     @classmethod
     def schedule(cls, *delays: Duration) -> "Retry":
         """Wait as listed, one entry after each error. The error after the last entry ends it `failed`."""
-        waits = [duration(delay, name="schedule") for delay in delays]
-        return cls(lambda errors: waits[errors - 1] if errors <= len(waits) else None, name="schedule")
+        return cls(Listed(tuple(duration(delay, name="schedule") for delay in delays)), name="schedule")
 
     @classmethod
     def never(cls) -> "Retry":
         """Try once: the first error ends it `failed`."""
-        return cls(lambda errors: None, name="never")
+        return cls(Never(), name="never")
 
     def delay(self, errors: int, draw: Callable[[], float] = random.random) -> dt.timedelta | None:
         """The wait after the `errors`-th error; None for no further try. `draw` returns a number in [0, 1).

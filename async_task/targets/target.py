@@ -1,6 +1,7 @@
 """A registered object, and its methods that attempts may call."""
 
 import contextlib
+import datetime as dt
 import inspect
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -128,7 +129,7 @@ class Method:
         refuse_unknown_redactions(own, self.signature.label, [callable_])
         self.policy = own.over(target.policy)
         self._refuse_bad_isolation()
-        self._refuse_endless_timeout()
+        self.refuse_endless_timeout(self.policy.timeout)
         self._refuse_bad_batch()
 
     @property
@@ -157,11 +158,12 @@ class Method:
                 "@policy(isolate=False) exempts a method"
             )
 
-    def _refuse_endless_timeout(self) -> None:
-        """A leased `def` runs in a thread, which cannot be ended from outside."""
+    def refuse_endless_timeout(self, timeout: dt.timedelta | None) -> None:
+        """Raise ConfigurationError for a time limit that nothing can enforce: a leased `def` runs in a thread, which
+        cannot be ended from outside."""
         signature, policy = self.signature, self.policy
         can_end = signature.is_async or signature.session_class or policy.isolate or self.mode == "locked"
-        if policy.timeout is not None and not can_end:
+        if timeout is not None and not can_end:
             raise ConfigurationError(
                 f"{signature.label}: nothing can end a plain def in mode='leased' at its timeout=. With isolate=True "
                 "it runs in a child process, which can be ended"

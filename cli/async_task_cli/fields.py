@@ -15,7 +15,7 @@ SHOWN = (
     "id", "status", "target", "method_name", "encryptor", "idempotence_token", "queue", "priority", "order_key", "seq",
     "released", "arrived", "num_attempts", "num_errors", "num_crashes", "num_losses", "max_attempts", "scheduled_at",
     "due_at", "claim_id", "claimed_by", "lease_until", "expires_at", "attempted_at", "completed_at", "last_error",
-    "created_at", "updated_at", "trace_context",
+    "created_at", "updated_at", "trace_context", "call_settings",
 )  # fmt: skip
 """What `show --json` prints first."""
 

@@ -347,7 +347,7 @@ def test_a_revision_from_an_old_version_goes_up_and_down_in_a_tree(
     assert said.returncode == 0, said.stderr
     assert alembic("alembic", "upgrade", "head").returncode == 0
     assert described(engine) == created
-    assert "This tree is at version 6" in alembic("async_task_cli", "upgrade").stderr
+    assert "This tree is at version 7" in alembic("async_task_cli", "upgrade").stderr
     assert alembic("alembic", "downgrade", "-1").returncode == 0
     assert besides_version(described(engine)) == besides_version(before)
     assert ("installed_at" in str(described(engine))) == (since == 1)
@@ -393,24 +393,24 @@ def test_check_schema_and_upgrade_apply_find_old_tables_and_upgrade_them(
         assert "the database has no table 'async_task_attempts'" in capsys.readouterr().err
     execute_script(engine, version(1, engine))
     assert main(["run-batch", *at]) == 78
-    assert "the tables are of version 1, and this library needs 6: `async-task upgrade`" in capsys.readouterr().err
+    assert "the tables are of version 1, and this library needs 7: `async-task upgrade`" in capsys.readouterr().err
     assert main(["check", *at]) == 1
     assert (
-        "NOT  version     1 is old: this library needs 6, and `async-task upgrade` brings it there"
+        "NOT  version     1 is old: this library needs 7, and `async-task upgrade` brings it there"
         in capsys.readouterr().out
     )
     assert main(["upgrade", "--apply", "--dry-run", *at]) == 0
     assert "DROP INDEX ix_async_task_attempts_waiting" in capsys.readouterr().out
     assert main(["upgrade", "--apply", *at]) == 0
     assert main(["upgrade", "--apply", *at]) == 0
-    assert "Already at version 6" in capsys.readouterr().err
+    assert "Already at version 7" in capsys.readouterr().err
     assert main(["check", *at]) == 0
     assert main(["run-batch", *at]) == 0
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE async_task_schema SET version = 7")
+        connection.exec_driver_sql("UPDATE async_task_schema SET version = 8")
     capsys.readouterr()
     assert main(["check", *at]) == 1
-    assert "7 is newer than this library" in capsys.readouterr().out
+    assert "8 is newer than this library" in capsys.readouterr().out
     for command in (["adopt"], ["upgrade", "--apply"], ["run-batch"]):
         assert main([*command, *at]) == 78
         assert capsys.readouterr().err.endswith(": upgrade the library\n")
@@ -462,9 +462,9 @@ def test_tables_that_autogenerate_made_are_adopted(
     assert main(["upgrade", "--apply", *at]) == 78
     assert "`async-task adopt` takes them over" in capsys.readouterr().err
     assert main(["adopt", "--dry-run", *at]) == 0
-    assert "INSERT INTO async_task_schema (version) VALUES (6)" in capsys.readouterr().out
+    assert "INSERT INTO async_task_schema (version) VALUES (7)" in capsys.readouterr().out
     assert main(["run-batch", *at]) == 78
-    for words in ("are adopted, as version 6", "Already at version 6"):
+    for words in ("are adopted, as version 7", "Already at version 7"):
         assert main(["adopt", *at]) == 0
         said = capsys.readouterr()
         assert (said.out, words in said.err) == ("", True)

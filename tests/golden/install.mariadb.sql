@@ -30,6 +30,7 @@ CREATE TABLE async_task_attempts (
     created_at DATETIME(6) NOT NULL,
     updated_at DATETIME(6) NOT NULL,
     trace_context VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin,
+    call_settings LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
     PRIMARY KEY (id),
     CONSTRAINT ck_async_task_attempts_completed CHECK ((completed_at IS NULL) = (status = 'pending')),
     CONSTRAINT ck_async_task_attempts_claimed CHECK (claim_id IS NULL OR status = 'pending'),
@@ -130,4 +131,4 @@ CREATE TABLE async_task_schema (
     PRIMARY KEY (version)
 );
 
-INSERT INTO async_task_schema (version) VALUES (6);
+INSERT INTO async_task_schema (version) VALUES (7);

@@ -32,6 +32,7 @@ CREATE TABLE async_task_attempts (
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
     trace_context VARCHAR(64),
+    call_settings TEXT,
     PRIMARY KEY (id),
     CONSTRAINT ck_async_task_attempts_completed CHECK ((completed_at IS NULL) = (status = 'pending')),
     CONSTRAINT ck_async_task_attempts_claimed CHECK (claim_id IS NULL OR status = 'pending'),
@@ -136,6 +137,6 @@ ALTER TABLE async_task_attempts SET (autovacuum_vacuum_scale_factor = 0.01, auto
 
 CREATE SEQUENCE IF NOT EXISTS sq_async_task_attempts_order OWNED BY async_task_attempts.seq;
 
-INSERT INTO async_task_schema (version) VALUES (6);
+INSERT INTO async_task_schema (version) VALUES (7);
 
 COMMIT;

@@ -1,5 +1,3 @@
-ALTER TABLE async_task_job_events ADD COLUMN fingerprint VARCHAR(16);
+ALTER TABLE async_task_attempts ADD COLUMN call_settings TEXT;
 
-CREATE INDEX ix_async_task_job_events_fingerprint ON async_task_job_events (job_type, fingerprint, id) WHERE fingerprint IS NOT NULL;
-
-UPDATE async_task_schema SET version=6;
+UPDATE async_task_schema SET version=7;

@@ -71,6 +71,8 @@ def words(value: Any) -> str:
     if isinstance(value, Retry):
         most = "" if value.max_attempts is None else f", at most {value.max_attempts} errors"
         return f"{value.name}{most}{'' if value.until is None else f', until {span(value.until)}'}"
+    if isinstance(value, tuple) and all(isinstance(one, type) for one in value):
+        return ", ".join(one.__name__ for one in value) or "none"
     return ", ".join(sorted(map(str, value))) if isinstance(value, frozenset) else str(value)
 
 

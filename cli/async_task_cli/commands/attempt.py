@@ -172,6 +172,13 @@ def _lines(found: Found) -> Iterator[tuple[str, Text]]:
     yield "queue", plain(f"{attempt.queue}, priority {attempt.priority} (0 first, 9 last)")
     if attempt.claim_id is not None:
         yield "claimed by", plain(_claim(attempt))
+    yield from _given(attempt)
+
+
+def _given(attempt: AttemptInfo) -> Iterator[tuple[str, Text]]:
+    """What its caller gave beside the call."""
+    for name, words in attempt.own_rules.items():
+        yield name, plain(f"{words} (its own)")
     if attempt.idempotence_token is not None:
         yield "token", plain(attempt.idempotence_token)
     if attempt.order_key is not None:

@@ -25,9 +25,10 @@ from async_task_cli.terminal import moment, say
 @click.option("--priority", type=click.IntRange(0, 9), metavar="N", help="0 first, 9 last [default: the target's].")
 @click.option("--order-key", metavar="KEY", help="Performed after all earlier ones with this key, one at a time.")
 @click.option("--at", "at", type=Moment(), metavar="INSTANT", help="Due then: 2026-10-25T02:30Z.")
-@click.option("--in", "after", type=Length(), metavar="DURATION", help="Due after that time: 90s, 15min, 2h, 3d.")
+@click.option("--in", "--delay", "after", type=Length(), metavar="DURATION", help="Due after that time: 90s, 2h, 3d.")
 @click.option("--expires-at", type=Moment(), metavar="INSTANT", help="Not to be started after that instant.")
 @click.option("--expires-in", type=Length(), metavar="DURATION", help="Not to be started after that time.")
+@click.option("--timeout", type=Length(), metavar="DURATION", help="Its time limit [default: the target's].")
 @click.option("--max-attempts", type=click.IntRange(1, 32767), metavar="N", help="Fail at the N-th error.")
 @click.option("--encryptor", metavar="NAME", help="Encrypt the arguments with it [default: the target's].")
 @click.option("--dry-run", "is_dry", is_flag=True, help="Check everything, and write nothing.")
@@ -57,7 +58,7 @@ def enqueue(
         now = app.now()
         given = {
             **options, "idempotence_token": token,
-            "scheduled_at": at if after is None else now + after,
+            "scheduled_at": at, "delay": after,
             "expires_at": expires_at if expires_in is None else now + expires_in,
         }  # fmt: skip
         try:
@@ -104,10 +105,11 @@ def _write(session: Any, model: type[BaseAttempt], given: dict[str, Any], now: d
     return {**{name: getattr(attempt, name) for name in RESULT}, "created": attempt.created_at >= now, "dry_run": False}
 
 
-def _foreseen(session: Any, model: type[BaseAttempt], given: dict[str, Any], _now: dt.datetime) -> dict[str, Any]:
+def _foreseen(session: Any, model: type[BaseAttempt], given: dict[str, Any], now: dt.datetime) -> dict[str, Any]:
     attempt = model.create(session=session, **given)
     session.rollback()  # before anything is flushed
-    at = {"due_at": given["scheduled_at"], "expires_at": given["expires_at"], "id": None}
+    due_at = given["scheduled_at"] if given["delay"] is None else now + given["delay"]
+    at = {"due_at": due_at, "expires_at": given["expires_at"], "id": None}
     facts = {name: at[name] if name in at else getattr(attempt, name) for name in RESULT}
     return {**facts, "created": False, "dry_run": True}
 
