@@ -1,6 +1,7 @@
 """An attempt added to the caller's own transaction, in which it is written at the flush. `create` awaits nothing."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, inspect, select
@@ -9,10 +10,12 @@ from sqlalchemy.orm import Mapper, Session
 from async_task.attempts import unwritten
 from async_task.attempts.ambient import ambient_session, check_writable, note_created
 from async_task.attempts.draft import Draft, from_now, named_draft
+from async_task.attempts.numbered import Numbered
 from async_task.attempts.own_columns import own_values, own_values_by_column
+from async_task.attempts.uniqueness import Uniqueness
 from async_task.database.dialects import insert_into, skips_conflicts
 from async_task.database.sessions import blocking_session, routed_as_writes, sync_session
-from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
+from async_task.errors import AsyncTaskError, ConfigurationError
 from async_task.wakeup.commit_hooks import wake_after_commit
 
 M = TypeVar("M")
@@ -43,9 +46,9 @@ def add(model: type[M], made: Draft, session: object | None) -> M:
 
 def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | None) -> Any:
     """The attempt with this target, method and token, created unless it exists. Never aborts the transaction."""
-    made = named_draft("ensure", {name: value for name, value in arguments.items() if name != "session"})
-    if made.idempotence_token is None:
-        raise InvalidArguments("ensure: needs idempotence_token=, by which it finds the same attempt again")
+    uniqueness = Uniqueness.of(arguments)
+    made = named_draft("ensure", {name: value for name, value in arguments.items() if name not in _OF_ENSURE})
+    made = uniqueness.with_token(made)
     mapper, _ = single_table(model, "ensure")
     if unwritten.is_off:
         return unwritten.unwritten(model, made)
@@ -54,7 +57,12 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
     check_writable(own)
     own.flush()
     with routed_as_writes(own, mapper) as connection:
-        there = _insert_unless_there(own, connection, mapper, made)
+        made = uniqueness.in_window(made, connection)
+        if uniqueness.until_done:
+            insert = partial(_insert_or_find, own, connection, mapper, may_look=False)
+            there = Numbered(own, connection, mapper, made).open_one(insert)
+        else:
+            there = _insert_unless_there(own, connection, mapper, made)
     if there.id == made.id:
         if asked is None:
             note_created(own)
@@ -63,25 +71,39 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
     return there
 
 
+_OF_ENSURE = ("session", "within", "until_done")
+_TOKEN = ("target", "method_name", "idempotence_token")
+
+
 def _insert_unless_there(own: Session, connection: Connection, mapper: Mapper[Any], made: Draft) -> Any:
-    table: Any = mapper.local_table
-    token = ("target", "method_name", "idempotence_token")
+    there = _under_a_former_name(own, mapper, mapper.local_table, made)
+    return _insert_or_find(own, connection, mapper, made) if there is None else there
+
+
+def _with_its_token(mapper: Mapper[Any], made: Draft) -> Any:
     # Of any class in the table: a token is unique in the table.
-    given = made.values
-    find: Any = select(mapper.base_mapper.class_).where(*(table.c[name] == given[name] for name in token))
-    if (there := _under_a_former_name(own, mapper, table, made)) is not None:
-        return there
+    table, given = mapper.local_table, made.values
+    found: Any = select(mapper.base_mapper.class_).where(*(table.c[name] == given[name] for name in _TOKEN))
+    return found.execution_options(populate_existing=True)  # the session was flushed, and may hold an old state
+
+
+def _insert_or_find(
+    own: Session, connection: Connection, mapper: Mapper[Any], made: Draft, *, may_look: bool = True
+) -> Any:
+    """`may_look`: whether one that a plain read finds is the one to return."""
+    table: Any = mapper.local_table
+    find = _with_its_token(mapper, made)
     own_columns = own_values_by_column(mapper, table, made.columns)
     values = made.numbered(table).stamped(from_now).given_values | own_columns
     insert = insert_into(connection.dialect, table).values(values)
     if not skips_conflicts(connection.dialect):
         # The INSERT waits for the lock of a call that is being performed; this plain read does not.
-        if (there := own.scalars(find).first()) is not None:
+        if may_look and (there := own.scalars(find).first()) is not None:
             return there
         connection.execute(insert.on_duplicate_key_update(id=table.c.id))
         return own.scalars(find.with_for_update(read=True)).one()
     unless_there = insert.on_conflict_do_nothing(
-        index_elements=token, index_where=table.c.idempotence_token.is_not(None)
+        index_elements=_TOKEN, index_where=table.c.idempotence_token.is_not(None)
     )
     for _ in range(3):  # the other attempt may be pruned between our INSERT and our SELECT
         connection.execute(unless_there)
@@ -90,7 +112,7 @@ def _insert_unless_there(own: Session, connection: Connection, mapper: Mapper[An
     raise AsyncTaskError("ensure: the attempt with this token appeared and disappeared three times; try again")
 
 
-def _under_a_former_name(own: Session, mapper: Mapper[Any], table: Table, made: Draft) -> Any:
+def _under_a_former_name(own: Session, mapper: Mapper[Any], table: Any, made: Draft) -> Any:
     """The attempt with this method and token that was written before its target was renamed; None without one."""
     method = made.form.method
     former = method.target.aliases

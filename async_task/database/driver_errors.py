@@ -83,6 +83,11 @@ def is_statement_timeout(error: BaseException | None) -> bool:
     )
 
 
+def is_lock_refused(error: BaseException | None) -> bool:
+    """Whether a driver's error says that NOWAIT has met a lock, on MySQL or MariaDB."""
+    return error is not None and bool(error.args) and error.args[0] in (1205, 3572)
+
+
 FAULTS: "weakref.WeakKeyDictionary[Connection, bool]" = weakref.WeakKeyDictionary()
 """Connections that have met a transient error, and whether the server then rolled back the whole transaction with its
 savepoints. We keep no error: its traceback refers to the connection, which is the key, and both would stay for ever."""

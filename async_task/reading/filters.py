@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, Table, and_, inspect, or_, select
 from sqlalchemy.orm import Session
 
+from async_task.attempts.tokens import is_given_token
 from async_task.database.clock import statement_now
 from async_task.errors import ConfigurationError, UnknownTarget, near
 from async_task.schema.columns import CLOCK_SLACK, first_uuid7
@@ -114,11 +115,12 @@ class Selection:
         """In SQL; empty where everything is selected."""
         model, filters = self.model, self.filters
         exact = [(model.method_name, filters.method), (model.queue, filters.queue)]
-        exact += [(model.idempotence_token, filters.token), (model.order_key, filters.order_key)]
+        exact += [(model.order_key, filters.order_key)]
         return [
             *([or_(*(_is_in(model, one) for one in filters.statuses))] if filters.statuses else []),
             *([_calls(model, filters.target)] if filters.target is not None else []),
             *(column == wanted for column, wanted in exact if wanted is not None),
+            *([is_given_token(model.idempotence_token, filters.token)] if filters.token is not None else []),
             *([model.created_at >= self._instant(filters.since)] if filters.since is not None else []),
             *([model.created_at < self._instant(filters.until)] if filters.until is not None else []),
             *([model.last_error.icontains(filters.error, autoescape=True)] if filters.error is not None else []),
