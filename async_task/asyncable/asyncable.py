@@ -43,7 +43,7 @@ def _select_processed(model: type[Any]) -> Select[Any]:
     return select(model).where(conditions(model).processed())
 
 
-def _mark_processed(row: "Asyncable", session: SyncSession | None = None, /) -> None:
+def _mark_processed(row: "Asyncable", session: SyncSession | None = None) -> None:
     """It is processed, once, and its error is cleared. The job says so by itself. InvalidState once it is processed or
     canceled."""
     own, model = session_of(row, session), type(row)
@@ -144,7 +144,7 @@ class Asyncable(AsyncableScopes):
 
     # Verbs.
 
-    def submit_for_processing(self, session: SyncSession | None = None, /, *, delay: Delay | None = None) -> None:
+    def submit_for_processing(self, session: SyncSession | None = None, *, delay: Delay | None = None) -> None:
         """Submit it in your transaction, once: it is processed after the commit, and never if that rolls back.
 
             review.submit_for_processing(session, delay=timedelta(hours=21))
@@ -165,7 +165,7 @@ class Asyncable(AsyncableScopes):
         change(own, self, verbs.SUBMIT, now, can.open() & can.submitted_at.is_null())
         self._enqueue(own, "it was submitted", is_delayed=wait is not None)
 
-    def restart(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> None:
+    def restart(self, session: SyncSession | None = None, *, reason: str | None = None) -> None:
         """Process it again from the beginning, now: `submitted_at` is kept, all else is as after a first submission.
 
         Its job is enqueued in your transaction. If it is being processed at this moment, it is processed once more.
@@ -180,7 +180,7 @@ class Asyncable(AsyncableScopes):
         change(own, self, "restart", now, conditions(model).submitted(), reason)
         self._enqueue(own, reason or "the row was restarted")
 
-    def cancel(self, session: SyncSession | None = None, /, *, reason: str | None = None) -> bool:
+    def cancel(self, session: SyncSession | None = None, *, reason: str | None = None) -> bool:
         """Process it no more, and cancel its attempt. No effect once it is processed or canceled. Returns whether it
         had one. A try that goes on finishes, and leaves it canceled. Raises as `restart`."""
         _check_reason(reason)
@@ -192,7 +192,7 @@ class Asyncable(AsyncableScopes):
             give_up(own, model, key_of(self), reason)
         return is_canceled
 
-    def attempted(self, session: SyncSession | None = None, /) -> None:
+    def attempted(self, session: SyncSession | None = None) -> None:
         """A try begins now. The job says so by itself. InvalidState once it is processed or canceled."""
         own, model = session_of(self, session), type(self)
         change(own, self, "attempted", {"attempted_at": now_in(model, "attempted_at")}, conditions(model).open())
@@ -212,7 +212,7 @@ class Asyncable(AsyncableScopes):
         own = session_of(self, given[0] if len(given) > 1 else None)
         change(own, self, "update_error", {"error": verbs.error_in(type(self), text)}, None)
 
-    def clear_error(self, session: SyncSession | None = None, /) -> None:
+    def clear_error(self, session: SyncSession | None = None) -> None:
         """Record that there is no error."""
         change(session_of(self, session), self, "clear_error", {"error": None}, None)
 

@@ -38,7 +38,7 @@ class NoteInfo:
     created_at: dt.datetime
 
 
-def add_note(session: SyncSession, job: Any, /, text: str) -> NoteInfo:
+def add_note(session: SyncSession, job: Any, text: str) -> NoteInfo:
     """Add a note to a job, in your transaction: to an attempt, a `Pollable`, an Asyncable.
 
         with acting("anna@host"), SessionLocal.begin() as session:
@@ -62,7 +62,7 @@ def add_note(session: SyncSession, job: Any, /, text: str) -> NoteInfo:
     return _info(row)
 
 
-def notes_of(session: SyncSession, job: Any, /, *, limit: int = 100, after: int | None = None) -> tuple[NoteInfo, ...]:
+def notes_of(session: SyncSession, job: Any, *, limit: int = 100, after: int | None = None) -> tuple[NoteInfo, ...]:
     """Read the notes on a job, the newest first; also those on a row that is deleted, if it has its key.
 
     `limit`: how many, up to 10,000. `after`: the `id` of a note, to go on with older ones. Raises InvalidArguments for

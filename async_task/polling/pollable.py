@@ -112,7 +112,7 @@ class Pollable:
         """Override this to return the texts that no recorded error may hold, such as the key of the provider."""
         return ()
 
-    def submit(self, session: SyncSession | None = None, /) -> None:
+    def submit(self, session: SyncSession | None = None) -> None:
         """Submit the operation in your transaction, once: it starts after the commit, and never if that rolls back.
 
             with SessionLocal.begin() as session:
@@ -132,7 +132,7 @@ class Pollable:
         own.refresh(self, STATE)
         continue_chain(own, type(self), key_of(self))
 
-    def fail(self, session: SyncSession | None = None, /, *, reason: str) -> None:
+    def fail(self, session: SyncSession | None = None, *, reason: str) -> None:
         """Give the operation up: it is failed, and its handler is called. Legal until it has ended.
 
         Does not ask the provider. Raises InvalidState if it has ended, also at the same time; else as `submit`.

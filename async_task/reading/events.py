@@ -83,7 +83,7 @@ class JobEventInfo:
 
 
 def events_of(
-    session: SyncSession, job: Any, /, *, limit: int = 1000, after: int | None = None
+    session: SyncSession, job: Any, *, limit: int = 1000, after: int | None = None
 ) -> tuple[JobEventInfo, ...]:
     """Read what happened to a job, the first event first: notes, messages, and what people did; of an attempt also its
     errors. Those of a row that is deleted are found too, if it has its key.

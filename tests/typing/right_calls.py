@@ -136,6 +136,21 @@ def by_name(session: Session, registry: async_scoped_session[AsyncSession], conn
     assert_type(Attempt.create_many(session, (row for _ in range(3))), list[uuid.UUID])
 
 
+def what_a_call_says_for_itself(session: Session, attempt: Attempt) -> None:
+    rules = Attempt.options(delay="2h", retry=Retry.every(60), timeout=dt.timedelta(seconds=5))
+    assert_type(rules.call(book, 1), Attempt)
+    assert_type(rules.of(only_session), CallToMake)
+    assert_type(Attempt.create(session, target=book, delay=60.5, timeout=3), Attempt)
+    assert_type(Attempt.ensure(session, target=book, within=dt.timedelta(hours=1)), Attempt)
+    assert_type(Attempt.ensure(session=session, target=book, until_done=True), Attempt)
+    target("typing.kinds", retry_on=ConnectionError, discard_on=[ValueError, KeyError])
+    policy(retry_on=(ConnectionError, TimeoutError), discard_on=())
+    assert_type(Attempt.create_many(session=session, rows=[{"target": book}]), list[uuid.UUID])
+    attempt.expire(session)
+    attempt.expire(session=session, reason="late")
+    attempt.reschedule(session=session, at=dt.datetime.now(dt.UTC))
+
+
 async def through_run_sync(session: AsyncSession, connection: AsyncConnection, attempt: Attempt) -> None:
     assert_type(await session.run_sync(Attempt.ensure, target=Client, method_name="ping"), Attempt)
     assert_type(await session.run_sync(Attempt.create_many, [{"target": book}]), list[uuid.UUID])
