@@ -221,12 +221,23 @@ def test_its_options_are_those_of_create(run: Run, engine: Engine) -> None:
         "mail", 7, 4, "test.box", "order-7",
     )  # fmt: skip
     assert row.due_at == row.scheduled_at
-    assert row.expires_at - row.due_at == dt.timedelta(hours=1)
+    assert abs(row.expires_at - row.due_at - dt.timedelta(hours=1)) < dt.timedelta(seconds=5)
     assert abs(row.due_at - dt.datetime.now(dt.UTC) - dt.timedelta(hours=2)) < dt.timedelta(minutes=1)
     times = "--at 2031-10-25T02:30Z --expires-at 2031-10-25T05:30+02:00"
     row = row_of(engine, uuid.UUID(run("enqueue", "test.client.ping", *times.split()).out.strip()))
     assert row.due_at.isoformat() == "2031-10-25T02:30:00+00:00"
     assert row.expires_at.isoformat() == "2031-10-25T03:30:00+00:00"
+
+
+def test_a_delay_and_a_time_limit_are_those_of_create(run: Run, engine: Engine) -> None:
+    row = row_of(engine, uuid.UUID(run("enqueue", "test.client.ping", "--delay", "90s").out.strip()))
+    assert row.due_at == row.scheduled_at
+    assert abs(row.due_at - row.created_at - dt.timedelta(seconds=90)) < dt.timedelta(milliseconds=5)
+    row = row_of(engine, uuid.UUID(run("enqueue", "test.client.ping", "--timeout", "90s").out.strip()))
+    assert (row.call_settings, row.scheduled_at) == ('{"timeout": 90.0}', None)
+    line = run("enqueue", "test.client.ping", "--delay", "2h", "--dry-run", "--json").json
+    due = dt.datetime.fromisoformat(line["due_at"]) - dt.datetime.now(dt.UTC)
+    assert abs(due - dt.timedelta(hours=2)) < dt.timedelta(minutes=1)
 
 
 def test_a_token_that_has_its_attempt_answers_that_one(run: Run, engine: Engine) -> None:
@@ -343,6 +354,7 @@ def test_debug_shows_where_and_no_row_also_with_an_engine_that_shows_parameters(
         ("test.client.ping --at 2031-10-25T02:30", 2, "names no instant without a zone"),
         ("test.client.ping --at 2031-10-25T02:30Z --in 2h", 2, "--at or --in: not both"),
         ("test.client.ping --expires-at 2031-10-25T02:30Z --expires-in 2h", 2, "not both"),
+        ("test.act_leased --timeout 5s", 2, "nothing can end a plain def in mode='leased'"),
         ("test.client.ping --in soon", 2, "'soon' is not a length of time"),
         ("test.client.ping --priority 10", 2, "10"),
         ("test.client.ping --max-attempts 0", 2, "0"),

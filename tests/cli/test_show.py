@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, update
 
-from async_task import AsyncTask, Attempt, JobEvent, target
+from async_task import AsyncTask, Attempt, JobEvent, Retry, target
 from async_task.encryption.encryptors import register_encryptor
 from clockwork import row_of
 from conftest import by_one_door
@@ -65,6 +65,26 @@ def test_show_prints_what_an_attempt_has_in_plain_words_and_every_event(run: Run
     assert "Traceback" not in said.out
     assert max(map(len, said.out.splitlines())) <= 80
     assert "raise Broken(message)" in run("show", str(attempt.id), "--traceback").out
+
+
+def test_show_tells_what_a_call_says_for_itself(run: Run, write: Write) -> None:
+    attempt = write(Client, "ping", retry=Retry.every(90, max_attempts=3), timeout=5)
+    words = " ".join(run("show", str(attempt.id)).out.split())
+    assert " retry every 90 s, at most 3 errors (its own) timeout 5 s (its own)" in words
+    assert json.loads(run("show", str(attempt.id), "--json").json["call_settings"])["timeout"] == 5
+
+
+@by_one_door
+def test_a_token_is_listed_and_found_as_it_was_given(run: Run, app: AsyncTask) -> None:
+    call = {"target": Client, "method_name": "ping", "idempotence_token": "daily"}
+    app.write(lambda session: Attempt.ensure(session, **call, within="1d"))
+    app.write(lambda session: Attempt.ensure(session, **call, until_done=True))
+    app.write(lambda session: Attempt.ensure(session, target=Client, method_name="ping", until_done=True))
+    lines = [json.loads(line) for line in run("list", "--token", "daily", "--json").out.splitlines()]
+    assert [one["idempotence_token"] for one in lines] == ["daily", "daily"]
+    assert "token daily" in " ".join(run("show", lines[0]["id"]).out.split())
+    others = [json.loads(line)["idempotence_token"] for line in run("list", "--json").out.splitlines()]
+    assert sorted(map(str, others)) == ["None", "daily", "daily"]
 
 
 def test_show_tells_created_tries_and_success_in_one_line(run: Run, write: Write) -> None:

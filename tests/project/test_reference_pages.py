@@ -14,6 +14,7 @@ from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 
 from async_task import Attempt, target
+from async_task.attempts.options import CallOptions
 from async_task.schema.tables import companion_tables, table_of
 from async_task.targets.policies import Settings
 
@@ -35,6 +36,11 @@ def test_every_option_of_a_target_is_in_the_table_of_its_page() -> None:
     assert set(rows_of("targets.md", "Names")) == named
 
 
+def test_every_argument_of_a_call_is_in_the_table_of_its_page() -> None:
+    taken = set(inspect.signature(Attempt.create).parameters) - {"target", "method_name", "method_args"}
+    assert set(rows_of("calls.md", "Arguments")) == taken == set(CallOptions.__annotations__)
+
+
 def tables() -> list[Table]:
     companions = companion_tables(table_of(Attempt))
     return [table_of(Attempt), *(getattr(companions, field.name) for field in fields(companions))]
@@ -51,8 +57,9 @@ def _type_of(column: Column[Any]) -> str:
     return SPELLED.get(spelled, spelled.lower()) + (", null" if column.nullable else "")
 
 
-def test_the_examples_of_the_page_on_targets_run(tmp_path: pathlib.Path) -> None:
-    example = re.findall(r"^```python\n(.*?)^```", (DOCS / "targets.md").read_text(), re.DOTALL | re.MULTILINE)
+@pytest.mark.parametrize("page", ["targets.md", "calls.md"])
+def test_the_examples_of_the_pages_on_targets_and_calls_run(page: str, tmp_path: pathlib.Path) -> None:
+    example = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "shop.py").write_text("\n".join(example))
     command = [sys.executable, "-W", "error", "-c", "import shop"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)

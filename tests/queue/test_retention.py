@@ -165,11 +165,13 @@ def test_an_attempt_with_more_events_than_a_transaction_deletes_is_pruned(
 @by_one_door
 def test_a_token_is_remembered_and_nothing_else_of_its_attempt(app: AsyncTask, engine: Engine, write: Write) -> None:
     args = {"card": "4111 1111"}
-    attempt = ended(engine, write, 31, target=act_boxed, method_args=args, idempotence_token="order-17", events=1)
+    given = {"idempotence_token": "order-17", "timeout": 5}
+    attempt = ended(engine, write, 31, target=act_boxed, method_args=args, events=1, **given)
     before = row_of(engine, attempt)
     assert _figures(app.prune("30d")) == (0, 1, 1)
     row = row_of(engine, attempt)
     assert (row.method_args, row.encryptor, row.last_error, row.trace_context) == ("pruned", "null", None, None)
+    assert row.call_settings is None
     kept = ("status", "completed_at", "created_at", "target", "method_name", "idempotence_token", "num_attempts")
     assert [getattr(row, name) for name in kept] == [getattr(before, name) for name in kept]
     assert _figures(app.prune("30d")) == (0, 0, 0)

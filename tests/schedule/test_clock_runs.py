@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select, text, update
 
-from async_task import AsyncTask, Attempt, Clock, ConfigurationError, Schedule, acting
+from async_task import AsyncTask, Attempt, Clock, ConfigurationError, Retry, Schedule, acting
 from async_task.schedule import clock as clock_module
 from async_task.schedule import conditions, occurrences
 from async_task.schedule.decisions import MISSED, OVERLAPS, PAUSED, REFUSED
@@ -73,6 +73,15 @@ def test_an_occurrence_is_a_unique_row_inserted_in_the_same_transaction_as_its_a
     assert (attempt.priority, attempt.max_attempts, attempt.method_args) == (3, 7, '{"message": "hourly"}')
     assert attempt.scheduled_at is None
     assert decided_until(engine, "daily") == rows[-1].fire_at
+
+
+def test_its_attempts_have_the_retry_and_the_time_limit_of_its_options(make: Make, engine: Engine) -> None:
+    call = Attempt.options(retry=Retry.never(), timeout=5).of(Client.ping)
+    with ticking(make(daily(call=call))) as clock:
+        let_days_pass(engine, 2)
+        clock.tick()
+    settings = {row_of(engine, one.attempt_id).call_settings for one in rows_of(engine)}
+    assert settings == {'{"retry": {"delays": "never", "jitter": 0.0}, "timeout": 5.0}'}
 
 
 def test_the_clock_only_enqueues_and_runs_no_code_of_the_application(make: Make, engine: Engine) -> None:

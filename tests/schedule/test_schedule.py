@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import DeclarativeBase, Mapped
 
-from async_task import AsyncTask, Attempt, BaseAttempt, ConfigurationError, Schedule
+from async_task import AsyncTask, Attempt, BaseAttempt, ConfigurationError, Retry, Schedule
 from outbox import Client, act_boxed, effect
 
 URL = "sqlite:///never-opened.sqlite"
@@ -76,6 +76,7 @@ def test_two_entries_of_one_key_are_refused() -> None:
         ({"catchup": "all"}, r"there is no option catchup= \(did you mean 'catch_up'\?\)"),
         ({"call": Attempt.options(idempotence_token="x").of(Client.ping)}, "idempotence_token= is for one call"),
         ({"call": Attempt.options(scheduled_at=dt.datetime.now(dt.UTC)).of(Client.ping)}, "scheduled_at= is for one"),
+        ({"call": Attempt.options(delay=60).of(Client.ping)}, "delay= is for one call"),
         ({"call": Attempt.options(order_key="x").of(Client.ping), "overlap": "queue"}, "leave order_key= out"),
     ],
 )
@@ -125,6 +126,8 @@ class OwnAttempt(BaseAttempt, Base):
     [
         (Attempt.options(queue="").of(Client.ping), "queue"),
         (Attempt.options(max_attempts=0).of(Client.ping), "max_attempts"),
+        (Attempt.options(timeout=0).of(Client.ping), "timeout must be longer than 0 s"),
+        (Attempt.options(retry=Retry(lambda errors: 1)).of(Client.ping), "function of your own"),
         (Attempt.options(encryptor="no.such").of(Client.ping), "no.such"),
         (Attempt.options(columns={"tenant": "acme"}).of(Client.ping), "it adds none"),
         (

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, select, text
 
-from async_task import Access, AsyncTask, Attempt, Schedule
+from async_task import Access, AsyncTask, Attempt, Retry, Schedule
 from async_task.attempts.info import AttemptInfo, info_of_attempt
 from async_task.reading import browse
 from async_task.schema.tables import companion_tables
@@ -24,6 +24,7 @@ from conftest import by_one_door
 from dashboards import ORIGIN, PAGES, STEMS, browser, words_of
 from mess import CAUSES, changed, erred, mess
 from outbox import act, act_boxed
+from writing import Sessions
 
 Write = Callable[..., Attempt]
 HOSTILE = "<script>alert(1)</script>'\"><img src=x onerror=alert(2)>{{7*7}}%s%n=cmd|' /C calc'!A0"
@@ -129,6 +130,20 @@ def test_arguments_are_shown_with_the_right_and_masked_where_they_look_like_secr
     assert "Ada" not in poor
     assert "You do not have the right to see them" in poor
     assert plain["arguments"] is None
+
+
+@by_one_door
+def test_what_a_call_says_for_itself_is_shown(app: AsyncTask, sessions: Sessions) -> None:
+    with sessions.begin() as session:
+        made = Attempt.ensure(
+            session, target=act, idempotence_token="daily", within="1d", retry=Retry.every(90), timeout=5
+        ).id
+    with browser(app) as client:
+        words = words_of(client.get(f"/jobs/attempts/{made}"))
+        found = client.get("/jobs.json?token=daily&show=all").json()
+    assert "Its own retry every 90 s Its own timeout 5 s" in words
+    assert "Token daily" in words
+    assert str(made) in json.dumps(found)
 
 
 @by_one_door
