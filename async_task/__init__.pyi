@@ -27,6 +27,9 @@ from async_task.attempts.notes import notes_of as notes_of
 from async_task.attempts.options import CallToMake as CallToMake
 from async_task.attempts.parsed_call import ParsedCall as ParsedCall
 from async_task.attempts.parsed_call import parse_call as parse_call
+from async_task.attempts.telemetry import CallsToWrite as CallsToWrite
+from async_task.attempts.telemetry import Telemetry as Telemetry
+from async_task.attempts.telemetry import Writing as Writing
 from async_task.database.driver_errors import is_unavailable as is_unavailable
 from async_task.database.server_facts import OldestTransaction as OldestTransaction
 from async_task.database.server_facts import TableSize as TableSize

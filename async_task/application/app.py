@@ -26,12 +26,14 @@ from async_task.application.validation import (
     import_module,
     listed,
     module_names,
+    observed,
     scope_of,
     uuid_of,
     worker_settings,
 )
 from async_task.attempts.attempt import Attempt, BaseAttempt
 from async_task.attempts.messages import OnMessage, set_message_hook
+from async_task.attempts.telemetry import Telemetry, set_telemetry
 from async_task.database.engines import Database, Source
 from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
 from async_task.errors import AlreadyRunning, ConfigurationError
@@ -91,6 +93,10 @@ class AsyncTask(ApplicationDashboard):
     is called in the process that has written it: give each process the same. Of several applications of one model in a
     process, the last one decides. What it raises is logged.
 
+    `telemetry`: traces and measures what is written down and performed: `OpenTelemetry()`, from
+    `async_task.integrations.opentelemetry`. Of several applications of one model in a process, the last one decides
+    about what is written down.
+
     All verbs are synchronous, also over an AsyncEngine. In a coroutine: `await asyncio.to_thread(outbox.run_batch)`.
     """
 
@@ -115,13 +121,14 @@ class AsyncTask(ApplicationDashboard):
         on_expired: OnExpired | None = None,
         on_crashed: OnCrashed | None = None,
         on_message: OnMessage | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         super().__init__(
             Source(database), model, keep=keep, keep_tokens=keep_tokens, lease=lease, schedule=schedule,
-            hooks=hooks_of(
+            hooks=observed(hooks_of(
                 around, on_succeeded=on_succeeded, on_retried=on_retried, on_failed=on_failed, on_expired=on_expired,
                 on_crashed=on_crashed,
-            ),
+            ), telemetry),
         )  # fmt: skip
         check_message_hook(on_message)
         check_class(attempt_job, BaseAttemptJob, "attempt_job")
@@ -131,6 +138,7 @@ class AsyncTask(ApplicationDashboard):
             register_encryptor(encryptor)
         switch_notify(table_of(model), flag(notify, "notify"))
         set_message_hook(table_of(model), on_message)
+        set_telemetry(table_of(model), telemetry)
         self._attempt_job, self._batch_job = attempt_job, batch_job
         for module in names:
             import_module(module)

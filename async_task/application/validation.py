@@ -9,11 +9,13 @@ import inspect
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, get_args
 
 from sqlalchemy import inspect as inspect_database
 
 from async_task.attempts.attempt import BaseAttempt
+from async_task.attempts.telemetry import Telemetry
 from async_task.errors import ConfigurationError
 from async_task.queue.backlog import Scope
 from async_task.queue.hooks import Around, Hooks, OnCrashed, OnExpired, OnFailed, OnRetried, OnSucceeded
@@ -96,6 +98,19 @@ def hooks_of(
         if inspect.iscoroutinefunction(hook):
             raise ConfigurationError(f"{name} takes a plain function, not a coroutine function: {hook!r}")
     return hooks
+
+
+def observed(hooks: Hooks, telemetry: Telemetry | None) -> Hooks:
+    """The hooks, with telemetry outside of them. Raises ConfigurationError for what is no telemetry."""
+    if telemetry is None:
+        return hooks
+    verbs = ("writing", "performing", "settled", "crashed", "flush")
+    if isinstance(telemetry, type) or not all(callable(getattr(telemetry, verb, None)) for verb in verbs):
+        raise ConfigurationError(
+            "telemetry takes an instance of OpenTelemetry, from async_task.integrations.opentelemetry, or of a class "
+            f"with the methods of async_task.Telemetry, not {telemetry!r}"
+        )
+    return replace(hooks, around=(telemetry.performing, *hooks.around), observer=telemetry)
 
 
 def _around_of(given: Around | Sequence[Around]) -> tuple[Around, ...]:

@@ -12,10 +12,12 @@ from async_task.attempts.ambient import ambient_session, check_writable, note_cr
 from async_task.attempts.draft import Draft, from_now, named_draft
 from async_task.attempts.numbered import Numbered
 from async_task.attempts.own_columns import own_values, own_values_by_column
+from async_task.attempts.telemetry import Writing, traced
 from async_task.attempts.uniqueness import Uniqueness
 from async_task.database.dialects import insert_into, skips_conflicts
 from async_task.database.sessions import blocking_session, routed_as_writes, sync_session
 from async_task.errors import AsyncTaskError, ConfigurationError
+from async_task.wakeup.after_commit import call_after_commit
 from async_task.wakeup.commit_hooks import wake_after_commit
 
 M = TypeVar("M")
@@ -28,19 +30,30 @@ def add(model: type[M], made: Draft, session: object | None) -> M:
     own = ambient_session() if session is None else sync_session(session)
     check_writable(own)
     mapper: Any = inspect(model)
-    values = made.numbered(mapper.base_mapper.local_table).stamped(from_now).given_values
+    attempt: M = traced(mapper.base_mapper.local_table, "create", (made,), partial(_add, own, mapper, made))
+    if session is None:
+        note_created(own)
+    if made.is_due_at_once:
+        wake_after_commit(own, mapper, {made.form.queue: 1})
+    return attempt
+
+
+def _add(own: Session, mapper: Mapper[Any], made: Draft, writing: Writing | None) -> Any:
+    table: Any = mapper.base_mapper.local_table
+    placed = made.numbered(table).stamped(from_now)
+    if writing is not None:
+        placed = placed._replace(trace_context=writing.trace_context)
+    values = placed.given_values
     values["encoded_args"] = values.pop("method_args")
     if made.columns:
         values |= own_values(mapper, made.columns)
     # It is written by the unit of work. An INSERT of our own at the flush saves a fifth of the cost, and can be had: a
     # state that `before_flush` registers with the UOWTransaction as `listonly` is not inserted and becomes persistent.
     # But that is SQLAlchemy's own, mapper events would not fire, and no foreign key would order the rows.
-    attempt = model(**values)
+    attempt = mapper.class_(**values)
     own.add(attempt)
-    if session is None:
-        note_created(own)
-    if made.is_due_at_once:
-        wake_after_commit(own, mapper, {made.form.queue: 1})
+    if writing is not None:
+        call_after_commit(own, mapper, writing.committed)
     return attempt
 
 
@@ -49,7 +62,7 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
     uniqueness = Uniqueness.of(arguments)
     made = named_draft("ensure", {name: value for name, value in arguments.items() if name not in _OF_ENSURE})
     made = uniqueness.with_token(made)
-    mapper, _ = single_table(model, "ensure")
+    mapper, table = single_table(model, "ensure")
     if unwritten.is_off:
         return unwritten.unwritten(model, made)
     asked = session if session is not None else arguments.get("session")
@@ -58,11 +71,8 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
     own.flush()
     with routed_as_writes(own, mapper) as connection:
         made = uniqueness.in_window(made, connection)
-        if uniqueness.until_done:
-            insert = partial(_insert_or_find, own, connection, mapper, may_look=False)
-            there = Numbered(own, connection, mapper, made).open_one(insert)
-        else:
-            there = _insert_unless_there(own, connection, mapper, made)
+        insert = partial(_insert_traced, own, connection, mapper, uniqueness, made)
+        there = traced(table, "ensure", (made,), insert)
     if there.id == made.id:
         if asked is None:
             note_created(own)
@@ -75,7 +85,27 @@ _OF_ENSURE = ("session", "within", "until_done")
 _TOKEN = ("target", "method_name", "idempotence_token")
 
 
-def _insert_unless_there(own: Session, connection: Connection, mapper: Mapper[Any], made: Draft) -> Any:
+def _insert_traced(
+    own: Session, connection: Connection, mapper: Mapper[Any], uniqueness: Uniqueness, made: Draft,
+    writing: Writing | None,
+) -> Any:  # fmt: skip
+    if writing is None:
+        return _insert_unique(own, connection, mapper, uniqueness, made)
+    traced_draft = made._replace(trace_context=writing.trace_context)
+    there = _insert_unique(own, connection, mapper, uniqueness, traced_draft)
+    if there.id == made.id:
+        call_after_commit(own, mapper, writing.committed)
+    else:
+        writing.found(there.id)
+    return there
+
+
+def _insert_unique(
+    own: Session, connection: Connection, mapper: Mapper[Any], uniqueness: Uniqueness, made: Draft
+) -> Any:
+    if uniqueness.until_done:
+        insert = partial(_insert_or_find, own, connection, mapper, may_look=False)
+        return Numbered(own, connection, mapper, made).open_one(insert)
     there = _under_a_former_name(own, mapper, mapper.local_table, made)
     return _insert_or_find(own, connection, mapper, made) if there is None else there
 

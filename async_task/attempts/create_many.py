@@ -7,6 +7,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -31,12 +32,14 @@ from async_task.attempts.ambient import check_writable
 from async_task.attempts.create import single_table
 from async_task.attempts.draft import Draft, Forms, from_now, named_draft
 from async_task.attempts.own_columns import own_values_by_column
+from async_task.attempts.telemetry import Writing, traced
 from async_task.database.clock import Instant, clock_now
 from async_task.database.dialects import copies_rows
 from async_task.database.numbering import numbered, take_numbers
 from async_task.database.sessions import blocking_session, write_arguments
 from async_task.errors import AsyncTaskError, InvalidArguments
 from async_task.schema.columns import HiddenText
+from async_task.wakeup.after_commit import call_after_commit
 from async_task.wakeup.commit_hooks import wake_after_commit, wake_after_connection_commit
 
 FEW = 3
@@ -63,18 +66,36 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
         connection = session.connection(bind_arguments=write_arguments(mapper))
     if not drafts:
         return []
-    placed = _numbered(connection, table, drafts)
-    if len(placed) <= FEW:
-        _insert_few(connection, table, [one.stamped(from_now).given_values | dict(one.columns) for one in placed])
-    else:
-        for alike in _by_columns(placed):
-            _write_many(connection, table, alike)
+    traced(table, "create_many", drafts, partial(_write_traced, session, connection, mapper, drafts))
     counts = Counter(one.form.queue for one in drafts if one.is_due_at_once)
     if session is None:
         wake_after_connection_commit(connection, table, counts)
     else:
         wake_after_commit(session, mapper, counts)
     return [one.id for one in drafts]
+
+
+def _write_traced(
+    session: Session | None, connection: Connection, mapper: Mapper[Any], drafts: list[Draft], writing: Writing | None
+) -> None:
+    table: Any = mapper.local_table
+    context = None if writing is None else writing.trace_context
+    _write(connection, table, drafts, {} if context is None else {"trace_context": context})
+    if writing is not None and session is not None:
+        call_after_commit(session, mapper, writing.committed)
+    elif writing is not None:
+        writing.committed()
+
+
+def _write(connection: Connection, table: Table, drafts: list[Draft], shared: Row) -> None:
+    """`shared`: values that all rows have in common, beside those of the drafts."""
+    placed = _numbered(connection, table, drafts)
+    if len(placed) <= FEW:
+        few = [one.stamped(from_now).given_values | dict(one.columns) | shared for one in placed]
+        _insert_few(connection, table, few)
+        return
+    for alike in _by_columns(placed):
+        _write_many(connection, table, alike, shared)
 
 
 def _drafts(mapper: Mapper[Any], table: Table, rows: Iterable[Mapping[str, Any]]) -> Iterator[Draft]:
@@ -126,10 +147,10 @@ def _insert_few(connection: Connection, table: Table, rows: list[Row]) -> None:
             connection.execute(_insert_into(table), row)
 
 
-def _write_many(connection: Connection, table: Table, drafts: list[Draft]) -> None:
+def _write_many(connection: Connection, table: Table, drafts: list[Draft], shared: Row) -> None:
     now, may_copy = _clock_and_copy(connection, table)
     stamped = [one.stamped(lambda after: now + after) for one in drafts]
-    stamps, first = {"created_at": now, "updated_at": now}, stamped[0]
+    stamps, first = {"created_at": now, "updated_at": now, **shared}, stamped[0]
     is_same = all(one.columns is first.columns for one in stamped)  # without values of the user's
     if may_copy and is_same and _may_be_copied(table, first.values | stamps | dict(first.columns)):
         stamps |= first.columns

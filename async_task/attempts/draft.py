@@ -76,6 +76,8 @@ class Draft(NamedTuple):
     """With an order key: its number, or the expression by which the database gives it one."""
     columns: Mapping[str, Any] = {}
     """The values of the user's own columns, as they were given."""
+    trace_context: str | None = None
+    """The W3C traceparent that its row keeps. `create_many` gives all rows the same one beside these values."""
 
     @property
     def is_due_at_once(self) -> bool:
@@ -89,7 +91,8 @@ class Draft(NamedTuple):
     @property
     def given_values(self) -> dict[str, Any]:
         """The same without None, for an INSERT of this row alone."""
-        return {name: value for name, value in self.values.items() if value is not None}
+        values = self.values | {"trace_context": self.trace_context}
+        return {name: value for name, value in values.items() if value is not None}
 
     def own_values(self, now: object) -> dict[str, Any]:
         """By column, the values that are not in its form; `now`: the value for the instant at which it is written."""

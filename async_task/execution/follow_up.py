@@ -55,12 +55,14 @@ def _log(claim: Claim, settlement: Settlement) -> None:
 def _call_hooks(hooks: Hooks, claim: Claim, settlement: Settlement) -> None:
     outcome = settlement.outcome
     if settlement.given_up is not None:
-        hooks.ended(settlement.given_up)  # it was logged by the poll
+        hooks.given_up(settlement.given_up)  # it was logged by the poll
     if settlement.final is not None:
         hooks.ended(settlement.final)
     elif isinstance(outcome, Succeeded):
         hooks.succeeded([claim])
-    elif isinstance(outcome, Retried) and hooks.on_retried is not None:
+    elif not isinstance(outcome, Retried):
+        hooks.settled(claim, outcome)
+    elif hooks.on_retried is not None or hooks.observer is not None:
         hooks.retried(claim, _without_values(outcome, settlement))
 
 

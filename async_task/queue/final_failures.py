@@ -18,6 +18,7 @@ from async_task.targets.target import call_name
 logger = logging.getLogger("async_task")
 COLUMNS = (
     "id", "target", "method_name", "queue", "num_attempts", "last_error", "created_at", "due_at", "trace_context",
+    "attempted_at",
 )  # fmt: skip
 """The columns that `of_row` reads."""
 _ENDED = {Status.FAILED: "failed for good", Status.EXPIRED: "expired"}
@@ -41,6 +42,7 @@ class FinalFailure:
     due_at: dt.datetime
     error: Failure | None = None
     trace_context: str | None = None
+    started_at: dt.datetime | None = None
 
     @classmethod
     def of_claim(cls, claim: Claim, outcome: Failed | Expired, reason: str, error: Failure | None = None) -> Self:
@@ -50,7 +52,7 @@ class FinalFailure:
         created_at, due_at = UnreadInstant.read(claim.created_at), UnreadInstant.read(claim.due_at)
         return cls(
             claim.id, claim.target, claim.method_name, claim.queue, status, claim.number, reason, created_at, due_at,
-            error, claim.trace_context,
+            error, claim.trace_context, claim.claimed_at,
         )  # fmt: skip
 
     @classmethod
@@ -59,7 +61,7 @@ class FinalFailure:
         error = _stored(row.last_error)
         return cls(
             row.id, row.target, row.method_name, row.queue, status, row.num_attempts, reason, row.created_at,
-            row.due_at, error, row.trace_context,
+            row.due_at, error, row.trace_context, row.attempted_at,
         )  # fmt: skip
 
     @property

@@ -32,6 +32,7 @@ from async_task.queue.hooks import Hooks
 from async_task.queue.ledger import Ledger
 from async_task.schema.states import Status
 from async_task.schema.tables import table_of
+from async_task.worker.bounded import finish_within
 from async_task.worker.heartbeat import Heartbeat
 from async_task.worker.processes.child_life import Calling
 from async_task.worker.processes.parent import Children, Died, NotPerformed, TookTooLong
@@ -42,6 +43,16 @@ NO_CHILDREN = (
     "isolate=True needs a process of its own, and here none can be forked: the system has no fork, or this process has "
     "the SQLite database open already; `async-task run-batch` and `async-task worker` can"
 )
+
+
+LONGEST_FLUSH = 2.0
+"""Seconds that telemetry may take to write what it has buffered."""
+
+
+def flush_telemetry(hooks: Hooks) -> None:
+    """Write what telemetry has buffered, in a process that ends without exit handlers."""
+    if hooks.observer is not None:
+        finish_within(LONGEST_FLUSH, "telemetry", hooks.flush)
 
 
 class ClaimPerformer:
@@ -172,4 +183,11 @@ class ClaimPerformer:
         """In a child process: what performs a claim there, on connections of its own."""
         with open_lane(self._source, private=True) as lane:
             context = ExecutionContext(self._source, self._model, self._table, lane, calling, hooks=self._hooks)
-            yield lambda claim: perform_claim(context, claim, tracked_elsewhere)
+
+            def perform(claim: Claim) -> Outcome:
+                try:
+                    return perform_claim(context, claim, tracked_elsewhere)
+                finally:
+                    flush_telemetry(self._hooks)
+
+            yield perform

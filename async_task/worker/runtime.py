@@ -27,11 +27,12 @@ from async_task.queue.running_batches import RunningBatch
 from async_task.queue.workers import worker_name
 from async_task.schema.tables import table_of
 from async_task.worker.bounded import finish_within
-from async_task.worker.claim_performer import ClaimPerformer
+from async_task.worker.claim_performer import ClaimPerformer, flush_telemetry
 from async_task.worker.claimer import Claimer
 from async_task.worker.heartbeat import Heartbeat
 from async_task.worker.held_name import HeldName
 from async_task.worker.outages import Outages
+from async_task.worker.processes.forking import runs_exit_handlers
 from async_task.worker.unknown_calls import UnknownCalls
 
 RETRIED_FOR = 1.0
@@ -111,6 +112,8 @@ class Runtime:
             finish_within(LONGEST_FAREWELL, "deregistration", self._deregister)
         if self.held_name is not None:
             finish_within(LONGEST_FAREWELL, "release of the name", self.held_name.close)
+        if not runs_exit_handlers():
+            flush_telemetry(self.hooks)
 
     def _deregister(self) -> None:
         with self.lane() as lane:  # a connection is there already, if calls were performed on the user's pool

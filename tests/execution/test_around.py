@@ -195,7 +195,15 @@ def test_each_call_is_made_inside_of_the_hook_which_knows_its_facts_and_sets_wha
     perform(hooked(hook), attempt_id, lambda: at_rest(engine))
     name = f"test.{kind.__name__}"
     facts = CallFacts(
-        attempt_id, name, "__call__", "default", 1, row.created_at, row.due_at, trace_context="00-7355608-01"
+        attempt_id,
+        name,
+        "__call__",
+        "default",
+        1,
+        row.created_at,
+        row.due_at,
+        "00-7355608-01",
+        row_of(engine, attempt_id).attempted_at,
     )
     assert said == [facts, "called by acme", "left by acme"]
     assert facts.call == name

@@ -65,7 +65,15 @@ def test_an_orphan_that_a_sweep_recovers_reaches_the_hook_once_after_its_commit(
     [(facts, outcome, charged)] = heard
     row = row_of(engine, attempt.id)
     assert facts == CallFacts(
-        attempt.id, "test.client", "ping", "default", 1, row.created_at, row.due_at, "00-7355608-01"
+        attempt.id,
+        "test.client",
+        "ping",
+        "default",
+        1,
+        row.created_at,
+        row.due_at,
+        "00-7355608-01",
+        row.attempted_at,
     )
     assert outcome == Retried(attempt.id, dt.timedelta(0), f"the process {GONE} was lost")
     assert charged == 1

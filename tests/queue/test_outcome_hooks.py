@@ -119,7 +119,9 @@ def test_an_attempt_that_a_sweep_expires_reaches_the_hook_once_after_its_commit(
     [(which, facts, outcome, seen)] = heard.all
     assert (which, outcome, seen) == ("expired", Expired(attempt.id, "past its expires_at"), Status.EXPIRED)
     row = row_of(engine, attempt.id)
-    assert facts == CallFacts(attempt.id, "test.client", "ping", "mail", 1, row.created_at, row.due_at)
+    assert facts == CallFacts(
+        attempt.id, "test.client", "ping", "mail", 1, row.created_at, row.due_at, None, row.attempted_at
+    )
     assert facts.call == "test.client.ping"
     for _ in range(2):
         own.sweep()
@@ -249,7 +251,8 @@ def test_a_success_reaches_its_hook_once_after_its_commit(
     [(which, facts, outcome, seen)] = heard.all
     assert (which, outcome, seen) == ("succeeded", Succeeded(attempt.id), Status.SUCCEEDED)
     name = f"test.{kind.__name__}"
-    assert facts == CallFacts(attempt.id, name, "__call__", "default", 1, attempt.created_at, attempt.due_at)
+    at = row_of(engine, attempt.id).attempted_at
+    assert facts == CallFacts(attempt.id, name, "__call__", "default", 1, attempt.created_at, attempt.due_at, None, at)
 
 
 @each_way
@@ -267,9 +270,8 @@ def test_a_try_that_is_retried_reaches_its_hook_once_with_its_delay_and_its_erro
     [(which, facts, outcome, seen)] = heard.all
     assert (which, seen) == ("retried", Status.PENDING)
     assert outcome == Retried(attempt.id, dt.timedelta(seconds=60), "Broken: no")
-    assert facts == CallFacts(
-        attempt.id, f"test.{kind.__name__}", "__call__", "default", 1, attempt.created_at, attempt.due_at
-    )
+    name, at = f"test.{kind.__name__}", row_of(engine, attempt.id).attempted_at
+    assert facts == CallFacts(attempt.id, name, "__call__", "default", 1, attempt.created_at, attempt.due_at, None, at)
 
 
 def test_many_successes_of_one_commit_reach_the_hook_once_each(engine: Engine, write: Write, heard: Heard) -> None:

@@ -19,6 +19,15 @@ OURS = ("async_task", "async_task_cli")
 """The packages whose handlers of signals are not for the children of calls."""
 
 
+_runs_exit_handlers = True
+"""False in a process that was forked here, and in those that are forked from it."""
+
+
+def runs_exit_handlers() -> bool:
+    """Whether this process runs the functions of `atexit` when it ends."""
+    return _runs_exit_handlers
+
+
 def fork(live: Callable[[], object]) -> int:
     """Fork a process that calls `live` and ends; returns its id. Raises OSError if the system has no process left.
 
@@ -32,12 +41,18 @@ def fork(live: Callable[[], object]) -> int:
     if pid == 0:
         status = 1
         try:
+            _note_fork()
             live()
             status = 0
         finally:
             flush_streams()
             os._exit(status)
     return pid
+
+
+def _note_fork() -> None:
+    global _runs_exit_handlers  # noqa: PLW0603 - it is the process that it says something about
+    _runs_exit_handlers = False
 
 
 def _block_signals() -> None:
