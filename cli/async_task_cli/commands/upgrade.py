@@ -39,7 +39,7 @@ def _write(writing: Writing, model: type[BaseAttempt]) -> None:
         raise Refusal("this tree has no revision of async-task: `async-task install` writes it", CONFIGURATION)
     if installed[1] == SCHEMA_VERSION:
         words = f"This tree is at version {SCHEMA_VERSION}, in revision {installed[0]}; nothing was written."
-        say(f"{words} `{tree.upgrade} head` brings the database there.")
+        say(f"{words} `{tree.tool.upgrade} head` brings the database there.")
         return
     writing.write(tree, _step_from(installed[1], model), ())
 

@@ -34,6 +34,8 @@ def _metadata_of(tree: Tree) -> list[MetaData]:
     # writing before it configures anything, so that one is not run at all.
     if tree.has_several_databases:
         raise Unknown("a tree of several databases writes files when its env.py is run: it was not")
+    for name in tree.tool.settings:  # None: those of the default database
+        vars(tree.config).setdefault(name, None)
     try:
         with _quietly(), EnvironmentContext(tree.config, tree.scripts, as_sql=True) as environment:
             vars(environment)["configure"] = _listen  # env.py calls it as alembic.context.configure

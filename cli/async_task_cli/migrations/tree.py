@@ -21,6 +21,7 @@ from sqlalchemy import Table
 from async_task_cli.faults import CONFIGURATION, USAGE, Refusal, first_line
 from async_task_cli.migrations.body import Body
 from async_task_cli.migrations.rendering import quoted_all
+from async_task_cli.migrations.tools import ALEMBIC, Tool, tool_of
 
 MARKER, TABLES = "async_task_schema", "async_task_tables"
 """The names in a revision of ours that hold the version of the tables after it, and the names of the tables."""
@@ -57,14 +58,9 @@ class Tree:
         return Path(self._scripts.dir) / "env.py"
 
     @property
-    def is_of_flask(self) -> bool:
-        """Whether `flask db` carries out its revisions: its env.py is that of Flask-Migrate, for one database."""
-        return self.env.is_file() and "def get_metadata():" in self.env.read_text(encoding="utf-8")
-
-    @property
-    def upgrade(self) -> str:
-        """The command that carries out its revisions."""
-        return "flask db upgrade" if self.is_of_flask else "alembic upgrade"
+    def tool(self) -> Tool:
+        """What carries out its revisions."""
+        return tool_of(self.env.read_text(encoding="utf-8")) if self.env.is_file() else ALEMBIC
 
     @property
     def has_several_databases(self) -> bool:

@@ -24,12 +24,6 @@ NO_TREE = (
 OURS = "async_task_metadata"
 """The name that env.py gives our metadata."""
 
-FLASK_LINES = [
-    f"from async_task import metadata as {OURS}", "", "def get_metadata():",
-    f"    return [target_db.metadatas[None], {OURS}]",
-]  # fmt: skip
-"""What env.py of Flask-Migrate says instead of its own `get_metadata`."""
-
 
 @dataclass(frozen=True, slots=True)
 class Writing:
@@ -56,7 +50,7 @@ class Writing:
             say(f"So that autogenerate leaves these tables alone, let {brief(tree.env)} say:\n")
             say("\n".join(f"    {line}" for line in target_metadata) + "\n")
         head = "heads" if self.place.branch or self.place.head else "head"
-        say(f"Then `{tree.upgrade} {head}` changes the database, and `async-task check` looks at it all.")
+        say(f"Then `{tree.tool.upgrade} {head}` changes the database, and `async-task check` looks at it all.")
 
 
 def writing(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,9 +82,9 @@ def metadata_lines(model: type[BaseAttempt], tree: Tree) -> list[str]:
     if it names ours by the name that these lines give it."""
     if OURS in _shown(tree):
         return []
-    if tree.is_of_flask:
-        # Its env.py gives the metadata of Flask-SQLAlchemy's models, and so that of a model on db.Model.
-        return FLASK_LINES if table_of(model).metadata is metadata else []
+    if (lines := tree.tool.lines) is not None:
+        # Its env.py gives the metadata of the framework's base, which a model of the user's own is mapped on.
+        return [*lines] if table_of(model).metadata is metadata else []
     if table_of(model).metadata is not metadata:
         return metadata_lines_of(model.__module__, model.__name__, tree)
     return [f"from async_task import metadata as {OURS}", f"target_metadata = {_with_ours(tree)}"]
