@@ -1,0 +1,1 @@
+"""A shop that moves from Celery to the outbox, task by task."""
