@@ -29,6 +29,7 @@ from elsewhere import Program, await_
 
 TREE = pathlib.Path(__file__).parents[2]
 DEPLOY = TREE / "examples" / "deploy"
+OF_A_PROJECT = DEPLOY / "Dockerfile"
 EXAMPLES = str(TREE / "examples")
 ENVIRONMENT = re.compile(r"\b(?:SHOP|ASYNC_TASK)_[A-Z_]+\b")
 
@@ -56,8 +57,8 @@ def containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
             yield pod, pod["containers"][0]
 
 
-def from_dockerfile(step: str) -> list[str]:
-    lines = (TREE / "Dockerfile").read_text().splitlines()
+def from_dockerfile(step: str, file: pathlib.Path = TREE / "Dockerfile") -> list[str]:
+    lines = file.read_text().splitlines()
     return [line.removeprefix(f"{step} ") for line in lines if line.startswith(f"{step} ")]
 
 
@@ -75,6 +76,10 @@ def commands() -> Iterator[tuple[str, list[str]]]:
             if "exec" in container.get(probe, {}):
                 yield f"{probe} of kubernetes {container['name']}", container[probe]["exec"]["command"]
     yield "Dockerfile", json.loads(from_dockerfile("CMD")[0])
+    yield "Dockerfile of a project", json.loads(from_dockerfile("CMD", OF_A_PROJECT)[0])
+    for line in OF_A_PROJECT.read_text().splitlines():
+        if line.startswith("#     async-task "):
+            yield line, line.removeprefix("#     ").partition("  ")[0].split()
     for unit in DEPLOY.glob("*.service"):
         [line] = re.findall(r"^ExecStart=(.*)$", unit.read_text(), re.MULTILINE)
         yield unit.name, ["async-task", *line.split()[1:]]
@@ -158,6 +163,13 @@ def test_the_files_set_no_variable_that_nobody_reads() -> None:
     read = {name for file in sources for name in ENVIRONMENT.findall(file.read_text())}
     assert named
     assert named - read == set()
+
+
+def test_the_dockerfile_of_a_project_is_that_of_the_shop_but_for_what_it_installs() -> None:
+    assert from_dockerfile("FROM", OF_A_PROJECT) == from_dockerfile("FROM")
+    for step in ("USER", "CMD"):
+        assert from_dockerfile(step, OF_A_PROJECT) == from_dockerfile(step)
+    assert set(from_dockerfile("COPY", OF_A_PROJECT)) - set(from_dockerfile("COPY")) == {"requirements.txt ./", ". ."}
 
 
 def test_the_dockerfile_copies_what_its_steps_need_and_ends_with_a_list() -> None:
