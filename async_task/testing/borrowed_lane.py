@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -60,9 +61,11 @@ class BorrowedSource(Source):
     def __init__(self, connection: Connection, session_class: type[Any], session_options: dict[str, Any]) -> None:
         self.session_class = session_class
         self.session_options = session_options
+        self.context = nullcontext
         self.is_async = connection.dialect.is_async
         self._is_ours = False
-        self._plain = connection.engine
+        self._find = None
+        self._found = connection.engine
         self._is_initialized = True
         note_faults(connection.dialect)
         explain_refusals(connection.dialect)
