@@ -38,7 +38,7 @@ from async_task.database.engines import Database, Source
 from async_task.encryption.encryptors import Encryptor, encryptor_names, register_encryptor
 from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
-from async_task.queue.hooks import Around, OnCrashed, OnExpired, OnFailed, OnRetried, OnSucceeded
+from async_task.queue.hooks import Around, OnCrashed, OnExpired, OnFailed, OnRetried, OnSucceeded, set_around
 from async_task.queue.worker_names import check_worker_name
 from async_task.schedule.clock import Clock
 from async_task.schedule.schedule import Schedule
@@ -139,6 +139,7 @@ class AsyncTask(ApplicationDashboard):
         switch_notify(table_of(model), flag(notify, "notify"))
         set_message_hook(table_of(model), on_message)
         set_telemetry(table_of(model), telemetry)
+        set_around(table_of(model), self._hooks.around)
         self._attempt_job, self._batch_job = attempt_job, batch_job
         for module in names:
             import_module(module)

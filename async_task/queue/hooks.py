@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from sqlalchemy import Table
+
 from async_task.database.clock import UnreadInstant
 from async_task.error_text import describe
 from async_task.outcomes import Expired, Failed, Outcome, Retried, Succeeded
@@ -150,6 +152,18 @@ class Hooks:
 
 
 NO_HOOKS = Hooks()
+_around: dict[Table, tuple[Around, ...]] = {}
+
+
+def set_around(attempts: Table, around: tuple[Around, ...]) -> None:
+    """From now on these are the hooks round calls of these attempts, for whoever performs them without an application:
+    the tests of a user."""
+    _around[attempts] = around
+
+
+def around_of(attempts: Table) -> tuple[Around, ...]:
+    """Those that the last application of these attempts in this process has."""
+    return _around.get(attempts, ())
 
 
 def facts_of(claim: Claim) -> CallFacts:

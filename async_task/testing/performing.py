@@ -25,6 +25,7 @@ from async_task.queue import backlog, expiry, fetch, ordering, pauses, predicate
 from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.fenced_writes import release_claims
 from async_task.queue.heavy_arguments import load_arguments
+from async_task.queue.hooks import Hooks, around_of
 from async_task.schema.tables import table_of
 from async_task.targets.registry import problem_with, target_named
 from async_task.testing.borrowed_lane import BorrowedLane, BorrowedLoopLane, BorrowedSource
@@ -54,7 +55,8 @@ def perform_all(session: AnySession | None = None, /, *, raises: bool = True) ->
     Claims, calls, retries, error hooks and outcomes are those of a worker, and so is the order. Nothing is committed:
     what is a transaction in a worker is a SAVEPOINT here. A call that takes a session gets one on the same connection;
     what it writes is undone if it raises. Returns the outcomes, in order; what is retried later is not due any more:
-    `advance` moves the time.
+    `advance` moves the time. Hooks `around` each call are those of the last `AsyncTask` that this process has made for
+    the model; its other hooks follow a commit, and are not called.
 
     `raises`: what a call raises is raised here, after its outcome is written, and the calls after it stay due: else a
     test would be green although its call has failed. With `raises=False`, read the outcomes.
@@ -111,8 +113,9 @@ class _Due:
         self._parked: set[tuple[str, str]] = set()
         self._tries: Counter[uuid.UUID] = Counter()
         self._context = ExecutionContext(
-            source, model, self._table, lane, heard=lambda claim, error: self._errors.append(error)
-        )
+            source, model, self._table, lane, hooks=Hooks(around=around_of(self._table)),
+            heard=lambda claim, error: self._errors.append(error),
+        )  # fmt: skip
         self._expire()
 
     def perform_next(self) -> bool:

@@ -1,8 +1,9 @@
 """`perform_all`: calls are performed in the test's own transaction, and decided about as by a worker."""
 
 import asyncio
+import contextlib
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -17,6 +18,7 @@ from async_task import (
     AsyncTask,
     AsyncTaskError,
     Attempt,
+    CallFacts,
     ConfigurationError,
     Discard,
     Expired,
@@ -423,3 +425,22 @@ def test_an_order_key_and_an_own_model_on_an_async_session(play: Play) -> None:
 def test_a_sessionmaker_on_a_connection_is_refused_with_the_way_to_test(connection: Connection) -> None:
     with pytest.raises(ConfigurationError, match=r"bound to a connection.*async_task\.testing\.perform_all\(session\)"):
         AsyncTask(sessionmaker(connection))
+
+
+def test_a_call_is_made_inside_of_the_hooks_of_the_application(session: Session, engine: Engine) -> None:
+    heard: list[str] = []
+
+    @contextlib.contextmanager
+    def around(facts: CallFacts) -> Iterator[None]:
+        heard.append(f"{facts.method}, try {facts.number}")
+        yield
+        heard.append("left")
+
+    AsyncTask(engine, around=around, on_succeeded=lambda facts, outcome: heard.append("never"))
+    call(session, Client, "fulfill", customer_token="c", order_number=17)
+    perform_all(session)
+    assert heard == ["fulfill, try 1", "left"]
+    AsyncTask(engine)
+    call(session, Client, "fulfill", customer_token="c", order_number=18)
+    perform_all(session)
+    assert len(heard) == 2
