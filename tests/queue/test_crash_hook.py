@@ -1,19 +1,17 @@
 """The hook `on_crashed`: a try that was lost with its process reaches it once, whoever recovers the claim."""
 
-import contextlib
 import datetime as dt
 import os
 import pathlib
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 
-from async_task import AsyncTask, Attempt, CallFacts, Failed, Outcome, Retried, Status, SweepReport
+from async_task import AsyncTask, Attempt, CallFacts, Failed, Outcome, Retried, Status, Supervisor, SweepReport
 from async_task.database.engines import Source
 from async_task.database.lanes import open_lane
 from async_task.queue import worker_names
@@ -29,7 +27,7 @@ from claims import GONE, TABLE, beat_ago, claimed, orphan
 from clockwork import let_pass, row_of
 from conftest import LEASE, by_one_door
 from databases import Database, close_file
-from elsewhere import Program, await_, notes
+from elsewhere import await_
 from outbox import Client, Elsewhere
 from workers import at_rest, working
 
@@ -229,42 +227,19 @@ def test_recovery_without_hooks_calls_none(engine: Engine, write: Write) -> None
     assert recover_process(engine, TABLE, me) == SweepReport(recovered=1)
 
 
-SUPERVISED = """
-import os, pathlib, threading, time
-
-import outbox
-from async_task import AsyncTask
-
-def hook(facts, outcome):
-    pathlib.Path("said").write_text(f"{facts.id} {type(outcome).__name__} {outcome.after} {outcome.error}")
-
-app = AsyncTask(os.environ["ASYNC_TASK_DATABASE_URL"], on_crashed=hook)
-worker = app.worker(processes=2, concurrency=1, poll=0.05)
-
-def stop():
-    while not pathlib.Path("stop").exists():
-        time.sleep(0.005)
-    worker.stop()
-
-threading.Thread(target=stop).start()
-worker.run()
-"""
-
-
 @by_one_door
-def test_what_a_supervisor_recovers_from_a_process_that_was_killed_reaches_the_hook(
-    alone: None, database: Database, engine: Engine, door: str, write: Write, tmp_path: pathlib.Path
+def test_what_a_supervisor_recovers_from_a_process_that_has_died_reaches_the_hook(
+    own: AsyncTask, engine: Engine, write: Write, heard: Heard
 ) -> None:
-    attempt = write(Elsewhere, "hold", {"folder": str(tmp_path)})
-    pathlib.Path("script.py").write_text(SUPERVISED)
-    given = {"ASYNC_TASK_DATABASE_URL": database.sync_url, "PYTHONPATH": str(pathlib.Path(__file__).parent.parent)}
-    close_file(engine)
-    with contextlib.closing(Program("script", cwd=tmp_path, env=given)) as running:
-        [(_, _, victim, _)] = await_(lambda: notes(tmp_path), "a process is in the call")
-        os.kill(victim, signal.SIGKILL)
-        await_(lambda: at_rest(engine), "another process performs it")
-        (tmp_path / "stop").touch()
-        assert running.wait() == 0
-    said = (tmp_path / "said").read_text()
-    assert said.startswith(f"{attempt.id} Retried 0:00:00 the process ")
-    assert said.endswith(" has died")
+    attempt = write(Client, "ping")
+    beat_ago(engine, "dead", dt.timedelta(0))
+    claimed(engine, attempt.id, "dead", lease=dt.timedelta(hours=1))
+    with engine.begin() as connection:
+        connection.execute(update(Worker).where(Worker.name == "dead").values(pid=2**22 + 1))
+        started = connection.scalar(select(Worker.process_started).where(Worker.name == "dead"))
+    supervisor = own.worker(processes=2)
+    assert isinstance(supervisor, Supervisor)
+    supervisor._recover_process(2**22 + 1, started or "")
+    assert [(facts.id, outcome) for facts, outcome, _ in heard] == [
+        (attempt.id, Retried(attempt.id, dt.timedelta(0), "the process dead has died"))
+    ]
