@@ -51,8 +51,6 @@ class Lane:
 
     is_async = False
     """Whether its thread runs an event loop while it works."""
-    locks_first = True
-    """Whether the row of a locked call is locked before the call; else it is when the call first uses its session."""
 
     def __init__(self, source: Source, *, private: bool = False) -> None:
         self.engine: Engine = source.private() if private else source.shared()

@@ -98,8 +98,7 @@ def _run_and_settle(context: ExecutionContext, claim: Claim, call: PreparedCall)
     )
     try:
         context.lane.transaction = transaction
-        locks_first = call.is_locked and context.lane.locks_first
-        if locks_first and (settlement := _lock(context, claim, call, transaction)) is not None:
+        if call.is_locked and (settlement := _lock(context, claim, call, transaction)) is not None:
             return settlement
         began = time.monotonic()
         answer = run_call(context, claim, call, transaction)

@@ -2,10 +2,11 @@
 
     with mock.patch("shop.outbox.open_ledger"): ...
 
-1. What was found there first is the original, if it is the registered object, was defined there after it, or was made
-   of it by a decorator: it holds it as `__wrapped__`, as an attribute, or in its closure. Then the registered object is
-   called.
-2. Anything else that is found there is called.
+1. `note` remembers what is found there, when an application is made or a test begins. That is the original, whatever it
+   is (a mock alone is none), and while it is there, the registered object is called.
+2. Where nothing was noted, the original is the registered object, what was defined there after it, and what a decorator
+   made of it: it holds it as `__wrapped__`, as an attribute, or in its closure.
+3. Anything else that is found there is called.
 """
 
 import sys
@@ -28,6 +29,12 @@ class Definition:
         self._module: str = thing.__module__
         self._path = tuple(thing.__qualname__.split("."))
         self._original: object = _ABSENT
+
+    def note(self) -> None:
+        """Take what is found now for the original, unless one is known or it is a mock."""
+        found = self._found()
+        if self._original is _ABSENT and not _is_mock(found):
+            self._original = found
 
     def current(self) -> object:
         """The registered object, or what was put in its place."""

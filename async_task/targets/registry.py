@@ -110,7 +110,7 @@ def registered_targets() -> list[Target]:
 def note_definitions() -> None:
     """Note what the modules of the targets have under their names now, before a test puts anything in their place."""
     for one in registered_targets():
-        _ = one.current
+        one.note_definition()
 
 
 def limits() -> Mapping[str, Limit]:

@@ -77,6 +77,11 @@ class Target:
         """`thing`, or what a test has put in its place."""
         return self.thing if self._definition is None else self._definition.current()
 
+    def note_definition(self) -> None:
+        """Note what its module has under its name now, before a test puts anything in its place."""
+        if self._definition is not None:
+            self._definition.note()
+
     def has(self, name: str, function: object) -> bool:
         """Whether `function` is its attribute `name`, now or when it was registered."""
         if inspect.isroutine(self.thing):

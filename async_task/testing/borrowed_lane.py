@@ -18,9 +18,6 @@ from async_task.testing.savepoint_connection import SavepointEngine
 
 
 class _Borrowed(Lane):
-    # A target's own transactions beside that of its outcome come before it: else they would be undone with it.
-    locks_first = False
-
     def __init__(self, engine: SavepointEngine) -> None:
         self.engine: Engine = engine
         self._owns = False

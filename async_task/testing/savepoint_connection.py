@@ -54,13 +54,9 @@ class SavepointConnection(Connection):
         self._send(f"SAVEPOINT {self._savepoint}")
 
     def _commit_impl(self) -> None:
-        if self._has_events:  # those of `after_commit`
-            self.dispatch.commit(self)
         self._send(f"RELEASE SAVEPOINT {self._savepoint}")
 
     def _rollback_impl(self) -> None:
-        if self._has_events:
-            self.dispatch.rollback(self)
         self._send(f"ROLLBACK TO SAVEPOINT {self._savepoint}")
         self._send(f"RELEASE SAVEPOINT {self._savepoint}")
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn  # it needs greenlet only when called
 
 from async_task.attempts.ambient import ambient_session, forget_created
-from async_task.attempts.attempt import Attempt, BaseAttempt
+from async_task.attempts.attempt import BaseAttempt
 from async_task.database.greenlets import may_load
 from async_task.database.sessions import is_async_session, is_registry, sync_session, write_arguments
 from async_task.errors import ConfigurationError, NoTransaction, SchemaMismatch
@@ -33,7 +34,7 @@ class TestSession:
 
     @property
     def is_async(self) -> bool:
-        return self.own.get_bind(**write_arguments(inspect(Attempt))).dialect.is_async
+        return self.own.get_bind(**_arguments(self.own)).dialect.is_async
 
     @property
     def options(self) -> dict[str, Any]:
@@ -42,7 +43,7 @@ class TestSession:
 
     def connection(self) -> Connection:
         """The connection on which it writes attempts, in its transaction."""
-        return self.own.connection(bind_arguments=write_arguments(inspect(Attempt)))
+        return self.own.connection(bind_arguments=_arguments(self.own))
 
     def models(self) -> list[type[BaseAttempt]]:
         """The models whose tables are in its database. Raises SchemaMismatch without any."""
@@ -82,7 +83,7 @@ def on_session(given: object | None, work: Callable[[TestSession], T]) -> T | Aw
     a session, ConfigurationError for what is none."""
     session = _session_meant(given)
     forget_created(session.own)
-    if may_load(session.own.get_bind(**write_arguments(inspect(Attempt)))):
+    if may_load(session.own.get_bind(**_arguments(session.own))):
         return work(session)
     return greenlet_spawn(work, session)
 
@@ -101,7 +102,7 @@ def fixture_session(name: str, session: object) -> Iterator[None]:
 
 def session_class_of(own: Session) -> type[Any]:
     """The class of which targets that take a session get one, where only the Session is known."""
-    if not own.get_bind(**write_arguments(inspect(Attempt))).dialect.is_async:
+    if not own.get_bind(**_arguments(own)).dialect.is_async:
         return type(own)
     from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -134,6 +135,17 @@ def _test_session(given: Any) -> TestSession:
     own = sync_session(given)
     found = given() if is_registry(type(given)) else given
     return TestSession(own, type(found) if is_async_session(type(found)) else type(own))
+
+
+def _arguments(own: Session) -> dict[str, Any]:
+    """The bind arguments of a statement that writes attempts. A session may have a bind for an application's own model
+    alone."""
+    for model in _base_models():
+        arguments = write_arguments(inspect(model))
+        with contextlib.suppress(UnboundExecutionError):
+            own.get_bind(**arguments)
+            return arguments
+    raise ConfigurationError("this session is bound to no engine and no connection: sessionmaker(connection)")
 
 
 def _base_models() -> list[type[BaseAttempt]]:

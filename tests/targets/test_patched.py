@@ -177,6 +177,21 @@ def test_a_function_that_another_of_its_name_follows_is_still_called(shop: Any) 
     assert shop.said == [("first", 1), ("second", 1)]
 
 
+def test_what_hides_a_function_in_its_module_when_an_application_is_made_is_not_called(shop: Any) -> None:
+    shop.brief = importlib.import_module("subprocess").run
+    note_definitions()
+    assert called("patchable.brief").__name__ == "brief"
+    with mock.patch("patchable.brief") as fake:
+        assert called("patchable.brief") is fake
+
+
+def test_a_mock_is_not_taken_for_the_original(shop: Any) -> None:
+    with mock.patch("patchable.brief") as fake:
+        note_definitions()
+        assert called("patchable.brief") is fake
+    assert called("patchable.brief") is shop.brief
+
+
 def test_a_function_that_was_deleted_from_its_module_is_called(shop: Any) -> None:
     note_definitions()
     del shop.brief

@@ -8,8 +8,12 @@ from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
+import operations
 import outbox
+import reviews
 from async_task import Attempt, ConfigurationError, InvalidArguments, Status
+from async_task.asyncable.registration import register as register_asyncable
+from async_task.polling.target import register
 from async_task.testing import mode, perform_all, written
 from outbox import Broken, Client, effects, will
 
@@ -105,6 +109,19 @@ def test_off_checks_calls_and_writes_nothing_also_without_tables(tmp_path: Any) 
             Attempt.create_many(session, [{"target": Client, "method_name": "ping", "method_args": {"x": 1}}])
         session.commit()
     engine.dispose()
+
+
+@pytest.mark.usefixtures("registered")
+def test_off_also_submits_operations_and_rows_that_are_their_own_jobs(session: Session) -> None:
+    register_asyncable(reviews.Review)
+    register(operations.Batch)
+    with mode("off"):
+        row, batch = reviews.Review(), operations.Batch()
+        row.submit_for_processing(session)
+        batch.submit(session)
+        session.commit()
+    assert (row.submitted_at is not None, batch.status) == (True, "pending")
+    assert written(session) == []
 
 
 def test_modes_end_with_their_block_also_nested(session: Session) -> None:

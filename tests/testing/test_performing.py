@@ -224,6 +224,20 @@ def test_a_target_that_ends_the_transaction_itself_fails_as_in_life(session: Ses
     assert str(attempt.last_error).startswith("committed_inside")
 
 
+def test_a_rollback_of_the_whole_transaction_undoes_the_call_and_nothing_else(session: Session) -> None:
+    def act(own: Session) -> None:
+        own.add(Effect(what="undone"))
+        own.flush()
+        own.connection().rollback()
+
+    will(act)
+    attempt = call(session, outbox.act_in_session)
+    session.add(Effect(what="kept"))
+    assert [type(one) for one in perform_all(session, raises=False)] == [Failed]
+    assert str(attempt.last_error).startswith("committed_inside")
+    assert whats(session) == ["kept"]
+
+
 def test_a_database_error_of_a_call_is_an_error_and_leaves_the_transaction_usable(session: Session) -> None:
     will(lambda own: own.execute(text("SELECT nothing FROM nowhere")))
     attempt = call(session, outbox.act_in_session)
@@ -360,6 +374,14 @@ def test_the_ambient_session_is_the_default(session: Session) -> None:
     call(session, Client, "ping")
     session.flush()
     assert [type(one) for one in perform_all()] == [Succeeded]
+
+
+def test_a_session_may_be_bound_for_its_own_models_alone(connection: Connection) -> None:
+    with Session(binds={HookedAttempt: connection}, join_transaction_mode="create_savepoint") as session:
+        attempt = HookedAttempt.create(target=Client, method_name="ping", session=session)
+        assert perform_all(session) == [Succeeded(attempt.id)]
+    with pytest.raises(ConfigurationError, match="bound to no engine and no connection"):
+        perform_all(Session())
 
 
 # On an AsyncSession.
