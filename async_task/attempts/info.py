@@ -115,8 +115,9 @@ def facts_of(model: type[Any]) -> Select[Any]:
 
 def info_of(row: Any, read_at: dt.datetime) -> AttemptInfo:
     """A row of `facts_of` as a value."""
-    facts = dict(row._mapping)
-    return AttemptInfo(**facts | {"idempotence_token": given_token(facts["idempotence_token"])}, read_at=read_at)
+    facts: dict[str, Any] = dict(row._mapping)
+    facts["idempotence_token"] = given_token(facts["idempotence_token"])
+    return AttemptInfo(**facts, read_at=read_at)
 
 
 def infos_of(

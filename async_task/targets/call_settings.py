@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from async_task.errors import ConfigurationError, InvalidArguments
-from async_task.targets.policies import Policy, Settings
+from async_task.targets.policies import Policy
 from async_task.targets.retry import Delays, Every, Exponential, Listed, Never, Retry, duration
 from async_task.targets.target import Method
 
@@ -32,11 +32,11 @@ NOTHING = CallSettings()
 def settings_text(method: Method, retry: object, timeout: object) -> str | None:
     """These settings of a call of `method`, checked, as its row holds them; None without any. Raises InvalidArguments
     for what a policy would refuse too, and for a Retry that a row cannot hold."""
-    given = {name: value for name, value in (("retry", retry), ("timeout", timeout)) if value is not None}
+    given: Any = {name: value for name, value in (("retry", retry), ("timeout", timeout)) if value is not None}
     if not given:
         return None
     try:
-        policy = Policy.of(Settings(**given))  # type: ignore[typeddict-item]
+        policy = Policy.of(given)
         if policy.timeout is not None:
             method.refuse_endless_timeout(policy.timeout)
     except ConfigurationError as error:
@@ -113,8 +113,8 @@ def _read(text: str) -> CallSettings:
         retry, timeout = stored.pop("retry", None), stored.pop("timeout", None)
         if stored:
             raise ValueError(text)
-        read = {} if retry is None else {"retry": _retry(retry)}
-        policy = Policy.of(Settings(**(read if timeout is None else read | {"timeout": timeout})))  # type: ignore[typeddict-item]
+        read: Any = {} if retry is None else {"retry": _retry(retry)}
+        policy = Policy.of(read if timeout is None else read | {"timeout": timeout})
     except (ValueError, TypeError, KeyError, AttributeError, ConfigurationError):
         pass
     else:

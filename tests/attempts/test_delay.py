@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt, InvalidArguments, Retry
+from async_task.attempts.draft import draft
 from clockwork import let_pass, row_of
 from conftest import by_one_door
 from outbox import act, will
@@ -71,6 +72,11 @@ def test_it_is_not_performed_before(app: AsyncTask, sessions: Sessions, engine: 
     assert app.run_batch().claimed == 0
     let_pass(engine, HOUR)
     assert app.run_batch().succeeded == 1
+
+
+@pytest.mark.parametrize(("delay", "is_due"), [(None, True), (0, True), ("0s", True), (0.001, False), (HOUR, False)])
+def test_only_without_length_are_waiting_workers_woken(delay: Any, is_due: bool) -> None:
+    assert draft({}, **CALL, delay=delay).is_due_at_once is is_due
 
 
 @by_one_door

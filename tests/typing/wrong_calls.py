@@ -46,7 +46,7 @@ def options_that_there_are_not(session: Session, engine: Engine, connection: Con
     Attempt.options(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Attempt.options(session=engine)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Attempt.create(method_name="fulfill")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    Attempt.create(Client)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    Attempt.create(Client)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     Attempt.create(session, session=session, target=Client)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
     Attempt.create(session, target=Client, delay=True, retry=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Attempt.create(session, target=Client, within="1h")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
