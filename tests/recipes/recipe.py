@@ -71,7 +71,7 @@ class Recipe:
         theirs = {name: value for name, value in os.environ.items() if not name.startswith(("ASYNC_TASK", "SHOP"))}
         with tempfile.TemporaryDirectory(prefix=f"async-task-{self.name}-") as scratch:
             driver = "sqlite+aiosqlite" if any(one.startswith("aiosqlite") for one in self.requirements) else "sqlite"
-            variables = {DATABASE_URL: url or f"{driver}:///{scratch}/shop.sqlite", "PYTHONDONTWRITEBYTECODE": "1"}
+            variables = {DATABASE_URL: url or f"{driver}:///{scratch}/shop.sqlite", "PYTHONDONTWRITEBYTECODE": ""}
             path = f"{self.python.parent}:{theirs.get('PATH', '')}"
             ended = subprocess.run(
                 [str(self.python), "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=self.folder,
