@@ -63,6 +63,28 @@ def test_inline_performs_nothing_that_was_rolled_back(maker: sessionmaker[Sessio
             nested.rollback()
     assert outbox.calls == []
     assert written(session) == []
+    waiting = Attempt.options(session=session).call(Client.ping)
+    session.commit()
+    with mode("inline"), maker() as own:
+        Attempt.options(session=own).call(Client.ping)
+        own.begin_nested().commit()
+        own.rollback()
+    assert (outbox.calls, waiting.num_attempts) == ([], 0)
+
+
+def test_inline_performs_no_call_that_a_failing_call_has_committed_in_its_own_session(
+    maker: sessionmaker[Session], session: Session
+) -> None:
+    def act(own: Session) -> None:
+        Attempt.options(session=own).call(Client.ping)
+        own.commit()
+        raise Broken
+
+    will(act)
+    with mode("inline"), pytest.raises(Broken), maker.begin() as own:
+        Attempt.options(session=own).call(outbox.act_in_session)
+    assert outbox.calls == []
+    assert len(written(session)) == 1
 
 
 def test_inline_raises_what_a_call_raises_and_its_outcome_stays(engine: Engine) -> None:
@@ -125,9 +147,12 @@ def test_off_also_submits_operations_and_rows_that_are_their_own_jobs(session: S
 
 
 def test_modes_end_with_their_block_also_nested(session: Session) -> None:
-    with mode("off"), mode("manual"):
-        attempt = Attempt.options(session=session).call(Client.ping)
+    with mode("off"):
+        with mode("manual"):
+            attempt = Attempt.options(session=session).call(Client.ping)
+        other = Attempt.options(session=session).call(Client.ping)
     assert attempt in session
+    assert other not in session
     with mode("inline"), mode("inline"):
         pass
     listeners = [name for name in ("after_commit", "after_transaction_end") if _listens(name)]

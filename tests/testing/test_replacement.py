@@ -22,10 +22,13 @@ def test_a_replaced_function_calls_the_fake_in_tests_and_in_workers(session: Ses
         with replaced(Client.fulfill, lambda **_: outbox.calls.append("inner")):
             options.call(Client.fulfill, "c", 3)
             perform_all(session)
+        options.call(Client.fulfill, "c", 5)
+        perform_all(session)
     options.call(Client.fulfill, "c", 4)
     perform_all(session)
     assert fake.call_args_list == [
         mock.call(customer_token="c", order_number=1), mock.call(customer_token="c", order_number=2),
+        mock.call(customer_token="c", order_number=5),
     ]  # fmt: skip
     assert outbox.calls == ["inner", ("c", 4)]
 
