@@ -40,6 +40,7 @@ from claims import orphan
 from clockwork import let_pass, row_of
 from conftest import by_one_door
 from elsewhere import await_
+from operations import HOUR, World
 from outbox import Broken, Client, HookedAttempt, act, act_in_session, act_later, effects, hooks, will
 from spans import Exported, exported, linked, traceparent
 from workers import at_rest, make, working
@@ -414,6 +415,7 @@ def test_a_row_without_a_context_or_with_a_broken_one_has_no_link(
             connection.execute(Attempt.__table__.update().where(Attempt.id == attempt.id).values(trace_context=stored))
     app.run_batch()
     assert [linked(one) for one in seen.consumers] == [[], []]
+    assert integration._links("00-7355608-01") == ()
 
 
 # Metrics
@@ -463,6 +465,21 @@ def test_what_a_sweep_expires_and_recovers_is_counted(
     assert seen.consumers == []
 
 
+@by_one_door
+@pytest.mark.only_on("sqlite")
+def test_a_poll_that_gives_its_operation_up_has_one_outcome(world: World, observed: Observed, seen: Exported) -> None:
+    made = world.running()
+    world.pass_by(27 * HOUR)
+    own = observed()
+    own.sweep()
+    for _ in range(4):
+        own.run_batch()
+    assert world.progress(made) == ("failed", True, True)
+    counted = {about["async_task.outcome"]: value for about, value in seen.points("async_task.outcomes")}
+    assert "failed" not in counted
+    assert sum(counted.values()) == len(seen.consumers) > 0
+
+
 # What has no outcome, and what is refused
 
 
@@ -472,7 +489,8 @@ def test_a_span_whose_outcome_nobody_reports_is_ended_without(
 ) -> None:
     lost, last = write(Client, "ping"), write(Client, "ping")
     with seen.telemetry.performing(_facts(lost)):
-        pass
+        assert trace.get_current_span().get_span_context().is_valid
+    assert not trace.get_current_span().get_span_context().is_valid
     assert seen.consumers == []
     monkeypatch.setattr(integration, "LONGEST_WAIT", -1.0)
     with seen.telemetry.performing(_facts(last)):

@@ -143,6 +143,27 @@ def test_supervised_workers_export_before_they_end(
 
 
 @pytest.mark.only_on("sqlite")
+def test_a_forked_process_does_not_end_the_spans_of_the_process_before_it(
+    run: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    run("""
+        from traced import *
+        import datetime as dt, uuid
+        from async_task import CallFacts
+
+        now, telemetry = dt.datetime.now(dt.UTC), outbox._hooks.observer
+        with telemetry.performing(CallFacts(uuid.uuid4(), "traced.shop", "note", "default", 1, now, now)):
+            pass
+        if (pid := os.fork()) == 0:
+            telemetry.flush()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        telemetry.flush()
+    """)
+    assert len(spans_in(tmp_path, "CONSUMER")) == 1
+
+
+@pytest.mark.only_on("sqlite")
 def test_without_telemetry_nothing_of_it_is_imported(
     alone: None, engine: Engine, database: Database, tmp_path: pathlib.Path
 ) -> None:
