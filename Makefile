@@ -75,7 +75,7 @@ console: .venv/.demo ## open a Python prompt in the example shop
 	else said=$$("$(PYTHON)" -m venv .venv 2>&1) || { rm -rf .venv; echo "$$said" >&2; \
 	echo "$(PYTHON) could not make a virtual environment: on Debian and Ubuntu, install the package python3-venv." >&2; exit 1; }; fi
 
-demo_extras := postgres,web
+demo_extras := demo
 
 # $(1): the extras to install; the library itself is installed in editable form
 define install

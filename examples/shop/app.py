@@ -7,6 +7,7 @@ SHOP_KEYS_FILE: the keys for secret arguments, by default `shop.keys`. Refunds n
 """
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from sqlalchemy import create_engine
@@ -21,6 +22,12 @@ Session = sessionmaker(engine)
 keys_file = Path(os.environ.get("SHOP_KEYS_FILE") or "shop.keys")
 schedule = Schedule()
 schedule.every(minutes=1, call=report, overlap="skip")
+if find_spec("opentelemetry"):  # async-task[otel]; a program of yours imports it, or leaves it out
+    from async_task.integrations.opentelemetry import OpenTelemetry
+
+    telemetry: OpenTelemetry | None = OpenTelemetry()
+else:
+    telemetry = None
 outbox = AsyncTask(
     Session,
     model=Attempt,
@@ -28,6 +35,7 @@ outbox = AsyncTask(
     encryptors=[AesGcmEncryptor(Keys.from_file(keys_file))] if keys_file.exists() else [],
     schedule=schedule,
     lease=float(os.environ.get("SHOP_LEASE", "5")),
+    telemetry=telemetry,
 )
 
 

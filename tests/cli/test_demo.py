@@ -63,6 +63,9 @@ def check_output(out: str) -> None:
         r"encryptor    aes-gcm, key \d{8}-[0-9a-f]{4}\n",
         r"method_args  \.\.\.[A-Za-z0-9+/]{40}\.\.\. \(\d{3} characters\)\n",
         r"The account is not in it\. The target got it: order \d{4} is refunded to 3000\.\n",
+        r"create shop\.orders\.fulfill   trace [0-9a-f]{32}\n"
+        r"   process shop\.orders\.fulfill  trace [0-9a-f]{32}\n"
+        r"   Try 3 succeeded\. Its span is linked to the first one, [0-9a-f]{16}\.\n",
         r"both got the same attempt\. Rows: 1\. Requests: 1\.",
         r"pending +1 +0 +0\n",
         r"succeeded +12 +15 +2\n",
@@ -191,6 +194,11 @@ def test_a_password_is_kept_in_a_file_for_its_user_alone(tmp_path: pathlib.Path)
             "a call that was rolled back is never made",
         ),
         (2, "warehouse.Warehouse.parcels = lambda self: [1001]", "order 1002 was packed once"),
+        (
+            3,
+            "import async_task.integrations.opentelemetry as otel; otel._links = lambda context: ()",
+            "the span of a try is linked to that of its call",
+        ),
         (3, "warehouse.Warehouse.will = lambda self, number, **behaviour: None", "it fails twice and then succeeds"),
         (
             7,

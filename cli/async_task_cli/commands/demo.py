@@ -10,6 +10,7 @@ from async_task import Status
 from async_task_cli.demo.play import Play
 from async_task_cli.demo.scenes import SCENES
 from async_task_cli.demo.stage import Stage, check, command_words, entering, set_up, usable
+from async_task_cli.demo.traces import Traces
 from async_task_cli.logs import without_final_failures
 from async_task_cli.options import SETTINGS, Wanted, debugging
 from async_task_cli.terminal import coloured, page, table
@@ -28,12 +29,14 @@ def demo(database_url: str | None) -> None:
     began = time.monotonic()
     given = click.get_current_context().find_object(Wanted)
     url = usable(database_url or (given.database_url if given else None))
+    traces = Traces()
     with without_final_failures(), set_up(url) as stage:
         _introduce(stage)
         play = Play.on(stage, lambda words: click.echo(f"   {words}"))
         for number, (title, scene) in enumerate(SCENES, 1):
             page().print(Text(f"\n{number}. {title}", style="bold"))
             scene(play)
+        _print_trace(play, traces)
         click.echo()
         _print_outcomes(play)
         _print_next_commands(play, url)
@@ -46,6 +49,13 @@ def _introduce(stage: Stage) -> None:
     click.echo(f"A shop in {stage.folder}")
     click.echo(f"Its database: {stage.app.address}")
     click.echo(f"Its warehouse: {stage.warehouse.url}, process {stage.warehouse.pid}")
+
+
+def _print_trace(play: Play, traces: Traces) -> None:
+    if traces.is_there and play.retried is not None:
+        page().print(Text("\nThe call that was retried, as OpenTelemetry sees it", style="bold"))
+        for line in traces.lines_about(play.retried):
+            play.tell(line)
 
 
 def _print_outcomes(play: Play) -> None:
