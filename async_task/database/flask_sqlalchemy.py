@@ -42,7 +42,7 @@ def flask_context(db: FlaskSQLAlchemy) -> Iterator[None]:
         yield
         return
     # Flask-SQLAlchemy has no public way back to its applications.
-    apps = list(getattr(db, "_app_engines", ()))
+    apps: list[Any] = list(getattr(db, "_app_engines", ()))
     if len(apps) != 1:
         known = "none yet" if not apps else f"{len(apps)}"
         raise ConfigurationError(
