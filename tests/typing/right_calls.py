@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, assert_type
 
+from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session
@@ -238,3 +239,6 @@ def some_hooks(several: Sequence[Around]) -> None:
     AsyncTask("sqlite://", around=as_tenant, on_succeeded=count_success, on_crashed=note_crash)
     AsyncTask("sqlite://", around=[as_tenant, as_tenant_later, lambda facts: Span(), lambda _: nullcontext()])
     AsyncTask("sqlite://", around=several, on_retried=lambda facts, outcome: outcome.after)
+
+
+outbox_of_flask: AsyncTask = AsyncTask(SQLAlchemy())
