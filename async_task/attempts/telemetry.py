@@ -57,6 +57,7 @@ class Writing(Protocol):
     @property
     def trace_context(self) -> str | None:
         """The W3C traceparent that the rows keep, of up to 64 characters."""
+        ...
 
     def found(self, attempt_id: uuid.UUID) -> None:
         """Nothing was written: `ensure` has found this attempt."""
@@ -70,6 +71,7 @@ class Telemetry(Observer, Protocol):
 
     def writing(self, calls: CallsToWrite) -> AbstractContextManager[Writing]:
         """A context manager in which these calls are written into the transaction of the caller."""
+        ...
 
 
 _telemetry: dict[Table, Telemetry] = {}

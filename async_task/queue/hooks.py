@@ -68,6 +68,7 @@ class Observer(Protocol):
 
     def performing(self, facts: CallFacts) -> AbstractContextManager[object]:
         """A context manager in which a call is made: an `around` hook, the outermost one."""
+        ...
 
     def settled(self, facts: CallFacts, outcome: Outcome) -> None:
         """This outcome is committed: of a try, also one that is parked, superseded or canceled; or of a sweep."""
