@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import pytest
+from async_task.testing import assert_written
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -76,3 +77,8 @@ def test_the_dashboard_is_shown_to_those_with_the_token(client: TestClient, monk
     assert client.get("/jobs/").status_code == 403
     shown = client.get("/jobs/overview.json", headers={"Authorization": "Bearer a-token"})
     assert shown.status_code == 200
+
+
+def test_an_order_writes_its_call(client: TestClient) -> None:
+    client.post("/orders/7")
+    outbox.read(lambda session: assert_written(Warehouse.pack, session=session, number=7))

@@ -1,10 +1,12 @@
 """The shop with Flask's own client."""
 
 import pytest
+from async_task.testing import assert_written
 from flask import has_app_context
 from flask.testing import FlaskClient
 
 from async_task import Status
+from shop.jobs import pack
 from wsgi import outbox
 
 
@@ -33,3 +35,8 @@ def test_the_dashboard_is_shown_to_those_with_the_token(client: FlaskClient, mon
     assert client.get("/jobs/", buffered=True).status_code == 403
     shown = client.get("/jobs/overview.json", buffered=True, headers={"Authorization": "Bearer a-token"})
     assert shown.status_code == 200
+
+
+def test_an_order_writes_its_call(client: FlaskClient) -> None:
+    client.post("/orders/7")
+    outbox.read(lambda session: assert_written(pack, session=session, number=7))

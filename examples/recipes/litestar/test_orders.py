@@ -2,6 +2,7 @@
 
 import pytest
 from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin
+from async_task.testing import assert_written
 from litestar import Litestar, post
 from litestar.testing import TestClient
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -49,3 +50,8 @@ def test_the_dashboard_is_shown_to_those_with_the_token(
     assert client.get("/jobs/").status_code == 403
     shown = client.get("/jobs/overview.json", headers={"Authorization": "Bearer a-token"})
     assert shown.status_code == 200
+
+
+def test_an_order_writes_its_call(client: TestClient[Litestar]) -> None:
+    client.post("/orders/7")
+    outbox.read(lambda session: assert_written(pack, session=session, number=7))
