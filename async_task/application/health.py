@@ -91,6 +91,7 @@ class ApplicationHealth(FailureRetry):
 
         Raises as `run_batch`, and ReadTimeout inside of `reading`.
         """
+        refuse_loop("gauges")
         attempts = self.attempts
         return gauges_of(attempts.depths(), attempts.rates(), attempts.oldest_due(), self.workers())
 

@@ -35,6 +35,7 @@ VERBS: dict[str, Callable[[AsyncTask], object]] = {
     "check_schema": lambda app: app.check_schema(),
     "clock": lambda app: app.clock().run(),
     "explain_job": lambda app: app.explain_job("test.review", 17),
+    "gauges": lambda app: app.gauges(),
     "job": lambda app: app.job("test.review", 17),
     "jobs": lambda app: app.jobs(),
     "key_uses": lambda app: app.key_uses(),
