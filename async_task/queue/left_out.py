@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Table, bindparam, or_, tuple_
+from sqlalchemy import ColumnElement, Table, bindparam, or_
 
+from async_task.database.pairs import joined, paired
 from async_task.encryption.rotation import stored_head
 
 
@@ -24,11 +25,14 @@ class LeftOut(NamedTuple):
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters of the conditions `but` these parts."""
-        return {_parameter(name): getattr(self, name) for name in self.parts}
+        return {_parameter(name): self._values(name) for name in self.parts}
 
     def is_any_of(self, table: Table) -> ColumnElement[bool]:
         """The row is one of those that are left out; with the values in it."""
-        return or_(*(_column(table, name).in_(getattr(self, name)) for name in self.parts))
+        return or_(*(_column(table, name).in_(self._values(name)) for name in self.parts))
+
+    def _values(self, part: str) -> tuple[str, ...]:
+        return tuple(one if isinstance(one, str) else joined(one) for one in getattr(self, part))
 
 
 NOTHING = LeftOut()
@@ -48,7 +52,7 @@ def _column(table: Table, part: str) -> Any:
 
 
 _COLUMNS: dict[str, Callable[[Table], Any]] = {
-    "calls": lambda table: tuple_(table.c.target, table.c.method_name),
+    "calls": lambda table: paired(table.c.target, table.c.method_name),
     "encryptors": lambda table: table.c.encryptor,
-    "keys": lambda table: tuple_(table.c.encryptor, stored_head(table)),
+    "keys": lambda table: paired(table.c.encryptor, stored_head(table)),
 }
