@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import signal
 import sys
 import sysconfig
 import threading
@@ -19,6 +20,7 @@ EVERY = 0.25
 """Seconds between two looks at the files."""
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 _STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 State = tuple[int, int, int] | None
 """What differs once a file is saved: its inode, size and time of change. None: there is no such file."""
 
@@ -36,6 +38,7 @@ class Reload:
         self._began = time.time_ns()
         self._seen: set[str] = set()
         self._known: dict[Path, State] = {}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)  # the handlers are there; a signal may wait for them
 
     def load(self, load: Callable[[], object]) -> None:
         """Call `load`, which imports the application. If it cannot be imported, log why, wait for a change, and begin
@@ -68,6 +71,8 @@ class Reload:
         sys.stdout.flush()
         sys.stderr.flush()
         os.chdir(self._folder)
+        # Until the new interpreter has its handlers, a signal waits: it would end the process without an exit code.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
     def _wait(self, look: Callable[[], Path | None]) -> None:
