@@ -76,6 +76,20 @@ def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing_behind(
     assert (file.read_text(), [one.name for one in tmp_path.iterdir() if "prom" in one.name]) == ("old", ["x.prom"])
 
 
+@pytest.mark.only_on("sqlite")
+def test_what_is_no_regular_file_is_refused_and_a_link_stays_one(
+    run: Run, database: Database, tmp_path: pathlib.Path
+) -> None:
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link.prom", tmp_path / "x.prom"
+    os.mkfifo(pipe)
+    said = run("metrics", "--textfile", str(pipe))
+    assert (said.code, said.out, pipe.is_fifo()) == (2, "", True)
+    assert f"{pipe} is no regular file, and would be replaced by one" in said.err
+    link.symlink_to(file)
+    assert run("metrics", "--textfile", str(link)).code == 0
+    assert (link.is_symlink(), file.read_text().startswith("# HELP async_task_up ")) == (True, True)
+
+
 def test_without_the_database_the_file_stays_as_it_was(say: Run, tmp_path: pathlib.Path) -> None:
     file = tmp_path / "x.prom"
     file.write_text("old")

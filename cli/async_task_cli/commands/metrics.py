@@ -34,19 +34,24 @@ def metrics(wanted: Wanted, textfile: Path | None, timeout: dt.timedelta) -> Non
     program that reads PATH finds the old figures or the new ones, and everybody may read them (mode 0644). If the
     database cannot be used, PATH stays as it was, and the exit code is 69: alarm on its age, which node_exporter tells.
     """
+    if textfile is not None and textfile.exists() and not textfile.is_file():
+        raise click.BadParameter(
+            f"{textfile} is no regular file, and would be replaced by one: without --textfile the figures are printed.",
+            param_hint="--textfile",
+        )
     with existing(wanted) as app, app.reading(within=timeout):
         text = prometheus_text(app.gauges())
     if textfile is None:
         click.echo(text, nl=False)
         return
     try:
-        _replace(textfile, text)
+        _replace(textfile.resolve(), text)
     except OSError as error:
         raise Refusal(f"{textfile} cannot be written: {error.strerror}", UNEXPECTED) from error
 
 
 def _replace(file: Path, text: str) -> None:
-    """Through a file beside it, whose name no collector reads."""
+    """Through a file beside it, whose name no collector reads. `file`: without symbolic links, which stay."""
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         with draft.open("x", encoding="utf-8") as opened:
