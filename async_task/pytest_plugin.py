@@ -28,10 +28,13 @@ def pytest_configure(config: pytest.Config) -> None:
         _check(lambda: _modes().check_mode(named), MODE)
 
 
+def pytest_collection_finish() -> None:
+    if (registry := sys.modules.get("async_task.targets.registry")) is not None:
+        registry.note_definitions()  # before anything is patched
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if (registry := sys.modules.get("async_task.targets.registry")) is not None:
-        registry.note_definitions()  # before a fixture patches one
     name = _mode_of(item)
     if name != "manual":
         stack = item.stash[_mode] = ExitStack()

@@ -90,6 +90,32 @@ def command(number: int) -> None:
     said.append(("command", number))
 
 
+class Signal:
+    """A decorator that keeps the function in a list."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.listeners = [function]
+
+    def __call__(self, **arguments: Any) -> None:
+        said.append("signal")
+
+
+@Signal
+@target("patchable.signalled")
+def signalled(number: int) -> None:
+    said.append(("signalled", number))
+
+
+def nothing(function: Callable[..., Any]) -> None:
+    """A decorator that keeps the function elsewhere, and returns nothing."""
+
+
+@nothing
+@target("patchable.unnamed")
+def unnamed(number: int) -> None:
+    said.append(("unnamed", number))
+
+
 @target("patchable.twice.first")
 def twice(number: int) -> None:
     said.append(("first", number))

@@ -44,7 +44,7 @@ from async_task.schedule.clock import Clock
 from async_task.schedule.schedule import Schedule
 from async_task.schema.tables import table_of
 from async_task.targets.keeping import Age, Keep
-from async_task.targets.registry import note_definitions, registered_targets
+from async_task.targets.registry import registered_targets
 from async_task.targets.retry import Duration, duration
 from async_task.wakeup.notify import switch_notify
 from async_task.worker.batch_preview import BatchPreview, preview
@@ -143,7 +143,6 @@ class AsyncTask(ApplicationDashboard):
         self._attempt_job, self._batch_job = attempt_job, batch_job
         for module in names:
             import_module(module)
-        note_definitions()
         self._check_schedule()
 
     @property

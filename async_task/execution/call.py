@@ -80,8 +80,7 @@ def _invoke(context: ExecutionContext, claim: Claim, call: PreparedCall, transac
     if call.session_class is not None:
         assert transaction is not None
         session = transaction.session(call.session_class, context.source.session_class, context.source.session_options)
-        function = partial(call.method.callable, session, **call.arguments)
-        function = _with_ambient(session, function, call, flushes=bool(around))
+        function = _with_ambient(session, partial(function, session), call, flushes=bool(around))
     if call.method.signature.is_async:
         function = _coroutine_within(around, claim, function) if around else function
         return context.lane.run_coroutine(_within_timeout(function, call.timeout))

@@ -1,17 +1,18 @@
-"""Where a class or function is defined: what its module has under its name now is called, so that it can be patched.
+"""Where a class or function is defined: a test may put something in its place there, by the name.
 
     with mock.patch("shop.outbox.open_ledger"): ...
 
-1. `note` remembers what is found there, when an application is made or a test begins. That is the original, whatever it
-   is (a mock alone is none), and while it is there, the registered object is called.
-2. Where nothing was noted, the original is the registered object, what was defined there after it, and what a decorator
-   made of it: it holds it as `__wrapped__`, as an attribute, or in its closure.
-3. Anything else that is found there is called.
+1. A mock that is found there is called.
+2. While a test of pytest runs, so is anything else, but for the original: what `note` found there before the first
+   test; else the registered object, what was defined there after it, and what a decorator made of it, which holds it
+   as `__wrapped__`, as an attribute, or in its closure.
+3. Otherwise the registered object is called, whatever hides it in its module.
 """
 
+import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 _ABSENT: Any = object()
@@ -31,20 +32,19 @@ class Definition:
         self._original: object = _ABSENT
 
     def note(self) -> None:
-        """Take what is found now for the original, unless one is known or it is a mock."""
+        """Take what is found now for the original, unless it is a mock."""
         found = self._found()
-        if self._original is _ABSENT and not _is_mock(found):
+        if found is not _ABSENT and not _is_mock(found):
             self._original = found
 
     def current(self) -> object:
-        """The registered object, or what was put in its place."""
+        """The registered object, or what a test has put in its place."""
         found = self._found()
         if found is self._thing or found is self._original or found is _ABSENT:
-            if self._original is _ABSENT and found is not _ABSENT:
-                self._original = found
             return self._thing
-        if self._original is _ABSENT and not _is_mock(found) and self._is_original(found):
-            self._original = found
+        if _is_mock(found):
+            return found
+        if not is_testing() or (self._original is _ABSENT and self._is_original(found)):
             return self._thing
         return found
 
@@ -57,6 +57,11 @@ class Definition:
         for name in self._path:
             found = getattr(found, name, _ABSENT)
         return found
+
+
+def is_testing() -> bool:
+    """Whether a test of pytest runs, in this process or in the one that has started it."""
+    return "PYTEST_CURRENT_TEST" in os.environ
 
 
 def definition_of(thing: object) -> Definition | None:
@@ -86,13 +91,20 @@ def _is_made_of(found: object, thing: object) -> bool:
 
 
 def _parts(outer: Any) -> Iterator[object]:
-    """The callables that an object holds: as attributes, as the function of a partial, or in its closure."""
+    """The callables that an object holds: as attributes or in these, in a partial, or in its closure."""
     held: list[Any] = [getattr(outer, "func", None), *_closure(outer)]
     held += getattr(outer, "__dict__", {}).values()
     for cls in type(outer).__mro__:
         slots = cls.__dict__.get("__slots__", ())
         held += [getattr(outer, name, None) for name in ([slots] if isinstance(slots, str) else slots)]
-    yield from (one for one in held if callable(one))
+    for one in held:
+        yield from (inner for inner in _items(one) if callable(inner))
+
+
+def _items(held: Any) -> Collection[object]:
+    if isinstance(held, dict):
+        return held.values()
+    return held if isinstance(held, (list, tuple, set, frozenset)) else (held,)
 
 
 def _closure(outer: Any) -> Iterator[object]:

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from async_task.error_text import quotes_nothing
 from async_task.errors import ConfigurationError, UnknownMethod, near
 from async_task.targets.definition import definition_of
 from async_task.targets.originals import Originals
@@ -139,17 +140,20 @@ class Method:
 
     @property
     def callable(self) -> Callable[..., Any]:
-        """What is called: read for each call, as Python does, so that a patched method is what is called. Never raises;
-        what it raises is raised by the call."""
+        """What is called: read for each call, as Python does, so that a patched method is what is called. Never raises:
+        what has been put there and cannot be read or called is an error of the call."""
         if self.replacement is not None:
             return self.replacement
-        thing: Any = self.target.current
-        if self.name == CALL:
-            return thing  # type: ignore[no-any-return]
+        found: Any = self.target.current
         try:
-            return getattr(thing, self.name)  # type: ignore[no-any-return]
-        except Exception as error:  # of what a test has put there
+            found = found if self.name == CALL else getattr(found, self.name)
+        except Exception as error:
             return partial(_raise, error)
+        return found if callable(found) else partial(_raise, self._uncallable(found))
+
+    def _uncallable(self, found: object) -> TypeError:
+        said = f"{self.signature.label} cannot be called: a {type(found).__name__} has been put in its place"
+        return quotes_nothing(TypeError(said))
 
     @property
     def mode(self) -> str:

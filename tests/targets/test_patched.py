@@ -3,7 +3,6 @@
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -145,14 +144,42 @@ def test_a_class_that_is_patched_by_name_is_what_is_called(shop: Any) -> None:
         assert made.target == "patchable.warehouse"
 
 
-def test_an_application_notes_its_targets(shop: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    AsyncTask(f"sqlite:///{tmp_path / 'app.sqlite'}", modules=["patchable"])
-    monkeypatch.setattr(shop, "open_ledger", shop.loud(shop.open_ledger))
-    assert called("patchable.open_ledger") is shop.open_ledger
+def test_outside_of_a_test_the_registered_function_is_called_whatever_hides_it(
+    shop: Any, app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = [write(f"patchable.{name}", None, {"number": 1}) for name in ("brief", "signalled", "unnamed")]
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    monkeypatch.setattr(shop, "brief", importlib.import_module("subprocess").run)
+    assert [app.perform(attempt.id) for attempt in attempts] == [Succeeded(attempt.id) for attempt in attempts]
+    assert shop.said == [("brief", 1), ("signalled", 1), ("unnamed", 1)]
+    with mock.patch("patchable.brief") as fake:
+        assert called("patchable.brief") is fake
+
+
+def test_a_fake_that_is_there_when_an_application_is_made_is_called(
+    shop: Any, engine: Any, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = write("patchable.brief", None, {"number": 1})
+    monkeypatch.setattr(shop, "brief", lambda number: shop.said.append(("fake", number)))
+    assert AsyncTask(engine, modules=["patchable"]).perform(attempt.id) == Succeeded(attempt.id)
+    assert shop.said == [("fake", 1)]
+
+
+def test_what_cannot_be_called_in_the_place_of_a_method_is_an_error_of_each_try(
+    shop: Any, app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, function = write(shop.Warehouse, "ship", {"number": 1}), write("patchable.brief", None, {"number": 1})
+    monkeypatch.setattr(shop.Warehouse, "ship", None)
+    monkeypatch.setattr(shop, "brief", 3)
+    for attempt in (method, function):
+        outcome: Any = app.perform(attempt.id)
+        assert "cannot be called: a " in outcome.error
+        assert "has been put in its place" in outcome.error
+    assert app.attempts.get(method.id).num_errors == 1
 
 
 @pytest.mark.parametrize("has_app", [True, False])
-@pytest.mark.parametrize("name", ["loudly", "plainly", "command"])
+@pytest.mark.parametrize("name", ["loudly", "plainly", "command", "signalled"])
 def test_a_decorator_above_a_target_is_not_called(shop: Any, name: str, has_app: bool) -> None:
     if has_app:
         note_definitions()

@@ -3,13 +3,13 @@
 from typing import Annotated
 
 import pytest
-from async_task.testing import assert_written
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from async_task import Attempt, NoTransaction
+from async_task.testing import assert_written
 from shop import web_sync
 from shop.database import transaction
 from shop.models import Order

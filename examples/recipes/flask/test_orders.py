@@ -1,11 +1,11 @@
 """The shop with Flask's own client."""
 
 import pytest
-from async_task.testing import assert_written
 from flask import has_app_context
 from flask.testing import FlaskClient
 
 from async_task import Status
+from async_task.testing import assert_written
 from shop.jobs import pack
 from wsgi import outbox
 

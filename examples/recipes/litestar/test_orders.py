@@ -2,12 +2,12 @@
 
 import pytest
 from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin
-from async_task.testing import assert_written
 from litestar import Litestar, post
 from litestar.testing import TestClient
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from async_task import Attempt
+from async_task.testing import assert_written
 from shop.database import alchemy
 from shop.models import Order
 from shop.outbox import outbox, pack
