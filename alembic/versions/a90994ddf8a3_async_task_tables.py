@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-async_task_schema = 6
+async_task_schema = 7
 async_task_tables = ["async_task_attempts", "async_task_job_events", "async_task_workers", "async_task_queues", "async_task_schedules", "async_task_occurrences", "async_task_schema"]
 revision = 'a90994ddf8a3'
 down_revision = None

@@ -55,7 +55,7 @@ class Project:
 
     def test(self, *words: str) -> str:
         """The last line of a run of its tests, in which warnings are errors and all pass."""
-        ended = self.run("pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *words)
+        ended = self.run("pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:asyncio", *words)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout.splitlines()[-1]
 
