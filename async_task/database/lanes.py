@@ -51,6 +51,8 @@ class Lane:
 
     is_async = False
     """Whether its thread runs an event loop while it works."""
+    limits_transactions = True
+    """Whether the server may be told to end a transaction that takes too long."""
 
     def __init__(self, source: Source, *, private: bool = False) -> None:
         self.engine: Engine = source.private() if private else source.shared()

@@ -1,13 +1,9 @@
 """What a session has or is given on its server: locks of its own and limits of time; and since when the server runs."""
 
-import contextlib
-from collections.abc import Iterator
-
 from sqlalchemy import BigInteger, cast, column, func, select, table
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
-from async_task.database.dialects import MYSQL, bounds_transactions, counts_locked_rows, is_mariadb
+from async_task.database.dialects import MYSQL, is_mariadb
 
 
 def server_uptime(connection: Connection) -> float | None:
@@ -65,21 +61,3 @@ def _set_session(connection: Connection, idle: int | str, statement: int | str) 
     else:
         limits = f"wait_timeout = {idle}"
     connection.exec_driver_sql(f"SET SESSION {limits}")
-
-
-@contextlib.contextmanager
-def limits_kept(connection: Connection) -> Iterator[None]:
-    """Afterwards the limits of time of this connection's transaction are what they were before: on PostgreSQL the
-    statement that locks an attempt sets them until the end of the transaction, also when it is in a savepoint."""
-    if not counts_locked_rows(connection.dialect):
-        yield
-        return
-    names = ["idle_in_transaction_session_timeout", "statement_timeout"]
-    names += ["transaction_timeout"] if bounds_transactions(connection.dialect) else []
-    before = connection.execute(select(*[func.current_setting(name) for name in names])).one()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(SQLAlchemyError):  # the transaction has failed, and its end resets them
-            pairs = zip(names, before, strict=True)
-            connection.execute(select(*[func.set_config(name, value, True) for name, value in pairs]))

@@ -157,7 +157,7 @@ class CallTransaction:
 
     def _lock(self, connection: Connection) -> None:
         savepoint = SAVEPOINT if self._for_session else None
-        limit = dt.timedelta(seconds=self._limit)
+        limit = dt.timedelta(seconds=self._limit) if self._lane.limits_transactions else None
         if lock_claims(connection, self._table, [self._claim], limit, savepoint=savepoint):
             self.is_claim_lost = True
             raise ClaimLost(LOST)

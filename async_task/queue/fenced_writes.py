@@ -54,13 +54,15 @@ class OutcomeWrite(NamedTuple):
 
 
 def lock_claims(
-    connection: Connection, table: Table, claims: Sequence[Claim], limit: dt.timedelta, *, savepoint: str | None = None
-) -> set[uuid.UUID]:
+    connection: Connection, table: Table, claims: Sequence[Claim], limit: dt.timedelta | None, *,
+    savepoint: str | None = None,
+) -> set[uuid.UUID]:  # fmt: skip
     """Lock the rows of these claims, all of one claim id; then set a savepoint, if one is named. PostgreSQL ends the
-    transaction when it idles, or a statement of it runs, for longer than `limit`. Returns the ids of lost claims."""
+    transaction when it idles, or a statement of it runs, for longer than `limit`; None: its limits stay as they are.
+    Returns the ids of lost claims."""
     given, form = _parameters(connection, claims), Ids.of(connection.dialect, len(claims))
     then = None if savepoint is None else f"SAVEPOINT {savepoint}"
-    if not counts_locked_rows(connection.dialect):
+    if limit is None or not counts_locked_rows(connection.dialect):
         rows = at_once(connection, settle_statements.lock(table, form), given, then=then).rows
         return {claim.id for claim in claims}.difference(row[0] for row in rows)
     given |= _limits(limit)

@@ -18,6 +18,8 @@ from async_task.testing.savepoint_connection import SavepointEngine
 
 
 class _Borrowed(Lane):
+    limits_transactions = False  # they would end the test's own transaction, while somebody debugs a call
+
     def __init__(self, engine: SavepointEngine) -> None:
         self.engine: Engine = engine
         self._owns = False

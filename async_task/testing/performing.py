@@ -16,7 +16,6 @@ from sqlalchemy import Connection, Table, select
 from async_task.attempts.ambient import none_begun
 from async_task.attempts.attempt import BaseAttempt
 from async_task.attempts.options import AnySession, SyncSession
-from async_task.database.server_sessions import limits_kept
 from async_task.errors import AsyncTaskError, ConfigurationError
 from async_task.execution.performer import perform_claim, tracked_elsewhere
 from async_task.execution.prepared_call import ExecutionContext
@@ -92,7 +91,7 @@ def perform_on(
     source = BorrowedSource(connection, made_by, options)
     kind = BorrowedLoopLane if source.is_async else BorrowedLane
     # A call must not find the test's own session, which no worker has.
-    with none_begun(), limits_kept(connection), kind(SavepointEngine(connection)) as lane:
+    with none_begun(), kind(SavepointEngine(connection)) as lane:
         turns = [_Due(source, model, lane, outcomes, raises=raises) for model in models]
         while any(one.perform_next() for one in turns):
             continue

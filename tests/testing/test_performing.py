@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime as dt
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -331,6 +332,42 @@ def test_the_limits_of_the_transaction_stay_those_of_the_test(session: Session) 
     perform_all(session)
     assert session.scalar(text("SHOW statement_timeout")) == "71s"
     assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "0"
+
+
+LIMITS = text("SELECT current_setting('idle_in_transaction_session_timeout'), current_setting('statement_timeout')")
+
+
+@pytest.mark.only_on("postgresql")
+def test_the_server_does_not_end_a_call_that_takes_longer_than_its_limit(session: Session) -> None:
+    limits: list[Any] = []
+
+    def act(own: Session) -> None:
+        limits.append(tuple(own.execute(LIMITS).one()))
+        time.sleep(0.7)  # its limit is 0.5 s
+
+    will(act)
+    call(session, outbox.act_brief_in_session)
+    assert [type(one) for one in perform_all(session)] == [Succeeded]
+    will(lambda: limits.append(tuple(session.execute(LIMITS).one())))
+    Attempt.options(session=session, timeout=0.5).call(outbox.act)
+    assert [type(one) for one in perform_all(session)] == [Succeeded]
+    assert limits == [("0", "0")] * 2
+
+
+@pytest.mark.only_on("postgresql")
+def test_the_server_does_not_limit_the_calls_of_an_async_session(play: Play) -> None:
+    limits: list[Any] = []
+
+    async def act(own: AsyncSession) -> None:
+        limits.append(tuple((await own.execute(LIMITS)).one()))
+
+    async def test(session: AsyncSession) -> None:
+        will(act)
+        call(session, outbox.act_in_async_session_locked)
+        await perform_all(session)
+
+    play(test)
+    assert limits == [("0", "0")]
 
 
 def test_a_session_on_an_engine_commits_what_was_performed(engine: Engine) -> None:
