@@ -67,7 +67,7 @@ def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None
         _change(attempt, own, "retry_now", GIVEN_UP, reopening(table), reason)
     else:
         _change(attempt, own, "retry_now", PENDING, rescheduling(table, None), reason)
-    wake_after_commit(own, inspect(type(attempt)), {attempt.queue: 1})
+    wake_after_commit(own, inspect(type(attempt)), {attempt.queue: 1}, (attempt.id,))
 
 
 def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: str | None) -> None:
@@ -85,7 +85,7 @@ def restart(
     own, values = _session_of(attempt, session), restarting(table_of(attempt), at, expires_at)
     _change(attempt, own, "retry_now", PENDING | GIVEN_UP, values, reason)
     if at is None:
-        wake_after_commit(own, inspect(type(attempt)), {attempt.queue: 1})
+        wake_after_commit(own, inspect(type(attempt)), {attempt.queue: 1}, (attempt.id,))
 
 
 def status_now(attempt: Any, session: Session) -> Status | None:

@@ -34,7 +34,7 @@ def add(model: type[M], made: Draft, session: object | None) -> M:
     if session is None:
         note_created(own)
     if made.is_due_at_once:
-        wake_after_commit(own, mapper, {made.form.queue: 1})
+        wake_after_commit(own, mapper, {made.form.queue: 1}, (made.id,))
     return attempt
 
 
@@ -77,7 +77,7 @@ def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | Non
         if asked is None:
             note_created(own)
         if made.is_due_at_once:
-            wake_after_commit(own, mapper, {made.form.queue: 1})
+            wake_after_commit(own, mapper, {made.form.queue: 1}, (made.id,))
     return there
 
 

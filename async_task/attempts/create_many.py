@@ -71,7 +71,7 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
     if session is None:
         wake_after_connection_commit(connection, table, counts)
     else:
-        wake_after_commit(session, mapper, counts)
+        wake_after_commit(session, mapper, counts, [one.id for one in drafts if one.is_due_at_once])
     return [one.id for one in drafts]
 
 

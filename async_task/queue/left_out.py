@@ -1,5 +1,6 @@
-"""What a claim leaves out: calls, encryptors and keys, each a condition of the statements that look for what is due."""
+"""What a claim leaves out: calls, encryptors, keys and attempts, each a condition of the statements that look for what is due."""
 
+import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,11 +12,12 @@ from async_task.encryption.rotation import stored_head
 
 class LeftOut(NamedTuple):
     """`calls`: each a target and a method. `encryptors`: names. `keys`: each an encryptor, and the beginning of the
-    texts under the key (`stored_head_of`)."""
+    texts under the key (`stored_head_of`). `ids`: of attempts."""
 
     calls: tuple[tuple[str, str], ...] = ()
     encryptors: tuple[str, ...] = ()
     keys: tuple[tuple[str, str], ...] = ()
+    ids: tuple[uuid.UUID, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -31,8 +33,8 @@ class LeftOut(NamedTuple):
         """The row is one of those that are left out; with the values in it."""
         return or_(*(_column(table, name).in_(self._values(name)) for name in self.parts))
 
-    def _values(self, part: str) -> tuple[str, ...]:
-        return tuple(one if isinstance(one, str) else joined(one) for one in getattr(self, part))
+    def _values(self, part: str) -> tuple[Any, ...]:
+        return tuple(joined(one) if isinstance(one, tuple) else one for one in getattr(self, part))
 
 
 NOTHING = LeftOut()
@@ -55,4 +57,5 @@ _COLUMNS: dict[str, Callable[[Table], Any]] = {
     "calls": lambda table: paired(table.c.target, table.c.method_name),
     "encryptors": lambda table: table.c.encryptor,
     "keys": lambda table: paired(table.c.encryptor, stored_head(table)),
+    "ids": lambda table: table.c.id,
 }

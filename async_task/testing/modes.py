@@ -1,11 +1,13 @@
 """What becomes of the calls that a test writes: manual, inline or off.
 
 - manual: they wait for `perform_all`. This is the default.
-- inline: they are performed when the session commits that wrote them, also where its commit is a SAVEPOINT's.
+- inline: they are performed when the session commits that wrote them, also where its commit is a SAVEPOINT's. Attempts
+  that waited before wait for `perform_all`.
 - off: they are checked, and not written. The test needs no tables.
 """
 
 import contextlib
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +20,7 @@ from async_task.database.sessions import write_arguments
 from async_task.errors import ConfigurationError
 from async_task.testing.performing import perform_on
 from async_task.testing.sessions import session_class_of
-from async_task.wakeup.commit_hooks import models_with_new_attempts
+from async_task.wakeup.commit_hooks import new_attempts
 
 MODES = ("manual", "inline", "off")
 _KEY = "async_task.inline"
@@ -33,8 +35,9 @@ def mode(name: str, /) -> Iterator[None]:
         with mode("inline"):
             client.post("/orders", json={"number": 17})
 
-    inline: what a call raises is raised by the `commit()`, after its outcome is written. Calls that are due later, and
-    those that `create_many` writes on a Core connection, wait for `perform_all`. Raises ConfigurationError for an
+    inline: what a call raises is raised by the `commit()`, after its outcome is written. These wait for `perform_all`,
+    and no later commit performs them: calls that are due later, retries, calls that were not performed because one
+    before them raised, and those that `create_many` writes on a Core connection. Raises ConfigurationError for an
     unknown mode.
     """
     check_mode(name)
@@ -64,33 +67,35 @@ def _enter(name: str) -> None:
 
 def _note(session: Session) -> None:
     if not session.in_nested_transaction() and not _performing[0]:
-        session.info[_KEY] = models_with_new_attempts(session)
+        session.info[_KEY] = new_attempts(session)
 
 
 def _perform(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is not None:
         return
-    for mapper in session.info.pop(_KEY, ()):
+    for mapper, written in session.info.pop(_KEY, {}).items():
         _performing[0] = True  # what these calls write is performed with them
         try:
-            _perform_model(session, mapper)
+            _perform_model(session, mapper, written)
         finally:
             _performing[0] = False
 
 
-def _perform_model(session: Session, mapper: Mapper[Any]) -> None:
+def _perform_model(session: Session, mapper: Mapper[Any], written: frozenset[uuid.UUID]) -> None:
     bind: Any = session.get_bind(**write_arguments(mapper))
     if isinstance(bind, Connection) and bind.in_transaction():
-        _perform_on(bind, session, mapper)
+        _perform_on(bind, session, mapper, written)
         return
     with contextlib.nullcontext(bind) if isinstance(bind, Connection) else bind.connect() as connection:
         own = connection.begin()
         try:
-            _perform_on(connection, session, mapper)
+            _perform_on(connection, session, mapper, written)
         finally:  # also if a call raised: its outcome is written
             own.commit()
 
 
-def _perform_on(connection: Connection, session: Session, mapper: Mapper[Any]) -> None:
+def _perform_on(
+    connection: Connection, session: Session, mapper: Mapper[Any], written: frozenset[uuid.UUID]
+) -> None:
     options = {"autoflush": session.autoflush, "expire_on_commit": session.expire_on_commit}
-    perform_on(connection, [mapper.class_], session_class_of(session), options, raises=True)
+    perform_on(connection, [mapper.class_], session_class_of(session), options, raises=True, written=written)

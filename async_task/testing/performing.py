@@ -1,7 +1,8 @@
 """Performing the due calls of a test in the test's own transaction, by the code of the workers.
 
 1. What is past its `expires_at` expires; order keys are released.
-2. The most urgent due attempt is claimed, performed and settled, until nothing is due.
+2. The most urgent due attempt is claimed, performed and settled, until nothing is due. What has raised is not tried
+   again in this run: how soon a retry is due is a matter of chance.
 3. Each transaction of a worker is a savepoint of the test's transaction. Nothing is committed.
 """
 
@@ -25,6 +26,8 @@ from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.fenced_writes import release_claims
 from async_task.queue.heavy_arguments import load_arguments
 from async_task.queue.hooks import Hooks, around_of
+from async_task.queue.left_out import LeftOut
+from async_task.schema.states import is_pending
 from async_task.schema.tables import table_of
 from async_task.targets.registry import problem_with, target_named
 from async_task.testing.borrowed_lane import BorrowedLane, BorrowedLoopLane, BorrowedSource
@@ -53,8 +56,8 @@ def perform_all(session: AnySession | None = None, /, *, raises: bool = True) ->
 
     Claims, calls, retries, error hooks and outcomes are those of a worker, and so is the order. Nothing is committed:
     what is a transaction in a worker is a SAVEPOINT here. A call that takes a session gets one on the same connection;
-    what it writes is undone if it raises. Returns the outcomes, in order; what is retried later is not due any more:
-    `advance` moves the time. Hooks `around` each call are those of the last `AsyncTask` that this process has made for
+    what it writes is undone if it raises. Returns the outcomes, in order. A call that has raised is not tried
+    again by this `perform_all`, however soon it is due: `advance` the time, and perform again. Hooks `around` each call are those of the last `AsyncTask` that this process has made for
     the model; its other hooks follow a commit, and are not called.
 
     `raises`: what a call raises is raised here, after its outcome is written, and the calls after it stay due: else a
@@ -84,15 +87,17 @@ def perform_on(
     options: dict[str, Any],
     *,
     raises: bool,
+    written: frozenset[uuid.UUID] | None = None,
 ) -> list[Outcome]:
     """Perform what is due in the tables of these models, in the transaction of `connection`, as `perform_all`.
-    `made_by`, `options`: the class of the sessions for targets, and its arguments."""
+    `made_by`, `options`: the class of the sessions for targets, and its arguments. `written`: of what waits now, only
+    these attempts."""
     outcomes: list[Outcome] = []
     source = BorrowedSource(connection, made_by, options)
     kind = BorrowedLoopLane if source.is_async else BorrowedLane
     # A call must not find the test's own session, which no worker has.
     with none_begun(), kind(SavepointEngine(connection)) as lane:
-        turns = [_Due(source, model, lane, outcomes, raises=raises) for model in models]
+        turns = [_Due(source, model, lane, outcomes, raises=raises, written=written) for model in models]
         while any(one.perform_next() for one in turns):
             continue
     return outcomes
@@ -102,8 +107,9 @@ class _Due:
     """The due attempts of one model."""
 
     def __init__(
-        self, source: BorrowedSource, model: type[BaseAttempt], lane: Any, outcomes: list[Outcome], *, raises: bool
-    ) -> None:
+        self, source: BorrowedSource, model: type[BaseAttempt], lane: Any, outcomes: list[Outcome], *, raises: bool,
+        written: frozenset[uuid.UUID] | None,
+    ) -> None:  # fmt: skip
         self._table: Table = table_of(model)
         self._engine = lane.engine
         self._outcomes = outcomes
@@ -113,8 +119,9 @@ class _Due:
         self._tries: Counter[uuid.UUID] = Counter()
         self._context = ExecutionContext(
             source, model, self._table, lane, hooks=Hooks(around=around_of(self._table)),
-            heard=lambda claim, error: self._errors.append(error),
+            heard=self._hear,
         )  # fmt: skip
+        self._left_out: set[uuid.UUID] = set() if written is None else self._waiting() - written
         self._expire()
 
     def perform_next(self) -> bool:
@@ -133,6 +140,14 @@ class _Due:
         self._raise_first(claim, outcome)
         return True
 
+    def _hear(self, claim: Claim, error: BaseException) -> None:
+        self._errors.append(error)
+        self._left_out.add(claim.id)
+
+    def _waiting(self) -> set[uuid.UUID]:
+        with self._engine.begin() as connection:
+            return {*connection.scalars(select(self._table.c.id).where(is_pending(self._table)))}
+
     def _expire(self) -> None:
         while ended := expiry.expire_overdue(self._engine, self._table):
             self._outcomes += [Expired(one.attempt_id, one.reason) for one in ended]
@@ -141,8 +156,9 @@ class _Due:
         for queue in self._queues_with_due():
             for suspects in (False, True):
                 request = ClaimRequest(
-                    WORKER, dt.timedelta(hours=1), queue, 1, uuid.uuid4(), suspects=suspects, besides=(*self._parked,)
-                )
+                    WORKER, dt.timedelta(hours=1), queue, 1, uuid.uuid4(), suspects=suspects,
+                    unknown=LeftOut(calls=(*self._parked,), ids=(*self._left_out,)),
+                )  # fmt: skip
                 for claim in fetch.claim_due(self._engine, self._table, request):
                     return claim if claim.is_loaded else load_arguments(self._engine, self._table, [claim])[0][0]
         return None
@@ -154,7 +170,9 @@ class _Due:
         with self._engine.begin() as connection:
             for queue in backlog.waiting_queues(connection, self._table):
                 due = select(self._table.c.due_at, self._table.c.id).where(
-                    self._table.c.queue == queue, *predicates.due(self._table)
+                    self._table.c.queue == queue,
+                    self._table.c.id.not_in(self._left_out),
+                    *predicates.due(self._table),
                 )
                 first: Any = due.order_by(self._table.c.due_at, self._table.c.id).limit(1)
                 if queue not in paused and (row := connection.execute(first).first()) is not None:

@@ -7,7 +7,8 @@
 
 import contextlib
 import weakref
-from collections.abc import Mapping
+import uuid
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, event
@@ -23,9 +24,11 @@ Counts = dict[str, int]
 _KEY = "async_task.new_attempts"
 
 
-def wake_after_commit(session: Session, mapper: Mapper[Any], counts: Mapping[str, int]) -> None:
+def wake_after_commit(
+    session: Session, mapper: Mapper[Any], counts: Mapping[str, int], ids: Collection[uuid.UUID]
+) -> None:
     """When the session's transaction commits, notify of this model's new due attempts in it; `counts` is by queue."""
-    _new_attempts(session).add(_innermost(session), mapper.base_mapper, counts)
+    _new_attempts(session).add(_innermost(session), mapper.base_mapper, counts, ids)
 
 
 def wake_after_connection_commit(connection: Connection, table: Table, counts: Mapping[str, int]) -> None:
@@ -34,32 +37,44 @@ def wake_after_connection_commit(connection: Connection, table: Table, counts: M
     _wake_with(connection, table, counts)
 
 
-def models_with_new_attempts(session: Session) -> list[Mapper[Any]]:
-    """The models of which the session's outermost transaction has new due attempts."""
+def new_attempts(session: Session) -> dict[Mapper[Any], frozenset[uuid.UUID]]:
+    """The ids of the new due attempts of the session's outermost transaction, by model."""
     attempts: _NewAttempts | None = session.info.get(_KEY)
-    return [] if attempts is None else [*_outermost_counts(session, attempts)]
+    found = {} if attempts is None else attempts.ids.get(session.get_transaction(), {})
+    return {model: frozenset(ids) for model, ids in found.items()}
 
 
 class _NewAttempts:
     """The new due attempts of a session's outermost transaction, by SAVEPOINT, model and queue."""
 
-    __slots__ = ("by_transaction", "is_committing", "notified")
+    __slots__ = ("by_transaction", "ids", "is_committing", "notified")
 
     def __init__(self) -> None:
         self.by_transaction: dict[SessionTransaction | None, dict[Mapper[Any], Counts]] = {}
+        self.ids: dict[SessionTransaction | None, dict[Mapper[Any], list[uuid.UUID]]] = {}
         self.notified: set[Mapper[Any]] = set()
         """Models for which a NOTIFY was sent."""
         self.is_committing = False
 
-    def add(self, transaction: SessionTransaction | None, model: Mapper[Any], counts: Mapping[str, int]) -> None:
+    def add(
+        self, transaction: SessionTransaction | None, model: Mapper[Any], counts: Mapping[str, int],
+        ids: Collection[uuid.UUID],
+    ) -> None:  # fmt: skip
+        self.ids.setdefault(transaction, {}).setdefault(model, []).extend(ids)
         sums = self.by_transaction.setdefault(transaction, {}).setdefault(model, {})
         for queue, number in counts.items():
             sums[queue] = sums.get(queue, 0) + number
 
     def add_to_parent(self, transaction: SessionTransaction) -> None:
         """Move what a released SAVEPOINT has made to the transaction around it."""
+        ids = self.ids.pop(transaction, {})
         for model, counts in self.by_transaction.pop(transaction, {}).items():
-            self.add(transaction.parent, model, counts)
+            self.add(transaction.parent, model, counts, ids.get(model, ()))
+
+    def forget(self, transaction: SessionTransaction) -> None:
+        """Forget what a SAVEPOINT has made that was rolled back."""
+        self.by_transaction.pop(transaction, None)
+        self.ids.pop(transaction, None)
 
 
 @event.listens_for(Session, "before_commit")
@@ -100,7 +115,7 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
     if transaction.parent is None:
         session.info.pop(_KEY, None)
     elif (attempts := session.info.get(_KEY)) is not None:
-        attempts.by_transaction.pop(transaction, None)  # a SAVEPOINT that was rolled back
+        attempts.forget(transaction)
 
 
 def _new_attempts(session: Session) -> _NewAttempts:

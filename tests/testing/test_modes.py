@@ -11,7 +11,15 @@ from sqlalchemy.orm import Session, sessionmaker
 import operations
 import outbox
 import reviews
-from async_task import Attempt, ConfigurationError, InvalidArguments, Status
+from async_task import (
+    Attempt,
+    ConfigurationError,
+    InvalidArguments,
+    Retried,
+    RetryAfter,
+    Status,
+    Succeeded,
+)
 from async_task.asyncable.registration import register as register_asyncable
 from async_task.polling.target import register
 from async_task.testing import mode, perform_all, written
@@ -100,6 +108,40 @@ def test_inline_raises_what_a_call_raises_and_its_outcome_stays(engine: Engine) 
         found = session.get_one(Attempt, attempt.id)
         assert (found.status, found.num_errors, found.claim_id) == (Status.PENDING, 1, None)
         assert whats(session) == []
+
+
+def test_inline_performs_no_call_that_waited_before(maker: sessionmaker[Session], session: Session) -> None:
+    def act() -> None:
+        raise RetryAfter("at once", after=0)
+
+    def ping(queue: str) -> None:
+        Attempt.options(session=session, queue=queue).call(Client.fulfill, queue, 1)
+
+    will(act)
+    earlier = Attempt.options(session=session, queue="a").call(Client.ping)
+    session.commit()
+    with mode("inline"):
+        with pytest.raises(RetryAfter), maker.begin() as own:
+            failing = Attempt.options(session=own).call(outbox.act)
+            behind = Attempt.options(session=own).call(outbox.effect, "behind")
+        ping("b")
+        session.flush()
+        ping("a")
+        session.commit()
+        assert outbox.calls == [("b", 1), ("a", 1)]
+        assert [session.get_one(Attempt, one.id).num_attempts for one in (earlier, failing, behind)] == [0, 1, 0]
+        assert [type(one) for one in perform_all(session, raises=False)] == [Succeeded, Succeeded, Retried]
+
+
+def test_inline_performs_an_attempt_that_is_to_be_retried_now(session: Session) -> None:
+    attempt = Attempt.options(session=session).call(Client.ping)
+    attempt.cancel()
+    session.commit()
+    with mode("inline"):
+        with session.begin_nested():
+            attempt.retry_now()
+        session.commit()
+    assert attempt.status is Status.SUCCEEDED
 
 
 def test_inline_on_an_async_session(play: Play) -> None:

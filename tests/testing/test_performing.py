@@ -27,6 +27,7 @@ from async_task import (
     NoTransaction,
     Parked,
     Retried,
+    RetryAfter,
     Status,
     Succeeded,
     current_attempt,
@@ -130,6 +131,17 @@ def test_what_is_retried_is_due_when_the_time_has_passed(session: Session) -> No
         assert perform_all(session) == []
         assert attempt.num_errors == number
         advance(60, session=session)
+
+
+def test_what_has_raised_is_not_tried_again_in_the_same_run(session: Session) -> None:
+    def act() -> None:
+        raise RetryAfter("at once", after=0)
+
+    will(act)
+    attempt = call(session, outbox.act)
+    for number in (1, 2):
+        assert [type(one) for one in perform_all(session, raises=False)] == [Retried]
+        assert attempt.num_errors == number
 
 
 def test_a_call_for_later_and_one_that_expires(session: Session) -> None:
