@@ -98,7 +98,7 @@ def assert_not_written(
             attempt for attempt in _written(one, None) if _is_of(attempt, method) and not _differences(attempt, wanted)
         ]
         if found:
-            lines = [f"{_call(method, wanted)} was written", *_listed(found)]
+            lines = [f"{_call(method, wanted, _hidden_of(method, found))} was written", *_listed(found)]
             raise AssertionError("\n".join(lines))
 
     __tracebackhide__ = True
@@ -155,15 +155,16 @@ def _method(attempt: BaseAttempt) -> Method:
 
 def _not_written(method: Method, wanted: Mapping[str, Any], attempts: Sequence[BaseAttempt]) -> str:
     alike = [one for one in attempts if _is_of(one, method)]
-    first = f"{_call(method, wanted)} was not written"
+    hidden = _hidden_of(method, alike)
+    first = f"{_call(method, wanted, hidden)} was not written"
     if alike:
         nearest = min(alike, key=lambda one: len(_differences(one, wanted)))
-        return "\n".join([first, *_differing(nearest, wanted), *_listed(alike)])
+        return "\n".join([first, *_differing(nearest, wanted, hidden), *_listed(alike)])
     return "\n".join([first, *(_listed(attempts) if attempts else ["no call was written at all"])])
 
 
-def _differing(attempt: BaseAttempt, wanted: Mapping[str, Any]) -> list[str]:
-    found, hidden = _arguments(attempt), _hidden(attempt)
+def _differing(attempt: BaseAttempt, wanted: Mapping[str, Any], hidden: frozenset[str] | None) -> list[str]:
+    found = _arguments(attempt)
     return [
         f"  {name} is {_shown(name, found.get(name), hidden)}, not {_shown(name, wanted[name], hidden)}, "
         f"in {attempt.id}"
@@ -195,8 +196,13 @@ def _hidden(attempt: BaseAttempt) -> frozenset[str] | None:
     return None if attempt.encryptor != NullEncryptor.name else redacted
 
 
-def _call(method: Method, wanted: Mapping[str, Any]) -> str:
-    hidden = None if method.policy.encryptor else method.policy.redact or frozenset()
+def _hidden_of(method: Method, compared: Sequence[BaseAttempt]) -> frozenset[str] | None:
+    """The same of the arguments that are wanted: also if one of the attempts `compared` hides them."""
+    found = [*map(_hidden, compared), None if method.policy.encryptor else method.policy.redact or frozenset()]
+    return None if None in found else frozenset[str]().union(*(one for one in found if one is not None))
+
+
+def _call(method: Method, wanted: Mapping[str, Any], hidden: frozenset[str] | None) -> str:
     return f"{call_name(method.target.name, method.name)}({_joined(wanted, hidden)})"
 
 

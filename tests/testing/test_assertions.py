@@ -109,6 +109,21 @@ def test_redacted_and_encrypted_arguments_are_compared_and_not_shown(session: Se
         assert_written(outbox.act_redacted, order=4, session=session)
 
 
+def test_arguments_of_an_attempt_with_an_encryptor_of_its_own_are_not_shown(session: Session, call: Any) -> None:
+    call(Client.fulfill, "plain", 17)
+    Attempt.options(session=session, encryptor=outbox.BOX).call(Client.fulfill, "4711", 16)
+    with pytest.raises(AssertionError) as told:
+        assert_written(Client.fulfill, customer_token="0815", order_number=17, session=session)
+    first, *lines = str(told.value).splitlines()
+    assert first == "test.client.fulfill(customer_token=[hidden], order_number=[hidden]) was not written"
+    assert lines[0].startswith("  customer_token is [hidden], not [hidden], in ")
+    assert "  test.client.fulfill(customer_token='plain', order_number=17)" in lines
+    with pytest.raises(AssertionError) as told:
+        assert_not_written(Client.fulfill, customer_token="4711", session=session)
+    assert str(told.value).splitlines()[0] == "test.client.fulfill(customer_token=[hidden]) was written"
+    assert "4711" not in str(told.value)
+
+
 @pytest.mark.parametrize("check", [assert_written, assert_not_written])
 def test_a_mistake_in_the_assertion_is_refused(session: Session, call: Any, check: Any) -> None:
     call(Client.fulfill, "c", 16)
