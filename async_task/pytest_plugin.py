@@ -35,10 +35,25 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    _of_forgotten().clear()
     name = _mode_of(item)
     if name != "manual":
         stack = item.stash[_mode] = ExitStack()
         stack.enter_context(_modes().mode(name))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, Any, Any]:
+    result = yield
+    if said := _of_forgotten():
+        pytest.fail("\n".join(said), pytrace=False)
+    return result
+
+
+def _of_forgotten() -> list[str]:
+    """What to say of awaitables that were not awaited."""
+    module = sys.modules.get("async_task.testing.awaited")
+    return [] if module is None else module.forgotten
 
 
 @pytest.hookimpl(trylast=True)

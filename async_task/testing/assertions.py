@@ -42,7 +42,7 @@ def written(
     that no target has, SchemaMismatch without a table of attempts.
     """
     method = None if fn is None else method_of(fn)
-    return on_session(session, lambda one: _written(one, method))
+    return on_session(session, "written", lambda one: _written(one, method))
 
 
 @overload
@@ -75,7 +75,7 @@ def assert_written(
         raise AssertionError(_not_written(method, wanted, attempts))
 
     __tracebackhide__ = True
-    return on_session(session, check)
+    return on_session(session, "assert_written", check)
 
 
 @overload
@@ -102,7 +102,7 @@ def assert_not_written(
             raise AssertionError("\n".join(lines))
 
     __tracebackhide__ = True
-    return on_session(session, check)
+    return on_session(session, "assert_not_written", check)
 
 
 def _written(session: TestSession, method: Method | None) -> list[BaseAttempt]:

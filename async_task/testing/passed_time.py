@@ -37,7 +37,7 @@ def advance(by: Age, /, *, session: AnySession | None = None) -> Awaitable[Any] 
     length = age(by, name="by")
     if length < dt.timedelta(0):
         raise ConfigurationError("by: time goes forward only")
-    return on_session(session, lambda one: _advance(one, length))
+    return on_session(session, "advance", lambda one: _advance(one, length))
 
 
 def _advance(session: TestSession, length: dt.timedelta) -> None:

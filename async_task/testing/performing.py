@@ -68,7 +68,7 @@ def perform_all(session: AnySession | None = None, /, *, raises: bool = True) ->
     target, a missing key, an AsyncSession under a Session), NoTransaction without a session, and SchemaMismatch without
     a table of attempts.
     """
-    return on_session(session, lambda one: _performed(one, raises=raises))
+    return on_session(session, "perform_all", lambda one: _performed(one, raises=raises))
 
 
 def _performed(session: TestSession, *, raises: bool) -> list[Outcome]:

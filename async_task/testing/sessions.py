@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session
-from sqlalchemy.util import greenlet_spawn  # it needs greenlet only when called
 
 from async_task.attempts.ambient import ambient_session, forget_created
 from async_task.attempts.attempt import BaseAttempt
@@ -17,6 +16,7 @@ from async_task.database.greenlets import may_load
 from async_task.database.sessions import is_async_session, is_registry, sync_session, write_arguments
 from async_task.errors import ConfigurationError, NoTransaction, SchemaMismatch
 from async_task.schema.tables import table_of
+from async_task.testing.awaited import Awaited
 
 T = TypeVar("T")
 _of_fixture: list[tuple[str, object]] = []
@@ -78,14 +78,14 @@ class TestSession:
                     own.expunge(one)
 
 
-def on_session(given: object | None, work: Callable[[TestSession], T]) -> T | Awaitable[T]:
-    """What `work` returns for the test's session; on an AsyncSession an awaitable of that. Raises NoTransaction without
-    a session, ConfigurationError for what is none."""
+def on_session(given: object | None, name: str, work: Callable[[TestSession], T]) -> T | Awaitable[T]:
+    """What `work` returns for the test's session; on an AsyncSession an awaitable of that. `name`: of the function that
+    the test has called. Raises NoTransaction without a session, ConfigurationError for what is none."""
     session = _session_meant(given)
     forget_created(session.own)
     if may_load(session.own.get_bind(**_arguments(session.own))):
         return work(session)
-    return greenlet_spawn(work, session)
+    return Awaited(name, lambda: work(session))
 
 
 @contextmanager

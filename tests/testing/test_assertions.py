@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 import outbox
 from async_task import Attempt, InvalidArguments, NoTransaction, UnknownTarget
 from async_task.testing import assert_not_written, assert_written, perform_all, written
+from async_task.testing.awaited import forgotten
 from outbox import Client, HookedAttempt
 
 Play = Callable[..., Any]
@@ -136,6 +137,20 @@ def test_a_mistake_in_the_assertion_is_refused(session: Session, call: Any, chec
     session.rollback()
     with pytest.raises(NoTransaction):
         check(Client.fulfill)
+
+
+def test_a_forgotten_await_is_warned_of(play: Play) -> None:
+    async def test(session: AsyncSession) -> None:
+        with pytest.warns(RuntimeWarning, match=r"^perform_all\(\) of an AsyncSession was not awaited$") as warned:
+            perform_all(session)
+        assert [one.filename for one in warned] == [__file__]
+        once = written(session)
+        assert await once == []
+        with pytest.raises(RuntimeError, match="already awaited"):
+            await once
+
+    play(test)
+    forgotten.clear()  # or this test fails
 
 
 def test_all_of_it_on_an_async_session(play: Play) -> None:

@@ -191,6 +191,41 @@ def test_it_works_in_asynchronous_tests(run: Run, database: Database, tool: str)
     run(ASYNC_TEST.format(marker=marker), *words, conftest=conftest).assert_outcomes("1 passed")
 
 
+FORGETFUL = """
+import pytest
+from shop import Warehouse, place
+
+@pytest.mark.asyncio
+async def test_forgetful(session, assert_written, assert_not_written, perform_all, written, advance):
+    place(session, 17)
+    assert_written(Warehouse.fail)
+    assert_not_written(Warehouse.fulfill)
+    perform_all()
+    kept = written()
+    advance("1h")
+
+@pytest.mark.asyncio
+async def test_next(session, perform_all):
+    await perform_all()
+
+@pytest.mark.asyncio
+async def test_failing(session, perform_all):
+    perform_all()
+    assert session is None, "its own error"
+"""
+
+
+def test_a_forgotten_await_fails_the_test(run: Run, database: Database) -> None:
+    imports, fixture = "import pytest_asyncio", "pytest_asyncio.fixture"
+    conftest = ASYNC_CONFTEST.format(url=database.async_url, imports=imports, fixture=fixture)
+    words = ("-p", "asyncio", "-o", "asyncio_default_fixture_loop_scope=function", "-W", "default")
+    ended = run(FORGETFUL, *words, conftest=conftest)
+    ended.assert_outcomes("2 failed, 1 passed, 6 warnings")
+    for name in ("assert_written", "assert_not_written", "perform_all", "written", "advance"):
+        assert f"\n{name}() of an AsyncSession was not awaited\n" in ended.said
+    assert "its own error" in ended.said
+
+
 def test_modes_are_set_by_marker_and_option(run: Run, tmp_path: Path) -> None:
     test = """
 import pytest
