@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Table, inspect, or_, select, u
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, object_session
 
+from async_task.attempts import unwritten
 from async_task.attempts.messages import MessageKind, row_target_named, send_message
 from async_task.database.clock import statement_now
 from async_task.database.dialects import locks_rows, reads_snapshots
@@ -49,6 +50,9 @@ def end(attempt: Any, session: Session | None, status: Status, verb: str, reason
     """End a pending attempt in `status`. Raises InvalidState, InvalidArguments."""
     table = table_of(attempt)
     _check_reason(reason)
+    if unwritten.is_unwritten(attempt):
+        _change_unwritten(attempt, verb, status=status, completed_at=dt.datetime.now(dt.UTC), last_error=reason)
+        return
     said: Any = storable(reason) if reason else table.c.last_error
     values = ending(table, status, last_error=said, unreported=True)
     own = _session_of(attempt, session)
@@ -60,6 +64,10 @@ def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None
     """Due now: a pending attempt as it is, a failed, expired or canceled one with fresh counters. Else InvalidState."""
     table = table_of(attempt)
     _check_reason(reason)
+    if unwritten.is_unwritten(attempt):
+        now = dt.datetime.now(dt.UTC)
+        _change_unwritten(attempt, "retry_now", status=Status.PENDING, completed_at=None, due_at=now)
+        return
     own = _session_of(attempt, session)
     with routed_as_writes(own, inspect(type(attempt))) as connection:
         row = _standing(connection, table, attempt.id)
@@ -73,6 +81,9 @@ def retry_now(attempt: Any, session: Session | None, reason: str | None) -> None
 def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: str | None) -> None:
     """Due at `at`. Raises InvalidState, InvalidArguments."""
     _check_reason(reason)
+    if unwritten.is_unwritten(attempt):
+        _change_unwritten(attempt, "reschedule", due_at=at)
+        return
     values = rescheduling(table_of(attempt), at)
     _change(attempt, _session_of(attempt, session), "reschedule", PENDING, values, reason)
 
@@ -129,6 +140,16 @@ def _change_on(
     if attempt.order_key is not None:  # the next one of this key may be free now
         release_in(connection, table, [attempt.order_key])
         own.refresh(attempt)
+
+
+def _change_unwritten(attempt: Any, verb: str, **values: Any) -> None:
+    """Change the object alone, of an attempt that is not written in the mode "off". Raises InvalidState."""
+    status = attempt.status or Status.PENDING
+    problem = refusal(verb, attempt.id, status, claimed_by=None, attempted_at=None, is_pruned=False)
+    if problem is not None:
+        raise InvalidState(problem)
+    for name, value in values.items():
+        setattr(attempt, name, value)
 
 
 def _record(

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Mapper, object_session
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
 from async_task.arguments.decoding import decode
-from async_task.attempts import actions, create, create_many, notes
+from async_task.attempts import actions, create, create_many, notes, unwritten
 from async_task.attempts.call import Call
 from async_task.attempts.draft import aware, draft
 from async_task.attempts.mapping import check_base
@@ -223,6 +223,8 @@ class BaseAttempt(WrittenOnce, AttemptScopes):
         `session`: left out, the one to which it is attached. Raises as the function `add_note`, and NoTransaction for a
         detached attempt without `session`. With an AsyncSession: `await session.run_sync(attempt.add_note, text=...)`.
         """
+        if unwritten.is_unwritten(self):
+            return notes.unwritten_note(text)
         own = create.given(session) or object_session(self)
         if own is None:
             raise NoTransaction(f"attempt {self.id} is attached to no session: give the one in which to add the note")

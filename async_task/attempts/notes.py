@@ -62,6 +62,11 @@ def add_note(session: SyncSession, job: Any, text: str) -> NoteInfo:
     return _info(row)
 
 
+def unwritten_note(text: str) -> NoteInfo:
+    """What `add_note` returns of an attempt that is not written, in the mode "off" of tests. Raises InvalidArguments."""
+    return NoteInfo(0, _author(), checked_text(text), dt.datetime.now(dt.UTC))
+
+
 def notes_of(session: SyncSession, job: Any, *, limit: int = 100, after: int | None = None) -> tuple[NoteInfo, ...]:
     """Read the notes on a job, the newest first; also those on a row that is deleted, if it has its key.
 

@@ -3,6 +3,8 @@
 
 from typing import Any, TypeVar
 
+from sqlalchemy import inspect
+
 from async_task.attempts.draft import Draft
 
 M = TypeVar("M")
@@ -15,3 +17,8 @@ def unwritten(model: type[M], made: Draft) -> M:
     values: dict[str, Any] = made.given_values
     values["encoded_args"] = values.pop("method_args")
     return model(**values)
+
+
+def is_unwritten(attempt: object) -> bool:
+    """Whether this attempt was not written, and is not to be."""
+    return is_off and bool(inspect(attempt).transient)

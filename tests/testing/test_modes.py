@@ -1,5 +1,6 @@
 """The modes: manual, inline and off."""
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,12 @@ from async_task import (
     Attempt,
     ConfigurationError,
     InvalidArguments,
+    InvalidState,
     Retried,
     RetryAfter,
     Status,
     Succeeded,
+    acting,
 )
 from async_task.asyncable.registration import register as register_asyncable
 from async_task.polling.target import register
@@ -186,6 +189,39 @@ def test_off_also_submits_operations_and_rows_that_are_their_own_jobs(session: S
         session.commit()
     assert (row.submitted_at is not None, batch.status) == (True, "pending")
     assert written(session) == []
+
+
+def test_off_lets_verbs_change_the_object_alone(tmp_path: Any) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'empty.sqlite'}")
+    at = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+    with mode("off"), Session(engine) as session:
+        attempt = Attempt.options(session=session).call(Client.ping)
+        attempt.reschedule(session, at=at)
+        assert attempt.due_at == at
+        attempt.cancel(reason="no longer")
+        assert (attempt.status, attempt.last_error, attempt.completed_at is None) == ("canceled", "no longer", False)
+        with pytest.raises(InvalidState, match="cancel: attempt .* is canceled, and must be pending"):
+            attempt.cancel(session)
+        with pytest.raises(InvalidArguments, match="reason: takes a text"):
+            attempt.retry_now(session, reason=7)  # type: ignore[arg-type]
+        attempt.retry_now(session)
+        assert (attempt.status, attempt.completed_at, attempt.due_at < at) == ("pending", None, True)
+        with acting("anna"):
+            assert attempt.add_note(session, text="said").author == "anna"
+        with acting("anna"), pytest.raises(InvalidArguments, match="empty"):
+            attempt.add_note(session, text=" ")
+        assert attempt not in session
+        session.commit()
+    engine.dispose()
+
+
+def test_off_changes_written_attempts_as_ever(session: Session) -> None:
+    attempt = Attempt.options(session=session).call(Client.ping)
+    session.flush()
+    with mode("off"):
+        attempt.cancel()
+        assert not session.is_modified(attempt)
+    assert [one.status for one in written(session)] == [Status.CANCELED]
 
 
 def test_modes_end_with_their_block_also_nested(session: Session) -> None:
