@@ -139,6 +139,15 @@ def advance(async_task_testing: Any) -> Any:
 
 
 @pytest.fixture
+def mode() -> Generator[Any]:
+    """`mode("inline")`: from now on and until the end of the test, calls are written and performed in this mode."""
+    from async_task import testing
+
+    with ExitStack() as stack:
+        yield lambda name: stack.enter_context(testing.mode(name))
+
+
+@pytest.fixture
 def replaced() -> Generator[Any]:
     """`replaced(fn, fake)`: from now on and until the end of the test, calls of `fn` call `fake`; returns `fake`."""
     from async_task import testing

@@ -10,7 +10,7 @@ from async_task.attempts.attempt import BaseAttempt
 from async_task.attempts.options import AnySession, SyncSession
 from async_task.encryption.encryptors import NullEncryptor
 from async_task.error_text import HIDDEN
-from async_task.errors import AsyncTaskError, InvalidArguments
+from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
 from async_task.targets.registry import method_of, target_named
 from async_task.targets.target import Method, call_name
 from async_task.testing.sessions import TestSession, on_session
@@ -25,13 +25,13 @@ LONGEST_SHOWN = 200
 
 
 @overload
-def written(session: SyncSession | None = None, fn: Callable[..., Any] | None = None, /) -> list[BaseAttempt]: ...
+def written(session: SyncSession | None = None, fn: Callable[..., Any] | None = None) -> list[BaseAttempt]: ...
 @overload
 def written(
-    session: "AsyncSession | async_scoped_session[Any]", fn: Callable[..., Any] | None = None, /
+    session: "AsyncSession | async_scoped_session[Any]", fn: Callable[..., Any] | None = None
 ) -> Awaitable[list[BaseAttempt]]: ...
 def written(
-    session: AnySession | None = None, fn: Callable[..., Any] | None = None, /
+    session: AnySession | None = None, fn: Callable[..., Any] | None = None
 ) -> list[BaseAttempt] | Awaitable[Any]:
     """Return the attempts that the session sees, in the order in which they were written; `fn`: only calls of this
     function. The session is flushed first. In a test that rolls back they are the test's own, whatever their status.
@@ -39,8 +39,12 @@ def written(
         assert [one.method_args for one in written(session, OrderClient.fulfill)] == [{"order_number": 17}]
 
     With an AsyncSession: `await written(session)`. Raises NoTransaction without a session, UnknownTarget for a function
-    that no target has, SchemaMismatch without a table of attempts.
+    that no target has, ConfigurationError for a function in the place of the session, SchemaMismatch without a table of
+    attempts.
     """
+    if inspect.isroutine(session) or inspect.isclass(session):
+        name = getattr(session, "__qualname__", "function")
+        raise ConfigurationError(f"written takes the session first, and then the function: written(fn={name})")
     method = None if fn is None else method_of(fn)
     return on_session(session, "written", lambda one: _written(one, method))
 

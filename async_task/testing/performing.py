@@ -43,12 +43,12 @@ MOST_TRIES = 1_000
 
 
 @overload
-def perform_all(session: SyncSession | None = None, /, *, raises: bool = True) -> list[Outcome]: ...
+def perform_all(session: SyncSession | None = None, *, raises: bool = True) -> list[Outcome]: ...
 @overload
 def perform_all(
-    session: "AsyncSession | async_scoped_session[Any]", /, *, raises: bool = True
+    session: "AsyncSession | async_scoped_session[Any]", *, raises: bool = True
 ) -> Awaitable[list[Outcome]]: ...
-def perform_all(session: AnySession | None = None, /, *, raises: bool = True) -> list[Outcome] | Awaitable[Any]:
+def perform_all(session: AnySession | None = None, *, raises: bool = True) -> list[Outcome] | Awaitable[Any]:
     """Perform all calls that are due, also those that these calls write, in the transaction of the session.
 
         perform_all(session)

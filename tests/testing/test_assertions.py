@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 import outbox
-from async_task import Attempt, InvalidArguments, NoTransaction, UnknownTarget
+from async_task import Attempt, ConfigurationError, InvalidArguments, NoTransaction, UnknownTarget
 from async_task.testing import assert_not_written, assert_written, perform_all, written
 from async_task.testing.awaited import forgotten
 from outbox import Client, HookedAttempt
@@ -31,6 +31,15 @@ def test_written_returns_the_attempts_of_the_session_in_order(session: Session, 
     assert [attempt.status for attempt in written(session)] == ["succeeded"] * 4
     with pytest.raises(UnknownTarget):
         written(session, print)
+
+
+def test_the_session_and_the_function_are_given_by_name_too(session: Session, call: Any) -> None:
+    one, other = call(Client.ping), call(outbox.effect, what="x")
+    assert written(session=session, fn=Client.ping) == [one]
+    assert written(fn=outbox.effect) == [other]
+    with pytest.raises(ConfigurationError, match=r"session first, and then the function: written\(fn=Client.ping\)$"):
+        written(Client.ping)  # type: ignore[call-overload]
+    assert len(perform_all(session=session)) == 2
 
 
 def test_arguments_that_are_not_given_are_not_compared(session: Session, call: Any) -> None:

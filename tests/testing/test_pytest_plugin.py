@@ -252,6 +252,29 @@ def test_off(session, written):
     run(test, "-o", "async_task_mode=off", conftest=conftest).assert_outcomes("3 passed")
 
 
+def test_the_fixture_mode_sets_the_mode_until_the_end_of_the_test(run: Run, tmp_path: Path) -> None:
+    test = '''
+from shop import Order, place
+
+def test_inline(session, mode):
+    mode("inline")
+    place(session, 17)
+    session.commit()
+    assert session.get(Order, 17).is_fulfilled
+
+def test_manual(session, written):
+    place(session, 17)
+    session.commit()
+    assert [one.status for one in written()] == ["pending"]
+
+def test_unknown(mode):
+    mode("eager")
+'''
+    ended = run(test, conftest=CONFTEST.format(url=f"sqlite:///{tmp_path / 'shop.sqlite'}"))
+    ended.assert_outcomes("1 failed, 2 passed")
+    assert "mode is one of 'manual', 'inline', 'off', not 'eager'" in ended.said
+
+
 def test_a_session_fixture_of_another_name_is_named_by_the_option(run: Run, tmp_path: Path) -> None:
     conftest = CONFTEST.format(url=f"sqlite:///{tmp_path / 'shop.sqlite'}").replace("def session(", "def db(")
     test = GOAL.replace("session", "db").replace("db=db", "session=db")
