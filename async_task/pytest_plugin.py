@@ -5,6 +5,7 @@ marker or a mode.
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from typing import Any
@@ -56,11 +57,13 @@ def _of_forgotten() -> list[str]:
     return [] if module is None else module.forgotten
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item) -> None:
-    stack = item.stash.get(_mode, None)
-    if stack is not None:
-        stack.close()
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
+    with item.stash.get(_mode, ExitStack()), warnings.catch_warnings():
+        # A session that a fixture closes rolls back on purpose.
+        if (errors := sys.modules.get("async_task.errors")) is not None:
+            warnings.simplefilter("ignore", errors.LostAttemptWarning)
+        return (yield)
 
 
 def _mode_of(item: pytest.Item) -> str:

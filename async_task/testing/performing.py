@@ -6,6 +6,7 @@
 3. Each transaction of a worker is a savepoint of the test's transaction. Nothing is committed.
 """
 
+import asyncio
 import datetime as dt
 import uuid
 from collections import Counter
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 WORKER = "async_task.testing"
 MOST_TRIES = 1_000
 """How often one attempt is tried at most: a poll that is due again at once would never end."""
+OF_CALLS = (Exception, asyncio.CancelledError, SystemExit, GeneratorExit)
+"""What calls raise. Anything else is for whoever runs the test: KeyboardInterrupt, `pytest.fail`, `pytest.skip`."""
 
 
 @overload
@@ -61,7 +64,8 @@ def perform_all(session: AnySession | None = None, *, raises: bool = True) -> li
     the model; its other hooks follow a commit, and are not called.
 
     `raises`: what a call raises is raised here, after its outcome is written, and the calls after it stay due: else a
-    test would be green although its call has failed. With `raises=False`, read the outcomes.
+    test would be green although its call has failed. With `raises=False`, read the outcomes; only KeyboardInterrupt,
+    `pytest.fail()`, `pytest.skip()` and the like are still raised.
 
     The session is flushed first, and its objects are read again afterwards. Pauses of queues hold; `max_running`,
     `rate` and `isolate` have no effect. Raises ConfigurationError for a call that cannot be performed here (an unknown
@@ -203,9 +207,8 @@ class _Due:
 
     def _raise_first(self, claim: Claim, outcome: Outcome) -> None:
         errors, self._errors[:] = list(self._errors), []
-        if not self._raises:
-            return
-        if errors:
-            raise errors[0]
-        if isinstance(outcome, Parked):
+        for error in errors:
+            if self._raises or not isinstance(error, OF_CALLS):
+                raise error
+        if self._raises and isinstance(outcome, Parked):
             raise ConfigurationError(f"{claim.call} could not be performed: {outcome.reason}")

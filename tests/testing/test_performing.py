@@ -124,6 +124,28 @@ def test_without_raising_errors_are_outcomes(session: Session) -> None:
     assert [one.num_errors for one in made] == [1, 1, 0, 0]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), pytest.fail.Exception("it"), pytest.skip.Exception("it")])
+def test_what_is_for_the_runner_of_the_test_is_raised_without_raising_too(
+    session: Session, error: BaseException
+) -> None:
+    def act() -> None:
+        raise error
+
+    will(act)
+    call(session, outbox.act)
+    with pytest.raises(type(error)) as raised:
+        perform_all(session, raises=False)
+    assert raised.value is error
+
+
+def test_what_only_ends_a_call_is_an_outcome_without_raising(session: Session) -> None:
+    for error in (SystemExit(1), asyncio.CancelledError(), AssertionError()):
+        will(mock.Mock(side_effect=error))
+        attempt = call(session, outbox.act)
+        assert [type(one) for one in perform_all(session, raises=False)] == [Retried]
+        attempt.cancel()
+
+
 def test_what_is_retried_is_due_when_the_time_has_passed(session: Session) -> None:
     attempt = call(session, Client, "fail")
     for number in (1, 2, 3):

@@ -275,6 +275,27 @@ def test_unknown(mode):
     assert "mode is one of 'manual', 'inline', 'off', not 'eager'" in ended.said
 
 
+LOST = """
+import pytest
+from sqlalchemy.orm import Session
+from async_task import Attempt, LostAttemptWarning
+from shop import Warehouse
+
+def test_a_fixture_rolls_back(session):
+    session.begin_nested()
+    Attempt.call(Warehouse.fail)
+
+def test_code_forgets_its_commit(engine):
+    with pytest.warns(LostAttemptWarning), Session(engine) as own:
+        own.begin()
+        Attempt.call(Warehouse.fail)
+"""
+
+
+def test_what_a_fixture_rolls_back_is_not_called_lost(run: Run, tmp_path: Path) -> None:
+    run(LOST, conftest=CONFTEST.format(url=f"sqlite:///{tmp_path / 'shop.sqlite'}")).assert_outcomes("2 passed")
+
+
 def test_a_session_fixture_of_another_name_is_named_by_the_option(run: Run, tmp_path: Path) -> None:
     conftest = CONFTEST.format(url=f"sqlite:///{tmp_path / 'shop.sqlite'}").replace("def session(", "def db(")
     test = GOAL.replace("session", "db").replace("db=db", "session=db")
