@@ -11,7 +11,8 @@ from sqlalchemy.orm import Mapper, Session
 
 from async_task.attempts.draft import Draft
 from async_task.attempts.tokens import is_numbered, number_of, numbered_token
-from async_task.database.dialects import is_mariadb, reads_snapshots
+from async_task.database.current_reads import committed_scalar, reads_current
+from async_task.database.dialects import is_mariadb
 from async_task.database.driver_errors import is_lock_refused
 from async_task.errors import AsyncTaskError
 from async_task.schema.states import Status
@@ -72,15 +73,20 @@ class Numbered:
         """Whether it is pending, also now. Waits for no call: a row that is locked is being performed."""
         if there.status is not Status.PENDING:
             return False
-        dialect, c = self.connection.dialect, self._table.c
-        if not reads_snapshots(dialect):
+        if reads_current(self.connection):
             return True
-        # It may have ended since the transaction began to read. SKIP LOCKED would go on to the next row, and keep
-        # others from inserting before it. The savepoint fails with a server that rolls back all after a lock timeout.
+        # It may have ended since the transaction began to read. A lock would keep it from being started until this
+        # transaction ends, so it is read elsewhere first, where one of this transaction is not seen.
+        c = self._table.c
         now: Any = select(c.status).where(c.id == there.id)
+        return committed_scalar(self.connection, now) is Status.PENDING or self._is_pending_under_lock(now)
+
+    def _is_pending_under_lock(self, now: Any) -> bool:
+        # SKIP LOCKED would go on to the next row, and keep others from inserting before it. The savepoint fails with a
+        # server that rolls back all after a lock timeout.
         try:
             with self.connection.begin_nested():
-                look = now.with_for_update(read=is_mariadb(dialect), nowait=True)
+                look = now.with_for_update(read=is_mariadb(self.connection.dialect), nowait=True)
                 return self.connection.execute(look).scalar() is Status.PENDING
         except DBAPIError as error:
             if not is_lock_refused(error.orig):

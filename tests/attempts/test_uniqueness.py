@@ -1,18 +1,19 @@
 """`ensure` once in each window (`within`), or once while one is pending (`until_done`)."""
 
+import contextlib
 import datetime as dt
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, select, update
+from sqlalchemy import Engine, NullPool, StaticPool, create_engine, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from async_task import AsyncTask, Attempt, InvalidArguments, Status, target
+from async_task import AsyncTask, Attempt, InvalidArguments, Status, Succeeded, target
 from async_task.attempts.numbered import Numbered
 from async_task.attempts.tokens import (
     LONGEST_GIVEN,
@@ -25,6 +26,7 @@ from async_task.attempts.tokens import (
 from async_task.encryption.encryptors import register_encryptor
 from clockwork import row_of
 from conftest import by_one_door
+from databases import Database
 from outbox import Gate, Gated, gates
 from writing import Client, Reversing, Sessions, book, count, run_async, statements_of
 
@@ -308,21 +310,105 @@ def test_sessions_that_race_write_one(
     assert len(written) == ended_before + (5 if how is OPEN else 1)
 
 
-@pytest.mark.only_on("postgresql", "mysql")  # on SQLite nobody can commit meanwhile
+POOLS: dict[str, dict[str, Any]] = {
+    "with room": {},
+    "of one": {"pool_size": 1, "max_overflow": 0, "pool_timeout": 60},
+    "none": {"poolclass": NullPool},
+    "static": {"poolclass": StaticPool},
+}
+LEVELS = ["READ COMMITTED", "REPEATABLE READ"]
+
+
+@pytest.fixture
+def opened(database: Database, engine: Engine) -> Iterator[Callable[..., Session]]:
+    """`opened(level, pool)`: a session on an engine of its own, whose transaction has begun to read."""
+    with contextlib.ExitStack() as until:
+
+        def opened(level: str, pool: str = "with room") -> Session:
+            own = create_engine(database.sync_url, isolation_level=level, **POOLS[pool])
+            until.callback(own.dispose)
+            session = until.enter_context(Session(own))
+            session.scalars(select(Attempt)).all()
+            return session
+
+        yield opened
+
+
+@pytest.mark.only_on("mysql")  # PostgreSQL refuses a row that has changed at REPEATABLE READ; on SQLite one writes
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("level", LEVELS)
 def test_until_done_sees_what_has_ended_and_begun_since_its_transaction_began_to_read(
-    sessions: Sessions, engine: Engine
+    sessions: Sessions, engine: Engine, opened: Callable[..., Session], level: str, pool: str
 ) -> None:
     first = ensured(sessions, **OPEN, **TOKEN)
-    with sessions.begin() as session:
-        assert len(session.scalars(select(Attempt)).all()) == 1
-        end(sessions, first)
-        second = Attempt.ensure(session, **OPEN, **TOKEN).id
-        assert second != first
+    session = opened(level, pool)
+    end(sessions, first)
+    with ThreadPoolExecutor(1) as other:  # it does not wait for its own connection
+        second = other.submit(lambda: Attempt.ensure(session, **OPEN, **TOKEN).id).result(20)
+    assert second != first
+    session.commit()
     end(sessions, second)
-    with sessions.begin() as session:
-        assert len(session.scalars(select(Attempt)).all()) == 2
-        third = ensured(sessions, **OPEN, **TOKEN)
-        assert Attempt.ensure(session, **OPEN, **TOKEN).id == third
+    session = opened(level, pool)
+    third = ensured(sessions, **OPEN, **TOKEN)
+    assert Attempt.ensure(session, **OPEN, **TOKEN).id == third
+
+
+@pytest.mark.only_on("postgresql")
+def test_until_done_sees_at_read_committed_what_has_ended(
+    sessions: Sessions, engine: Engine, opened: Callable[..., Session]
+) -> None:
+    first = ensured(sessions, **OPEN, **TOKEN)
+    session = opened("READ COMMITTED")
+    end(sessions, first)
+    assert Attempt.ensure(session, **OPEN, **TOKEN).id != first
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize(
+    ("level", "pool"), [("READ COMMITTED", "of one"), ("REPEATABLE READ", "with room"), ("REPEATABLE READ", "none")]
+)
+@by_one_door
+def test_one_that_is_found_may_be_performed_and_canceled_before_the_transaction_ends(
+    app: AsyncTask, sessions: Sessions, engine: Engine, opened: Callable[..., Session], level: str, pool: str
+) -> None:
+    called = {"target": Client, "method_name": "hurry", "until_done": True}
+    ids = [ensured(sessions, **called), ensured(sessions, **OPEN)]
+    session = opened(level, pool)
+    assert [Attempt.ensure(session, **called).id, Attempt.ensure(session, **OPEN).id] == ids
+    assert isinstance(app.perform(ids[0]), Succeeded)
+    end(sessions, ids[1])
+    assert session.in_transaction()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.only_on("postgresql", "mysql")
+def test_what_its_own_transaction_has_not_committed_yet_counts(
+    sessions: Sessions, engine: Engine, opened: Callable[..., Session], level: str
+) -> None:
+    first = ensured(sessions, **OPEN, **TOKEN)
+    end(sessions, first)
+    session = opened(level)
+    retried = session.get(Attempt, first)
+    assert retried is not None
+    retried.retry_now(session)
+    assert Attempt.ensure(session, **OPEN, **TOKEN) is retried
+    own = Attempt.ensure(session, **OPEN, idempotence_token="own")
+    assert Attempt.ensure(session, **OPEN, idempotence_token="own") is own
+
+
+@pytest.mark.only_on("mysql")
+def test_one_that_is_found_on_an_async_session_may_be_canceled(
+    sessions: Sessions, engine: Engine, async_engine_url: str
+) -> None:
+    first = ensured(sessions, **OPEN)
+
+    async def body(session: AsyncSession) -> uuid.UUID:
+        await session.scalars(select(Attempt))
+        found: uuid.UUID = (await session.run_sync(Attempt.ensure, **OPEN)).id
+        end(sessions, first)  # which a lock would refuse
+        return found
+
+    assert run_async(async_engine_url, body) == first
 
 
 @pytest.mark.only_on("postgresql", "mysql")

@@ -1,0 +1,48 @@
+"""Reading what is committed now, without a lock, beside a transaction that reads a snapshot (MySQL and MariaDB)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, NullPool, QueuePool, Select
+from sqlalchemy.exc import SQLAlchemyError
+
+from async_task.database.dialects import reads_snapshots
+
+
+def reads_current(connection: Connection) -> bool:
+    """Whether a plain SELECT in this transaction sees what is committed now. On MySQL and MariaDB it asks the server:
+    not only the engine may have set the level."""
+    return not reads_snapshots(connection.dialect) or connection.get_isolation_level() == "READ COMMITTED"
+
+
+def committed_scalar(connection: Connection, statement: Select[Any]) -> Any:
+    """The first column of the first row as it is committed now, read on another connection of the same engine. None
+    without a row, and where no other connection is to be had at once."""
+    try:
+        with _second(connection) as second:
+            return None if second is None else second.execute(statement).scalar()
+    except SQLAlchemyError:  # as the server has no connection left
+        return None
+
+
+@contextmanager
+def _second(connection: Connection) -> Iterator[Connection | None]:
+    if not _has_room(connection.engine):
+        yield None
+        return
+    with connection.engine.connect() as second:
+        # Without a transaction: one that is SERIALIZABLE would wait for the locks of others.
+        yield second.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _has_room(engine: Engine) -> bool:
+    """Whether the pool gives one more connection without waiting.
+
+    Another thread may take it meanwhile. Even then, transactions that wait here cannot all wait for each other: the one
+    that has looked last has seen a connection that none of them holds.
+    """
+    pool: Any = engine.pool
+    if isinstance(pool, QueuePool):
+        return bool(pool.checkedin() > 0 or pool._max_overflow == -1 or pool.overflow() < pool._max_overflow)
+    return isinstance(pool, NullPool)
