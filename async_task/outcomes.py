@@ -6,12 +6,13 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from async_task.error_text import quotes_nothing
 from async_task.errors import ConfigurationError
 from async_task.schema.states import Status
-from async_task.targets.context import Again, Discard, GivenUp, RetryAfter
-from async_task.targets.error_kinds import ANY, NOT_NAMED, ErrorKinds
+from async_task.targets.context import Again, GivenUp, RetryAfter
+from async_task.targets.error_kinds import ANY, NOT_NAMED, ErrorKinds, leaves
 from async_task.targets.retry import DEFAULT_RETRY, Retry, duration
 
 
@@ -146,7 +147,7 @@ def decide(
 def _after_error(
     error: BaseException, standing: Standing, retry: Retry, draw: Callable[[], float], kinds: ErrorKinds
 ) -> Decision:
-    reason = "" if isinstance(error, Discard) else kinds.ending(error)
+    reason = kinds.ending(error)
     if reason is not None:
         return _failed(reason, error)  # without one its own text becomes it later, when secrets in it are hidden
     errors = standing.errors + 1
@@ -159,15 +160,30 @@ def _after_error(
         after, _ = _checked(lambda: DEFAULT_RETRY.delay(errors, draw))
     if after is None:
         return _failed(f"no further try in its retry policy ({retry.name})", error)
-    if isinstance(error, RetryAfter):
-        own, broken = _checked(lambda: duration(error.after, name="after"))
-        if broken:
-            problem = f"its {type(error).__name__} is broken, so its retry policy decided: {broken}"
-        after = after if own is None else own
+    own, broken = _asked_wait(error)
+    problem, after = broken or problem, after if own is None else own
     until = DEFAULT_RETRY.until if problem and retry.until is None else retry.until
     if until is not None and standing.age + after > until:
         return _failed(f"the next try would be later than until = {until} allows", error)
     return _pending_after(after, standing, error=error, problem=problem)
+
+
+def _asked_wait(error: BaseException) -> tuple[dt.timedelta | None, str]:
+    """The wait that a RetryAfter asks for, of several in a group the longest; and what is wrong with
+    it if none is valid."""
+    longest: dt.timedelta | None = None
+    problem = ""
+    for asking in (one for one in leaves(error) if isinstance(one, RetryAfter)):
+        own, broken = _checked(partial(_own_wait, asking))
+        if own is None:
+            problem = f"its {type(asking).__name__} is broken, so its retry policy decided: {broken}"
+        else:
+            longest = own if longest is None else max(longest, own)
+    return longest, problem if longest is None else ""
+
+
+def _own_wait(asking: RetryAfter) -> dt.timedelta:
+    return duration(asking.after, name="after")
 
 
 def _checked(wait: Callable[[], dt.timedelta | None]) -> tuple[dt.timedelta | None, str]:

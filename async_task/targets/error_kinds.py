@@ -1,6 +1,6 @@
 """Which errors of a call are retried, and which end its attempt at once: `retry_on=` and `discard_on=`. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from async_task.error_text import is_of_library
@@ -24,7 +24,13 @@ class ErrorKinds(NamedTuple):
 
         The class that is nearer in the error's order of base classes decides. `except` looks at the same order. Errors
         that the library itself raises about a call, as of its time limit, count as named in `retry_on`.
+
+        A group of errors ends it if one of them does, unless a class is named that makes it a group.
         """
+        if isinstance(error, BaseExceptionGroup) and not self._names_group(type(error)):
+            return next((why for one in error.exceptions if (why := self.ending(one)) is not None), None)
+        if any(isinstance(one, Discard) for one in leaves(error)):
+            return ""
         if isinstance(error, RetryAfter):
             return None
         order = type(error).__mro__
@@ -33,6 +39,19 @@ class ErrorKinds(NamedTuple):
         if discarded is not None and (retried is None or discarded <= retried):
             return ""
         return NOT_NAMED if retried is None else None
+
+    def _names_group(self, kind: ErrorType) -> bool:
+        own = [one for one in kind.__mro__ if one not in Exception.__mro__]
+        return any(one in own for one in (*(self.retry_on or ()), *self.discard_on))
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group of errors, and in the groups in it; any other error alone."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from leaves(one)
+    else:
+        yield error
 
 
 def _nearest(order: tuple[type, ...], types: tuple[ErrorType, ...]) -> int | None:

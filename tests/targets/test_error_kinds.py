@@ -71,6 +71,64 @@ def test_the_nearer_class_decides_and_else_discard_on(
     assert decision.error is error
 
 
+class Both(ExceptionGroup, Middle): ...  # type: ignore[type-arg]
+
+
+def group(*errors: BaseException, kind: Any = BaseExceptionGroup) -> Any:
+    return kind("several", errors)
+
+
+@pytest.mark.parametrize(
+    ("retry_on", "discard_on", "error", "expected"),
+    [
+        (ConnectionError, (), group(ConnectionError()), RETRIED),
+        (ConnectionError, (), group(ConnectionError(), group(ConnectionResetError())), RETRIED),
+        (ConnectionError, (), group(ConnectionError(), KeyError()), OTHER),
+        (ConnectionError, (), group(ConnectionError(), group(KeyError())), OTHER),
+        (None, Middle, group(Leaf()), ENDED),
+        (None, Middle, group(KeyError(), group(Leaf())), ENDED),
+        (None, Middle, group(Base()), RETRIED),
+        (Exception, Middle, group(Leaf()), ENDED),
+        (Middle, Exception, group(Leaf()), RETRIED),
+        (Middle, Exception, group(Leaf(), KeyError()), ENDED),
+        (Exception, (), group(SystemExit()), OTHER),
+        (ExceptionGroup, (), group(KeyError()), RETRIED),
+        (BaseExceptionGroup, (), group(KeyError()), RETRIED),
+        ((ExceptionGroup, ConnectionError), (), group(KeyError(), SystemExit()), OTHER),
+        (None, ExceptionGroup, group(KeyError()), ENDED),
+        (None, (Middle, ExceptionGroup), group(KeyError()), ENDED),
+        (Middle, (), group(KeyError(), kind=Both), RETRIED),
+        (KeyError, Middle, group(KeyError(), kind=Both), ENDED),
+    ],
+)
+def test_a_group_counts_as_the_errors_in_it_unless_it_is_named(
+    retry_on: Any, discard_on: Any, error: BaseException, expected: tuple[Status, str]
+) -> None:
+    decision = decided(error, kinds(retry_on, discard_on))
+    assert (decision.status, decision.reason) == expected
+    assert decision.error is error
+
+
+def test_in_a_group_a_discard_ends_it_and_of_several_waits_the_longest_holds() -> None:
+    for own in (kinds(), kinds(ExceptionGroup)):
+        assert decided(group(KeyError(), group(Dropped("done"))), own).status is Status.FAILED
+    for own in (kinds(), kinds(Slower), kinds(KeyError), kinds(KeyError, Exception)):
+        slow = group(RetryAfter(after=500), group(Slower(after=900), RetryAfter(after=5)))
+        assert decided(slow, own).after == dt.timedelta(seconds=900)
+    assert decided(group(Slower(after=5), KeyError()), kinds(ConnectionError)).reason == NOT_NAMED
+    assert decided(group(Slower(after=5), KeyError()), kinds()).after == dt.timedelta(seconds=5)
+
+
+def test_a_broken_wait_in_a_group_leaves_the_others() -> None:
+    broken = Slower(after=900)
+    broken.after = "soon"  # type: ignore[assignment]
+    whole = decided(group(broken, Slower(after=5)), kinds())
+    assert (whole.after, whole.reason) == (dt.timedelta(seconds=5), "")
+    alone = decided(group(broken), kinds())
+    assert alone.after == dt.timedelta(seconds=60)
+    assert "its Slower is broken, so its retry policy decided" in alone.reason
+
+
 class Slower(RetryAfter): ...
 
 
