@@ -22,6 +22,7 @@ from async_task.database.clock import clock_now
 from async_task.database.sessions import routed_as_writes
 from async_task.error_text import describe, storable
 from async_task.errors import UnknownTarget
+from async_task.queue.hooks import is_interrupt
 from async_task.schema.audit import current_actor
 from async_task.schema.jobs import Job, attempts_of, job_of
 from async_task.schema.tables import table_of
@@ -160,5 +161,7 @@ def _asked(row: Any, name: str) -> Any:
 def _send(hook: OnMessage, user: Any, kind: MessageKind, text: str, label: str) -> None:
     try:
         hook(user, kind, text)
-    except (Exception, SystemExit) as raised:
+    except BaseException as raised:
+        if is_interrupt(raised):
+            raise
         logger.error("on_message raised %s for %s (%s)", describe(raised).summary, label, kind.value)

@@ -6,6 +6,8 @@ hook of an outcome raises is logged, and changes nothing.
 
 import datetime as dt
 import logging
+import signal
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -190,5 +192,16 @@ def _facts_of_row(row: Any) -> CallFacts:
 def _call(name: str, hook: Callable[[CallFacts, Any], object], facts: CallFacts, outcome: Outcome) -> None:
     try:
         hook(facts, outcome)
-    except (Exception, SystemExit) as raised:
+    except BaseException as raised:
+        if is_interrupt(raised):
+            raise
         logger.error("%s raised %s for attempt %s", name, describe(raised).summary, facts.id)
+
+
+def is_interrupt(raised: BaseException) -> bool:
+    """Whether a hook may have been interrupted by Ctrl-C, and not have raised this by itself: only the main thread is,
+    and not while a handler of ours is in place, which raises nothing."""
+    if not isinstance(raised, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
+        return False
+    handler = signal.getsignal(signal.SIGINT)
+    return callable(handler) and getattr(handler, "__module__", None) != "async_task.worker.signals"

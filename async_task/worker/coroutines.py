@@ -213,7 +213,11 @@ class Coroutines:
     def _settle_all(self) -> None:
         with open_lane(self._runtime.source, private=True) as lane:
             while any(group := self._next_group()):
-                lane.run(partial(self._settle, lane, *group))
+                try:
+                    lane.run(partial(self._settle, lane, *group))
+                except BaseException as error:  # this thread settles for all calls, and must not end
+                    self._leave_unsettled(group, error)
+                    lane.run(lane.drop_connection)
 
     def _next_group(self) -> tuple[list[FinishedCall], list[Claim]]:
         """Wait for a finished call, and then at most `settle_within` for others. Also the claims of calls that were not
@@ -238,6 +242,14 @@ class Coroutines:
         for claim in unstarted:
             self._end(claim, self._park(context, claim))
 
+    def _leave_unsettled(self, group: tuple[list[FinishedCall], list[Claim]], error: BaseException) -> None:
+        """Free the slots of those that are not settled. The worker's next sweep releases their claims."""
+        finished, unstarted = group
+        for claim in [one.claim for one in finished] + unstarted:
+            if self._running.get(claim.id) is claim:
+                logger.error("attempt %s is not settled: %s", claim.id, describe(error).summary)
+                self._end(claim, None)
+
     def _park(self, context: ExecutionContext, claim: Claim) -> Outcome | None:
         try:
             return park_lapsed(context, claim)
@@ -248,8 +260,7 @@ class Coroutines:
     def _follow_up(self, context: ExecutionContext, one: FinishedCall, settlement: Settlement) -> Outcome | None:
         try:
             return follow_up(context, one.claim, settlement)
-        except Exception as error:
-            # This thread settles for all calls, and must not end.
+        except Exception as error:  # the others of the group go on
             logger.error("attempt %s: %s", one.claim.id, one.call.describe(error).summary)
             return None
 
@@ -259,9 +270,11 @@ class Coroutines:
         self._runtime.heartbeat.untrack((claim.id,))
         with self._changed:
             self._running.pop(claim.id, None)
-        if outcome is not None:
-            self._ended(claim, outcome)
-        self.free(1)
+        try:
+            if outcome is not None:
+                self._ended(claim, outcome)
+        finally:
+            self.free(1)
 
 
 def runs_on_loop(call: PreparedCall, *, is_async: bool) -> bool:

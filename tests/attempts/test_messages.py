@@ -104,9 +104,9 @@ def app_with_hook(engine: Engine, door: str, async_engine_url: str, heard: Heard
     made.close()
 
 
-def raising(text: str = "secret") -> Callable[..., object]:
+def raising(error: BaseException | None = None) -> Callable[..., object]:
     def act(*_: object) -> None:
-        raise RuntimeError(text)
+        raise error or RuntimeError("secret")
 
     return act
 
@@ -280,12 +280,13 @@ def test_a_note_on_an_async_session_is_told(
 
 
 @by_one_door
+@pytest.mark.parametrize("error", [RuntimeError("secret"), asyncio.CancelledError("secret"), GeneratorExit("secret")])
 def test_a_hook_that_raises_is_logged_and_changes_nothing(
     engine: Engine, app_with_hook: AsyncTask, write: Write, sessions: Sessions, heard: Heard,
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, error: BaseException,
 ) -> None:  # fmt: skip
     attempt = write(Client, "fail")
-    heard.meanwhile = raising()
+    heard.meanwhile = raising(error)
     with acting("anna"), sessions.begin() as session:
         add_note(session, attempt, "x")
     age(engine, DAY)
@@ -294,7 +295,7 @@ def test_a_hook_that_raises_is_logged_and_changes_nothing(
     assert [event.kind for event in events_of(engine, attempt.id)] == ["note", "error", "message"]
     said = [record.getMessage() for record in caplog.records if "on_message" in record.getMessage()]
     assert said == [
-        f"on_message raised RuntimeError: secret for test.client.fail ({attempt.id}) ({kind})"
+        f"on_message raised {type(error).__name__}: secret for test.client.fail ({attempt.id}) ({kind})"
         for kind in ("note_added", "failing")
     ]
 

@@ -1,12 +1,14 @@
 """The hooks of outcomes: each outcome reaches its hook once, after its commit, whoever wrote it."""
 
+import asyncio
 import datetime as dt
 import os
 import pathlib
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import Engine, update
@@ -54,6 +56,7 @@ from outbox import (
 from outbox import hooks as error_hooks
 from workers import working
 
+T = TypeVar("T")
 Write = Callable[..., Attempt]
 
 
@@ -401,8 +404,15 @@ def test_without_hooks_no_facts_are_made(
     assert (report.succeeded, report.retried, report.failed) == (2, 1, 1)
 
 
+class OwnError(BaseException):
+    """Of an application; like `pytest.fail` it is no Exception."""
+
+
+ERRORS = [RuntimeError("key sk-7355608"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), OwnError()]
+
+
 @by_one_door
-@pytest.mark.parametrize("error", [RuntimeError("key sk-7355608"), SystemExit(3)])
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
 def test_what_a_hook_raises_is_logged_and_changes_nothing(
     engine: Engine, app: AsyncTask, write: Write, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
@@ -414,7 +424,7 @@ def test_what_a_hook_raises_is_logged_and_changes_nothing(
     let_pass(engine, 2)
     failing, good = write(Client, "fail", max_attempts=1), write(Client, "ping")
     tried = write(Client, "fail")
-    report = own.run_batch(concurrency=1)
+    report = _elsewhere(lambda: own.run_batch(concurrency=1))  # on the main thread, a sweep could be interrupted
     assert (report.expired, report.failed, report.succeeded, report.retried) == (3, 1, 1, 1)
     assert {row_of(engine, one.id).status for one in late} == {Status.EXPIRED}
     assert row_of(engine, failing.id).status is Status.FAILED
@@ -424,6 +434,51 @@ def test_what_a_hook_raises_is_logged_and_changes_nothing(
     assert len([one for one in said if one.startswith(f"on_expired raised {type(error).__name__}")]) == 3
     for name in ("on_failed", "on_succeeded", "on_retried"):
         assert len([one for one in said if one.startswith(f"{name} raised {type(error).__name__}")]) == 1
+
+
+def _elsewhere(work: Callable[[], T]) -> T:
+    """What `work` returns, on a thread that no signal interrupts."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(work).result(timeout=60)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_what_a_hook_of_a_coroutine_raises_changes_nothing(
+    engine: Engine, door: str, async_engine_url: str, write: Write, error: BaseException
+) -> None:
+    def hook(facts: CallFacts, outcome: Outcome) -> None:
+        raise error
+
+    will(lambda: None)
+    own = application(engine, door, async_engine_url, lease=LEASE, on_succeeded=hook)
+    ids = [write(act_later).id for _ in range(5)]
+    assert own.run_batch(concurrency=1).succeeded == 5
+    assert {row_of(engine, one).status for one in ids} == {Status.SUCCEEDED}
+    own.close()
+
+
+@by_one_door
+def test_a_hook_of_a_call_that_is_performed_alone_may_raise_anything(
+    engine: Engine, app: AsyncTask, write: Write
+) -> None:
+    def hook(facts: CallFacts, outcome: Outcome) -> None:
+        raise KeyboardInterrupt  # in the main thread, under a handler of ours that raises nothing
+
+    own = AsyncTask(engine, lease=LEASE, on_succeeded=hook)
+    attempt = write(Client, "ping")
+    assert own.perform(attempt.id) == Succeeded(attempt.id)
+
+
+@by_one_door
+def test_ctrl_c_in_a_hook_interrupts_a_sweep(engine: Engine, app: AsyncTask, write: Write) -> None:
+    def hook(facts: CallFacts, outcome: Outcome) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    attempt = write(Client, "ping", expires_at=seconds_from_now(1))
+    let_pass(engine, 2)
+    with pytest.raises(KeyboardInterrupt):
+        AsyncTask(engine, lease=LEASE, on_expired=hook).sweep()
+    assert row_of(engine, attempt.id).status is Status.EXPIRED
 
 
 def test_a_sweep_without_hooks_calls_none(engine: Engine, write: Write) -> None:
