@@ -90,6 +90,15 @@ def test_what_is_no_regular_file_is_refused_and_a_link_stays_one(
     assert (link.is_symlink(), file.read_text().startswith("# HELP async_task_up ")) == (True, True)
 
 
+def test_an_empty_path_of_a_textfile_is_said_to_be_empty(say: Run) -> None:
+    said = say("metrics", "--textfile", "", "--database-url", "postgresql+psycopg://127.0.0.1:1/x")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        "async-task: Invalid value for --textfile: the path is empty: name a file, like async_task.prom, or omit "
+        "--textfile to print the figures; see `async-task metrics --help`\n"
+    )
+
+
 def test_without_the_database_the_file_stays_as_it_was(say: Run, tmp_path: pathlib.Path) -> None:
     file = tmp_path / "x.prom"
     file.write_text("old")

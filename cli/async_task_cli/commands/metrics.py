@@ -34,11 +34,8 @@ def metrics(wanted: Wanted, textfile: Path | None, timeout: dt.timedelta) -> Non
     program that reads PATH finds the old figures or the new ones, and everybody may read them (mode 0644). If the
     database cannot be used, PATH stays as it was, and the exit code is 69: alarm on its age, which node_exporter tells.
     """
-    if textfile is not None and textfile.exists() and not textfile.is_file():
-        raise click.BadParameter(
-            f"{textfile} is no regular file, and would be replaced by one: without --textfile the figures are printed.",
-            param_hint="--textfile",
-        )
+    if textfile is not None:
+        _check(textfile)
     with existing(wanted) as app, app.reading(within=timeout):
         text = prometheus_text(app.gauges())
     if textfile is None:
@@ -48,6 +45,19 @@ def metrics(wanted: Wanted, textfile: Path | None, timeout: dt.timedelta) -> Non
         _replace(textfile.resolve(), text)
     except OSError as error:
         raise Refusal(f"{textfile} cannot be written: {error.strerror}", UNEXPECTED) from error
+
+
+def _check(textfile: Path) -> None:
+    if textfile == Path():
+        raise click.BadParameter(
+            "the path is empty: name a file, like async_task.prom, or omit --textfile to print the figures.",
+            param_hint="--textfile",
+        )
+    if textfile.exists() and not textfile.is_file():
+        raise click.BadParameter(
+            f"{textfile} is no regular file, and would be replaced by one: without --textfile the figures are printed.",
+            param_hint="--textfile",
+        )
 
 
 def _replace(file: Path, text: str) -> None:
