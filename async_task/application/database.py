@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from async_task.attempts.attempt import BaseAttempt
 from async_task.database.engines import Source
-from async_task.database.lanes import has_loop_running, open_lane
+from async_task.database.greenlets import has_loop_running
+from async_task.database.lanes import open_lane
 from async_task.database.reading import reading_engine
 from async_task.errors import ConfigurationError
 from async_task.reading.browse import Attempts

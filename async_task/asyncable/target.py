@@ -23,8 +23,9 @@ from async_task.asyncable.verbs import conditions, error_in, hit, now_in, read
 from async_task.attempts.ambient import handed, nothing_handed
 from async_task.attempts.chain import with_key
 from async_task.attempts.messages import FAILING_AFTER
+from async_task.database.answers import Raised
 from async_task.database.clock import Instant
-from async_task.database.lanes import Lane, Raised, lane_of
+from async_task.database.lanes import Lane, lane_of
 from async_task.error_text import describe, secrets_in, without_values
 from async_task.errors import ConfigurationError
 from async_task.targets.context import Again, Discard, ErrorRecorder

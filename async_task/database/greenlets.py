@@ -1,6 +1,8 @@
-"""Coroutines in greenlets: where synchronous code may use the connections of an AsyncEngine."""
+"""Coroutines in greenlets: where synchronous code may use the connections of an AsyncEngine, and must not block."""
 
+import asyncio
 import functools
+import time
 import types
 from collections.abc import Coroutine, Generator
 from typing import Any
@@ -35,3 +37,20 @@ def run_in_greenlet(work: Coroutine[Any, Any, Any]) -> Any:
 @types.coroutine
 def _passed_on(awaited: Any) -> Generator[Any, Any, None]:
     yield awaited
+
+
+def sleep(seconds: float) -> None:
+    """Sleep, without blocking the event loop if this is a greenlet on one."""
+    if has_loop_running():
+        await_only(asyncio.sleep(seconds))
+    else:
+        time.sleep(seconds)
+
+
+def has_loop_running() -> bool:
+    """Whether this thread runs an event loop now, which a synchronous call would block."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

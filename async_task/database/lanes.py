@@ -9,8 +9,6 @@ import contextlib
 import contextvars
 import datetime as dt
 import threading
-import time
-import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -20,24 +18,16 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn  # they need greenlet only when called
 
+from async_task.database.answers import called, returned_or_raised, uncanceled
 from async_task.database.disconnection import disconnect
 from async_task.database.engines import Source
-from async_task.database.greenlets import run_in_greenlet
+from async_task.database.greenlets import has_loop_running, run_in_greenlet, sleep
 from async_task.database.server_sessions import limit_session, unlimit_session
 
 T = TypeVar("T")
 _LANE = "async_task.lane"
 OURS_ON_POOLS: set[Any] = set()
 """Our own listeners to a pool, which clear nothing."""
-
-
-class Raised:
-    """The exception that a call raised; a bare exception is one that it returned."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
 
 
 class Disconnectable(Protocol):
@@ -160,7 +150,7 @@ class Lane:
         if self._runner is None:
             self._runner = asyncio.Runner()
         runner = self._runner
-        return _uncanceled(lambda: runner.run(returned_or_raised(work), context=contextvars.copy_context()))
+        return uncanceled(lambda: runner.run(returned_or_raised(work), context=contextvars.copy_context()))
 
     def run_from_call(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The same inside of `call` or `call_with_session`, on its thread."""
@@ -231,7 +221,7 @@ class AsyncLane(Lane):
 
     def run_coroutine(self, work: Coroutine[Any, Any, Any]) -> Any:
         # In a task of its own, as in `Lane`: what the target does to its task must not happen to the lane.
-        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(returned_or_raised(work))))
+        return uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(returned_or_raised(work))))
 
     def run_from_call(self, work: Coroutine[Any, Any, Any]) -> Any:
         if has_loop_running():
@@ -265,7 +255,7 @@ class LoopLane(Lane):
         super().__init__(source, private=True)
 
     def run_coroutine(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return _uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(returned_or_raised(work))))
+        return uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(returned_or_raised(work))))
 
     def run_in_place(self, work: Coroutine[Any, Any, Any]) -> Any:
         return run_in_greenlet(work)
@@ -305,56 +295,6 @@ def open_lane(source: Source, *, private: bool = False) -> Lane:
 
 async def _spawned(work: Callable[[], T]) -> T:
     return await greenlet_spawn(work)
-
-
-async def returned_or_raised(work: Coroutine[Any, Any, Any]) -> Any:
-    """Await a coroutine: what it returned, or `Raised`."""
-    # It must be caught inside of the loop: SystemExit and KeyboardInterrupt would end the loop.
-    try:
-        return await work
-    except BaseException as error:
-        return _raised(error)
-
-
-def _uncanceled(wait: Callable[[], Any]) -> Any:
-    """What `wait` returns, or `Raised`: a coroutine that cancels its own task and returns at once is canceled only when
-    the task has ended."""
-    try:
-        return wait()
-    except asyncio.CancelledError as error:
-        return _raised(error)
-
-
-def called(function: Callable[[], Any]) -> Any:
-    """Call a plain function here: what it returned, or `Raised`."""
-    try:
-        return function()
-    except BaseException as error:
-        return _raised(error)
-
-
-def _raised(error: BaseException) -> Raised:
-    if isinstance(error, MemoryError):
-        # Free what the call has allocated: we need memory to write its failure.
-        traceback.clear_frames(error.__traceback__)
-    return Raised(error)
-
-
-def sleep(seconds: float) -> None:
-    """Sleep, without blocking the event loop if this is a greenlet on one."""
-    if has_loop_running():
-        await_only(asyncio.sleep(seconds))
-    else:
-        time.sleep(seconds)
-
-
-def has_loop_running() -> bool:
-    """Whether this thread runs an event loop now, which a synchronous call would block."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 LOCKED_LIMIT = dt.timedelta(seconds=60)

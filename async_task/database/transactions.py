@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from async_task.database.driver_errors import transient_error
-from async_task.database.lanes import sleep
+from async_task.database.greenlets import sleep
 
 T = TypeVar("T")
 PATIENCE = 30.0

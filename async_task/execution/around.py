@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from async_task.database.lanes import Raised
+from async_task.database.answers import Raised
 from async_task.error_text import quotes_nothing
 from async_task.queue.hooks import Around, CallFacts
 from async_task.targets.context import Discard, RetryAfter

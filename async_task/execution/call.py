@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from async_task.attempts.ambient import handed
-from async_task.database.lanes import Lane, Raised, called, returned_or_raised
+from async_task.database.answers import Raised, called, returned_or_raised
+from async_task.database.lanes import Lane
 from async_task.error_text import quotes_nothing
 from async_task.execution.around import answer_within, completed
 from async_task.execution.prepared_call import ExecutionContext, PreparedCall, timeout_error

@@ -3,8 +3,8 @@ its time limit, or ended its own connection, is charged with an error that says 
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from async_task.database.answers import Raised
 from async_task.database.driver_errors import is_statement_timeout, transient_error
-from async_task.database.lanes import Raised
 from async_task.error_text import quotes_nothing
 from async_task.errors import InvalidState
 from async_task.execution.prepared_call import PreparedCall

@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from async_task.database.lanes import Lane, Raised
+from async_task.database.answers import Raised
+from async_task.database.lanes import Lane
 from async_task.error_text import Failure
 from async_task.execution.prepared_call import PreparedCall
 from async_task.outcomes import (

@@ -13,7 +13,7 @@ from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.messages import FAILING_AFTER, has_message_hook, message_about_outcome, row_target_named
-from async_task.database.lanes import sleep
+from async_task.database.greenlets import sleep
 from async_task.error_text import describe
 from async_task.execution.in_flight import Settlement
 from async_task.execution.prepared_call import ExecutionContext

@@ -17,7 +17,7 @@ from typing import Protocol
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from async_task.database.lanes import Raised
+from async_task.database.answers import Raised
 from async_task.errors import AsyncTaskError, ClaimLost, UnknownMethod, UnknownTarget
 from async_task.execution.call import run_call
 from async_task.execution.follow_up import follow_up

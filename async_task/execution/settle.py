@@ -7,7 +7,7 @@
 
 import logging
 
-from async_task.database.lanes import Raised
+from async_task.database.answers import Raised
 from async_task.database.transactions import LONG_PATIENCE, retry_transient
 from async_task.errors import ClaimLost, InvalidState
 from async_task.execution.faults import MAX_LOSSES, Fault, classify, fault_summary, repeated_loss_error

@@ -16,7 +16,7 @@ from functools import partial
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from async_task.database.lanes import Raised
+from async_task.database.answers import Raised
 from async_task.error_text import describe
 from async_task.errors import ClaimLost
 from async_task.execution.call import run_call

@@ -11,11 +11,12 @@ from sqlalchemy.engine import RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from async_task.database.answers import Raised
 from async_task.database.connections import limit_waits
 from async_task.database.dialects import has_commit_listeners, pipelines
 from async_task.database.disconnection import disconnect
 from async_task.database.driver_errors import FAULTS, is_transient
-from async_task.database.lanes import Lane, Raised, lend_lane
+from async_task.database.lanes import Lane, lend_lane
 from async_task.database.savepoints import lend_savepoint, reclaim_savepoint
 from async_task.database.sessions import is_async_session
 from async_task.error_text import quotes_nothing

@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from async_task.application.app import AsyncTask
-from async_task.database.lanes import has_loop_running
+from async_task.database.greenlets import has_loop_running
 from async_task.error_text import describe
 from async_task.reading.metrics import UP, WORDS, Gauge, gauge
 from async_task.targets.retry import Duration

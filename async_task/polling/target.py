@@ -17,8 +17,9 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from async_task.attempts.ambient import nothing_handed
 from async_task.attempts.chain import key_of, with_key
+from async_task.database.answers import Raised
 from async_task.database.clock import statement_now
-from async_task.database.lanes import Raised, lane_of
+from async_task.database.lanes import lane_of
 from async_task.error_text import Failure, describe, quotes_nothing, secrets_in, without_values
 from async_task.errors import InvalidState
 from async_task.polling.chain import METHOD, name_of

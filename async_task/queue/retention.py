@@ -26,7 +26,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, false, fu
 
 from async_task.database.clock import statement_now
 from async_task.database.dialects import by_primary_key, delete_by_key
-from async_task.database.lanes import sleep
+from async_task.database.greenlets import sleep
 from async_task.database.transactions import retry_transient
 from async_task.queue.pages import PAGE, Refused, refusing
 from async_task.schema.audit import NOTE

@@ -9,9 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from async_task.database.answers import returned_or_raised
 from async_task.database.driver_errors import note_faults
 from async_task.database.engines import Source
-from async_task.database.lanes import Disconnectable, Lane, LoopLane, has_loop_running, returned_or_raised
+from async_task.database.greenlets import has_loop_running
+from async_task.database.lanes import Disconnectable, Lane, LoopLane
 from async_task.database.reading import explain_refusals
 from async_task.database.savepoints import prepare_to_lend
 from async_task.testing.savepoint_connection import SavepointEngine

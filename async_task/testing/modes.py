@@ -94,8 +94,6 @@ def _perform_model(session: Session, mapper: Mapper[Any], written: frozenset[uui
             own.commit()
 
 
-def _perform_on(
-    connection: Connection, session: Session, mapper: Mapper[Any], written: frozenset[uuid.UUID]
-) -> None:
+def _perform_on(connection: Connection, session: Session, mapper: Mapper[Any], written: frozenset[uuid.UUID]) -> None:
     options = {"autoflush": session.autoflush, "expire_on_commit": session.expire_on_commit}
     perform_on(connection, [mapper.class_], session_class_of(session), options, raises=True, written=written)

@@ -6,8 +6,8 @@
 """
 
 import contextlib
-import weakref
 import uuid
+import weakref
 from collections.abc import Collection, Mapping
 from typing import Any
 

@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 import outbox
 from async_task import AsyncTask, AsyncTaskError
+from async_task.database.answers import Raised
 from async_task.database.disconnection import disconnect
 from async_task.database.engines import Source
-from async_task.database.lanes import LOCKED_LIMIT, Lane, Raised, open_lane
+from async_task.database.lanes import LOCKED_LIMIT, Lane, open_lane
 from async_task.wakeup import after_commit
 from clockwork import row_of
 from databases import Database

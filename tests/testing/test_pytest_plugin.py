@@ -253,7 +253,7 @@ def test_off(session, written):
 
 
 def test_the_fixture_mode_sets_the_mode_until_the_end_of_the_test(run: Run, tmp_path: Path) -> None:
-    test = '''
+    test = """
 from shop import Order, place
 
 def test_inline(session, mode):
@@ -269,7 +269,7 @@ def test_manual(session, written):
 
 def test_unknown(mode):
     mode("eager")
-'''
+"""
     ended = run(test, conftest=CONFTEST.format(url=f"sqlite:///{tmp_path / 'shop.sqlite'}"))
     ended.assert_outcomes("1 failed, 2 passed")
     assert "mode is one of 'manual', 'inline', 'off', not 'eager'" in ended.said
