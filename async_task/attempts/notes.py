@@ -63,7 +63,7 @@ def add_note(session: SyncSession, job: Any, text: str) -> NoteInfo:
 
 
 def unwritten_note(text: str) -> NoteInfo:
-    """What `add_note` returns of an attempt that is not written, in the mode "off" of tests. Raises InvalidArguments."""
+    """What `add_note` returns of an attempt that is not written, in the mode "off". Raises InvalidArguments."""
     return NoteInfo(0, _author(), checked_text(text), dt.datetime.now(dt.UTC))
 
 

@@ -42,8 +42,9 @@ def written(
     that no target has, ConfigurationError for a function in the place of the session, SchemaMismatch without a table of
     attempts.
     """
-    if inspect.isroutine(session) or inspect.isclass(session):
-        name = getattr(session, "__qualname__", "function")
+    given: object = session
+    if inspect.isroutine(given) or inspect.isclass(given):
+        name = getattr(given, "__qualname__", "function")
         raise ConfigurationError(f"written takes the session first, and then the function: written(fn={name})")
     method = None if fn is None else method_of(fn)
     return on_session(session, "written", lambda one: _written(one, method))

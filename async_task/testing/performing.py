@@ -59,9 +59,10 @@ def perform_all(session: AnySession | None = None, *, raises: bool = True) -> li
 
     Claims, calls, retries, error hooks and outcomes are those of a worker, and so is the order. Nothing is committed:
     what is a transaction in a worker is a SAVEPOINT here. A call that takes a session gets one on the same connection;
-    what it writes is undone if it raises. Returns the outcomes, in order. A call that has raised is not tried
-    again by this `perform_all`, however soon it is due: `advance` the time, and perform again. Hooks `around` each call are those of the last `AsyncTask` that this process has made for
-    the model; its other hooks follow a commit, and are not called.
+    what it writes is undone if it raises. Returns the outcomes, in order. A call that has raised is not tried again by
+    this `perform_all`, however soon it is due: `advance` the time, and perform again. Hooks `around` each call are
+    those of the last `AsyncTask` that this process has made for the model; its other hooks follow a commit, and are not
+    called.
 
     `raises`: what a call raises is raised here, after its outcome is written, and the calls after it stay due: else a
     test would be green although its call has failed. With `raises=False`, read the outcomes; only KeyboardInterrupt,
