@@ -28,7 +28,7 @@ from async_task import (
 from clockwork import let_pass, row_of
 from conftest import by_one_door
 from outbox import Broken, act, act_later, act_leased, act_shared, effects, will
-from writing import Sessions, count
+from writing import Sessions, count, statements_of
 
 Write = Callable[..., Attempt]
 
@@ -125,6 +125,16 @@ def test_a_person_who_retries_gets_the_same_rules(app: AsyncTask, engine: Engine
     app.perform(attempt.id)
     app.write(lambda session: session.get(Attempt, attempt.id).retry_now(session=session))
     assert isinstance(app.perform(attempt.id), Failed)
+
+
+def test_a_call_without_settings_is_written_to_tables_that_have_no_column_for_them(engine: Engine) -> None:
+    with Session(engine, expire_on_commit=False) as session, session.begin(), statements_of(engine) as seen:
+        plain = [Attempt.create(session, target=act), Attempt.options(session=session).call(act)]
+        session.flush()
+        assert not any("call_settings" in statement for statement in seen)
+        assert [one.call_settings for one in plain] == [None, None]
+        limited = Attempt.create(session, target=act, timeout=5)
+    assert row_of(engine, limited.id).call_settings == '{"timeout": 5.0}'
 
 
 def test_what_a_newer_version_has_written_is_parked_uncharged(app: AsyncTask, engine: Engine, write: Write) -> None:
