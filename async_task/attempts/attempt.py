@@ -132,8 +132,10 @@ class BaseAttempt(WrittenOnce, AttemptScopes):
             attempt = await session.run_sync(Attempt.ensure, target="orders", ...)  # with an AsyncSession
 
         One that was pruned while its token is remembered is returned too, as what is left of it (`is_pruned`). Takes
-        the arguments of `create`, and flushes the session first. It never aborts your transaction at READ
-        COMMITTED; at a higher level, PostgreSQL may raise a serialization failure. Raises what `create` raises.
+        the arguments of `create`, and flushes the session first. An attempt that exists does not abort your
+        transaction. Transactions that race to write it may: on MySQL and MariaDB with a deadlock (1213), and at a level
+        above READ COMMITTED on PostgreSQL with a serialization failure. Then OperationalError (DBAPIError with asyncpg)
+        is raised, and the transaction is to be repeated. Raises what `create` raises.
 
         With one of these, a call may be written again, and a token of up to 180 characters may be left out: then equal
         arguments make it, and InvalidArguments refuses encrypted ones, as the token would tell which are equal.

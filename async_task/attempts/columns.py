@@ -82,7 +82,7 @@ class AttemptColumns:
     """When the row was last changed."""
     trace_context: Mapped[str | None] = mapped_column(Name(64))
     """The W3C `traceparent` of the transaction that created it; null without OpenTelemetry."""
-    # Without `evaluates_none` the INSERT of an object names it also where it is null, and tables of version 6, which are
-    # not upgraded yet, do not have it.
+    # Without `evaluates_none` the INSERT of an object names it also where it is null, and tables of version 6 that are
+    # not upgraded yet do not have it.
     call_settings: Mapped[str | None] = mapped_column(LongText().evaluates_none())
     """The `retry` and `timeout` that it was written with, as JSON; null: as its target's policy says."""

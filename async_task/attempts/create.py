@@ -58,7 +58,7 @@ def _add(own: Session, mapper: Mapper[Any], made: Draft, writing: Writing | None
 
 
 def ensure(model: type[Any], arguments: Mapping[str, Any], session: object | None) -> Any:
-    """The attempt with this target, method and token, created unless it exists. Never aborts the transaction."""
+    """The attempt with this target, method and token, created unless it exists. If it does, nothing is aborted."""
     uniqueness = Uniqueness.of(arguments)
     made = named_draft("ensure", {name: value for name, value in arguments.items() if name not in _OF_ENSURE})
     made = uniqueness.with_token(made)
