@@ -240,6 +240,24 @@ def test_a_delay_and_a_time_limit_are_those_of_create(run: Run, engine: Engine) 
     assert abs(due - dt.timedelta(hours=2)) < dt.timedelta(minutes=1)
 
 
+@pytest.mark.parametrize("token", ["", " --token T"])
+@pytest.mark.parametrize("how", ["--until-done", "--within 90y"])
+def test_a_call_is_enqueued_once_while_it_is_pending_or_in_a_window(
+    run: Run, engine: Engine, how: str, token: str
+) -> None:
+    words = f"test.client.ping --json {how}{token}".split()
+    assert run("enqueue", *words, "--dry-run").json["created"] is False
+    assert count(engine) == 0
+    first, second = run("enqueue", *words).json, run("enqueue", *words).json
+    assert (first["created"], second["created"], second["id"]) == (True, False, first["id"])
+    with Session(engine) as session, session.begin():
+        found = session.get_one(Attempt, uuid.UUID(first["id"]))
+        found.cancel(session)
+    third = run("enqueue", *words).json
+    assert third["created"] is (how == "--until-done")
+    assert count(engine) == 1 + third["created"]
+
+
 def test_a_token_that_has_its_attempt_answers_that_one(run: Run, engine: Engine) -> None:
     first = run("enqueue", "test.client.ping", "--token", "once")
     run("run-batch")
@@ -359,6 +377,9 @@ def test_debug_shows_where_and_no_row_also_with_an_engine_that_shows_parameters(
         ("test.client.ping --priority 10", 2, "10"),
         ("test.client.ping --max-attempts 0", 2, "0"),
         (f"test.client.ping --queue {'q' * 65}", 2, "queue is a printable name"),
+        ("test.client.ping --within 1h --until-done", 2, "--within or --until-done: not both"),
+        ("test.client.ping --within 0s", 2, "within: a window is longer than 0 s"),
+        ("test.client.ping --until-done --dry-run --token " + "t" * 181, 2, "at most 180 characters, not 181"),
         (f"test.client.ping --token {'t' * 256}", 2, "idempotence_token: takes a printable text"),
         ("test.client.ping --encryptor test.none", 78, "no encryptor is named 'test.none'"),
     ],

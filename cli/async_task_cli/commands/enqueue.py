@@ -21,6 +21,8 @@ from async_task_cli.terminal import moment, say
 @click.argument("call", metavar="TARGET[.METHOD]")
 @click.option("--args", "args", metavar="JSON|@FILE|-", default="{}", help="The arguments by name, as a JSON object.")
 @click.option("--token", metavar="TOKEN", help="Idempotence token: where an attempt has it, that one's id is printed.")
+@click.option("--within", type=Length(), metavar="DURATION", help="Only once in each window of this length.")
+@click.option("--until-done", is_flag=True, help="Only if the last one that was enqueued so has ended.")
 @click.option("--queue", metavar="NAME", help="The queue [default: the target's].")
 @click.option("--priority", type=click.IntRange(0, 9), metavar="N", help="0 first, 9 last [default: the target's].")
 @click.option("--order-key", metavar="KEY", help="Performed after all earlier ones with this key, one at a time.")
@@ -36,7 +38,8 @@ from async_task_cli.terminal import moment, say
 @reaching
 def enqueue(
     wanted: Wanted, call: str, args: str, token: str | None, at: dt.datetime | None, after: dt.timedelta | None,
-    expires_at: dt.datetime | None, expires_in: dt.timedelta | None, is_dry: bool, is_json: bool, **options: Any,
+    expires_at: dt.datetime | None, expires_in: dt.timedelta | None, within: dt.timedelta | None, until_done: bool,
+    is_dry: bool, is_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Write a call down, and print its id. It is checked as Attempt.create checks it.
 
@@ -46,25 +49,29 @@ def enqueue(
     Decimal | str a text becomes the one that is named first. The form in which arguments are stored, {"$": "date",
     "v": "2026-10-25"}, is valid too. A name may be in an object only once. No message repeats an argument.
 
+    With --within or --until-done, --token may be left out: then equal arguments are the same call.
+
     Ends with 78 for an unknown target, with 2 for arguments that do not fit.
 
-    --json writes one object: id, created (false where an attempt had the token), status, target, method_name, queue,
-    priority, due_at, expires_at, dry_run.
+    --json writes one object: id, created (false where an attempt was found instead), status, target, method_name,
+    queue, priority, due_at, expires_at, dry_run.
     """
     _refuse_two("--at", at, "--in", after)
     _refuse_two("--expires-at", expires_at, "--expires-in", expires_in)
+    _refuse_two("--within", within, "--until-done", until_done or None)
+    once = _once(token, within, until_done)
     text = _text_of(args)
     with existing(wanted) as app:
         now = app.now()
         given = {
-            **options, "idempotence_token": token,
+            **options,
             "scheduled_at": at, "delay": after,
             "expires_at": expires_at if expires_in is None else now + expires_in,
         }  # fmt: skip
         try:
             given |= parse_call(call, text)
             work = _foreseen if is_dry else _write
-            result: dict[str, Any] = app.write(lambda session: work(session, app.model, given, now))
+            result: dict[str, Any] = app.write(lambda session: work(session, app.model, given, once, now))
         except UnknownTarget as error:
             raise Refusal(f"{error}: name its --app or --module", CONFIGURATION) from None
         except InvalidArguments as error:
@@ -95,9 +102,18 @@ def _refuse_two(name: str, one: object, other_name: str, other: object) -> None:
 RESULT = ("id", "status", "target", "method_name", "queue", "priority", "due_at", "expires_at")
 
 
-def _write(session: Any, model: type[BaseAttempt], given: dict[str, Any], now: dt.datetime) -> dict[str, Any]:
-    if given["idempotence_token"] is not None:
-        attempt = model.ensure(session, **given)
+def _once(token: str | None, within: dt.timedelta | None, until_done: bool) -> dict[str, Any] | None:
+    """What only `ensure` takes; None for `create`."""
+    if token is None and within is None and not until_done:
+        return None
+    return {"idempotence_token": token, "within": within, "until_done": until_done}
+
+
+def _write(
+    session: Any, model: type[BaseAttempt], given: dict[str, Any], once: dict[str, Any] | None, now: dt.datetime
+) -> dict[str, Any]:
+    if once is not None:
+        attempt = model.ensure(session, **once, **given)
     else:
         attempt = model.create(session=session, **given)
         session.flush()
@@ -105,9 +121,14 @@ def _write(session: Any, model: type[BaseAttempt], given: dict[str, Any], now: d
     return {**{name: getattr(attempt, name) for name in RESULT}, "created": attempt.created_at >= now, "dry_run": False}
 
 
-def _foreseen(session: Any, model: type[BaseAttempt], given: dict[str, Any], now: dt.datetime) -> dict[str, Any]:
+def _foreseen(
+    session: Any, model: type[BaseAttempt], given: dict[str, Any], once: dict[str, Any] | None, now: dt.datetime
+) -> dict[str, Any]:
     attempt = model.create(session=session, **given)
-    session.rollback()  # before anything is flushed
+    session.expunge(attempt)  # before anything is flushed
+    if once is not None:  # it checks more than `create`
+        model.ensure(session, **once, **given)
+    session.rollback()
     due_at = given["scheduled_at"] if given["delay"] is None else now + given["delay"]
     at = {"due_at": due_at, "expires_at": given["expires_at"], "id": None}
     facts = {name: at[name] if name in at else getattr(attempt, name) for name in RESULT}
