@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError
 from async_task import Asyncable, AsyncTask, AsyncTaskError, Attempt, BaseAttempt
 from async_task_cli.faults import CONFIGURATION, UNREACHABLE, USAGE, Refusal, first_line
 from async_task_cli.options import Wanted
+from async_task_cli.own_files import line_in
 
 APP, DATABASE_URL = "ASYNC_TASK_APP", "ASYNC_TASK_DATABASE_URL"
 EXTRAS = {"psycopg": "postgres", "pymysql": "mysql", "aiosqlite": "sqlite-async", "greenlet": "asyncio"}
@@ -178,9 +179,9 @@ def _import(name: str, place: str) -> ModuleType:
             words = f"{place}: there is no module {name!r} on the path, which begins with {Path.cwd()}"
             raise Refusal(words, CONFIGURATION) from error
         advice = f": install async-task[{EXTRAS[missing]}]" if missing in EXTRAS else ""
-        raise Refusal(
-            f"{place}: {name} needs the module {missing!r}, which is not installed{advice}", CONFIGURATION
-        ) from error
+        line = f" ({where})" if (where := where_raised(error)) else ""
+        words = f"{place}: {name} needs the module {missing!r}, which is not installed{line}{advice}"
+        raise Refusal(words, CONFIGURATION) from error
     except (AsyncTaskError, OSError):
         raise
     except Exception as error:
@@ -189,10 +190,19 @@ def _import(name: str, place: str) -> ModuleType:
 
 
 def _said_and_where(error: Exception) -> str:
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{first_line(error.msg)} ({error.filename}, line {error.lineno})"
+    words = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{first_line(words)} ({where_raised(error) or _last_line(error)})"
+
+
+def where_raised(error: BaseException) -> str:
+    """`/shop/outbox.py, line 7`: the last line of the project that led to `error`. Empty if none did."""
+    file = project_file()
+    return line_in(error, file.parent if file else Path.cwd())
+
+
+def _last_line(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{first_line(str(error))} ({frame.filename}, line {frame.lineno})"
+    return f"{frame.filename}, line {frame.lineno}"
 
 
 def _see_folder(folder: Path) -> None:

@@ -63,7 +63,14 @@ def driver_words(error: BaseException | None) -> str:
 
 def trace_of(error: BaseException) -> str:
     """The traceback of `error` and of its causes, without the content of rows and the passwords of URLs."""
-    return scrubbed("\nwhich led to:\n\n".join(reversed([_traced(one) for one in _chain(error)])))
+    return scrubbed("\nwhich led to:\n\n".join(reversed([_traced(one) for one in chain_of(error)])))
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` and its causes, the last one first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def first_line(text: str) -> str:
@@ -95,10 +102,3 @@ def _traced(error: BaseException) -> str:
     else:
         said = "".join(traceback.format_exception_only(error))
     return f"Traceback (most recent call last):\n{''.join(traceback.format_tb(error.__traceback__))}{said}"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """`error` and its causes, the last one first."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
