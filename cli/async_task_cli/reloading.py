@@ -5,21 +5,21 @@ import logging
 import os
 import signal
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import NoReturn
 
 from async_task import AsyncTaskError
-from async_task_cli.faults import CONFIGURATION, Refusal, one_line, verdict
+from async_task_cli.application import project_file, where_raised
+from async_task_cli.faults import CONFIGURATION, UNEXPECTED, Refusal, first_line, one_line, verdict
+from async_task_cli.own_files import folders_near, is_own, python_files
 
 logger = logging.getLogger("async_task")
 EVERY = 0.25
 """Seconds between two looks at the files."""
-_INSTALLED = frozenset({"site-packages", "dist-packages"})
-_STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 State = tuple[int, int, int] | None
 """What differs once a file is saved: its inode, size and time of change. None: there is no such file."""
@@ -43,15 +43,15 @@ class Reload:
     def load(self, load: Callable[[], object]) -> None:
         """Call `load`, which imports the application. If it cannot be imported, log why, wait for a change, and begin
         anew. Raises what `load` raises about the options."""
+        before = python_files([self._folder])
         try:
             load()
         except (Refusal, AsyncTaskError, OSError) as error:
-            code, words = (error.exit_code, str(error)) if isinstance(error, Refusal) else verdict(error)
+            code, words = _verdict(error)
             if code != CONFIGURATION:
                 raise
             logger.error("%s; waiting for a change", one_line(words))
-            near = {file.parent for file in _files_in(error)} | {self._folder}
-            self._wait(lambda: self._look(near))
+            self._wait_near(error, before)
             self.begin_anew()
 
     def watch(self, stop: Callable[[], object]) -> None:
@@ -75,19 +75,32 @@ class Reload:
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
+    def _wait_near(self, error: BaseException, before: frozenset[Path]) -> None:
+        """Wait for a change of what is imported, of pyproject.toml, and of each Python file that may have to do with
+        `error`. `before`: the Python files below the current folder before the import."""
+        folders = [self._folder, *sorted(folders_near(error))]
+        there = python_files(folders)
+        project = project_file()
+        watched = there if project is None else there | {project}
+        # A file that is new here has changed, however old it is: `mv` and `rsync` bring files of any age.
+        if not python_files([self._folder]) - before:
+            self._wait(lambda: self._look(watched) or next(iter(python_files(folders) - there), None))
+
     def _wait(self, look: Callable[[], Path | None]) -> None:
         while (changed := look()) is None:
             time.sleep(EVERY)
         self.changed = changed
 
-    def _look(self, folders: Iterable[Path] = ()) -> Path | None:
-        """The first file that has changed, of those that are imported and the Python files in `folders`."""
-        for file in (*self._newly_imported(), *(one for folder in folders for one in _python_files(folder))):
+    def _look(self, others: Iterable[Path] = ()) -> Path | None:
+        """The first file that has changed, of those that are imported and `others`."""
+        for file in (*self._newly_imported(), *others):
             if file not in self._known:
-                self._known[file] = state = _state(file)
+                self._known[file] = _state(file)
                 # It may have changed between its import and this first look at it. A time that is yet to come is of
                 # another machine's clock, and says nothing.
-                if state is not None and self._began < state[2] <= time.time_ns():
+                if self._known[file] is None or any(
+                    self._began < moment <= time.time_ns() for moment in _moments(file)
+                ):
                     return file
         return next((file for file, state in self._known.items() if _state(file) != state), None)
 
@@ -95,14 +108,26 @@ class Reload:
         new = sys.modules.keys() - self._seen
         self._seen |= new
         for name in new:
-            file = getattr(sys.modules.get(name), "__dict__", {}).get("__file__")
-            if isinstance(file, str) and file.endswith(".py") and _is_own(Path(file)):
+            names = getattr(sys.modules.get(name), "__dict__", {})
+            file = names.get("__file__")
+            if not (isinstance(file, str) and file.endswith(".py") and is_own(Path(file))):
+                continue
+            # Without a file it has gone since then; but for some loaders, of zip files for one, there never was one.
+            if isinstance(names.get("__loader__"), SourceFileLoader) or Path(file).is_file():
                 yield Path(file)
 
 
-def _is_own(file: Path) -> bool:
-    """Whether it is neither installed nor of the standard library."""
-    return _INSTALLED.isdisjoint(file.parts) and not any(file.is_relative_to(one) for one in _STANDARD)
+def _verdict(error: Refusal | AsyncTaskError | OSError) -> tuple[int, str]:
+    """The exit code, and what is wrong, with the line of the application if there is one: then it is its fault."""
+    if isinstance(error, Refusal):
+        return error.exit_code, str(error)
+    code, words = verdict(error)
+    where = where_raised(error)
+    if not where or code not in (CONFIGURATION, UNEXPECTED):
+        return code, words
+    if code == UNEXPECTED:
+        words = f"importing the application raised {type(error).__name__}: {first_line(str(error))}"
+    return CONFIGURATION, f"{words} ({where})"
 
 
 def _state(file: Path) -> State:
@@ -113,19 +138,10 @@ def _state(file: Path) -> State:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _files_in(error: BaseException | None) -> Iterator[Path]:
-    """The files of the application that an error about its import names."""
-    while error is not None:
-        names = [error.filename] if isinstance(error, SyntaxError) else []
-        trace = error.__traceback__
-        while trace is not None:
-            names.append(trace.tb_frame.f_code.co_filename)
-            trace = trace.tb_next
-        yield from (Path(name) for name in names if name and Path(name).is_file() and _is_own(Path(name)))
-        error = error.__cause__ or error.__context__
-
-
-def _python_files(folder: Path) -> Iterator[Path]:
-    """Those in a folder, and the packages in it."""
-    yield from folder.glob("*.py")
-    yield from folder.glob("*/__init__.py")
+def _moments(file: Path) -> tuple[int, ...]:
+    """When its content was written, and when it came to this place or was changed otherwise: `mv` keeps the first."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ctime_ns

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -39,9 +40,10 @@ Write = Callable[..., Attempt]
 class Working:
     """`python -m async_task worker --reload` in a folder, and the lines that it logs and prints."""
 
-    def __init__(self, folder: pathlib.Path, *words: str) -> None:
-        command = [sys.executable, "-m", "async_task", "worker", "--reload", "--app", "shop:outbox", "--poll", "50ms"]
-        self.process = subprocess.Popen([*command, *words], cwd=folder, stderr=subprocess.PIPE, text=True)
+    def __init__(self, folder: pathlib.Path, *words: str, app: str | None = "shop:outbox") -> None:
+        command = [sys.executable, "-m", "async_task", "worker", "--reload", "--poll", "50ms"]
+        named = [] if app is None else ["--app", app]
+        self.process = subprocess.Popen([*command, *named, *words], cwd=folder, stderr=subprocess.PIPE, text=True)
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -86,8 +88,8 @@ def shop(alone: None, database: Database, engine: Engine, tmp_path: pathlib.Path
 def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Working]]:
     with contextlib.ExitStack() as until:
 
-        def start(*words: str) -> Working:
-            working = Working(tmp_path, *words)
+        def start(*words: str, **app: str | None) -> Working:
+            working = Working(tmp_path, *words, **app)
             until.callback(working.close)
             return working
 
@@ -149,6 +151,89 @@ def test_a_module_that_is_missing_is_awaited(shop: Callable[[str], None], start:
     working = start()
     working.line_with("there is no module 'shop' on the path")
     shop(SAY.format(""))
+    working.line_with(": worker ")
+    assert working.code_after(signal.SIGINT) == 130
+
+
+OLD = 1_000_000_000
+"""The time of a file that `git checkout`, `mv` or `rsync` brought, in seconds."""
+
+
+def moved_in(file: pathlib.Path, text: str) -> None:
+    """`file` is there from one moment to the next, and its time is long past."""
+    beside = file.with_suffix(".new")
+    beside.write_text(text)
+    os.utime(beside, (OLD, OLD))
+    beside.replace(file)
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_module_of_a_package_that_goes_away_and_returns_is_imported_again(
+    shop: Callable[[str], None], start: Callable[..., Working], tmp_path: pathlib.Path
+) -> None:
+    shop(SAY.format(""))
+    outbox, away = tmp_path / "own" / "outbox.py", tmp_path / "away"
+    outbox.parent.mkdir()
+    (tmp_path / "shop.py").rename(outbox)
+    os.utime(outbox, (OLD, OLD))
+    working = start(app="own.outbox:outbox")
+    working.line_with(": worker ")
+    outbox.rename(away)
+    working.line_with("there is no module 'own.outbox' on the path")
+    away.rename(outbox)
+    working.line_with(": worker ")
+    assert working.code_after(signal.SIGINT) == 130
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_module_that_the_application_imports_is_awaited_wherever_its_package_is(
+    shop: Callable[[str], None],
+    start: Callable[..., Working],
+    tmp_path: pathlib.Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.setenv("PYTHONPATH", str(elsewhere))
+    things = [folder / "sub" / "thing.py" for folder in (tmp_path / "own_here", elsewhere / "own_there")]
+    for thing in things:
+        thing.parent.mkdir(parents=True)
+    shop("pass\n\nimport own_here.sub.thing\nimport own_there.sub.thing\n")
+    working = start()
+    for thing in things:
+        module = f"{thing.parent.parent.name}.sub.thing"
+        assert f"the module '{module}', which is not installed ({tmp_path}/shop.py, line " in working.line_with(module)
+        moved_in(thing, "")
+    working.line_with(": worker ")
+    assert working.code_after(signal.SIGINT) == 130
+
+
+@pytest.mark.only_on("sqlite")
+def test_what_a_target_or_a_missing_file_raises_is_said_with_its_line_and_awaited(
+    shop: Callable[[str], None], start: Callable[..., Working], tmp_path: pathlib.Path
+) -> None:
+    shop("pass\n\ntarget(17)\n")
+    working = start()
+    assert f"({tmp_path}/shop.py, line 11); waiting for a change" in working.line_with("waiting for a change")
+    shop("pass\n\nopen('missing.txt')\n")
+    said = working.line_with("waiting for a change")
+    assert "importing the application raised FileNotFoundError: [Errno 2] No such file or directory" in said
+    assert f"({tmp_path}/shop.py, line 11)" in said
+    shop(SAY.format(""))
+    working.line_with(": worker ")
+    assert working.code_after(signal.SIGINT) == 130
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_wrong_name_in_pyproject_is_awaited_too(
+    shop: Callable[[str], None], start: Callable[..., Working], tmp_path: pathlib.Path
+) -> None:
+    shop(SAY.format(""))
+    project = tmp_path / "pyproject.toml"
+    project.write_text("[tool.async-task]\napp = 'shop:box'\n")
+    working = start(app=None)
+    working.line_with("shop has no 'box'; write shop:outbox; waiting for a change")
+    project.write_text("[tool.async-task]\napp = 'shop:outbox'\n")
     working.line_with(": worker ")
     assert working.code_after(signal.SIGINT) == 130
 
@@ -240,6 +325,31 @@ def test_an_older_file_in_its_place_and_a_deleted_one_are_changes(module: pathli
         assert reload._look() is None
         assert changed_by(change, reload) == module
         sys.modules.pop("reloaded_module")
+
+
+def test_a_file_that_went_away_or_was_replaced_by_an_older_one_before_the_first_look_has_changed(
+    module: pathlib.Path,
+) -> None:
+    for change in (lambda: moved_in(module, "changed = True"), module.unlink):
+        reload = Reload()
+        __import__("reloaded_module")
+        change()
+        assert reload._look() == module
+        sys.modules.pop("reloaded_module")
+
+
+def test_a_module_of_a_zip_file_is_no_file_that_went_away(
+    alone: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "reloaded.zip", "w") as zipped:
+        zipped.writestr("reloaded_module.py", "")
+    monkeypatch.syspath_prepend(str(tmp_path / "reloaded.zip"))
+    reload = Reload()
+    __import__("reloaded_module")
+    assert (reload._look(), sys.modules.pop("reloaded_module").__file__) == (
+        None,
+        str(tmp_path / "reloaded.zip" / "reloaded_module.py"),
+    )
 
 
 def test_a_time_that_is_yet_to_come_is_no_change(module: pathlib.Path) -> None:
