@@ -16,6 +16,7 @@ from async_task import AsyncTaskError
 from async_task_cli.application import project_file, where_raised
 from async_task_cli.faults import CONFIGURATION, UNEXPECTED, Refusal, first_line, one_line, verdict
 from async_task_cli.own_files import folders_near, is_own, python_files
+from async_task_cli.signals import Leave, end
 
 logger = logging.getLogger("async_task")
 EVERY = 0.25
@@ -67,13 +68,17 @@ class Reload:
     def begin_anew(self) -> NoReturn:
         """Run this command again in a new interpreter. It keeps the process id, and hears the signals that a terminal
         or a supervisor sends to that."""
-        atexit._run_exitfuncs()  # which `exec` leaves out: it writes what is buffered
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.chdir(self._folder)
-        # Until the new interpreter has its handlers, a signal waits: it would end the process without an exit code.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+        # Python prints what an exit function raises, and goes on: a signal that raised would be forgotten.
+        with Leave(lambda: None, lambda words: words, words=("",)).listening() as leave:
+            atexit._run_exitfuncs()  # which `exec` leaves out: it writes what is buffered
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.chdir(self._folder)
+            # Until the new interpreter has its handlers, a signal waits: it would end the process without an exit code.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+            if leave.exit_code is not None:
+                sys.exit(end(leave.exit_code))
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
     def _wait_near(self, error: BaseException, before: frozenset[Path]) -> None:
         """Wait for a change of what is imported, of pyproject.toml, and of each Python file that may have to do with

@@ -276,6 +276,80 @@ def test_a_running_call_is_finished_before_the_new_code_begins(
     assert (row.status, row.num_attempts) == (Status.SUCCEEDED, 1)
 
 
+WAIT = "print({!r}, file=sys.stderr, flush=True); open('gate').readline()"
+"""Say this, and wait for a line in the pipe `gate`."""
+
+
+@pytest.fixture
+def gate(tmp_path: pathlib.Path) -> Iterator[Callable[[], object]]:
+    """`gate()` opens the pipe `gate` for who waits there, whether anybody does or not."""
+    os.mkfifo(tmp_path / "gate")
+    number = os.open(tmp_path / "gate", os.O_RDWR)
+    yield lambda: os.write(number, b"open\n")
+    os.close(number)
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_new_interpreter_starts_ends_it_with_its_code(
+    shop: Callable[[str], None],
+    start: Callable[..., Working],
+    gate: Callable[[], object],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    shop(SAY.format(""))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    working = start()
+    working.line_with(": worker ")
+    # Python imports this before all else.
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\n{WAIT.format('starting')}\n")
+    shop(SAY.format("new "))
+    working.line_with("starting again")
+    working.line_with("starting")
+    working.process.send_signal(number)
+    gate()
+    assert working.process.wait(PATIENCE) == code
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_the_exit_functions_of_the_application_ends_it_too(
+    shop: Callable[[str], None],
+    start: Callable[..., Working],
+    gate: Callable[[], object],
+    number: signal.Signals,
+    code: int,
+) -> None:
+    shop(f"pass\n\nimport atexit, sys\natexit.register(lambda: ({WAIT.format('exiting').replace('; ', ', ')}))\n")
+    working = start()
+    working.line_with(": worker ")
+    shop(SAY.format("new "))
+    working.line_with("exiting")
+    working.process.send_signal(number)
+    gate()
+    assert working.process.wait(PATIENCE) == code
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_second_signal_ends_an_exit_function_that_never_returns(
+    shop: Callable[[str], None], start: Callable[..., Working]
+) -> None:
+    never = "signal.signal(signal.SIGUSR1, lambda *_: print('alive', file=sys.stderr, flush=True))"
+    wait = f"({never}, print('exiting', file=sys.stderr, flush=True), [signal.pause() for _ in iter(int, 1)])"
+    shop(f"pass\n\nimport atexit, signal, sys\natexit.register(lambda: {wait})\n")
+    working = start()
+    working.line_with(": worker ")
+    shop(SAY.format("new "))
+    working.line_with("exiting")
+    working.process.send_signal(signal.SIGINT)
+    working.process.send_signal(signal.SIGUSR1)
+    working.line_with("alive")  # the first signal has been seen, for Python handles them by number
+    assert working.code_after(signal.SIGINT) == 130
+
+
 @pytest.mark.parametrize(
     ("words", "other"), [("--processes 2", "--processes"), ("--top", "--top"), ("--json", "--json")]
 )
