@@ -10,6 +10,7 @@ from functools import partial
 from sqlalchemy.orm import Session
 
 from async_task.application.dashboard import ApplicationDashboard
+from async_task.application.hooks import check_message_hook, guarded, hooks_of, observed
 from async_task.application.validation import (
     Overlap,
     at_least,
@@ -17,16 +18,13 @@ from async_task.application.validation import (
     check_coroutines,
     check_event,
     check_function,
-    check_message_hook,
     check_numbers,
     check_overlap,
     flag,
     from_now,
-    hooks_of,
     import_module,
     listed,
     module_names,
-    observed,
     scope_of,
     uuid_of,
     worker_settings,
@@ -123,12 +121,13 @@ class AsyncTask(ApplicationDashboard):
         on_message: OnMessage | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
+        watching = guarded(telemetry)
         super().__init__(
             Source(database), model, keep=keep, keep_tokens=keep_tokens, lease=lease, schedule=schedule,
             hooks=observed(hooks_of(
                 around, on_succeeded=on_succeeded, on_retried=on_retried, on_failed=on_failed, on_expired=on_expired,
                 on_crashed=on_crashed,
-            ), telemetry),
+            ), watching),
         )  # fmt: skip
         check_message_hook(on_message)
         check_class(attempt_job, BaseAttemptJob, "attempt_job")
@@ -138,8 +137,8 @@ class AsyncTask(ApplicationDashboard):
             register_encryptor(encryptor)
         switch_notify(table_of(model), flag(notify, "notify"))
         set_message_hook(table_of(model), on_message)
-        set_telemetry(table_of(model), telemetry)
-        set_around(table_of(model), self._hooks.around)
+        set_telemetry(table_of(model), watching)
+        set_around(table_of(model), self._hooks)
         self._attempt_job, self._batch_job = attempt_job, batch_job
         for module in names:
             import_module(module)

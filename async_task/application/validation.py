@@ -5,20 +5,16 @@ Each raises ConfigurationError for a bad value, and UnknownTarget for an unknown
 
 import datetime as dt
 import importlib
-import inspect
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 from sqlalchemy import inspect as inspect_database
 
 from async_task.attempts.attempt import BaseAttempt
-from async_task.attempts.telemetry import Telemetry
 from async_task.errors import ConfigurationError
 from async_task.queue.backlog import Scope
-from async_task.queue.hooks import Around, Hooks, OnCrashed, OnExpired, OnFailed, OnRetried, OnSucceeded
 from async_task.targets.policies import check_queue
 from async_task.targets.registry import own_queue, registered_coroutines, registered_targets, target_of
 from async_task.targets.retry import Duration, duration
@@ -84,52 +80,6 @@ def check_function(given: object, name: str, example: str) -> None:
     """None, or something that can be called. `example` is a call of it."""
     if given is not None and not callable(given):
         raise ConfigurationError(f"{name} takes a function, called as {example}, not {given!r}")
-
-
-def hooks_of(
-    around: Around | Sequence[Around], *, on_succeeded: OnSucceeded | None, on_retried: OnRetried | None,
-    on_failed: OnFailed | None, on_expired: OnExpired | None, on_crashed: OnCrashed | None,
-) -> Hooks:  # fmt: skip
-    """The hooks of an application. Raises ConfigurationError for what is no plain function."""
-    hooks = Hooks(_around_of(around), on_succeeded, on_retried, on_failed, on_expired, on_crashed)
-    for name in ("on_succeeded", "on_retried", "on_failed", "on_expired", "on_crashed"):
-        hook = getattr(hooks, name)
-        check_function(hook, name, f"{name}(facts, outcome)")
-        if inspect.iscoroutinefunction(hook):
-            raise ConfigurationError(f"{name} takes a plain function, not a coroutine function: {hook!r}")
-    return hooks
-
-
-def observed(hooks: Hooks, telemetry: Telemetry | None) -> Hooks:
-    """The hooks, with telemetry outside of them. Raises ConfigurationError for what is no telemetry."""
-    if telemetry is None:
-        return hooks
-    verbs = ("writing", "performing", "settled", "crashed", "flush")
-    if isinstance(telemetry, type) or not all(callable(getattr(telemetry, verb, None)) for verb in verbs):
-        raise ConfigurationError(
-            "telemetry takes an instance of OpenTelemetry, from async_task.integrations.opentelemetry, or of a class "
-            f"with the methods of async_task.Telemetry, not {telemetry!r}"
-        )
-    return replace(hooks, around=(telemetry.performing, *hooks.around), observer=telemetry)
-
-
-def _around_of(given: Around | Sequence[Around]) -> tuple[Around, ...]:
-    hooks = (given,) if callable(given) else tuple(listed(given, "around takes a function, or a list of functions"))
-    for hook in hooks:
-        check_function(hook, "around", "around(facts)")
-        if inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook) or inspect.iscoroutinefunction(hook):
-            raise ConfigurationError(
-                "around takes a function that returns a context manager: put @contextmanager above a generator "
-                f"function, or @asynccontextmanager above an asynchronous one: {hook!r}"
-            )
-    return hooks
-
-
-def check_message_hook(hook: object) -> None:
-    """None, or a plain function. Raises ConfigurationError."""
-    check_function(hook, "on_message", "on_message(user, kind, text)")
-    if inspect.iscoroutinefunction(hook):
-        raise ConfigurationError(f"on_message takes a plain function, not a coroutine function: {hook!r}")
 
 
 def check_event(given: object, name: str) -> None:

@@ -4,15 +4,21 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, TypeVar
+from functools import partial
+from types import TracebackType
+from typing import Generic, Literal, Protocol, Self, TypeVar
 
 from sqlalchemy import Table
 
 from async_task.attempts.draft import Draft
-from async_task.queue.hooks import Observer
+from async_task.attempts.tolerated import Tolerated
+from async_task.outcomes import Outcome
+from async_task.queue.hooks import CallFacts, Observer
 from async_task.targets.target import call_name
 
 T = TypeVar("T")
+LONGEST_TRACE_CONTEXT = 64
+"""Characters of the column."""
 Verb = Literal["create", "ensure", "create_many"]
 
 
@@ -74,10 +80,89 @@ class Telemetry(Observer, Protocol):
         ...
 
 
-_telemetry: dict[Table, Telemetry] = {}
+class GuardedTelemetry:
+    """Telemetry that fails no call and no writing, whatever `telemetry` raises: they go on without its span."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        self._tolerated = Tolerated("telemetry")
+
+    def writing(self, calls: CallsToWrite) -> "GuardedWriting":
+        return GuardedWriting(partial(self._telemetry.writing, calls), self._tolerated)
+
+    def performing(self, facts: CallFacts) -> "Guarded[object]":
+        return Guarded(partial(self._telemetry.performing, facts), self._tolerated)
+
+    def settled(self, facts: CallFacts, outcome: Outcome) -> None:
+        with self._tolerated:
+            self._telemetry.settled(facts, outcome)
+
+    def crashed(self, facts: CallFacts, outcome: Outcome) -> None:
+        with self._tolerated:
+            self._telemetry.crashed(facts, outcome)
+
+    def flush(self) -> None:
+        with self._tolerated:
+            self._telemetry.flush()
 
 
-def set_telemetry(attempts: Table, telemetry: Telemetry | None) -> None:
+class Guarded(Generic[T]):
+    """The context manager that `make` makes. Neither entering nor leaving it raises. It swallows nothing of what is
+    raised inside of it."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[T]], tolerated: Tolerated) -> None:
+        self._make, self._tolerated = make, tolerated
+        self._entered: AbstractContextManager[T] | None = None
+        self._given: T | None = None
+
+    def __enter__(self) -> Self:
+        with self._tolerated:
+            manager = self._make()
+            self._given = manager.__enter__()
+            self._entered = manager
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._entered is None:
+            return
+        with self._tolerated:
+            try:
+                self._entered.__exit__(kind, error, trace)
+            except BaseException as raised:
+                if raised is not error:
+                    raise
+
+
+class GuardedWriting(Guarded[Writing]):
+    """The same for a writing, and the writing that it is entered for."""
+
+    @property
+    def trace_context(self) -> str | None:
+        with self._tolerated:
+            found: object = None if self._given is None else self._given.trace_context
+            if isinstance(found, str) and len(found) <= LONGEST_TRACE_CONTEXT:
+                return found
+            if found is not None:
+                raise ValueError("a trace context that is no traceparent")
+        return None
+
+    def found(self, attempt_id: uuid.UUID) -> None:
+        with self._tolerated:
+            if self._given is not None:
+                self._given.found(attempt_id)
+
+    def committed(self) -> None:
+        with self._tolerated:
+            if self._given is not None:
+                self._given.committed()
+
+
+_telemetry: dict[Table, GuardedTelemetry] = {}
+
+
+def set_telemetry(attempts: Table, telemetry: GuardedTelemetry | None) -> None:
     """From now on this process tells it of the calls that are written into this table; None: nobody."""
     if telemetry is None:
         _telemetry.pop(attempts, None)

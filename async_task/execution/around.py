@@ -8,11 +8,12 @@
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Self
 
 from async_task.database.answers import Raised
 from async_task.error_text import quotes_nothing
-from async_task.queue.hooks import Around, CallFacts
+from async_task.queue.claim import Claim
+from async_task.queue.hooks import Around, CallFacts, Hooks, facts_of
 from async_task.targets.context import Discard, RetryAfter
 
 logger = logging.getLogger("async_task")
@@ -45,6 +46,32 @@ async def answer_within(
     except BaseException as raised:
         return _answer_after(raised, error, hook, facts)
     return inner
+
+
+class Watched:
+    """A try, as telemetry watches it: outside of the hooks and of the time limit, so that it is told what counts."""
+
+    def __init__(self, hooks: Hooks, claim: Claim) -> None:
+        self._manager = None if hooks.performing is None else hooks.performing(facts_of(claim))
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        if self._manager is not None:
+            self._manager.__enter__()
+        return self
+
+    def answered(self, answer: object) -> object:
+        """Note the answer of the call, and return it."""
+        self._error = answer.error if isinstance(answer, Raised) else None
+        return answer
+
+    def __exit__(self, kind: object, raised: BaseException | None, trace: object) -> None:
+        if self._manager is not None:
+            error = raised or self._error
+            if error is None:
+                self._manager.__exit__(None, None, None)
+            else:
+                self._manager.__exit__(type(error), error, error.__traceback__)
 
 
 def completed(work: Coroutine[Any, Any, object]) -> object:

@@ -15,12 +15,12 @@ from async_task.attempts.ambient import handed
 from async_task.database.answers import Raised, called, returned_or_raised
 from async_task.database.lanes import Lane
 from async_task.error_text import quotes_nothing
-from async_task.execution.around import answer_within, completed
+from async_task.execution.around import Watched, answer_within, completed
 from async_task.execution.prepared_call import ExecutionContext, PreparedCall, timeout_error
 from async_task.execution.starts import Starts
 from async_task.execution.transaction import CallTransaction
 from async_task.queue.claim import Claim
-from async_task.queue.hooks import Around, facts_of
+from async_task.queue.hooks import NO_HOOKS, Around, Hooks, facts_of
 from async_task.targets.context import Again, Discard, RetryAfter, current_attempt, performing
 
 logger = logging.getLogger("async_task")
@@ -37,24 +37,26 @@ def run_call(
     context.starts.begin(claim)
     token = performing.set(partial(call.current, claim))
     try:
-        with context.calling():
+        with context.calling(), Watched(context.hooks, claim) as watched:
             answer = _invoke(context, claim, call, transaction)
-            return _checked_answer(context.lane.run_coroutine(answer) if inspect.iscoroutine(answer) else answer)
+            answer = context.lane.run_coroutine(answer) if inspect.iscoroutine(answer) else answer
+            return watched.answered(_checked_answer(answer))
     finally:
         context.starts.returned(claim)
         performing.reset(token)
 
 
-async def run_coroutine(claim: Claim, call: PreparedCall, starts: Starts, around: Sequence[Around] = ()) -> object:
-    """Run a coroutine function that takes no session, on this event loop and inside of the hooks `around`, and return
-    its answer. Raises NotStarted."""
+async def run_coroutine(claim: Claim, call: PreparedCall, starts: Starts, hooks: Hooks = NO_HOOKS) -> object:
+    """Run a coroutine function that takes no session, on this event loop and inside of the hooks round calls, and
+    return its answer. Raises NotStarted."""
     starts.begin(claim)
     performing.set(partial(call.current, claim))  # in this task only
     try:
         function: Callable[..., Any] = partial(call.method.callable, **call.arguments)
-        if around:
-            function = _coroutine_within(around, claim, function)
-        return await _answer(function, call.timeout)
+        if hooks.around:
+            function = _coroutine_within(hooks.around, claim, function)
+        with Watched(hooks, claim) as watched:
+            return watched.answered(await _answer(function, call.timeout))
     finally:
         starts.returned(claim)
 
@@ -81,7 +83,8 @@ def _invoke(context: ExecutionContext, claim: Claim, call: PreparedCall, transac
     if call.session_class is not None:
         assert transaction is not None
         session = transaction.session(call.session_class, context.source.session_class, context.source.session_options)
-        function = _with_ambient(session, partial(function, session), call, flushes=bool(around))
+        function = partial(function, session)
+        function = _with_ambient(session, function, call, flushes=context.hooks.are_round_calls)
     if call.method.signature.is_async:
         function = _coroutine_within(around, claim, function) if around else function
         return context.lane.run_coroutine(_within_timeout(function, call.timeout))

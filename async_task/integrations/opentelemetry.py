@@ -27,6 +27,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from async_task.attempts.telemetry import CallsToWrite
+from async_task.attempts.tolerated import Tolerated
 from async_task.outcomes import Outcome, Retried
 from async_task.queue.hooks import CallFacts
 from async_task.version import __version__
@@ -56,7 +57,8 @@ class OpenTelemetry:
         self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         self._tracer = trace.get_tracer(NAME, __version__, tracer_provider)
         self._meters = _Meters(metrics.get_meter(NAME, __version__, meter_provider))
-        self._unsettled = _Unsettled()
+        self._tolerated = Tolerated("OpenTelemetry")
+        self._unsettled = _Unsettled(self._tolerated)
 
     @contextlib.contextmanager
     def writing(self, calls: CallsToWrite) -> Iterator["CallWriting"]:
@@ -84,23 +86,26 @@ class OpenTelemetry:
         span = self._tracer.start_span(
             f"process {facts.call}", Context(), SpanKind.CONSUMER, about | identity, _links(facts.trace_context)
         )
-        self._meters.begin(facts, about)
         token, began = context_api.attach(trace.set_span_in_context(span)), time.perf_counter()
         try:
+            with self._tolerated:  # a meter that raises loses no span
+                self._meters.begin(facts, about)
             yield
         except BaseException as error:
             about |= _fail(span, error)
             raise
         finally:
             context_api.detach(token)
-            self._meters.duration.record(time.perf_counter() - began, about)
+            with self._tolerated:
+                self._meters.duration.record(time.perf_counter() - began, about)
             self._unsettled.add(facts, span)
 
     def settled(self, facts: CallFacts, outcome: Outcome) -> None:
         """End the span of a try with its outcome, and count that."""
         said = _said(outcome)
+        with self._tolerated:
+            self._meters.outcomes.add(1, {**_about_try(facts), "async_task.outcome": said})
         self._unsettled.end(facts, said)
-        self._meters.outcomes.add(1, {**_about_try(facts), "async_task.outcome": said})
 
     def crashed(self, facts: CallFacts, outcome: Outcome) -> None:
         """Count a try that was lost with its process, and with it its span."""
@@ -114,7 +119,8 @@ class OpenTelemetry:
             self._meter_provider or metrics.get_meter_provider(),
         ):
             if (export := getattr(provider, "force_flush", None)) is not None:  # without an SDK there is none
-                export()
+                with self._tolerated:
+                    export()
 
 
 class CallWriting:
@@ -139,7 +145,8 @@ class CallWriting:
 class _Unsettled:
     """The spans of calls that have ended, until their outcomes are committed, or are known to be nobody's."""
 
-    def __init__(self) -> None:
+    def __init__(self, tolerated: Tolerated) -> None:
+        self._tolerated = tolerated
         self._spans: dict[tuple[uuid.UUID, int], _Ended] = {}
         self._pid = os.getpid()
         atexit.register(self.end_all)
@@ -160,7 +167,8 @@ class _Unsettled:
     def end_all(self) -> None:
         self._forget_parent()
         for key in list(self._spans):
-            self._end(key)
+            with self._tolerated:
+                self._end(key)
 
     def _end(self, key: tuple[uuid.UUID, int], outcome: str | None = None) -> None:
         if (one := self._spans.pop(key, None)) is not None:

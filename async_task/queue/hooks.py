@@ -69,7 +69,8 @@ class Observer(Protocol):
     """What hears of each try and each outcome, outside of the hooks: telemetry."""
 
     def performing(self, facts: CallFacts) -> AbstractContextManager[object]:
-        """A context manager in which a call is made: an `around` hook, the outermost one."""
+        """A context manager in which a call is made, outside of the hooks and of its time limit. It is left with the
+        error of the try, and must leave contextvars as they were."""
         ...
 
     def settled(self, facts: CallFacts, outcome: Outcome) -> None:
@@ -85,7 +86,8 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """`around`: the first is the outermost. The others are None where there is no hook."""
+    """`around`: the first is the outermost. The others are None where there is no hook. `performing`: of telemetry,
+    outside of `around`; nothing of it raises."""
 
     around: tuple[Around, ...] = ()
     on_succeeded: OnSucceeded | None = None
@@ -94,6 +96,11 @@ class Hooks:
     on_expired: OnExpired | None = None
     on_crashed: OnCrashed | None = None
     observer: Observer | None = None
+    performing: Callable[[CallFacts], AbstractContextManager[object]] | None = None
+
+    @property
+    def are_round_calls(self) -> bool:
+        return bool(self.around) or self.performing is not None
 
     def succeeded(self, claims: Sequence[Claim]) -> None:
         """These attempts have succeeded, and that is committed."""
@@ -155,18 +162,18 @@ class Hooks:
 
 
 NO_HOOKS = Hooks()
-_around: dict[Table, tuple[Around, ...]] = {}
+_around: dict[Table, Hooks] = {}
 
 
-def set_around(attempts: Table, around: tuple[Around, ...]) -> None:
-    """From now on these are the hooks round calls of these attempts, for whoever performs them without an application:
+def set_around(attempts: Table, hooks: Hooks) -> None:
+    """From now on those of these that are round calls are for whoever performs these attempts without an application:
     the tests of a user."""
-    _around[attempts] = around
+    _around[attempts] = Hooks(hooks.around, performing=hooks.performing)
 
 
-def around_of(attempts: Table) -> tuple[Around, ...]:
+def around_of(attempts: Table) -> Hooks:
     """Those that the last application of these attempts in this process has."""
-    return _around.get(attempts, ())
+    return _around.get(attempts, NO_HOOKS)
 
 
 def facts_of(claim: Claim) -> CallFacts:

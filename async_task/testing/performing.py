@@ -26,7 +26,7 @@ from async_task.queue import backlog, expiry, fetch, ordering, pauses, predicate
 from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.fenced_writes import release_claims
 from async_task.queue.heavy_arguments import load_arguments
-from async_task.queue.hooks import Hooks, around_of
+from async_task.queue.hooks import around_of
 from async_task.queue.left_out import LeftOut
 from async_task.schema.states import is_pending
 from async_task.schema.tables import table_of
@@ -123,8 +123,7 @@ class _Due:
         self._parked: set[tuple[str, str]] = set()
         self._tries: Counter[uuid.UUID] = Counter()
         self._context = ExecutionContext(
-            source, model, self._table, lane, hooks=Hooks(around=around_of(self._table)),
-            heard=self._hear,
+            source, model, self._table, lane, hooks=around_of(self._table), heard=self._hear
         )  # fmt: skip
         self._left_out: set[uuid.UUID] = set() if written is None else self._waiting() - written
         self._expire()

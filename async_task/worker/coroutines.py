@@ -180,7 +180,7 @@ class Coroutines:
                 self._end(claim, await greenlet_spawn(self._perform_alone, claim, call))
                 return
             began = time.monotonic()
-            answer = await run_coroutine(claim, call, self._runtime.performer.starts, self._runtime.hooks.around)
+            answer = await run_coroutine(claim, call, self._runtime.performer.starts, self._runtime.hooks)
             self._add_finished(finish(claim, call, answer, time.monotonic() - began))
         except NotStarted:
             self._add_unstarted(claim)

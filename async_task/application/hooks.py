@@ -1,0 +1,67 @@
+"""The hooks and the telemetry that a program gives to `AsyncTask`. ConfigurationError refuses what cannot be called."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+
+from async_task.application.validation import check_function, listed
+from async_task.attempts.telemetry import GuardedTelemetry, Telemetry
+from async_task.errors import ConfigurationError
+from async_task.queue.hooks import Around, Hooks, OnCrashed, OnExpired, OnFailed, OnRetried, OnSucceeded
+
+
+def hooks_of(
+    around: Around | Sequence[Around], *, on_succeeded: OnSucceeded | None, on_retried: OnRetried | None,
+    on_failed: OnFailed | None, on_expired: OnExpired | None, on_crashed: OnCrashed | None,
+) -> Hooks:  # fmt: skip
+    """The hooks of an application. Raises ConfigurationError for what is no plain function."""
+    hooks = Hooks(_around_of(around), on_succeeded, on_retried, on_failed, on_expired, on_crashed)
+    for name in ("on_succeeded", "on_retried", "on_failed", "on_expired", "on_crashed"):
+        hook = getattr(hooks, name)
+        check_hook(hook, name, "facts", "outcome")
+        if inspect.iscoroutinefunction(hook):
+            raise ConfigurationError(f"{name} takes a plain function, not a coroutine function: {hook!r}")
+    return hooks
+
+
+def guarded(telemetry: Telemetry | None) -> GuardedTelemetry | None:
+    """Telemetry that fails no call. Raises ConfigurationError for what is no telemetry."""
+    if telemetry is None:
+        return None
+    verbs = ("writing", "performing", "settled", "crashed", "flush")
+    if isinstance(telemetry, type) or not all(callable(getattr(telemetry, verb, None)) for verb in verbs):
+        raise ConfigurationError(
+            "telemetry takes an instance of OpenTelemetry, from async_task.integrations.opentelemetry, or of a class "
+            f"with the methods of async_task.Telemetry, not {telemetry!r}"
+        )
+    return GuardedTelemetry(telemetry)
+
+
+def observed(hooks: Hooks, telemetry: GuardedTelemetry | None) -> Hooks:
+    """The hooks, and telemetry beside them."""
+    return hooks if telemetry is None else replace(hooks, observer=telemetry, performing=telemetry.performing)
+
+
+def _around_of(given: Around | Sequence[Around]) -> tuple[Around, ...]:
+    hooks = (given,) if callable(given) else tuple(listed(given, "around takes a function, or a list of functions"))
+    for hook in hooks:
+        check_hook(hook, "around", "facts")
+        if inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook) or inspect.iscoroutinefunction(hook):
+            raise ConfigurationError(
+                "around takes a function that returns a context manager: put @contextmanager above a generator "
+                f"function, or @asynccontextmanager above an asynchronous one: {hook!r}"
+            )
+    return hooks
+
+
+def check_message_hook(hook: object) -> None:
+    """None, or a plain function. Raises ConfigurationError."""
+    check_hook(hook, "on_message", "user", "kind", "text")
+    if inspect.iscoroutinefunction(hook):
+        raise ConfigurationError(f"on_message takes a plain function, not a coroutine function: {hook!r}")
+
+
+def check_hook(given: object, name: str, *parameters: str) -> None:
+    """None, or something that can be called with these parameters, by position."""
+    example = f"{name}({', '.join(parameters)})"
+    check_function(given, name, example)
