@@ -158,14 +158,15 @@ async def _within_timeout(function: Callable[..., Any], timeout: dt.timedelta | 
     if not inspect.isawaitable(started):
         return started
     coroutine: Any = started
-    task = asyncio.ensure_future(returned_or_raised(coroutine))
+    own = contextvars.copy_context()
+    task = asyncio.get_running_loop().create_task(returned_or_raised(coroutine), context=own)
     try:
         if (await asyncio.wait({task}, timeout=timeout.total_seconds()))[0]:
             return _unwrap(task.result())
     except asyncio.CancelledError:
         task.cancel()
         raise
-    await _cancel(task, coroutine)
+    await _cancel(task, coroutine, own)
     answer = task.result() if task.done() and not task.cancelled() else None
     if isinstance(answer, Again) or (isinstance(answer, Raised) and isinstance(answer.error, Discard | RetryAfter)):
         return _unwrap(answer)
@@ -185,9 +186,9 @@ def _unwrap(answer: object) -> object:
     return answer
 
 
-async def _cancel(task: "asyncio.Future[Any]", coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Cancel the task and wait for its end. If it ignores that, close the coroutine. If it ignores that too, leave it
-    running: the lane has other work."""
+async def _cancel(task: "asyncio.Task[Any]", coroutine: Coroutine[Any, Any, Any], own: contextvars.Context) -> None:
+    """Cancel the task and wait for its end. If it ignores that, close the coroutine, in its `own` context, as what it
+    leaves then resets contextvars. If it ignores that too, leave it running: the lane has other work."""
     task.cancel()
     if (await asyncio.wait({task}, timeout=CLEAN_UP))[0]:
         return
@@ -196,7 +197,7 @@ async def _cancel(task: "asyncio.Future[Any]", coroutine: Coroutine[Any, Any, An
         current_attempt().id, CLEAN_UP,
     )  # fmt: skip
     try:
-        coroutine.close()
+        own.run(coroutine.close)
     except BaseException:
         return  # nothing refers to it any more, and Python destroys it
     task.cancel()

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from async_task import (
     AsyncTask,
     Attempt,
     BatchReport,
+    CallFacts,
     Failed,
     Parked,
     Retried,
@@ -51,7 +53,19 @@ from databases import Database, close_file
 from elsewhere import await_, notes
 from offspring import children as in_children
 from offspring import claim, is_there, num_descriptors, parent_of, performing
-from outbox import Broken, HookedAttempt, act_brief_later, effects, events_of, heard, hold_the_gil, hooks, note, will
+from outbox import (
+    Broken,
+    HookedAttempt,
+    act_brief_later,
+    application,
+    effects,
+    events_of,
+    heard,
+    hold_the_gil,
+    hooks,
+    note,
+    will,
+)
 from outbox import calls as traces
 
 Write = Callable[..., Attempt]
@@ -624,6 +638,36 @@ def test_a_coroutine_that_ignores_its_cancellation_does_not_block_the_lane(
         assert row_of(engine, one.id).last_error.startswith("TimeoutError: the call took longer than its limit, 0.05 s")
         assert len([said for said in caplog.messages if str(one.id) in said and "is closed" in said]) == 1
     assert "swallowed" in traces
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_a_hook_is_left_in_the_context_in_which_it_was_entered(
+    engine: Engine, door: str, async_engine_url: str, write: Write, monkeypatch: pytest.MonkeyPatch, limited: bool
+) -> None:
+    monkeypatch.setattr(call, "CLEAN_UP", 0.05)
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    said: list[str] = []
+
+    @contextmanager
+    def as_tenant(facts: CallFacts) -> Iterator[None]:
+        token = tenant.set("acme")
+        try:
+            yield
+        finally:
+            said.append(tenant.get())
+            tenant.reset(token)  # raises ValueError in another context
+            said.append(tenant.get())
+
+    async def go_on() -> None:
+        while limited:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    will(go_on)
+    own = application(engine, door, async_engine_url, around=as_tenant)
+    own.perform(write(act_brief_later).id)
+    assert said == ["acme", "nobody"]
+    own.close()
 
 
 @pytest.mark.parametrize("door", ["async"])
