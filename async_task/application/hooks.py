@@ -1,8 +1,11 @@
 """The hooks and the telemetry that a program gives to `AsyncTask`. ConfigurationError refuses what cannot be called."""
 
+import contextlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
+from types import CodeType
+from typing import Any
 
 from async_task.application.validation import check_function, listed
 from async_task.attempts.telemetry import GuardedTelemetry, Telemetry
@@ -65,3 +68,30 @@ def check_hook(given: object, name: str, *parameters: str) -> None:
     """None, or something that can be called with these parameters, by position."""
     example = f"{name}({', '.join(parameters)})"
     check_function(given, name, example)
+    signature = None if given is None else _signature_of(given)
+    if signature is None:
+        return
+    try:
+        signature.bind(*parameters)
+    except TypeError as error:
+        raise ConfigurationError(f"{name} is called as {example}, which {given!r} does not take: {error}") from None
+
+
+def _signature_of(function: Any) -> inspect.Signature | None:
+    """As it is called: what decorates a function may give it more than it is given. Those of contextlib do not. None if
+    it has none, as some classes and functions in C."""
+    code = _code_of(function)
+    if code is not None and code in _PASS_ALL_ON:
+        function = function.__wrapped__
+    try:
+        return inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+
+
+def _code_of(function: Any) -> CodeType | None:
+    return getattr(function, "__code__", None)
+
+
+_PASS_ALL_ON = (_code_of(contextlib.contextmanager(iter)), _code_of(contextlib.asynccontextmanager(aiter)))
+"""The functions that contextlib makes are one code."""

@@ -504,5 +504,7 @@ def test_an_invalid_hook_is_refused(engine: Engine) -> None:
 
     with pytest.raises(ConfigurationError, match=r"on_message takes a function, called as on_message\(user, kind, te"):
         AsyncTask(engine, on_message="mail")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"on_message is called as on_message\(user, kind, text\), which "):
+        AsyncTask(engine, on_message=lambda user, text: None)  # type: ignore[misc,arg-type]
     with pytest.raises(ConfigurationError, match="on_message takes a plain function, not a coroutine function"):
         AsyncTask(engine, on_message=later)

@@ -781,6 +781,21 @@ def test_one_hook_is_given_alone_or_in_a_list(engine: Engine, door: str, write: 
     assert said == ["test.client.ping"] * 4
 
 
+def test_a_hook_that_its_decorator_gives_more_is_taken() -> None:
+    def injected(hook: Callable[[CallFacts, str], Any]) -> Callable[..., Any]:
+        @functools.wraps(hook)
+        def called(facts: CallFacts) -> Any:
+            return hook(facts, "a session")
+
+        return called
+
+    @injected
+    def hook(facts: CallFacts, session: str) -> Any:
+        return nullcontext()
+
+    AsyncTask("sqlite:///never.db", around=[hook, functools.partial(lambda session, facts: nullcontext(), "a session")])
+
+
 def generator(facts: CallFacts) -> Iterator[None]:
     yield
 
@@ -800,6 +815,11 @@ async def coroutine(facts: CallFacts) -> None: ...
         (generator, "put @contextmanager above a generator function"),
         ([async_generator], "put @contextmanager above a generator function"),
         (coroutine, "around takes a function that returns a context manager"),
+        (
+            lambda facts, session: nullcontext(),
+            r"around is called as around\(facts\), which <function .* take: missing",
+        ),
+        (contextmanager(lambda: iter([None])), r"around is called as around\(facts\), which .* take: too many pos"),
         ("tenant_of", "around takes a function, or a list of functions, not str"),
     ],
 )

@@ -495,3 +495,19 @@ async def coroutine(facts: CallFacts, outcome: Outcome) -> None: ...
 def test_what_is_no_plain_function_is_refused(name: str, hook: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} takes a"):
         AsyncTask("sqlite:///never.db", **{name: hook})
+
+
+@pytest.mark.parametrize("name", ["on_succeeded", "on_retried", "on_failed", "on_expired", "on_crashed"])
+@pytest.mark.parametrize(
+    "hook", [lambda facts: None, lambda facts, outcome, more: None, lambda *, facts, outcome: None]
+)
+def test_a_hook_that_does_not_take_what_it_is_given_is_refused(name: str, hook: Any) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"{name} is called as {name}\(facts, outcome\), which <function .* tak"
+    ):
+        AsyncTask("sqlite:///never.db", **{name: hook})
+
+
+@pytest.mark.parametrize("hook", [print, lambda *given: None, lambda facts, outcome, more=1: None, max, type])
+def test_a_hook_that_takes_it_or_has_no_signature_is_taken(hook: Any) -> None:
+    AsyncTask("sqlite:///never.db", on_failed=hook)
