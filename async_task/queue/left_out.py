@@ -1,5 +1,5 @@
-"""What a claim leaves out: calls, encryptors, keys and attempts, each a condition of the statements that look for what is
-due."""
+"""What a claim leaves out: calls, encryptors, keys and attempts. Each is a condition of the statements that look for
+what is due."""
 
 import uuid
 from collections.abc import Callable
