@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from types import CodeType
 from typing import Any
@@ -93,5 +93,9 @@ def _code_of(function: Any) -> CodeType | None:
     return getattr(function, "__code__", None)
 
 
-_PASS_ALL_ON = (_code_of(contextlib.contextmanager(iter)), _code_of(contextlib.asynccontextmanager(aiter)))
+async def _nothing() -> AsyncIterator[None]:
+    yield
+
+
+_PASS_ALL_ON = (_code_of(contextlib.contextmanager(iter)), _code_of(contextlib.asynccontextmanager(_nothing)))
 """The functions that contextlib makes are one code."""
