@@ -44,5 +44,6 @@ def _has_room(engine: Engine) -> bool:
     """
     pool: Any = engine.pool
     if isinstance(pool, QueuePool):
-        return bool(pool.checkedin() > 0 or pool._max_overflow == -1 or pool.overflow() < pool._max_overflow)
+        most = getattr(pool, "_max_overflow", 0)  # -1: no limit
+        return pool.checkedin() > 0 or most == -1 or pool.overflow() < most
     return isinstance(pool, NullPool)
