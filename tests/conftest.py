@@ -24,10 +24,12 @@ import outbox
 import reviews
 from async_task import AsyncTask, Attempt
 from async_task.asyncable.registration import register as register_asyncable
+from async_task.attempts import messages, telemetry
 from async_task.database import engines
 from async_task.database.server_sessions import server_uptime
 from async_task.encryption import encryptors
 from async_task.polling.target import register
+from async_task.queue import hooks
 from async_task.targets import registry
 from async_task_cli.main import main
 from databases import ALL_STATEMENTS, Available, Database
@@ -258,6 +260,15 @@ def _rows_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
     outbox.acts.clear()  # it may hold a worker, and with it the notifier of that worker
     broken = end_rows(database)
     assert not broken, "; ".join(broken)
+
+
+@pytest.fixture(autouse=True)
+def _hooks_end_with_their_test() -> Iterator[None]:
+    """The last application of a model leaves its hooks to whoever writes or performs without an application."""
+    yield
+    hooks._around.clear()
+    telemetry._telemetry.clear()
+    messages._hooks.clear()
 
 
 @pytest.fixture(autouse=True)
