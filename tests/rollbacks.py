@@ -9,6 +9,21 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from async_task.testing import sessions
+
+MODULES = ("async_task.", "outbox", "reviews", "operations", "test_")
+
+
+@pytest.fixture(autouse=True)
+def _models_of_these_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the models that the examples of pages have left in this process."""
+    if "session" in request.fixturenames or "play" in request.fixturenames:
+        own = sessions._base_models
+        monkeypatch.setattr(
+            sessions, "_base_models", lambda: [one for one in own() if one.__module__.startswith(MODULES)]
+        )
+
+
 Play = Callable[[Callable[[AsyncSession], Awaitable[Any]]], Any]
 
 

@@ -104,7 +104,7 @@ def sent() -> Iterator[Sent]:
     transport = Sent()
     sentry_sdk.init(dsn="http://key@localhost/1", transport=transport, auto_enabling_integrations=False)
     yield transport
-    sentry_sdk.init()
+    sentry_sdk.init(default_integrations=False)  # its own one for SQLAlchemy would listen to all engines from now on
 
 
 def test_sentry_has_one_event_of_a_final_failure_and_the_call_on_what_is_sent_from_inside(
