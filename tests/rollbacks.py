@@ -11,17 +11,16 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from async_task.testing import sessions
 
-MODULES = ("async_task.", "outbox", "reviews", "operations", "test_")
+MODULES = ("async_task.", "outbox", "reviews", "operations")
 
 
 @pytest.fixture(autouse=True)
 def _models_of_these_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the models that the examples of pages have left in this process."""
+    """Without the models, and their tables, that other tests have left."""
     if "session" in request.fixturenames or "play" in request.fixturenames:
-        own = sessions._base_models
-        monkeypatch.setattr(
-            sessions, "_base_models", lambda: [one for one in own() if one.__module__.startswith(MODULES)]
-        )
+        theirs = (*MODULES, request.module.__name__)
+        kept = [one for one in sessions._base_models() if one.__module__.startswith(theirs)]
+        monkeypatch.setattr(sessions, "_base_models", lambda: kept)
 
 
 Play = Callable[[Callable[[AsyncSession], Awaitable[Any]]], Any]
