@@ -11,7 +11,7 @@ ONLY ?=
 PEERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-recipes screenshots check faults bench console
+.PHONY: help demo test test-long test-browser test-recipes screenshots check faults bench console
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -20,7 +20,10 @@ demo: .venv/.demo ## show an outbox in the terminal
 	@.venv/bin/async-task demo $(ARGS)
 
 test: .venv/.dev ## run the tests on every database that answers
-	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal -q $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal -q -m "not long" $(ARGS)
+
+test-long: .venv/.dev ## run the tests that start programs or fill large tables: installation, upgrades, demos, deployment
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal -q -m long $(ARGS)
 
 test-browser: .venv/.browser ## run the stories of the dashboard in Chromium, which is installed if it can be
 	@$(install_chromium)

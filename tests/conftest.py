@@ -21,6 +21,7 @@ import databases
 import elsewhere
 import operations
 import outbox
+import pairs
 import reviews
 from async_task import AsyncTask, Attempt
 from async_task.asyncable.registration import register as register_asyncable
@@ -79,7 +80,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    _check_only_on(metafunc.definition)
+    pairs.check_markers(metafunc.definition)
     if "database" in metafunc.fixturenames:
         names = [database.name for database in metafunc.config.stash[AVAILABLE].databases]
         metafunc.parametrize("database", names, indirect=True, scope="session")
@@ -87,11 +88,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
-    """`only_on` takes a test out of the collection on the other databases. It does not skip it: a skip asks to be
-    mended, and a skip that is always there hides the one that is new."""
-    if deselected := [item for item in items if not _wanted(item)]:
+    wanted = pairs.wanted(items)
+    if deselected := [item for item in items if item not in wanted]:
         config.hook.pytest_deselected(items=deselected)
-        items[:] = [item for item in items if _wanted(item)]
+        items[:] = [item for item in items if item in wanted]
     if hasattr(config, "workerinput"):
         _mix_files(items)
 
@@ -114,33 +114,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
-
-
-def _check_only_on(function: pytest.Function) -> None:
-    for marker in function.iter_markers("only_on"):
-        if not marker.args or marker.kwargs or set(marker.args) - set(databases.NAMES):
-            pytest.fail(f"{function.name}: only_on takes names out of {databases.NAMES}, not {marker}", pytrace=False)
-        if "database" not in function.fixturenames:
-            pytest.fail(f"{function.name}: only_on is for tests that take a database", pytrace=False)
-
-
-def _wanted(item: pytest.Function) -> bool:
-    is_there = all(item.callspec.params["database"] in marker.args for marker in item.iter_markers("only_on"))
-    return is_there and not _is_one_pair_too_many(item)
-
-
-EVERY_PAIR = ("test_performer", "test_worker")
-"""The modules about how calls are performed: these run with each kind of engine on each database."""
-
-
-def _is_one_pair_too_many(item: pytest.Function) -> bool:
-    """All other tests run on each database, but with the AsyncEngine only on PostgreSQL. One body of code serves both
-    kinds of engine, so that the other pairs show nothing new; they took the suite over its five minutes."""
-    given = getattr(item, "callspec", None)
-    if given is None or given.params.get("door") != "async" or item.path.stem in EVERY_PAIR:
-        return False
-    is_asked_for = any(marker.args[0] == "door" for marker in item.iter_markers("parametrize"))
-    return given.params.get("database") in ("mysql", "sqlite") and not is_asked_for
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -133,6 +133,7 @@ def app(engine: Engine, door: str, async_engine_url: str) -> AsyncTask:
     return AsyncTask(given, model=Nowhere, schedule=schedule)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("verb", ALL)
 def test_every_verb_says_first_that_the_tables_are_missing(app: AsyncTask, verb: str) -> None:
     with pytest.raises(SchemaMismatch, match="the database has no table 'nowhere_attempts"):
@@ -145,6 +146,7 @@ def test_every_verb_is_tried_above_or_named_as_one_that_does_not_check() -> None
     assert {f"schedule.{name}" for name in verbs_of(AppSchedule)} == {*SCHEDULED}
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("verb", ALL)
 def test_every_verb_refuses_to_block_an_event_loop_and_its_remedy_works(app: AsyncTask, verb: str) -> None:
     names: dict[str, Any] = {

@@ -153,6 +153,7 @@ def test_order_keys_are_respected(app: AsyncTask, engine: Engine, failed: Any) -
     assert first.completed_at <= second.attempted_at
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize(
     ("options", "said"),

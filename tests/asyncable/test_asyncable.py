@@ -368,6 +368,7 @@ def test_a_process_that_is_not_finished_is_called_again(desk: Desk, board: Board
 # Verbs
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize(
     ("values", "verb", "state"),

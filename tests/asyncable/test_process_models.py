@@ -148,6 +148,7 @@ def test_a_row_whose_second_attempt_is_due_takes_no_place_of_another(desk: Desk,
     assert len(desk.attempts()) == 3
 
 
+@pytest.mark.long
 @by_one_door
 def test_two_sweeps_at_once_give_each_of_1000_rows_of_three_models_one_job(
     desk: Desk, board: Board, engine: Engine

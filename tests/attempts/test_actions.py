@@ -121,12 +121,14 @@ def test_a_verb_runs_on_an_async_session_through_run_sync(
     assert [event.message for event in events_of(engine, attempt.id)] == ["async"]
 
 
+@pytest.mark.in_turns
 @each_verb
 def test_a_detached_attempt_needs_a_session(write: Write, verb: str) -> None:
     with pytest.raises(NoTransaction, match="attached to no session"):
         say(write(Client, "ping"), verb)
 
 
+@pytest.mark.in_turns
 @each_verb
 def test_an_attempt_of_another_session_is_refused(engine: Engine, write: Write, sessions: Sessions, verb: str) -> None:
     attempt = write(Client, "ping")
@@ -255,6 +257,7 @@ def test_retry_now_clears_a_deadline_that_has_passed_and_keeps_one_that_has_not(
     assert app.run_batch().succeeded == 2
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("at", [dt.datetime(2030, 1, 1), "2030-01-01", 5, None])
 def test_reschedule_refuses_a_naive_datetime_and_other_types(
     engine: Engine, write: Write, sessions: Sessions, at: Any
@@ -282,6 +285,7 @@ def test_a_reason_may_hold_any_character(engine: Engine, write: Write, sessions:
     assert event.message == "NUL \\0, half a pair \\ud800, 😀"
 
 
+@pytest.mark.in_turns
 @each_verb
 def test_a_reason_is_a_text_given_by_its_keyword(engine: Engine, write: Write, sessions: Sessions, verb: str) -> None:
     attempt = write(Client, "ping")

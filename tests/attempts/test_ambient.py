@@ -51,6 +51,7 @@ def nowhere() -> Iterator[Sessions]:
 # Which session is found
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("kind", ["begin", "sessionmaker.begin", "autobegin", "scoped", "sqlmodel", "savepoint"])
 def test_the_open_transaction_is_found_however_it_was_begun(kind: str, sessions: Sessions, engine: Engine) -> None:
     if kind == "begin":
@@ -79,6 +80,7 @@ def test_the_open_transaction_is_found_however_it_was_begun(kind: str, sessions:
     assert count(engine) == 1
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("kind", ["begin", "sessionmaker.begin", "autobegin", "scoped", "savepoint", "run_sync"])
 def test_the_open_transaction_of_an_async_session_is_found(kind: str, engine: Engine, async_engine_url: str) -> None:
     async def body(async_engine: AsyncEngine) -> None:
@@ -185,6 +187,7 @@ def test_no_verb_writes_after_a_flush_has_failed(engine: Engine, verb: str) -> N
             VERBS[verb](session)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("explicitly", [True, False])
 @pytest.mark.parametrize("name", ["before_commit", "after_begin", "after_transaction_create"])
 def test_a_transaction_that_can_still_write_is_found_in_a_listener(engine: Engine, name: str, explicitly: bool) -> None:
@@ -407,6 +410,7 @@ def test_closing_without_a_commit_warns_of_the_number_of_attempts(nowhere: Sessi
     assert "had 2 new attempt(s)" in str(said.message)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("end", ["commit", "rollback", "raise", "given", "nothing made"])
 def test_closing_does_not_warn_where_nothing_was_lost(sessions: Sessions, end: str) -> None:
     def body() -> None:
@@ -424,6 +428,7 @@ def test_closing_does_not_warn_where_nothing_was_lost(sessions: Sessions, end: s
     assert lost(body) == []
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("steps", "number"),
     [
@@ -466,6 +471,7 @@ async def dependency(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
         yield session
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("kind", ["plain", "dependency", "stack"])
 @pytest.mark.parametrize("end", ["close", "commit", "rollback", "raise"])
 def test_an_async_session_warns_only_of_what_is_lost(

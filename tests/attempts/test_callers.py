@@ -170,6 +170,7 @@ async def begun(engine: AsyncEngine) -> AsyncSession:
     return session
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("body", "place"),
     [

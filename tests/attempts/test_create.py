@@ -236,6 +236,7 @@ def test_invalid_options_are_refused_before_anything_is_written(options: dict[st
 # What is refused
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
@@ -575,6 +576,7 @@ def test_ensure_finds_a_token_from_before_its_target_was_renamed(sessions: sessi
         assert Attempt.ensure(session, target="test.invoices_charge", idempotence_token="order-1").id == before
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "options",
     [

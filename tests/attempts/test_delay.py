@@ -88,6 +88,7 @@ def test_without_length_it_is_due_at_once(app: AsyncTask, sessions: Sessions, ro
     assert app.run_batch().succeeded == rows
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("given", "why"),
     [

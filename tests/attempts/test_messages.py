@@ -279,6 +279,7 @@ def test_a_note_on_an_async_session_is_told(
     assert heard.kinds == ["note_added"]
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize("error", [RuntimeError("secret"), asyncio.CancelledError("secret"), GeneratorExit("secret")])
 def test_a_hook_that_raises_is_logged_and_changes_nothing(

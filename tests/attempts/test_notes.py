@@ -272,6 +272,7 @@ def test_a_note_of_64_kb_and_with_any_character_is_stored(sessions: Sessions, wr
         assert texts_of(notes_of(session, attempt)) == [("anna", stored)]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -58,6 +58,7 @@ def test_a_commit_returns_where_only_a_relationship_refers_to_the_attempt(orders
         assert session.scalar(select(func.count()).select_from(OrderAttempt)) == len(NUMBERS)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("end", [Session.expire_all, Session.rollback, Session.close, Session.expunge_all])
 def test_a_session_lets_go_of_an_attempt_that_only_a_relationship_refers_to(
     orders: None, sessions: Sessions, end: Callable[[Session], None]

@@ -62,6 +62,7 @@ def test_own_columns_are_written_by_every_verb(tenants: None, sessions: Sessions
         assert [(one.tenant, one.colour, one.lock_version) for one in found] == [("acme", "blue", 1)] * len(ids)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(
     ("columns", "why"),

@@ -472,6 +472,7 @@ def test_a_given_token_is_told_from_what_was_added() -> None:
     assert [given_token(one) for one in (None, "T", f"T{SEPARATOR}x", argument_token("{}"))] == [None, "T", "T", None]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("given", "why"),
     [
@@ -500,6 +501,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 Other = Callable[[Session], Any]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "verb",
     [

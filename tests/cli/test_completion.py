@@ -13,7 +13,7 @@ from async_task_cli.commands.completion import SHELLS
 from async_task_cli.main import COMMANDS
 from said import Run
 
-pytestmark = pytest.mark.usefixtures("alone")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("alone")]
 BIN = pathlib.Path(sys.executable).parent
 
 

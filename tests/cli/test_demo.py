@@ -18,6 +18,8 @@ from databases import Database
 from elsewhere import Program
 from outbox import Client
 
+pytestmark = pytest.mark.long
+
 Play = Callable[..., "subprocess.CompletedProcess[str]"]
 CHANGED = """
 import sys

@@ -128,6 +128,7 @@ def test_a_function_is_its_own_name_and_needs_no_arguments(run: Run, engine: Eng
     }  # fmt: skip
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("way", ["inline", "file", "stdin"])
 def test_plain_json_becomes_what_the_annotations_say(run: Run, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     text = json.dumps(PLAIN)

@@ -11,6 +11,8 @@ import pytest
 from elsewhere import Program
 from trees import Run, replace, revisions
 
+pytestmark = pytest.mark.long
+
 SHOP = """
 from async_task import AsyncTask
 from flask import Flask

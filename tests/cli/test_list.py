@@ -115,6 +115,7 @@ def test_what_call_prints_can_be_given_to_target(run: Run, write: Write) -> None
     assert "(did you mean 'test.client.poll'?)" in run("list", "--target", "test.client.pol").err
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("words", "near"),
     [
@@ -341,6 +342,7 @@ def test_a_page_selects_its_rows_by_a_limit_and_counts_within_one(run: Run, writ
     assert ("count(" in counts[0], "offset" in counts[0], "49999" in end[1]) == (True, False, True)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -36,6 +36,8 @@ from elsewhere import Program
 from outbox import Client
 from schemas import described, execute_script
 
+pytestmark = pytest.mark.long
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 OLD = range(1, SCHEMA_VERSION)
 New = Callable[[], Engine]

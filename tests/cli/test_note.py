@@ -117,6 +117,7 @@ def test_the_history_of_an_attempt_that_is_gone_has_its_notes(run: Run, engine: 
 ONE, TWO = ["{one}"], ["{one}", "{two}"]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("verb", "words"),
     [

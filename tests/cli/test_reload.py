@@ -21,6 +21,8 @@ from databases import Database
 from elsewhere import PATIENCE, await_
 from said import Run
 
+pytestmark = pytest.mark.long
+
 SHOP = """
 import pathlib, threading
 from async_task import AsyncTask, target

@@ -112,6 +112,7 @@ HANGING = {
 IMPORTS = "import asyncio, pathlib, time\nfrom sqlalchemy import text\nfrom sqlalchemy.orm import Session\n"
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("kind", "isolate", "is_async"),
     [

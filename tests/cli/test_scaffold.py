@@ -15,6 +15,8 @@ from async_task_cli.faults import CONFIGURATION, UNEXPECTED, USAGE, Refusal
 from async_task_cli.scaffold import Planned, Wish, Written, files, plan, plans, write
 from elsewhere import Program
 
+pytestmark = pytest.mark.long
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "scaffold"
 MODEL, JOBS = Path("shop/attempt.py"), Path("shop/jobs.py")
 BOTH: dict[str, Any] = {"model": MODEL, "jobs": JOBS}

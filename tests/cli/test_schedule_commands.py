@@ -123,6 +123,7 @@ def test_an_unknown_entry_is_one_sentence_with_the_nearest_key(run: Run) -> None
         assert (said.code, said.out, said.err) == (78, "", words_said)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("entry", "words"),
     [

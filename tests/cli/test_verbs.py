@@ -114,6 +114,7 @@ def test_reschedule_takes_an_instant_or_a_length_by_the_database_s_clock(
     assert dt.timedelta(minutes=89, seconds=59) < due - before < dt.timedelta(minutes=91)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_refused_attempt_does_not_stop_the_others(run: Run, engine: Engine, write: Write, verb: str) -> None:
     held, done, free, nobody = write(Client, "ping"), write(Client, "ping"), write(Client, "ping"), uuid.uuid4()
@@ -243,6 +244,7 @@ def test_on_a_terminal_all_asks_first(
     assert ("nothing was changed" in err) is (code == 1)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_dry_run_shows_what_would_change_and_changes_nothing(
     run: Run, engine: Engine, write: Write, verb: str

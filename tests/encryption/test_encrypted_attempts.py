@@ -306,6 +306,7 @@ def pieces_of(token: str, text: str) -> list[str]:
     return [piece for piece in pieces if piece.lower() in text.lower()]
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("leak", LEAKS)

@@ -237,6 +237,7 @@ def test_a_page_must_be_a_whole_number(app: AsyncTask, page: Any) -> None:
         app.rotate_keys(page=page)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("option", ["encryptor", "pending_only", "to_policy", "dry_run", "stop", "tell"])
 def test_each_option_of_a_rotation_is_checked(app: AsyncTask, option: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{option} "):
@@ -459,6 +460,7 @@ def test_rotate_keys_exits_with_75_when_a_row_stays_locked(
     assert (said.code, "1 attempt rotated" in said.err, "1 left: run it again" in said.err) == (75, True, True)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("words", "code", "words_said"),
     [

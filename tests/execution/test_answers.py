@@ -14,6 +14,7 @@ from outbox import act, events_of, will
 Write = Callable[..., Attempt]
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize(
     ("answer", "name"),

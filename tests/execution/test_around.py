@@ -172,6 +172,7 @@ def swallow(_: CallFacts) -> Iterator[None]:
 # Where it is entered.
 
 
+@pytest.mark.in_turns
 @each_kind
 @alone_or_in_a_batch
 def test_each_call_is_made_inside_of_the_hook_which_knows_its_facts_and_sets_what_it_sees(
@@ -528,6 +529,7 @@ def test_supervised_workers_make_their_calls_inside_of_the_hook(
 # What it raises.
 
 
+@pytest.mark.in_turns
 @each_kind
 @alone_or_in_a_batch
 def test_a_hook_that_cannot_be_entered_fails_the_try_and_the_target_is_not_called(
@@ -571,6 +573,7 @@ def test_outer_hooks_see_the_error_of_an_inner_one(engine: Engine, door: str, ho
     assert row_of(engine, attempt_id).last_error == "Broken: no tenant"
 
 
+@pytest.mark.in_turns
 @each_kind
 @alone_or_in_a_batch
 def test_a_hook_that_raises_on_leaving_fails_the_try_and_undoes_the_writes_of_the_target(
@@ -586,6 +589,7 @@ def test_a_hook_that_raises_on_leaving_fails_the_try_and_undoes_the_writes_of_th
     assert written(engine) == 0
 
 
+@pytest.mark.in_turns
 @some_kinds
 @pytest.mark.parametrize("error", [Broken("no"), SystemExit("no")], ids=["Broken", "SystemExit"])
 def test_a_hook_sees_what_the_target_raised_and_cannot_swallow_it(
@@ -639,6 +643,7 @@ def test_an_answer_that_is_refused_is_seen_as_an_error(engine: Engine, door: str
     assert row_of(engine, attempt_id).last_error == f"TypeError: {said}"
 
 
+@pytest.mark.in_turns
 @some_kinds
 @pytest.mark.parametrize("hook", [swallow, raise_on_leaving(Broken("later"))], ids=["swallows", "raises"])
 @pytest.mark.parametrize("answer", ["again", "retry after", "discard"])
@@ -664,6 +669,7 @@ def test_answers_of_the_target_stay_what_they_are(
         assert outcome.error == "Broken: later"
 
 
+@pytest.mark.in_turns
 @some_kinds
 @pytest.mark.parametrize("when", ["entering", "leaving", "leaving after an error"])
 def test_retry_after_and_discard_of_a_hook_count_as_those_of_a_target(
@@ -719,6 +725,7 @@ def test_the_error_of_the_target_stays_when_a_hook_raises_another_one_which_is_l
 # Its time.
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("where", ["entering", "leaving"])
 @each_performer
 def test_the_time_limit_of_a_coroutine_function_counts_the_hook(

@@ -165,6 +165,7 @@ def test_a_time_limit_that_nothing_can_enforce_any_more_is_parked(app: AsyncTask
     assert "nothing can end a plain def in mode='leased'" in outcome.reason
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("given", [{"timeout": 5}, {"retry": Retry(lambda errors: 1)}, {"retry": "often"}])
 def test_what_cannot_hold_is_refused_when_it_is_written(sessions: Sessions, engine: Engine, given: Any) -> None:
     call = {"target": act_leased, **given}

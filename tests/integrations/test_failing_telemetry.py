@@ -159,6 +159,7 @@ def observed(engine: Engine, door: str, async_engine_url: str) -> Iterator[Calla
         yield made
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize("failing", list(FAILING))
 def test_what_telemetry_raises_fails_no_writing_and_no_call(

@@ -19,6 +19,8 @@ from databases import Database
 from elsewhere import PATIENCE, await_
 from workers import at_rest
 
+pytestmark = pytest.mark.long
+
 Write = Callable[..., Attempt]
 APPLICATION = """
 import os, pathlib, sys, time

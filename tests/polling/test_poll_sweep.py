@@ -337,6 +337,7 @@ def test_the_rows_of_a_subclass_are_polled_by_its_own_target_alone(
 # Rows that somebody has written by hand
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize(
     ("values", "reason"),

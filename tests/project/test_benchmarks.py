@@ -20,6 +20,8 @@ from benchmarks.plan import QUICK, TINY
 from benchmarks.stage import Stage
 from benchmarks.system import Cannot
 
+pytestmark = pytest.mark.long
+
 HOME = pathlib.Path(__file__).parents[2]
 PAGE = f"# Ours\n\n{report.BEGIN}\nold\n{report.END}\nthe end\n"
 

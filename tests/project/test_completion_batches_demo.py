@@ -5,6 +5,10 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.long
+
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "completion_batches"
 README = (EXAMPLE / "README.md").read_text()
 

@@ -18,6 +18,8 @@ import databases
 import launch_postgres
 from databases import Database
 
+pytestmark = pytest.mark.long
+
 SECONDS_TO_END = 20
 
 

@@ -14,6 +14,8 @@ from async_task import AsyncTask, Attempt, Status, target
 from async_task.worker.supervisor_process import MARGIN
 from elsewhere import await_
 
+pytestmark = pytest.mark.long
+
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
 HOME = "/srv/shop"
 OUTBOX = """

@@ -27,6 +27,8 @@ from conftest import AVAILABLE
 from databases import Database
 from elsewhere import Program, await_
 
+pytestmark = pytest.mark.long
+
 TREE = pathlib.Path(__file__).parents[2]
 DEPLOY = TREE / "examples" / "deploy"
 OF_A_PROJECT = DEPLOY / "Dockerfile"

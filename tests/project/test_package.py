@@ -6,7 +6,11 @@ import textwrap
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 import async_task
+
+pytestmark = pytest.mark.long
 
 
 def run(program: str, folder: Path) -> str:

@@ -20,6 +20,8 @@ from databases import Database
 from elsewhere import Program, await_
 from said import Run
 
+pytestmark = pytest.mark.long
+
 README = pathlib.Path(__file__).parents[2] / "README.md"
 URL = "postgresql+psycopg://localhost/shop"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)

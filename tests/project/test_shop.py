@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = str(pathlib.Path(__file__).parents[2] / "examples")
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

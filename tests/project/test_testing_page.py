@@ -13,6 +13,8 @@ import databases
 from conftest import AVAILABLE
 from databases import Database
 
+pytestmark = pytest.mark.long
+
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "testing.md"
 URL = "postgresql+psycopg://localhost/shop_test"
 BLOCK = re.compile(r"^```python\n# (\w+\.py)\n(.*?)^```", re.DOTALL | re.MULTILINE)

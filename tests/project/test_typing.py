@@ -11,6 +11,8 @@ from sqlalchemy.orm import Session
 from async_task import AsyncTaskError, InvalidArguments, UnknownMethod, UnknownTarget
 from async_task.attempts.ambient import ambient_session
 
+pytestmark = pytest.mark.long
+
 FOLDER = pathlib.Path(__file__).parents[1] / "typing"
 
 

@@ -242,6 +242,7 @@ def _own(engine: Engine, door: str, async_engine_url: str, heard: Heard) -> Asyn
     return application(engine, door, async_engine_url, lease=5, **heard.all_hooks)
 
 
+@pytest.mark.in_turns
 @each_way
 def test_a_success_reaches_its_hook_once_after_its_commit(
     engine: Engine, door: str, async_engine_url: str, write: Write, heard: Heard, kind: Any, how: str
@@ -258,6 +259,7 @@ def test_a_success_reaches_its_hook_once_after_its_commit(
     assert facts == CallFacts(attempt.id, name, "__call__", "default", 1, attempt.created_at, attempt.due_at, None, at)
 
 
+@pytest.mark.in_turns
 @each_way
 def test_a_try_that_is_retried_reaches_its_hook_once_with_its_delay_and_its_error(
     engine: Engine, door: str, async_engine_url: str, write: Write, heard: Heard, kind: Any, how: str
@@ -324,6 +326,7 @@ def test_what_is_parked_and_what_the_error_hook_cancels_reach_no_hook(
     assert heard.all == []
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize("choice", ["fail", "expire", "retry_now"])
 def test_what_the_error_hook_chooses_reaches_the_hook_of_that_outcome(
@@ -411,6 +414,7 @@ class OwnError(BaseException):
 ERRORS = [RuntimeError("key sk-7355608"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), OwnError()]
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
 def test_what_a_hook_raises_is_logged_and_changes_nothing(
@@ -442,6 +446,7 @@ def _elsewhere(work: Callable[[], T]) -> T:
         return threads.submit(work).result(timeout=60)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
 def test_what_a_hook_of_a_coroutine_raises_changes_nothing(
     engine: Engine, door: str, async_engine_url: str, write: Write, error: BaseException

@@ -99,6 +99,7 @@ def test_a_name_that_nobody_knows_is_refused_with_the_nearest_one(app: AsyncTask
         app.prune("30d", queue="defualt")
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize(
     "given",

@@ -14,6 +14,8 @@ from sqlalchemy.orm import DeclarativeBase
 from async_task import AsyncTask, BaseAttempt, ConfigurationError, UnknownTarget
 from async_task_cli.figures import figures_of
 
+pytestmark = pytest.mark.long
+
 
 class Many(DeclarativeBase):
     pass

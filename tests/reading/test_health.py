@@ -199,6 +199,7 @@ def test_a_database_that_does_not_answer_in_time_is_critical(app: AsyncTask, eng
     assert found.checks[0].words.endswith("it has not answered within 0.2 s")
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize(
     "wrong",

@@ -11,6 +11,8 @@ from async_task.database.dialects import MYSQL
 from conftest import by_one_door
 from outbox import act
 
+pytestmark = pytest.mark.long
+
 QUESTIONS: dict[str, Callable[[AsyncTask], Any]] = {
     "lags": lambda app: app.attempts.lags(),
     "durations": lambda app: app.attempts.durations(),

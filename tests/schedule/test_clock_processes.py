@@ -18,6 +18,8 @@ from elsewhere import Program, await_
 from timetable import NUM_ENTRIES, forget_days, num_attempts, occurrences
 from workers import counted
 
+pytestmark = pytest.mark.long
+
 Start = Callable[..., Program]
 DAYS = 25
 

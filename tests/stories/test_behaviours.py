@@ -540,6 +540,7 @@ def socket_name() -> str:
     return f"{socket.gethostname()[:64]}:{os.getpid()}:"
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("verb", "status"),
     [(verb, status) for verb in VERBS for status in AT_REST if verb != "retry_now" or status is Status.SUCCEEDED],
@@ -759,6 +760,7 @@ def test_each_error_is_stored_in_last_error_and_in_one_event_without_arguments(
     assert all("method_args" not in one.detail for one in events)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("target", "method", "arguments"),
     [

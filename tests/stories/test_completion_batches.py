@@ -20,6 +20,8 @@ from async_task.schema.tables import Occurrence
 from databases import Database
 from elsewhere import Program, await_
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 MAX_AGE = 60
 SETTINGS = {

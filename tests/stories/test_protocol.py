@@ -29,6 +29,8 @@ from clockwork import broken_promises, forget_beats, let_pass
 from databases import delete_rows
 from outbox import Broken, act, act_in_session, act_in_session_leased, act_leased, effects, more_metadata, will
 
+pytestmark = pytest.mark.long
+
 LEASE = dt.timedelta(seconds=1)
 WORKERS = ("one", "two")
 TARGETS = {"plain": act, "leased": act_leased, "session": act_in_session, "leased session": act_in_session_leased}

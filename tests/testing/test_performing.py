@@ -124,6 +124,7 @@ def test_without_raising_errors_are_outcomes(session: Session) -> None:
     assert [one.num_errors for one in made] == [1, 1, 0, 0]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), pytest.fail.Exception("it"), pytest.skip.Exception("it")])
 def test_what_is_for_the_runner_of_the_test_is_raised_without_raising_too(
     session: Session, error: BaseException

@@ -10,6 +10,8 @@ import pytest
 
 from databases import Database
 
+pytestmark = pytest.mark.long
+
 SHOP = """
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from async_task import Attempt, target

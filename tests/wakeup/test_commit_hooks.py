@@ -86,6 +86,7 @@ def test_a_thread_that_was_notified_finds_the_row(sessions: Sessions, engine: En
     assert seen == ["default"]
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("how", ["scheduled_at", "another commit", "rollback", "close", "flush fails", "expunged"])
 def test_nobody_is_notified_of(how: str, sessions: Sessions, notifier: Notifier) -> None:
     with sessions() as session:
@@ -226,6 +227,7 @@ def test_32_threads_notify_of_each_of_their_rows(sessions: Sessions, engine: Eng
 # An AsyncSession
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("kind", ["begin", "commit", "scoped", "run_sync", "savepoint", "rollback", "lost savepoint"])
 def test_an_async_session_notifies_as_a_session_does(
     kind: str, async_engine_url: str, notifier: Notifier
@@ -280,6 +282,7 @@ def test_create_many_on_a_connection_notifies_at_its_commit(engine: Engine, noti
         assert notified(notifier) == NOTHING
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("mode", ["create_savepoint", "rollback_only", "control_fully"])
 def test_a_session_in_somebody_elses_transaction_notifies_when_that_commits(
     mode: Any, engine: Engine, notifier: Notifier

@@ -188,6 +188,7 @@ def test_an_invalid_limit_is_refused(app: AsyncTask, numbers: dict[str, Any]) ->
         app.run_batch(**numbers)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("concurrency", [0, 2.0, "4", None, True])
 def test_an_invalid_concurrency_is_refused(app: AsyncTask, concurrency: Any) -> None:
     with pytest.raises(ConfigurationError, match="concurrency is a whole number of at least 1"):
@@ -310,6 +311,7 @@ def test_an_invalid_database_is_refused_in_one_sentence_without_the_password(giv
     assert "cret" not in str(refused.value)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_thread")
 def test_batches_leave_no_threads_connections_or_descriptors(app: AsyncTask, engine: Engine, write: Write) -> None:
     threads = threading.active_count()
