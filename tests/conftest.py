@@ -231,6 +231,7 @@ def _rows_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
     outbox.calls.clear()
     yield
     outbox.acts.clear()  # it may hold a worker, and with it the notifier of that worker
+    outbox.hooks.clear()
     broken = end_rows(database)
     assert not broken, "; ".join(broken)
 

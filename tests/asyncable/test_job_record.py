@@ -190,6 +190,7 @@ def test_a_row_is_noted_and_its_events_are_read_on_an_async_session(desk: Desk, 
 # Messages
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("model", [Review, LeasedReview, CoroutineReview, SessionReview, OldReview])
 def test_a_row_that_fails_for_a_day_is_told_once_a_submission_and_its_success_too(
     telling: AsyncTask, desk: Desk, board: Board, heard: Heard, model: type[Any]

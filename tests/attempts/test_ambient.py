@@ -517,6 +517,7 @@ def test_a_warning_that_is_an_error_leaves_the_session_closed(nowhere: Sessions)
 # What it costs
 
 
+@pytest.mark.long
 def test_ten_thousand_transactions_leave_nothing_in_memory(nowhere: Sessions) -> None:
     def transactions(number: int) -> None:
         for one in range(number):

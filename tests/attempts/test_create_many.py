@@ -290,6 +290,7 @@ def test_create_many_flushes_the_session_also_without_rows(sessions: Sessions, e
     assert count(engine) == 1
 
 
+@pytest.mark.long
 def test_ten_thousand_calls_are_written_by_few_statements(engine: Engine) -> None:
     statements: list[str] = []
     with engine.begin() as connection:

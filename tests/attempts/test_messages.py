@@ -142,6 +142,7 @@ def _run_batch(app: AsyncTask, _: Attempt) -> None:
     app.run_batch()
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize("perform", [_perform, _run_batch])
 @pytest.mark.parametrize("target", [act, act_in_session, act_later])

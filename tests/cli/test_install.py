@@ -36,6 +36,7 @@ def works(run: Run, migrations: pathlib.Path, head: str = "head") -> None:
     assert "the database has none" in run("check", *DATABASE, code=1).stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("template", "url"),
     [

@@ -262,6 +262,7 @@ def test_error_finds_a_text_in_the_last_error_in_upper_and_lower_case(run: Run, 
     assert ids(run, "--error", "_") == []
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("order", ["created", "-created", "due", "-due"])
 def test_pages_hold_all_rows_once_while_others_come_and_go(run: Run, engine: Engine, write: Write, order: str) -> None:
     soon = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)

@@ -173,6 +173,7 @@ def test_debug_shows_the_traceback_without_the_password(say: Run) -> None:
     assert say("--debug", "list", "--database-url", UNREACHABLE).err.startswith("Traceback")
 
 
+@pytest.mark.long
 def test_a_character_that_the_terminal_cannot_show_is_escaped(
     process: Any, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +194,7 @@ def test_a_closed_standard_output_ends_quietly(process: Any, write: Write) -> No
         assert (ended.stderr.read(), ended.wait(timeout=60)) == ("", 0)
 
 
+@pytest.mark.long
 def test_commands_work_with_closed_standard_streams(tmp_path: pathlib.Path) -> None:
     command = f"{sys.executable} -m async_task_cli"
     at = f"--database-url sqlite:///{tmp_path}/shop.sqlite"

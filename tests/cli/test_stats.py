@@ -217,6 +217,7 @@ def test_top_without_a_terminal_names_stats(run: Run) -> None:
     assert "at least 500ms" in run("top", "--every", "1ms").err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_top_watches_all_processes_and_performs_nothing(
     process: Callable[..., Program], engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch, number: int,

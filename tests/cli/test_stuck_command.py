@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable
 
+import pytest
 from sqlalchemy import Engine
 
 from async_task import AsyncTask, Attempt
@@ -48,6 +49,7 @@ def test_nothing_stuck_ends_with_0(run: Run, write: Write) -> None:
     assert run("stuck", "--cause", "nothing").code == 2
 
 
+@pytest.mark.long
 @by_one_door
 def test_each_remedy_works_as_it_is_typed(
     run: Run, app: AsyncTask, engine: Engine, write: Write, own_encryptors: None

@@ -345,6 +345,7 @@ MANY = {"postgresql": 5_000}
 """The number of rows; 2,000 on other databases."""
 
 
+@pytest.mark.long
 def test_thousands_are_rotated_while_they_are_performed_and_none_is_lost(engine: Engine, keep: Keep) -> None:
     many = MANY.get(engine.dialect.name, 2_000)
     keep(many)

@@ -27,6 +27,7 @@ from async_task import (
 )
 from clockwork import let_pass, row_of
 from conftest import by_one_door
+from elsewhere import await_
 from outbox import Broken, act, act_later, act_leased, act_shared, effects, will
 from writing import Sessions, count, statements_of
 
@@ -107,15 +108,19 @@ def test_a_worker_and_a_batch_read_it_with_the_claim(app: AsyncTask, engine: Eng
 def test_calls_share_a_transaction_only_with_the_same_time_limit(app: AsyncTask, sessions: Sessions) -> None:
     together = defaultdict[int, list[int]](list)
     will(lambda session, number: together[session.scalar(select(func.pg_current_xact_id()))].append(number % 2))
-    with sessions.begin() as session:
-        rows = [
-            {"target": act_shared, "method_args": {"number": number}, "timeout": [None, 20][number % 2]}
-            for number in range(40)
-        ]
-        Attempt.create_many(session, rows)
-    assert app.run_batch().succeeded == 40
+    rows = [
+        {"target": act_shared, "method_args": {"number": number}, "timeout": [None, 20][number % 2]}
+        for number in range(40)
+    ]
+
+    def some_shared() -> bool:
+        with sessions.begin() as session:
+            Attempt.create_many(session, rows)
+        assert app.run_batch().succeeded == 40
+        return max(map(len, together.values())) > 1
+
+    await_(some_shared, "calls shared a transaction")  # on a busy machine each may take too long to share one
     assert {len(set(limits)) for limits in together.values()} == {1}
-    assert max(map(len, together.values())) > 1
 
 
 @by_one_door

@@ -98,6 +98,7 @@ def test_the_hook_is_called_only_after_a_failed_try(app: AsyncTask, engine: Engi
     assert heard == []
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("performed", TARGETS)
 def test_nobody_can_claim_the_attempt_before_the_hook_has_returned(
     app: AsyncTask, sessions: Sessions, write_own: Write, performed: Any

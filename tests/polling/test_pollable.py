@@ -158,6 +158,7 @@ def test_what_raises_leaves_its_stamp_null_and_the_next_pass_tries_again(
     assert provider.count("handle") == (2 if what == "handle" else 1)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("what", ["start", "check", "fetch", "handle"])
 def test_a_transient_error_reschedules_quietly(
     world: World, provider: Provider, what: str, caplog: pytest.LogCaptureFixture
@@ -251,6 +252,7 @@ def test_next_poll_at_is_stamped_in_the_same_transaction_as_submitted(world: Wor
     assert dt.timedelta(seconds=59) < row.next_poll_at - row.submitted_at < dt.timedelta(seconds=61)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("what", ["start", "check", "fetch", "handle", "stop"])
 def test_no_transaction_is_open_during_a_call(world: World, provider: Provider, database: Database, what: str) -> None:
     """Another connection, which waits for no lock, changes all rows meanwhile."""

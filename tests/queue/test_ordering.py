@@ -331,6 +331,7 @@ def _await_another_call(engine: Engine) -> None:
     await_(lambda: row_of(engine, other_id).status is Status.SUCCEEDED, "another one is called")
 
 
+@pytest.mark.long
 @pytest.mark.only_on("mysql")
 def test_a_look_for_overlooked_keys_reads_few_rows(own: Engine, sessions: sessionmaker[Session]) -> None:
     """MariaDB read all that wait behind each key: 12 s for 500 keys of 20,000 attempts."""

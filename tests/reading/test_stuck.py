@@ -191,6 +191,7 @@ def test_a_source_of_other_jobs_joins_in_the_same_order(app: AsyncTask, engine: 
     ]
 
 
+@pytest.mark.long
 @by_one_door
 def test_a_thousand_stuck_rows_take_as_many_statements_as_ten(
     app: AsyncTask, engine: Engine, write: Write, own_encryptors: None

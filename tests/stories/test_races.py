@@ -173,6 +173,7 @@ def test_a_performer_that_outlived_its_claim_does_not_touch_the_next_claim(
         assert runtime.performer.perform_claim(lane, claim) == Succeeded(attempt.id)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", [effect, (Gated, "write_leased")], ids=["locked", "leased"])
 def test_no_zombie_of_two_hundred_has_an_effect(engine: Engine, sessions: sessionmaker[Session], target: Any) -> None:
     """34 on each of three databases, in both modes."""

@@ -3,10 +3,11 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Engine, insert, select, text
@@ -22,6 +23,7 @@ from async_task.web.security.refusal import Refused
 from claims import TABLE, seconds_from_now
 from conftest import by_one_door
 from dashboards import ORIGIN, PAGES, STEMS, browser, words_of
+from databases import NAMES, Name
 from mess import CAUSES, changed, erred, mess
 from outbox import act, act_boxed
 from writing import Sessions
@@ -95,7 +97,10 @@ def test_hostile_text_in_columns_and_parameters_is_text(app: AsyncTask, engine: 
     with browser(app) as client:
         paths = [*PAGES, *(f"{STEMS.get(one, one)}.csv" for one in PAGES), f"/jobs/attempts/{attempt.id}"]
         looks = [client.get(path) for path in (*paths, "/jobs?show=all", "/jobs.csv?show=all")]
-        looks += [client.get(path, params={name: value}) for path in PAGES for name in names for value in wrong[:4]]
+        asked = list(itertools.product(PAGES, names, wrong[:4]))[
+            NAMES.index(cast(Name, engine.dialect.name)) :: len(NAMES)
+        ]
+        looks += [client.get(path, params={name: value}) for path, name, value in asked]  # on each database a third
         looks += [client.get("/jobs", params={name: value}) for name in names for value in wrong[4:]]
         looks += [client.get(f"/jobs/{kind}/{key}") for kind in ("attempts", "x") for key in wrong]
         exported = client.get("/jobs.csv?show=all").text

@@ -128,6 +128,7 @@ def test_a_killed_process_is_replaced_and_its_attempts_are_recovered_at_once_and
     assert worker_pids(app) == set()
 
 
+@pytest.mark.long
 @by_one_door
 @pytest.mark.only_on("postgresql")
 def test_a_process_that_reports_nothing_for_eight_seconds_is_killed_and_replaced(
