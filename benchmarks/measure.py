@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.child import Broken
 from benchmarks.stage import Stage
-from benchmarks.system import PEERS, Cannot
+from benchmarks.system import FASTEST, PEERS, Cannot
 
 Sample = dict[str, Any]
 """Figures by column; a curve is a list."""
@@ -72,8 +72,12 @@ def run(stage: Stage, measure: Measure, until: float | None, tell: Callable[[str
 
 
 def _takes_part(stage: Stage, measure: Measure, subject: Subject) -> bool:
-    wanted = stage.plan.peers_in
-    return wanted is None or measure.name in wanted or subject.system not in PEERS
+    plan = stage.plan
+    if subject.system not in PEERS:
+        return True
+    if measure.name in plan.fastest_in:
+        return subject.system in FASTEST
+    return plan.peers_in is None or measure.name in plan.peers_in
 
 
 def _take(stage: Stage, measure: Measure, result: Result, until: float | None, tell: Callable[[str], None]) -> None:

@@ -10,8 +10,8 @@ class Plan:
     """Sizes are numbers of jobs or transactions, times are seconds.
 
     `within`: a measure that has not begun by then is left out, and the table says so. `longest`: a drain that has not
-    ended by then is stopped, and its rate until then counts. `peers_in`: the measures with peers; None: all. `each`:
-    the sizes that differ when each database is measured.
+    ended by then is stopped, and its rate until then counts. `peers_in`: the measures with peers; None: all.
+    `fastest_in`: those with only the fastest peers. `each`: the sizes that differ when each database is measured.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Plan:
     recovery: float
     memory: float
     peers_in: frozenset[str] | None = None
+    fastest_in: frozenset[str] = frozenset()
     each: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def for_each_place(self) -> Self:
@@ -40,9 +41,9 @@ class Plan:
 
 
 FULL = Plan(
-    name="full", rounds=3, within=None, transactions=2000, bulk=10_000, drain=20_000, warm=2_000, single=5_000,
-    longest=30, paced=200, idle=60, beside=5_000, others=1_000_000, snapshot=600, producers=32, produce=5,
-    recovery=150, memory=600,
+    name="full", rounds=3, within=None, transactions=2000, bulk=10_000, drain=20_000, warm=2_000, single=3_000,
+    longest=15, paced=200, idle=60, beside=5_000, others=1_000_000, snapshot=600, producers=32, produce=4,
+    recovery=150, memory=300, fastest_in=frozenset({"latency", "two", "empty", "future", "finished", "producers"}),
 )  # fmt: skip
 QUICK = Plan(
     name="quick", rounds=1, within=155, transactions=300, bulk=10_000, drain=10_000, warm=300, single=1_500,

@@ -105,6 +105,7 @@ NAMES = {
 """The module of each system."""
 OURS, BARE = "async-task", "psycopg"
 PEERS = tuple(name for name in NAMES if name not in (OURS, BARE))
+FASTEST = ("graphile-worker", "pgqueuer/asyncpg")
 
 
 def load(name: str) -> System:

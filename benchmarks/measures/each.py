@@ -27,6 +27,7 @@ def _each(measure: Measure, said: str = "", ways: Callable[[Stage], list[Subject
         title=f"{measure.title}: async-task on each database",
         said=f"As in `{measure.name}`; on MariaDB and SQLite async-task enqueues all jobs. {said}".strip(),
         subjects=subjects,
+        rounds=2,
     )
 
 

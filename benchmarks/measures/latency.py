@@ -11,12 +11,16 @@ COLUMNS = (Column("p50", "p50 ms", 2), Column("p95", "p95 ms", 2), Column("p99",
 
 
 def subjects(stage: Stage) -> list[Subject]:
-    return [Subject(name, name) for name in stage.names if name != BARE]
+    named = {BARE: Subject("psycopg, NOTIFY and a claim", BARE, {"on_notice": True})}
+    return [named.get(name, Subject(name, name)) for name in stage.names]
 
 
 def take(stage: Stage, subject: Subject, rate: float) -> Sample:
     count = stage.plan.paced if rate < 50 else stage.plan.paced * 5
-    with stage.database(subject.system) as database, stage.worker(subject.system, database) as worker:
+    with (
+        stage.database(subject.system) as database,
+        stage.worker(subject.system, database, **subject.options) as worker,
+    ):
         url = stage.place.url(database)
         stage.ask(subject.system, "enqueue", url=url, kind="mark", numbers=[60_000], delay=0.0)
         stage.await_(lambda: worker.board.start(60_000) is not None, "the worker was awake", [worker])

@@ -141,5 +141,5 @@ MEASURE = Measure(
     ),
     subjects=subjects,
     take=take,
-    rounds=5,
+    rounds=3,
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from benchmarks import processor
 from benchmarks.measure import Column, Measure, Sample, Subject
 from benchmarks.stage import Stage
-from benchmarks.system import BARE, OURS
+from benchmarks.system import OURS
 
 POINTS = 20
 """The number of points of a curve."""
@@ -15,11 +15,6 @@ POINTS = 20
 
 def _ours(stage: Stage) -> list[Subject]:
     return [Subject(name, name) for name in stage.names if name == OURS]
-
-
-def _ours_and_bare(stage: Stage) -> list[Subject]:
-    label = {OURS: OURS, BARE: "psycopg, batch of 100"}
-    return [Subject(label[name], name) for name in stage.names if name in label]
 
 
 def take_snapshot(stage: Stage, subject: Subject) -> Sample:
@@ -80,14 +75,14 @@ SNAPSHOT = Measure(
         Column("last", "jobs/s at last"),
         Column("kept", "last over first", 2),
     ),
-    subjects=_ours_and_bare,
+    subjects=_ours,
     take=take_snapshot,
     rounds=1,
 )
 MEMORY = Measure(
     name="memory",
     title="Memory at full rate",
-    said="Resident memory of the worker and its child processes while it drains for 10 minutes, measured from the "
+    said="Resident memory of the worker and its child processes while it drains for 5 minutes, measured from the "
     "end of the first tenth.",
     columns=(Column("begin", "MiB at first", 1), Column("end", "MiB at last", 1), Column("growth", "% more", 1)),
     subjects=_ours,

@@ -2,6 +2,7 @@
 ORM."""
 
 import importlib.metadata
+import json
 import queue
 import signal
 import threading
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from async_task import Attempt
 from benchmarks.board import Board
-from benchmarks.system import INSERT, Cannot, System
+from benchmarks.system import INSERT, System
 from benchmarks.systems.ours import AsyncTaskSystem, Business, with_driver
 
 BATCH = 100
@@ -34,6 +35,9 @@ END = (
     "UPDATE async_task_attempts SET status = 'succeeded', num_attempts = num_attempts + 1, attempted_at = now(), "
     "completed_at = clock_timestamp(), updated_at = clock_timestamp() WHERE id = "
 )
+MARK = JOB.replace("'bench.noop'", "'bench.mark'").replace("'{}'", "%s")
+CLAIM = f"{END}({TAKE.replace('%s', '1')}) RETURNING method_args::text"
+CHANNEL = "bench"
 WRITE = "INSERT INTO business (note) VALUES ('written by the attempt')"
 
 
@@ -73,7 +77,15 @@ class Psycopg(AsyncTaskSystem):
             return time.perf_counter() - begun
 
     def pace(self, url: str, count: int, rate: float) -> list[float]:
-        raise Cannot("a bare loop has no waking up")
+        commits, begun = [], time.monotonic() + 0.01
+        with psycopg.connect(url) as connection:
+            for number in range(count):
+                time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+                connection.execute(MARK, [uuid.uuid4(), json.dumps({"number": number})])
+                connection.execute(f"NOTIFY {CHANNEL}")
+                connection.commit()
+                commits.append(time.monotonic())
+        return commits
 
     def produce(self, url: str, producers: int, seconds: float) -> int:
         counts, ready = [0] * producers, threading.Barrier(producers)
@@ -93,7 +105,9 @@ class Psycopg(AsyncTaskSystem):
     def work(self, url: str, board: Board, options: dict[str, Any]) -> None:
         over = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: over.set())
-        if options.get("single"):
+        if options.get("on_notice"):
+            _on_notice(url, board, over)
+        elif options.get("single"):
             threads = options.get("lanes") or 8
             if options.get("orm"):
                 _one_by_one_with_orm(url, board, over, threads)
@@ -114,6 +128,16 @@ def _in_batches(url: str, board: Board, over: threading.Event) -> None:
             connection.commit()
             if not taken:
                 over.wait(0.05)
+
+
+def _on_notice(url: str, board: Board, over: threading.Event) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"LISTEN {CHANNEL}")
+        while not over.is_set():
+            while (row := connection.execute(CLAIM).fetchone()) is not None:
+                board.mark(json.loads(row[0])["number"])
+            for _ in connection.notifies(timeout=0.5, stop_after=1):
+                pass
 
 
 def _one_by_one(url: str, board: Board, over: threading.Event, threads: int, *, writes: bool) -> None:
