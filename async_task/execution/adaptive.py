@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 # Batch sizes.
 
 MAX_BATCH_SIZE = 500
-CLAIM_BUDGET = 0.02
-"""Seconds of work that a lane may claim ahead."""
+CLAIM_BUDGET = 0.05
+"""Seconds of work that a lane may claim ahead. Threads wait for each other, and that is in the time of each call: with
+20 ms, eight lanes claimed five calls at a time, and calls with a session were slower by a sixth."""
 
 
 class BatchSize:
