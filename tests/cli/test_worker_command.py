@@ -26,6 +26,8 @@ from outbox import Client, Elsewhere, act_leased, will
 from said import Run
 from terminals import Terminal
 
+pytestmark = pytest.mark.long
+
 Write = Callable[..., Attempt]
 Start = Callable[..., Program]
 

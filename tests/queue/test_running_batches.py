@@ -26,6 +26,8 @@ from databases import Database
 from elsewhere import await_, notes
 from outbox import Client, Elsewhere, Gate, Gated, HookedAttempt, application, effect, effects, gates
 
+pytestmark = pytest.mark.long
+
 Write = Callable[..., Attempt]
 TABLE: Any = Attempt.__table__
 LONG = dt.timedelta(seconds=60)

@@ -70,7 +70,7 @@ from outbox import calls as traces
 
 Write = Callable[..., Attempt]
 TABLE: Any = Attempt.__table__
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 only_sync = pytest.mark.parametrize("door", ["sync"])
 LATE = "TimeoutError: the call took longer than its limit, 0.15 s, and its process was ended"
 

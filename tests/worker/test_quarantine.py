@@ -46,7 +46,7 @@ from outbox import Client, Elsewhere, be_greedy, effect, events_of
 from workers import at_work
 
 Write = Callable[..., Attempt]
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture

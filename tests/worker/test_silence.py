@@ -21,6 +21,8 @@ from elsewhere import await_
 from outbox import act, act_in_session, act_in_session_leased, act_later, act_leased, act_shared, will
 from workers import make
 
+pytestmark = pytest.mark.long
+
 KINDS = {
     "leased": act_leased,
     "leased, with a session": act_in_session_leased,

@@ -31,6 +31,8 @@ from outbox import Elsewhere, events_of
 from said import Run
 from workers import at_rest, working
 
+pytestmark = pytest.mark.long
+
 Write = Callable[..., Attempt]
 TABLE: Any = Attempt.__table__
 
