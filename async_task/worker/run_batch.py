@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from async_task.database.lanes import Lane
@@ -180,7 +181,7 @@ class _Batch:
         with self._runtime.private_lane() if turns else contextlib.nullcontext(self._lane) as lane:
             while turns and not self._may_not_start():
                 queue = turns.popleft()
-                if self._workload.perform_suspects(lane, queue):
+                if self._workload.perform_suspects(lane, partial(list, (queue,))):
                     has_performed = True
                     turns.append(queue)
                 elif self._workload.was_held_back(queue):

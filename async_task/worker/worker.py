@@ -292,8 +292,8 @@ class _RunningWorker:
         lane.run(lambda: self._poll_sweeper.sweep(lane.engine))
 
     def _perform_suspects(self, lane: Lane) -> None:
-        runtime = self._runtime
-        for queue in lane.run(lambda: backlog.with_suspects(lane.engine, runtime.table, self._queues)):
-            if queue not in self.workload.round_robin.paused:
-                while self.workload.perform_suspects(lane, queue):
-                    pass
+        def queues() -> list[str]:
+            return lane.run(lambda: backlog.with_suspects(lane.engine, self._runtime.table, self._queues))
+
+        while self.workload.perform_suspects(lane, queues):
+            pass

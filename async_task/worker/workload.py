@@ -7,6 +7,7 @@
 5. Outcomes are counted.
 """
 
+import itertools
 import threading
 import uuid
 from abc import ABC, abstractmethod
@@ -18,12 +19,12 @@ from async_task.database.lanes import Lane
 from async_task.database.transactions import PATIENCE, retry_transient
 from async_task.outcomes import Outcome, Succeeded
 from async_task.queue.claim import Claim, ClaimRequest
-from async_task.queue.fenced_writes import release_claims, release_to_others, release_to_queue
+from async_task.queue.fenced_writes import release_to_others, release_to_queue
 from async_task.targets.registry import limits as target_limits
 from async_task.targets.registry import own_queue
 from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
-from async_task.worker.suspects import SuspectRun, SuspectWidth
+from async_task.worker.suspects import Besides, SuspectRun, SuspectWidth
 
 PerformClaim = Callable[[Lane, Claim], Outcome]
 """Performs one claim from its row on."""
@@ -50,6 +51,7 @@ class Workload(ABC):
         self._guard = threading.Lock()
         self._outcomes: Counter[type[Outcome]] = Counter()
         self._suspects: dict[uuid.UUID, Claim] = {}
+        self._suspect_turns = itertools.count()
         self._held_back: set[str] = set()
         self._coroutine_queues: set[str] = set()
 
@@ -90,29 +92,40 @@ class Workload(ABC):
             self._held_back.discard(queue)
             return is_held_back
 
-    def perform_suspects(self, lane: Lane, queue: str) -> bool:
-        """Perform the suspects of this queue, many at once, until none is left. Whether there were any. Not inside of
+    def perform_suspects(self, lane: Lane, queues: Callable[[], Sequence[str]]) -> bool:
+        """Perform the suspects of these queues, many at once, until none is left. Whether there were any. Not inside of
         `lane.run`."""
         performer = self.runtime.performer
         is_wide = self.own_job is None and performer.can_start_children
         run = SuspectRun(
-            self.width if is_wide else SuspectWidth(1, 1), self._concurrency, partial(self._claim_suspects, queue),
-            self.runtime.private_lane, self._perform_suspect, performer.abandon,
+            self.width if is_wide else SuspectWidth(1, 1), self._concurrency, partial(self._claim_suspects, queues),
+            self.runtime.private_lane, self._perform_suspect, self._release_suspects, performer.abandon,
         )  # fmt: skip
         try:
             return run.run(lane, lambda: not self.is_over())
         finally:
-            if unstarted := run.unstarted:
-                lane.run(lambda: release_claims(lane.engine, self.runtime.table, unstarted))
-                self.note_released(unstarted)
-                self._forget(unstarted)
+            self._release_suspects(lane, run.unstarted)
 
-    def _claim_suspects(self, queue: str, lane: Lane, limit: int) -> list[Claim]:
-        if queue in self.round_robin.paused:  # since the run began
-            return []
-        claims = lane.run(partial(self.claim, lane, queue, limit, suspects=True))
+    def _claim_suspects(
+        self, queues: Callable[[], Sequence[str]], lane: Lane, limit: int, besides: Besides
+    ) -> list[Claim]:
+        claims: list[Claim] = []
+        for queue in _in_another_order(queues(), next(self._suspect_turns)):
+            if queue not in self.round_robin.paused and len(claims) < limit:  # paused since the run began
+                number = limit - len(claims)
+                claims += lane.run(partial(self.claim, lane, queue, number, besides=besides, suspects=True))
         self.runtime.heartbeat.track([claim.id for claim in claims])
         return claims
+
+    def _release_suspects(self, lane: Lane, claims: list[Claim]) -> None:
+        """Release claims that were not started. Sleeping workers are notified."""
+        by_claim = defaultdict(list)
+        for claim in claims:
+            by_claim[claim.claim_id].append(claim)
+        for same in by_claim.values():
+            lane.run(partial(release_to_others, lane.engine, self.runtime.table, same))
+            self.note_released(same)
+            self._forget(same)
 
     def _perform_suspect(self, lane: Lane, claim: Claim) -> None:
         with self._guard:
@@ -234,3 +247,9 @@ class Workload(ABC):
             queues = tuple(self._coroutine_queues)
         for queue in queues:
             self.request_at_front(queue)
+
+
+def _in_another_order(queues: Sequence[str], turn: int) -> list[str]:
+    """Each of them is the first one in its turn."""
+    first = turn % len(queues) if queues else 0
+    return [*queues[first:], *queues[:first]]

@@ -43,7 +43,7 @@ from databases import Database, close_file
 from elsewhere import await_, notes
 from offspring import NOW, children, claim, is_there, num_children, num_descriptors, parent_of, performing
 from outbox import Client, Elsewhere, be_greedy, effect, events_of
-from workers import at_work
+from workers import at_work, counted
 
 Write = Callable[..., Attempt]
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
@@ -147,6 +147,37 @@ def test_innocents_of_a_process_that_died_are_cleared_by_other_processes(
     assert {row_of(engine, one.id).num_crashes for one in suspects} == {0}
     pids = {pid for _, _, pid, _ in notes(tmp_path)}
     assert os.getpid() not in pids
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+def test_a_suspect_that_waits_behind_a_long_one_is_left_to_a_worker_that_is_idle(
+    home: AsyncTask, url: str, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    """Both were claimed by one worker, which kept the second one until the first had ended."""
+    held = [_suspect(engine, write(Elsewhere, "hold_always", {"folder": str(tmp_path)})) for _ in range(2)]
+    other = AsyncTask(url, lease=1)
+    with at_work(home):
+        await_(lambda: notes(tmp_path), "the first one begins")
+        with at_work(other):
+            await_(lambda: len(notes(tmp_path)) == 2, "the second one begins")
+            workers = {row_of(engine, one.id).claimed_by for one in held}
+            assert len(workers) == 2
+            pathlib.Path(tmp_path, "go").touch()
+            await_(lambda: {row_of(engine, one.id).status for one in held} == {Status.SUCCEEDED}, "both have ended")
+    other.close()
+    assert {(row_of(engine, one.id).num_attempts, row_of(engine, one.id).num_losses) for one in held} == {(2, 0)}
+
+
+def test_a_long_suspect_holds_up_no_suspect_of_another_queue(
+    home: AsyncTask, engine: Engine, write: Write, tmp_path: pathlib.Path
+) -> None:
+    for queue in ("first", "second"):
+        _suspect(engine, write(Elsewhere, "hold_always", {"folder": str(tmp_path)}, queue=queue))
+    close_file(engine)
+    with at_work(home, concurrency=2):
+        await_(lambda: len(notes(tmp_path)) == 2, "both run at once")
+        pathlib.Path(tmp_path, "go").touch()
+        await_(lambda: counted(engine) == {"succeeded": 2}, "both have ended")
 
 
 def test_writes_of_a_suspect_are_committed_with_its_outcome(home: AsyncTask, engine: Engine, write: Write) -> None:

@@ -3,12 +3,15 @@
 import contextlib
 import threading
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+import elsewhere
 from async_task.queue.claim import Claim
-from async_task.worker.suspects import PROVEN, SuspectRun, SuspectWidth
+from async_task.worker import suspects
+from async_task.worker.suspects import PROVEN, Besides, SuspectRun, SuspectWidth
 from offspring import claim
 
 LANE: Any = contextlib.nullcontext()
@@ -35,10 +38,19 @@ class Performing:
         self.most = 0
         self.ended = 0
         width = width or SuspectWidth()
-        self.run = SuspectRun(width, concurrency, self.claim, lambda: LANE, self.perform, self.end_all)
+        self.released: list[Claim] = []
+        self.besides: list[Besides] = []
+        self.run = self.run_of(width, concurrency, self.perform)
 
-    def claim(self, lane: object, limit: int) -> list[Claim]:
+    def run_of(self, width: SuspectWidth, concurrency: int, perform: Callable[[Any, Claim], object]) -> SuspectRun:
+        return SuspectRun(width, concurrency, self.claim, lambda: LANE, perform, self.release, self.end_all)
+
+    def release(self, lane: object, claims: list[Claim]) -> None:
+        self.released += claims
+
+    def claim(self, lane: object, limit: int, besides: Besides) -> list[Claim]:
         self.asked.append(limit)
+        self.besides.append(besides)
         claims, self.left = self.left[:limit], self.left[limit:]
         return claims
 
@@ -102,7 +114,7 @@ def test_the_next_ones_start_as_soon_as_one_has_ended_and_not_when_all_have() ->
         if len(made.done) == 5:
             all_others.set()
 
-    run = SuspectRun(SuspectWidth(2, 2), 8, made.claim, lambda: LANE, perform, made.end_all)
+    run = made.run_of(SuspectWidth(2, 2), 8, perform)
     assert run.run(LANE, lambda: True)
     assert made.done == [*(one.id for one in others), first.id]
 
@@ -136,7 +148,7 @@ def test_an_error_in_one_is_raised_when_all_have_ended_and_nothing_further_start
         if one is bad:
             raise OSError("no process left")
 
-    run = SuspectRun(SuspectWidth(3, 3), 8, made.claim, lambda: LANE, perform, made.end_all)
+    run = made.run_of(SuspectWidth(3, 3), 8, perform)
     with pytest.raises(OSError, match="no process left"):
         run.run(LANE, lambda: True)
     assert len(made.done) >= 3
@@ -147,12 +159,12 @@ def test_a_claim_that_fails_ends_no_call_and_no_process() -> None:
     first, *others = (lost() for _ in range(3))
     made = Performing(first, *others, together=3)
 
-    def claim(lane: object, limit: int) -> list[Claim]:
+    def claim(lane: object, limit: int, besides: Besides) -> list[Claim]:
         if made.asked:
             raise OSError("the database is away")
-        return made.claim(lane, limit)
+        return made.claim(lane, limit, besides)
 
-    run = SuspectRun(SuspectWidth(3, 8), 8, claim, lambda: LANE, made.perform, made.end_all)
+    run = SuspectRun(SuspectWidth(3, 8), 8, claim, lambda: LANE, made.perform, made.release, made.end_all)
     with pytest.raises(OSError, match="the database is away"):
         run.run(LANE, lambda: True)
     assert sorted(made.done) == sorted(one.id for one in (first, *others))
@@ -176,3 +188,59 @@ def test_nothing_found_is_said() -> None:
     made = Performing()
     assert not made.run.run(LANE, lambda: True)
     assert made.asked == [16]
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long does so at once, and others are looked for again and again."""
+    monkeypatch.setattr(suspects, "PROVEN", 0.0)
+    monkeypatch.setattr(suspects, "AGAIN", 0.005)
+
+
+class Long:
+    """Its first call runs until the others were released."""
+
+    def __init__(self, made: Performing, first: Claim, *, again: int = 0) -> None:
+        self._made, self._first, self._again = made, first, again
+
+    def perform(self, lane: object, one: Claim) -> None:
+        if one is self._first:
+            released = elsewhere.await_(lambda: self._made.released, "what waits behind it is released")
+            asked = len(self._made.asked)
+            elsewhere.await_(lambda: len(self._made.asked) >= asked + self._again, "others were looked for")
+            self._made.left += released
+        self._made.done.append(one.id)
+
+
+def test_what_waits_behind_a_long_call_is_released_and_not_claimed_again_until_one_has_ended(soon: None) -> None:
+    """A worker kept it for an hour, while other workers had nothing to do."""
+    first, *others = [lost() for _ in range(3)]
+    made = Performing(first, *others)
+    assert made.run_of(SuspectWidth(), 1, Long(made, first, again=3).perform).run(LANE, lambda: True)
+    assert made.released[:2] == others
+    call = (first.target, first.method_name)
+    assert made.besides[1:4] == [(call,)] * 3
+    assert () in made.besides[4:]
+    assert {one.id for one in others} <= set(made.done)
+
+
+def test_what_is_to_run_alone_is_released_while_another_one_takes_long(soon: None) -> None:
+    first, killer = lost(), lost(crashes=1)
+    made = Performing(first, killer)
+    assert made.run_of(SuspectWidth(), 8, Long(made, first).perform).run(LANE, lambda: True)
+    assert made.released == [killer]
+    assert made.done == [first.id, killer.id]
+
+
+def test_what_is_to_run_alone_is_released_while_one_runs_alone_that_takes_long(soon: None) -> None:
+    killers = [lost(crashes=1), lost(crashes=2)]
+    made = Performing(*killers)
+    assert made.run_of(SuspectWidth(), 8, Long(made, killers[0]).perform).run(LANE, lambda: True)
+    assert made.released == killers[1:]
+    assert made.done == [one.id for one in killers]
+
+
+def test_behind_short_calls_nothing_is_released() -> None:
+    made = Performing(*(lost() for _ in range(6)), lost(crashes=1), concurrency=1)
+    made.run.run(LANE, lambda: True)
+    assert (made.released, len(made.done), made.most) == ([], 7, 1)
