@@ -34,9 +34,10 @@ from async_task.queue import backlog, fetch
 from async_task.queue.claim import Claim
 from async_task.schema.tables import Worker
 from clockwork import let_pass, row_of
-from databases import Database, _kill, _kill_all
+from databases import Database, _kill, _kill_all, close_file
 from elsewhere import await_, notes
 from outbox import Client, Elsewhere, Gate, Gated, acts, barriers, calls, effect, effects, gates
+from workers import counted
 
 Write = Callable[..., Attempt]
 TABLE: Any = Attempt.__table__
@@ -122,10 +123,10 @@ def test_a_suspect_that_dies_waits_for_the_next_batch(
     poison = write(Elsewhere, "die", {"folder": str(tmp_path), "how": "exit"})
     with engine.begin() as connection:
         connection.execute(update(TABLE).values(num_attempts=1, num_crashes=1))
-    engine.dispose()
+    close_file(engine)
     report = app.run_batch()
     assert (report.claimed, report.parked, len(notes(tmp_path))) == (1, 1, 1)
-    engine.dispose()
+    close_file(engine)
     assert app.run_batch().failed == 1
     assert row_of(engine, poison.id).status == Status.FAILED
     app.close()
@@ -325,7 +326,7 @@ def test_batches_leave_no_threads_connections_or_descriptors(app: AsyncTask, eng
     for _ in range(5):
         write(effect)
         write(Client, "ping")
-    assert app.run_batch(concurrency=2).succeeded == 10
+    await_(lambda: app.run_batch(concurrency=2) and counted(engine) == {"succeeded": 12}, "all are performed")
     await_(lambda: all(now <= then for now, then in zip(_left(engine), before, strict=True)), "nothing more is left")
 
 
