@@ -74,6 +74,11 @@ class LanePool:
             self.has_left_claims = True
             logger.warning("%d claims wait for their lease: %s", len(claims), describe(error).summary)
 
+    @property
+    def is_releasing(self) -> bool:
+        """Whether claims may be being released that no lane knows any more."""
+        return self._watchdog.is_releasing
+
     def close(self) -> None:
         """End the watchdog and the event loop. After `finish`."""
         self._watchdog.close()

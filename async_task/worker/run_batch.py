@@ -146,13 +146,14 @@ class _Batch:
             # Only the table knows: a coroutine may have ended a moment ago, a key have been released into any queue.
             claimed_before = self._round_robin.num_claimed
             lost = self._lost_claims()
-            if self._has_stayed_idle(claimed_before):
+            if self._has_stayed_idle(pool, claimed_before):
                 self._release(lost)
-            if not self._request_what_is_left() and self._has_stayed_idle(claimed_before):
+            if not self._request_what_is_left() and self._has_stayed_idle(pool, claimed_before):
                 return
 
-    def _has_stayed_idle(self, claimed_before: int) -> bool:
-        return self._round_robin.is_idle and self._round_robin.num_claimed == claimed_before
+    def _has_stayed_idle(self, pool: LanePool, claimed_before: int) -> bool:
+        is_idle = self._round_robin.is_idle and not pool.is_releasing
+        return is_idle and self._round_robin.num_claimed == claimed_before
 
     def _lost_claims(self) -> list[Claim]:
         """While all is idle: claims that no thread knows, as the database failed when they were to be released."""

@@ -29,6 +29,8 @@ class Watchdog:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_over = False
+        self.is_releasing = False
+        """Whether it may be releasing claims that their lane no longer knows."""
 
     def watch(self, executor: BatchExecutor) -> None:
         with self._changed:
@@ -70,10 +72,17 @@ class Watchdog:
             while self._wait():
                 now = time.monotonic()
                 for executor in [one for one in tuple(self._watched) if one.is_overdue(now)]:
-                    if released := executor.detach_running(self.release):
-                        self._workload.note_released(released)
+                    self._detach(executor)
         finally:
             self._drop_lane()
+
+    def _detach(self, executor: BatchExecutor) -> None:
+        self.is_releasing = True
+        try:
+            if released := executor.detach_running(self.release):
+                self._workload.note_released(released)
+        finally:
+            self.is_releasing = False
 
     def _wait(self) -> bool:
         with self._changed:

@@ -4,6 +4,7 @@ import datetime as dt
 import os
 import signal
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -14,19 +15,23 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, func, select, update
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt, AttemptJob, BatchReport, Status, target
 from async_task.database.lanes import Lane
+from async_task.execution import batch_executor
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.outcomes import Outcome
 from async_task.queue import fetch
 from async_task.queue.claim import Claim
 from async_task.worker import batch_workload, lane_loop, run_batch
 from async_task.worker.claimer import Claimer
+from async_task.worker.watchdog import Watchdog
 from clockwork import row_of
+from conftest import by_one_door
 from databases import Database
 from elsewhere import await_
-from outbox import Client, Gate, Gated, Meeting, act, act_later, application, calls, gates, will
+from outbox import Client, Gate, Gated, Meeting, act, act_in_session, act_later, application, calls, gates, will
 from workers import counted, make
 
 Write = Callable[..., Attempt]
@@ -352,3 +357,32 @@ def test_a_batch_is_silent_about_order_keys_that_have_just_arrived(
         write(Client, "ping", order_key="key")
     assert app.run_batch().succeeded == 2
     assert caplog.messages == []
+
+
+@by_one_door
+def test_a_batch_waits_for_what_the_watchdog_releases(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took that for lost claims, and left it to the next batch."""
+    monkeypatch.setattr(batch_executor, "LONGEST_ALONE", 0.01)
+    has_ended, releasing = threading.Event(), threading.Event()
+    release = Watchdog.release
+
+    def release_late(watchdog: Watchdog, claims: list[Claim]) -> None:
+        releasing.set()
+        assert has_ended.wait(20)
+        time.sleep(0.7)  # longer than a batch waits until it looks again
+        release(watchdog, claims)
+
+    def act(_session: Session) -> None:
+        number.append(1)
+        if len(number) == 8:  # by then several are claimed at a time
+            assert releasing.wait(20)
+            has_ended.set()
+
+    number: list[int] = []
+    monkeypatch.setattr(Watchdog, "release", release_late)
+    will(act)
+    for _ in range(30):
+        write(act_in_session)
+    assert app.run_batch(concurrency=1).succeeded == 30
