@@ -22,7 +22,7 @@ demo: .venv/.demo ## show an outbox in the terminal
 test: .venv/.dev ## run the tests on every database that answers
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal -q -m "not long" $(ARGS)
 
-test-long: .venv/.dev ## run the tests of processes and large tables: children, supervisor, upgrades, installation, deployment
+test-long: .venv/.dev ## run what `make test` leaves out: slow tests in other databases; processes, large tables, installation
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal -q -m long $(ARGS)
 
 test-browser: .venv/.browser ## run the stories of the dashboard in Chromium, which is installed if it can be

@@ -86,12 +86,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("database", names, indirect=True, scope="session")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> Iterator[None]:
     wanted = pairs.wanted(items)
     if deselected := [item for item in items if item not in wanted]:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if item in wanted]
+    for item in pairs.for_test_long(items):
+        item.add_marker(pytest.mark.long)  # before -m is applied
+    yield
     if hasattr(config, "workerinput"):
         _mix_files(items)
 

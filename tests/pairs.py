@@ -1,6 +1,7 @@
 """Which tests run on which database, and with which kind of engine: the pairs of a test."""
 
 import itertools
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -19,7 +20,7 @@ def check_markers(function: pytest.Function) -> None:
     for marker in function.iter_markers("only_on"):
         if not marker.args or marker.kwargs or set(marker.args) - set(databases.NAMES):
             pytest.fail(f"{function.name}: only_on takes names out of {databases.NAMES}, not {marker}", pytrace=False)
-    for name in ("only_on", "in_turns"):
+    for name in ("only_on", "in_turns", "slow"):
         if function.get_closest_marker(name) and "database" not in function.fixturenames:
             pytest.fail(f"{function.name}: {name} is for tests that take a database", pytrace=False)
 
@@ -27,11 +28,37 @@ def check_markers(function: pytest.Function) -> None:
 def wanted(items: Iterable[Any]) -> set[Any]:
     """The tests that are to run. The others are taken out of the collection and not skipped: a skip asks to be mended,
     and a skip that is always there hides the one that is new."""
-    by_function = defaultdict(list)
+    named = (item for item in items if _is_on_its_database(item) and not _is_one_pair_too_many(item))
+    return set(itertools.chain.from_iterable(map(_in_turns, _by_function(named))))
+
+
+def for_test_long(items: Iterable[Any]) -> set[Any]:
+    """Of the tests that are wanted, those that `make test` leaves to `make test-long`: a `slow` one runs each of its
+    cases once in `make test`, where all slow tests take turns in their pairs, and here in its other pairs."""
+    slow = (item for item in items if item.get_closest_marker("slow"))
+    return set(itertools.chain.from_iterable(_but_one_pair(_by_case(same)) for same in _by_function(slow)))
+
+
+def _by_function(items: Iterable[Any]) -> Iterable[list[Any]]:
+    found = defaultdict(list)
     for item in items:
-        if _is_on_its_database(item) and not _is_one_pair_too_many(item):
-            by_function[item.path, item.cls, getattr(item, "originalname", item.name)].append(item)
-    return set(itertools.chain.from_iterable(map(_in_turns, by_function.values())))
+        found[item.path, item.cls, getattr(item, "originalname", item.name)].append(item)
+    return found.values()
+
+
+def _by_case(items: Iterable[Any]) -> Iterable[list[Any]]:
+    found = defaultdict(list)
+    for item in items:
+        found[_case(item)].append(item)
+    return found.values()
+
+
+def _but_one_pair(cases: Iterable[list[Any]]) -> list[Any]:
+    found = []
+    for same in cases:
+        stays = (_turn(same[0]) + zlib.crc32(same[0].originalname.encode())) % len(same)
+        found += same[:stays] + same[stays + 1 :]
+    return found
 
 
 def _is_on_its_database(item: Any) -> bool:
@@ -57,12 +84,9 @@ def _in_turns(items: list[Any]) -> list[Any]:
     """Of a test `in_turns`, each case once: its cases take turns in the pairs that they have."""
     if not _takes_turns(items[0]):
         return items
-    cases = defaultdict(list)
-    for item in items:
-        cases[_case(item)].append(item)
     used: Counter[tuple[str, str]] = Counter()
     found = []
-    for same in cases.values():
+    for same in _by_case(items):
         first = _turn(same[0]) % len(same)
         found.append(min(same[first:] + same[:first], key=lambda item: used[_pair(item)]))
         used[_pair(found[-1])] += 1

@@ -225,6 +225,7 @@ def silently(secret: str) -> str:
 WAYS = [plainly, chained, grouped, patiently, giving_up, by_a_key, silently]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("door", "how"),
     [

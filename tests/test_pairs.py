@@ -87,3 +87,27 @@ def test_what_is_about_performing_has_the_async_engine_on_each_database(stem: st
 def test_a_test_that_is_for_some_databases_runs_there_alone() -> None:
     found = chosen(items(pytest.mark.only_on("mysql", "sqlite"), cases=2))
     assert Counter(one["database"] for one in found) == {"mysql": 2, "sqlite": 2}
+
+
+def test_a_slow_test_leaves_each_case_in_one_pair_to_make_test_and_the_others_to_make_test_long() -> None:
+    collected = items(pytest.mark.slow, cases=4, doors=("sync", "async"))
+    assert len(pairs.wanted(collected)) == 4 * 3 + 2
+    later = pairs.for_test_long(collected)
+    now = [one.callspec.params for one in collected if one not in later]
+    assert Counter(one["one"] for one in now) == dict.fromkeys("0123", 1)
+    assert {one["database"] for one in now} == set(NAMES)
+
+
+def test_slow_tests_without_cases_take_turns_by_their_names() -> None:
+    seen = set()
+    for name in ("test_it_is_due", "test_it_is_late", "test_it_is_paused", "test_it_is_lost", "test_it_is_gone"):
+        collected = items(pytest.mark.slow, cases=1)
+        for one in collected:
+            one.originalname = name
+        (now,) = set(collected) - pairs.for_test_long(collected)
+        seen.add(now.callspec.params["database"])
+    assert seen == set(NAMES)
+
+
+def test_a_test_that_is_not_slow_leaves_nothing() -> None:
+    assert not pairs.for_test_long(items(cases=4, doors=("sync", "async")))

@@ -170,6 +170,7 @@ def test_every_verb_refuses_to_block_an_event_loop_and_its_remedy_works(app: Asy
         asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_inside_of_reading_every_verb_reads_or_is_refused_before_it_changes_anything(
     engine: Engine, door: str, async_engine_url: str, write: Callable[..., Attempt], own_encryptors: None
 ) -> None:

@@ -44,6 +44,7 @@ def statuses(engine: Engine, attempts: list[Attempt]) -> list[str]:
     return [str(row_of(engine, one.id).status) for one in attempts]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_what_failed_by_one_error_is_retried_oldest_first_and_nothing_else(
     app: AsyncTask, engine: Engine, write: Write, failed: Any
@@ -79,6 +80,7 @@ def test_the_set_is_frozen_and_what_changed_meanwhile_is_refused(app: AsyncTask,
     assert refused[2] == ""
 
 
+@pytest.mark.slow
 @by_one_door
 def test_an_attempt_whose_last_error_was_another_is_not_in_the_set(app: AsyncTask, engine: Engine, failed: Any) -> None:
     fingerprint, (first, second) = failed(2)
@@ -94,6 +96,7 @@ def answering(app: AsyncTask) -> Callable[[RetryReport], None]:
     return lambda report: app.run_batch() and None if report.is_waiting else None
 
 
+@pytest.mark.slow
 @by_one_door
 def test_the_others_follow_only_if_the_first_ones_succeed(app: AsyncTask, engine: Engine, failed: Any) -> None:
     fingerprint, made = failed(4)
@@ -102,6 +105,7 @@ def test_the_others_follow_only_if_the_first_ones_succeed(app: AsyncTask, engine
     assert statuses(engine, made) == ["succeeded", "succeeded", "pending", "pending"]
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize(
     ("breaks", "end"), [(_break, "returned"), (_break_otherwise, "canary")], ids=["the same error", "another error"]
@@ -118,6 +122,7 @@ def test_after_an_error_of_the_first_ones_nothing_else_is_retried(
     assert statuses(engine, made) == ["pending", "pending", "failed", "failed"]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_it_stops_when_the_error_returns_when_it_is_told_to_and_when_the_first_ones_take_too_long(
     app: AsyncTask, engine: Engine, write: Write, failed: Any
@@ -139,6 +144,7 @@ def test_it_stops_when_the_error_returns_when_it_is_told_to_and_when_the_first_o
     assert statuses(engine, made)[3:] == ["failed", "failed"]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_order_keys_are_respected(app: AsyncTask, engine: Engine, failed: Any) -> None:
     fingerprint, made = failed(1, order_key="c-1")
@@ -171,6 +177,7 @@ def test_invalid_arguments_are_refused(app: AsyncTask, options: Any, said: str) 
         app.retry_failures(given.pop("failures"), **given)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_the_command_shows_the_set_asks_and_says_what_it_did(run: Run, engine: Engine, failed: Any) -> None:
     fingerprint, made = failed(2)

@@ -72,6 +72,7 @@ def test_a_row_is_processed_after_the_commit_of_its_submission(desk: Desk, board
     assert mine.go_on() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["async"])
 @pytest.mark.parametrize("model", [AsyncSessionReview, SessionReview])
 def test_a_process_on_an_async_engine_takes_a_session_of_either_kind(
@@ -117,6 +118,7 @@ def test_what_raises_leaves_the_attempt_the_error_and_nothing_of_its_writes(
     assert (mine.status(made), mine.row(made).error) == ("processed", None)
 
 
+@pytest.mark.slow
 def test_a_row_retries_every_interval_until_its_window_is_over_and_its_attempt_then_expires(
     desk: Desk, board: Board
 ) -> None:
@@ -165,6 +167,7 @@ def test_a_delay_until_an_instant_of_the_past_is_none(desk: Desk, board: Board, 
 # Mended
 
 
+@pytest.mark.slow
 def test_a_restart_enqueues_the_job_in_the_same_transaction_also_when_it_has_expired(
     desk: Desk, board: Board, engine: Engine
 ) -> None:
@@ -187,6 +190,7 @@ def test_a_restart_enqueues_the_job_in_the_same_transaction_also_when_it_has_exp
     assert [type(one) for one in desk.go_on()] == [Retried]
 
 
+@pytest.mark.slow
 def test_a_processed_or_canceled_row_can_be_restarted(desk: Desk, board: Board) -> None:
     made = desk.submitted()
     for number in (1, 2, 3):
@@ -329,6 +333,7 @@ def test_what_a_process_does_to_the_six_columns_is_not_kept(desk: Desk, board: B
     assert row.submitted_at is not None
 
 
+@pytest.mark.slow
 def test_a_row_that_needs_no_work_any_more_is_not_processed(desk: Desk, board: Board, engine: Engine) -> None:
     gone, processed, canceled, expired = (desk.submitted() for _ in range(4))
     desk.do(processed, "processed")
@@ -472,6 +477,7 @@ def test_an_error_is_cut_to_the_length_of_its_column(desk: Desk, board: Board) -
     assert mine.row(made).error == f"Broken: {'x' * 28} ..."
 
 
+@pytest.mark.slow
 def test_a_worker_processes_a_row_when_it_is_submitted(desk: Desk, board: Board) -> None:
     with working(desk.app, poll=60):
         made = desk.submitted()

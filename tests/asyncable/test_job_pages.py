@@ -59,6 +59,7 @@ def mess(desk: Desk, board: Board, engine: Engine) -> dict[str, int]:
     return made
 
 
+@pytest.mark.slow
 def test_the_default_is_what_is_potentially_stuck_the_oldest_first(desk: Desk, mess: dict[str, int]) -> None:
     found = all_jobs(desk.app)
     assert keys(found) == [mess[name] for name in ("expired", "failing", "running", "queued", "odd")]
@@ -70,6 +71,7 @@ def test_the_default_is_what_is_potentially_stuck_the_oldest_first(desk: Desk, m
         assert (one.submitted_at, one.state) == (expected[one.key].submitted_at, expected[one.key].state)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_each_state_is_a_filter_and_several_are_any_of_them(desk: Desk, mess: dict[str, int]) -> None:
     mess["not_submitted"], odd = mess.pop("odd"), mess["not_submitted"]
@@ -83,6 +85,7 @@ def test_each_state_is_a_filter_and_several_are_any_of_them(desk: Desk, mess: di
     assert keys(desk.app.jobs(status=["processed", "failing"]).jobs) == [mess["failing"], mess["processed"]]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_rows_of_several_models_and_kinds_of_keys_are_in_one_order(desk: Desk, board: Board, engine: Engine) -> None:
     """Also where they were submitted at one instant, and whatever its column holds."""
@@ -108,6 +111,7 @@ def test_rows_of_several_models_and_kinds_of_keys_are_in_one_order(desk: Desk, b
         assert desk.app.job(Pair, one.key).submitted_at == one.submitted_at
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_user_finds_their_own_rows_and_short_pages_lead_on(
     desk: Desk, engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -134,6 +138,7 @@ def test_a_user_finds_their_own_rows_and_short_pages_lead_on(
     assert keys(found) == [one for some in theirs for one in some]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_page_executes_no_statement_for_each_row(desk: Desk, board: Board, engine: Engine) -> None:
     """And what waits for its delay is not read."""
@@ -190,6 +195,7 @@ def test_what_makes_no_sense_is_one_sentence(desk: Desk) -> None:
 # The plan
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_page_walks_along_the_index_of_the_sweep_and_reads_no_more_than_it_shows(desk: Desk, engine: Engine) -> None:
     """Beside 32,768 rows that are processed, 4,096 that are expired and 4,096 that wait. (Of what was submitted at one

@@ -223,6 +223,7 @@ def test_a_row_that_fails_for_a_day_is_told_once_a_submission_and_its_success_to
     assert told == [("message", "failing"), ("message", "failing"), ("message", "recovered")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["async"])
 def test_an_async_process_tells_too(telling: AsyncTask, desk: Desk, board: Board, heard: Heard) -> None:
     mine = of(desk, AsyncSessionReview)
@@ -276,6 +277,7 @@ def test_a_try_that_was_overtaken_tells_nothing(
     assert kinds(heard) == told
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("model", [Review, LeasedReview])
 def test_a_worker_tells_it_at_once_and_a_failing_row_that_is_processed_by_hand_has_recovered(
@@ -337,6 +339,7 @@ def test_what_goes_wrong_with_a_message_undoes_nothing(
     assert said == [f"Review {made}: no message is sent: Broken: nobody"] * 2
 
 
+@pytest.mark.slow
 @by_one_door
 def test_without_a_hook_a_try_executes_no_more_statements(
     telling: AsyncTask, desk: Desk, board: Board, engine: Engine
@@ -369,6 +372,7 @@ def test_without_a_hook_a_try_executes_no_more_statements(
 # Who did what
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("model", [Review, OldReview])
 def test_each_verb_of_a_person_writes_one_event_in_its_transaction_and_the_job_none(

@@ -41,6 +41,7 @@ def test_a_row_rests_an_interval_before_a_sweep_gives_it_a_job(desk: Desk, board
     assert desk.app.process_models() == ProcessReport((ModelReport("test.review"),))
 
 
+@pytest.mark.slow
 def test_a_lost_or_ended_attempt_is_replaced_and_a_waiting_one_made_due(
     desk: Desk, board: Board, engine: Engine
 ) -> None:
@@ -76,6 +77,7 @@ def test_an_attempt_that_is_made_due_keeps_the_count_of_its_errors(desk: Desk, b
     assert (attempt.is_due, attempt.num_errors, attempt.expires_at) == (True, 1, until)
 
 
+@pytest.mark.slow
 def test_the_oldest_come_first_and_the_limit_leaves_the_rest(desk: Desk, board: Board, engine: Engine) -> None:
     made = []
     for _ in range(5):
@@ -91,6 +93,7 @@ def test_the_oldest_come_first_and_the_limit_leaves_the_rest(desk: Desk, board: 
         desk.app.process_models(-1)
 
 
+@pytest.mark.slow
 def test_one_row_or_model_that_fails_stops_no_other(
     desk: Desk, board: Board, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +196,7 @@ def test_a_row_that_is_processed_at_this_moment_is_not_taken_again(desk: Desk, b
 # Keys and classes
 
 
+@pytest.mark.slow
 def test_a_primary_key_of_several_columns_names_one_job(desk: Desk, board: Board, engine: Engine) -> None:
     register(Pair)
     mine = Desk(desk.app, engine, Pair)
@@ -209,6 +213,7 @@ def test_a_primary_key_of_several_columns_names_one_job(desk: Desk, board: Board
     assert mine.row(("a", 1)).path == "/jobs/test.review_pair/('a', 1)"
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_subclass_have_its_own_job_alone(desk: Desk, board: Board, engine: Engine) -> None:
     register(Paper)
     register(Letter)
@@ -225,6 +230,7 @@ def test_the_rows_of_a_subclass_have_its_own_job_alone(desk: Desk, board: Board,
 # The plan
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_sweep_walks_along_its_index_and_sorts_nothing(desk: Desk, engine: Engine) -> None:
     """Beside 32,768 rows that are processed and 2,048 that require it. (The plan beside a million rows is the same.)"""

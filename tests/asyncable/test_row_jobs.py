@@ -22,6 +22,7 @@ def explained(desk: Desk, made: Any) -> list[tuple[str, str]]:
     return [(one.kind, one.remedy) for one in desk.app.explain_job("test.review", made).reasons]
 
 
+@pytest.mark.slow
 def test_a_job_tells_its_columns_its_user_and_the_attempt_that_processes_it(
     desk: Desk, board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +55,7 @@ def test_a_job_tells_its_columns_its_user_and_the_attempt_that_processes_it(
     assert again.attempt.id != attempt.id
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_row_is_explained_by_itself_and_then_by_its_attempt(desk: Desk, board: Board, engine: Engine) -> None:
     worker_runs(engine)
@@ -88,6 +90,7 @@ def test_a_row_is_explained_by_itself_and_then_by_its_attempt(desk: Desk, board:
     assert explained(desk, made) == [("canceled", restart)]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_what_was_never_submitted_waits_for_its_delay_or_is_processed_says_so(
     desk: Desk, board: Board, engine: Engine

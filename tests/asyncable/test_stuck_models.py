@@ -52,6 +52,7 @@ def mess(desk: Desk, engine: Engine) -> dict[str, int]:
     return made
 
 
+@pytest.mark.slow
 @by_one_door
 def test_rows_without_a_job_past_their_window_or_never_submitted_are_stuck(desk: Desk, mess: dict[str, int]) -> None:
     found = stuck(desk)
@@ -68,6 +69,7 @@ def test_rows_without_a_job_past_their_window_or_never_submitted_are_stuck(desk:
     assert never.since is None
 
 
+@pytest.mark.slow
 @by_one_door
 def test_each_remedy_works_as_it_is_typed(run: Run, desk: Desk, board: Board, mess: dict[str, int]) -> None:
     for group in stuck(desk).values():
@@ -92,6 +94,7 @@ def test_a_row_whose_second_attempt_waits_has_a_job(desk: Desk, board: Board, en
     assert "no_job" not in stuck(desk)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_class_whose_table_is_missing_hides_no_other(
     desk: Desk, mess: dict[str, int], caplog: pytest.LogCaptureFixture, engine: Engine
@@ -108,6 +111,7 @@ def test_a_class_whose_table_is_missing_hides_no_other(
     assert "test.leased_review could not be looked at" in caplog.text
 
 
+@pytest.mark.slow
 @by_one_door
 def test_what_is_not_looked_at_is_said_and_many_expired_rows_hide_no_other(
     desk: Desk, mess: dict[str, int], monkeypatch: pytest.MonkeyPatch
@@ -136,6 +140,7 @@ def test_rows_that_are_done_are_not_read(desk: Desk, engine: Engine) -> None:
         assert rows_read(connection) - before < 100
 
 
+@pytest.mark.slow
 @by_one_door
 def test_restart_names_what_it_refuses_and_leaves_what_is_past_the_limit(
     run: Run, desk: Desk, board: Board, engine: Engine

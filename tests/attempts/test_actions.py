@@ -239,6 +239,7 @@ def test_a_verb_takes_a_row_with_a_past_lease_and_counts_its_start_as_lost(
     assert (row.num_attempts, row.num_crashes, row.num_losses) == (1, 0, 1)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_retry_now_clears_a_deadline_that_has_passed_and_keeps_one_that_has_not(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
@@ -369,6 +370,7 @@ def test_an_attempt_that_is_being_performed_is_not_due(app: AsyncTask, write: Wr
     assert (held.is_due, held.is_performing) == (False, True)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_an_attempt_is_performing_while_it_is_claimed_in_a_row_in_a_value_and_in_a_list(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions
@@ -392,6 +394,7 @@ def test_an_attempt_is_performing_while_it_is_claimed_in_a_row_in_a_value_and_in
     assert said() == (False, False, False)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_an_attempt_is_due_in_a_row_in_a_value_and_in_a_selectable_alike(
     app: AsyncTask, engine: Engine, write: Write, sessions: Sessions

@@ -161,6 +161,7 @@ def app_of(engine: Engine, model: type[BaseAttempt]) -> AsyncTask:
     return AsyncTask(engine, model=model)
 
 
+@pytest.mark.slow
 def test_an_own_model_is_written_performed_and_its_error_hook_runs(
     tables: None, engine: Engine, sessions: Sessions
 ) -> None:
@@ -180,6 +181,7 @@ def test_an_own_model_is_written_performed_and_its_error_hook_runs(
         assert {event.job_type for event in events} == {"jobs"}
 
 
+@pytest.mark.slow
 def test_two_models_in_one_process_are_independent(tables: None, engine: Engine, sessions: Sessions) -> None:
     with sessions.begin() as session:
         mine = Job.ensure(session, target=charge, method_args={"amount": 1}, idempotence_token="T")
@@ -192,6 +194,7 @@ def test_two_models_in_one_process_are_independent(tables: None, engine: Engine,
     assert row_of(engine, other.id).status == Status.PENDING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["create", "ensure", "create_many"])
 def test_single_table_inheritance_writes_and_reads_the_class(tables: None, sessions: Sessions, verb: str) -> None:
     call: dict[str, Any] = {"target": charge, "method_args": {"amount": 1}, "idempotence_token": "T"}
@@ -212,6 +215,7 @@ def test_single_table_inheritance_writes_and_reads_the_class(tables: None, sessi
         assert type(Parcel.ensure(session, **other)) is Letter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 5])
 def test_own_column_types_are_written_and_read(tables: None, engine: Engine, sessions: Sessions, number: int) -> None:
     with sessions.begin() as session:
@@ -223,6 +227,7 @@ def test_own_column_types_are_written_and_read(tables: None, engine: Engine, ses
         await_(lambda: not backlog_of(engine), "all are performed")
 
 
+@pytest.mark.slow
 def test_a_model_without_eager_defaults_reads_its_times_when_they_are_asked_for(
     tables: None, engine: Engine, sessions: Sessions
 ) -> None:
@@ -241,6 +246,7 @@ def backlog_of(engine: Engine) -> int:
         return connection.scalar(text("SELECT count(*) FROM telegrams WHERE status <> 'succeeded'")) or 0
 
 
+@pytest.mark.slow
 def test_the_call_is_read_only_in_a_subclass_too(tables: None, sessions: Sessions) -> None:
     from async_task import InvalidState
 
@@ -250,6 +256,7 @@ def test_the_call_is_read_only_in_a_subclass_too(tables: None, sessions: Session
             parcel.target = "other"
 
 
+@pytest.mark.slow
 def test_joined_inheritance_can_be_created_and_performed_and_nothing_else(
     tables: None, engine: Engine, sessions: Sessions
 ) -> None:
@@ -269,6 +276,7 @@ def test_joined_inheritance_can_be_created_and_performed_and_nothing_else(
         assert (found.address, found.status) == ("Elm Street", Status.SUCCEEDED)
 
 
+@pytest.mark.slow
 def test_own_table_args_keep_our_indexes_and_checks_under_their_names(tables: None, engine: Engine) -> None:
     engine.dispose()  # SQLite's driver keeps statements, and what a PRAGMA said before the table was made anew
     found = inspect(engine)

@@ -191,6 +191,7 @@ def test_a_success_without_a_message_before_says_nothing(
     assert events_of(engine, attempt.id, "message") == []
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_retry_of_an_ended_attempt_is_another_submission_and_one_of_a_waiting_one_is_not(
     engine: Engine, app_with_hook: AsyncTask, write: Write, sessions: Sessions, heard: Heard
@@ -302,6 +303,7 @@ def test_a_hook_that_raises_is_logged_and_changes_nothing(
     ]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_without_a_user_or_without_a_hook_nothing_is_told_or_written(
     engine: Engine, app_with_hook: AsyncTask, write: Write, sessions: Sessions, heard: Heard,
@@ -326,6 +328,7 @@ def test_without_a_user_or_without_a_hook_nothing_is_told_or_written(
     assert events_of(engine, first.id, "message") == events_of(engine, second.id, "message") == []
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("target", [act, act_in_session, act_later])
 def test_without_a_hook_a_try_executes_no_more_statements(

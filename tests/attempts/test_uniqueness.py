@@ -168,6 +168,7 @@ def test_after_a_rollback_the_next_one_is_written(sessions: Sessions, engine: En
     assert count(engine) == 2
 
 
+@pytest.mark.slow
 def test_there_may_be_many_one_after_the_other(sessions: Sessions, engine: Engine) -> None:
     """Also where the collation of the database sorts other tokens in between."""
     for number in range(1, 13):
@@ -228,6 +229,7 @@ def test_when_all_are_pruned_it_begins_again(app: AsyncTask, sessions: Sessions,
     assert row_of(engine, ensured(sessions, **OPEN, **TOKEN)).idempotence_token == numbered_token("T", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")  # on SQLite one transaction writes at a time
 @by_one_door
 def test_the_last_one_is_not_pruned_while_the_next_is_being_written(
@@ -283,6 +285,7 @@ def test_what_was_written_before_its_target_was_renamed_counts(sessions: Session
     assert ensured(sessions, **call) not in (first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [ONCE, OPEN])
 @pytest.mark.parametrize("ended_before", [0, 2])
 def test_sessions_that_race_write_one(

@@ -56,6 +56,7 @@ def test_an_option_wins_over_the_environment_and_that_over_pyproject(
     assert "there is no database other.sqlite" in say("list", "--database-url", "sqlite:///other.sqlite").err
 
 
+@pytest.mark.slow
 def test_modules_are_imported_with_a_bare_database(run: Run, write: Write) -> None:
     pathlib.Path("greetings_of_cli.py").write_text(
         "from async_task import target\n@target('test.hi')\ndef hi() -> None: ...\n"

@@ -109,6 +109,7 @@ def count(engine: Engine) -> int:
         return session.scalar(select(func.count()).select_from(Attempt)) or 0
 
 
+@pytest.mark.slow
 def test_a_call_is_written_down_and_its_id_printed(run: Run, engine: Engine) -> None:
     args = json.dumps({"customer_token": "c-81", "order_number": 7})
     said = run("enqueue", "test.client.fulfill", "--args", args)
@@ -140,6 +141,7 @@ def test_plain_json_becomes_what_the_annotations_say(run: Run, monkeypatch: pyte
     assert calls == [MEANT]
 
 
+@pytest.mark.slow
 def test_the_stored_form_is_taken_too_also_beside_plain_json(run: Run, write: Write) -> None:
     args = {"name": "n", "first": {"$": "date", "v": "2026-10-25"}, "second": "2026-10-26"}
     assert run("enqueue", "test.typed.open", "--args", json.dumps(args)).code == 0
@@ -155,6 +157,7 @@ def test_the_stored_form_is_taken_too_also_beside_plain_json(run: Run, write: Wr
 GREAT = "9007199254740993.01"
 
 
+@pytest.mark.slow
 def test_a_decimal_written_as_text_keeps_its_digits_wherever_it_is(run: Run) -> None:
     line = '{"product": "p", "price": "1.50"}'
     args = (
@@ -214,6 +217,7 @@ def test_what_would_be_changed_silently_is_refused(run: Run, engine: Engine, arg
     assert count(engine) == 0
 
 
+@pytest.mark.slow
 def test_its_options_are_those_of_create(run: Run, engine: Engine) -> None:
     words = "--queue mail --priority 7 --in 2h --expires-in 3h --max-attempts 4 --encryptor test.box --token order-7"
     said = run("enqueue", "test.client.ping", *words.split())
@@ -241,6 +245,7 @@ def test_a_delay_and_a_time_limit_are_those_of_create(run: Run, engine: Engine) 
     assert abs(due - dt.timedelta(hours=2)) < dt.timedelta(minutes=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token", ["", " --token T"])
 @pytest.mark.parametrize("how", ["--until-done", "--within 90y"])
 def test_a_call_is_enqueued_once_while_it_is_pending_or_in_a_window(
@@ -259,6 +264,7 @@ def test_a_call_is_enqueued_once_while_it_is_pending_or_in_a_window(
     assert count(engine) == 1 + third["created"]
 
 
+@pytest.mark.slow
 def test_a_token_that_has_its_attempt_answers_that_one(run: Run, engine: Engine) -> None:
     first = run("enqueue", "test.client.ping", "--token", "once")
     run("run-batch")

@@ -56,6 +56,7 @@ def test_json_has_every_part(run: Run, write: Write) -> None:
     assert (checks["workers"]["value"], checks["clock"]["value"]) == (0, None)
 
 
+@pytest.mark.slow
 def test_a_probe_fails_only_for_what_is_critical(run: Run, say: Run, engine: Engine, write: Write) -> None:
     late(write, 300)
     assert [run("health", "--probe", *more).code for more in ((), ("--critical-age", "4min"))] == [0, 1]

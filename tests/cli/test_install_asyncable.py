@@ -55,6 +55,7 @@ def new(database: Database, pytestconfig: pytest.Config) -> Iterator[New]:
         yield new
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_the_revision_makes_of_an_old_table_what_create_all_makes(new: New) -> None:
     class Base(DeclarativeBase): ...

@@ -2,6 +2,7 @@
 
 import shlex
 
+import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -40,6 +41,7 @@ def test_explain_names_the_reasons_of_the_row_and_the_remedy_works(
     assert [one["kind"] for one in run("explain", "--model", NAME, str(made), "--json").json["reasons"]] == ["next"]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_show_prints_the_row_its_attempt_its_notes_and_what_happened_to_both(
     run: Run, desk: Desk, board: Board
@@ -72,6 +74,7 @@ def test_show_prints_the_row_its_attempt_its_notes_and_what_happened_to_both(
     assert "error" in run("show", "--model", NAME, str(made), "--history", "--traceback").out
 
 
+@pytest.mark.slow
 @by_one_door
 def test_an_operation_and_a_row_with_two_keys_are_shown_too(run: Run, world: World, engine: Engine) -> None:
     made = world.submitted()

@@ -29,6 +29,7 @@ def discreet(password: str, amount: int) -> None:
     """Has something to hide."""
 
 
+@pytest.mark.slow
 def test_list_shows_the_newest_first_one_line_for_each_and_the_counts_on_standard_error(
     run: Run, engine: Engine, write: Write
 ) -> None:
@@ -56,6 +57,7 @@ def test_list_as_json_writes_one_object_a_line_without_arguments(run: Run, write
     assert "hush" not in said.out
 
 
+@pytest.mark.slow
 def test_list_filters_by_status_and_target_and_counts_what_the_limit_hides(run: Run, write: Write) -> None:
     for _ in range(3):
         write(Client, "ping")
@@ -66,6 +68,7 @@ def test_list_filters_by_status_and_target_and_counts_what_the_limit_hides(run: 
     assert run("list", "--limit", "2").err.splitlines()[0] == "4 attempts, the newest 2 of them shown: 4 pending."
 
 
+@pytest.mark.slow
 def test_in_a_pipe_a_row_is_one_line_and_nothing_is_cut(run: Run, engine: Engine, write: Write) -> None:
     one, two = write(Client, "fail", {"message": f"no \x1b[31m{'very ' * 50}\nlong"}), write(Client, "ping")
     set_row(engine, two, target="t" * 200, method_name="m" * 200)
@@ -78,6 +81,7 @@ def test_in_a_pipe_a_row_is_one_line_and_nothing_is_cut(run: Run, engine: Engine
     assert "\x1b" not in said
 
 
+@pytest.mark.slow
 def test_on_a_terminal_of_80_columns_calls_and_errors_are_cut_in_the_middle(
     process: Any, run: Run, engine: Engine, write: Write
 ) -> None:
@@ -136,6 +140,7 @@ def test_a_filter_that_names_nothing_known_is_refused_with_the_nearest_name(
     assert ". (did" not in said.err
 
 
+@pytest.mark.slow
 def test_an_id_is_given_by_its_end_or_its_begin_and_an_ambiguous_one_changes_nothing(
     run: Run, engine: Engine, write: Write
 ) -> None:
@@ -193,6 +198,7 @@ def ids(run: Run, *words: str) -> list[str]:
     return [row["id"] for row in said.lines]
 
 
+@pytest.mark.slow
 def test_filters_select_by_target_method_queue_and_token_and_all_must_hold(run: Run, write: Write) -> None:
     ping = write(Client, "ping", queue="mail")
     poll = write(Client, "poll", idempotence_token="order-7")
@@ -210,6 +216,7 @@ def renamed() -> None:
     """Has rows under both of its names."""
 
 
+@pytest.mark.slow
 def test_a_target_is_found_by_each_of_its_names_and_by_one_that_only_rows_have(
     run: Run, engine: Engine, write: Write
 ) -> None:
@@ -224,6 +231,7 @@ def test_a_target_is_found_by_each_of_its_names_and_by_one_that_only_rows_have(
     ] == str(old.id)
 
 
+@pytest.mark.slow
 def test_states_are_those_of_the_row_and_due_performing_stuck(run: Run, engine: Engine, write: Write) -> None:
     later = write(Client, "ping", scheduled_at=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))
     due, held, failed = (write(Client, "ping") for _ in range(3))
@@ -237,6 +245,7 @@ def test_states_are_those_of_the_row_and_due_performing_stuck(run: Run, engine: 
     assert ids(run, "--status", "failed", "--status", "due") == [str(due.id), str(failed.id)]
 
 
+@pytest.mark.slow
 def test_since_and_until_take_instants_and_lengths_by_the_database_s_clock(
     run: Run, engine: Engine, write: Write
 ) -> None:
@@ -283,6 +292,7 @@ def test_pages_hold_all_rows_once_while_others_come_and_go(run: Run, engine: Eng
     assert seen == [str(one.id) for one in expected]
 
 
+@pytest.mark.slow
 def test_the_command_for_the_next_page_works(run: Run, say: Run, write: Write) -> None:
     first, second, third = (write(Client, "ping") for _ in range(3))
     said = run("list", "--limit", "1", "--target", "test.client")

@@ -21,6 +21,7 @@ def without_ages(text: str) -> list[str]:
     return [line for line in text.splitlines() if "oldest_due_seconds" not in line or line.startswith("#")]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_it_prints_what_the_page_shows(run: Run, app: AsyncTask, write: Write) -> None:
     write(Client, "ping", queue="mail")

@@ -19,6 +19,7 @@ Write = Callable[..., Attempt]
 NOBODY = "0199f3a0-0000-7000-8000-000000000000"
 
 
+@pytest.mark.slow
 def test_a_note_is_added_by_the_actor_and_show_prints_the_newest_ones_briefly(run: Run, write: Write) -> None:
     attempt = write(Client, "ping")
     said = run("note", str(attempt.id), "The **card** has expired.", "--actor", "anna")
@@ -66,6 +67,7 @@ def test_a_note_that_is_refused_adds_nothing(run: Run, engine: Engine, write: Wr
     assert events_of(engine, attempt.id) == []
 
 
+@pytest.mark.slow
 def test_the_history_has_tries_verbs_with_their_changes_and_notes_in_order(run: Run, write: Write) -> None:
     attempt = write(Client, "fail", {"message": "no such order"})
     run("run-batch")

@@ -43,6 +43,7 @@ def test_errors_are_named_and_end_with_1(run: Run, desk: Desk, monkeypatch: pyte
     assert "test.review: OSError: no such table\n" in said.err
 
 
+@pytest.mark.slow
 def test_an_entry_of_the_schedule_sweeps(desk: Desk, board: Board, engine: Engine) -> None:
     made = desk.submitted()
     with engine.begin() as connection:

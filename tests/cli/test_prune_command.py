@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 LONG = "shop.orders.fulfilment-" + "".join(chr(97 + n * n % 26) + str(n) for n in range(72))[:177]
 
 
+@pytest.mark.slow
 def test_prune_deletes_counts_and_says_nothing_without_a_terminal(run: Run, engine: Engine, write: Write) -> None:
     rows = {ended(engine, write, 31, events=2), ended(engine, write, 31, idempotence_token="a")}
     dry = run("prune", "--older-than", "30d", "--dry-run")

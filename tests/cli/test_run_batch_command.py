@@ -53,6 +53,7 @@ def start(process: Callable[..., Program]) -> Callable[..., Program]:
     return lambda *words, **options: process("run-batch", "--module", "outbox", *words, **options)
 
 
+@pytest.mark.slow
 def test_queue_and_target_may_be_repeated_and_leave_other_attempts_alone(
     batch: Batch, engine: Engine, write: Write
 ) -> None:
@@ -106,6 +107,7 @@ def test_invalid_options_end_2_in_one_sentence(capsys: pytest.CaptureFixture[str
     assert said in err
 
 
+@pytest.mark.slow
 def test_no_time_left_ends_75_with_how_many_are_left(batch: Batch, engine: Engine, write: Write) -> None:
     first, *_ = [write(Client, "ping") for _ in range(2)]
     assert batch("--max-seconds", "0") == (75, "", "async-task: no time left: 2 attempts are due and not started\n")
@@ -130,6 +132,7 @@ def test_a_failure_for_good_has_precedence_over_attempts_left(
         assert batch(*words) == (code, "", said)
 
 
+@pytest.mark.slow
 def test_overlap_skips_fails_or_allows_while_another_run_is_running(
     batch: Batch, start: Any, write: Write, tmp_path: pathlib.Path
 ) -> None:
@@ -154,6 +157,7 @@ def test_overlap_skips_fails_or_allows_while_another_run_is_running(
     assert batch("--overlap", "fail") == (0, "", "")
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_what_is_due_and_does_nothing(batch: Batch, engine: Engine, write: Write) -> None:
     ping, strange = write(Client, "ping"), write(Client, "ping", queue="mail")
     with engine.begin() as connection:
@@ -195,6 +199,7 @@ def test_a_dry_run_shows_what_is_due_and_does_nothing(batch: Batch, engine: Engi
     assert batch("--dry-run", "--queue", "slow")[1] == "Nothing is due.\nNothing was done: this is a dry run.\n"
 
 
+@pytest.mark.slow
 def test_json_has_the_fields_that_help_names(batch: Batch, capsys: pytest.CaptureFixture[str]) -> None:
     report, dry = json.loads(batch("--json")[1]), json.loads(batch("--json", "--dry-run")[1])
     ended = {"claimed", "succeeded", "retried", "failed", "expired", "canceled", "parked", "superseded"}
@@ -205,6 +210,7 @@ def test_json_has_the_fields_that_help_names(batch: Batch, capsys: pytest.Captur
     assert not [name for name in (*report, *dry) if name not in told]
 
 
+@pytest.mark.slow
 def test_after_a_second_a_progress_bar_is_drawn_on_a_terminal_until_the_end(
     start: Any, write: Write, tmp_path: pathlib.Path
 ) -> None:
@@ -221,6 +227,7 @@ def test_after_a_second_a_progress_bar_is_drawn_on_a_terminal_until_the_end(
     assert "\x1b[2K" in said.rpartition("/2")[2], "the bar is erased"
 
 
+@pytest.mark.slow
 def test_the_second_signal_shows_the_cursor_again(start: Any, write: Write, tmp_path: pathlib.Path) -> None:
     write(Elsewhere, "hold", {"folder": str(tmp_path)})
     terminal = Terminal()
@@ -233,6 +240,7 @@ def test_the_second_signal_shows_the_cursor_again(start: Any, write: Write, tmp_
     assert "\x1b[?25h" in terminal.close().rpartition("\x1b[?25l")[2]
 
 
+@pytest.mark.slow
 def test_without_a_terminal_no_progress_bar_is_drawn(start: Any, write: Write, tmp_path: pathlib.Path) -> None:
     write(Elsewhere, "hold", {"folder": str(tmp_path)})
     working = start()
@@ -244,6 +252,7 @@ def test_without_a_terminal_no_progress_bar_is_drawn(start: Any, write: Write, t
     assert working.returncode == 0
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_skipped_run_says_so(start: Any, write: Write, tmp_path: pathlib.Path) -> None:
     attempt = write(Elsewhere, "hold", {"folder": str(tmp_path)})
     working = start()
@@ -282,6 +291,7 @@ def slow(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> str:
     return "slow_target"
 
 
+@pytest.mark.slow
 def test_run_batch_performs_what_is_due_and_prints_nothing_without_a_terminal(
     run: Run, engine: Engine, write: Write
 ) -> None:
@@ -296,6 +306,7 @@ def test_run_batch_with_nothing_due_ends_0(run: Run) -> None:
     assert (run("run-batch").code, run("run-batch", "--json").json["claimed"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_run_batch_as_json_counts_the_outcomes(run: Run, write: Write) -> None:
     write(Client, "ping")
     write(Client, "fail")
@@ -308,6 +319,7 @@ def test_run_batch_as_json_counts_the_outcomes(run: Run, write: Write) -> None:
     }
 
 
+@pytest.mark.slow
 def test_run_batch_stops_at_its_limit(run: Run, write: Write) -> None:
     for _ in range(3):
         write(Client, "ping")
@@ -316,6 +328,7 @@ def test_run_batch_stops_at_its_limit(run: Run, write: Write) -> None:
     assert run("run-batch", "--json").json["succeeded"] == 1
 
 
+@pytest.mark.slow
 def test_a_failure_ends_3_only_with_fail_on_and_a_retry_never(run: Run, write: Write) -> None:
     write(Client, "fail")
     assert run("run-batch", "--fail-on", "failed").code == 0
@@ -326,6 +339,7 @@ def test_a_failure_ends_3_only_with_fail_on_and_a_retry_never(run: Run, write: W
     assert (said.code, said.out) == (3, "")
 
 
+@pytest.mark.slow
 def test_final_failures_are_one_line_for_each_group_on_standard_error(run: Run, process: Any, write: Write) -> None:
     for number in (1, 2):
         latest = write(Client, "give_up", {"reason": f"no order {number}"})
@@ -346,6 +360,7 @@ def test_final_failures_are_one_line_for_each_group_on_standard_error(run: Run, 
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_on_a_terminal_run_batch_prints_one_line_of_figures(process: Any, write: Write) -> None:
     write(Client, "ping")
     ours, theirs = pty.openpty()
@@ -361,6 +376,7 @@ def test_on_a_terminal_run_batch_prints_one_line_of_figures(process: Any, write:
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_after_the_first_signal_run_batch_finishes_running_calls_and_starts_none(
     process: Any, engine: Engine, write: Write, slow: str, number: signal.Signals
@@ -380,6 +396,7 @@ def test_after_the_first_signal_run_batch_finishes_running_calls_and_starts_none
     assert all(row.claim_id is None for row in rows)
 
 
+@pytest.mark.slow
 def test_the_second_signal_releases_the_running_calls_uncharged(
     process: Any, engine: Engine, write: Write, slow: str
 ) -> None:

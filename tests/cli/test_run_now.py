@@ -72,6 +72,7 @@ def test_what_a_target_prints_goes_to_standard_error(run: Run, write: Write) -> 
     assert (said.out, said.err) == (f"{attempt.id}  succeeded\n", "hello\n")
 
 
+@pytest.mark.slow
 def test_after_a_signal_run_now_finishes_the_running_call_and_starts_no_other(
     process: Any, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:

@@ -42,6 +42,7 @@ def discreet(password: str, amount: int) -> None:
     """Has something to hide."""
 
 
+@pytest.mark.slow
 def test_show_prints_what_an_attempt_has_in_plain_words_and_every_event(run: Run, write: Write) -> None:
     attempt = write(Client, "fail", {"message": "no such order"}, idempotence_token="order-7", max_attempts=9)
     run("run-batch")
@@ -87,6 +88,7 @@ def test_a_token_is_listed_and_found_as_it_was_given(run: Run, app: AsyncTask) -
     assert sorted(map(str, others)) == ["None", "daily", "daily"]
 
 
+@pytest.mark.slow
 def test_show_tells_created_tries_and_success_in_one_line(run: Run, write: Write) -> None:
     attempt = write(Client, "ping")
     run("run-batch")
@@ -94,6 +96,7 @@ def test_show_tells_created_tries_and_success_in_one_line(run: Run, write: Write
     assert re.search(r" time created \S+ \S+ UTC \(.*\), 1 try, succeeded \S+ \S+ UTC \(.*\) queue ", words)
 
 
+@pytest.mark.slow
 def test_show_says_what_blocks_an_attempt(run: Run, write: Write) -> None:
     write(Client, "ping", order_key="a")
     attempt = write(Client, "ping", order_key="a", queue="mail")
@@ -109,6 +112,7 @@ def test_show_says_what_blocks_an_attempt(run: Run, write: Write) -> None:
     assert kinds == ["waits_behind", "paused", "not_served"]
 
 
+@pytest.mark.slow
 def test_show_as_json_has_every_field_arguments_and_events(run: Run, write: Write) -> None:
     attempt = write(Client, "fail", {"message": "no such order"})
     run("run-batch")
@@ -193,6 +197,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("encryptor", ["null", "aes-gcm"])
 def test_a_row_with_broken_arguments_is_shown_listed_and_changed(

@@ -78,6 +78,7 @@ def test_stats_of_an_empty_table_are_zeros(run: Run) -> None:
     assert found["is_complete"] == {"depths": True, "rates": True, "failures": True}
 
 
+@pytest.mark.slow
 def test_stats_have_depth_age_and_rate_by_queue_and_by_target(run: Run, engine: Engine, write: Write) -> None:
     now = dt.datetime.now(dt.UTC)
     write(Client, "ping", queue="mail", scheduled_at=now - 2 * HOUR)
@@ -115,6 +116,7 @@ def test_stats_have_depth_age_and_rate_by_queue_and_by_target(run: Run, engine: 
     assert [one["target"] for one in found["targets"]] == ["test.act", "test.client"]
 
 
+@pytest.mark.slow
 def test_stats_and_failures_group_errors_by_target_and_message(run: Run, app: AsyncTask, write: Write) -> None:
     for number in (7, 8):
         write(Client, "fail", {"message": f"no order {number}"})
@@ -143,6 +145,7 @@ def test_failures_of_an_empty_table_are_none(run: Run) -> None:
     assert run("failures", "list", "--json").out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["stats"], ["failures", "list"]], ids=["stats", "failures"])
 def test_a_row_is_one_line_cut_in_the_middle_on_a_terminal_and_whole_in_a_pipe(
     run: Run, process: Callable[..., Program], engine: Engine, write: Write, words: list[str]
@@ -162,6 +165,7 @@ def test_a_row_is_one_line_cut_in_the_middle_on_a_terminal_and_whole_in_a_pipe(
     assert "…" in said
 
 
+@pytest.mark.slow
 def test_more_kinds_of_failure_than_fit_a_page_are_left_to_failures(run: Run, write: Write, app: AsyncTask) -> None:
     for number in range(12):
         write(Client, "fail", {"message": "a" * (number + 1)})

@@ -16,6 +16,7 @@ from said import Run
 Write = Callable[..., Attempt]
 
 
+@pytest.mark.slow
 def test_stuck_prints_each_cause_with_its_remedy_and_what_that_will_do(
     run: Run, engine: Engine, write: Write, own_encryptors: None
 ) -> None:
@@ -41,6 +42,7 @@ def test_stuck_prints_each_cause_with_its_remedy_and_what_that_will_do(
     assert (one.code, one.json["count"], len(one.json["jobs"])) == (1, 3, 2)
 
 
+@pytest.mark.slow
 def test_nothing_stuck_ends_with_0(run: Run, write: Write) -> None:
     write(Client, "ping")
     said = run("stuck")
@@ -70,6 +72,7 @@ def test_each_remedy_works_as_it_is_typed(
     assert [one.cause for one in app.attempts.stuck().groups] == shown
 
 
+@pytest.mark.slow
 def test_explain_names_every_reason_when_it_changes_and_what_helps(run: Run, engine: Engine, write: Write) -> None:
     worker_runs(engine, queues=("default",))
     first, second = (write(Client, "ping", order_key="c-1", queue="mail") for _ in range(2))

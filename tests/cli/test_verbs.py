@@ -69,6 +69,7 @@ def test_a_pending_attempt_is_ended_with_a_reason_and_an_actor(
     assert f"{verb}, by anna" in run("show", str(attempt.id)).out
 
 
+@pytest.mark.slow
 def test_retry_revives_an_ended_attempt_and_makes_a_waiting_one_due(run: Run, engine: Engine, write: Write) -> None:
     later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
     failed, waiting = write(Client, "ping"), write(Client, "ping", scheduled_at=later)
@@ -152,6 +153,7 @@ def test_ids_come_from_standard_input_too_each_once(
     assert (said.code, said.out, "'17' is not a valid id" in said.err) == (2, "", True)
 
 
+@pytest.mark.slow
 def test_all_means_failed_attempts_for_retry_and_pending_ones_for_the_others(
     run: Run, engine: Engine, write: Write
 ) -> None:
@@ -298,6 +300,7 @@ def test_reschedule_needs_exactly_one_valid_time(say: Run, words: str) -> None:
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
 
 
+@pytest.mark.slow
 def test_json_of_a_verb_has_exactly_these_names(run: Run, write: Write) -> None:
     attempt = write(Client, "ping")
     names = {"id", "verb", "ok", "status", "why", "outcome", "dry_run"}

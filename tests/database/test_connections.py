@@ -32,6 +32,7 @@ def sleeping(connection: Connection, seconds: float) -> None:
     connection.execute(text(statement), {"seconds": seconds})
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_wait_for_a_silent_server_ends_and_the_connection_is_replaced(
     lane: Lane, monkeypatch: pytest.MonkeyPatch
@@ -62,6 +63,7 @@ def test_on_an_async_engine_a_wait_for_a_silent_server_ends_too(
         lane.run(fail)
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_statement_of_a_call_may_keep_the_server_silent_for_longer(
     lane: Lane, monkeypatch: pytest.MonkeyPatch

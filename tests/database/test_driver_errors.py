@@ -91,6 +91,7 @@ def impatient(database: Database) -> Iterator[Connection]:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_connection_that_met_a_transient_error_is_remembered_even_if_the_error_was_caught(
     engine: Engine, impatient: Connection
 ) -> None:

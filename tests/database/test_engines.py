@@ -27,6 +27,7 @@ def test_the_options_and_listeners_of_the_users_engine_apply(database: Database,
     assert begun.count("plain") == begun.count("theirs") > 0
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
 @pytest.mark.parametrize("verb", ["run_batch", "worker"])

@@ -55,6 +55,7 @@ def calls(registered: None) -> dict[str, Any]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_call_of_db_session_is_performed_without_an_application_context(shop: Shop, calls: dict[str, Any]) -> None:
     with shop.app.app_context():
         Attempt.create(target="flask.note", method_args={"name": "a"}, session=shop.db.session)
@@ -77,6 +78,7 @@ def test_the_query_of_a_view_makes_its_transaction_ambient(shop: Shop, calls: di
     assert "b" in calls
 
 
+@pytest.mark.slow
 def test_a_target_gets_a_session_of_the_class_of_db_session_in_its_own_transaction(
     shop: Shop, calls: dict[str, Any], database: Database
 ) -> None:

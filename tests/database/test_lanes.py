@@ -46,6 +46,7 @@ def test_connection_options_that_a_target_sets_apply_to_its_call_only(app: Async
     assert (counted(engine), found) == ({"succeeded": 3}, [None] * 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("happening", ["checkin", "checkout", "reset"])
 def test_listeners_to_the_pool_can_clear_what_a_call_has_set(
     database: Database, engine: Engine, happening: str
@@ -118,6 +119,7 @@ def test_a_connection_lost_between_two_calls_parks_no_call(app: AsyncTask, engin
     assert (counted(engine), events_of(engine, last, "parked")) == ({"succeeded": 3}, [])
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql")
 def test_a_leased_call_is_not_charged_when_the_database_refuses_to_lock_its_row(app: AsyncTask, engine: Engine) -> None:
     def write(session: Session) -> None:

@@ -42,6 +42,7 @@ def asks(statement: str) -> Callable[[Any], Any]:
     return lambda session: session.execute(text(statement)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["sync", "async"])
 def test_a_statement_that_takes_too_long_is_ended_and_its_connection_is_as_before(
     database: Database, engine: Engine, door: str
@@ -120,6 +121,7 @@ def test_an_error_of_sqlite_says_that_it_took_too_long(code: int) -> None:
     assert is_late(error) is (code != sqlite3.SQLITE_ERROR)
 
 
+@pytest.mark.slow
 def test_the_limit_is_that_of_each_statement_and_not_of_the_transaction(app: AsyncTask, engine: Engine) -> None:
     longer_than_no_time = SLOW[engine.dialect.name].format(seconds=0.002)
 
@@ -149,6 +151,7 @@ def test_outside_of_it_a_statement_that_takes_too_long_raises_what_it_raised_bef
         app.read(limit_oneself)
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql")
 def test_health_and_dry_runs_do_not_wait_for_a_table_that_is_locked(app: AsyncTask, engine: Engine) -> None:
     app.check_schema()

@@ -73,6 +73,7 @@ def test_a_wrong_key_of_the_same_id_parks_the_attempt(app: AsyncTask, engine: En
     assert said.startswith(f"DecryptionFailed: the key 'k' of '{kind}' does not open the arguments")
 
 
+@pytest.mark.slow
 @each_kind
 @by_one_door
 def test_a_corrupted_text_parks_the_attempt(app: AsyncTask, engine: Engine, write: Write, kind: str) -> None:
@@ -108,6 +109,7 @@ BROKEN = (
 )
 
 
+@pytest.mark.slow
 def test_an_attempt_is_parked_without_content_whatever_its_encryptor_raises_or_returns(
     app: AsyncTask, engine: Engine, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,6 +138,7 @@ def test_decrypted_arguments_that_do_not_fit_are_an_error_of_the_call_without_co
     assert CANARY not in f"{row} {event.message} {event.detail} {caplog.text}"
 
 
+@pytest.mark.slow
 @each_kind
 @by_one_door
 def test_a_moved_ciphertext_is_never_accepted(app: AsyncTask, engine: Engine, write: Write, kind: str) -> None:
@@ -233,6 +236,7 @@ class Leaky:
             raise Broken(f"no luck with {card}") from error
 
 
+@pytest.mark.slow
 @each_kind
 def test_an_encrypted_argument_is_in_no_row_log_or_output(
     engine: Engine, database: Database, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], kind: str

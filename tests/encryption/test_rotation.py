@@ -91,6 +91,7 @@ def states(engine: Engine) -> dict[Status, int]:
         return {row[0]: row[1] for row in counts}
 
 
+@pytest.mark.slow
 def test_a_rotation_leaves_nothing_under_the_old_key_and_changes_no_call(
     app: AsyncTask, engine: Engine, keep: Keep
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_stopped_rotation_is_continued_by_the_next_one(app: AsyncTask, engine:
     assert (report.rotated, report.left) == (4, 0)
 
 
+@pytest.mark.slow
 def test_ended_attempts_are_rotated_too_unless_only_pending_ones_are_wanted(
     app: AsyncTask, engine: Engine, keep: Keep
 ) -> None:
@@ -215,6 +217,7 @@ def test_rotation_of_one_encryptor_changes_no_rows_of_others(app: AsyncTask, eng
         app.rotate_keys(encryptor="no.such")
 
 
+@pytest.mark.slow
 def test_rotation_to_policy_encrypts_rows_as_their_targets_policy_says(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -254,6 +257,7 @@ def test_rotation_without_a_key_changes_nothing(app: AsyncTask, keep: Keep) -> N
 # While workers and people use the rows
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_running_attempt_is_skipped_and_rotated_in_a_later_pass(
     app: AsyncTask, engine: Engine, keep: Keep, write: Write
@@ -279,6 +283,7 @@ def test_a_running_attempt_is_skipped_and_rotated_in_a_later_pass(
     assert under(engine) == {"new": 5}
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_row_that_stays_locked_is_left_to_the_next_run(
     app: AsyncTask, engine: Engine, keep: Keep, monkeypatch: pytest.MonkeyPatch
@@ -480,6 +485,7 @@ def test_rotate_keys_refuses_bad_input_with_one_sentence(
     assert "Traceback" not in said.err
 
 
+@pytest.mark.slow
 def test_keys_list_prints_ids_and_counts_and_never_a_key(run: Run, engine: Engine, keep: Keep, app: AsyncTask) -> None:
     keep(2)
     app.run_batch()

@@ -465,6 +465,7 @@ def isolated(folder: str) -> None:
     note(folder, f"call-{tenant.get()}")
 
 
+@pytest.mark.slow
 def test_a_call_in_a_child_process_is_made_inside_of_the_hook_there(
     engine: Engine, database: Database, door: str, one_thread: None, tmp_path: pathlib.Path
 ) -> None:
@@ -508,6 +509,7 @@ worker.run()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["sync"])
 def test_supervised_workers_make_their_calls_inside_of_the_hook(
     alone: None, database: Database, engine: Engine, door: str, tmp_path: pathlib.Path

@@ -72,6 +72,7 @@ async def brief() -> None:
     await asyncio.sleep(0.3)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_it_may_be_longer_than_that_of_the_target(app: AsyncTask, write: Write) -> None:
     assert isinstance(app.perform(write(brief).id), Retried)
@@ -83,6 +84,7 @@ def apart() -> None:
     time.sleep(20)
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")  # this process has the SQLite database open, so that nothing is forked
 @by_one_door
 def test_a_child_process_is_ended_at_its_time_limit(app: AsyncTask, write: Write) -> None:

@@ -87,6 +87,7 @@ def test_the_hook_is_called_for_retry_after_and_discard_too(
     assert len(heard) == 1
 
 
+@pytest.mark.slow
 def test_the_hook_is_called_only_after_a_failed_try(app: AsyncTask, engine: Engine, write_own: Write) -> None:
     assert isinstance(app.perform(write_own(Client, "ping")), Succeeded)
     assert isinstance(app.perform(write_own(Client, "poll")), Retried)

@@ -191,6 +191,7 @@ def test_a_call_that_invalidates_its_own_connection_is_charged_at_once(
     assert of_the_call(engine) == []
 
 
+@pytest.mark.slow
 @both_doors
 def test_in_a_shared_transaction_only_the_call_that_invalidates_its_connection_is_charged(
     app: AsyncTask, engine: Engine
@@ -215,6 +216,7 @@ async def cancel_statement(session: AsyncSession) -> None:
             await session.execute(text(sleep))
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("door", ["async"])
 def test_a_call_that_cancels_its_own_statement_is_charged(app: AsyncTask, engine: Engine, write: Write) -> None:
@@ -223,6 +225,7 @@ def test_a_call_that_cancels_its_own_statement_is_charged(app: AsyncTask, engine
     assert row_of(engine, attempt.id).num_errors == 1
 
 
+@pytest.mark.slow
 @both_doors
 @both_modes
 def test_a_call_that_loses_its_connection_again_and_again_is_charged_in_the_end(
@@ -243,6 +246,7 @@ def test_a_call_that_loses_its_connection_again_and_again_is_charged_in_the_end(
     assert row.last_error.startswith("ConnectionError: the call has lost its connection")
 
 
+@pytest.mark.slow
 def test_only_losses_in_a_row_are_counted(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_in_session)
     for wish in (close_driver, lambda session: Again(after=0), close_driver):
@@ -253,6 +257,7 @@ def test_only_losses_in_a_row_are_counted(app: AsyncTask, engine: Engine, write:
     assert row_of(engine, attempt.id).num_errors == 0
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_lock_errors_are_never_charged(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_in_session)
@@ -272,6 +277,7 @@ def use_session_late(session: Session) -> Any:
     return act_in_session_leased(session)
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_call_whose_row_stays_locked_until_the_server_cancels_the_lock_is_not_charged(
     database: Database, engine: Engine, write: Write
@@ -295,6 +301,7 @@ def test_a_call_whose_row_stays_locked_until_the_server_cancels_the_lock_is_not_
     assert (row.num_attempts, row.num_errors, row.last_error.startswith("parked")) == (1, 0, True), row.last_error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["sync"])
 def test_a_call_that_loses_the_connection_of_a_shared_transaction_again_and_again_is_charged(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch

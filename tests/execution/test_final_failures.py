@@ -123,6 +123,7 @@ def test_what_a_person_ends_and_what_is_tried_again_is_no_final_failure(
     assert row_of(engine, ended.id).status == Status.FAILED
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_batch_reports_final_failures_in_groups(app: AsyncTask, engine: Engine, write: Write) -> None:
     for number in range(3):

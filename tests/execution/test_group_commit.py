@@ -200,6 +200,7 @@ def test_an_attempt_that_was_canceled_before_its_lock_is_not_called(app: AsyncTa
     assert sorted(calls) == sorted(set(ids) - set(canceled))
 
 
+@pytest.mark.slow
 @servers_only
 def test_a_connection_lost_during_a_call_loses_no_outcome_and_repeats_no_call(app: AsyncTask, engine: Engine) -> None:
     def lose(number: int) -> None:
@@ -216,6 +217,7 @@ def test_a_connection_lost_during_a_call_loses_no_outcome_and_repeats_no_call(ap
     assert {(row.status, row.num_attempts, row.num_errors) for row in rows} == {(Status.SUCCEEDED, 1, 0)}
 
 
+@pytest.mark.slow
 @servers_only
 def test_a_row_locked_longer_than_the_lock_timeout_does_not_hold_up_others(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -250,6 +252,7 @@ def _assert_others_run(own: Engine, engine: Engine, monkeypatch: pytest.MonkeyPa
     assert {row.num_attempts for row in rows if row.id != ids[2]} == {1}
 
 
+@pytest.mark.slow
 @servers_only
 def test_a_worker_whose_connection_was_lost_is_garbage_collected(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -305,6 +308,7 @@ def test_an_outcome_that_cannot_be_written_does_not_affect_others(
     assert {one: calls.count(one) for one in ids if one != refused} == dict.fromkeys(set(ids) - {refused}, 1)
 
 
+@pytest.mark.slow
 @postgresql_only
 def test_an_order_key_that_cannot_be_released_affects_neither_other_keys_nor_running_calls(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -348,6 +352,7 @@ def test_it_stops_between_two_calls_and_releases_those_that_have_not_started(
     assert {(row.claim_id, row.num_attempts, row.num_crashes) for row in unstarted} == {(None, 0, 0)}
 
 
+@pytest.mark.slow
 @servers_only
 @pytest.mark.parametrize(("size", "at"), [(1, 0), (1, 2), (4, 2)])
 def test_a_second_stop_while_it_waits_for_a_row_releases_all_of_its_claims(

@@ -54,6 +54,7 @@ def test_an_async_target_that_cancels_its_own_task_is_charged_with_an_error(
     assert row_of(engine, other.id).status == Status.SUCCEEDED
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_calls_wait_for_a_free_connection_of_a_busy_pool_and_run_once(
     database: Database, write: Write, engine: Engine
@@ -185,6 +186,7 @@ def test_a_process_that_has_ended_its_work_is_no_running_worker(app: AsyncTask, 
         assert calls[0] not in list(connection.scalars(select(Worker.name)))
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("lease", [LEASE])
 def test_after_an_outage_a_sweep_waits_for_heartbeats_before_it_recovers_claims(

@@ -73,6 +73,7 @@ def committed(session: Session) -> None:
     look(session)
 
 
+@pytest.mark.slow
 @locks_rows
 def test_a_target_sets_the_level_of_its_session_and_of_no_other_call(
     counter: None, app: AsyncTask, database: Database, write: Write
@@ -116,6 +117,7 @@ def strict_urls(engine: Engine, database: Database) -> Iterator[tuple[str, str]]
         connection.execute(text(f'ALTER DATABASE "{engine.url.database}" RESET default_transaction_isolation'))
 
 
+@pytest.mark.slow
 @locks_rows
 def test_the_level_that_is_set_in_the_database_is_kept_unless_the_target_or_the_engine_sets_another(
     counter: None, strict_urls: tuple[str, str], door: str, write: Write

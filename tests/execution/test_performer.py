@@ -301,6 +301,7 @@ each_kind_of_call = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @each_kind_of_call
 def test_any_exception_of_a_target_is_rolled_back_and_recorded_and_does_not_end_the_process(
     app: AsyncTask, engine: Engine, write: Write, target: object
@@ -321,6 +322,7 @@ def test_any_exception_of_a_target_is_rolled_back_and_recorded_and_does_not_end_
     assert written(engine) == []
 
 
+@pytest.mark.slow
 @only_async
 def test_any_exception_of_a_target_with_an_async_session_is_rolled_back_and_recorded(
     app: AsyncTask, engine: Engine, write: Write
@@ -488,6 +490,7 @@ TRANSACTION_ENDS: dict[str, Do] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", TRANSACTION_ENDS)
 def test_a_target_that_ends_the_attempts_transaction_fails_and_is_never_retried(
     app: AsyncTask, engine: Engine, write: Write, database: Database, how: str
@@ -630,6 +633,7 @@ def test_an_attempt_created_by_a_target_exists_exactly_if_the_targets_transactio
     assert app.perform(calls[0]) == (NotPending(calls[0], None) if raises else Succeeded(calls[0]))
 
 
+@pytest.mark.slow
 def test_every_kind_of_target_is_called(app: AsyncTask, engine: Engine, write: Write) -> None:
     arguments = {"customer_token": "c-1", "order_number": 7}
     for attempt in (
@@ -717,6 +721,7 @@ def test_an_async_target_is_canceled_after_its_timeout(app: AsyncTask, engine: E
     assert (row.num_errors, row.last_error, calls) == (1, late, ["ended"])
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_call_that_sleeps_past_its_limit_loses_its_transaction_and_is_charged_with_a_timeout(
     app: AsyncTask, engine: Engine, write: Write, database: Database
@@ -738,6 +743,7 @@ def test_a_call_that_sleeps_past_its_limit_loses_its_transaction_and_is_charged_
     assert written(engine) == []
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_statement_that_exceeds_the_limit_is_ended_and_the_call_is_charged_with_a_timeout(
     app: AsyncTask, engine: Engine, write: Write
@@ -758,6 +764,7 @@ def test_a_statement_that_exceeds_the_limit_is_ended_and_the_call_is_charged_wit
     assert written(engine) == []
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("is_caught", [False, True])
 def test_a_deadlock_of_two_targets_undoes_all_writes_of_one_and_a_retry_succeeds(

@@ -116,6 +116,7 @@ def test_no_calls_share_a_transaction_if_settle_within_is_0(app: AsyncTask, engi
     assert len({id(one) for one in roots}) == 5
 
 
+@pytest.mark.slow
 def test_no_further_call_begins_once_the_first_has_waited_settle_within_for_its_commit(
     app: AsyncTask, engine: Engine
 ) -> None:
@@ -204,6 +205,7 @@ def test_after_a_failed_commit_each_row_is_read_and_calls_that_are_not_committed
         assert (row.status, row.num_attempts, row.num_errors) == (Status.SUCCEEDED, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql")
 def test_a_constraint_that_fails_at_the_commit_is_charged_to_the_call_that_violated_it_alone(
     app: AsyncTask, engine: Engine
@@ -248,6 +250,7 @@ ENDS: dict[str, Callable[[Session], Any]] = {
 
 
 # Each way once, and in turn with and without an error: what is decided about the error does not depend on the way.
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "raises"), [(how, number % 2 == 1) for number, how in enumerate(ENDS)])
 def test_a_target_that_ends_the_shared_transaction_fails_and_all_others_are_committed_once(
     app: AsyncTask, engine: Engine, database: Database, how: str, raises: bool
@@ -281,6 +284,7 @@ def work_in_batches(url: str) -> None:
     AsyncTask(url, lease=1, modules=["outbox"]).worker(concurrency=1, poll=0.05).run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lease", [1.0])
 @pytest.mark.parametrize("at_third", ["killed", "commit"])
 def test_a_process_that_dies_in_a_shared_transaction_commits_no_writes_without_their_outcome(
@@ -344,6 +348,7 @@ def test_an_attempt_that_was_canceled_before_its_call_is_not_called_and_the_othe
     assert sorted(calls) == written(engine) == [1, 2, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_target_that_changes_its_own_row_fails_and_the_others_are_called_again(
     app: AsyncTask, engine: Engine
 ) -> None:
@@ -361,6 +366,7 @@ def test_a_target_that_changes_its_own_row_fails_and_the_others_are_called_again
     assert written(engine) == [0, 1, 2, 4, 5]
 
 
+@pytest.mark.slow
 @servers_only
 def test_a_lost_connection_is_charged_to_no_call(app: AsyncTask, engine: Engine) -> None:
     """It is lost in the middle of a call: that one is parked, and those before it run again."""
@@ -379,6 +385,7 @@ def test_a_lost_connection_is_charged_to_no_call(app: AsyncTask, engine: Engine)
     assert {(row_of(engine, one).num_errors, row_of(engine, one).num_crashes) for one in ids} == {(0, 0)}
 
 
+@pytest.mark.slow
 @servers_only
 @pytest.mark.parametrize("called", [act_shared, by_default])
 def test_a_fault_of_one_call_is_not_taken_for_a_fault_of_the_next_one_on_the_same_connection(
@@ -407,6 +414,7 @@ def test_a_fault_of_one_call_is_not_taken_for_a_fault_of_the_next_one_on_the_sam
     assert (row.num_errors, str(row.last_error).startswith("parked")) == (1, False)
 
 
+@pytest.mark.slow
 @servers_only
 def test_a_lock_error_parks_the_call_that_met_it_and_no_other(app: AsyncTask, engine: Engine) -> None:
     [locked] = make(engine, act_in_session, queue="nobody's")
@@ -428,6 +436,7 @@ def test_a_lock_error_parks_the_call_that_met_it_and_no_other(app: AsyncTask, en
     assert (row.num_errors, row.num_crashes, row.last_error.startswith("parked")) == (0, 0, True)
 
 
+@pytest.mark.slow
 @servers_only
 def test_a_slow_call_does_not_hold_up_the_calls_that_wait_for_its_transaction(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -471,6 +480,7 @@ def test_after_stop_the_running_call_is_committed_and_calls_that_have_not_starte
     assert {(row_of(engine, one).claim_id, row_of(engine, one).num_attempts) for one in ids[3:]} == {(None, 0)}
 
 
+@pytest.mark.slow
 @servers_only
 def test_after_a_second_stop_all_calls_are_undone_and_released(app: AsyncTask, engine: Engine) -> None:
     gate = Gate()
@@ -487,6 +497,7 @@ def test_after_a_second_stop_all_calls_are_undone_and_released(app: AsyncTask, e
     assert {(row.status, row.num_errors, row.num_crashes) for row in rows} == {(Status.PENDING, 0, 0)}
 
 
+@pytest.mark.slow
 def test_attempts_of_one_order_key_run_in_order(app: AsyncTask, engine: Engine) -> None:
     does(lambda session, number: None)
     numbered(engine, 8, order_key="one")
@@ -526,6 +537,7 @@ def test_the_error_hook_is_called_in_the_shared_transaction(engine: Engine, door
         app.close()
 
 
+@pytest.mark.slow
 def test_run_batch_shares_a_transaction_and_perform_does_not(app: AsyncTask, engine: Engine) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))

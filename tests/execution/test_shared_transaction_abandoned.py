@@ -56,6 +56,7 @@ def is_released(engine: Engine, *ids: Any) -> bool:
     return all((row.status, row.claim_id) == (Status.PENDING, None) for row in rows)
 
 
+@pytest.mark.slow
 @servers_only
 @pytest.mark.parametrize("stays_locked", [False, True])
 @pytest.mark.parametrize("at", [0, 2])
@@ -87,6 +88,7 @@ def test_while_its_thread_waits_for_a_row_all_calls_are_released_and_none_runs_a
     assert [row_of(engine, one).num_attempts for one in ids] == [1] * (at + 1) + [0] * (4 - at)
 
 
+@pytest.mark.slow
 @servers_only
 def test_a_call_abandoned_before_its_transaction_is_open_does_not_run(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_abandoned: threading.Event
@@ -111,6 +113,7 @@ def test_a_call_abandoned_before_its_transaction_is_open_does_not_run(
     assert (calls, written(engine), charged(engine)) == ([], [], [])
 
 
+@pytest.mark.slow
 @servers_only
 def test_an_undone_call_that_waits_for_its_row_is_not_called_again(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -136,6 +139,7 @@ def test_an_undone_call_that_waits_for_its_row_is_not_called_again(
     assert [row_of(engine, one).num_attempts for one in ids] == [1, 1, 1, 0, 0]
 
 
+@pytest.mark.slow
 @servers_only
 def test_calls_abandoned_after_a_failed_commit_are_not_called_again(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_abandoned: threading.Event
@@ -171,6 +175,7 @@ def test_calls_abandoned_after_a_failed_commit_are_not_called_again(
     assert (written(engine), charged(engine)) == ([], [])
 
 
+@pytest.mark.slow
 @servers_only
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_parked_call_of_an_abandoned_transaction_is_released_at_once(

@@ -91,6 +91,7 @@ def test_after_a_serialization_failure_calls_run_again_and_none_is_charged_lost_
     assert len(events_of(engine, ids[2], "parked")) == parked
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_deadlock_over_the_row_of_the_next_call_undoes_all_and_charges_none(app: AsyncTask, engine: Engine) -> None:
     """Another transaction has locked the row of the fourth call, and wants that of the first."""
@@ -149,6 +150,7 @@ def rare(registered: None) -> Any:
     return target("test.beside.rare", batch=10, settle_within=1, rate=4)(noted)
 
 
+@pytest.mark.slow
 def test_no_more_calls_share_a_transaction_than_max_running(app: AsyncTask, engine: Engine, few: Any) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))
@@ -160,6 +162,7 @@ def test_no_more_calls_share_a_transaction_than_max_running(app: AsyncTask, engi
     assert {row_of(engine, one).num_attempts for one in ids} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_call_that_waits_for_its_commit_counts_as_running(app: AsyncTask, engine: Engine, few: Any) -> None:
     gate = Gate()
@@ -178,6 +181,7 @@ def test_a_call_that_waits_for_its_commit_counts_as_running(app: AsyncTask, engi
     assert written(engine) == [*range(7)]
 
 
+@pytest.mark.slow
 def test_no_more_calls_share_a_transaction_than_the_rate_allows(app: AsyncTask, engine: Engine, rare: Any) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))
@@ -188,6 +192,7 @@ def test_no_more_calls_share_a_transaction_than_the_rate_allows(app: AsyncTask, 
     assert max(sum(one is root for one in roots) for root in roots) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("has_its_own_queue", [True, False])
 def test_a_pause_lets_running_calls_end_and_starts_no_others(
@@ -219,6 +224,7 @@ def test_a_pause_lets_running_calls_end_and_starts_no_others(
     assert charged(engine) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["async"])
 def test_coroutines_with_a_session_are_committed_by_themselves_beside_it(app: AsyncTask, engine: Engine) -> None:
     """Neither waits for the other, nor is undone with it."""

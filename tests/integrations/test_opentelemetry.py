@@ -124,6 +124,7 @@ def test_ensure_says_whether_it_has_found_one_and_changes_no_context(
     assert [value for _, value in seen.points("messaging.client.sent.messages")] == [1]
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("number", [2, 10_000])
 def test_create_many_is_one_span_for_all(
@@ -375,6 +376,7 @@ def test_coroutines_have_a_span_each_while_they_wait_for_one_another(
     assert seen.outcomes == ["succeeded"] * number
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "sqlite")
 def test_a_worker_ends_the_spans_of_calls_that_are_committed_together(
     app: AsyncTask, engine: Engine, seen: Exported
@@ -450,6 +452,7 @@ def test_tries_durations_lags_and_outcomes_are_measured(
     ]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_what_a_sweep_expires_and_recovers_is_counted(
     app: AsyncTask, engine: Engine, write: Write, seen: Exported

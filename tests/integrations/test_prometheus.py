@@ -36,6 +36,7 @@ def about_in(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("#")]
 
 
+@pytest.mark.slow
 def test_a_scrape_has_the_names_words_and_values_of_the_page(
     app: AsyncTask, registry: CollectorRegistry, write: Write
 ) -> None:

@@ -39,6 +39,7 @@ def kinds(heard: Heard) -> list[str]:
     return [kind for _, kind, _ in heard]
 
 
+@pytest.mark.slow
 def test_it_is_failing_once_a_day_after_it_was_submitted_and_recovers_with_its_results(
     world: World, provider: Provider, heard: Heard
 ) -> None:
@@ -66,6 +67,7 @@ def test_it_is_failing_once_a_day_after_it_was_submitted_and_recovers_with_its_r
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("answers", ["in_progress", Away("busy")])
 def test_one_that_is_given_up_is_failing_and_has_not_recovered(
@@ -80,6 +82,7 @@ def test_one_that_is_given_up_is_failing_and_has_not_recovered(
     assert [one.status for one in world.attempts()] == ["succeeded"]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_an_end_without_results_is_no_recovery_and_a_handler_that_succeeds_at_last_is_one(
     world: World, provider: Provider, heard: Heard
@@ -104,6 +107,7 @@ def test_an_end_without_results_is_no_recovery_and_a_handler_that_succeeds_at_la
     assert kinds(heard) == ["failing", "failing", "recovered"]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_cancel_of_its_attempt_tells_nobody_and_a_success_without_an_error_before_neither(
     world: World, provider: Provider, heard: Heard

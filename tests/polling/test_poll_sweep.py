@@ -35,6 +35,7 @@ def end_attempts(engine: Engine, status: Status) -> None:
             {"failed": attempt.fail, "canceled": attempt.cancel, "expired": attempt.expire}[status.value]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_lost", [False, True], ids=["the attempt waits", "the attempt is lost"])
 def test_a_stall_of_60_minutes_with_a_resume_every_5_leaves_one_chain(
     world: World, provider: Provider, engine: Engine, *, is_lost: bool
@@ -61,6 +62,7 @@ def test_a_stall_of_60_minutes_with_a_resume_every_5_leaves_one_chain(
     assert (provider.count("check"), len(world.attempts())) == (4, 1)
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELED, Status.EXPIRED])
 def test_a_poll_whose_attempt_has_ended_is_resumed_with_that_attempt(
@@ -77,6 +79,7 @@ def test_a_poll_whose_attempt_has_ended_is_resumed_with_that_attempt(
     assert (provider.count("check"), len(world.attempts())) == (1, 1)
 
 
+@pytest.mark.slow
 def test_resuming_does_not_reset_the_position_in_the_schedule(world: World, engine: Engine) -> None:
     made = world.running()
     for wait in (60, 120, 300):
@@ -108,6 +111,7 @@ def test_many_sweeps_at_once_leave_one_chain(world: World, engine: Engine) -> No
     assert [one.status for one in world.attempts()] == [Status.PENDING]
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("moment", ["_read", "_without_attempt"])
 def test_a_poll_that_comes_to_its_end_while_a_sweep_looks_at_it_is_not_followed_by_another(
@@ -143,6 +147,7 @@ def test_a_start_that_was_lost_is_resumed(world: World, provider: Provider, engi
     assert (provider.asked, world.row(made).status) == (["start"], "submitted")
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("state", STATES_AT_THE_END)
 def test_terminal_rows_with_a_missing_stamp_are_swept_too(
@@ -158,6 +163,7 @@ def test_terminal_rows_with_a_missing_stamp_are_swept_too(
     assert world.app.sweep().resumed == 0
 
 
+@pytest.mark.slow
 def test_a_handler_is_called_again_if_somebody_clears_its_stamp(
     world: World, provider: Provider, engine: Engine
 ) -> None:
@@ -217,6 +223,7 @@ def test_past_its_maximal_age_an_operation_is_stopped_failed_and_handled(world: 
     assert world.row(made).failed_at is not None
 
 
+@pytest.mark.slow
 def test_results_that_are_there_are_fetched_before_the_age_throws_them_away(world: World, provider: Provider) -> None:
     made = world.running()
     provider.will("check", "ended")
@@ -227,6 +234,7 @@ def test_results_that_are_there_are_fetched_before_the_age_throws_them_away(worl
     assert world.progress(made) == ("ended", True, True)
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("error", [Away("503"), Refused("the key sk-7355608 is refused")])
 @pytest.mark.parametrize("what", ["start", "check"])
@@ -261,6 +269,7 @@ def test_an_error_of_stop_is_logged_and_changes_nothing(
     assert "stop() raised Refused: the key [hidden] is refused" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_sweep_hurries_the_attempt_of_an_operation_that_is_too_old(
     world: World, provider: Provider, engine: Engine
 ) -> None:
@@ -275,6 +284,7 @@ def test_a_sweep_hurries_the_attempt_of_an_operation_that_is_too_old(
     assert world.progress(made) == ("failed", True, True)
 
 
+@pytest.mark.slow
 def test_each_class_sets_its_own_times(
     world: World, provider: Provider, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +308,7 @@ def test_each_class_sets_its_own_times(
 # Keys and classes
 
 
+@pytest.mark.slow
 def test_a_primary_key_of_several_columns_names_one_chain(world: World, provider: Provider, engine: Engine) -> None:
     register(Pair)
     tenants = ["a/1", "a", "x" * 100]
@@ -319,6 +330,7 @@ def test_a_token_fits_into_its_column_also_with_that_of_a_follower(key: object) 
     assert len(token) <= 255
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_subclass_are_polled_by_its_own_target_alone(
     world: World, provider: Provider, engine: Engine
 ) -> None:
@@ -361,6 +373,7 @@ def test_nonsense_ends_visibly_and_never_in_a_loop(
     assert len(world.attempts()) == 1
 
 
+@pytest.mark.slow
 def test_the_age_of_an_operation_of_which_nobody_knows_since_when_it_goes_on_counts_from_now(
     world: World, provider: Provider
 ) -> None:
@@ -374,6 +387,7 @@ def test_the_age_of_an_operation_of_which_nobody_knows_since_when_it_goes_on_cou
     assert world.progress(made) == ("failed", True, True)
 
 
+@pytest.mark.slow
 def test_an_answer_of_check_that_is_no_state_is_an_error_and_ends_with_the_age(
     world: World, provider: Provider
 ) -> None:
@@ -397,6 +411,7 @@ def test_a_row_that_was_not_submitted_is_left_alone(world: World, values: dict[s
     assert world.attempts() == []
 
 
+@pytest.mark.slow
 def test_the_poll_of_a_row_that_was_deleted_ends(world: World, engine: Engine) -> None:
     made = world.running()
     with engine.begin() as connection:
@@ -413,6 +428,7 @@ def test_the_poll_of_a_row_that_was_deleted_ends(world: World, engine: Engine) -
 # Who sweeps
 
 
+@pytest.mark.slow
 def test_run_batch_sweeps_polls_before_it_begins(world: World, provider: Provider, engine: Engine) -> None:
     world.running()
     lose_attempts(engine)
@@ -421,6 +437,7 @@ def test_run_batch_sweeps_polls_before_it_begins(world: World, provider: Provide
     assert provider.count("check") == 1
 
 
+@pytest.mark.slow
 def test_a_worker_sweeps_polls(world: World, provider: Provider, engine: Engine) -> None:
     world.running()
     lose_attempts(engine)
@@ -429,6 +446,7 @@ def test_a_worker_sweeps_polls(world: World, provider: Provider, engine: Engine)
         await_(lambda: provider.count("check") == 1, "the poll is resumed")
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_worker_sweeps_polls_again_after_seconds_if_their_class_says_so(
     world: World, provider: Provider, engine: Engine, monkeypatch: pytest.MonkeyPatch

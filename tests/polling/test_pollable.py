@@ -33,6 +33,7 @@ from outbox import Client, events_of
 # Kept
 
 
+@pytest.mark.slow
 def test_an_operation_is_started_polled_fetched_and_handled(world: World, provider: Provider) -> None:
     made = world.submitted()
     assert provider.asked == []
@@ -70,6 +71,7 @@ def test_an_operation_whose_class_lacks_a_method_is_refused_when_it_is_submitted
         Half().submit()
 
 
+@pytest.mark.slow
 def test_coroutines_do_the_same(async_world: World, provider: Provider) -> None:
     made = async_world.running()
     provider.will("check", "ended")
@@ -81,6 +83,7 @@ def test_coroutines_do_the_same(async_world: World, provider: Provider) -> None:
     assert async_world.progress(made) == ("ended", True, True)
 
 
+@pytest.mark.slow
 def test_polls_are_60_s_2_5_10_and_30_min_apart_and_the_last_wait_repeats(world: World, provider: Provider) -> None:
     made, waits = world.running(), []
     for _ in range(7):
@@ -141,6 +144,7 @@ def test_a_terminal_state_without_results_is_stamped_without_a_fetch_and_handled
     assert (row.failed_at is not None) == (row.failure_reason is not None) == (state == "failed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "stamps"), [("fetch", (False, False)), ("handle", (True, False))])
 def test_what_raises_leaves_its_stamp_null_and_the_next_pass_tries_again(
     world: World, provider: Provider, what: str, stamps: tuple[bool, bool]
@@ -178,6 +182,7 @@ def test_a_transient_error_reschedules_quietly(
     assert world.progress(made) == ("ended", True, True)
 
 
+@pytest.mark.slow
 def test_another_error_is_recorded_without_secrets_and_the_row_stays_recoverable(
     world: World, provider: Provider, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,6 +212,7 @@ def test_what_a_method_changes_of_its_row_is_not_kept_if_it_raises(world: World,
 # Mended
 
 
+@pytest.mark.slow
 def test_the_intent_is_committed_first_and_start_gets_an_idempotency_key(world: World, provider: Provider) -> None:
     made, seen = world.submitted(), []
     provider.meanwhile = lambda: seen.append((world.row(made).status, world.row(made).submitted_at is not None))
@@ -234,6 +240,7 @@ AsyncTask(sys.argv[1]).run_batch()
 """
 
 
+@pytest.mark.slow
 def test_a_crash_after_the_yes_of_the_provider_makes_the_same_request_again(world: World, database: Database) -> None:
     made = world.submitted()
     tests = str(pathlib.Path(__file__).parents[1])
@@ -285,6 +292,7 @@ def test_the_first_wait_is_not_used_twice(world: World, provider: Provider) -> N
     assert world.wait(made) == 120
 
 
+@pytest.mark.slow
 def test_the_schedule_begins_when_the_provider_has_accepted_the_operation(world: World, provider: Provider) -> None:
     provider.will("start", Away("503"), None)
     made = world.submitted()
@@ -297,6 +305,7 @@ def test_the_schedule_begins_when_the_provider_has_accepted_the_operation(world:
     assert [*waits, world.wait(made)] == [60, 120]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ["in_progress", "failed", Away("503")], ids=str)
 def test_a_state_that_was_written_meanwhile_is_not_overwritten(
     world: World, provider: Provider, answer: object
@@ -330,6 +339,7 @@ def test_a_worker_that_has_lost_its_claim_writes_nothing(world: World, provider:
     assert world.progress(made) == ("submitted", False, False)
 
 
+@pytest.mark.slow
 def test_a_step_that_was_lost_with_its_worker_is_done_again(world: World, engine: Engine) -> None:
     """In a child process, as after any loss."""
     made = world.submitted()
@@ -369,6 +379,7 @@ def test_an_operation_that_is_discarded_has_failed(world: World, provider: Provi
     assert world.progress(made) == ("failed", True, True)
 
 
+@pytest.mark.slow
 def test_calls_that_a_handler_writes_without_a_transaction_are_refused(world: World, provider: Provider) -> None:
     """They would commit with a step that is only put off."""
     made = world.running()
@@ -398,6 +409,7 @@ def test_an_async_session_submits(async_world: World, async_engine_url: str, pro
     assert (provider.asked, async_world.row(made).status) == (["start"], "submitted")
 
 
+@pytest.mark.slow
 def test_a_worker_and_a_batch_perform_the_steps(world: World, provider: Provider) -> None:
     made = world.submitted()
     provider.will("check", "ended")

@@ -16,6 +16,7 @@ def kinds(world: World, made: int) -> list[str]:
     return [one.kind for one in world.app.explain_job(Batch, made).reasons]
 
 
+@pytest.mark.slow
 def test_an_operation_tells_its_state_and_why_it_does_not_go_on(
     world: World, provider: Provider, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +49,7 @@ def test_an_operation_tells_its_state_and_why_it_does_not_go_on(
     assert "is ended" in str(done.why_not("fail"))
 
 
+@pytest.mark.slow
 @by_one_door
 def test_an_operation_without_an_attempt_says_when_a_sweep_resumes_it(
     world: World, provider: Provider, engine: Engine

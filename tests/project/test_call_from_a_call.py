@@ -62,6 +62,7 @@ def state(shop: Any, model: Any, key: int) -> str:
         return str(session.get_one(model, key).state)
 
 
+@pytest.mark.slow
 def test_the_next_call_commits_with_the_outcome_of_the_one_before(shop: Any) -> None:
     begin(shop, shop.charge, 7)  # its order is missing
     assert shop.outbox.run_batch().retried == 1
@@ -72,6 +73,7 @@ def test_the_next_call_commits_with_the_outcome_of_the_one_before(shop: Any) -> 
     assert written(shop, Status.SUCCEEDED) == ["shop:charge", "shop:pack"]
 
 
+@pytest.mark.slow
 def test_a_call_of_a_target_without_a_session_is_written_once_for_all_tries(
     shop: Any, engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +89,7 @@ def test_a_call_of_a_target_without_a_session_is_written_once_for_all_tries(
     assert capsys.readouterr().out == "L7\n"
 
 
+@pytest.mark.slow
 def test_the_last_of_many_writes_the_call_that_follows(shop: Any) -> None:
     begin(shop, shop.open_album, 1, list(range(12)))
     run_until_nothing_is_due(shop.outbox)
@@ -95,6 +98,7 @@ def test_the_last_of_many_writes_the_call_that_follows(shop: Any) -> None:
     assert written(shop, Status.SUCCEEDED).count("shop:resize") == 12
 
 
+@pytest.mark.slow
 def test_a_call_that_looks_for_itself_goes_on_when_some_have_failed(shop: Any) -> None:
     begin(shop, shop.import_album, 1, [1, -1])
     assert shop.outbox.run_batch().succeeded == 1
@@ -107,6 +111,7 @@ def test_a_call_that_looks_for_itself_goes_on_when_some_have_failed(shop: Any) -
     assert state(shop, shop.Album, 1) == "closed"
 
 
+@pytest.mark.slow
 def test_an_order_key_makes_a_chain(shop: Any) -> None:
     with shop.SessionLocal.begin() as session:
         shop.place(session, 7)

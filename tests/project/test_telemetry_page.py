@@ -107,6 +107,7 @@ def sent() -> Iterator[Sent]:
     sentry_sdk.init(default_integrations=False)  # its own one for SQLAlchemy would listen to all engines from now on
 
 
+@pytest.mark.slow
 def test_sentry_has_one_event_of_a_final_failure_and_the_call_on_what_is_sent_from_inside(
     names: dict[str, Any], engine: Engine, sent: Sent
 ) -> None:

@@ -79,6 +79,7 @@ def test_an_orphan_that_a_sweep_recovers_reaches_the_hook_once_after_its_commit(
     assert len(heard) == 1
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("how", ["run_batch", "worker"])
 def test_an_orphan_that_a_batch_or_a_worker_recovers_reaches_the_hook(
@@ -94,6 +95,7 @@ def test_an_orphan_that_a_batch_or_a_worker_recovers_reaches_the_hook(
     assert [(facts.id, type(outcome)) for facts, outcome, _ in heard] == [(attempt.id, Retried)]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_of_many_sweeps_at_once_one_calls_the_hook(own: AsyncTask, engine: Engine, write: Write, heard: Heard) -> None:
     attempts = [write(Client, "ping") for _ in range(6)]
@@ -111,6 +113,7 @@ def test_of_many_sweeps_at_once_one_calls_the_hook(own: AsyncTask, engine: Engin
     assert sorted(str(facts.id) for facts, _, _ in heard) == sorted(str(attempt.id) for attempt in attempts)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_what_is_released_or_parked_uncharged_does_not_reach_the_hook(
     own: AsyncTask, engine: Engine, write: Write, heard: Heard
@@ -176,6 +179,7 @@ def test_each_crash_in_the_quarantine_reaches_the_hook_and_the_last_one_on_faile
     ]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_call_that_kills_its_child_process_reaches_the_hook_in_the_parent(
     engine: Engine, database: Database, door: str, one_thread: None, write: Write, tmp_path: pathlib.Path
@@ -194,6 +198,7 @@ def test_a_call_that_kills_its_child_process_reaches_the_hook_in_the_parent(
     ]
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.only_on("postgresql", "mysql")
 def test_what_a_worker_that_takes_a_name_over_recovers_reaches_the_hook(

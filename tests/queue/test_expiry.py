@@ -4,6 +4,7 @@ import contextlib
 import datetime as dt
 from collections.abc import Callable, Iterator
 
+import pytest
 from sqlalchemy import Engine, select, text
 
 from async_task import AsyncTask, Attempt, Status, SweepReport
@@ -53,6 +54,7 @@ def test_one_attempt_is_expired_by_its_id_unless_its_row_is_locked(engine: Engin
     assert [event.kind for event in events_of(engine, attempt.id)] == ["expired"]
 
 
+@pytest.mark.slow
 def test_one_row_that_cannot_be_expired_does_not_stop_the_rest(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempts = [_late(write, queue="bad" if number == 2 else "good") for number in range(6)]
     let_pass(engine, 2)

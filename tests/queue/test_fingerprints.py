@@ -92,6 +92,7 @@ def test_the_event_of_an_error_has_its_fingerprint_and_the_failures_are_grouped_
     assert {(one.target, one.exception, one.message) for one in groups.values()} == {("test.act", "Broken", "order N")}
 
 
+@pytest.mark.slow
 @by_one_door
 def test_the_event_of_a_loss_has_one_too_and_other_events_have_none(app: AsyncTask, engine: Any, write: Write) -> None:
     lost = orphan(engine, write)

@@ -72,6 +72,7 @@ def test_performing_one_by_its_id_reads_its_long_arguments(app: AsyncTask, engin
     assert calls == [("0" * LONG, 0)]
 
 
+@pytest.mark.slow
 def test_a_worker_performs_long_and_short_attempts_once_each(app: AsyncTask, engine: Engine) -> None:
     make(engine, Client, 20, method_name="ping")
     _write(engine, *[LONG, 3] * 10)

@@ -162,6 +162,7 @@ def test_a_limit_in_the_database_holds_until_a_target_brings_another_one(own: En
     assert len(_claim(own, 10, Limit(3))[0]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_two_claims_at_once_are_made_one_after_the_other(own: Engine, engine: Engine, write: Write) -> None:
     _claim(own, 1, Limit(2))
@@ -199,6 +200,7 @@ def test_many_lanes_together_never_claim_more_than_the_limit(own: Engine, engine
 # In a batch
 
 
+@pytest.mark.slow
 def test_a_batch_performs_all_of_a_limited_queue_and_never_more_at_a_time(
     engine: Engine, own: Engine, registered: None, write: Write
 ) -> None:

@@ -87,6 +87,7 @@ def test_keyed_attempts_are_numbered_in_the_order_of_their_inserts_however_they_
 # Batches
 
 
+@pytest.mark.slow
 def test_a_batch_drains_each_key_in_order_and_never_two_of_a_key_at_a_time(
     app: AsyncTask, sessions: Sessions, engine: Engine
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_batch_drains_each_key_in_order_and_never_two_of_a_key_at_a_time(
     assert _overlaps(engine) == []
 
 
+@pytest.mark.slow
 def test_a_batch_leaves_attempts_that_arrive_while_it_runs_to_the_next_batch(
     outbox_app: AsyncTask, write: Write, engine: Engine
 ) -> None:
@@ -131,6 +133,7 @@ def test_a_batch_leaves_attempts_that_arrive_while_it_runs_to_the_next_batch(
     assert outbox_app.run_batch().succeeded == 1
 
 
+@pytest.mark.slow
 def test_a_failing_attempt_blocks_only_its_own_key_until_a_person_ends_it(
     outbox_app: AsyncTask, write: Write, line: Any, sessions: Sessions, engine: Engine
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_failing_attempt_blocks_only_its_own_key_until_a_person_ends_it(
     assert outbox_app.run_batch().succeeded == 2
 
 
+@pytest.mark.slow
 def test_a_suspect_is_performed_before_the_others_of_its_key_in_the_same_batch(
     outbox_app: AsyncTask, write: Write, line: Any, engine: Engine, own: Engine
 ) -> None:
@@ -178,6 +182,7 @@ def test_a_discarded_attempt_releases_the_next_one(outbox_app: AsyncTask, write:
 # For people
 
 
+@pytest.mark.slow
 def test_list_and_show_name_the_attempt_that_another_one_waits_for(
     run: Run, line: Any, own: Engine, sessions: Sessions, outbox_app: AsyncTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +236,7 @@ def test_an_action_that_ends_the_first_attempt_releases_the_next_in_the_same_tra
     assert _released(engine) == [ids[1]]
 
 
+@pytest.mark.slow
 def test_a_revived_attempt_waits_for_its_turn_and_runs_before_later_ones(
     line: Any, sessions: Sessions, own: Engine, engine: Engine, outbox_app: AsyncTask
 ) -> None:
@@ -288,6 +294,7 @@ def test_an_overdue_attempt_that_is_performed_by_its_id_expires_and_releases_the
     assert outbox_app.perform(behind) == Succeeded(behind)
 
 
+@pytest.mark.slow
 def test_a_sweep_finds_keys_whose_process_died_before_it_released_the_next_attempt(
     line: Any, own: Engine, engine: Engine, outbox_app: AsyncTask
 ) -> None:
@@ -306,6 +313,7 @@ def test_a_sweep_finds_keys_whose_process_died_before_it_released_the_next_attem
     assert ordering.release_overlooked(own, TABLE) == (0, None)
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_worker_releases_an_attempt_that_somebody_had_locked_when_its_turn_came(
     line: Any, engine: Engine, outbox_app: AsyncTask, monkeypatch: pytest.MonkeyPatch
@@ -373,6 +381,7 @@ def refusing(engine: Engine) -> Iterator[None]:
         connection.exec_driver_sql(drop)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("refusing")
 @pytest.mark.parametrize("moment", ["arrival", "sweep"])
 def test_a_key_that_the_database_refuses_to_release_holds_up_no_other(
@@ -403,6 +412,7 @@ def test_the_first_batch_after_such_a_death_continues_with_the_key(
 # Races
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_the_second_release_of_a_key_is_refused_by_the_index_and_its_transaction_stays_usable(
     line: Any, own: Engine, engine: Engine
@@ -448,6 +458,7 @@ def _let_mysql_use_indexes(engine: Engine) -> None:
             connection.execute(text("ANALYZE TABLE async_task_attempts"))
 
 
+@pytest.mark.slow
 def test_many_lanes_and_producers_never_start_two_of_a_key_nor_one_out_of_order(engine: Engine) -> None:
     work = Work(engine, keys=4, producers=3, each=16, lanes=4)
     work.run()
@@ -558,6 +569,7 @@ def test_a_key_with_a_released_attempt_is_left_alone_without_an_error_in_the_ser
 # Long queues behind one key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counted", [False, True], ids=["as they came", "with statistics"])
 def test_the_next_attempt_of_a_key_is_found_without_a_walk_over_all_that_wait(
     engine: Engine, own: Engine, sessions: Sessions, counted: bool

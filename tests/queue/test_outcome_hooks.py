@@ -109,6 +109,7 @@ def _by_worker(app: AsyncTask, done: Callable[[], bool]) -> None:
         await_(done, "it has ended")
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("end", [_by_sweep, _by_batch, _by_worker])
 def test_an_attempt_that_a_sweep_expires_reaches_the_hook_once_after_its_commit(
@@ -197,6 +198,7 @@ def test_the_crash_limit_reaches_the_hook_once_and_the_crashes_before_do_not(
     assert recover_claim(engine, TABLE, claim, "again") is None
 
 
+@pytest.mark.slow
 @by_one_door
 def test_an_operation_that_is_too_old_reaches_the_hook_once_when_its_end_is_committed(
     world: World, provider: Provider, engine: Engine, heard: Heard
@@ -279,6 +281,7 @@ def test_a_try_that_is_retried_reaches_its_hook_once_with_its_delay_and_its_erro
     assert facts == CallFacts(attempt.id, name, "__call__", "default", 1, attempt.created_at, attempt.due_at, None, at)
 
 
+@pytest.mark.slow
 def test_many_successes_of_one_commit_reach_the_hook_once_each(engine: Engine, write: Write, heard: Heard) -> None:
     ids = {write(Client, "ping").id for _ in range(20)}
     AsyncTask(engine, lease=LEASE, **heard.all_hooks).run_batch()
@@ -369,6 +372,7 @@ def test_the_next_attempt_of_the_order_key_is_released_before_the_hook_is_called
     assert seen == [True]
 
 
+@pytest.mark.slow
 def test_a_call_in_a_child_process_reaches_the_hooks_there_alone(
     engine: Engine, database: Database, one_thread: None, write: Write, tmp_path: pathlib.Path
 ) -> None:

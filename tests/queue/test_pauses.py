@@ -28,6 +28,7 @@ def outbox_app(engine: Engine) -> Iterator[AsyncTask]:
     made.close()
 
 
+@pytest.mark.slow
 def test_nothing_is_started_from_a_paused_queue_until_it_is_resumed(outbox_app: AsyncTask, write: Write) -> None:
     write(Client, "ping", queue="mail")
     write(Client, "ping")
@@ -46,6 +47,7 @@ def test_nothing_is_started_from_a_paused_queue_until_it_is_resumed(outbox_app: 
     assert (report.claimed, report.paused) == (1, 0)
 
 
+@pytest.mark.slow
 def test_calls_of_a_paused_target_wait_uncharged_in_its_own_queue_and_others_are_performed(
     outbox_app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -83,6 +85,7 @@ def test_a_name_that_is_neither_a_queue_nor_a_target_is_refused(outbox_app: Asyn
     assert outbox_app.queues() == []
 
 
+@pytest.mark.slow
 def test_the_command_line_pauses_lists_and_resumes(run: Run, outbox_app: AsyncTask, write: Write) -> None:
     write(Client, "ping", queue="mail")
     assert run("queues").out == "No queue is paused or limited.\n"

@@ -24,6 +24,7 @@ Write = Callable[..., Attempt]
 LEASE = dt.timedelta(seconds=1)
 
 
+@pytest.mark.slow
 def test_an_orphan_is_released_where_it_stood_in_the_queue(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = orphan(engine, write)
     before = row_of(engine, attempt.id)
@@ -35,6 +36,7 @@ def test_an_orphan_is_released_where_it_stood_in_the_queue(app: AsyncTask, engin
     assert [event.kind for event in events_of(engine, attempt.id)] == ["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_claim_whose_row_is_locked_is_no_orphan(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = orphan(engine, write)
@@ -94,6 +96,7 @@ def test_on_sqlite_a_claim_is_an_orphan_only_when_its_process_has_died(
     assert [row_of(engine, one.id).num_losses for one in (living, dead, reused)] == [0, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 @by_one_door
 def test_while_the_server_is_younger_than_a_lease_attempts_expire_and_no_claim_is_recovered(
@@ -134,6 +137,7 @@ def test_at_the_third_crash_in_a_row_an_attempt_fails(engine: Engine, write: Wri
     assert [event.kind for event in events_of(engine, attempt.id)] == ["crash"] * 3
 
 
+@pytest.mark.slow
 def test_any_number_of_losses_ends_no_attempt_and_leaves_its_crashes_as_they_are(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -149,6 +153,7 @@ def test_any_number_of_losses_ends_no_attempt_and_leaves_its_crashes_as_they_are
         assert row.num_losses == number + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fail", "poll"])
 @by_one_door
 def test_an_outcome_ends_a_row_of_crashes_and_losses(app: AsyncTask, engine: Engine, write: Write, method: str) -> None:
@@ -173,6 +178,7 @@ def test_a_page_of_orphans_is_bounded(engine: Engine, write: Write) -> None:
     assert len(recover_orphans(engine, TABLE, LEASE, limit=2)) == 1
 
 
+@pytest.mark.slow
 def test_one_orphan_that_cannot_be_recovered_does_not_stop_the_rest(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -207,6 +213,7 @@ def charges(engine: Engine, attempt: Attempt) -> tuple[int, int, int]:
     return row.num_attempts, row.num_losses, len(events_of(engine, attempt.id))
 
 
+@pytest.mark.slow
 def test_of_a_lost_worker_only_calls_that_ran_are_charged_and_only_starts_that_happened_are_counted(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:

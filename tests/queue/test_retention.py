@@ -299,6 +299,7 @@ def test_a_retry_while_its_row_is_being_deleted_is_refused(
     assert ids_in(engine) == set()
 
 
+@pytest.mark.slow
 @by_one_door
 def test_ensure_beside_a_prune_that_forgets_its_token_makes_one_call(
     app: AsyncTask, engine: Engine, write: Write, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
@@ -323,6 +324,7 @@ def test_ensure_beside_a_prune_that_forgets_its_token_makes_one_call(
             connection.execute(delete(TABLE))
 
 
+@pytest.mark.slow
 @by_one_door
 def test_ensure_beside_a_prune_that_remembers_its_token_makes_no_call(
     app: AsyncTask, engine: Engine, write: Write, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
@@ -391,6 +393,7 @@ def test_rows_and_gaps_beside_those_that_are_deleted_are_free(
         assert pruning.result(30).deleted == 3
 
 
+@pytest.mark.slow
 def test_eight_prunes_at_once_do_what_one_does(app: AsyncTask, engine: Engine, write: Write) -> None:
     for number in range(24):
         ended(engine, write, 31, idempotence_token=f"{number}" if number % 2 else None, events=1)
@@ -450,6 +453,7 @@ def test_rows_of_a_second_table_go_with_their_attempts(own: AsyncTask, engine: E
         assert connection.execute(select(Mail.mail_id)).all() == connection.execute(select(Job.id)).all() == []
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_an_attempt_to_which_a_table_of_yours_refers_is_named_and_does_not_stop_the_rest(
     own: AsyncTask, engine: Engine
@@ -507,6 +511,7 @@ def test_a_worker_prunes_nothing_until_it_is_asked(app: AsyncTask, engine: Engin
         app.prune()
 
 
+@pytest.mark.slow
 @by_one_door
 def test_of_workers_with_the_same_rules_the_first_one_prunes(
     engine: Engine, async_engine_url: str, door: str, write: Write

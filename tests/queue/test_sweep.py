@@ -34,11 +34,13 @@ def test_an_orphan_past_its_expires_at_is_recovered_and_then_expired(
     assert [event.kind for event in events_of(engine, attempt.id)] == ["loss", "expired"]
 
 
+@pytest.mark.slow
 def test_a_sweep_continues_page_by_page(engine: Engine, write: Write) -> None:
     _make_work(engine, write, 5)
     assert sweep(engine, TABLE, LEASE, page=2) == SweepReport(recovered=5, expired=5)
 
 
+@pytest.mark.slow
 def test_eight_sweeps_at_once_do_what_one_does(app: AsyncTask, engine: Engine, write: Write) -> None:
     _make_work(engine, write, 12)
     meet = threading.Barrier(8)

@@ -39,6 +39,7 @@ def everything(engine: Engine) -> list[Any]:
     return [tuple(map(tuple, some)) for some in rows]
 
 
+@pytest.mark.slow
 def test_each_row_is_named_with_the_action_the_reason_and_since_when_and_the_sweep_does_just_that(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -95,6 +96,7 @@ def _assert_done(engine: Engine, found: dict[str, PlannedChange]) -> None:
     assert names.isdisjoint(found)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_claims_of_a_process_of_this_machine_that_has_ended_are_foreseen_before_their_leases_are_past(
     app: AsyncTask, engine: Engine, write: Write
@@ -135,6 +137,7 @@ def test_a_claim_whose_row_is_locked_by_its_call_is_not_named(app: AsyncTask, en
     assert list(planned(app)) == [str(attempt.id)]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_preview_is_bounded_and_says_how_many_it_leaves_out(app: AsyncTask, engine: Engine, write: Write) -> None:
     for _ in range(3):
@@ -149,6 +152,7 @@ def test_a_preview_is_bounded_and_says_how_many_it_leaves_out(app: AsyncTask, en
         app.preview_sweep(0)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_resumes_and_hurries_of_operations_are_foreseen(world: World, provider: Provider, engine: Engine) -> None:
     lost, kept, ended, old = (world.running() for _ in range(4))

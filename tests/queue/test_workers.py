@@ -44,6 +44,7 @@ def test_a_heartbeat_waits_for_no_locked_row(engine: Engine, write: Write) -> No
     assert row_of(engine, claim.id).lease_until == before
 
 
+@pytest.mark.slow
 def test_the_first_heartbeats_of_one_process_may_be_written_at_once_and_make_one_row(engine: Engine) -> None:
     meet, names = threading.Barrier(4), [f"quadruplet {number}" for number in range(10)]
 

@@ -18,6 +18,7 @@ Write = Callable[..., Attempt]
 DAY = dt.timedelta(days=1)
 
 
+@pytest.mark.slow
 def test_what_people_did_is_listed_newest_first_with_before_and_after(
     app: AsyncTask, sessions: sessionmaker[Session], write: Write
 ) -> None:

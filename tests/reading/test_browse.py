@@ -75,6 +75,7 @@ def test_a_list_has_the_newest_first_with_every_fact_but_the_arguments(
     assert not hasattr(found, "encoded_args")
 
 
+@pytest.mark.slow
 @by_one_door
 def test_filters_select_and_all_must_hold(app: AsyncTask, engine: Engine, write: Write) -> None:
     ping = write(Client, "ping", queue="mail")
@@ -93,6 +94,7 @@ def test_filters_select_and_all_must_hold(app: AsyncTask, engine: Engine, write:
     assert ids(app, error="_") == []
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_status_is_that_of_the_row_or_due_performing_stuck(app: AsyncTask, engine: Engine, write: Write) -> None:
     later = write(Client, "ping", scheduled_at=dt.datetime.now(dt.UTC) + HOUR)
@@ -180,6 +182,7 @@ def test_a_target_is_found_by_each_of_its_names(app: AsyncTask, engine: Engine, 
         assert ids(app, target=name, order="oldest") == ids_of(new, old)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_name_that_only_rows_know_is_accepted_and_one_that_nothing_knows_is_refused(
     app: AsyncTask, engine: Engine, write: Write
@@ -287,6 +290,7 @@ def test_get_also_has_what_waits_behind_what(app: AsyncTask, engine: Engine, wri
     assert app.attempts.get(first.id).waits_behind is None
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_fact_sheet_says_why_a_verb_is_not_legal(app: AsyncTask, engine: Engine, write: Write) -> None:
     pending, claimed, lapsed, succeeded = (write(act) for _ in range(4))

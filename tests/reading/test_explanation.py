@@ -54,6 +54,7 @@ def test_a_due_attempt_that_nothing_blocks_is_next_or_behind_earlier_ones(
     assert words(app, second) == "nothing blocks it: 1 of its queue and priority are due before it"
 
 
+@pytest.mark.slow
 @by_one_door
 def test_each_state_of_the_row_is_told(
     app: AsyncTask, engine: Engine, write: Write, served: Callable[..., None]
@@ -144,6 +145,7 @@ def test_a_queue_that_no_running_worker_serves_is_told(
     assert kinds(app, attempt) == ["not_served"]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_running_worker_counts_as_one_that_serves_its_queues_and_knows_its_targets(
     app: AsyncTask, engine: Engine, write: Write

@@ -86,6 +86,7 @@ def test_what_it_leaves_out_it_says(app: AsyncTask, write: Write, monkeypatch: p
     assert app.attempts.oldest_due("a").is_complete
 
 
+@pytest.mark.slow
 def test_an_age_is_a_warning_from_one_limit_on_and_critical_from_the_other(app: AsyncTask, write: Write) -> None:
     assert app.health().state is OK
     assert words(app.health(queues=["mail"]), "oldest_due") == "nothing is due in queue mail"
@@ -99,6 +100,7 @@ def test_an_age_is_a_warning_from_one_limit_on_and_critical_from_the_other(app: 
 # Workers and clocks
 
 
+@pytest.mark.slow
 @by_one_door
 def test_fewer_workers_than_expected_are_a_warning_and_none_is_critical(app: AsyncTask, engine: Engine) -> None:
     assert states(app.health())["workers"] is OK

@@ -67,6 +67,7 @@ def test_each_attempt_counts_in_the_bucket_of_its_creation_by_what_has_become_of
         app.attempts.history("24")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_of_many_attempts_a_part_is_read_of_each_bucket_and_stands_for_the_others(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch

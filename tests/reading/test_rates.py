@@ -81,6 +81,7 @@ def test_without_attempts_nothing_ends(app: AsyncTask) -> None:
     assert (found.by_queue, found.by_target, found.minute, found.is_complete) == ((), (), Rate(0, 0), True)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_where_more_end_than_are_read_a_rate_is_that_of_the_time_since_the_oldest(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -95,6 +96,7 @@ def test_where_more_end_than_are_read_a_rate_is_that_of_the_time_since_the_oldes
     assert not found.is_complete
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_backlog_hides_nothing_of_what_ends(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -106,6 +108,7 @@ def test_a_backlog_hides_nothing_of_what_ends(
     assert found.quarter.ended == pytest.approx(1, rel=0.4)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_retry_and_a_cancellation_among_a_backlog_mislead_nobody(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -121,6 +124,7 @@ def test_a_retry_and_a_cancellation_among_a_backlog_mislead_nobody(
     assert (found.queue, found.minute.ended) == ("mail", pytest.approx(1, rel=0.4))
 
 
+@pytest.mark.slow
 @by_one_door
 def test_an_attempt_counts_once_where_a_backlog_begins_among_the_newest(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -134,6 +138,7 @@ def test_an_attempt_counts_once_where_a_backlog_begins_among_the_newest(
     assert default.minute.ended == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_due_attempts_that_nobody_performs_hide_nothing_of_what_ends(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +153,7 @@ def test_due_attempts_that_nobody_performs_hide_nothing_of_what_ends(
     assert (found.queue, found.minute.ended) == ("mail", pytest.approx(1, rel=0.4))
 
 
+@pytest.mark.slow
 @by_one_door
 def test_what_waited_for_minutes_counts_in_a_long_queue(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -164,6 +170,7 @@ def test_what_waited_for_minutes_counts_in_a_long_queue(
     assert found.quarter.ended == pytest.approx(0.5, rel=0.2)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_the_rates_of_many_lines_are_read_in_several_statements(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch

@@ -52,6 +52,7 @@ def test_a_mess_with_one_row_for_each_cause_is_named_rightly(
     assert report.is_complete
 
 
+@pytest.mark.slow
 @by_one_door
 def test_each_row_of_the_mess_is_explained_with_a_remedy(
     app: AsyncTask, engine: Engine, write: Write, own_encryptors: None
@@ -95,6 +96,7 @@ def test_everything_that_blocks_one_attempt_is_named(app: AsyncTask, engine: Eng
     assert {one.remedy for one in reasons if one.kind == "paused"} == resumes
 
 
+@pytest.mark.slow
 @by_one_door
 def test_what_is_young_or_goes_on_by_itself_is_not_stuck(app: AsyncTask, engine: Engine, write: Write) -> None:
     """Due for a minute without a worker, paused just now, running under a lock, retried for the second time, one error

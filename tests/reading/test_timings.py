@@ -28,6 +28,7 @@ def tried(
         connection.execute(update(Attempt).where(Attempt.id == attempt.id).values(change))
 
 
+@pytest.mark.slow
 def test_a_lag_is_that_of_a_first_try_which_was_due_when_it_was_written(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -43,6 +44,7 @@ def test_a_lag_is_that_of_a_first_try_which_was_due_when_it_was_written(
     assert (found.number, found.p50, found.p95) == (20, 10 * SECOND, 19 * SECOND)
 
 
+@pytest.mark.slow
 def test_durations_are_those_of_calls_that_ended_by_target_and_method(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -64,6 +66,7 @@ def test_durations_are_those_of_calls_that_ended_by_target_and_method(
     assert (poll.p50, poll.p99) == (SECOND / 4, SECOND / 4)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_backlog_hides_no_timings_and_the_last_ones_count(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch

@@ -227,6 +227,7 @@ def test_the_latest_missed_time_is_caught_up(make: Make, engine: Engine) -> None
     assert fates(engine) == [("missed", MISSED), ("missed", MISSED), ("enqueued", None)]
 
 
+@pytest.mark.slow
 def test_an_occurrence_is_skipped_while_the_last_attempt_is_pending(make: Make, engine: Engine) -> None:
     app = make(daily(overlap="skip"))
     with ticking(app) as clock:
@@ -330,6 +331,7 @@ def test_a_condition_that_says_no_skips_with_a_reason_and_is_given_the_time_in_t
     assert [f"{one:%H:%M %Z}" for one in asked] == ["05:15 IST"]
 
 
+@pytest.mark.slow
 def test_a_condition_that_hangs_holds_up_no_other_entry(
     make: Make, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -427,6 +429,7 @@ def test_the_next_tick_is_at_the_next_time_and_a_tick_comes_every_ten_seconds(ma
         assert 0 <= clock.tick() <= 1.1
 
 
+@pytest.mark.slow
 def test_a_worker_can_carry_the_clock(make: Make, engine: Engine) -> None:
     app = make(daily())
     with ticking(app):
@@ -438,6 +441,7 @@ def test_a_worker_can_carry_the_clock(make: Make, engine: Engine) -> None:
     assert app.workers() == []
 
 
+@pytest.mark.slow
 def test_failed_work_is_retried_by_the_workers(make: Make, engine: Engine) -> None:
     app = make(daily(call=Client.fail))
     with ticking(app) as clock:

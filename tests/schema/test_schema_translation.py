@@ -45,6 +45,7 @@ def number_in(engine: Engine) -> int:
         return connection.scalar(select(func.count()).select_from(Attempt)) or 0
 
 
+@pytest.mark.slow
 def test_attempts_are_created_found_performed_and_changed_in_the_translated_schema(
     app: AsyncTask, tenant: Engine, engine: Engine
 ) -> None:
@@ -70,6 +71,7 @@ def test_attempts_are_created_found_performed_and_changed_in_the_translated_sche
         assert set(session.scalars(select(Attempt.status))) == {Status.SUCCEEDED, Status.CANCELED}
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_translated_schema_is_notified(app: AsyncTask, tenant: Engine) -> None:
     app.create_schema()
     will(lambda *_: None)

@@ -155,6 +155,7 @@ def test_terminal_states_set_completed_at(
     assert is_about(row.completed_at, now())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", AT_REST)
 @by_one_door
 def test_there_is_no_way_back_except_an_explicit_retry(
@@ -239,6 +240,7 @@ def test_the_status_is_committed_together_with_the_targets_own_rows(
     assert row_of(engine, attempt.id).status is Status.SUCCEEDED  # clockwork: an effect is there, and once
 
 
+@pytest.mark.slow
 def test_a_crash_during_the_call_leaves_the_row_pending_and_the_try_counted(
     app: AsyncTask, engine: Engine, write: Write, door: str, database: Database
 ) -> None:
@@ -378,6 +380,7 @@ def test_a_null_token_is_never_a_duplicate(engine: Engine, write: Write) -> None
         assert connection.scalar(select(func.count()).select_from(TABLE)) == 3
 
 
+@pytest.mark.slow
 def test_the_batch_job_hands_each_due_attempt_to_a_single_attempt_job(
     engine: Engine, door: str, async_engine_url: str, write: Write, app: AsyncTask, sessions: Sessions
 ) -> None:
@@ -408,6 +411,7 @@ def test_a_duplicate_delivery_of_a_single_attempt_job_does_nothing(
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_an_attempt_has_at_most_one_performer_at_a_time(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act)
     will(lambda: calls.append("called"))
@@ -557,6 +561,7 @@ def test_every_other_action_on_a_terminal_attempt_raises_invalid_state_and_chang
     assert len(events_of(engine, attempt.id)) == events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", GIVEN_UP)
 @by_one_door
 def test_retry_now_resets_the_counters_and_the_events_keep_the_history(
@@ -607,6 +612,7 @@ def test_num_errors_counts_what_the_target_raised(app: AsyncTask, engine: Engine
         let_pass(engine, HOUR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("do", [lambda: None, lambda: Again(after=1), lambda: 1 / 0])
 @by_one_door
 def test_num_losses_counts_the_losses_since_a_try_last_reported_back(
@@ -673,6 +679,7 @@ def test_due_at_is_moved_by_parking(app: AsyncTask, engine: Engine, write: Write
     assert is_about(row_of(engine, attempt.id).due_at, now() + outcome.after)
 
 
+@pytest.mark.slow
 def test_due_at_is_never_moved_by_a_claim_and_a_recovered_attempt_keeps_its_place(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -729,6 +736,7 @@ def test_by_default_an_error_is_retried_within_15_s_then_later_and_fails_after_4
     assert row_of(engine, attempt.id).num_errors == 2
 
 
+@pytest.mark.slow
 def test_an_attempt_is_claimed_once_until_it_is_due_again(app: AsyncTask, engine: Engine, write: Write) -> None:
     write(Client, "fail")
     assert [app.run_batch().claimed for _ in range(3)] == [1, 0, 0]

@@ -77,6 +77,7 @@ def test_an_order_is_rolled_back_and_its_call_is_never_made(app: AsyncTask, sess
     assert calls == []
 
 
+@pytest.mark.slow
 def test_a_call_fails_twice_and_succeeds_days_later(
     app: AsyncTask, engine: Engine, write: Write, answers: list[object]
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_call_fails_twice_and_succeeds_days_later(
     assert [event.message for event in events_of(engine, attempt.id, "error")] == ["Broken: away", "Broken: still away"]
 
 
+@pytest.mark.slow
 def test_a_call_that_fails_for_four_days_ends_failed(
     app: AsyncTask, engine: Engine, write: Write, answers: list[object]
 ) -> None:
@@ -120,6 +122,7 @@ def test_an_offer_expires_before_a_worker_makes_it(app: AsyncTask, engine: Engin
     assert app.perform(attempt.id) == NotPending(attempt.id, Status.EXPIRED)
 
 
+@pytest.mark.slow
 def test_a_process_is_killed_during_a_call_and_the_next_one_makes_the_call_again(
     app: AsyncTask, database: Database, door: str, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
@@ -149,6 +152,7 @@ def test_a_person_cancels_a_call_that_is_no_longer_wanted(
         session.get_one(Attempt, attempt.id).cancel()
 
 
+@pytest.mark.slow
 def test_a_person_removes_the_cause_and_retries_a_failed_call(
     app: AsyncTask, engine: Engine, write: Write, sessions: sessionmaker[Session], answers: list[object]
 ) -> None:
@@ -165,6 +169,7 @@ def test_a_person_removes_the_cause_and_retries_a_failed_call(
     assert [event.kind for event in events_of(engine, attempt.id)] == ["error", "retry_now"]
 
 
+@pytest.mark.slow
 def test_a_target_is_called_again_until_its_work_is_finished(
     app: AsyncTask, engine: Engine, write: Write, answers: list[object]
 ) -> None:

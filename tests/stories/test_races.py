@@ -56,6 +56,7 @@ def slow_app(engine: Engine, door: str, async_engine_url: str) -> Iterator[Async
     app.close()
 
 
+@pytest.mark.slow
 def test_of_two_threads_that_perform_one_attempt_one_calls_it_and_the_other_is_refused(
     app: AsyncTask, engine: Engine, write: Write, pool: ThreadPoolExecutor, tmp_path: pathlib.Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_of_two_threads_that_perform_one_attempt_one_calls_it_and_the_other_is_r
     assert sorted(one for one, *_ in notes(tmp_path)) == sorted(str(attempt.id) for attempt in attempts)
 
 
+@pytest.mark.slow
 def test_of_two_processes_that_perform_the_same_attempts_each_is_called_by_one(
     url: str, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_a_second_performer_is_told_which_worker_is_performing(
     assert app.perform(attempt.id) == NotPending(attempt.id, Status.SUCCEEDED)
 
 
+@pytest.mark.slow
 def test_cancel_and_perform_at_once_have_one_legal_end_and_the_loser_is_refused(
     app: AsyncTask,
     engine: Engine,
@@ -135,6 +138,7 @@ def test_cancel_during_a_call_is_refused_and_cancel_before_it_prevents_it(
     assert performing.result() == Succeeded(attempt.id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["leased", "write_leased"])
 def test_a_performer_that_outlived_its_claim_writes_nothing(
     app: AsyncTask, slow_app: AsyncTask, engine: Engine, write: Write, pool: ThreadPoolExecutor, gate: str, method: str
@@ -154,6 +158,7 @@ def test_a_performer_that_outlived_its_claim_writes_nothing(
     assert _effects(engine) == ([(str(attempt.id), 2)] if method == "write_leased" else [])
 
 
+@pytest.mark.slow
 def test_a_performer_that_outlived_its_claim_does_not_touch_the_next_claim(
     app: AsyncTask, slow_app: AsyncTask, engine: Engine, write: Write, pool: ThreadPoolExecutor, gate: str
 ) -> None:
@@ -180,6 +185,7 @@ def test_no_zombie_of_two_hundred_has_an_effect(engine: Engine, sessions: sessio
     assert _double_effects_of_zombies(engine, sessions, target, 34) == []
 
 
+@pytest.mark.slow
 def test_the_races_here_catch_a_library_without_a_fence(
     engine: Engine, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -198,6 +204,7 @@ def test_the_races_here_catch_a_library_without_a_fence(
     assert len([one for one in found if "has its effect twice" in one]) >= 5
 
 
+@pytest.mark.slow
 def test_a_sweep_never_charges_a_call_whose_row_is_locked_or_whose_process_lives_here(
     slow_app: AsyncTask, engine: Engine, write: Write, pool: ThreadPoolExecutor, gate: str
 ) -> None:
@@ -214,6 +221,7 @@ def test_a_sweep_never_charges_a_call_whose_row_is_locked_or_whose_process_lives
     assert row_of(engine, attempt.id).num_crashes == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_never_charges_a_leased_call_whose_process_has_a_heartbeat(
     slow_app: AsyncTask, engine: Engine, write: Write, pool: ThreadPoolExecutor, gate: str
 ) -> None:
@@ -227,6 +235,7 @@ def test_a_sweep_never_charges_a_leased_call_whose_process_has_a_heartbeat(
     assert row_of(engine, attempt.id).num_crashes == 0
 
 
+@pytest.mark.slow
 def test_after_a_killed_process_the_start_is_counted_its_writes_are_undone_and_a_sweep_recovers_the_attempt(
     app: AsyncTask, url: str, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
@@ -247,6 +256,7 @@ def test_after_a_killed_process_the_start_is_counted_its_writes_are_undone_and_a
     assert _effects(engine) == [(str(attempt.id), 2)]
 
 
+@pytest.mark.slow
 def test_two_batches_in_two_threads_perform_no_attempt_twice(
     app: AsyncTask, write: Write, pool: ThreadPoolExecutor, tmp_path: pathlib.Path
 ) -> None:
@@ -256,6 +266,7 @@ def test_two_batches_in_two_threads_perform_no_attempt_twice(
     assert sum(report.claimed for report in reports) == sum(report.succeeded for report in reports) == 30
 
 
+@pytest.mark.slow
 def test_two_batches_in_two_processes_perform_no_attempt_twice(
     url: str, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:

@@ -145,6 +145,7 @@ def test_max_attempts_is_the_number_of_errors_that_ends_failed(app: AsyncTask, e
     assert [event.num_attempt for event in events_of(engine, attempt.id, "error")] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_until_is_measured_from_created_at(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_by_default_policy)
@@ -153,6 +154,7 @@ def test_until_is_measured_from_created_at(app: AsyncTask, engine: Engine, write
     assert row_of(engine, attempt.id).last_error.startswith("the next try would be later than until = 4 days")
 
 
+@pytest.mark.slow
 @by_one_door
 def test_until_is_measured_from_scheduled_at_if_there_is_one(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_by_default_policy, scheduled_at=dt.datetime.now(dt.UTC) + 3 * DAY)
@@ -191,6 +193,7 @@ def test_an_attempt_that_was_never_tried_expires_too(app: AsyncTask, engine: Eng
     assert [event.kind for event in events_of(engine, attempt.id)] == ["expired"]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_an_untried_attempt_without_expires_at_never_ends_by_itself(
     app: AsyncTask, engine: Engine, write: Write

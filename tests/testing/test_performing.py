@@ -147,6 +147,7 @@ def test_what_only_ends_a_call_is_an_outcome_without_raising(session: Session) -
         attempt.cancel()
 
 
+@pytest.mark.slow
 def test_what_is_retried_is_due_when_the_time_has_passed(session: Session) -> None:
     attempt = call(session, Client, "fail")
     for number in (1, 2, 3):
@@ -459,6 +460,7 @@ def test_a_session_may_be_bound_for_its_own_models_alone(connection: Connection)
 # On an AsyncSession.
 
 
+@pytest.mark.slow
 def test_all_kinds_of_targets_run_on_an_async_session(play: Play) -> None:
     loops: list[Any] = []
 
@@ -499,6 +501,7 @@ def test_all_kinds_of_targets_run_on_an_async_session(play: Play) -> None:
     play(test)
 
 
+@pytest.mark.slow
 def test_an_order_key_and_an_own_model_on_an_async_session(play: Play) -> None:
     async def test(session: AsyncSession) -> None:
         made = [

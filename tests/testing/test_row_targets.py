@@ -80,6 +80,7 @@ def test_an_error_of_such_a_row_is_recorded_and_its_writes_are_undone(
     assert len(board.asked) == 2
 
 
+@pytest.mark.slow
 def test_such_rows_and_operations_on_an_async_session(
     play: Play, board: reviews.Board, provider: operations.Provider
 ) -> None:

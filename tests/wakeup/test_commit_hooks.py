@@ -207,6 +207,7 @@ def test_a_commit_of_a_scoped_session_notifies(sessions: Sessions, notifier: Not
     assert notified(notifier) == {"default"}
 
 
+@pytest.mark.slow
 def test_32_threads_notify_of_each_of_their_rows(sessions: Sessions, engine: Engine, notifier: Notifier) -> None:
     meet = threading.Barrier(32 if engine.dialect.name != "sqlite" else 8)
 

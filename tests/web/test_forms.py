@@ -36,6 +36,7 @@ def status_of(engine: Engine, attempt: Attempt) -> str:
     return "gone" if found is None else found.value
 
 
+@pytest.mark.slow
 def test_each_verb_changes_an_attempt_and_says_who_and_why(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempts = {verb: write(act) for verb in (*ENDS, "reschedule")}
     attempts["retry"] = ended(engine, write(act), "Broken: order 7")
@@ -61,6 +62,7 @@ def test_each_verb_changes_an_attempt_and_says_who_and_why(app: AsyncTask, engin
     assert dt.timedelta(hours=1, minutes=55) < due.due_at - due.read_at < dt.timedelta(hours=2, minutes=5)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_verb_that_lost_a_race_says_what_happened_instead(app: AsyncTask, engine: Engine, write: Write) -> None:
     running, over, gone = write(act), write(act), write(act)
@@ -81,6 +83,7 @@ def test_a_verb_that_lost_a_race_says_what_happened_instead(app: AsyncTask, engi
     assert [status_of(engine, one) for one in (running, over, gone)] == ["pending", "succeeded", "gone"]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_what_is_no_right_form_is_refused_and_changes_nothing(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act)
@@ -138,6 +141,7 @@ def test_each_right_opens_its_own_verb_only(app: AsyncTask, engine: Engine, writ
     assert status_of(engine, attempt) == "pending"
 
 
+@pytest.mark.slow
 @by_one_door
 def test_revealing_arguments_is_recorded(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_boxed, None, {"card": "73556"})
@@ -154,6 +158,7 @@ def test_revealing_arguments_is_recorded(app: AsyncTask, engine: Engine, write: 
     assert (event.actor, event.message) == ("anna@web", "ticket 17")
 
 
+@pytest.mark.slow
 @by_one_door
 def test_queues_and_entries_are_paused_and_resumed(engine: Engine, app: AsyncTask) -> None:
     schedule = Schedule()
@@ -187,6 +192,7 @@ def ids_in(page: Any) -> str:
     return found[1]
 
 
+@pytest.mark.slow
 def test_many_are_changed_after_a_preview_of_a_frozen_set(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +222,7 @@ def test_many_are_changed_after_a_preview_of_a_frozen_set(
     assert {(one.actor, one.message) for row in failed for one in events_of(engine, row.id)} == {("anna@web", "mended")}
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_preview_says_what_will_be_refused_and_the_result_what_was(
     app: AsyncTask, engine: Engine, write: Write
@@ -255,6 +262,7 @@ def test_a_preview_reads_a_bounded_part_of_the_table_and_says_so(
 # The database away
 
 
+@pytest.mark.slow
 @by_one_door
 def test_pages_keep_their_last_figures_while_the_database_is_away(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -316,6 +324,7 @@ def test_nobody_is_shown_the_last_page_of_somebody_with_other_rights(
     assert found == {"anna": 200, "bob": 503}
 
 
+@pytest.mark.slow
 @by_one_door
 def test_where_no_thread_is_free_pages_show_their_last_figures_and_probes_answer(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch

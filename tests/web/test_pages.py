@@ -45,6 +45,7 @@ def everything(engine: Engine) -> Any:
         return [sorted(map(str, connection.execute(text(f"SELECT * FROM {name}")).all())) for name in tables]
 
 
+@pytest.mark.slow
 def test_every_page_shows_the_mess_in_three_formats_and_changes_nothing(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -71,6 +72,7 @@ def test_every_page_shows_the_mess_in_three_formats_and_changes_nothing(
     assert everything(engine) == before
 
 
+@pytest.mark.slow
 def test_pages_of_empty_tables_teach(app: AsyncTask) -> None:
     with browser(app) as client:
         words = {path: words_of(client.get(path)) for path in PAGES}
@@ -82,6 +84,7 @@ def test_pages_of_empty_tables_teach(app: AsyncTask) -> None:
     assert "Nobody has changed anything" in words["/audit"]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_hostile_text_in_columns_and_parameters_is_text(app: AsyncTask, engine: Engine, write: Write) -> None:
     """In every column that holds a text, and every parameter: nothing is unescaped, nothing fails, nothing changes."""
@@ -113,6 +116,7 @@ def test_hostile_text_in_columns_and_parameters_is_text(app: AsyncTask, engine: 
     assert everything(engine) == before
 
 
+@pytest.mark.slow
 @by_one_door
 def test_arguments_are_shown_with_the_right_and_masked_where_they_look_like_secrets(
     app: AsyncTask, engine: Engine, write: Write
@@ -163,6 +167,7 @@ def test_an_unknown_job_is_404_with_a_search_box(app: AsyncTask) -> None:
     assert data.json() == {"error": "There is no such page."}
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_list_pages_searches_and_names_its_command(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempts = [write(act) for _ in range(60)]
@@ -199,6 +204,7 @@ def test_a_refusal_keeps_the_search_and_leads_back(app: AsyncTask) -> None:
     assert not [page for page in away if ">Back" in page.text]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_the_state_of_a_waiting_call_says_whether_it_is_blocked_or_too_late(
     app: AsyncTask, engine: Engine, write: Write
@@ -283,6 +289,7 @@ def test_a_search_that_means_nothing_is_refused(wrong: str) -> None:
     assert refused.value.status == 400
 
 
+@pytest.mark.slow
 @by_one_door
 def test_columns_of_your_own_need_the_right_to_see_arguments_and_are_masked(
     app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -315,6 +322,7 @@ def test_the_user_of_an_attempt_is_told_of_no_other_attempt(
     assert (own.status_code, str(other.id) in own.text, str(other.id) in full.text) == (200, False, True)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_rows_of_workers_and_runs_that_cannot_be_read_break_no_page(app: AsyncTask, engine: Engine) -> None:
     tables = companion_tables(TABLE)
@@ -330,6 +338,7 @@ def test_rows_of_workers_and_runs_that_cannot_be_read_break_no_page(app: AsyncTa
     assert found == [200] * 5
 
 
+@pytest.mark.slow
 @by_one_door
 def test_errors_whose_attempts_have_succeeded_since_need_nobody(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act)

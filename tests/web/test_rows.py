@@ -6,6 +6,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -37,6 +38,7 @@ def links_of(client: Any, path: str) -> list[str]:
     raise AssertionError("the list has no end")
 
 
+@pytest.mark.slow
 @by_one_door
 def test_rows_and_attempts_are_listed_together_by_the_time_of_submission(
     desk: Desk, board: Board, engine: Engine, write: Any, monkeypatch: Any
@@ -74,6 +76,7 @@ def test_rows_and_attempts_are_listed_together_by_the_time_of_submission(
     assert [one.status_code for one in (wrong, *bulk)] == [400] * 5
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_row_is_restarted_canceled_and_noted_on_its_page(desk: Desk, board: Board, engine: Engine) -> None:
     board.will_raise(Broken("order 7"))
@@ -116,6 +119,7 @@ def test_a_row_is_restarted_canceled_and_noted_on_its_page(desk: Desk, board: Bo
     assert desk.row(other).canceled_at is not None
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_user_sees_their_own_job_and_nothing_else(desk: Desk, board: Board, monkeypatch: Any, write: Any) -> None:
     mine, attempt = desk.submitted(), write(act)
@@ -138,6 +142,7 @@ def test_a_user_sees_their_own_job_and_nothing_else(desk: Desk, board: Board, mo
     assert "ada" in words_of(own)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_row_is_found_by_its_link_whatever_its_key_holds(desk: Desk, engine: Engine) -> None:
     register(Pair)
@@ -168,6 +173,7 @@ def test_a_row_that_is_stuck_is_one_click_away(desk: Desk) -> None:
         assert f'href="/jobs/test.review/{key}"' in client.get("/stuck").text
 
 
+@pytest.mark.slow
 @by_one_door
 def test_no_job_is_left_out_or_listed_twice_where_clocks_differ(
     desk: Desk, engine: Engine, write: Any, monkeypatch: Any

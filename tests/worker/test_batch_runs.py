@@ -20,6 +20,7 @@ class Torn(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_each_run_leaves_its_figures_and_why_it_stopped(app: AsyncTask, write: Write) -> None:
     assert app.runs() == ()
     for method in ("ping", "ping", "fail"):
@@ -67,6 +68,7 @@ def test_a_run_that_did_nothing_because_of_another_leaves_no_record(app: AsyncTa
     assert app.runs() == ()
 
 
+@pytest.mark.slow
 @by_one_door
 def test_the_newest_runs_are_kept_and_disturb_no_other_reader(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch

@@ -74,6 +74,7 @@ def test_attempts_are_claimed_many_at_a_time(app: AsyncTask, engine: Engine, mon
 # The limit
 
 
+@pytest.mark.slow
 def test_exactly_as_many_are_started_as_the_limit_allows(app: AsyncTask, engine: Engine) -> None:
     make(engine, Client, 120, method_name="ping")
     make(engine, Client, 30, method_name="ping", queue="other")
@@ -82,6 +83,7 @@ def test_exactly_as_many_are_started_as_the_limit_allows(app: AsyncTask, engine:
     assert starts(engine) == {1: 67, 0: 83}
 
 
+@pytest.mark.slow
 def test_what_is_released_behind_a_slow_call_is_performed_in_the_same_batch_and_counts_once(
     app: AsyncTask, engine: Engine
 ) -> None:
@@ -103,6 +105,7 @@ def test_what_is_released_behind_a_slow_call_is_performed_in_the_same_batch_and_
     assert app.run_batch().succeeded == 11
 
 
+@pytest.mark.slow
 @sync_only
 def test_calls_of_a_paused_target_do_not_count(app: AsyncTask, engine: Engine) -> None:
     will(lambda: None)
@@ -132,6 +135,7 @@ def test_coroutines_run_beside_each_other(app: AsyncTask, engine: Engine) -> Non
     assert starts(engine) == {1: 17}
 
 
+@pytest.mark.slow
 def test_coroutines_that_find_no_slot_are_performed_in_the_same_batch(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +151,7 @@ def test_coroutines_that_find_no_slot_are_performed_in_the_same_batch(
 # Order keys
 
 
+@pytest.mark.slow
 def test_the_next_of_a_key_is_performed_in_the_same_batch_in_whichever_queue_it_waits(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -159,6 +164,7 @@ def test_the_next_of_a_key_is_performed_in_the_same_batch_in_whichever_queue_it_
     assert row_of(engine, other.id).status is Status.SUCCEEDED
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_pool_of_one_connection_is_enough(database: Database, engine: Engine, registered: None, write: Write) -> None:
     """A lane keeps a connection open, and releases keys and asks for limits on another one."""
@@ -172,6 +178,7 @@ def test_a_pool_of_one_connection_is_enough(database: Database, engine: Engine, 
     own.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_an_attempt_that_stays_locked_is_left_to_the_next_batch(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -188,6 +195,7 @@ def test_an_attempt_that_stays_locked_is_left_to_the_next_batch(
 # Jobs of the user's own
 
 
+@pytest.mark.slow
 def test_every_attempt_goes_through_a_job_of_the_users_own(
     engine: Engine, door: str, async_engine_url: str, write: Write
 ) -> None:
@@ -211,6 +219,7 @@ def test_every_attempt_goes_through_a_job_of_the_users_own(
     app.close()
 
 
+@pytest.mark.slow
 def test_a_job_of_the_users_own_that_raises_ends_the_batch_and_charges_nothing(
     engine: Engine, door: str, async_engine_url: str
 ) -> None:
@@ -234,6 +243,7 @@ def test_a_job_of_the_users_own_that_raises_ends_the_batch_and_charges_nothing(
 # Errors of the database
 
 
+@pytest.mark.slow
 @sync_only
 @pytest.mark.parametrize("can_release", [True, False])
 def test_an_error_of_the_database_in_a_thread_ends_no_batch_and_leaves_no_claim(
@@ -269,6 +279,7 @@ def test_an_error_of_the_database_in_a_thread_ends_no_batch_and_leaves_no_claim(
 # Progress
 
 
+@pytest.mark.slow
 def test_progress_is_reported_one_at_a_time_and_never_goes_back(app: AsyncTask, engine: Engine) -> None:
     told: list[BatchReport] = []
     telling = threading.Lock()
@@ -325,6 +336,7 @@ class _Noted(threading.Event):
         self._other.set()
 
 
+@pytest.mark.slow
 def test_a_limit_that_lets_nothing_start_for_long_leaves_the_rest_to_the_next_batch(
     app: AsyncTask, engine: Engine, registered: None, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +371,7 @@ def test_a_batch_is_silent_about_order_keys_that_have_just_arrived(
     assert caplog.messages == []
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_batch_waits_for_what_the_watchdog_releases(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch

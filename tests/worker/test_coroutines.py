@@ -17,6 +17,7 @@ class OwnError(BaseException):
     """No Exception."""
 
 
+@pytest.mark.slow
 def test_what_is_raised_while_a_group_is_settled_ends_neither_the_thread_nor_the_batch(
     engine: Engine, door: str, async_engine_url: str, write: Callable[..., Attempt], monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -73,6 +73,7 @@ def held(engine: Engine) -> Iterator[Callable[..., HeldName]]:
         one.close()
 
 
+@pytest.mark.slow
 def test_a_second_worker_of_a_name_whose_process_lives_refuses_in_one_sentence(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_second_worker_of_a_name_whose_process_lives_refuses_in_one_sentence(
         await_(lambda: names(engine), "the name is free again")
 
 
+@pytest.mark.slow
 @OF_SERVERS
 @by_one_door
 def test_what_a_dead_worker_of_another_machine_has_left_runs_again_at_once(
@@ -113,6 +115,7 @@ def test_what_a_dead_worker_of_another_machine_has_left_runs_again_at_once(
         assert before not in names(engine)
 
 
+@pytest.mark.slow
 @OF_SERVERS
 def test_a_worker_of_another_machine_that_sends_a_heartbeat_keeps_its_name(
     engine: Engine, held: Callable[..., HeldName]
@@ -130,6 +133,7 @@ def test_a_worker_of_another_machine_that_sends_a_heartbeat_keeps_its_name(
     assert names(engine) == [first]
 
 
+@pytest.mark.slow
 @OF_SERVERS
 @pytest.mark.parametrize("began", ["without sessions", "by another URL", "beside it"])
 def test_a_lock_that_the_living_worker_never_had_does_not_tell_that_it_is_dead(
@@ -155,6 +159,7 @@ def test_a_lock_that_the_living_worker_never_had_does_not_tell_that_it_is_dead(
     holder.close()
 
 
+@pytest.mark.slow
 def test_where_no_lock_tells_a_silence_of_one_lease_does(engine: Engine, held: Callable[..., HeldName]) -> None:
     first = worker_name("web")
     held(worker=first, has_sessions=False)
@@ -170,6 +175,7 @@ def test_where_no_lock_tells_a_silence_of_one_lease_does(engine: Engine, held: C
         workers.beat(engine, TABLE, first, LEASE, [])
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_frozen_worker_loses_its_fence_and_ends(
     app: AsyncTask, engine: Engine, held: Callable[..., HeldName]
@@ -239,6 +245,7 @@ def test_what_a_stopped_worker_of_the_name_could_not_release_is_not_charged(
     assert before not in names(engine)
 
 
+@pytest.mark.slow
 @OF_SERVERS
 def test_a_worker_whose_connection_was_lost_takes_its_lock_again(app: AsyncTask, engine: Engine) -> None:
     """Else a new one on another machine would take it for dead."""
@@ -264,6 +271,7 @@ def test_a_worker_whose_connection_was_lost_takes_its_lock_again(app: AsyncTask,
     await_(is_free, "the lock ends with the worker")
 
 
+@pytest.mark.slow
 @OF_SERVERS
 def test_a_worker_whose_call_is_locked_loses_its_name_all_the_same(
     engine: Engine, write: Write, held: Callable[..., HeldName], monkeypatch: pytest.MonkeyPatch

@@ -58,6 +58,7 @@ def test_an_attempt_is_performed_without_any_fork(
     assert forks == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["suspect", "isolate"])
 def test_a_suspect_and_an_isolated_call_are_performed_in_a_child_process(
     home: AsyncTask, engine: Engine, write: Write, forks: list[int], tmp_path: pathlib.Path, why: str

@@ -21,6 +21,7 @@ async def blocking() -> None:
     opened.wait(30)
 
 
+@pytest.mark.slow
 def test_a_blocked_event_loop_is_said_and_starts_nothing_until_it_answers(
     app: AsyncTask, engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

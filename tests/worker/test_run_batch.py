@@ -54,6 +54,7 @@ def frail_app(engine: Engine, database: Database, door: str) -> Iterator[AsyncTa
     own.dispose()
 
 
+@pytest.mark.slow
 def test_everything_due_is_performed_once_and_the_report_counts_it(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -76,6 +77,7 @@ def test_everything_due_is_performed_once_and_the_report_counts_it(
     assert app.run_batch().claimed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["poll", "ask_for_patience"])
 def test_what_is_due_again_at_once_waits_for_the_next_batch(
     app: AsyncTask, engine: Engine, write: Write, method: str
@@ -85,6 +87,7 @@ def test_what_is_due_again_at_once_waits_for_the_next_batch(
         assert (app.run_batch().claimed, row_of(engine, attempt.id).num_attempts) == (1, number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True])
 def test_what_is_created_during_a_batch_waits_for_the_next_whenever_it_was_to_be(
     app: AsyncTask, engine: Engine, write: Write, late: bool
@@ -101,6 +104,7 @@ def test_what_is_created_during_a_batch_waits_for_the_next_whenever_it_was_to_be
     assert [app.run_batch(concurrency=1).claimed for _ in range(5)] == [1, 1, 1, 1, 0]
 
 
+@pytest.mark.slow
 def test_what_is_moved_to_the_past_while_it_is_performed_is_not_performed_twice_in_one_batch(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -116,6 +120,7 @@ def test_what_is_moved_to_the_past_while_it_is_performed_is_not_performed_twice_
     assert app.run_batch().claimed == 1
 
 
+@pytest.mark.slow
 def test_a_suspect_that_dies_waits_for_the_next_batch(
     database: Database, door: str, engine: Engine, write: Write, tmp_path: pathlib.Path
 ) -> None:
@@ -132,6 +137,7 @@ def test_a_suspect_that_dies_waits_for_the_next_batch(
     app.close()
 
 
+@pytest.mark.slow
 def test_at_most_limit_attempts_are_started(app: AsyncTask, write: Write) -> None:
     for _ in range(7):
         write(Client, "ping")
@@ -139,6 +145,7 @@ def test_at_most_limit_attempts_are_started(app: AsyncTask, write: Write) -> Non
     assert len(calls) == 7
 
 
+@pytest.mark.slow
 def test_calls_run_concurrently_on_all_lanes(app: AsyncTask, write: Write) -> None:
     name = uuid.uuid4().hex
     barriers[name] = threading.Barrier(4)
@@ -148,6 +155,7 @@ def test_calls_run_concurrently_on_all_lanes(app: AsyncTask, write: Write) -> No
     del barriers[name]
 
 
+@pytest.mark.slow
 def test_each_queue_is_performed_by_priority_and_then_by_age(app: AsyncTask, write: Write) -> None:
     for priority in (3, 0, 9, 5, 1, 7, 2, 8, 4, 6):
         for order in (1, 2):
@@ -159,6 +167,7 @@ def test_each_queue_is_performed_by_priority_and_then_by_age(app: AsyncTask, wri
     assert ("other", 1) in calls
 
 
+@pytest.mark.slow
 def test_orphans_are_recovered_and_overdue_attempts_expire_before_anything_is_performed(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -277,6 +286,7 @@ def test_job_classes_of_the_users_own_are_used(engine: Engine, write: Write) -> 
     assert seen == [one.id, "batch", two.id]
 
 
+@pytest.mark.slow
 def test_every_kind_of_database_argument_works(engine: Engine, database: Database, write: Write) -> None:
     async_engine = create_async_engine(database.async_url)
     ways: list[Any] = [
@@ -330,6 +340,7 @@ def test_batches_leave_no_threads_connections_or_descriptors(app: AsyncTask, eng
     await_(lambda: all(now <= then for now, then in zip(_left(engine), before, strict=True)), "nothing more is left")
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_connections_in_the_users_pool_stay_open_after_the_engine_was_disposed(
     engine: Engine, database: Database, write: Write
@@ -347,6 +358,7 @@ def test_connections_in_the_users_pool_stay_open_after_the_engine_was_disposed(
     mine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_connections_that_die_between_two_batches_charge_nothing(
     frail_app: AsyncTask, engine: Engine, write: Write
@@ -358,6 +370,7 @@ def test_connections_that_die_between_two_batches_charge_nothing(
         assert {(row.num_attempts, row.num_crashes, row.num_errors) for row in _rows(engine, ids)} == {(1, 0, 0)}
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("method", ["locked", "write_locked", "write_leased"])
 def test_a_lane_whose_connection_dies_during_a_call_resumes_and_charges_nothing(
@@ -381,6 +394,7 @@ def test_a_lane_whose_connection_dies_during_a_call_resumes_and_charges_nothing(
     assert {row.num_attempts for row in rows} <= {1, 2}
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("which", ["claim", "outcome"])

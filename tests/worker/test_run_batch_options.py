@@ -49,6 +49,7 @@ def renamed() -> None:
 # A part of what is due
 
 
+@pytest.mark.slow
 def test_only_the_named_queues_are_performed(app: AsyncTask, engine: Engine, write: Write) -> None:
     made = {queue: write(Client, "ping", queue=queue) for queue in ("default", "mail", "slow", "Mail")}
     report = app.run_batch(queues=["mail", "slow", "mail", "nobody's"])
@@ -57,6 +58,7 @@ def test_only_the_named_queues_are_performed(app: AsyncTask, engine: Engine, wri
     assert app.run_batch(queues=["nobody's"]).claimed == 0
 
 
+@pytest.mark.slow
 def test_only_the_named_targets_are_called_also_under_their_aliases(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -71,6 +73,7 @@ def test_only_the_named_targets_are_called_also_under_their_aliases(
     assert set(_starts(engine, made).values()) == {1}
 
 
+@pytest.mark.slow
 def test_suspects_outside_of_the_scope_are_not_performed(
     database: Database, door: str, engine: Engine, write: Write
 ) -> None:
@@ -84,6 +87,7 @@ def test_suspects_outside_of_the_scope_are_not_performed(
     app.close()
 
 
+@pytest.mark.slow
 def test_the_sweep_covers_every_queue_and_target(app: AsyncTask, engine: Engine, write: Write) -> None:
     late, lost = write(renamed, expires_at=_in(1)), write(renamed, queue="other")
     fetch.claim_one(engine, TABLE, "gone:1:0", dt.timedelta(seconds=1), lost.id, uuid.uuid4())
@@ -125,6 +129,7 @@ def test_invalid_options_are_refused_before_anything_is_done(
 # Queues in turn
 
 
+@pytest.mark.slow
 def test_a_full_queue_does_not_delay_other_queues(app: AsyncTask, engine: Engine, write: Write) -> None:
     made = {f"full {number}": write(Client, "ping", queue="a") for number in range(5)}
     made |= {queue: write(Client, "ping", queue=queue) for queue in ("b", "c")}
@@ -183,6 +188,7 @@ def test_a_deadline_after_the_last_call_leaves_nothing(app: AsyncTask, write: Wr
     assert (report.succeeded, report.left) == (1, 0)
 
 
+@pytest.mark.slow
 def test_left_is_zero_when_a_limit_or_a_signal_ends_the_batch(app: AsyncTask, write: Write) -> None:
     for _ in range(3):
         write(Client, "ping")
@@ -221,6 +227,7 @@ def test_progress_counts_no_more_than_the_limit_as_left(app: AsyncTask, write: W
     assert [(one.claimed, one.left) for one in told] == [(0, 2), (1, 1), (2, 0)]
 
 
+@pytest.mark.slow
 def test_a_progress_function_that_raises_ends_the_batch_and_charges_nothing(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -244,6 +251,7 @@ def test_nothing_is_counted_without_a_progress_function(
     assert app.run_batch(max_seconds=60).succeeded == 1
 
 
+@pytest.mark.slow
 def test_a_batch_job_of_the_users_own_respects_the_options(
     engine: Engine, door: str, async_engine_url: str, write: Write
 ) -> None:
@@ -262,6 +270,7 @@ def test_a_batch_job_of_the_users_own_respects_the_options(
 # What it would do
 
 
+@pytest.mark.slow
 def test_a_preview_counts_due_orphaned_and_overdue_attempts_and_writes_nothing(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:

@@ -53,6 +53,7 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
 
 
+@pytest.mark.slow
 def test_a_worker_leaves_unknown_calls_where_they_stood_and_says_so_once(
     app: AsyncTask, engine: Engine, unknown: list[uuid.UUID], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -82,6 +83,7 @@ def test_only_the_unknown_method_of_a_known_target_is_left(app: AsyncTask, engin
     assert {row.num_attempts for row in _rows(engine, ids)} == {0}
 
 
+@pytest.mark.slow
 def test_a_call_is_made_when_its_target_is_registered_at_last(
     app: AsyncTask, engine: Engine, unknown: list[uuid.UUID], registered: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +103,7 @@ def test_an_unknown_suspect_is_left_too(app: AsyncTask, engine: Engine) -> None:
     assert {(row.num_attempts, row.num_crashes, row.last_error) for row in _rows(engine, ids)} == {(1, 1, None)}
 
 
+@pytest.mark.slow
 def test_a_batch_reports_what_it_left(
     app: AsyncTask, engine: Engine, unknown: list[uuid.UUID], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,6 +158,7 @@ def sealed(engine: Engine) -> Iterator[Callable[[], None]]:
     encryptors._known.update(known)
 
 
+@pytest.mark.slow
 def test_calls_under_a_key_that_is_missing_here_are_left_to_others_until_the_key_comes(
     app: AsyncTask, engine: Engine, sealed: Callable[[], None], caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -178,6 +182,7 @@ def test_calls_under_a_key_that_is_missing_here_are_left_to_others_until_the_key
         await_(lambda: counted(engine) == {"succeeded": 12}, "the key is here")
 
 
+@pytest.mark.slow
 def test_calls_of_an_encryptor_that_is_missing_here_are_left_to_others(
     app: AsyncTask, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:

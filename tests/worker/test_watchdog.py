@@ -22,6 +22,7 @@ from workers import make
 LEASE = dt.timedelta(seconds=60)
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_connection_that_was_lost_while_there_was_nothing_to_do_leaves_no_claim_to_its_lease(
     database: Database, engine: Engine
