@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Engine, create_engine, text, update
+from sqlalchemy import Engine, create_engine, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -19,6 +19,7 @@ from async_task.outcomes import Parked
 from claims import TABLE, claimed
 from clockwork import row_of
 from conftest import by_one_door
+from databases import somebody_waits
 from elsewhere import await_
 from outbox import Client, calls
 
@@ -84,7 +85,7 @@ def test_a_serialization_failure_while_the_row_is_being_locked_parks_the_attempt
     with engine.begin() as connection:
         connection.execute(update(TABLE).values(updated_at=TABLE.c.updated_at))
         thread.start()
-        await_(lambda: connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")), "it waits for us")
+        await_(lambda: somebody_waits(engine), "it waits for us")
     thread.join()
     [outcome] = outcomes
     assert isinstance(outcome, Parked)
