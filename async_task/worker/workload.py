@@ -109,11 +109,19 @@ class Workload(ABC):
     def _claim_suspects(
         self, queues: Callable[[], Sequence[str]], lane: Lane, limit: int, besides: Besides
     ) -> list[Claim]:
+        """Up to `limit` of these queues. An error at one of them is raised only if nothing was claimed from another."""
         claims: list[Claim] = []
         for queue in _in_another_order(queues(), next(self._suspect_turns)):
-            if queue not in self.round_robin.paused and len(claims) < limit:  # paused since the run began
-                number = limit - len(claims)
+            if queue in self.round_robin.paused or len(claims) >= limit:  # paused since the run began
+                continue
+            number = limit - len(claims)
+            try:
                 claims += lane.run(partial(self.claim, lane, queue, number, besides=besides, suspects=True))
+            except Exception as error:
+                if not claims:
+                    raise
+                self.note_failure(error, queue)
+                break
         self.runtime.heartbeat.track([claim.id for claim in claims])
         return claims
 

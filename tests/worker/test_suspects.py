@@ -12,6 +12,7 @@ import elsewhere
 from async_task.queue.claim import Claim
 from async_task.worker import suspects
 from async_task.worker.suspects import PROVEN, Besides, SuspectRun, SuspectWidth
+from async_task.worker.workload import _in_another_order
 from offspring import claim
 
 LANE: Any = contextlib.nullcontext()
@@ -244,3 +245,11 @@ def test_behind_short_calls_nothing_is_released() -> None:
     made = Performing(*(lost() for _ in range(6)), lost(crashes=1), concurrency=1)
     made.run.run(LANE, lambda: True)
     assert (made.released, len(made.done), made.most) == ([], 7, 1)
+
+
+def test_each_queue_comes_first_in_its_turn() -> None:
+    """Otherwise the suspects of the first queue would leave no room for those of the others."""
+    queues = ["a", "b", "c"]
+    assert [_in_another_order(queues, turn)[0] for turn in range(4)] == ["a", "b", "c", "a"]
+    assert all(sorted(_in_another_order(queues, turn)) == queues for turn in range(4))
+    assert _in_another_order([], 7) == []

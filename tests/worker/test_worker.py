@@ -9,17 +9,21 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 import outbox
 from async_task import Again, AsyncTask, Attempt, AttemptJob, ConfigurationError, JobEvent, Status
+from async_task.database.lanes import Lane
 from async_task.execution import adaptive
 from async_task.execution.adaptive import BatchSize
 from async_task.execution.batch_executor import BatchExecutor
+from async_task.queue.claim import ClaimRequest
 from async_task.schema.tables import Worker
 from async_task.worker import poller
 from async_task.worker.claimer import Claimer
 from clockwork import forget_beats, row_of
+from conftest import by_one_door
 from elsewhere import await_
 from outbox import (
     Broken,
@@ -30,6 +34,7 @@ from outbox import (
     act,
     act_later,
     act_leased,
+    application,
     calls,
     effect,
     effect_later,
@@ -242,6 +247,31 @@ def test_a_suspect_is_performed_beside_other_attempts(app: AsyncTask, engine: En
         await_(lambda: at_rest(engine), "the suspect too")
     row = row_of(engine, suspect)
     assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 2, 0)
+
+
+@by_one_door
+@pytest.mark.slow
+def test_a_claim_that_fails_keeps_no_suspects_of_other_queues(
+    engine: Engine, door: str, async_engine_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stayed claimed until the end of their lease."""
+    for queue in ("one", "other"):
+        make(engine, Client, method_name="ping", queue=queue)
+    with engine.begin() as connection:
+        connection.execute(update(Attempt).values(num_attempts=1, num_crashes=1))
+    claim, asked = Claimer.claim, list[str]()
+
+    def fail_at_the_second(self: Claimer, lane: Lane, request: ClaimRequest, **options: Any) -> Any:
+        if request.suspects:
+            asked.append(request.queue)
+            if len(asked) == 2:
+                raise OperationalError("SELECT", None, Exception("no"))
+        return claim(self, lane, request, **options)
+
+    monkeypatch.setattr(Claimer, "claim", fail_at_the_second)
+    with working(application(engine, door, async_engine_url, lease=60)):
+        await_(lambda: at_rest(engine), "both are performed long before the end of a lease")
+    assert set(asked[:2]) == {"one", "other"}
 
 
 @pytest.mark.slow
