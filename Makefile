@@ -5,6 +5,8 @@
 PYTHON ?= $(shell for python in /usr/bin/python3 python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 UV ?= $(shell command -v uv 2>/dev/null)
+# Processes of the tests. Some tests wait, so one more than cores; with two more, two cores need a fifth more CPU.
+PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print $$1 < 7 ? $$1 + 1 : 8 }')
 ARGS ?=
 QUICK ?=
 ONLY ?=
@@ -20,10 +22,10 @@ demo: .venv/.demo ## show an outbox in the terminal
 	@.venv/bin/async-task demo $(ARGS)
 
 test: .venv/.dev ## run the tests on every database that answers
-	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal -q -m "not long" $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n $(PROCESSES) --dist worksteal -q -m "not long" $(ARGS)
 
 test-long: .venv/.dev ## run what `make test` leaves out: slow tests in other databases; processes, large tables, installation
-	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal -q -m long $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n $(PROCESSES) --dist worksteal -q -m long $(ARGS)
 
 test-browser: .venv/.browser ## run the stories of the dashboard in Chromium, which is installed if it can be
 	@$(install_chromium)
