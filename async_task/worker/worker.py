@@ -23,6 +23,7 @@ from async_task.outcomes import Outcome
 from async_task.polling.sweep import PollSweeper
 from async_task.queue import backlog, fenced_writes, fetch
 from async_task.queue.sweep import sweep
+from async_task.targets.parameter_types import load_checks
 from async_task.targets.registry import registered_targets
 from async_task.version import __version__
 from async_task.wakeup.in_process import Notifier, notifier_of
@@ -226,6 +227,7 @@ class _RunningWorker:
 
     def run(self) -> None:
         """On the thread of the caller, which never waits for the database: so it hears each signal."""
+        load_checks()  # before anything is due: the first calls would wait for it
         if self._listener is not None:
             self._listener.start()
         self._lane_pool.start()

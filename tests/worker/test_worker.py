@@ -1,6 +1,8 @@
 """The worker: it performs what is due for as long as it lives, and leaves nothing behind."""
 
 import datetime as dt
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from async_task.worker import poller
 from async_task.worker.claimer import Claimer
 from clockwork import forget_beats, row_of
 from conftest import by_one_door
+from databases import Database
 from elsewhere import await_
 from outbox import (
     Broken,
@@ -361,6 +364,31 @@ def test_attempts_of_one_key_are_performed_one_at_a_time_in_order(app: AsyncTask
         numbers = [number for token, number in calls if token == key]
         assert numbers == sorted(numbers)
         assert len(numbers) == 10
+
+
+@pytest.mark.only_on("sqlite")
+@sync_only
+@pytest.mark.slow
+def test_a_worker_has_imported_what_its_first_call_needs(app: AsyncTask, database: Database) -> None:
+    """The first calls after a start waited for that, 0.2 s."""
+    program = """
+import sys, threading
+from sqlalchemy.orm import Session
+from async_task import AsyncTask, Attempt, target
+@target("first")
+def first(number: int) -> None: ...
+def checks(): return {name for name in sys.modules if name.startswith("pydantic")}
+worker = AsyncTask(sys.argv[1]).worker(poll=0.05)
+print(bool(checks()))
+threading.Timer(0.5, worker.stop).start()
+worker.run()
+before = checks()
+Attempt.create(target=first, method_args={"number": 1}, session=Session())
+print(bool(before), checks() - before)
+"""
+    command = [sys.executable, "-c", program, database.sync_url]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "False\nTrue set()\n"
 
 
 @sync_only
