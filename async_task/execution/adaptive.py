@@ -130,7 +130,7 @@ FIRST_POLL = 0.005
 """Seconds from an empty poll to the next one, at first."""
 
 
-TOLD = 2.5
+TOLD = 3.5
 """How many times longer a worker waits that is notified, and knows when the next attempt is due."""
 
 

@@ -1,6 +1,6 @@
 """A poll: one statement finds everything that a worker might have to do.
 
-An idle worker that is notified of commits has 30 statements a minute.
+An idle worker that is notified of commits has fewer than 30 statements a minute.
 """
 
 import datetime as dt

@@ -107,12 +107,15 @@ def _mark(where: Engine | Connection, table: Table, worker: str, kind: str | Non
 def _beat(
     engine: Engine, table: Table, worker: str, lease: dt.timedelta, claimed: Sequence[uuid.UUID], kind: str | None
 ) -> None:
+    if not claimed:  # one statement: an idle worker does not begin and commit a transaction for it
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            register(connection, table, worker, kind)
+        return
     with engine.begin() as connection:
-        if claimed:
-            mine = (table.c.id.in_(claimed), table.c.claimed_by == worker, is_pending(table))
-            free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
-            ids = list(connection.scalars(free))
-            connection.execute(update(table).where(table.c.id.in_(ids)).values(extending(lease)))
+        mine = (table.c.id.in_(claimed), table.c.claimed_by == worker, is_pending(table))
+        free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
+        ids = list(connection.scalars(free))
+        connection.execute(update(table).where(table.c.id.in_(ids)).values(extending(lease)))
         # Last: while it waits for a table that somebody has locked, this process can still say that it ends.
         register(connection, table, worker, kind)
 
