@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in /usr/bin/python3 python3.13 python3.12 python3.1
 	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 UV ?= $(shell command -v uv 2>/dev/null)
 # Processes of the tests. Some tests wait, so one more than cores; with two more, two cores need a fifth more CPU.
-PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print $$1 < 7 ? $$1 + 1 : 8 }')
+PROCESSES ?= $(shell (nproc || getconf _NPROCESSORS_ONLN || echo 2) 2>/dev/null | awk '{ print $$1 < 7 ? $$1 + 1 : 8 }')
 ARGS ?=
 QUICK ?=
 ONLY ?=

@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -92,11 +92,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> It
     if deselected := [item for item in items if item not in wanted]:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if item in wanted]
-    for item in pairs.for_test_long(items):
+    for item in _left_to_test_long(config, items):
         item.add_marker(pytest.mark.long)  # before -m is applied
     yield
     if hasattr(config, "workerinput"):
         _mix_files(items)
+
+
+def _left_to_test_long(config: pytest.Config, items: list[Any]) -> Iterable[Any]:
+    """A slow test that is asked for by name, or failed last time, runs in either word."""
+    if not config.getoption("lf", default=False) and not any("::" in one for one in config.args):
+        return pairs.for_test_long(items)
+    return [item for item in items if item.get_closest_marker("slow")] if config.option.markexpr == "long" else ()
 
 
 def _mix_files(items: list[Any]) -> None:

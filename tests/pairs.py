@@ -42,8 +42,12 @@ def for_test_long(items: Iterable[Any]) -> set[Any]:
 def _by_function(items: Iterable[Any]) -> Iterable[list[Any]]:
     found = defaultdict(list)
     for item in items:
-        found[item.path, item.cls, getattr(item, "originalname", item.name)].append(item)
+        found[item.path, item.cls, _name(item)].append(item)
     return found.values()
+
+
+def _name(item: Any) -> str:
+    return str(getattr(item, "originalname", item.name))
 
 
 def _by_case(items: Iterable[Any]) -> Iterable[list[Any]]:
@@ -56,7 +60,7 @@ def _by_case(items: Iterable[Any]) -> Iterable[list[Any]]:
 def _but_one_pair(cases: Iterable[list[Any]]) -> list[Any]:
     found = []
     for same in cases:
-        stays = (_turn(same[0]) + zlib.crc32(same[0].originalname.encode())) % len(same)
+        stays = (_turn(same[0]) + zlib.crc32(_name(same[0]).encode())) % len(same)
         found += same[:stays] + same[stays + 1 :]
     return found
 

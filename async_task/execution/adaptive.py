@@ -138,7 +138,7 @@ class PollInterval:
     """Seconds to wait until the next poll: 0 after one that found something, then 5, 10, 20 ... ms up to `poll`.
 
     Each wait is up to a quarter shorter or longer. At `poll` it is 3 %: so idle processes do not poll in step, poll as
-    often as configured on average, and 99 of 100 attempts wait no longer than `poll`. `draw` returns 0 to 1.
+    often as configured on average, and 99 of 100 attempts wait no longer than the longest wait. `draw` returns 0 to 1.
     """
 
     def __init__(self, poll: float, draw: Callable[[], float] = random.random) -> None:

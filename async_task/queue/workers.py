@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, func, i
 from sqlalchemy.exc import IntegrityError
 
 from async_task.database.clock import clock_now, statement_now
-from async_task.database.dialects import locks_rows
+from async_task.database.dialects import locks_rows, notifies
 from async_task.errors import AlreadyRunning
 from async_task.queue.backlog import MOST_COUNTED, num_claims
 from async_task.queue.predicates import has_beaten, has_claim, is_claimed
@@ -107,7 +107,8 @@ def _mark(where: Engine | Connection, table: Table, worker: str, kind: str | Non
 def _beat(
     engine: Engine, table: Table, worker: str, lease: dt.timedelta, claimed: Sequence[uuid.UUID], kind: str | None
 ) -> None:
-    if not claimed:  # one statement: an idle worker does not begin and commit a transaction for it
+    if not claimed and kind == WORKER and notifies(engine.dialect):
+        # An idle worker begins and commits no transaction for one statement. Elsewhere AUTOCOMMIT is a statement too.
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             register(connection, table, worker, kind)
         return

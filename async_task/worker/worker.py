@@ -99,6 +99,7 @@ class AttemptWorker:
         AlreadyRunning if another worker has its name, or has taken it over.
         """
         with stopped_by_signals(self.stop), self._open_runtime() as runtime:
+            load_checks()  # the first calls would wait for it, and each child would do it again
             runtime.prepare_children()
             self._notifier = notifier_of(runtime.table, runtime.source.url)
             pruner = Pruner(runtime)
@@ -227,7 +228,6 @@ class _RunningWorker:
 
     def run(self) -> None:
         """On the thread of the caller, which never waits for the database: so it hears each signal."""
-        load_checks()  # before anything is due: the first calls would wait for it
         if self._listener is not None:
             self._listener.start()
         self._lane_pool.start()
