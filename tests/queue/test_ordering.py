@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import elsewhere
 import outbox
 from async_task import AsyncTask, Attempt, Failed, NotDue, Status, Succeeded
+from async_task.database.dialects import locks_neighbours
 from async_task.database.engines import Source
 from async_task.database.transactions import retry_transient
 from async_task.outcomes import Decision
@@ -520,6 +521,8 @@ class Work:
             )
             if not claims:
                 threading.Event().wait(0.01)
+                if locks_neighbours(engine.dialect):  # there a head that is locked for a moment is left to this look
+                    retry_transient(partial(ordering.release_overlooked, engine, TABLE))
             for claim in claims:
                 self._begin(claim)
                 self._settle(engine, claim)
