@@ -7,6 +7,16 @@ import pty
 from elsewhere import await_
 
 
+def heard_to_the_end(ours: int) -> str:
+    """What is left to hear of a terminal whose other end is closed. One read returns a part of it."""
+    said = b""
+    with contextlib.suppress(OSError):  # nothing is left
+        while chunk := os.read(ours, 10_000):
+            said += chunk
+    os.close(ours)
+    return said.decode()
+
+
 class Terminal:
     """What a process prints on a terminal."""
 
@@ -23,10 +33,7 @@ class Terminal:
 
     def close(self) -> str:
         os.close(self.theirs)
-        with contextlib.suppress(OSError):  # the other end is closed
-            while chunk := os.read(self.ours, 10_000):
-                self.said += chunk.decode()
-        os.close(self.ours)
+        self.said += heard_to_the_end(self.ours)
         return self.said
 
     def _hear(self) -> str:

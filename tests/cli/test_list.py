@@ -20,6 +20,7 @@ from async_task_cli.commands import attempts
 from clockwork import let_pass
 from outbox import Client, act
 from said import Run
+from terminals import heard_to_the_end
 
 Write = Callable[..., Attempt]
 
@@ -95,8 +96,7 @@ def test_on_a_terminal_of_80_columns_calls_and_errors_are_cut_in_the_middle(
     ended = process("list", stdout=theirs)
     ended.communicate(timeout=60)
     os.close(theirs)
-    lines = re.sub(r"\x1b\[[\d;]*m", "", os.read(ours, 10_000).decode()).split("\r\n")
-    os.close(ours)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", heard_to_the_end(ours)).split("\r\n")
     assert [len(line) for line in lines if len(line) > 80] == []
     assert len(lines) == 5
     assert "…" in lines[1]
@@ -181,8 +181,7 @@ def test_colours_are_for_terminals_without_no_color(
     ended = process("list", stdout=theirs)
     _, err = ended.communicate(timeout=60)
     os.close(theirs)
-    said = os.read(ours, 10_000).decode()
-    os.close(ours)
+    said = heard_to_the_end(ours)
     assert (ended.returncode, err) == (0, "1 attempt: 1 pending.\n")
     assert ("\x1b[33mpending" in said) is (no_color is None)
 

@@ -20,7 +20,7 @@ from databases import Database
 from elsewhere import Program, await_, notes
 from outbox import Client, Elsewhere, calls, effect
 from said import Run
-from terminals import Terminal
+from terminals import Terminal, heard_to_the_end
 
 Write = Callable[..., Attempt]
 
@@ -367,8 +367,7 @@ def test_on_a_terminal_run_batch_prints_one_line_of_figures(process: Any, write:
     ended = process("run-batch", "--module", "outbox", stderr=theirs)
     out, _ = ended.communicate(timeout=60)
     os.close(theirs)
-    said = os.read(ours, 10_000).decode()
-    os.close(ours)
+    said = heard_to_the_end(ours)
     assert (ended.returncode, out) == (0, "")
     said = said.rpartition("\x1b[2K")[2]  # on a busy machine it took a second, and a bar was drawn and erased
     assert said.strip().startswith("1 attempt in ")

@@ -21,7 +21,7 @@ from clockwork import row_of
 from elsewhere import Program, await_
 from outbox import Client, act
 from said import Run
-from terminals import Terminal
+from terminals import Terminal, heard_to_the_end
 
 Write = Callable[..., Attempt]
 HOUR = dt.timedelta(hours=1)
@@ -52,8 +52,7 @@ def on_terminal(process: Callable[..., Program], *words: str) -> tuple[list[str]
     ended = process(*words, stdout=theirs)
     ended.communicate(timeout=60)
     os.close(theirs)
-    said = os.read(ours, 100_000).decode()
-    os.close(ours)
+    said = heard_to_the_end(ours)
     return re.sub(r"\x1b\[[\d;]*m", "", said).split("\r\n"), said
 
 

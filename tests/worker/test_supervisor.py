@@ -116,10 +116,10 @@ def test_a_killed_process_is_replaced_and_its_attempts_are_recovered_at_once_and
     out, err = script.communicate()
     assert script.returncode == 0
     assert out.splitlines() == ["the script runs once", "{'Succeeded': 21}"]
-    assert err.splitlines() == [
-        f"worker process {victim} was killed by SIGKILL: another is started at once",
-        f"attempts recovered from process {victim}: 1",
-    ]
+    killed, *recovered = err.splitlines()
+    assert killed == f"worker process {victim} was killed by SIGKILL: another is started at once"
+    # The sweep of the other process may be quicker than the supervisor, which then has nothing to tell.
+    assert recovered in ([], [f"attempts recovered from process {victim}: 1"])
     [loss] = events_of(engine, attempt.id, "loss")
     assert loss.message.endswith(" has died")
     assert f":{victim}:" in loss.message
