@@ -85,7 +85,7 @@ class ErrorRecorder:
     ) -> bool:
         """Record it. `lane`: on which `connection` is. `summary`: the error as text, without secrets. Returns False if
         another try is wanted at once, whatever the retry policy says."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no record_error()")
 
 
 class RetryAfter(Exception):

@@ -19,4 +19,4 @@ class RowTarget:
     def row_to_tell_of(self, session: Session, key: Any, *, has_failed: bool) -> Any:
         """The row with this key, after the commit of a try that has failed or of a success; None if its user is told
         nothing of that. Only called if it does not tell users itself."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no row_to_tell_of()")
