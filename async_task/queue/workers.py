@@ -113,10 +113,11 @@ def _beat(
             register(connection, table, worker, kind)
         return
     with engine.begin() as connection:
-        mine = (table.c.id.in_(claimed), table.c.claimed_by == worker, is_pending(table))
-        free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
-        ids = list(connection.scalars(free))
-        connection.execute(update(table).where(table.c.id.in_(ids)).values(extending(lease)))
+        if claimed:
+            mine = (table.c.id.in_(claimed), table.c.claimed_by == worker, is_pending(table))
+            free = select(table.c.id).where(*mine).with_for_update(skip_locked=True, key_share=True)
+            ids = list(connection.scalars(free))
+            connection.execute(update(table).where(table.c.id.in_(ids)).values(extending(lease)))
         # Last: while it waits for a table that somebody has locked, this process can still say that it ends.
         register(connection, table, worker, kind)
 

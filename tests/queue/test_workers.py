@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Connection, Engine, event, select, update
 
 from async_task import Attempt
 from async_task.database.transactions import retry_transient
@@ -42,6 +43,28 @@ def test_a_heartbeat_waits_for_no_locked_row(engine: Engine, write: Write) -> No
         connection.execute(select(TABLE.c.id).where(TABLE.c.id == claim.id).with_for_update()).all()
         workers.beat(engine, TABLE, "me", LEASE * 60, [claim.id])
     assert row_of(engine, claim.id).lease_until == before
+
+
+@pytest.mark.parametrize(("kind", "has_claim"), [("worker", False), ("worker", True), ("run-batch", False)])
+def test_only_an_idle_worker_on_postgresql_beats_in_one_statement(
+    engine: Engine, write: Write, kind: str, has_claim: bool
+) -> None:
+    """Others beat in a transaction, with what users do at the begin of one; and elsewhere AUTOCOMMIT is a statement."""
+    held = [claimed(engine, write(Client, "ping").id, "me").id] if has_claim else []
+    workers.beat(engine, TABLE, "me", LEASE, held, kind=kind)  # writes the row
+    seen: list[bool] = []
+
+    def note(connection: Connection, *_: Any) -> None:
+        seen.append(connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT")
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        workers.beat(engine, TABLE, "me", LEASE, held, kind=kind)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    is_single = engine.dialect.name == "postgresql" and kind == "worker" and not has_claim
+    assert set(seen) == {is_single}
+    assert (len(seen) == 1) is (not has_claim)
 
 
 @pytest.mark.slow
