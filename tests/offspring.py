@@ -22,6 +22,7 @@ def claim(arguments: str = "{}") -> Claim:
         queue="default", order_key=None, number=2, num_errors=3, num_crashes=1, num_losses=2, max_attempts=None,
         scheduled_at=None, created_at=NOW - dt.timedelta(days=1, microseconds=1), attempted_at=NOW,
         expires_at=NOW - dt.timedelta(seconds=1), last_error="said ß", priority=0, due_at=NOW, trace_context=None,
+        call_settings=None,
     )  # fmt: skip
 
 

@@ -133,7 +133,8 @@ class Claimer:
         at = tuple(marks.at(began))
         claims = fetch.claim_due(lane.connection, self._table, replace(request, marks=at))
         now = time.monotonic()
-        latest = {one.priority: UnreadInstant.read(one.due_at) for one in claims}  # in order: the last one counts
+        last_due = {one.priority: one.due_at for one in claims}  # in order: the last one of each priority counts
+        latest = {priority: UnreadInstant.read(due_at) for priority, due_at in last_due.items()}
         marks.note(latest, now=now, front_took=None if at else now - began)
         is_all = not at or len(claims) >= request.limit
         return claims, None if is_all else dt.timedelta(seconds=marks.until_front(now))
