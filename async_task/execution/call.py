@@ -6,6 +6,7 @@ import datetime as dt
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -37,13 +38,22 @@ def run_call(
     context.starts.begin(claim)
     token = performing.set(partial(call.current, claim))
     try:
-        with context.calling(), Watched(context.hooks, claim) as watched:
-            answer = _invoke(context, claim, call, transaction)
-            answer = context.lane.run_coroutine(answer) if inspect.iscoroutine(answer) else answer
-            return watched.answered(_checked_answer(answer))
+        if context.calling is None and context.hooks.performing is None:  # most calls: two context managers cost 0.7 us
+            return _lane_answer(context, claim, call, transaction)
+        with (context.calling or nullcontext)(), Watched(context.hooks, claim) as watched:
+            return watched.answered(_lane_answer(context, claim, call, transaction))
     finally:
         context.starts.returned(claim)
         performing.reset(token)
+
+
+def _lane_answer(
+    context: ExecutionContext, claim: Claim, call: PreparedCall, transaction: CallTransaction | None
+) -> object:
+    """The answer of the call, also of a coroutine that a plain function returns."""
+    answer = _invoke(context, claim, call, transaction)
+    answer = context.lane.run_coroutine(answer) if inspect.iscoroutine(answer) else answer
+    return _checked_answer(answer)
 
 
 async def run_coroutine(claim: Claim, call: PreparedCall, starts: Starts, hooks: Hooks = NO_HOOKS) -> object:

@@ -37,8 +37,9 @@ class HookNotUndone(Exception):
 
 def is_hooked(context: ExecutionContext, finished: FinishedCall) -> bool:
     """Whether anything is to be called for this call."""
-    has_hook = _has_hook(context.model) or _recorder(finished) is not None
-    return finished.decision.error is not None and has_hook
+    if finished.decision.error is None:
+        return False
+    return _has_hook(context.model) or _recorder(finished) is not None
 
 
 def call_hook(context: ExecutionContext, connection: Connection, finished: FinishedCall) -> FinishedCall:

@@ -97,11 +97,15 @@ class GroupCommit:
         seconds = self._in_flight.settle_within = self._rules.seconds(first)
         maximum = self._sizes.to_settle(seconds).number
         group: list[ClaimedCall] = []
+        known = None
         while waiting and len(group) < maximum:
             call = waiting[0][1]
-            is_alike = call.is_locked is first.is_locked and self._rules.seconds(call) == seconds
-            if not is_alike or not self._is_grouped(call):
-                break
+            # Calls of one method and time limit are alike, and most groups are of one method.
+            if known is None or call.method is not known.method or call.timeout != known.timeout:
+                is_alike = call.is_locked is first.is_locked and self._rules.seconds(call) == seconds
+                if not is_alike or not self._is_grouped(call):
+                    break
+                known = call
             group.append(waiting.popleft())
         return group
 
@@ -136,30 +140,26 @@ class GroupCommit:
 
     def _run_calls(self) -> None:
         began, number = time.monotonic(), 0
-        while (one := self._in_flight.start_next()) is not None:
+        one = self._in_flight.start_next()
+        while one is not None:
             number += 1
-            self._run_call(*one)
+            one = self._in_flight.start_next(self._run_call(*one))
         seconds = time.monotonic() - began
         if number:
             self._in_flight.seconds_in_calls += seconds
             self._sizes.to_settle(self._in_flight.settle_within).note(number, seconds)
 
-    def _run_call(self, claim: Claim, call: PreparedCall) -> None:
-        in_flight = self._in_flight
+    def _run_call(self, claim: Claim, call: PreparedCall) -> FinishedCall | None:
+        """The call, finished; None if it was not started."""
         began = time.monotonic()
         try:
             answer = run_call(self._context, claim, call, None)
         except NotStarted:
-            with in_flight.lock():
-                in_flight.running = None
+            with self._in_flight.lock():
+                self._in_flight.running = None
                 self._unstarted.append(claim)
-            return
-        finished = finish(claim, call, answer, time.monotonic() - began)
-        with in_flight.lock():
-            in_flight.running = None
-            if not in_flight.finished:
-                in_flight.first_finished_at = time.monotonic()
-            in_flight.finished.append(finished)
+            return None
+        return finish(claim, call, answer, time.monotonic() - began)
 
     # From one group to the next.
 
@@ -215,7 +215,7 @@ class GroupCommit:
 
     def _split(self, finished: list[FinishedCall]) -> tuple[list[FinishedCall], list[FinishedCall]]:
         """The calls for which the error hook is to be called, each in a transaction of its own, and the others."""
-        hooked = [one for one in finished if is_hooked(self._context, one)]
+        hooked = [one for one in finished if one.decision is not SUCCESS and is_hooked(self._context, one)]
         return hooked, [one for one in finished if one not in hooked] if hooked else finished
 
     def _is_short(self) -> bool:

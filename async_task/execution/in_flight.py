@@ -206,11 +206,15 @@ class InFlight:
         self.waiting.extendleft(reversed(calls))
         self._num_scheduled = len(calls)
 
-    def start_next(self) -> ClaimedCall | None:
-        """The next scheduled call, which is now the running one. None if there is none, if finished calls must be
-        committed first, or if the worker is stopping."""
+    def start_next(self, finished: FinishedCall | None = None) -> ClaimedCall | None:
+        """The next scheduled call, which is now the running one; the call before it has `finished`. None if there is
+        none, if finished calls must be committed first, or if the worker is stopping."""
         with self.lock():
             now = time.monotonic()
+            if finished is not None:
+                if not self.finished:
+                    self.first_finished_at = now
+                self.finished.append(finished)
             is_late = self.first_finished_at is not None and now - self.first_finished_at >= self.settle_within
             if not self._num_scheduled or not self.waiting or is_late or self.is_stopping():
                 self.running = None

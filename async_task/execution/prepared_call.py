@@ -3,7 +3,7 @@
 import contextlib
 import datetime as dt
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ class ExecutionContext:
     model: type[BaseAttempt]
     table: Table
     lane: Lane
-    calling: Callable[[], AbstractContextManager[None]] = nullcontext
+    calling: Callable[[], AbstractContextManager[None]] | None = None
     starts: Starts = NO_STARTS
     parked_reasons: ParkedReasons = field(default_factory=ParkedReasons)
     is_abandoned: Callable[[], bool] = lambda: False
@@ -142,7 +142,11 @@ def prepare(context: ExecutionContext, claim: Claim) -> PreparedCall:
     text = _decrypted_arguments(claim)
     hidden = None if claim.encryptor != NullEncryptor.name else method.policy.redact or ()
     timeout = own.timeout or method.policy.timeout
-    call = PreparedCall(method, {}, hidden, _is_locked(context, method), timeout, own_retry=own.retry)
+    is_locked = _is_locked(context, method)
+
+    def made(arguments: dict[str, Any], secrets: frozenset[str] | None = None) -> PreparedCall:
+        return PreparedCall(method, arguments, hidden, is_locked, timeout, secrets, own.retry)
+
     try:
         arguments = decode(text)
         method.signature.check(arguments, may_change=True)
@@ -153,11 +157,11 @@ def prepare(context: ExecutionContext, claim: Claim) -> PreparedCall:
         raise
     except InvalidArguments as error:
         _refuse_garbage(claim, text)
-        raise Unfit(call, error) from None
+        raise Unfit(made({}), error) from None
     except BaseException as error:  # of a validator of the user's: its text may quote the arguments
         label, kind = method.signature.label, type(error).__name__
-        raise Unfit(call, InvalidArguments(f"{label}: a validator raised {kind}")) from None
-    return call._replace(arguments=arguments, known_secrets=secrets)
+        raise Unfit(made({}), InvalidArguments(f"{label}: a validator raised {kind}")) from None
+    return made(arguments, secrets)
 
 
 @dataclass(frozen=True, slots=True)

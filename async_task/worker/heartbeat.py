@@ -119,13 +119,15 @@ class Heartbeat:
 
     def untrack(self, attempt_ids: Collection[uuid.UUID]) -> None:
         with self._changed:
+            ended = []
             for attempt_id in attempt_ids:
                 if (left := self._tracked.pop(attempt_id, 0) - 1) > 0:
                     self._tracked[attempt_id] = left
-                    continue
-                self._lapsed.discard(attempt_id)
-                if attempt_id not in self._abandoned:
-                    self._ledger.forget((attempt_id,))
+                else:
+                    ended.append(attempt_id)
+            if self._lapsed:
+                self._lapsed.difference_update(ended)
+            self._ledger.forget([one for one in ended if one not in self._abandoned] if self._abandoned else ended)
             if self._stopped:
                 self._changed.notify()
 
