@@ -120,6 +120,23 @@ def test_a_claim_whose_commit_was_not_answered_is_found_by_its_id(own: Engine, w
     assert fetch.claims_under(own, TABLE, uuid.uuid4()) == []
 
 
+def test_a_claim_has_what_its_row_has_also_in_fields_that_are_not_read_with_it(own: Engine, write: Write) -> None:
+    one, suspect, other = (write(Client, "ping", queue="other") for _ in range(3))
+    with own.begin() as connection:
+        counted = update(TABLE).where(TABLE.c.id == suspect.id)
+        connection.execute(counted.values(num_attempts=4, num_errors=1, num_crashes=2, num_losses=1))
+    for attempt, counts, options in (
+        (one, (0, 0), {"besides": ((one.target, "fail"),)}),
+        (suspect, (2, 1), {"suspects": True}),
+        (other, (0, 0), {}),
+    ):
+        request = _request(1, queue="other", **options)
+        (claim,) = fetch.claim_due(own, TABLE, request)
+        assert (claim.id, claim.queue, claim.claim_id) == (attempt.id, "other", request.claim_id)
+        assert (claim.num_crashes, claim.num_losses) == counts
+        assert fetch.claims_under(own, TABLE, request.claim_id) == [claim]
+
+
 def test_lost_claims_are_those_of_the_worker_whose_lease_is_past(own: Engine, write: Write) -> None:
     lost = claimed(own, write(Client, "ping").id, "me")
     claimed(own, write(Client, "ping").id, "other")
@@ -128,8 +145,8 @@ def test_lost_claims_are_those_of_the_worker_whose_lease_is_past(own: Engine, wr
     assert [claim.id for claim in fetch.lost_claims(own, TABLE, "me")] == [lost.id]
 
 
-def _request(limit: int, **options: Any) -> ClaimRequest:
-    return ClaimRequest("me", LEASE, "default", limit, uuid.uuid4(), **options)
+def _request(limit: int, queue: str = "default", **options: Any) -> ClaimRequest:
+    return ClaimRequest("me", LEASE, queue, limit, uuid.uuid4(), **options)
 
 
 def _claim_one(own: Engine, attempt_id: uuid.UUID) -> object:
