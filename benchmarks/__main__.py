@@ -40,7 +40,7 @@ from benchmarks.system import BARE, OURS, PEERS, Cannot
 MEASURES: tuple[Measure, ...] = (
     drain.MEASURE, drain.SINGLE, drain.WRITES, batch.MEASURE, enqueue.MEASURE, bulk.MEASURE, latency.MEASURE,
     latency.HUNDRED, targets.MEASURE, drain.TWO, idle.MEASURE, recovery.MEASURE, recovery.SUPERVISED, restart.MEASURE,
-    *each.FAMILY, link.MEASURE, beside.EMPTY, beside.FUTURE, beside.FINISHED, prune.MEASURE, producers.MEASURE,
+    *each.FAMILY, link.MEASURE, beside.FUTURE, beside.FINISHED, prune.MEASURE, producers.MEASURE,
     sustained.SNAPSHOT, sustained.MEMORY,
 )  # fmt: skip
 HOME = pathlib.Path(__file__).parent.parent

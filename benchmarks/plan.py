@@ -42,8 +42,8 @@ class Plan:
 
 FULL = Plan(
     name="full", rounds=3, within=None, transactions=2000, bulk=10_000, drain=20_000, warm=2_000, single=3_000,
-    longest=15, paced=200, idle=60, beside=5_000, others=1_000_000, snapshot=600, producers=32, produce=4,
-    recovery=150, memory=300, fastest_in=frozenset({"latency", "two", "empty", "future", "finished", "producers"}),
+    longest=15, paced=200, idle=60, beside=20_000, others=1_000_000, snapshot=600, producers=32, produce=4,
+    recovery=150, memory=300, fastest_in=frozenset({"latency", "two", "future", "finished", "producers"}),
 )  # fmt: skip
 QUICK = Plan(
     name="quick", rounds=1, within=155, transactions=300, bulk=10_000, drain=10_000, warm=300, single=1_500,
