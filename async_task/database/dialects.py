@@ -168,10 +168,10 @@ def uses_libpq(dialect: Dialect) -> bool:
 
 
 def is_transaction_sound(connection: Connection) -> bool:
-    """Whether the server is in a transaction of this connection that has not failed. Asks nobody; only if the driver
-    `uses_libpq`."""
+    """Whether the server is in a transaction of this connection that has not failed; False too if the pool has its
+    connection back. Asks nobody; only if the driver `uses_libpq`."""
     driver: Any = connection.connection.driver_connection
-    return bool(driver.pgconn.transaction_status == IN_TRANSACTION)
+    return driver is not None and bool(driver.pgconn.transaction_status == IN_TRANSACTION)
 
 
 IN_TRANSACTION = 2

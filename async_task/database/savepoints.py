@@ -1,17 +1,21 @@
 """One savepoint instead of two: ours, which is set already, also serves as the first one that SQLAlchemy sets.
 
-SQLAlchemy counts that one as its own, and two round trips are saved: its SAVEPOINT and its RELEASE are not sent. For
-that we use the `do_execute` event of the dialect, by which a listener executes a statement itself, or leaves it out.
+SQLAlchemy counts that one as its own, and its SAVEPOINT and RELEASE are neither compiled nor sent. For that, the three
+methods by which a dialect sets and ends savepoints are wrapped: they are public, and for any other savepoint the method
+that was there is called. If SQLAlchemy came to send its SAVEPOINT without them, that statement would end the lending,
+and both savepoints would be set.
 """
 
-import re
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import Dialect
 
 from async_task.database.dialects import is_transaction_sound, uses_libpq
+
+Do = Callable[[Connection, str], None]
 
 
 class _Lent:
@@ -25,7 +29,6 @@ class _Lent:
 
 
 _LENT: "weakref.WeakKeyDictionary[Connection, _Lent]" = weakref.WeakKeyDictionary()
-_OF_SQLALCHEMY = re.compile(r"(SAVEPOINT|RELEASE SAVEPOINT|ROLLBACK TO SAVEPOINT) (sa_savepoint_\d+)")
 
 
 def prepare_to_lend(dialect: Dialect) -> None:
@@ -34,6 +37,10 @@ def prepare_to_lend(dialect: Dialect) -> None:
         event.listen(dialect, "do_execute", _on_execute)
         event.listen(dialect, "do_executemany", _on_executemany)
         event.listen(dialect, "do_execute_no_params", _on_execute_no_params)
+        own: Any = dialect
+        own.do_savepoint = _setting(own.do_savepoint)
+        own.do_release_savepoint = _releasing(own.do_release_savepoint)
+        own.do_rollback_to_savepoint = _rolling_back(own.do_rollback_to_savepoint)
 
 
 def lend_savepoint(connection: Connection, name: str) -> None:
@@ -53,23 +60,43 @@ def reclaim_savepoint(connection: Connection) -> None:
     _LENT.pop(connection, None)
 
 
-def _on_execute(cursor: Any, statement: str, _parameters: Any, context: Any) -> bool:
-    """Returns whether the statement is dealt with."""
-    if "SAVEPOINT" not in statement[:21]:  # nearly all
-        _end_lending(context)
-        return False
-    lent, found = _LENT.get(context.root_connection), _OF_SQLALCHEMY.fullmatch(statement)
-    if lent is None or found is None:
-        return False
-    verb, name = found.groups()
-    if verb == "SAVEPOINT" and lent.taken_as is None:
-        lent.taken_as = name
-        return True
-    if name != lent.taken_as:
-        return False
-    if verb != "RELEASE SAVEPOINT" or not is_transaction_sound(context.root_connection):
-        cursor.execute(f"{verb} {lent.name}")
-    return True
+def _setting(do: Do) -> Do:
+    def do_savepoint(connection: Connection, name: str) -> None:
+        lent = _LENT.get(connection) if _LENT else None
+        if lent is None or lent.taken_as is not None:
+            do(connection, name)
+        else:
+            lent.taken_as = name
+
+    return do_savepoint
+
+
+def _releasing(do: Do) -> Do:
+    def do_release_savepoint(connection: Connection, name: str) -> None:
+        lent = _lent_as(connection, name)
+        if lent is None:
+            do(connection, name)
+        elif not is_transaction_sound(connection):
+            do(connection, lent.name)
+
+    return do_release_savepoint
+
+
+def _rolling_back(do: Do) -> Do:
+    def do_rollback_to_savepoint(connection: Connection, name: str) -> None:
+        lent = _lent_as(connection, name)
+        do(connection, name if lent is None else lent.name)
+
+    return do_rollback_to_savepoint
+
+
+def _lent_as(connection: Connection, name: str) -> _Lent | None:
+    lent = _LENT.get(connection) if _LENT else None
+    return lent if lent is not None and lent.taken_as == name else None
+
+
+def _on_execute(_cursor: Any, _statement: str, _parameters: Any, context: Any) -> None:
+    _end_lending(context)
 
 
 def _on_executemany(_cursor: Any, _statement: str, _parameters: Any, context: Any) -> None:

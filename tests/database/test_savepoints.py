@@ -97,6 +97,7 @@ PROGRAMS: dict[str, Do] = {
     "ends the transaction and commits": steps(lambda s: s.execute(text("ROLLBACK")), Session.commit),
     "ends the transaction and writes": steps(lambda s: s.execute(text("COMMIT")), lambda s: put(s, 1)),
     "does nothing": lambda session: None,
+    "invalidates its connection": steps(lambda s: put(s, 1), lambda s: s.connection().invalidate()),
     "writes on the connection, and rolls back": steps(
         lambda s: s.get_bind().execute(INSERT, {"number": 1}), lambda s: put(s, 2), Session.rollback
     ),
@@ -151,6 +152,16 @@ def test_the_savepoint_of_a_session_is_not_sent(plain: Engine, sent: list[str]) 
 def _are_sent(sent: list[str]) -> list[str]:
     """Without SQLAlchemy's numbers."""
     return [one.partition(" sa_")[0] for one in sent]
+
+
+@pytest.mark.parametrize("does", PROGRAMS)
+def test_where_a_savepoint_is_set_by_other_ways_both_are_sent(plain: Engine, sent: list[str], does: str) -> None:
+    usual, before = result_of(plain, PROGRAMS[does], lends=False), len(sent)
+    own: Any = plain.dialect
+    for name in ("do_savepoint", "do_release_savepoint", "do_rollback_to_savepoint"):
+        delattr(own, name)  # so that those of its class are called, as after somebody has replaced ours
+    assert result_of(plain, PROGRAMS[does], lends=True) == usual
+    assert sent[:before] == sent[before:]
 
 
 def test_after_it_was_reclaimed_all_savepoints_are_set(plain: Engine, sent: list[str]) -> None:
