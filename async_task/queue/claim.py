@@ -43,7 +43,8 @@ class ClaimRequest:
     @property
     def known(self) -> tuple[Any, ...]:
         """The last fields of every claim of it, which need not be read with each row: `known_fields`."""
-        same = (self.queue, self.claim_id)
+        # A plain text, as a row has it: the caller's may be a member of an Enum.
+        same = (str.__str__(self.queue), self.claim_id)
         return same if self.suspects else (0, 0, *same)
 
     @property
@@ -55,8 +56,9 @@ class ClaimRequest:
 class Claim(NamedTuple):
     """One attempt, claimed under `claim_id`: the fence of every write about it. `number`: which start this is, from 1.
 
-    Its fields are those of the row, in the order of `COLUMNS`. Instants are as they came from the driver: most calls
-    never read one. `encoded_args` is empty until `load_arguments` has read it, if it is longer than LONGEST_READ.
+    Its fields are those of the row, in the order of `COLUMNS`; the last ones are the `known_fields`. Instants are as
+    they came from the driver: most calls never read one. `encoded_args` is empty until `load_arguments` has read it, if
+    it is longer than LONGEST_READ.
     """
 
     id: uuid.UUID
@@ -118,7 +120,7 @@ COLUMNS = tuple({"encoded_args": "method_args", "number": "num_attempts"}.get(na
 
 
 def columns(table: Table, but: Collection[str] = ()) -> list[Any]:
-    """The columns of a claim: `Claim._make(row)`; `but`: without these."""
+    """The columns of a claim, in the order of its fields; `but`: without these."""
     return [_unread(table.c[name]) for name in COLUMNS if name not in but]
 
 

@@ -1,6 +1,7 @@
 """Claiming: which attempts a request is given, and what is counted."""
 
 import datetime as dt
+import enum
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,12 @@ from outbox import Client, effect
 
 Write = Callable[..., Attempt]
 LEASE = dt.timedelta(seconds=60)
+
+
+class Queues(str, enum.Enum):  # noqa: UP042 - its members format as other texts than they are
+    """As an application may name its queues."""
+
+    OTHER = "other"
 
 
 @pytest.fixture
@@ -130,9 +137,10 @@ def test_a_claim_has_what_its_row_has_also_in_fields_that_are_not_read_with_it(o
         (suspect, (2, 1), {"suspects": True}),
         (other, (0, 0), {}),
     ):
-        request = _request(1, queue="other", **options)
+        request = _request(1, queue=Queues.OTHER, **options)
         (claim,) = fetch.claim_due(own, TABLE, request)
         assert (claim.id, claim.queue, claim.claim_id) == (attempt.id, "other", request.claim_id)
+        assert type(claim.queue) is str
         assert (claim.num_crashes, claim.num_losses) == counts
         assert fetch.claims_under(own, TABLE, request.claim_id) == [claim]
 
