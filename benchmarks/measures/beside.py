@@ -20,13 +20,13 @@ def subjects(stage: Stage) -> list[Subject]:
 
 
 def take(stage: Stage, subject: Subject, others: str) -> Sample:
-    beside = _rate(stage, subject, others)
-    # The empty table follows at once: a machine changes its speed by a half within the minutes of a measure.
-    empty = _rate(stage, subject)
+    # The empty table comes just before and just after: a machine changes its speed by a half within minutes.
+    before, beside, after = (_rate(stage, subject, around) for around in ("", others, ""))
+    empty = (before + after) / 2
     return {"rate": beside, "empty": empty, "kept": beside / empty}
 
 
-def _rate(stage: Stage, subject: Subject, others: str = "") -> float:
+def _rate(stage: Stage, subject: Subject, others: str) -> float:
     count, fresh = stage.plan.beside, subject.options.get("fresh")
     with stage.database(subject.system) as database:
         if others == "future":
@@ -38,8 +38,8 @@ def _rate(stage: Stage, subject: Subject, others: str = "") -> float:
 
 
 HOW = (
-    "As in the drain, beside rows that are {}, and then in a table with nothing else. The clock runs from the job "
-    "after the warm-up until the last one was called."
+    "As in the drain, beside rows that are {}; and before and after that in a table with nothing else. The clock runs "
+    "from the job after the warm-up until the last one was called."
 )
 COLUMNS = (
     Column("rate", "jobs/s"),
