@@ -215,6 +215,7 @@ class GroupCommit:
 
     def _split(self, finished: list[FinishedCall]) -> tuple[list[FinishedCall], list[FinishedCall]]:
         """The calls for which the error hook is to be called, each in a transaction of its own, and the others."""
+        # Most have succeeded, and need not be asked about.
         hooked = [one for one in finished if one.decision is not SUCCESS and is_hooked(self._context, one)]
         return hooked, [one for one in finished if one not in hooked] if hooked else finished
 

@@ -207,8 +207,8 @@ class InFlight:
         self._num_scheduled = len(calls)
 
     def start_next(self, finished: FinishedCall | None = None) -> ClaimedCall | None:
-        """The next scheduled call, which is now the running one; the call before it has `finished`. None if there is
-        none, if finished calls must be committed first, or if the worker is stopping."""
+        """Note that the call before has `finished`, in any case, and return the next scheduled one, which is now the
+        running one. None if there is none, if finished calls must be committed first, or if the worker is stopping."""
         with self.lock():
             now = time.monotonic()
             if finished is not None:
