@@ -47,10 +47,10 @@ COLUMNS = (
     Column("kept", "beside over empty", 2),
 )
 FUTURE = Measure(
-    "future", "Drain of 20,000 beside 1,000,000 future rows", HOW.format("due in a day"), COLUMNS, subjects,
+    "future", "Drain of 60,000 beside 1,000,000 future rows", HOW.format("due in a day"), COLUMNS, subjects,
     partial(take, others="future"),
 )  # fmt: skip
 FINISHED = Measure(
-    "finished", "Drain of 20,000 beside 1,000,000 finished rows", HOW.format("done"), COLUMNS, subjects,
+    "finished", "Drain of 60,000 beside 1,000,000 finished rows", HOW.format("done"), COLUMNS, subjects,
     partial(take, others="finished"),
 )  # fmt: skip
