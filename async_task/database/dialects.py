@@ -170,8 +170,11 @@ def uses_libpq(dialect: Dialect) -> bool:
 def is_transaction_sound(connection: Connection) -> bool:
     """Whether the server is in a transaction of this connection that has not failed; False too if the pool has its
     connection back. Asks nobody; only if the driver `uses_libpq`."""
-    driver: Any = connection.connection.driver_connection
-    return driver is not None and bool(driver.pgconn.transaction_status == IN_TRANSACTION)
+    dbapi: Any = connection.connection.dbapi_connection  # unlike `driver_connection`, still there when it was detached
+    if dbapi is None:
+        return False
+    driver: Any = connection.dialect.get_driver_connection(dbapi)
+    return bool(driver.pgconn.transaction_status == IN_TRANSACTION)
 
 
 IN_TRANSACTION = 2

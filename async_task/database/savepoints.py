@@ -2,8 +2,8 @@
 
 SQLAlchemy counts that one as its own, and its SAVEPOINT and RELEASE are neither compiled nor sent. For that, the three
 methods by which a dialect sets and ends savepoints are wrapped: they are public, and for any other savepoint the method
-that was there is called. If SQLAlchemy came to send its SAVEPOINT without them, that statement would end the lending,
-and both savepoints would be set.
+that was there is called. If SQLAlchemy came to execute its SAVEPOINT without them, that statement would end the
+lending, and both savepoints would be set.
 """
 
 import weakref
@@ -16,6 +16,8 @@ from sqlalchemy.engine import Dialect
 from async_task.database.dialects import is_transaction_sound, uses_libpq
 
 Do = Callable[[Connection, str], None]
+OF_SQLALCHEMY = "sa_savepoint_"
+"""How the names begin that SQLAlchemy gives to its savepoints, each once on a connection."""
 
 
 class _Lent:
@@ -32,12 +34,14 @@ _LENT: "weakref.WeakKeyDictionary[Connection, _Lent]" = weakref.WeakKeyDictionar
 
 
 def prepare_to_lend(dialect: Dialect) -> None:
-    """Let savepoints be lent on connections of this dialect."""
-    if not event.contains(dialect, "do_execute", _on_execute):
+    """Let savepoints be lent on connections of this dialect, once, and where that is possible."""
+    own: Any = dialect
+    # A listener of the user's may execute a statement itself, after which those behind it are not told of it.
+    is_heard = not any(getattr(own.dispatch, name) for name in ("do_execute", "do_executemany", "do_execute_no_params"))
+    if uses_libpq(dialect) and is_heard:
         event.listen(dialect, "do_execute", _on_execute)
         event.listen(dialect, "do_executemany", _on_executemany)
         event.listen(dialect, "do_execute_no_params", _on_execute_no_params)
-        own: Any = dialect
         own.do_savepoint = _setting(own.do_savepoint)
         own.do_release_savepoint = _releasing(own.do_release_savepoint)
         own.do_rollback_to_savepoint = _rolling_back(own.do_rollback_to_savepoint)
@@ -63,7 +67,7 @@ def reclaim_savepoint(connection: Connection) -> None:
 def _setting(do: Do) -> Do:
     def do_savepoint(connection: Connection, name: str) -> None:
         lent = _LENT.get(connection) if _LENT else None
-        if lent is None or lent.taken_as is not None:
+        if lent is None or lent.taken_as is not None or not name.startswith(OF_SQLALCHEMY):
             do(connection, name)
         else:
             lent.taken_as = name

@@ -97,6 +97,7 @@ PROGRAMS: dict[str, Do] = {
     "ends the transaction and commits": steps(lambda s: s.execute(text("ROLLBACK")), Session.commit),
     "ends the transaction and writes": steps(lambda s: s.execute(text("COMMIT")), lambda s: put(s, 1)),
     "does nothing": lambda session: None,
+    "detaches its connection": steps(lambda s: put(s, 1), lambda s: s.connection().detach()),
     "invalidates its connection": steps(lambda s: put(s, 1), lambda s: s.connection().invalidate()),
     "writes on the connection, and rolls back": steps(
         lambda s: s.get_bind().execute(INSERT, {"number": 1}), lambda s: put(s, 2), Session.rollback
@@ -162,6 +163,36 @@ def test_where_a_savepoint_is_set_by_other_ways_both_are_sent(plain: Engine, sen
         delattr(own, name)  # so that those of its class are called, as after somebody has replaced ours
     assert result_of(plain, PROGRAMS[does], lends=True) == usual
     assert sent[:before] == sent[before:]
+
+
+def test_what_a_listener_of_the_user_executes_itself_ends_the_lending(database: Database) -> None:
+    engine = create_engine(database.sync_url)
+
+    @event.listens_for(engine, "do_execute")
+    def execute(cursor: Any, statement: str, parameters: Any, _context: Any) -> bool:
+        cursor.execute(statement, parameters)
+        return True  # after that no other listener is told
+
+    prepare_to_lend(engine.dialect)
+    with engine.connect() as connection, connection.begin():
+        connection.execute(text("CREATE TABLE lent (number int UNIQUE)"))
+        connection.exec_driver_sql("SAVEPOINT ours")
+        lend_savepoint(connection, "ours")
+        connection.execute(INSERT, {"number": 1})
+        connection.begin_nested().rollback()
+        assert list(connection.scalars(text("SELECT number FROM lent"))) == [1]
+        connection.execute(text("DROP TABLE lent"))
+    engine.dispose()
+
+
+def test_a_savepoint_with_a_name_of_its_own_borrows_nothing(plain: Engine) -> None:
+    with plain.connect() as connection, connection.begin():
+        connection.exec_driver_sql("SAVEPOINT ours")
+        lend_savepoint(connection, "ours")
+        plain.dialect.do_savepoint(connection, "own")
+        connection.execute(INSERT, {"number": 1})
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT own")
+        assert list(connection.scalars(text("SELECT number FROM lent"))) == []
 
 
 def test_after_it_was_reclaimed_all_savepoints_are_set(plain: Engine, sent: list[str]) -> None:
