@@ -166,10 +166,14 @@ def parent(session: Session, seconds: float) -> None:
     mark("end")
 
 
+POISONED = 9
+"""The exit code of a process that a poison has ended."""
+
+
 @target("faults.poison", retry=SOON)
 def poison(seconds: float) -> None:
     mark("start", "poison")
-    os._exit(9)
+    os._exit(POISONED)
 
 
 @target("faults.coroutine", retry=SOON)
