@@ -151,6 +151,19 @@ def test_outcomes_share_a_commit_and_the_next_group_shares_a_lock(
     assert len(set(calls)) == 10
 
 
+@servers_only
+def test_a_call_with_a_time_limit_of_its_own_is_in_no_group(
+    app: AsyncTask, engine: Engine, locks: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BatchSize, "number", _groups_of(30))
+    does(lambda number: None)
+    for options in ({}, {"timeout": 5}, {}, {}):
+        make(engine, act, **options)
+    perform(app, engine, settle_within=0.5)
+    assert counted(engine) == {"succeeded": 4}
+    assert [number for _, number in locks] == [1, 2]  # its own lock is not that of a group
+
+
 @pytest.mark.parametrize("happening", ["begin", "commit"])
 def test_listeners_see_each_begin_and_commit(
     database: Database, engine: Engine, locks: list[tuple[str, int]], happening: str
