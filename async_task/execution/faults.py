@@ -34,14 +34,14 @@ def classify(call: PreparedCall, transaction: CallTransaction, answer: object) -
         return Raised(_limit_error(call, answer.error))
     if not call.session_class:
         return answer
-    if transaction.has_dropped_connection() and isinstance(answer.error, SQLAlchemyError):
+    if transaction.state.is_dropped() and isinstance(answer.error, SQLAlchemyError):
         return Raised(_dropped_error(answer.error))
-    return Fault(answer.error, transaction.has_lost_connection()) if _is_fault(transaction, answer.error) else answer
+    return Fault(answer.error, transaction.state.is_lost()) if _is_fault(transaction, answer.error) else answer
 
 
 def _is_past_limit(transaction: CallTransaction, error: BaseException) -> bool:
     """Whether the server ended the transaction, or a statement in it, because the call exceeded its limit."""
-    is_ended = transaction.has_lost_connection() or (isinstance(error, DBAPIError) and is_statement_timeout(error.orig))
+    is_ended = transaction.state.is_lost() or (isinstance(error, DBAPIError) and is_statement_timeout(error.orig))
     return transaction.is_past_limit and isinstance(error, SQLAlchemyError) and is_ended
 
 
@@ -75,9 +75,9 @@ def repeated_loss_error(error: BaseException) -> ConnectionError:
 
 def _is_fault(transaction: CallTransaction, error: BaseException) -> bool:
     """Whether an error in the attempt's own transaction is the infrastructure's."""
-    if transaction.has_lost_connection() or transaction.was_rolled_back or transaction.was_unopened:
+    if transaction.state.is_lost() or transaction.was_rolled_back or transaction.was_unopened:
         return isinstance(error, SQLAlchemyError)
-    return transaction.has_met_fault() and transient_error(error) is not None
+    return transaction.state.has_met_fault() and transient_error(error) is not None
 
 
 def fault_summary(error: BaseException, call: PreparedCall) -> str:

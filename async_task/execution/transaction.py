@@ -21,6 +21,7 @@ from async_task.database.savepoints import lend_savepoint, reclaim_savepoint
 from async_task.database.sessions import is_async_session
 from async_task.error_text import quotes_nothing
 from async_task.errors import AsyncTaskError, ClaimLost
+from async_task.execution.connection_state import ConnectionState
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import lock_claims, release_and_succeed
 from async_task.targets.context import Again
@@ -67,13 +68,10 @@ class CallTransaction:
         self._opened_at: float | None = None
         self._for_session = for_session
         self._root: RootTransaction | None = None
-        self._connection: Connection | None = None
         self._session: Session | None = None
         self._is_committed = False
-        self._was_lost = False
-        self._was_dropped = False
-        self._met_fault = False
         self._num_waiting = 0
+        self.state = ConnectionState()
         self.keeps_with_success = False
         """Whether the target's writes are kept by `succeed`: its answer can only be a success."""
         self.was_rolled_back = False
@@ -93,6 +91,10 @@ class CallTransaction:
                 disconnect(connection)
 
     @property
+    def _connection(self) -> Connection | None:
+        return self.state.connection
+
+    @property
     def is_open(self) -> bool:
         return self._connection is not None
 
@@ -100,17 +102,7 @@ class CallTransaction:
     def is_usable(self) -> bool:
         """Whether the outcome can be written in it: it is open, and still the transaction that we began."""
         root = self._root
-        return self._connection is not None and not self.has_lost_connection() and root is not None and root.is_active
-
-    def has_lost_connection(self) -> bool:
-        """Whether its connection was lost. Unless that was during the COMMIT, nothing was committed."""
-        if self._connection is not None and _is_gone(self._connection):
-            self._was_lost, self._was_dropped = True, self._connection not in FAULTS
-        return self._was_lost
-
-    def has_dropped_connection(self) -> bool:
-        """Whether the call itself invalidated its connection: it was lost, and no driver had reported that."""
-        return self.has_lost_connection() and self._was_dropped
+        return self._connection is not None and not self.state.is_lost() and root is not None and root.is_active
 
     @property
     def is_past_limit(self) -> bool:
@@ -127,17 +119,17 @@ class CallTransaction:
             except DBAPIError as problem:
                 if not problem.connection_invalidated:
                     raise
-                self._was_lost = False  # while it was idle before this call: nothing was done in it
+                self.state.forget_lost()  # while it was idle before this call: nothing was done in it
                 self._begin()
         assert self._connection is not None
         return self._connection
 
     def _begin(self) -> None:
-        connection = self._connection = self._connect()
+        connection = self.state.connection = self._connect()
         try:
             if self.is_disconnected:  # before there was a connection to close
                 raise Disconnected
-            FAULTS.pop(connection, None)  # a fault of earlier work on this connection
+            self.state.forget_faults()
             self._root = connection.begin()
             self._lane.limit(connection, self._limit)
             self._lock(connection)
@@ -153,7 +145,7 @@ class CallTransaction:
         if self._connection is None:
             self.open()
         else:
-            FAULTS.pop(self._connection, None)
+            self.state.forget_faults()
             self._lock(self._connection)
 
     def _lock(self, connection: Connection) -> None:
@@ -172,7 +164,7 @@ class CallTransaction:
         try:
             return self._lane.lend_connection(self._isolation)
         except SQLAlchemyError:
-            self._was_lost = True  # no connection: an infrastructure error, whatever the driver calls it
+            self.state.note_lost()
             raise
 
     def session(self, wanted: type[Any], made_by: type[Any], options: dict[str, Any]) -> Any:
@@ -205,7 +197,7 @@ class CallTransaction:
         Returns `answer`; `Raised` with the database's error if the writes cannot be kept, and with CommittedInside if
         they cannot be undone. If it `keeps_with_success`, the savepoint is still to be released.
         """
-        if self._connection is not None and not self.has_lost_connection():
+        if self._connection is not None and not self.state.is_lost():
             limit_waits(self._connection)
         if not isinstance(answer, Raised):
             try:
@@ -239,7 +231,7 @@ class CallTransaction:
         if self._for_session and self._connection is not None:
             reclaim_savepoint(self._connection)
             self._check_root()
-            if can_wait and not self.has_lost_connection() and pipelines(self._connection):
+            if can_wait and not self.state.is_lost() and pipelines(self._connection):
                 self.keeps_with_success = True
             else:  # this is also how we notice that the target has ended the transaction
                 self._connection.exec_driver_sql(f"RELEASE SAVEPOINT {SAVEPOINT}")
@@ -258,7 +250,7 @@ class CallTransaction:
         forget_waiting(self._connection, self._num_waiting)
         reclaim_savepoint(self._connection)
         self._check_root()
-        if self.has_lost_connection():
+        if self.state.is_lost():
             return
         try:
             self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {SAVEPOINT}")
@@ -267,7 +259,7 @@ class CallTransaction:
             # back everything, although the call may have caught the error.
             self._root = None
             self.was_rolled_back = FAULTS.get(self._connection, False)
-            if not (self.has_lost_connection() or is_transient(error.orig) or self.was_rolled_back):
+            if not (self.state.is_lost() or is_transient(error.orig) or self.was_rolled_back):
                 raise CommittedInside from error
 
     def succeed(self, *, commits: bool) -> None:
@@ -288,14 +280,13 @@ class CallTransaction:
 
     def close(self) -> None:
         """Roll back what is not committed, and return the connection."""
-        _ = self.has_lost_connection(), self.has_met_fault()  # which remember their result
-        connection, self._connection = self._connection, None
+        connection = self.state.take()
         if connection is None:
             return
         reclaim_savepoint(connection)
         forget_waiting(connection)
         # After a COMMIT that failed, or one of the target's own, the driver may still be in a transaction.
-        is_sound = self._is_committed or (self._root is not None and self._root.is_active and not self._was_lost)
+        is_sound = self._is_committed or (self._root is not None and self._root.is_active and not self.state.is_lost())
         self._is_committed = False
         try:
             connection.rollback()
@@ -305,20 +296,9 @@ class CallTransaction:
         with contextlib.suppress(Exception):
             self._lane.return_connection(connection, self._limit, is_sound=is_sound)
 
-    def has_met_fault(self) -> bool:
-        """Whether a statement on its own connection met an error of the infrastructure. Other engines do not count."""
-        if self._connection is not None:
-            self._met_fault = self._connection in FAULTS
-        return self._met_fault
-
     def _check_root(self) -> None:
         assert self._connection is not None
-        if self.has_lost_connection():
+        if self.state.is_lost():
             return
         if self._root is None or not self._root.is_active or self._connection.get_transaction() is not self._root:
             raise CommittedInside
-
-
-def _is_gone(connection: Connection) -> bool:
-    """Whether it was invalidated, or the pool's connection below it was."""
-    return connection.invalidated or not (connection.closed or connection.connection.is_valid)

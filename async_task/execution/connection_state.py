@@ -1,0 +1,55 @@
+"""What has become of the connection of a call: it is asked again after the connection was returned."""
+
+from sqlalchemy import Connection
+
+from async_task.database.driver_errors import FAULTS
+
+
+class ConnectionState:
+    """Of one transaction, which uses one `connection`; None before it is open, and after it is closed."""
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self._is_lost = False
+        self._was_dropped = False
+        self._has_met_fault = False
+
+    def forget_faults(self) -> None:
+        """A call begins: the faults of earlier work on its connection are not its own."""
+        if self.connection is not None:
+            FAULTS.pop(self.connection, None)
+
+    def note_lost(self) -> None:
+        """No connection could be made: an infrastructure error, whatever the driver calls it."""
+        self._is_lost = True
+
+    def forget_lost(self) -> None:
+        """It was lost while nothing was done in it, and another one is made."""
+        self._is_lost = False
+
+    def is_lost(self) -> bool:
+        """Unless it was lost during the COMMIT, nothing was committed."""
+        if self.connection is not None and _is_gone(self.connection):
+            self._is_lost, self._was_dropped = True, self.connection not in FAULTS
+        return self._is_lost
+
+    def is_dropped(self) -> bool:
+        """Whether the call itself invalidated it: it was lost, and no driver had reported that."""
+        return self.is_lost() and self._was_dropped
+
+    def has_met_fault(self) -> bool:
+        """Whether a statement on it met an error of the infrastructure. Other engines do not count."""
+        if self.connection is not None:
+            self._has_met_fault = self.connection in FAULTS
+        return self._has_met_fault
+
+    def take(self) -> Connection | None:
+        """The connection, to be returned. What has become of it is remembered."""
+        _ = self.is_lost(), self.has_met_fault()
+        connection, self.connection = self.connection, None
+        return connection
+
+
+def _is_gone(connection: Connection) -> bool:
+    """Whether it was invalidated, or the pool's connection below it was."""
+    return connection.invalidated or not (connection.closed or connection.connection.is_valid)
