@@ -18,10 +18,11 @@ from sqlalchemy import Connection, Table, select
 from async_task.attempts.ambient import none_begun
 from async_task.attempts.attempt import BaseAttempt
 from async_task.attempts.options import AnySession, SyncSession
+from async_task.database.greenlets import sleep
 from async_task.errors import AsyncTaskError, ConfigurationError
 from async_task.execution.performer import perform_claim, tracked_elsewhere
 from async_task.execution.prepared_call import ExecutionContext
-from async_task.outcomes import Expired, Outcome, Parked
+from async_task.outcomes import Expired, Outcome, Parked, Retried
 from async_task.queue import backlog, expiry, fetch, ordering, pauses, predicates
 from async_task.queue.claim import Claim, ClaimRequest
 from async_task.queue.fenced_writes import release_claims
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 WORKER = "async_task.testing"
 MOST_TRIES = 1_000
 """How often one attempt is tried at most: a poll that is due again at once would never end."""
+AT_ONCE = dt.timedelta(milliseconds=1)
+"""After this time at the earliest, a call is due that is due again at once."""
 OF_CALLS = (Exception, asyncio.CancelledError, SystemExit, GeneratorExit)
 """What calls raise. Anything else is for whoever runs the test: KeyboardInterrupt, `pytest.fail`, `pytest.skip`."""
 
@@ -141,6 +144,8 @@ class _Due:
         self._outcomes.append(outcome)
         if isinstance(outcome, Parked):
             self._parked.add((claim.target, claim.method_name))
+        if isinstance(outcome, Retried) and outcome.after <= AT_ONCE:
+            sleep(2 * AT_ONCE.total_seconds())  # until it is due: else a test would depend on the speed of its machine
         self._raise_first(claim, outcome)
         return True
 
