@@ -136,10 +136,20 @@ def _has_pipelines() -> bool:
 
 def chains(connection: Connection) -> bool:
     """Whether a pipeline can also hold a COMMIT and the statements of the next transaction: PostgreSQL 12, and nobody
-    listens to begin or commit, where a user may set something for each transaction."""
+    listens to begin or commit, where a user may set something for each transaction. Our own listeners to the commit
+    are not told of such a one: `call_committed` tells them."""
     version: Any = connection.dialect.server_version_info
     listeners: Any = connection.dispatch
-    return pipelines(connection) and version >= (12,) and not (listeners.begin or listeners.commit)
+    is_heard = listeners.begin or (listeners.commit and has_commit_listeners(connection))
+    return pipelines(connection) and version >= (12,) and not is_heard
+
+
+def call_committed(connection: Connection) -> None:
+    """Tell our own listeners of a commit of this connection of which SQLAlchemy does not know."""
+    listeners: Any = connection.dispatch
+    for one in listeners.commit:
+        if one in CALLED_AFTER_COMMIT:
+            one(connection)
 
 
 def has_commit_listeners(connection: Connection) -> bool:

@@ -30,10 +30,14 @@ OURS_ON_POOLS: set[Any] = set()
 """Our own listeners to a pool, which clear nothing."""
 
 
-class Disconnectable(Protocol):
-    """A transaction that another thread can cut off."""
+class LaneTransaction(Protocol):
+    """The transaction of a call on a lane."""
 
-    def disconnect(self) -> None: ...
+    def disconnect(self) -> None:
+        """Cut it off from the server, from another thread."""
+
+    def close(self) -> None:
+        """Roll it back unless it is committed."""
 
 
 class Lane:
@@ -50,8 +54,8 @@ class Lane:
         self._runner: asyncio.Runner | None = None
         self._connection: Connection | None = None
         self._options_when_lent: Any = None
-        self.transaction: Disconnectable | None = None
-        """The transaction of the call that is now performed by itself."""
+        self.transaction: LaneTransaction | None = None
+        """The transaction of the call that is now performed by itself, or is the next one."""
 
     def run(self, work: Callable[[], T]) -> T:
         """Do `work`, which may use the database, and return its result."""
@@ -107,6 +111,10 @@ class Lane:
         elif seconds != LOCKED_LIMIT.total_seconds():
             limit_session(connection, LOCKED_LIMIT.total_seconds())
             connection.rollback()
+
+    def may_go_on(self, connection: Connection) -> bool:
+        """Whether the next call may use a lent connection that is not returned before."""
+        return connection is self._connection and not self._must_close()
 
     def _must_close(self) -> bool:
         """Whether the lane's own connection must not be used for another call: the target changed its options, or the

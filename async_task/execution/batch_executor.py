@@ -2,7 +2,8 @@
 
 1. Calls that take no session are settled in groups (`group_commit`).
 2. Calls of a target that says `batch=` share a transaction with their writes (`shared_transaction`).
-3. All others are performed one by one, each in a transaction of its own.
+3. All others are performed one by one, each in a transaction of its own. Where the next one takes a session too, its
+   row is locked in the round trip that commits the one before.
 4. A call that takes long is detached from the others by the watchdog: what is finished is committed, what has not
    started is released for other lanes, and the call continues alone, with its row locked.
 """
@@ -11,15 +12,16 @@ import datetime as dt
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from async_task.execution.adaptive import BatchSizes
-from async_task.execution.follow_up import CommittedOutcomes, OutcomeSink
+from async_task.execution.follow_up import CommittedOutcomes, OutcomeSink, has_follow_up
 from async_task.execution.group_commit import GroupCommit
 from async_task.execution.in_flight import ClaimedCall, CommitMode, CommitRules, InFlight, RunningCall
-from async_task.execution.prepared_call import ExecutionContext, PreparedCall
+from async_task.execution.prepared_call import NO_CLAIM, ExecutionContext, PreparedCall
 from async_task.execution.release import release_unstarted
 from async_task.execution.shared_transaction import SharedTransaction
 from async_task.queue.claim import Claim
@@ -63,6 +65,7 @@ class BatchExecutor:
         self._group_commit = GroupCommit(context, self._in_flight, sizes, rules, lease, self._outcomes)
         self._context = context
         self._timed_context = replace(context, calling=self._in_flight.timing)
+        self._alone_context = replace(self._timed_context, following=self._choose_following)
         self._sizes = sizes
         self._rules = rules
         self._owner = owner
@@ -74,7 +77,10 @@ class BatchExecutor:
         """Settle or release all calls of the batch. Inside of `lane.run`."""
         in_flight = self._in_flight
         number = len(in_flight.waiting)
-        while in_flight.waiting and not in_flight.is_stopping():
+        while (in_flight.waiting or in_flight.following) and not in_flight.is_stopping():
+            if in_flight.following:
+                self._perform_alone(in_flight.following)
+                continue
             match self._rules.mode(in_flight.waiting[0][1]):
                 case CommitMode.GROUPED:
                     self._group_commit.run()
@@ -87,8 +93,15 @@ class BatchExecutor:
 
     def take_unstarted(self) -> list[Claim]:
         """Take the claims of calls that were not started; the caller releases them. Inside of `lane.run`."""
-        with self._in_flight.lock():
-            return self._in_flight.remove_waiting()
+        in_flight, lane = self._in_flight, self._context.lane
+        with in_flight.lock():
+            if in_flight.following:
+                in_flight.waiting.extendleft(in_flight.following)
+                in_flight.following.clear()
+            if lane.transaction is not None:  # it holds the lock of a call that is not started
+                lane.transaction.close()
+                lane.transaction = None
+            return in_flight.remove_waiting()
 
     # In a shared transaction.
 
@@ -135,12 +148,28 @@ class BatchExecutor:
             running = in_flight.running = RunningCall(claim, time.monotonic())
         before = in_flight.seconds_in_calls
         try:
-            self._owner.perform_alone(self._timed_context, claim, call)
+            self._owner.perform_alone(self._alone_context, claim, call)
         finally:
             if in_flight.seconds_in_calls == before:  # it ran in a child process, or in a job of the user's own
                 in_flight.seconds_in_calls += time.monotonic() - running.since
             with in_flight.lock():
                 in_flight.running = None
+
+    def _choose_following(self, claim: Claim, call: PreparedCall) -> AbstractContextManager[Claim | None]:
+        """The next call, if its row may be locked with the commit of this one, after which nothing remains to be
+        done."""
+        if self._undone or self._rules.each_alone or has_follow_up(self._context, claim):
+            return NO_CLAIM
+        limits = (call.limit, self._context.isolation_of(call))
+
+        def may_follow(one: ClaimedCall) -> bool:
+            following = one[1]
+            if self._rules.mode(following) is not CommitMode.ALONE or following.method.policy.isolate:
+                return False
+            is_alike = (following.limit, self._context.isolation_of(following)) == limits
+            return is_alike and following.is_locked and following.session_class is not None
+
+        return self._in_flight.choose_following(may_follow)
 
     # From other threads.
 
@@ -177,7 +206,10 @@ class BatchExecutor:
             if not is_acquired:  # the lane waits for the database, perhaps for a lock
                 lane.disconnect()
                 return self._claims
-            begun = {} if in_flight.running is None else {in_flight.running.claim.id: in_flight.running.claim}
+            begun = {claim.id: claim for claim, _ in in_flight.following}
+            in_flight.following.clear()
+            if in_flight.running is not None:
+                begun[in_flight.running.claim.id] = in_flight.running.claim
             if self._group_commit.holds_others:
                 lane.run_during_call(partial(self._group_commit.detach_running, stays_locked=False))
             elif begun:

@@ -92,7 +92,10 @@ def _invoke(context: ExecutionContext, claim: Claim, call: PreparedCall, transac
     function: Callable[..., Any] = partial(call.method.callable, **call.arguments)
     if call.session_class is not None:
         assert transaction is not None
-        session = transaction.session(call.session_class, context.source.session_class, context.source.session_options)
+        source = context.source
+        session = transaction.session.make(
+            call.session_class, source.session_class, source.session_options, transaction.open
+        )
         function = partial(function, session)
         function = _with_ambient(session, function, call, flushes=context.hooks.are_round_calls)
     if call.method.signature.is_async:

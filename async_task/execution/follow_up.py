@@ -15,7 +15,7 @@ from typing import Protocol
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
 from async_task.execution.in_flight import Settlement
-from async_task.execution.messages import tell_user, tell_users
+from async_task.execution.messages import may_tell_user, tell_user, tell_users
 from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Retried, Succeeded, Superseded
 from async_task.queue import ordering
@@ -37,6 +37,13 @@ def follow_up(context: ExecutionContext, claim: Claim, settlement: Settlement) -
     tell_user(context, claim, settlement)
     _call_hooks(context.hooks, claim, settlement)
     return settlement.outcome
+
+
+def has_follow_up(context: ExecutionContext, claim: Claim) -> bool:
+    """Whether something may follow a success of this claim that takes long, or needs a connection."""
+    hooks = context.hooks
+    is_heard = hooks.on_succeeded is not None or hooks.observer is not None
+    return is_heard or claim.order_key is not None or may_tell_user(context, claim)
 
 
 def _log(claim: Claim, settlement: Settlement) -> None:

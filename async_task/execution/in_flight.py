@@ -176,6 +176,9 @@ class InFlight:
         self.is_stopping = is_stopping
         self.settle_within = settle_within
         self.waiting = deque(calls)
+        self.following: deque[ClaimedCall] = deque()
+        """The next call, no longer among the waiting ones: its row was to be locked with the commit of the one
+        before."""
         self.running: RunningCall | None = None
         self.finished: list[FinishedCall] = []
         self.first_finished_at: float | None = None
@@ -223,6 +226,18 @@ class InFlight:
             one = self.waiting.popleft()
             self.running = RunningCall(one[0], now)
             return one
+
+    @contextmanager
+    def choose_following(self, may_follow: Callable[[ClaimedCall], bool]) -> Iterator[Claim | None]:
+        """Choose the first waiting call as the following one, if it may be and if what is done inside raises nothing:
+        that locks the row of its claim. None if no call is chosen."""
+        # The watchdog waits meanwhile: what it released of these would be released while its row is locked.
+        with self.lock():
+            if not self.waiting or self.is_stopping() or not may_follow(self.waiting[0]):
+                yield None
+                return
+            yield self.waiting[0][0]
+            self.following.append(self.waiting.popleft())
 
     def remove_waiting(self) -> list[Claim]:
         """The claims of all calls that wait, which the caller releases."""

@@ -35,8 +35,17 @@ def tell_users(context: ExecutionContext, succeeded: Sequence[Claim]) -> None:
     """Send the message that a failing job has succeeded, for each of these that needs one."""
     if has_message_hook(context.table):
         for claim in succeeded:
-            if claim.age >= FAILING_AFTER and _may_have_failed(claim):
+            if _may_need_message(claim):
                 _tell(context, claim, has_failed=False)
+
+
+def may_tell_user(context: ExecutionContext, succeeded: Claim) -> bool:
+    """Whether `tell_users` may send a message about this success."""
+    return has_message_hook(context.table) and _may_need_message(succeeded)
+
+
+def _may_need_message(succeeded: Claim) -> bool:
+    return succeeded.age >= FAILING_AFTER and _may_have_failed(succeeded)
 
 
 def _may_have_failed(claim: Claim) -> bool:

@@ -19,7 +19,7 @@ from async_task.error_text import Failure, describe
 from async_task.errors import ClaimLost
 from async_task.execution.error_hook import call_hook, is_hooked
 from async_task.execution.in_flight import FinishedCall, Settlement
-from async_task.execution.prepared_call import ExecutionContext, PreparedCall
+from async_task.execution.prepared_call import NO_CLAIM, ExecutionContext, PreparedCall
 from async_task.execution.transaction import CallTransaction
 from async_task.outcomes import SUCCESS, Superseded
 from async_task.queue import fenced_writes
@@ -190,14 +190,20 @@ def write_in(
 ) -> FinishedCall:
     """Write the outcome in the transaction of its call, which is open and not committed; otherwise as `write_on`.
 
-    `commits`: only its commit follows, and the COMMIT may be sent along. Raises NotReleased if the target's writes were
+    `commits`: only its commit follows, and the COMMIT may be sent along, with the lock of the next claim's row after it
+    (`ExecutionContext.following`). Raises NotReleased if the target's writes were
     to be kept with this outcome, and cannot be.
     """
-    if transaction.keeps_with_success:
-        assert finished.decision is SUCCESS
-        transaction.succeed(commits=commits)
-        return finished
-    return write_on(transaction.open(), context, finished)
+    if not transaction.keeps_with_success:
+        return write_on(transaction.open(), context, finished)
+    assert finished.decision is SUCCESS
+    can_lock_next = commits and transaction.can_lock_next
+    with context.following(finished.claim, finished.call) if can_lock_next else NO_CLAIM as following:
+        if following is None:
+            transaction.succeed(commits=commits)
+        else:
+            transaction.succeed_and_lock(following)
+    return finished
 
 
 def write_on(connection: Connection, context: ExecutionContext, finished: FinishedCall) -> FinishedCall:

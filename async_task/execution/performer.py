@@ -91,11 +91,7 @@ def perform_call(context: ExecutionContext, claim: Claim, call: PreparedCall, tr
 
 
 def _run_and_settle(context: ExecutionContext, claim: Claim, call: PreparedCall) -> Settlement:
-    has_session = call.session_class is not None
-    isolation = context.isolation_of(call)
-    transaction = CallTransaction(
-        context.lane, context.table, claim, call.limit, for_session=has_session, isolation=isolation
-    )
+    transaction = _transaction_of(context, claim, call)
     try:
         context.lane.transaction = transaction
         if call.is_locked and (settlement := _lock(context, claim, call, transaction)) is not None:
@@ -109,8 +105,18 @@ def _run_and_settle(context: ExecutionContext, claim: Claim, call: PreparedCall)
         transaction.close()
         return Settlement(park_lapsed(context, claim))
     finally:
-        context.lane.transaction = None
-        transaction.close()
+        if not transaction.locks_next:
+            context.lane.transaction = None
+            transaction.close()
+
+
+def _transaction_of(context: ExecutionContext, claim: Claim, call: PreparedCall) -> CallTransaction:
+    """The one in which the row of this claim is locked already, or else a new one."""
+    before = context.lane.transaction
+    if isinstance(before, CallTransaction) and before.continue_with(claim):
+        return before
+    has_session, isolation = call.session_class is not None, context.isolation_of(call)
+    return CallTransaction(context.lane, context.table, claim, call.limit, for_session=has_session, isolation=isolation)
 
 
 def _lock(
@@ -119,6 +125,8 @@ def _lock(
     """Lock the row. If that fails, settle the attempt without a call."""
     try:
         transaction.open()
+        if transaction.is_disconnected:  # its row was locked before, and it was abandoned since
+            raise Disconnected
         return None
     except ClaimLost:
         transaction.close()

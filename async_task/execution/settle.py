@@ -112,7 +112,8 @@ def _commit(
     """Write and commit the outcome. Returns the call with the outcome that the error hook has chosen, and an error
     after which nobody knows whether it was committed.
 
-    Then the transaction is closed. Raises ClaimLost if another worker has the claim, and NotReleased.
+    Then the transaction is closed, or that of the next claim. Raises ClaimLost if another worker has the claim, and
+    NotReleased.
     """
     try:
         if transaction.is_open:
@@ -127,8 +128,9 @@ def _commit(
         logger.warning("the outcome of attempt %s was not written at once: %s", finished.claim.id, summary)
         transaction.close()
         return finished, problem
-    # Before anything else is done: the next transaction may need this pool's last connection.
-    transaction.close()
+    if not transaction.locks_next:
+        # Before anything else is done: the next transaction may need this pool's last connection.
+        transaction.close()
     return finished, None
 
 

@@ -4,26 +4,24 @@ session inside of a savepoint, and commits with the outcome."""
 import contextlib
 import datetime as dt
 import time
-from typing import Any
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.engine import RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from async_task.database.answers import Raised
 from async_task.database.connections import limit_waits
-from async_task.database.dialects import has_commit_listeners, pipelines
+from async_task.database.dialects import call_committed, chains, has_commit_listeners, pipelines
 from async_task.database.disconnection import disconnect
 from async_task.database.driver_errors import FAULTS, is_transient
-from async_task.database.lanes import Lane, lend_lane
+from async_task.database.lanes import Lane
 from async_task.database.savepoints import lend_savepoint, reclaim_savepoint
-from async_task.database.sessions import is_async_session
 from async_task.error_text import quotes_nothing
-from async_task.errors import AsyncTaskError, ClaimLost
+from async_task.errors import ClaimLost
+from async_task.execution.call_session import CallSession
 from async_task.execution.connection_state import ConnectionState
 from async_task.queue.claim import Claim
-from async_task.queue.fenced_writes import lock_claims, release_and_succeed
+from async_task.queue.fenced_writes import lock_claims, release_and_succeed, release_succeed_and_lock
 from async_task.targets.context import Again
 from async_task.wakeup.after_commit import forget_waiting, number_waiting, run_committed
 
@@ -68,9 +66,10 @@ class CallTransaction:
         self._opened_at: float | None = None
         self._for_session = for_session
         self._root: RootTransaction | None = None
-        self._session: Session | None = None
+        self.session = CallSession(lane)
         self._is_committed = False
         self._num_waiting = 0
+        self._next: Claim | None = None
         self.state = ConnectionState()
         self.keeps_with_success = False
         """Whether the target's writes are kept by `succeed`: its answer can only be a success."""
@@ -141,7 +140,8 @@ class CallTransaction:
 
     def begin_next(self, claim: Claim) -> None:
         """Lock the row of the next claim, in the same transaction if it is open. Raises as `open`."""
-        self._claim, self._session, self.is_claim_lost = claim, None, False
+        self._claim, self.is_claim_lost = claim, False
+        self.session.forget()
         if self._connection is None:
             self.open()
         else:
@@ -154,6 +154,9 @@ class CallTransaction:
         if lock_claims(connection, self._table, [self._claim], limit, savepoint=savepoint):
             self.is_claim_lost = True
             raise ClaimLost(LOST)
+        self._begin_call(connection)
+
+    def _begin_call(self, connection: Connection) -> None:
         self._opened_at = time.monotonic()
         self._num_waiting = number_waiting(connection)
         if self._for_session:  # 5 s more: the server's own limit comes first, and says what it is
@@ -166,29 +169,6 @@ class CallTransaction:
         except SQLAlchemyError:
             self.state.note_lost()
             raise
-
-    def session(self, wanted: type[Any], made_by: type[Any], options: dict[str, Any]) -> Any:
-        """The session for the target: of the class that it takes, or of the user's own subclass of that.
-
-        It gets its connection through `get_bind`, at its first use: so it works for both modes and both kinds of
-        session, and whatever routing a user's class has, it is inside our transaction. (An `after_begin` listener would
-        be called too late to lock the row before the savepoint.) Its commit() and rollback() end savepoints inside of
-        ours, and nothing else.
-        """
-        cls = made_by if issubclass(made_by, wanted) else wanted
-        # Without "create_savepoint" rollback() would end our transaction. Its first savepoint is ours: see `_lock`.
-        session = cls(**options, join_transaction_mode="create_savepoint")
-        own: Any = session.sync_session if is_async_session(cls) else session
-        own.get_bind = lambda *args, **kwargs: self._open_for(own)
-        self._session = own
-        lend_lane(own, self._lane)
-        return session
-
-    def _open_for(self, session: Session) -> Connection:
-        # A session kept from an earlier call would write into the transaction of the call that runs now.
-        if session is not self._session:
-            raise AsyncTaskError("the call that this session was made for has ended")
-        return self.open()
 
     def keep_or_undo(self, answer: object) -> object:
         """Keep the target's writes if it returned, undo them if it raised. Deferred constraints are left to the COMMIT:
@@ -223,11 +203,7 @@ class CallTransaction:
 
     def _keep_writes(self, *, can_wait: bool) -> None:
         """Release the savepoint, or leave that to `succeed` if it `can_wait`. Raises what the database raises."""
-        if self._session is not None:
-            if self._session.in_transaction():
-                self._session.commit()
-            self._session.close()
-            self._session = None
+        self.session.keep()
         if self._for_session and self._connection is not None:
             reclaim_savepoint(self._connection)
             self._check_root()
@@ -239,12 +215,7 @@ class CallTransaction:
     def _undo_writes(self) -> None:
         """Roll back to the savepoint, and keep the lock. If the server has rolled back everything, the transaction is
         no longer `is_usable`. Raises CommittedInside if the writes can no longer be rolled back."""
-        if self._session is not None:
-            with contextlib.suppress(Exception):
-                self._session.rollback()
-            with contextlib.suppress(Exception):
-                self._session.close()
-            self._session = None
+        self.session.undo()
         if not self._for_session or self._connection is None:
             return
         forget_waiting(self._connection, self._num_waiting)
@@ -262,6 +233,38 @@ class CallTransaction:
             if not (self.state.is_lost() or is_transient(error.orig) or self.was_rolled_back):
                 raise CommittedInside from error
 
+    @property
+    def can_lock_next(self) -> bool:
+        """Whether `succeed_and_lock` may take the place of `succeed`."""
+        connection = self._connection
+        if connection is None or not self.keeps_with_success or not chains(connection):
+            return False
+        return self._lane.limits_transactions and self._lane.may_go_on(connection)
+
+    def succeed_and_lock(self, following: Claim) -> None:
+        """As `succeed` with the COMMIT, and lock the row of the next claim in the transaction that begins with it, all
+        in one round trip. If that row could not be locked, `locks_next` stays False."""
+        assert self._connection is not None
+        self.keeps_with_success = False
+        claims, limit = (self._claim, following), dt.timedelta(seconds=self._limit)
+        if release_succeed_and_lock(self._connection, self._table, *claims, limit, SAVEPOINT):
+            self._next = following
+
+    @property
+    def locks_next(self) -> bool:
+        """Whether it is committed, and is now that of the next claim, with its row locked."""
+        return self._next is not None
+
+    def continue_with(self, claim: Claim) -> bool:
+        """Become the transaction of this claim, if its row is locked in it already. Returns whether it is."""
+        connection = self._connection
+        if self._next is not claim or connection is None:
+            return False
+        self._claim, self._next = claim, None
+        self.state.forget_faults()
+        self._begin_call(connection)
+        return True
+
     def succeed(self, *, commits: bool) -> None:
         """Keep the target's writes and write that its call has succeeded, in one round trip; if it `commits`, with the
         COMMIT, after which `commit` sends nothing. Raises as `release_and_succeed`."""
@@ -272,14 +275,20 @@ class CallTransaction:
 
     def commit(self) -> None:
         """Raises what the database raises. Then only the row tells whether it was committed."""
-        if self._root is not None:
+        if self._root is None:
+            return
+        connection = self._connection
+        if self.locks_next and connection is not None:
+            call_committed(connection)  # it is committed, and SQLAlchemy's would end the transaction of the next claim
+        else:
             self._root.commit()
             self._is_committed = True
-            if self._connection is not None:
-                run_committed(self._connection)
+        if connection is not None:
+            run_committed(connection)
 
     def close(self) -> None:
-        """Roll back what is not committed, and return the connection."""
+        """Roll back what is not committed, and return the connection. A row of the next claim is no longer locked."""
+        self._next = None
         connection = self.state.take()
         if connection is None:
             return

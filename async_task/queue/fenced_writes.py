@@ -1,7 +1,7 @@
 """What is written about claims outside of their calls; each write is fenced by the claim id.
 
 1. Lock: `lock_claims`, `succeed_and_lock`.
-2. Write outcomes: `write_outcome`, `write_outcomes`, `release_and_succeed`.
+2. Write outcomes: `write_outcome`, `write_outcomes`, `release_and_succeed`, `release_succeed_and_lock`.
 3. Release or park what is not performed: `release_claims`, `release_to_others`, `release_abandoned`,
    `release_to_queue`, `park`.
 4. `extend_lease`, and `read_state` for an outcome whose COMMIT was not answered.
@@ -18,7 +18,16 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Table
 
 from async_task.database.dialects import bounds_transactions, counts_locked_rows
-from async_task.database.pipeline import COMMIT, COMMIT_AND_BEGIN, Step, StepFailed, at_once, in_turn, try_in_turn
+from async_task.database.pipeline import (
+    COMMIT,
+    COMMIT_AND_BEGIN,
+    Answer,
+    Step,
+    StepFailed,
+    at_once,
+    in_turn,
+    try_in_turn,
+)
 from async_task.database.transactions import transaction_on
 from async_task.error_text import Failure
 from async_task.errors import ClaimLost
@@ -150,13 +159,38 @@ def release_and_succeed(connection: Connection, table: Table, claim: Claim, save
     Raises NotReleased; ClaimLost, if somebody else was first: then the transaction has failed, and nothing is
     committed; and what the database raises: after that nobody knows whether it was committed.
     """
+    _release_and_succeed(connection, table, claim, savepoint, [COMMIT] if commits else [])
+
+
+def release_succeed_and_lock(
+    connection: Connection, table: Table, claim: Claim, following: Claim, limit: dt.timedelta, savepoint: str
+) -> bool:
+    """As `release_and_succeed` with the commit; then lock the row of `following` and set the savepoint in the next
+    transaction, as `lock_claims` does, in the same round trip. Only where `connection` `chains`.
+
+    Returns whether that row is locked. If not, `claim` is committed nevertheless, and the next transaction is empty or
+    has failed.
+    """
+    lock = settle_statements.lock_and_count(table, Ids.ONE, bounds_transactions(connection.dialect))
+    locked = Step(lock, _parameters(connection, [following]) | _limits(limit))
+    ends = [COMMIT_AND_BEGIN, locked, Step(f"SAVEPOINT {savepoint}")]
+    answers = _release_and_succeed(connection, table, claim, savepoint, ends)
+    return len(answers) == 2 + len(ends) and answers[3].rows[0][0] == 1
+
+
+def _release_and_succeed(
+    connection: Connection, table: Table, claim: Claim, savepoint: str, ends: list[Step]
+) -> list[Answer]:
+    """`ends`: what follows in the same round trip, first a COMMIT. Returns the answers; none if only something after
+    that failed. Otherwise raises as `release_and_succeed`."""
     succeed = Step(settle_statements.succeed_or_fail(table), _parameters(connection, [claim]))
-    ends = [COMMIT] if commits else []
     try:
-        try_in_turn(connection, Step(f"RELEASE SAVEPOINT {savepoint}"), succeed, *ends)
+        return try_in_turn(connection, Step(f"RELEASE SAVEPOINT {savepoint}"), succeed, *ends)
     except StepFailed as failed:
         error: Any = failed.error
-        if failed.number == 0 and not (commits and error.connection_invalidated):
+        if failed.number > 2 and not error.connection_invalidated:
+            return []
+        if failed.number == 0 and not (ends and error.connection_invalidated):
             raise NotReleased(error) from error
         if failed.number == 1 and getattr(error.orig, "sqlstate", None) == settle_statements.NO_ROW:
             raise ClaimLost("the claim was lost, or the target changed the row of its own attempt") from None

@@ -13,7 +13,7 @@ from async_task.database.answers import returned_or_raised
 from async_task.database.driver_errors import note_faults
 from async_task.database.engines import Source
 from async_task.database.greenlets import has_loop_running
-from async_task.database.lanes import Disconnectable, Lane, LoopLane
+from async_task.database.lanes import Lane, LaneTransaction, LoopLane
 from async_task.database.reading import explain_refusals
 from async_task.database.savepoints import prepare_to_lend
 from async_task.testing.savepoint_connection import SavepointEngine
@@ -28,7 +28,7 @@ class _Borrowed(Lane):
         self._runner = None
         self._connection = None
         self._options_when_lent = None
-        self.transaction: Disconnectable | None = None
+        self.transaction: LaneTransaction | None = None
 
     def lend_connection(self, isolation: str | None = None) -> Connection:
         return self.engine.connect()  # its isolation level is that of the test's transaction

@@ -1,0 +1,444 @@
+"""A call that takes a session commits in the round trip that locks the row of the call after it."""
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.pq import ExecStatus
+from sqlalchemy import Engine, create_engine, event, func, select, text, update
+from sqlalchemy.orm import Session, sessionmaker
+
+import outbox
+from async_task import AsyncTask, AsyncTaskError, Attempt, Retry, Status, Succeeded, target
+from async_task.database.exchange import Exchange
+from async_task.execution import batch_executor
+from async_task.queue.fenced_writes import release_succeed_and_lock
+from async_task.schema.states import UNCLAIMED
+from async_task.worker.batch_workload import BatchWorkload
+from clockwork import row_of
+from databases import Database
+from elsewhere import await_
+from outbox import Broken, calls
+from shared_calls import claim_many, does, lock, numbered, put, written
+from workers import at_rest, at_work, counted, working
+
+pytestmark = pytest.mark.only_on("postgresql")
+RETRY = Retry.every(60)
+
+
+@target("following.each", retry=RETRY)
+def each(session: Session, number: int) -> Any:
+    """Writes its number, and does what the test says."""
+    calls.append(number)
+    put(session, str(number))
+    return outbox.acts[0](session, number)
+
+
+@target("following.limited", retry=RETRY, timeout=5)
+def limited(session: Session, number: int) -> Any:
+    return each(session, number)
+
+
+@target("following.strict", retry=RETRY, isolation="SERIALIZABLE")
+def strict(session: Session, number: int) -> Any:
+    return each(session, number)
+
+
+@pytest.fixture(autouse=True)
+def _many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim_many(partial(monkeypatch.setattr, raising=False))
+    does(lambda session, number: None)
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each commit that was to lock the row of the next call, whether it did."""
+    found: list[bool] = []
+
+    def counting(*given: Any) -> bool:
+        found.append(release_succeed_and_lock(*given))
+        return found[-1]
+
+    monkeypatch.setattr("async_task.execution.transaction.release_succeed_and_lock", counting)
+    return found
+
+
+@pytest.fixture
+def plain(database: Database) -> Iterator[AsyncTask]:
+    """An application without the listeners of the tests, which would see each statement by itself."""
+    made = create_engine(database.sync_url)
+    yield AsyncTask(made)
+    made.dispose()
+
+
+def run(app: AsyncTask) -> None:
+    app.run_batch(concurrency=1)
+
+
+def is_locked(engine: Engine, attempt_id: Any) -> bool:
+    with engine.connect() as connection:
+        found = select(Attempt.id).where(Attempt.id == attempt_id).with_for_update(skip_locked=True)
+        return connection.execute(found).first() is None
+
+
+def test_a_call_is_committed_and_its_row_free_when_the_next_one_runs(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    seen: list[tuple[int, list[bool], list[int]]] = []
+
+    def look(session: Session, number: int) -> None:
+        locked = [is_locked(engine, one) for one in ids]
+        seen.append((counted(engine).get("succeeded", 0), locked, written(engine)))
+
+    does(look)
+    ids = numbered(engine, 4, each)
+    run(plain)
+    assert seen == [(one, [one == other for other in range(4)], list(range(one))) for one in range(4)]
+    assert followed == [True] * 3
+    assert counted(engine) == {"succeeded": 4}
+
+
+def test_a_call_that_raises_undoes_what_it_has_written_and_no_more(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    def act(session: Session, number: int) -> None:
+        if number in (1, 2, 4):
+            raise Broken
+
+    does(act)
+    ids = numbered(engine, 6, each)
+    run(plain)
+    assert written(engine) == [0, 3, 5]
+    assert followed == [True, True]  # after 0 and 3
+    assert [row_of(engine, one).num_errors for one in ids] == [0, 1, 1, 0, 1, 0]
+    assert calls == list(range(6))
+
+
+@pytest.fixture
+def unique_at_commit(engine: Engine) -> Iterator[None]:
+    """No two effects may say "2", which is checked at the COMMIT."""
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE effects ADD CONSTRAINT once UNIQUE (what) DEFERRABLE INITIALLY DEFERRED"))
+    yield
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE effects DROP CONSTRAINT once"))
+
+
+@pytest.mark.usefixtures("unique_at_commit")
+def test_a_commit_that_fails_is_charged_to_its_call_and_the_next_one_is_performed(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    does(lambda session, number: put(session, "1") if number == 1 else None)
+    ids = numbered(engine, 4, each)
+    run(plain)
+    assert written(engine) == [0, 2, 3]
+    assert followed == [True, True]
+    assert "violates unique constraint" in str(row_of(engine, ids[1]).last_error)
+    assert [row_of(engine, one).num_attempts for one in ids] == [1] * 4
+    assert calls == list(range(4))
+
+
+def test_of_a_claim_that_was_lost_nothing_is_written_and_the_next_one_is_performed(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    """The target changes its own row, which no other session can while it is locked."""
+
+    def change_itself(session: Session, number: int) -> None:
+        if number == 1:
+            session.execute(update(Attempt).where(Attempt.id == ids[1]).values(UNCLAIMED))
+
+    does(change_itself)
+    ids = numbered(engine, 3, each)
+    run(plain)
+    assert written(engine) == [0, 2]
+    assert row_of(engine, ids[1]).status is Status.FAILED
+    assert "changed the row of its own attempt" in row_of(engine, ids[1]).last_error
+    assert followed == [True]
+    assert calls == [0, 1, 2]
+
+
+def test_a_call_whose_claim_was_lost_meanwhile_is_not_made(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    gone = {**UNCLAIMED, "status": "canceled", "completed_at": func.now()}
+
+    def take_next(session: Session, number: int) -> None:
+        if number == 0:
+            with engine.begin() as connection:
+                connection.execute(update(Attempt).where(Attempt.id == ids[1]).values(gone))
+
+    does(take_next)
+    ids = numbered(engine, 3, each)
+    run(plain)
+    assert calls == [0, 2]
+    assert written(engine) == [0, 2]
+    assert [row_of(engine, one).status for one in ids] == [Status.SUCCEEDED, Status.CANCELED, Status.SUCCEEDED]
+    assert followed == [False]
+
+
+def test_a_row_that_cannot_be_locked_costs_the_call_before_nothing(
+    database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, followed = create_engine(database.sync_url, connect_args={"options": "-c lock_timeout=100ms"}), list[bool]()
+    ids = numbered(engine, 3, each)
+    with engine.connect() as other:
+
+        def let_go(*given: Any) -> bool:
+            followed.append(release_succeed_and_lock(*given))
+            other.rollback()
+            return followed[-1]
+
+        monkeypatch.setattr("async_task.execution.transaction.release_succeed_and_lock", let_go)
+        does(lambda session, number: lock(other, ids[1]) if number == 0 else None)
+        run(AsyncTask(made))
+    made.dispose()
+    assert followed == [False, True]
+    assert calls == [0, 1, 2]
+    assert written(engine) == [0, 1, 2]
+    assert [row_of(engine, one).num_attempts for one in ids] == [1] * 3
+
+
+@pytest.mark.parametrize("was_executed", [True, False])
+def test_an_exchange_without_an_answer_loses_and_repeats_nothing(
+    plain: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, *, was_executed: bool
+) -> None:
+    execute, lost = Exchange._execute, list[int]()
+
+    def lose(self: Exchange) -> Any:
+        if len(self._messages) < 5 or lost:
+            return execute(self)
+        lost.append(calls[-1])
+        if was_executed:
+            assert {one.status for one in execute(self)} <= {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}
+        self._driver.pgconn.finish()
+        raise psycopg.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(Exchange, "_execute", lose)
+    ids = numbered(engine, 25, each)
+    with working(plain, concurrency=1) as worker:
+        await_(lambda: at_rest(engine), "all are called")
+    (number,) = lost
+    assert worker.tally[Succeeded] == 25
+    assert written(engine) == list(range(25))
+    assert sorted(calls) == sorted([*range(25), *([] if was_executed else [number])])
+    assert {row_of(engine, one).num_errors for one in ids} == {0}
+
+
+def test_what_a_call_has_set_for_its_transaction_ends_with_it(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    seen: list[str] = []
+
+    def act(session: Session, number: int) -> None:
+        seen.append(session.execute(text("SHOW work_mem")).scalar_one())
+        session.execute(text("SET LOCAL work_mem = '77kB'"))
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+
+    does(act)
+    numbered(engine, 3, each)
+    run(plain)
+    assert len(set(seen)) == 1
+    assert seen[0] != "77kB"
+    assert followed == [True, True]
+
+
+def test_each_call_has_its_own_limits(plain: AsyncTask, engine: Engine, followed: list[bool]) -> None:
+    seen: list[str] = []
+
+    def act(session: Session, number: int) -> None:
+        seen.append(session.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one())
+
+    does(act)
+    for one in (limited, limited, each, each):
+        numbered(engine, 1, one)
+    run(plain)
+    assert seen == ["5s", "5s", "1min", "1min"]
+    assert followed == [True, True]
+
+
+def test_calls_at_another_isolation_level_begin_by_themselves(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    seen: list[str] = []
+
+    def act(session: Session, number: int) -> None:
+        seen.append(session.execute(text("SHOW transaction_isolation")).scalar_one())
+
+    does(act)
+    for one in (each, each, strict, strict, each):
+        numbered(engine, 1, one)
+    run(plain)
+    assert seen == ["read committed", "read committed", "serializable", "serializable", "read committed"]
+    assert followed == [True]
+
+
+def test_a_session_that_was_kept_cannot_write_into_the_next_call(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    kept: list[Session] = []
+
+    def act(session: Session, number: int) -> None:
+        kept.append(session)
+        if number == 1:
+            with pytest.raises(AsyncTaskError, match="has ended"):
+                put(kept[0], "77")
+
+    does(act)
+    numbered(engine, 2, each)
+    run(plain)
+    assert written(engine) == [0, 1]
+    assert followed == [True]
+
+
+def test_where_the_user_listens_to_the_pool_each_connection_is_returned(
+    database: Database, engine: Engine, followed: list[bool]
+) -> None:
+    made, resets = create_engine(database.sync_url), list[int]()
+    event.listen(made, "checkin", lambda *given: resets.append(len(calls)))
+    numbered(engine, 3, each)
+    run(AsyncTask(made))
+    made.dispose()
+    assert followed == []
+    assert {1, 2, 3} <= set(resets)
+
+
+def test_where_the_user_listens_to_transactions_each_is_begun_and_committed(
+    database: Database, engine: Engine, followed: list[bool]
+) -> None:
+    made, heard = create_engine(database.sync_url), list[tuple[str, int]]()
+    event.listen(made, "begin", lambda connection: heard.append(("begin", len(calls))))
+    event.listen(made, "commit", lambda connection: heard.append(("commit", len(calls))))
+    numbered(engine, 2, each)
+    run(AsyncTask(made))
+    made.dispose()
+    assert followed == []
+    assert [one for one in heard if one in (("commit", 1), ("begin", 1), ("commit", 2))][:3] == [
+        ("commit", 1),
+        ("begin", 1),
+        ("commit", 2),
+    ]
+
+
+def test_what_hears_of_an_outcome_holds_no_row(database: Database, engine: Engine, followed: list[bool]) -> None:
+    made, seen = create_engine(database.sync_url), list[list[bool]]()
+    app = AsyncTask(made, on_succeeded=lambda facts, outcome: seen.append([is_locked(engine, one) for one in ids]))
+    ids = numbered(engine, 3, each)
+    run(app)
+    made.dispose()
+    assert seen == [[False] * 3] * 3
+    assert followed == []
+
+
+def test_a_call_that_was_locked_when_the_worker_stops_is_released_uncharged(
+    plain: AsyncTask, engine: Engine, followed: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_over = BatchWorkload.is_over
+    monkeypatch.setattr(BatchWorkload, "is_over", lambda self: bool(followed) or is_over(self))
+    ids = numbered(engine, 3, each)
+    run(plain)
+    assert followed == [True]
+    assert calls == [0]
+    for one in ids[1:]:
+        row = row_of(engine, one)
+        assert (row.status, row.claim_id, row.num_attempts, row.attempted_at) == (Status.PENDING, None, 0, None)
+        assert not is_locked(engine, one)
+
+
+def test_a_slow_call_lets_go_of_the_calls_behind_it(
+    plain: AsyncTask, engine: Engine, followed: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdog releases what waits, and not the running call, whose row was locked with the commit before it."""
+    monkeypatch.setattr(batch_executor, "LONGEST_ALONE", 0.05)
+    slow, go_on = threading.Event(), threading.Event()
+
+    def act(session: Session, number: int) -> None:
+        if number == 1 and not slow.is_set():
+            slow.set()
+            assert go_on.wait(30)
+
+    does(act)
+    ids = numbered(engine, 5, each)
+    with working(plain, concurrency=2):
+        try:
+            await_(lambda: sorted(calls) == list(range(5)), "another lane has called the others")
+            assert row_of(engine, ids[1]).status is Status.PENDING
+        finally:
+            go_on.set()
+        await_(lambda: at_rest(engine), "all are called")
+    assert written(engine) == list(range(5))
+    assert {row_of(engine, one).num_attempts for one in ids} == {1}
+    assert followed[0]
+
+
+def test_a_call_that_is_abandoned_with_its_worker_is_released(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    go_on = threading.Event()
+
+    def act(session: Session, number: int) -> None:
+        if number == 1:
+            assert go_on.wait(30)
+
+    does(act)
+    ids = numbered(engine, 4, each)
+    with at_work(plain, grace=0.1) as worker:
+        try:
+            await_(lambda: calls == [0, 1], "the second one runs")
+            worker.abandon()
+            worker.await_farewell()
+            assert [row_of(engine, one).claim_id for one in ids] == [None] * 4
+            assert written(engine) == [0]
+        finally:
+            go_on.set()
+        worker.await_lanes()
+    assert followed == [True]
+    assert written(engine) == [0]
+    assert counted(engine) == {"succeeded": 1, "pending": 3}
+
+
+def test_a_call_that_is_abandoned_before_it_starts_is_not_made(
+    plain: AsyncTask, engine: Engine, followed: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is abandoned when the row of the next call is locked, and its call has not started."""
+    chosen, go_on = threading.Event(), threading.Event()
+    executor = batch_executor.BatchExecutor
+    perform = executor._perform_alone
+
+    def wait(self: Any, ahead: Any) -> None:
+        if followed and not chosen.is_set():
+            chosen.set()
+            assert go_on.wait(30)
+        perform(self, ahead)
+
+    monkeypatch.setattr(executor, "_perform_alone", wait)
+    ids = numbered(engine, 3, each)
+    with at_work(plain, grace=0.1) as worker:
+        try:
+            assert chosen.wait(30)
+            worker.abandon()
+            worker.await_farewell()
+        finally:
+            go_on.set()
+        worker.await_lanes()
+    assert calls == [0]
+    assert written(engine) == [0]
+    assert [row_of(engine, one).claim_id for one in ids] == [None] * 3
+    assert not any(is_locked(engine, one) for one in ids)
+
+
+def test_sessions_of_the_users_own_class_and_options_follow_one_another(
+    database: Database, engine: Engine, followed: list[bool]
+) -> None:
+    class Own(Session):
+        pass
+
+    made, seen = create_engine(database.sync_url), list[tuple[bool, bool, Any]]()
+    does(lambda session, number: seen.append((isinstance(session, Own), session.expire_on_commit, session.info["who"])))
+    numbered(engine, 3, each)
+    run(AsyncTask(sessionmaker(made, class_=Own, expire_on_commit=False, info={"who": "us"})))
+    made.dispose()
+    assert seen == [(True, False, "us")] * 3
+    assert followed == [True, True]
