@@ -136,8 +136,8 @@ def _has_pipelines() -> bool:
 
 def chains(connection: Connection) -> bool:
     """Whether a pipeline can also hold a COMMIT and the statements of the next transaction: PostgreSQL 12, and nobody
-    listens to begin or commit, where a user may set something for each transaction. Our own listeners to the commit
-    are not told of such a one: `call_committed` tells them."""
+    listens to begin or commit, where a user may set something for each transaction. Our own listeners are not
+    told of such a COMMIT: `call_committed` tells them."""
     version: Any = connection.dialect.server_version_info
     listeners: Any = connection.dispatch
     is_heard = listeners.begin or (listeners.commit and has_commit_listeners(connection))

@@ -55,7 +55,7 @@ class Lane:
         self._connection: Connection | None = None
         self._options_when_lent: Any = None
         self.transaction: LaneTransaction | None = None
-        """The transaction of the call that is now performed by itself, or is the next one."""
+        """The transaction of the call that is now performed by itself, or of the next call."""
 
     def run(self, work: Callable[[], T]) -> T:
         """Do `work`, which may use the database, and return its result."""

@@ -12,7 +12,6 @@ import datetime as dt
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -21,7 +20,7 @@ from async_task.execution.adaptive import BatchSizes
 from async_task.execution.follow_up import CommittedOutcomes, OutcomeSink, has_follow_up
 from async_task.execution.group_commit import GroupCommit
 from async_task.execution.in_flight import ClaimedCall, CommitMode, CommitRules, InFlight, RunningCall
-from async_task.execution.prepared_call import NO_CLAIM, ExecutionContext, PreparedCall
+from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.execution.release import release_unstarted
 from async_task.execution.shared_transaction import SharedTransaction
 from async_task.queue.claim import Claim
@@ -44,6 +43,10 @@ class BatchOwner(OutcomeSink, Protocol):
 
     def is_stopping(self) -> bool:
         """Whether no further call may start."""
+        ...
+
+    def is_watched(self) -> bool:
+        """Whether a function of the user's is called after each commit."""
         ...
 
 
@@ -95,13 +98,11 @@ class BatchExecutor:
         """Take the claims of calls that were not started; the caller releases them. Inside of `lane.run`."""
         in_flight, lane = self._in_flight, self._context.lane
         with in_flight.lock():
-            if in_flight.following:
-                in_flight.waiting.extendleft(in_flight.following)
-                in_flight.following.clear()
-            if lane.transaction is not None:  # it holds the lock of a call that is not started
-                lane.transaction.close()
-                lane.transaction = None
-            return in_flight.remove_waiting()
+            unstarted = in_flight.remove_following() + in_flight.remove_waiting()
+        if lane.transaction is not None:  # it holds the lock of a call that is not started
+            lane.transaction.close()
+            lane.transaction = None
+        return unstarted
 
     # In a shared transaction.
 
@@ -155,18 +156,19 @@ class BatchExecutor:
             with in_flight.lock():
                 in_flight.running = None
 
-    def _choose_following(self, claim: Claim, call: PreparedCall) -> AbstractContextManager[Claim | None]:
-        """The next call, if its row may be locked with the commit of this one, after which nothing remains to be
-        done."""
-        if self._undone or self._rules.each_alone or has_follow_up(self._context, claim):
-            return NO_CLAIM
-        limits = (call.limit, self._context.isolation_of(call))
+    def _choose_following(self, claim: Claim, call: PreparedCall) -> Claim | None:
+        """The next call, if its row may be locked with the commit of this one: nothing that takes long, or that uses
+        the database, follows the commit."""
+        rules, context = self._rules, self._context
+        if self._undone or rules.each_alone or self._owner.is_watched() or has_follow_up(context, claim):
+            return None
+        limits = (call.limit, context.isolation_of(call))
 
         def may_follow(one: ClaimedCall) -> bool:
             following = one[1]
-            if self._rules.mode(following) is not CommitMode.ALONE or following.method.policy.isolate:
+            if rules.mode(following) is not CommitMode.ALONE or following.method.policy.isolate:
                 return False
-            is_alike = (following.limit, self._context.isolation_of(following)) == limits
+            is_alike = (following.limit, context.isolation_of(following)) == limits
             return is_alike and following.is_locked and following.session_class is not None
 
         return self._in_flight.choose_following(may_follow)
@@ -206,19 +208,17 @@ class BatchExecutor:
             if not is_acquired:  # the lane waits for the database, perhaps for a lock
                 lane.disconnect()
                 return self._claims
-            begun = {claim.id: claim for claim, _ in in_flight.following}
-            in_flight.following.clear()
-            if in_flight.running is not None:
-                begun[in_flight.running.claim.id] = in_flight.running.claim
+            following = in_flight.remove_following()
+            begun = {} if in_flight.running is None else {in_flight.running.claim.id: in_flight.running.claim}
             if self._group_commit.holds_others:
                 lane.run_during_call(partial(self._group_commit.detach_running, stays_locked=False))
-            elif begun:
+            elif begun or following:
                 lane.disconnect_call()
             if self._shared is not None:
                 begun |= {claim.id: claim for claim in self._shared.abandon()}
             begun |= {claim.id: claim for claim, _ in self._undone}
             self._undone.clear()
-            unstarted = in_flight.remove_waiting()
+            unstarted = following + in_flight.remove_waiting()
         if unstarted:
             release(unstarted)
         return list(begun.values())

@@ -6,7 +6,7 @@ from async_task.database.driver_errors import FAULTS
 
 
 class ConnectionState:
-    """Of one transaction, which uses one `connection`; None before it is open, and after it is closed."""
+    """`connection`: that of the transaction; None before it is open, and after it is closed."""
 
     def __init__(self) -> None:
         self.connection: Connection | None = None

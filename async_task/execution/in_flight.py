@@ -177,8 +177,8 @@ class InFlight:
         self.settle_within = settle_within
         self.waiting = deque(calls)
         self.following: deque[ClaimedCall] = deque()
-        """The next call, no longer among the waiting ones: its row was to be locked with the commit of the one
-        before."""
+        """The next call, which no longer waits: its row is locked with the commit of the call before, where that is
+        possible."""
         self.running: RunningCall | None = None
         self.finished: list[FinishedCall] = []
         self.first_finished_at: float | None = None
@@ -227,22 +227,25 @@ class InFlight:
             self.running = RunningCall(one[0], now)
             return one
 
-    @contextmanager
-    def choose_following(self, may_follow: Callable[[ClaimedCall], bool]) -> Iterator[Claim | None]:
-        """Choose the first waiting call as the following one, if it may be and if what is done inside raises nothing:
-        that locks the row of its claim. None if no call is chosen."""
-        # The watchdog waits meanwhile: what it released of these would be released while its row is locked.
+    def choose_following(self, may_follow: Callable[[ClaimedCall], bool]) -> Claim | None:
+        """Take the first waiting call, which then is the following one, if it `may_follow`. Returns its claim; None if
+        no call is taken."""
         with self.lock():
             if not self.waiting or self.is_stopping() or not may_follow(self.waiting[0]):
-                yield None
-                return
-            yield self.waiting[0][0]
+                return None
             self.following.append(self.waiting.popleft())
+            return self.following[0][0]
 
     def remove_waiting(self) -> list[Claim]:
         """The claims of all calls that wait, which the caller releases."""
         claims = [claim for claim, _ in self.waiting]
         self.waiting.clear()
+        return claims
+
+    def remove_following(self) -> list[Claim]:
+        """The claim of the following call, if there is one, which the caller releases."""
+        claims = [claim for claim, _ in self.following]
+        self.following.clear()
         return claims
 
     @contextmanager

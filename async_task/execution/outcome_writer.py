@@ -19,7 +19,7 @@ from async_task.error_text import Failure, describe
 from async_task.errors import ClaimLost
 from async_task.execution.error_hook import call_hook, is_hooked
 from async_task.execution.in_flight import FinishedCall, Settlement
-from async_task.execution.prepared_call import NO_CLAIM, ExecutionContext, PreparedCall
+from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.execution.transaction import CallTransaction
 from async_task.outcomes import SUCCESS, Superseded
 from async_task.queue import fenced_writes
@@ -198,11 +198,11 @@ def write_in(
         return write_on(transaction.open(), context, finished)
     assert finished.decision is SUCCESS
     can_lock_next = commits and transaction.can_lock_next
-    with context.following(finished.claim, finished.call) if can_lock_next else NO_CLAIM as following:
-        if following is None:
-            transaction.succeed(commits=commits)
-        else:
-            transaction.succeed_and_lock(following)
+    following = context.following(finished.claim, finished.call) if can_lock_next else None
+    if following is None:
+        transaction.succeed(commits=commits)
+    else:
+        transaction.succeed_and_lock(following)
     return finished
 
 

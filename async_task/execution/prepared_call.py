@@ -28,16 +28,14 @@ from async_task.targets.registry import target_named
 from async_task.targets.retry import Retry
 from async_task.targets.target import Method
 
-NO_CLAIM: AbstractContextManager[None] = contextlib.nullcontext()
-
 
 @dataclass(frozen=True, slots=True)
 class ExecutionContext:
     """Where an attempt is performed. `calling`: a context manager around the call itself. `starts`: notes that the call
     runs. `parked_reasons`: what was logged about parked attempts. `is_abandoned`: whether the outcomes of calls are no
     longer to be written, because somebody else releases their claims. `hooks`: of the application. `heard`: is told of
-    each error that a call raised, once its outcome is written. `following`: gives the claim whose row may be locked
-    with the commit of a call that takes a session and has succeeded; None if none may be."""
+    each error that a call raised, once its outcome is written. `following`: chooses the claim whose row is to
+    be locked with the commit of a call that takes a session and has succeeded; None: none."""
 
     source: Source
     model: type[BaseAttempt]
@@ -49,7 +47,7 @@ class ExecutionContext:
     is_abandoned: Callable[[], bool] = lambda: False
     hooks: Hooks = NO_HOOKS
     heard: Callable[[Claim, BaseException], object] = lambda claim, error: None
-    following: Callable[[Claim, "PreparedCall"], AbstractContextManager[Claim | None]] = lambda claim, call: NO_CLAIM
+    following: Callable[[Claim, "PreparedCall"], Claim | None] = lambda claim, call: None
 
     @property
     def engine(self) -> Engine:

@@ -112,8 +112,8 @@ def _commit(
     """Write and commit the outcome. Returns the call with the outcome that the error hook has chosen, and an error
     after which nobody knows whether it was committed.
 
-    Then the transaction is closed, or that of the next claim. Raises ClaimLost if another worker has the claim, and
-    NotReleased.
+    Then the transaction is closed, unless it has become that of the next claim. Raises ClaimLost if another worker has
+    the claim, and NotReleased.
     """
     try:
         if transaction.is_open:

@@ -7,7 +7,7 @@ import time
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.engine import RootTransaction
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
 
 from async_task.database.answers import Raised
 from async_task.database.connections import limit_waits
@@ -115,10 +115,12 @@ class CallTransaction:
         if self._connection is None:
             try:
                 self._begin()
-            except DBAPIError as problem:
-                if not problem.connection_invalidated:
+            except (DBAPIError, InvalidRequestError) as problem:
+                # It was lost while it was idle, or the call before has left a transaction open in a generator: nothing
+                # of this call was done on it.
+                if isinstance(problem, DBAPIError) and not problem.connection_invalidated:
                     raise
-                self.state.forget_lost()  # while it was idle before this call: nothing was done in it
+                self.state.forget_lost()
                 self._begin()
         assert self._connection is not None
         return self._connection
@@ -239,7 +241,9 @@ class CallTransaction:
         connection = self._connection
         if connection is None or not self.keeps_with_success or not chains(connection):
             return False
-        return self._lane.limits_transactions and self._lane.may_go_on(connection)
+        # What the target has left open, or what waits for the commit, is not to last into the next call.
+        is_done = not connection.in_nested_transaction() and not number_waiting(connection)
+        return is_done and self._lane.limits_transactions and self._lane.may_go_on(connection)
 
     def succeed_and_lock(self, following: Claim) -> None:
         """As `succeed` with the COMMIT, and lock the row of the next claim in the transaction that begins with it, all
@@ -287,7 +291,7 @@ class CallTransaction:
             run_committed(connection)
 
     def close(self) -> None:
-        """Roll back what is not committed, and return the connection. A row of the next claim is no longer locked."""
+        """Roll back what is not committed, and return the connection. The row of the next claim is no longer locked."""
         self._next = None
         connection = self.state.take()
         if connection is None:

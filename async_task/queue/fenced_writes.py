@@ -75,7 +75,7 @@ def lock_claims(
         rows = at_once(connection, settle_statements.lock(table, form), given, then=then).rows
         return {claim.id for claim in claims}.difference(row[0] for row in rows)
     given |= _limits(limit)
-    lock = settle_statements.lock_and_count(table, form, bounds_transactions(connection.dialect))
+    lock = settle_statements.lock_and_count(table, form, is_bounded=bounds_transactions(connection.dialect))
     (row,) = at_once(connection, lock, given, then=then).rows
     return _lost(connection, table, claims, row[0])
 
@@ -90,7 +90,7 @@ def succeed_and_lock(
     Returns how many of the first were still ours, and the ids of lost claims among the others.
     """
     form, done_form = (Ids.of(connection.dialect, len(some)) for some in (claims, succeeded))
-    lock = settle_statements.lock_and_count(table, form, bounds_transactions(connection.dialect))
+    lock = settle_statements.lock_and_count(table, form, is_bounded=bounds_transactions(connection.dialect))
     locked = _parameters(connection, claims) | _limits(limit)
     done, _, found = in_turn(
         connection,
@@ -168,10 +168,12 @@ def release_succeed_and_lock(
     """As `release_and_succeed` with the commit; then lock the row of `following` and set the savepoint in the next
     transaction, as `lock_claims` does, in the same round trip. Only where `connection` `chains`.
 
-    Returns whether that row is locked. If not, `claim` is committed nevertheless, and the next transaction is empty or
-    has failed.
+    Returns whether that row is locked. If not, because it is no longer ours or somebody else has locked it, `claim` is
+    committed nevertheless, and the next transaction is empty or has failed.
     """
-    lock = settle_statements.lock_and_count(table, Ids.ONE, bounds_transactions(connection.dialect))
+    # A lock that waits would keep the answer to the COMMIT waiting.
+    is_bounded = bounds_transactions(connection.dialect)
+    lock = settle_statements.lock_and_count(table, Ids.ONE, is_bounded=is_bounded, waits=False)
     locked = Step(lock, _parameters(connection, [following]) | _limits(limit))
     ends = [COMMIT_AND_BEGIN, locked, Step(f"SAVEPOINT {savepoint}")]
     answers = _release_and_succeed(connection, table, claim, savepoint, ends)
@@ -182,7 +184,7 @@ def _release_and_succeed(
     connection: Connection, table: Table, claim: Claim, savepoint: str, ends: list[Step]
 ) -> list[Answer]:
     """`ends`: what follows in the same round trip, first a COMMIT. Returns the answers; none if only something after
-    that failed. Otherwise raises as `release_and_succeed`."""
+    the COMMIT failed. Otherwise raises as `release_and_succeed`."""
     succeed = Step(settle_statements.succeed_or_fail(table), _parameters(connection, [claim]))
     try:
         return try_in_turn(connection, Step(f"RELEASE SAVEPOINT {savepoint}"), succeed, *ends)

@@ -53,13 +53,15 @@ class Ids(enum.Enum):
 
 
 @lru_cache(maxsize=64)
-def lock(table: Table, form: Ids) -> Select[Any]:
-    """Lock those of `ids` that are still ours under `a_claim`, and return them."""
-    return by_primary_key(table, select(table.c.id).where(*_ours(table, form)).with_for_update(key_share=True))
+def lock(table: Table, form: Ids, *, waits: bool = True) -> Select[Any]:
+    """Lock those of `ids` that are still ours under `a_claim`, and return them. Unless it `waits`, without those that
+    somebody else has locked."""
+    found = select(table.c.id).where(*_ours(table, form)).with_for_update(key_share=True, skip_locked=not waits)
+    return by_primary_key(table, found)
 
 
 @lru_cache(maxsize=64)
-def lock_and_count(table: Table, form: Ids, is_bounded: bool) -> Statement:
+def lock_and_count(table: Table, form: Ids, *, is_bounded: bool, waits: bool = True) -> Statement:
     """The same; one row, which begins with the number of rows locked (PostgreSQL). The server ends the transaction when
     it idles, or a statement of it runs, for longer than `a_limit` milliseconds; and if it `is_bounded`, when it lasts
     for longer than `a_longest`."""
@@ -67,7 +69,7 @@ def lock_and_count(table: Table, form: Ids, is_bounded: bool) -> Statement:
     limits = [_set_limit("idle_in_transaction_session_timeout"), _set_limit("statement_timeout")]
     if is_bounded:
         limits.append(_set_limit("transaction_timeout", "a_longest"))
-    return select(func.count(), *limits).select_from(lock(table, form).subquery("locked"))
+    return select(func.count(), *limits).select_from(lock(table, form, waits=waits).subquery("locked"))
 
 
 @lru_cache(maxsize=64)

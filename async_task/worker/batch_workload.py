@@ -282,6 +282,10 @@ class BatchWorkload(Workload):
             paused=self._start.paused, unknown=unknown,
         )  # fmt: skip
 
+    @property
+    def is_watched(self) -> bool:
+        return self._options.progress is not None
+
     def _report_progress(self) -> None:
         """One at a time; what the user's function raises ends the batch."""
         if self._due is None or self._options.progress is None or self.failure is not None:

@@ -174,6 +174,9 @@ class LaneLoop:
     def is_stopping(self) -> bool:
         return self._workload.is_over()
 
+    def is_watched(self) -> bool:
+        return self._workload.is_watched
+
     def succeeded(self, claims: list[Claim]) -> None:
         self._workload.note_succeeded(claims)
 

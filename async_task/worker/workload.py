@@ -55,6 +55,11 @@ class Workload(ABC):
         self._held_back: set[str] = set()
         self._coroutine_queues: set[str] = set()
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether a function of the user's is called after each commit."""
+        return False
+
     @abstractmethod
     def is_over(self) -> bool:
         """Whether nothing further is to be started."""

@@ -1,5 +1,6 @@
 """A call that takes a session commits in the round trip that locks the row of the call after it."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.pq import ExecStatus
-from sqlalchemy import Engine, create_engine, event, func, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 import outbox
@@ -17,6 +18,7 @@ from async_task.database.exchange import Exchange
 from async_task.execution import batch_executor
 from async_task.queue.fenced_writes import release_succeed_and_lock
 from async_task.schema.states import UNCLAIMED
+from async_task.wakeup.after_commit import call_after_commit
 from async_task.worker.batch_workload import BatchWorkload
 from clockwork import row_of
 from databases import Database
@@ -442,3 +444,172 @@ def test_sessions_of_the_users_own_class_and_options_follow_one_another(
     made.dispose()
     assert seen == [(True, False, "us")] * 3
     assert followed == [True, True]
+
+
+def test_a_row_that_somebody_else_has_locked_is_not_waited_for(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    """The outcome of the call before is known at once, and the calls behind go on."""
+    ids = numbered(engine, 4, each)
+    with engine.connect() as other, working(plain, concurrency=2) as worker:
+        try:
+            does(lambda session, number: lock(other, ids[1]) if number == 0 else None)
+            await_(lambda: worker.tally[Succeeded] == 1 and followed == [False], "the first one is counted")
+            assert 1 not in calls
+        finally:
+            other.rollback()
+        await_(lambda: at_rest(engine), "all are called")
+    assert sorted(calls) == list(range(4))
+
+
+@pytest.fixture
+def slow_commit(engine: Engine) -> Iterator[Connection]:
+    """Until this connection ends its transaction, a COMMIT waits that has written "0"."""
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "CREATE FUNCTION wait_at_commit() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END $$"
+            )
+        )
+        connection.execute(
+            text(
+                "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED"
+                " FOR EACH ROW WHEN (NEW.what = '0') EXECUTE FUNCTION wait_at_commit()"
+            )
+        )
+    with engine.connect() as holder:
+        holder.execute(text("SELECT pg_advisory_xact_lock(4711)"))
+        yield holder
+    with engine.begin() as connection:
+        connection.execute(text("DROP FUNCTION wait_at_commit CASCADE"))
+
+
+def test_a_commit_that_waits_lets_go_of_the_calls_behind_it(
+    plain: AsyncTask, engine: Engine, slow_commit: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_executor, "LONGEST_ALONE", 0.05)
+    ids = numbered(engine, 5, each)
+    with working(plain, concurrency=2):
+        await_(lambda: written(engine) == [2, 3, 4], "another lane has performed the others")
+        assert sorted(calls) == [0, 2, 3, 4]
+        slow_commit.rollback()
+        await_(lambda: at_rest(engine), "all are called")
+    assert written(engine) == list(range(5))
+    assert {row_of(engine, one).num_attempts for one in ids} == {1}
+
+
+def test_calls_behind_a_commit_that_waits_are_released_uncharged_with_their_worker(
+    plain: AsyncTask, engine: Engine, slow_commit: Connection
+) -> None:
+    ids = numbered(engine, 4, each)
+    with at_work(plain, grace=0.1) as worker:
+        await_(lambda: calls == [0], "the first one runs")
+        await_(lambda: _is_waiting(engine), "its COMMIT waits")
+        worker.abandon()
+        worker.await_farewell()
+        slow_commit.rollback()
+        worker.await_lanes()
+    for one in ids[1:]:
+        row = row_of(engine, one)
+        assert (row.status, row.claim_id, row.num_attempts, row.last_error) == (Status.PENDING, None, 0, None)
+    assert calls == [0]
+
+
+def _is_waiting(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        found = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        return bool(connection.scalar(text(found)))
+
+
+def test_what_waits_for_the_commit_is_called_while_no_row_is_locked(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    seen: list[list[bool]] = []
+
+    def look() -> None:
+        seen.append([is_locked(engine, one) for one in ids])
+
+    does(lambda session, number: call_after_commit(session, inspect(Attempt), look) if number == 0 else None)
+    ids = numbered(engine, 3, each)
+    run(plain)
+    assert seen == [[False] * 3]
+    assert followed == [True]
+
+
+def test_progress_is_reported_while_no_row_is_locked(plain: AsyncTask, engine: Engine, followed: list[bool]) -> None:
+    seen: list[list[bool]] = []
+    ids = numbered(engine, 3, each)
+    plain.run_batch(concurrency=1, progress=lambda report: seen.append([is_locked(engine, one) for one in ids]))
+    assert len(seen) >= 4
+    assert not any(map(any, seen))
+    assert followed == []
+
+
+@pytest.mark.filterwarnings("ignore:.*:sqlalchemy.exc.SAWarning")
+@pytest.mark.parametrize("ends", ["close", "rollback"])
+@pytest.mark.parametrize("kept", ["a session", "a savepoint"])
+def test_what_a_call_leaves_open_ends_with_it(
+    plain: AsyncTask, engine: Engine, followed: list[bool], kept: str, ends: str
+) -> None:
+    left: list[Any] = []
+
+    def act(session: Session, number: int) -> None:
+        if number == 0:
+            own = Session(bind=session.connection()) if kept == "a session" else session.connection().begin_nested()
+            left.append(own)
+            if isinstance(own, Session):
+                put(own, "50")
+        if number == 1:
+            session.connection()
+            getattr(left[0], ends)()
+
+    does(act)
+    numbered(engine, 4, each)
+    run(plain)
+    assert counted(engine) == {"succeeded": 4}
+    assert written(engine) == [*range(4), *([50] if kept == "a session" else [])]
+    assert followed == [True, True]
+
+
+@pytest.mark.filterwarnings("ignore:.*:sqlalchemy.exc.SAWarning")
+def test_a_transaction_that_a_call_leaves_in_a_generator_does_not_hinder_the_next_one(
+    plain: AsyncTask, engine: Engine
+) -> None:
+    left: list[Any] = []
+
+    def suspended(connection: Connection) -> Iterator[None]:
+        with connection.begin_nested():
+            yield
+
+    def act(session: Session, number: int) -> None:
+        if number == 0:
+            left.append(suspended(session.connection()))
+            next(left[0])
+
+    does(act)
+    numbered(engine, 3, each)
+    run(plain)
+    with contextlib.suppress(Exception):
+        left[0].close()
+    assert counted(engine) == {"succeeded": 3}
+    assert written(engine) == [0, 1, 2]
+
+
+def test_it_is_the_same_where_nothing_is_prepared(database: Database, engine: Engine, followed: list[bool]) -> None:
+    """In psycopg's own pipeline."""
+    made = create_engine(database.sync_url, connect_args={"prepare_threshold": None})
+
+    def act(session: Session, number: int) -> None:
+        if number == 2:
+            raise Broken
+        if number == 4:
+            session.execute(update(Attempt).where(Attempt.id == ids[4]).values(UNCLAIMED))
+
+    does(act)
+    ids = numbered(engine, 6, each)
+    run(AsyncTask(made))
+    made.dispose()
+    assert written(engine) == [0, 1, 3, 5]
+    assert followed == [True] * 3
+    assert calls == list(range(6))
