@@ -115,8 +115,6 @@ def _transaction_of(context: ExecutionContext, claim: Claim, call: PreparedCall)
     before = context.lane.transaction
     if isinstance(before, CallTransaction) and before.continue_with(claim):
         return before
-    if before is not None:  # it has locked the row of another call
-        before.close()
     has_session, isolation = call.session_class is not None, context.isolation_of(call)
     return CallTransaction(context.lane, context.table, claim, call.limit, for_session=has_session, isolation=isolation)
 

@@ -168,30 +168,26 @@ def release_succeed_and_lock(
     """As `release_and_succeed` with the commit; then lock the row of `following` and set the savepoint in the next
     transaction, as `lock_claims` does, in the same round trip. Only where `connection` `chains`.
 
-    Returns whether that row is locked. If not, because it is no longer ours or somebody else has locked it, `claim` is
-    committed nevertheless, and the next transaction is empty or has failed.
+    Returns whether that row is locked; not if it is no longer ours, or if somebody else has locked it.
     """
     # A lock that waits would keep the answer to the COMMIT waiting.
     is_bounded = bounds_transactions(connection.dialect)
     lock = settle_statements.lock_and_count(table, Ids.ONE, is_bounded=is_bounded, waits=False)
     locked = Step(lock, _parameters(connection, [following]) | _limits(limit))
-    ends = [COMMIT_AND_BEGIN, locked, Step(f"SAVEPOINT {savepoint}")]
-    answers = _release_and_succeed(connection, table, claim, savepoint, ends)
-    return len(answers) == 2 + len(ends) and answers[3].rows[0][0] == 1
+    ends = (COMMIT_AND_BEGIN, locked, Step(f"SAVEPOINT {savepoint}"))
+    *_, found, _ = _release_and_succeed(connection, table, claim, savepoint, ends)
+    return bool(found.rows[0][0])
 
 
 def _release_and_succeed(
-    connection: Connection, table: Table, claim: Claim, savepoint: str, ends: list[Step]
+    connection: Connection, table: Table, claim: Claim, savepoint: str, ends: Sequence[Step]
 ) -> list[Answer]:
-    """`ends`: what follows in the same round trip, first a COMMIT. Returns the answers; none if only something after
-    the COMMIT failed. Otherwise raises as `release_and_succeed`."""
+    """`ends`: what follows in the same round trip, first a COMMIT. Raises as `release_and_succeed`."""
     succeed = Step(settle_statements.succeed_or_fail(table), _parameters(connection, [claim]))
     try:
         return try_in_turn(connection, Step(f"RELEASE SAVEPOINT {savepoint}"), succeed, *ends)
     except StepFailed as failed:
         error: Any = failed.error
-        if failed.number > 2 and not error.connection_invalidated:
-            return []
         if failed.number == 0 and not (ends and error.connection_invalidated):
             raise NotReleased(error) from error
         if failed.number == 1 and getattr(error.orig, "sqlstate", None) == settle_statements.NO_ROW:

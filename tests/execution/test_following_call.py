@@ -1,7 +1,7 @@
 """A call that takes a session commits in the round trip that locks the row of the call after it."""
 
 import contextlib
-import threading
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -9,81 +9,33 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.pq import ExecStatus
-from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select, text, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-import outbox
-from async_task import AsyncTask, AsyncTaskError, Attempt, Retry, Status, Succeeded, target
+from async_task import AsyncTask, AsyncTaskError, Attempt, Status, Succeeded
 from async_task.database.exchange import Exchange
-from async_task.execution import batch_executor
 from async_task.queue.fenced_writes import release_succeed_and_lock
 from async_task.schema.states import UNCLAIMED
+from async_task.wakeup import in_process
 from async_task.wakeup.after_commit import call_after_commit
-from async_task.worker.batch_workload import BatchWorkload
+from async_task.wakeup.in_process import notifier_of
+from claims import TABLE
 from clockwork import row_of
 from databases import Database
 from elsewhere import await_
-from outbox import Broken, calls
+from following_calls import each, is_locked, limited, run, strict
+from outbox import Broken, Client, calls
 from shared_calls import claim_many, does, lock, numbered, put, written
-from workers import at_rest, at_work, counted, working
+from workers import at_rest, counted, working
 
 pytestmark = pytest.mark.only_on("postgresql")
-RETRY = Retry.every(60)
-
-
-@target("following.each", retry=RETRY)
-def each(session: Session, number: int) -> Any:
-    """Writes its number, and does what the test says."""
-    calls.append(number)
-    put(session, str(number))
-    return outbox.acts[0](session, number)
-
-
-@target("following.limited", retry=RETRY, timeout=5)
-def limited(session: Session, number: int) -> Any:
-    return each(session, number)
-
-
-@target("following.strict", retry=RETRY, isolation="SERIALIZABLE")
-def strict(session: Session, number: int) -> Any:
-    return each(session, number)
 
 
 @pytest.fixture(autouse=True)
 def _many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     claim_many(partial(monkeypatch.setattr, raising=False))
     does(lambda session, number: None)
-
-
-@pytest.fixture
-def followed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each commit that was to lock the row of the next call, whether it did."""
-    found: list[bool] = []
-
-    def counting(*given: Any) -> bool:
-        found.append(release_succeed_and_lock(*given))
-        return found[-1]
-
-    monkeypatch.setattr("async_task.execution.transaction.release_succeed_and_lock", counting)
-    return found
-
-
-@pytest.fixture
-def plain(database: Database) -> Iterator[AsyncTask]:
-    """An application without the listeners of the tests, which would see each statement by itself."""
-    made = create_engine(database.sync_url)
-    yield AsyncTask(made)
-    made.dispose()
-
-
-def run(app: AsyncTask) -> None:
-    app.run_batch(concurrency=1)
-
-
-def is_locked(engine: Engine, attempt_id: Any) -> bool:
-    with engine.connect() as connection:
-        found = select(Attempt.id).where(Attempt.id == attempt_id).with_for_update(skip_locked=True)
-        return connection.execute(found).first() is None
 
 
 def test_a_call_is_committed_and_its_row_free_when_the_next_one_runs(
@@ -334,103 +286,6 @@ def test_what_hears_of_an_outcome_holds_no_row(database: Database, engine: Engin
     assert followed == []
 
 
-def test_a_call_that_was_locked_when_the_worker_stops_is_released_uncharged(
-    plain: AsyncTask, engine: Engine, followed: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    is_over = BatchWorkload.is_over
-    monkeypatch.setattr(BatchWorkload, "is_over", lambda self: bool(followed) or is_over(self))
-    ids = numbered(engine, 3, each)
-    run(plain)
-    assert followed == [True]
-    assert calls == [0]
-    for one in ids[1:]:
-        row = row_of(engine, one)
-        assert (row.status, row.claim_id, row.num_attempts, row.attempted_at) == (Status.PENDING, None, 0, None)
-        assert not is_locked(engine, one)
-
-
-def test_a_slow_call_lets_go_of_the_calls_behind_it(
-    plain: AsyncTask, engine: Engine, followed: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The watchdog releases what waits, and not the running call, whose row was locked with the commit before it."""
-    monkeypatch.setattr(batch_executor, "LONGEST_ALONE", 0.05)
-    slow, go_on = threading.Event(), threading.Event()
-
-    def act(session: Session, number: int) -> None:
-        if number == 1 and not slow.is_set():
-            slow.set()
-            assert go_on.wait(30)
-
-    does(act)
-    ids = numbered(engine, 5, each)
-    with working(plain, concurrency=2):
-        try:
-            await_(lambda: sorted(calls) == list(range(5)), "another lane has called the others")
-            assert row_of(engine, ids[1]).status is Status.PENDING
-        finally:
-            go_on.set()
-        await_(lambda: at_rest(engine), "all are called")
-    assert written(engine) == list(range(5))
-    assert {row_of(engine, one).num_attempts for one in ids} == {1}
-    assert followed[0]
-
-
-def test_a_call_that_is_abandoned_with_its_worker_is_released(
-    plain: AsyncTask, engine: Engine, followed: list[bool]
-) -> None:
-    go_on = threading.Event()
-
-    def act(session: Session, number: int) -> None:
-        if number == 1:
-            assert go_on.wait(30)
-
-    does(act)
-    ids = numbered(engine, 4, each)
-    with at_work(plain, grace=0.1) as worker:
-        try:
-            await_(lambda: calls == [0, 1], "the second one runs")
-            worker.abandon()
-            worker.await_farewell()
-            assert [row_of(engine, one).claim_id for one in ids] == [None] * 4
-            assert written(engine) == [0]
-        finally:
-            go_on.set()
-        worker.await_lanes()
-    assert followed == [True]
-    assert written(engine) == [0]
-    assert counted(engine) == {"succeeded": 1, "pending": 3}
-
-
-def test_a_call_that_is_abandoned_before_it_starts_is_not_made(
-    plain: AsyncTask, engine: Engine, followed: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The worker is abandoned when the row of the next call is locked, and its call has not started."""
-    chosen, go_on = threading.Event(), threading.Event()
-    executor = batch_executor.BatchExecutor
-    perform = executor._perform_alone
-
-    def wait(self: Any, ahead: Any) -> None:
-        if followed and not chosen.is_set():
-            chosen.set()
-            assert go_on.wait(30)
-        perform(self, ahead)
-
-    monkeypatch.setattr(executor, "_perform_alone", wait)
-    ids = numbered(engine, 3, each)
-    with at_work(plain, grace=0.1) as worker:
-        try:
-            assert chosen.wait(30)
-            worker.abandon()
-            worker.await_farewell()
-        finally:
-            go_on.set()
-        worker.await_lanes()
-    assert calls == [0]
-    assert written(engine) == [0]
-    assert [row_of(engine, one).claim_id for one in ids] == [None] * 3
-    assert not any(is_locked(engine, one) for one in ids)
-
-
 def test_sessions_of_the_users_own_class_and_options_follow_one_another(
     database: Database, engine: Engine, followed: list[bool]
 ) -> None:
@@ -444,82 +299,6 @@ def test_sessions_of_the_users_own_class_and_options_follow_one_another(
     made.dispose()
     assert seen == [(True, False, "us")] * 3
     assert followed == [True, True]
-
-
-def test_a_row_that_somebody_else_has_locked_is_not_waited_for(
-    plain: AsyncTask, engine: Engine, followed: list[bool]
-) -> None:
-    """The outcome of the call before is known at once, and the calls behind go on."""
-    ids = numbered(engine, 4, each)
-    with engine.connect() as other, working(plain, concurrency=2) as worker:
-        try:
-            does(lambda session, number: lock(other, ids[1]) if number == 0 else None)
-            await_(lambda: worker.tally[Succeeded] == 1 and followed == [False], "the first one is counted")
-            assert 1 not in calls
-        finally:
-            other.rollback()
-        await_(lambda: at_rest(engine), "all are called")
-    assert sorted(calls) == list(range(4))
-
-
-@pytest.fixture
-def slow_commit(engine: Engine) -> Iterator[Connection]:
-    """Until this connection ends its transaction, a COMMIT waits that has written "0"."""
-    with engine.begin() as connection:
-        connection.execute(
-            text(
-                "CREATE FUNCTION wait_at_commit() RETURNS trigger LANGUAGE plpgsql AS"
-                " $$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END $$"
-            )
-        )
-        connection.execute(
-            text(
-                "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED"
-                " FOR EACH ROW WHEN (NEW.what = '0') EXECUTE FUNCTION wait_at_commit()"
-            )
-        )
-    with engine.connect() as holder:
-        holder.execute(text("SELECT pg_advisory_xact_lock(4711)"))
-        yield holder
-    with engine.begin() as connection:
-        connection.execute(text("DROP FUNCTION wait_at_commit CASCADE"))
-
-
-def test_a_commit_that_waits_lets_go_of_the_calls_behind_it(
-    plain: AsyncTask, engine: Engine, slow_commit: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch_executor, "LONGEST_ALONE", 0.05)
-    ids = numbered(engine, 5, each)
-    with working(plain, concurrency=2):
-        await_(lambda: written(engine) == [2, 3, 4], "another lane has performed the others")
-        assert sorted(calls) == [0, 2, 3, 4]
-        slow_commit.rollback()
-        await_(lambda: at_rest(engine), "all are called")
-    assert written(engine) == list(range(5))
-    assert {row_of(engine, one).num_attempts for one in ids} == {1}
-
-
-def test_calls_behind_a_commit_that_waits_are_released_uncharged_with_their_worker(
-    plain: AsyncTask, engine: Engine, slow_commit: Connection
-) -> None:
-    ids = numbered(engine, 4, each)
-    with at_work(plain, grace=0.1) as worker:
-        await_(lambda: calls == [0], "the first one runs")
-        await_(lambda: _is_waiting(engine), "its COMMIT waits")
-        worker.abandon()
-        worker.await_farewell()
-        slow_commit.rollback()
-        worker.await_lanes()
-    for one in ids[1:]:
-        row = row_of(engine, one)
-        assert (row.status, row.claim_id, row.num_attempts, row.last_error) == (Status.PENDING, None, 0, None)
-    assert calls == [0]
-
-
-def _is_waiting(engine: Engine) -> bool:
-    with engine.connect() as connection:
-        found = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        return bool(connection.scalar(text(found)))
 
 
 def test_what_waits_for_the_commit_is_called_while_no_row_is_locked(
@@ -613,3 +392,45 @@ def test_it_is_the_same_where_nothing_is_prepared(database: Database, engine: En
     assert written(engine) == [0, 1, 3, 5]
     assert followed == [True] * 3
     assert calls == list(range(6))
+
+
+def test_threads_are_woken_by_each_commit_that_has_written_calls_down(
+    plain: AsyncTask, engine: Engine, database: Database, followed: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_process, "_notifiers", weakref.WeakValueDictionary())
+    notifier = notifier_of(TABLE, make_url(database.sync_url))
+    seen: list[Any] = []
+
+    def act(session: Session, number: int) -> None:
+        seen.append(notifier.wait(0))
+        Attempt.create(target=Client, method_name="ping", session=session, queue=f"to-wake-{number}")
+
+    does(act)
+    numbered(engine, 3, each)
+    run(plain)
+    assert seen[1:] == [{"to-wake-0"}, {"to-wake-1"}]  # the first was told of these calls themselves
+    assert followed == [True, True]
+
+
+def test_a_fault_that_a_call_has_caught_is_not_that_of_the_next_one(
+    plain: AsyncTask, engine: Engine, followed: list[bool]
+) -> None:
+    """An error of the infrastructure on another connection is charged, as that is not the attempt's own."""
+    (busy,) = numbered(engine, 1, each, delay="1h")
+    taken = select(Attempt.id).where(Attempt.id == busy).with_for_update(nowait=True)
+
+    def act(session: Session, number: int) -> None:
+        if number == 0:
+            with contextlib.suppress(OperationalError), session.begin_nested():
+                session.execute(taken)
+        if number == 1:
+            with engine.connect() as elsewhere:
+                elsewhere.execute(taken)
+
+    does(act)
+    ids = numbered(engine, 3, each)
+    with engine.connect() as holder:
+        lock(holder, busy)
+        run(plain)
+    assert followed == [True]
+    assert [row_of(engine, one).num_errors for one in ids] == [0, 1, 0]
