@@ -5,7 +5,8 @@ They bypass SQLAlchemy, which waits for each answer; so they are used only where
 
 import logging
 from collections.abc import Callable, Generator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Dialect
@@ -89,28 +90,33 @@ def in_turn(connection: Connection, *steps: Step) -> list[Answer]:
 
 def try_in_turn(connection: Connection, *steps: Step) -> list[Answer]:
     """The same, but raises StepFailed."""
-    from psycopg import Error
-
-    from async_task.database.exchange import Query, exchange_of, rows_of
-
+    libpq = _libpq()
     driver: Any = connection.connection.driver_connection
     schemas = schemas_of(connection)
     compiled = [_compiled(step.statement, connection.dialect, schemas) for step in steps]
-    queries = [Query(one.text, one.parameters(step.values)) for one, step in zip(compiled, steps, strict=True)]
+    queries = [libpq.Query(one.text, one.parameters(step.values)) for one, step in zip(compiled, steps, strict=True)]
     results: list[Any] = []
     try:
-        exchange = exchange_of(driver, queries)
+        exchange = libpq.exchange_of(driver, queries)
         for result in _pipelined(driver, queries) if exchange is None else exchange.results():
             results.append(result)
         return [
-            Answer(one.read(rows_of(driver, result)) if result.nfields else [], result.command_tuples or 0)
+            Answer(one.read(libpq.rows_of(driver, result)) if result.nfields else [], result.command_tuples or 0)
             for one, result in zip(compiled, results, strict=True)
         ]
-    except Error as error:
+    except libpq.Error as error:
         number = len(results)
-        raised = _sqlalchemy_error(connection, compiled[min(number, len(steps) - 1)].text, error, Error)
+        raised = _sqlalchemy_error(connection, compiled[min(number, len(steps) - 1)].text, error, libpq.Error)
         raised.__cause__ = error
         raise StepFailed(number, raised) from error
+
+
+@cache
+def _libpq() -> ModuleType:
+    """What uses psycopg's own functions: imported only where psycopg is the driver, and looked up once."""
+    from async_task.database import exchange
+
+    return exchange
 
 
 def _pipelined(driver: Any, queries: list[Any]) -> Generator[Any, None, None]:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 from async_task.execution.adaptive import BatchSizes
@@ -67,8 +67,6 @@ class BatchExecutor:
         self._outcomes = CommittedOutcomes(context, owner)
         self._group_commit = GroupCommit(context, self._in_flight, sizes, rules, lease, self._outcomes)
         self._context = context
-        self._timed_context = replace(context, calling=self._in_flight.timing)
-        self._alone_context = replace(self._timed_context, following=self._choose_following)
         self._sizes = sizes
         self._rules = rules
         self._owner = owner
@@ -103,6 +101,14 @@ class BatchExecutor:
             lane.transaction.close()
             lane.transaction = None
         return unstarted
+
+    @cached_property
+    def _timed_context(self) -> ExecutionContext:
+        return replace(self._context, calling=self._in_flight.timing)
+
+    @cached_property
+    def _alone_context(self) -> ExecutionContext:
+        return replace(self._timed_context, following=self._choose_following)
 
     # In a shared transaction.
 

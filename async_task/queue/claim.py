@@ -50,7 +50,7 @@ class ClaimRequest:
     @property
     def left_out(self) -> LeftOut:
         """All that is to be left out."""
-        return self.unknown._replace(calls=self.besides + self.unknown.calls)
+        return self.unknown._replace(calls=self.besides + self.unknown.calls) if self.besides else self.unknown
 
 
 class Claim(NamedTuple):

@@ -48,6 +48,12 @@ class Shape(NamedTuple):
         began = request.began is not None
         return cls(began, request.suspects, bool(request.targets), request.left_out.parts, bool(request.marks))
 
+    @property
+    def is_one_text(self) -> bool:
+        """Whether the text of the claim is always the same: it does not depend on how many targets or calls there
+        are."""
+        return not (self.targets or self.left_out)
+
 
 @lru_cache(maxsize=256)
 def claim(table: Table, lease: dt.timedelta, shape: Shape, number: int | None = None) -> Statement:

@@ -3,7 +3,7 @@
 import os
 import threading
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import URL, Table
@@ -49,15 +49,18 @@ class Notifier:
             for waiter in list(self._waiting):
                 self._wake(waiter, None)
 
-    def wait(self, timeout: float, queues: Collection[str] | None = None) -> frozenset[str]:
+    def wait(
+        self, timeout: float, queues: Collection[str] | None = None, tell: Callable[[str], object] | None = None
+    ) -> frozenset[str]:
         """Wait for a notification: the queues notified since this thread's last wait; only of `queues`, if given.
+        `tell` is called for each of them, by the thread that notifies: it saves the time until this one runs.
 
         Empty after `timeout` seconds, and after a `wake`. Poll often for a while after a notification: a row that was
         written on a Core connection may be committed a moment later.
         """
         waiter = self._waiter()
         with self._lock:
-            waiter.begin(queues)
+            waiter.begin(queues, tell)
             # Before it takes what was kept: a signal handler may wake it in between.
             self._waiting[waiter] = None
             self._take_kept(waiter)
@@ -84,6 +87,7 @@ class Notifier:
         waiter.last_seen = self._number
         if queue is not None:
             waiter.queues.add(queue)
+            waiter.tell(queue)
         waiter.woken.set()
 
     def _keep(self, queue: str, number: int) -> None:
@@ -107,15 +111,21 @@ class _Waiter:
         self.woken = threading.Event()
         self.queues: set[str] = set()
         self.last_seen = 0
+        self.tell: Callable[[str], object] = _nothing
         self._wanted: Collection[str] | None = None
 
-    def begin(self, wanted: Collection[str] | None) -> None:
+    def begin(self, wanted: Collection[str] | None, tell: Callable[[str], object] | None) -> None:
         self._wanted = wanted
+        self.tell = tell or _nothing
         self.queues = set()
         self.woken.clear()
 
     def wants(self, queue: str) -> bool:
         return self._wanted is None or queue in self._wanted
+
+
+def _nothing(_queue: str) -> None:
+    """What a waiter is told with that only waits."""
 
 
 class _Notification:

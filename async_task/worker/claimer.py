@@ -131,7 +131,7 @@ class Claimer:
             return fetch.claim_due(lane.connection, self._table, request), None
         marks, began = self._marks[request.queue], time.monotonic()
         at = tuple(marks.at(began))
-        claims = fetch.claim_due(lane.connection, self._table, replace(request, marks=at))
+        claims = fetch.claim_due(lane.connection, self._table, replace(request, marks=at) if at else request)
         now = time.monotonic()
         last_due = {one.priority: one.due_at for one in claims}  # in order: the last one of each priority counts
         latest = {priority: UnreadInstant.read(due_at) for priority, due_at in last_due.items()}

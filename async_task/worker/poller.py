@@ -191,10 +191,8 @@ class Poller:
             now = time.monotonic()
             if now >= until:
                 return
-            notified = self._notifier.wait(max(0.0, min(until, later or until) - now), self._queues or None)
-            for queue in notified:
-                self._round_robin.request(queue)
-            if notified:
+            seconds = max(0.0, min(until, later or until) - now)
+            if self._notifier.wait(seconds, self._queues or None, self._round_robin.request):
                 uses_keys = time.monotonic() - self._keys_seen_at < KEYS_FOR
                 soon = time.monotonic() + (0 if uses_keys else AFTER_A_NOTICE)
                 until = min(until, max(soon, self._not_before))
