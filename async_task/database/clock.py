@@ -6,7 +6,7 @@ Only the database's clock decides what is due, expired or orphaned.
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import CHAR, Float, String, cast, func, literal, literal_column
+from sqlalchemy import CHAR, ColumnElement, Float, String, cast, func, literal, literal_column
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
@@ -117,13 +117,16 @@ def _as_seconds(element: _unread, compiler: SQLCompiler, **kw: Any) -> str:
 
 
 class _Clock(FunctionElement[dt.datetime]):
-    """The database's clock, moved by a number of seconds (0 by default). `is_text`: the number is a part of the
-    statement's text and not a parameter, so that PostgreSQL may plan a prepared statement once."""
+    """The database's clock, moved by a number of seconds (0 by default), or by an expression. `is_text`: the number is
+    a part of the statement's text and not a parameter, so that PostgreSQL may plan a prepared statement once."""
 
     type = Instant()
 
-    def __init__(self, seconds: float = 0.0, *, is_text: bool = False) -> None:
-        super().__init__(*([literal(seconds, Float(53), literal_execute=is_text)] if seconds else []))
+    def __init__(self, seconds: float | ColumnElement[float] = 0.0, *, is_text: bool = False) -> None:
+        if isinstance(seconds, ColumnElement):
+            super().__init__(seconds)
+        else:
+            super().__init__(*([literal(seconds, Float(53), literal_execute=is_text)] if seconds else []))
 
 
 class clock_now(_Clock):

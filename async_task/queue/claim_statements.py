@@ -15,7 +15,6 @@ from sqlalchemy import (
     bindparam,
     column,
     func,
-    literal,
     literal_column,
     select,
     true,
@@ -142,8 +141,8 @@ def _nearest_due(table: Table, shape: Shape, number: Any) -> Select[Any]:
     With `marks` a probe begins at the `due_at` that earlier claims have reached. While a session holds an old snapshot,
     the index keeps every row claimed since then, and a probe from the front walks over all of them.
     """
-    numbers: Any = postgresql.array[Any](
-        [literal(number, SmallInteger) for number in predicates.PRIORITIES], type_=SmallInteger
+    numbers = literal_column(
+        f"'{{{','.join(map(str, predicates.PRIORITIES))}}}'::smallint[]", postgresql.ARRAY(SmallInteger)
     )
     priority, mark = column("priority", SmallInteger), column("mark", table.c.due_at.type)
     if shape.marks:
