@@ -13,12 +13,14 @@ from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from psycopg import IsolationLevel
+from psycopg import Error, IsolationLevel
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
 from psycopg.generators import fetch_many, send
 from psycopg.pq import ExecStatus, TransactionStatus
 
+DriverError = Error
+"""Of which every error of psycopg is one."""
 Key = tuple[bytes, tuple[int, ...]]
 """By which psycopg knows a prepared statement: its text and the types of its parameters."""
 

@@ -104,9 +104,9 @@ def try_in_turn(connection: Connection, *steps: Step) -> list[Answer]:
             Answer(one.read(libpq.rows_of(driver, result)) if result.nfields else [], result.command_tuples or 0)
             for one, result in zip(compiled, results, strict=True)
         ]
-    except libpq.Error as error:
+    except libpq.DriverError as error:
         number = len(results)
-        raised = _sqlalchemy_error(connection, compiled[min(number, len(steps) - 1)].text, error, libpq.Error)
+        raised = _sqlalchemy_error(connection, compiled[min(number, len(steps) - 1)].text, error, libpq.DriverError)
         raised.__cause__ = error
         raise StepFailed(number, raised) from error
 

@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, create_engine, event, text, update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import OperationalError
 
 from async_task import Attempt, Busy, NotDue, NotPending, Status
 from async_task.database.engines import Source
 from async_task.outcomes import Expired
-from async_task.queue import fenced_writes, fetch
+from async_task.queue import claim_statements, fenced_writes, fetch
 from async_task.queue.claim import Claim, ClaimRequest
 from claims import TABLE, claimed, seconds_from_now
 from clockwork import let_pass, row_of
+from databases import Database
 from outbox import Client, effect
 
 Write = Callable[..., Attempt]
@@ -151,6 +154,56 @@ def test_lost_claims_are_those_of_the_worker_whose_lease_is_past(own: Engine, wr
     let_pass(own, 2)
     claimed(own, write(Client, "ping").id, "me", lease=LEASE)
     assert [claim.id for claim in fetch.lost_claims(own, TABLE, "me")] == [lost.id]
+
+
+@pytest.fixture
+def plain(database: Database) -> Iterator[Engine]:
+    """An engine without the listeners of the tests."""
+    made = create_engine(database.sync_url)
+    yield made
+    made.dispose()
+
+
+def test_a_claim_on_a_connection_is_committed_and_the_connection_free(plain: Engine, write: Write) -> None:
+    for _ in range(12):  # by then psycopg has prepared it
+        attempt = write(Client, "ping")
+        with plain.connect() as connection:
+            assert [one.id for one in fetch.claim_due(connection, TABLE, _request(1))] == [attempt.id]
+            assert not connection.in_transaction()
+            assert row_of(plain, attempt.id).num_attempts == 1
+            assert fetch.claim_due(connection, TABLE, _request(1)) == []
+            assert connection.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.only_on("postgresql")
+def test_after_a_claim_that_fails_its_connection_is_another_one(plain: Engine, write: Write) -> None:
+    attempt = write(Client, "ping")
+    with plain.connect() as connection:
+        connection.exec_driver_sql("SET statement_timeout = '100ms'")
+        before = connection.scalar(text("SELECT pg_backend_pid()"))
+        connection.commit()
+        with plain.begin() as other:
+            other.exec_driver_sql("LOCK TABLE async_task_attempts")
+            with pytest.raises(OperationalError, match="statement timeout"):
+                fetch.claim_due(connection, TABLE, _request(1))
+        assert [one.id for one in fetch.claim_due(connection, TABLE, _request(1))] == [attempt.id]
+        assert connection.scalar(text("SELECT pg_backend_pid()")) != before
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("kind", ["begin", "commit"])
+def test_listeners_to_transactions_hear_of_a_claim(plain: Engine, write: Write, kind: str) -> None:
+    heard: list[Any] = []
+    event.listen(plain, kind, heard.append)
+    attempt = write(Client, "ping")
+    with plain.connect() as connection:
+        assert [one.id for one in fetch.claim_due(connection, TABLE, _request(1))] == [attempt.id]
+        assert heard == [connection]
+
+
+def test_what_is_the_same_in_each_claim_is_no_parameter() -> None:
+    claim = claim_statements.claim(TABLE, LEASE, claim_statements.Shape(), 4)
+    assert set(claim.compile(dialect=postgresql.dialect()).params) == {"a_queue", "a_claim", "a_worker"}
 
 
 def _request(limit: int, queue: str = "default", **options: Any) -> ClaimRequest:

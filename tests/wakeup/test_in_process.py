@@ -151,3 +151,30 @@ def test_a_forked_child_has_no_notifier_and_does_not_wait_for_a_lock_of_its_pare
             os._exit(0 if find_notifier(TABLE, SHOP) is None and notifier_of(TABLE, SHOP).wait(0) == frozenset() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert find_notifier(TABLE, SHOP) is notifier
+
+
+def test_the_thread_that_notifies_tells_what_the_waiting_one_has_asked_for(threads: ThreadPoolExecutor) -> None:
+    notifier, told = Notifier(), list[tuple[str, int]]()
+
+    def tell(queue: str) -> None:
+        told.append((queue, threading.get_ident()))
+
+    (woken,) = waiting(notifier, threads, lambda: notifier.wait(30, ["mail"], tell))
+    notifier.notify("print")
+    assert told == []
+    notifier.notify("mail")
+    assert told == [("mail", threading.get_ident())]
+    assert woken.result(30) == {"mail"}
+    notifier.notify("mail")
+    assert told == [("mail", threading.get_ident())]  # nobody waits
+
+
+def test_what_was_kept_is_told_when_a_thread_waits_again(threads: ThreadPoolExecutor) -> None:
+    notifier, told = Notifier(), list[str]()
+    notifier.notify("mail", 2)
+    assert notifier.wait(0, None, told.append) == {"mail"}
+    assert told == ["mail"]
+    assert notifier.wait(0) == frozenset()
+    notifier.wake()
+    notifier.wait(30, None, told.append)
+    assert told == ["mail"]
