@@ -20,7 +20,7 @@ from psycopg.generators import fetch_many, send
 from psycopg.pq import ExecStatus, TransactionStatus
 
 DriverError = Error
-"""Of which every error of psycopg is one."""
+"""The base class of psycopg's errors."""
 Key = tuple[bytes, tuple[int, ...]]
 """By which psycopg knows a prepared statement: its text and the types of its parameters."""
 

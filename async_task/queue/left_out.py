@@ -23,7 +23,7 @@ class LeftOut(NamedTuple):
     @property
     def parts(self) -> tuple[str, ...]:
         """The fields that name anything: each set of parts is a statement of its own."""
-        if not any(self):  # mostly, and each claim asks for it
+        if not any(self):  # so it is for most claims
             return ()
         return tuple(name for name, named in zip(self._fields, self, strict=True) if named)
 

@@ -49,7 +49,7 @@ UNCLAIMED: Values = {"claim_id": None, "claimed_by": None, "lease_until": None}
 
 def claiming(table: Table, claim_id: Any, worker: Any, lease: dt.timedelta) -> Values:
     """Claimed by `worker`. The start is counted now, before the call: an attempt that kills its process is counted."""
-    # The statements are kept for one lease: what is the same in each claim is no parameter, which costs both sides.
+    # A parameter costs both sides time. So constants are text, and so is the lease: a statement is built for each.
     return {
         "claim_id": claim_id,
         "claimed_by": worker,

@@ -30,16 +30,20 @@ class Notifier:
 
     def notify(self, queue: str, number: int = 1) -> None:
         """`number` rows of this queue are due: wake at most as many threads, those first that came to wait last."""
+        woken: list[_Waiter] = []
         with self._lock:
             self._number += 1
             for waiter in reversed(list(self._waiting)):
-                if number < 1:
+                if len(woken) >= number:
                     break
                 if waiter.wants(queue):
                     self._wake(waiter, queue)
-                    number -= 1
-            if number > 0:
-                self._keep(queue, number)
+                    woken.append(waiter)
+            if number > len(woken):
+                self._keep(queue, number - len(woken))
+        # Without the lock: it may take another one, whose holder may want to wake somebody.
+        for waiter in woken:
+            waiter.tell(queue)
 
     def wake(self) -> None:
         """Wake every thread, once, for no queue: for another reason, such as the end of the worker."""
@@ -53,7 +57,7 @@ class Notifier:
         self, timeout: float, queues: Collection[str] | None = None, tell: Callable[[str], object] | None = None
     ) -> frozenset[str]:
         """Wait for a notification: the queues notified since this thread's last wait; only of `queues`, if given.
-        `tell` is called for each of them, by the thread that notifies: it saves the time until this one runs.
+        `tell` is called for each of them, by the thread that notifies, which need not wait until this thread runs.
 
         Empty after `timeout` seconds, and after a `wake`. Poll often for a while after a notification: a row that was
         written on a Core connection may be committed a moment later.
@@ -64,6 +68,9 @@ class Notifier:
             # Before it takes what was kept: a signal handler may wake it in between.
             self._waiting[waiter] = None
             self._take_kept(waiter)
+            kept = tuple(waiter.queues)
+        for queue in kept:
+            waiter.tell(queue)
         waiter.woken.wait(timeout)
         with self._lock:
             if self._waiting.pop(waiter, waiter) is None:
@@ -87,7 +94,6 @@ class Notifier:
         waiter.last_seen = self._number
         if queue is not None:
             waiter.queues.add(queue)
-            waiter.tell(queue)
         waiter.woken.set()
 
     def _keep(self, queue: str, number: int) -> None:
@@ -125,7 +131,7 @@ class _Waiter:
 
 
 def _nothing(_queue: str) -> None:
-    """What a waiter is told with that only waits."""
+    """The `tell` of a waiter that gave none."""
 
 
 class _Notification:

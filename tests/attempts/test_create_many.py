@@ -6,9 +6,10 @@ import enum
 import uuid
 import zoneinfo
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import AfterValidator
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -35,10 +36,12 @@ from async_task import (
     AsyncTask,
     Attempt,
     BaseAttempt,
+    InvalidArguments,
     target,
 )
 from async_task.attempts.create_many import LINES, copy_lines, fields
 from clockwork import row_of
+from outbox import effects
 from writing import ARGS, SECRET, Client, Reversing, Sessions, book, count, statements_of
 
 # COPY's text format
@@ -372,3 +375,59 @@ def test_schemas_and_tables_of_any_name_take_many_and_perform_them(engine: Engin
     finally:
         with engine.begin() as connection:
             connection.exec_driver_sql(f'DROP SCHEMA "{quoted}" CASCADE'.replace("%", "%%"))
+
+
+@pytest.mark.parametrize("number", [5, LINES + 5])
+def test_a_generator_may_give_the_same_row_again_and_again(sessions: Sessions, engine: Engine, number: int) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        row: dict[str, Any] = {"target": book}
+        for one in range(number):
+            row["method_args"] = {"number": one}
+            yield row
+
+    with sessions.begin() as session:
+        ids = Attempt.create_many(session, rows())
+    with sessions() as session:
+        stored = {one.id: one.method_args["number"] for one in session.scalars(select(Attempt))}
+    assert [stored[one] for one in ids] == list(range(number))
+
+
+@pytest.mark.parametrize("number", [5, LINES + 5])
+def test_rows_may_come_from_the_same_session_and_validators_use_it(
+    sessions: Sessions, engine: Engine, number: int
+) -> None:
+    asked: list[int] = []
+
+    def ask(number: int) -> int:
+        asked.append(asking[0].scalar(text("SELECT 1")) or 0)
+        return number
+
+    @target(f"create_many.asking_{number}_{engine.name}")
+    def asking_target(number: Annotated[int, AfterValidator(ask)]) -> None: ...
+
+    with sessions.begin() as session:
+        asking = [session]
+        session.execute(effects.insert(), [{"number": one} for one in range(number)])
+        found = session.execute(select(effects.c.number))
+        rows = ({"target": asking_target, "method_args": {"number": one}} for (one,) in found)
+        assert len(Attempt.create_many(session, rows)) == number
+    assert asked == [1] * number
+    assert count(engine) == number
+
+
+@pytest.mark.parametrize("number", [5, LINES + 5])
+def test_a_row_that_is_refused_leaves_session_and_connection_as_they_were(
+    sessions: Sessions, engine: Engine, number: int
+) -> None:
+    rows = [*rows_of(number), {"target": book, "method_args": {"number": SECRET}}]
+    with engine.connect() as connection:
+        with pytest.raises(InvalidArguments, match=f"^row {number}: "):
+            Attempt.create_many(connection, rows)
+        assert not connection.in_transaction()
+    with sessions() as session:
+        waiting = Attempt.options(session=session).call(book, 1)
+        with pytest.raises(InvalidArguments, match=f"^row {number}: "):
+            Attempt.create_many(session, rows)
+        assert waiting in session.new
+        session.commit()
+    assert count(engine) == 1

@@ -169,6 +169,22 @@ def test_the_thread_that_notifies_tells_what_the_waiting_one_has_asked_for(threa
     assert told == [("mail", threading.get_ident())]  # nobody waits
 
 
+def test_it_is_told_without_the_lock_of_the_notifier(threads: ThreadPoolExecutor) -> None:
+    """Whoever is told may have to wait for somebody who wants to wake a thread."""
+    notifier, woken = Notifier(), threading.Event()
+
+    def tell(_queue: str) -> None:
+        threads.submit(notifier.wake).result(30)
+        woken.set()
+
+    (waits,) = waiting(notifier, threads, lambda: notifier.wait(30, None, tell))
+    notifier.notify("mail")
+    assert woken.is_set()
+    assert waits.result(30) == {"mail"}
+    notifier.notify("mail")
+    assert notifier.wait(0, None, tell) == {"mail"}
+
+
 def test_what_was_kept_is_told_when_a_thread_waits_again(threads: ThreadPoolExecutor) -> None:
     notifier, told = Notifier(), list[str]()
     notifier.notify("mail", 2)
