@@ -144,16 +144,16 @@ def test_each_right_opens_its_own_verb_only(app: AsyncTask, engine: Engine, writ
 @pytest.mark.slow
 @by_one_door
 def test_revealing_arguments_is_recorded(app: AsyncTask, engine: Engine, write: Write) -> None:
-    attempt = write(act_boxed, None, {"card": "73556"})
+    attempt = write(act_boxed, None, {"card": "card-73556"})
     with browser(app) as client:
         token = token_in(client)
         assert send(client, "reveal", token, id=attempt.id).status_code == 400
         shown = send(client, "reveal", token, id=attempt.id, reason="ticket 17")
         after = client.get(f"/jobs/attempts/{attempt.id}").text
     assert shown.status_code == 200
-    assert "73556" in shown.text
+    assert "card-73556" in shown.text
     assert shown.headers["cache-control"] == "no-store"
-    assert "73556" not in after
+    assert "card-73556" not in after
     (event,) = [one for one in events_of(engine, attempt.id) if one.kind == "reveal"]
     assert (event.actor, event.message) == ("anna@web", "ticket 17")
 
