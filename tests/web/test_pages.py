@@ -123,7 +123,7 @@ def test_arguments_are_shown_with_the_right_and_masked_where_they_look_like_secr
 ) -> None:
     shown = write(act)
     changed(engine, shown, method_args='{"name": "Ada", "api_token": "s3cret", "deep": {"password": "hunter2"}}')
-    sealed = write(act_boxed, None, {"card": "73556"})
+    sealed = write(act_boxed, None, {"card": "card-73556"})
     with browser(app) as client:
         full = client.get(f"/jobs/attempts/{shown.id}").text
         boxed = words_of(client.get(f"/jobs/attempts/{sealed.id}"))
@@ -135,7 +135,7 @@ def test_arguments_are_shown_with_the_right_and_masked_where_they_look_like_secr
     assert "s3cret" not in full
     assert "hunter2" not in full
     assert "Encrypted by test.box" in boxed
-    assert "73556" not in boxed
+    assert "card-73556" not in boxed
     assert "Ada" not in poor
     assert "You do not have the right to see them" in poor
     assert plain["arguments"] is None
