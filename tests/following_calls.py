@@ -1,6 +1,7 @@
 """Targets that take a session and follow one another, and what tests know about them."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from async_task import AsyncTask, Attempt, Retry, target
 from async_task.queue.fenced_writes import release_succeed_and_lock
 from databases import Database
 from outbox import calls
-from shared_calls import put
+from shared_calls import claim_many, does, put
 
 RETRY = Retry.every(60)
 
@@ -43,6 +44,13 @@ def is_locked(engine: Engine, attempt_id: Any) -> bool:
     with engine.connect() as connection:
         found = select(Attempt.id).where(Attempt.id == attempt_id).with_for_update(skip_locked=True)
         return connection.execute(found).first() is None
+
+
+@pytest.fixture
+def many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker thread claims many calls from the start, and they do nothing more until the test says what."""
+    claim_many(partial(monkeypatch.setattr, raising=False))
+    does(lambda session, number: None)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ class ConnectionState:
         self._is_lost = False
 
     def is_lost(self) -> bool:
-        """Unless it was lost during the COMMIT, nothing was committed."""
+        """Whether it was lost. Unless that was during the COMMIT, nothing was committed."""
         if self.connection is not None and _is_gone(self.connection):
             self._is_lost, self._was_dropped = True, self.connection not in FAULTS
         return self._is_lost

@@ -191,8 +191,8 @@ def write_in(
     """Write the outcome in the transaction of its call, which is open and not committed; otherwise as `write_on`.
 
     `commits`: only its commit follows, and the COMMIT may be sent along, with the lock of the next claim's row after it
-    (`ExecutionContext.following`). Raises NotReleased if the target's writes were
-    to be kept with this outcome, and cannot be.
+    (`ExecutionContext.following`). Raises NotReleased if the target's writes were to be kept with this outcome, and
+    cannot be.
     """
     if not transaction.keeps_with_success:
         return write_on(transaction.open(), context, finished)

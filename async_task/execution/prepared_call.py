@@ -34,8 +34,8 @@ class ExecutionContext:
     """Where an attempt is performed. `calling`: a context manager around the call itself. `starts`: notes that the call
     runs. `parked_reasons`: what was logged about parked attempts. `is_abandoned`: whether the outcomes of calls are no
     longer to be written, because somebody else releases their claims. `hooks`: of the application. `heard`: is told of
-    each error that a call raised, once its outcome is written. `following`: chooses the claim whose row is to
-    be locked with the commit of a call that takes a session and has succeeded; None: none."""
+    each error that a call raised, once its outcome is written. `following`: chooses the claim whose row is to be locked
+    with the commit of a call that takes a session and has succeeded; None if there is none."""
 
     source: Source
     model: type[BaseAttempt]

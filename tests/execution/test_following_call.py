@@ -3,7 +3,6 @@
 import contextlib
 import weakref
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import psycopg
@@ -26,16 +25,10 @@ from databases import Database
 from elsewhere import await_
 from following_calls import each, is_locked, limited, run, strict
 from outbox import Broken, Client, calls
-from shared_calls import claim_many, does, lock, numbered, put, written
+from shared_calls import does, lock, numbered, put, written
 from workers import at_rest, counted, working
 
-pytestmark = pytest.mark.only_on("postgresql")
-
-
-@pytest.fixture(autouse=True)
-def _many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    claim_many(partial(monkeypatch.setattr, raising=False))
-    does(lambda session, number: None)
+pytestmark = [pytest.mark.only_on("postgresql"), pytest.mark.usefixtures("many_at_once")]
 
 
 def test_a_call_is_committed_and_its_row_free_when_the_next_one_runs(

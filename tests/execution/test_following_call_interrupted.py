@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -17,16 +16,10 @@ from clockwork import row_of
 from elsewhere import await_
 from following_calls import each, is_locked, run
 from outbox import calls
-from shared_calls import claim_many, does, lock, numbered, written
+from shared_calls import does, lock, numbered, written
 from workers import at_rest, at_work, counted, working
 
-pytestmark = pytest.mark.only_on("postgresql")
-
-
-@pytest.fixture(autouse=True)
-def _many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    claim_many(partial(monkeypatch.setattr, raising=False))
-    does(lambda session, number: None)
+pytestmark = [pytest.mark.only_on("postgresql"), pytest.mark.usefixtures("many_at_once")]
 
 
 def test_a_call_that_was_locked_when_the_worker_stops_is_released_uncharged(
@@ -112,14 +105,7 @@ def test_a_call_that_is_abandoned_before_it_starts_is_not_made(
 
     monkeypatch.setattr(executor, "_perform_alone", wait)
     ids = numbered(engine, 3, each)
-    with at_work(plain, grace=0.1) as worker:
-        try:
-            assert chosen.wait(30)
-            worker.abandon()
-            worker.await_farewell()
-        finally:
-            go_on.set()
-        worker.await_lanes()
+    _abandon_between(plain, chosen, go_on)
     assert calls == [0]
     assert written(engine) == [0]
     assert [row_of(engine, one).claim_id for one in ids] == [None] * 3
@@ -229,7 +215,15 @@ def test_a_call_that_is_abandoned_as_it_starts_is_not_made(
 
     monkeypatch.setattr(CallTransaction, "continue_with", wait)
     ids = numbered(engine, 3, each)
-    with at_work(plain, grace=0.1) as worker:
+    _abandon_between(plain, begun, go_on)
+    assert calls == [0]
+    assert [row_of(engine, one).claim_id for one in ids] == [None] * 3
+    assert not any(is_locked(engine, one) for one in ids)
+
+
+def _abandon_between(app: AsyncTask, begun: threading.Event, go_on: threading.Event) -> None:
+    """Abandon a worker once its thread has `begun` to wait for `go_on`."""
+    with at_work(app, grace=0.1) as worker:
         try:
             assert begun.wait(30)
             worker.abandon()
@@ -237,6 +231,3 @@ def test_a_call_that_is_abandoned_as_it_starts_is_not_made(
         finally:
             go_on.set()
         worker.await_lanes()
-    assert calls == [0]
-    assert [row_of(engine, one).claim_id for one in ids] == [None] * 3
-    assert not any(is_locked(engine, one) for one in ids)
