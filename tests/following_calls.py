@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, select
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 import outbox
@@ -54,8 +55,11 @@ def many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def plain(database: Database) -> Iterator[AsyncTask]:
+def plain(database: Database, door: str) -> Iterator[AsyncTask]:
     """An application without the listeners of the tests, which would see each statement by itself."""
+    if door == "async":  # `AsyncTask` opens the connections, for each loop
+        yield AsyncTask(create_async_engine(database.async_url))
+        return
     made = create_engine(database.sync_url)
     yield AsyncTask(made)
     made.dispose()

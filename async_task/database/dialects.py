@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.util.concurrency import in_greenlet
 
 MYSQL = ("mysql", "mariadb")
 """The names of both dialects, for `@compiles` and `with_variant`."""
@@ -113,13 +114,13 @@ def copies_rows(dialect: Dialect) -> bool:
 
 def pipelines(connection: Connection) -> bool:
     """Whether statements can be sent in psycopg's pipeline, without waiting for each answer: PostgreSQL through
-    psycopg 3 on a synchronous engine.
+    psycopg 3, on an Engine or AsyncEngine.
 
     The pipeline bypasses SQLAlchemy. So it is not used where the user listens to SQLAlchemy's statements, or lets
     SQLAlchemy translate schemas.
     """
     dialect = connection.dialect
-    if dialect.name != "postgresql" or dialect.driver != "psycopg" or dialect.is_async:
+    if dialect.name != "postgresql" or not uses_libpq(dialect) or (dialect.is_async and not in_greenlet()):
         return False
     heard: Any = connection.dispatch  # written out, because this is asked twice for each call
     if heard.before_execute or heard.after_execute or heard.before_cursor_execute or heard.after_cursor_execute:

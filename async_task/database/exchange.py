@@ -5,19 +5,22 @@ three times the processor time. It stays responsible for preparing: an exchange 
 this connection, and where that is not everything, nothing is exchanged and psycopg's pipeline is used. So all that
 psycopg decides holds here too: when a statement is prepared or deallocated, and that behind a pooler none is.
 
-Imported only where psycopg is the driver.
+The connection is synchronous, or that of an event loop: then this code runs in a greenlet of the loop. Imported only
+where psycopg is the driver.
 """
 
+import contextlib
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from psycopg import Error, IsolationLevel
+from psycopg import AsyncConnection, Error, IsolationLevel
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
 from psycopg.generators import fetch_many, send
 from psycopg.pq import ExecStatus, TransactionStatus
+from sqlalchemy.util import await_only
 
 DriverError = Error
 """The base class of psycopg's errors."""
@@ -48,42 +51,75 @@ class _Message(NamedTuple):
 
 
 class Exchange:
-    """Made by `exchange_of`."""
+    """Made by `exchange_of`, under the lock of the connection."""
 
     def __init__(self, driver: Any, messages: list[_Message], begin: bytes | None) -> None:
         self._driver = driver
         self._messages = messages
         self._begin = begin
 
-    def results(self) -> Generator[Any, None, None]:
-        """Execute the queries in turn, and yield the result of each. Raises psycopg's error of the first one that
-        failed; those after it were not executed."""
-        first, *others = self._execute()
-        results = [first, *others] if self._begin is None else others
-        if self._begin is not None and first.status != ExecStatus.COMMAND_OK:
-            raise error_from_result(first, encoding=self._driver.info.encoding)
-        for result in results:
-            if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-                raise error_from_result(result, encoding=self._driver.info.encoding)
-            yield result
-
-    def _execute(self) -> list[Any]:
-        pgconn = self._driver.pgconn
-        with self._driver.lock:
-            pgconn.enter_pipeline_mode()
-            try:
-                if self._begin is not None:
-                    pgconn.send_query_params(self._begin, None)
-                for message in self._messages:
-                    message.send(pgconn)
-                pgconn.pipeline_sync()
-                number = len(self._messages) + (self._begin is not None)
-                results: list[Any] = self._driver.wait(_answers(pgconn, number))
-                pgconn.exit_pipeline_mode()
-            except BaseException:
-                pgconn.finish()  # nobody knows what is still to come on this connection
-                raise
+    def execute(self) -> list[Any]:
+        """Execute the queries in turn, and return the result of each, first that of a BEGIN. After one that failed
+        nothing is executed."""
+        with self._sent():
+            results: list[Any] = self._driver.wait(self._answers())
         return results
+
+    async def execute_on_loop(self) -> list[Any]:
+        """The same for an AsyncConnection."""
+        with self._sent():
+            results: list[Any] = await self._driver.wait(self._answers())
+        return results
+
+    @contextlib.contextmanager
+    def _sent(self) -> Iterator[None]:
+        """Send the queries; the block takes their answers."""
+        pgconn = self._driver.pgconn
+        pgconn.enter_pipeline_mode()
+        try:
+            if self._begin is not None:
+                pgconn.send_query_params(self._begin, None)
+            for message in self._messages:
+                message.send(pgconn)
+            pgconn.pipeline_sync()
+            yield
+            pgconn.exit_pipeline_mode()
+        except BaseException:
+            pgconn.finish()  # nobody knows what is still to come on this connection
+            raise
+
+    def _answers(self) -> Generator[Any, Any, list[Any]]:
+        return _answers(self._driver.pgconn, len(self._messages) + (self._begin is not None))
+
+
+def exchanged(driver: Any, queries: Sequence[Query]) -> Generator[Any, None, None] | None:
+    """The results of these queries, executed in turn in one exchange. None, and nothing is executed, if there is no
+    exchange of them. The generator raises psycopg's error of the first one that failed."""
+    if isinstance(driver, AsyncConnection):
+        results = await_only(_execute_on_loop(driver, queries))
+    else:
+        results = _execute(driver, queries)
+    return None if results is None else _checked(driver, results, len(queries))
+
+
+def _execute(driver: Any, queries: Sequence[Query]) -> list[Any] | None:
+    with driver.lock:
+        exchange = exchange_of(driver, queries)
+        return None if exchange is None else exchange.execute()
+
+
+async def _execute_on_loop(driver: Any, queries: Sequence[Query]) -> list[Any] | None:
+    async with driver.lock:  # another task may use the connection, and change what the exchange is made of
+        exchange = exchange_of(driver, queries)
+        return None if exchange is None else await exchange.execute_on_loop()
+
+
+def _checked(driver: Any, results: Sequence[Any], number: int) -> Generator[Any, None, None]:
+    for place, result in enumerate(results, number - len(results)):  # below 0: of the BEGIN
+        if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            raise error_from_result(result, encoding=driver.info.encoding)
+        if place >= 0:
+            yield result
 
 
 def exchange_of(driver: Any, queries: Sequence[Query]) -> Exchange | None:

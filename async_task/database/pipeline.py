@@ -3,6 +3,7 @@
 They bypass SQLAlchemy, which waits for each answer; so they are used only where `pipelines` allows it.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Generator, Mapping
 from functools import cache, lru_cache
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util import await_only
 
 from async_task.database.dialects import has_commit_listeners, pipelines
 from async_task.database.driver_errors import is_transient, note_fault
@@ -92,13 +94,11 @@ def try_in_turn(connection: Connection, *steps: Step) -> list[Answer]:
     """The same, but raises StepFailed."""
     libpq = _libpq()
     driver: Any = connection.connection.driver_connection
-    schemas = schemas_of(connection)
-    compiled = [_compiled(step.statement, connection.dialect, schemas) for step in steps]
+    compiled = [_compiled(step.statement, connection.dialect) for step in steps]
     queries = [libpq.Query(one.text, one.parameters(step.values)) for one, step in zip(compiled, steps, strict=True)]
     results: list[Any] = []
     try:
-        exchange = libpq.exchange_of(driver, queries)
-        for result in _pipelined(driver, queries) if exchange is None else exchange.results():
+        for result in libpq.exchanged(driver, queries) or _not_exchanged(driver, queries):
             results.append(result)
         return [
             Answer(one.read(libpq.rows_of(driver, result)) if result.nfields else [], result.command_tuples or 0)
@@ -109,6 +109,10 @@ def try_in_turn(connection: Connection, *steps: Step) -> list[Answer]:
         raised = _sqlalchemy_error(connection, compiled[min(number, len(steps) - 1)].text, error, libpq.DriverError)
         raised.__cause__ = error
         raise StepFailed(number, raised) from error
+    except BaseException as error:
+        if not isinstance(error, Exception):  # interrupted or canceled: as SQLAlchemy does
+            connection.invalidate(error)
+        raise
 
 
 @cache
@@ -119,23 +123,35 @@ def _libpq() -> ModuleType:
     return exchange
 
 
-def _pipelined(driver: Any, queries: list[Any]) -> Generator[Any, None, None]:
-    """Execute the queries in turn in psycopg's pipeline, and yield the result of each. Raises psycopg's error of the
-    first one that failed."""
-    from psycopg import Error
+def _not_exchanged(driver: Any, queries: list[Any]) -> Generator[Any, None, None]:
+    """The results of the queries, executed in turn by psycopg. Raises psycopg's error of the first one that failed."""
+    from psycopg import AsyncConnection, Error
 
     cursors: list[Any] = []
     failed: Error | None = None
     try:
-        with driver.pipeline() as pipeline:
-            _end_with_sync(pipeline)
-            for query in queries:
-                cursors.append(driver.execute(query.text, query.values))
+        if isinstance(driver, AsyncConnection):
+            await_only(_execute_on_loop(driver, queries, cursors))
+        else:
+            _pipeline(driver, queries, cursors)
     except Error as error:
         failed = error
     yield from (cursor.pgresult for cursor in cursors if cursor.pgresult is not None)
     if failed is not None:
         raise failed
+
+
+def _pipeline(driver: Any, queries: list[Any], cursors: list[Any]) -> None:
+    with driver.pipeline() as pipeline:
+        _end_with_sync(pipeline)
+        for query in queries:
+            cursors.append(driver.execute(query.text, query.values))
+
+
+async def _execute_on_loop(driver: Any, queries: list[Any], cursors: list[Any]) -> None:
+    # Not in a pipeline: statements of other tasks on this connection would get into it.
+    for query in queries:
+        cursors.append(await driver.execute(query.text, query.values))
 
 
 def _end_with_sync(pipeline: Any) -> None:
@@ -178,26 +194,11 @@ class _Compiled(NamedTuple):
         return [[read(value) for read, value in zip(self.readers, row, strict=True)] for row in rows]
 
 
-Schemas = tuple[tuple[str | None, str | None], ...]
-
-
-def schemas_of(connection: Connection) -> Schemas:
-    """The `schema_translate_map` of the connection; empty without one."""
-    return tuple((connection.get_execution_options().get("schema_translate_map") or {}).items())
-
-
-def compiled_for(statement: Any, dialect: Dialect, schemas: Schemas) -> Any:
-    """The compiled statement, with the names of these schemas in its text."""
-    if not schemas:
-        return statement.compile(dialect=dialect)
-    return statement.compile(dialect=dialect, schema_translate_map=dict(schemas), render_schema_translate=True)
-
-
 @lru_cache(maxsize=256)
-def _compiled(statement: Any, dialect: Dialect, schemas: Schemas) -> _Compiled:
+def _compiled(statement: Any, dialect: Dialect) -> _Compiled:
     if isinstance(statement, str):
         return _Compiled(statement, {}, {}, ())
-    compiled = compiled_for(statement, dialect, schemas)
+    compiled = statement.compile(dialect=dialect)
     found = {
         name: bind.type.dialect_impl(dialect).bind_processor(dialect)
         for name, bind in compiled.binds.items()
@@ -221,11 +222,23 @@ def _sqlalchemy_error(connection: Connection, text: str, error: Any, base: type[
     driver: Any = connection.connection.driver_connection
     is_stuck = driver.pgconn.pipeline_status != 0  # it could not leave its pipeline when the connection was lost
     is_lost = is_stuck or connection.dialect.is_disconnect(error, driver, None)
+    if is_lost:
+        _let_notice_loss(connection, driver, error)
     if is_lost or is_transient(error):
         note_fault(connection, error)
-    if is_lost:
-        connection.invalidate(error)
     raised: Exception = DBAPIError.instance(
         text, None, error, base, hide_parameters=True, connection_invalidated=is_lost, dialect=connection.dialect
     )
     return raised
+
+
+def _let_notice_loss(connection: Connection, driver: Any, error: Any) -> None:
+    """Invalidate a lost connection. SQLAlchemy does so when a statement finds it lost. Then it also tells those who
+    listen to errors, and the pool connects anew instead of handing out connections that are older than the loss."""
+    driver.pgconn.finish()
+    was_begun = connection.in_transaction()
+    with contextlib.suppress(Exception):  # a listener may raise an error of its own instead
+        connection.exec_driver_sql("SELECT 1")
+    if not was_begun:
+        connection.rollback()
+    connection.invalidate(error)

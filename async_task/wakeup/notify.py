@@ -2,7 +2,7 @@
 
 1. One statement finds whether a worker sleeps, and notifies it. If none sleeps, we do not ask again for 20 ms.
 2. It must never fail the caller's transaction, so it always runs in a SAVEPOINT: role and search path may differ from
-   one transaction to the next. A COMMIT releases the SAVEPOINT. psycopg sends all of it in one pipeline.
+   one transaction to the next. A COMMIT releases the SAVEPOINT. With psycopg all of it is one round trip.
 3. If it fails (no such table or column, or no right to read it), we do not ask again for a minute.
 4. A transaction sends one notification, with its queues as lines of text: cheaper than one for each queue.
 """
@@ -17,11 +17,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, Text, bindparam, exists, func, select
 from sqlalchemy.engine import TwoPhaseTransaction
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from async_task.database.clock import statement_now
 from async_task.database.dialects import notifies, pipelines
-from async_task.database.pipeline import Schemas, compiled_for, schemas_of
+from async_task.database.pipeline import Step, StepFailed, try_in_turn
 from async_task.schema.tables import companion_tables
 from async_task.wakeup.in_process import table_key
 
@@ -106,16 +105,7 @@ class _Known:
     def __init__(self, table: Table) -> None:
         self.channel = channel_of(table)
         self.statement = _statement(table)
-        self.compiled: dict[Schemas, SQLCompiler] = {}
         self.quiet_until = 0.0
-
-    def compile(self, connection: Connection) -> SQLCompiler:
-        """The statement as text and parameters for psycopg, compiled once for each translation of schemas."""
-        schemas = schemas_of(connection)
-        compiled = self.compiled.get(schemas)
-        if compiled is None:
-            compiled = self.compiled[schemas] = compiled_for(self.statement, connection.dialect, schemas)
-        return compiled
 
 
 _off: "weakref.WeakSet[Table]" = weakref.WeakSet()
@@ -156,29 +146,25 @@ def _find_and_notify(connection: Connection, known: _Known, counts: Mapping[str,
 def _find_and_notify_pipelined(
     connection: Connection, known: _Known, values: Mapping[str, str], *, ends: bool
 ) -> bool | None:  # fmt: skip
-    """The same in one round trip. If the connection is lost, the caller's next statement raises that.
-
-    A text of three statements would be planned each time, and a DO block returns nothing.
-    """
-    from psycopg import Error
+    """The same in one round trip. A text of three statements would be planned each time, and a DO block returns
+    nothing."""
     from psycopg.pq import TransactionStatus
 
     driver: Any = connection.connection.driver_connection
     if driver.autocommit or driver.info.transaction_status == TransactionStatus.INERROR:
         _log_unable(None)
         return None
-    compiled = known.compile(connection)
+    ends_with = () if ends else (Step(CLOSE),)
     try:
-        with driver.pipeline():
-            driver.execute(OPEN)
-            found = driver.execute(compiled.string, {**compiled.params, **values})
-            if not ends:
-                driver.execute(CLOSE)
-    except Error as error:
+        _, found, *_ = try_in_turn(connection, Step(OPEN), Step(known.statement, values), *ends_with)
+    except StepFailed as failed:
+        error: Any = failed.error
+        if error.connection_invalidated:
+            raise error from failed.__cause__
         connection.exec_driver_sql(UNDO)
-        _log_unable(error)
+        _log_unable(error.orig)
         return None
-    return bool(found.rowcount)
+    return bool(found.rows)
 
 
 def _log_unable(error: BaseException | None) -> None:

@@ -1,11 +1,13 @@
 """Exchanges: what psycopg has prepared is executed in one round trip, and everything else goes through its pipeline."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, bindparam, create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from async_task.database.exchange import Query, exchange_of
 from async_task.database.pipeline import COMMIT, Step, in_turn
@@ -29,9 +31,8 @@ def plain(database: Database) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def connection(plain: Engine) -> Iterator[Connection]:
-    with plain.connect() as connection:
-        yield connection
+def connection(plain: Engine, lane_connection: Connection) -> Connection:
+    return lane_connection
 
 
 @pytest.fixture
@@ -73,13 +74,13 @@ def test_what_psycopg_has_prepared_is_exchanged(connection: Connection, plain: E
     assert numbers(plain) == [1, 1]
 
 
-def test_a_transaction_begins_with_the_level_of_its_connection(plain: Engine, executed: list[str]) -> None:
+def test_a_transaction_begins_with_the_level_of_its_connection(connection: Connection, executed: list[str]) -> None:
     levels = []
-    with plain.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        for _ in range(PREPARED):
-            with connection.begin():
-                level = Step(text("SHOW transaction_isolation"))
-                levels.append(in_turn(connection, Step(INSERT, {"number": 1}), level)[1].rows[0][0])
+    connection.execution_options(isolation_level="REPEATABLE READ")
+    for _ in range(PREPARED):
+        with connection.begin():
+            level = Step(text("SHOW transaction_isolation"))
+            levels.append(in_turn(connection, Step(INSERT, {"number": 1}), level)[1].rows[0][0])
     assert levels == ["repeatable read"] * PREPARED
 
 
@@ -157,29 +158,67 @@ def test_a_lost_connection_is_invalidated(connection: Connection, plain: Engine)
     transaction.rollback()
 
 
-def test_after_an_interrupt_the_connection_is_closed(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_after_an_interrupt_the_connection_is_closed(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
     prepare(connection)
     driver: Any = connection.connection.driver_connection
+    invalidated = []
 
     def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr(driver, "wait", interrupt)
-    with connection.begin() as transaction:
-        with pytest.raises(KeyboardInterrupt):
-            in_turn(connection, Step(INSERT, {"number": 1}), COMMIT)
-        assert driver.closed
-        connection.invalidate()
-        transaction.rollback()
+    monkeypatch.setattr(connection, "invalidate", lambda _: invalidated.append(driver.closed))
+    transaction = connection.begin()
+    with pytest.raises(error):
+        in_turn(connection, Step(INSERT, {"number": 1}), COMMIT)
+    assert driver.closed
+    assert invalidated == [True] * (error is KeyboardInterrupt), "SQLAlchemy notices others by itself"
+    monkeypatch.undo()
+    connection.invalidate()
+    transaction.rollback()
 
 
-@pytest.mark.parametrize("name", ["read_only", "deferrable"])
-def test_psycopg_begins_a_transaction_that_has_more_than_a_level(plain: Engine, name: str) -> None:
-    with plain.connect() as connection:
-        prepare(connection)
-        driver: Any = connection.connection.driver_connection
-        query = Query("SELECT 1", None)
-        assert exchange_of(driver, [query]) is not None
-        setattr(driver, name, True)
-        assert exchange_of(driver, [query]) is None
-        setattr(driver, name, None)
+@pytest.mark.parametrize("door", ["async"])
+def test_a_task_that_is_canceled_in_an_exchange_leaves_a_closed_connection(
+    connection: Connection, plain: Engine
+) -> None:
+    prepare(connection)
+    sleep = text("SELECT pg_sleep(:number)").bindparams(bindparam("number"))
+    for _ in range(PREPARED):
+        with connection.begin():
+            in_turn(connection, Step(sleep, {"number": 0}))
+    driver: Any = connection.connection.driver_connection
+    running = text("SELECT query LIKE 'SELECT pg_sleep%' AND state = 'active' FROM pg_stat_activity WHERE pid = :pid")
+    mine = {"pid": driver.pgconn.backend_pid}
+
+    def exchange() -> None:
+        with connection.begin():
+            in_turn(connection, Step(INSERT, {"number": 1}), Step(sleep, {"number": 60}), COMMIT)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(greenlet_spawn(exchange))
+        with plain.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+            while not (other.scalar(running, mine) or task.done()):
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not other.scalar(running, mine)
+
+    await_only(cancel())
+    assert driver.closed
+    assert connection.invalidated
+    assert numbers(plain) == []
+
+
+@pytest.mark.parametrize("name", ["_read_only", "_deferrable"])
+def test_psycopg_begins_a_transaction_that_has_more_than_a_level(connection: Connection, name: str) -> None:
+    prepare(connection)
+    driver: Any = connection.connection.driver_connection
+    query = Query("SELECT 1", None)
+    assert exchange_of(driver, [query]) is not None
+    setattr(driver, name, True)
+    assert exchange_of(driver, [query]) is None

@@ -1,5 +1,6 @@
 """Pipelines: they return and raise what SQLAlchemy would, and leave the transaction as it would."""
 
+import asyncio
 import logging
 import threading
 import time
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, bindparam, column, create_engine, event, func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from async_task.database.dialects import chains, pipelines
 from async_task.database.pipeline import COMMIT, COMMIT_AND_BEGIN, Step, StepFailed, at_once, in_turn, try_in_turn
@@ -33,9 +35,8 @@ def plain(database: Database) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def connection(plain: Engine) -> Iterator[Connection]:
-    with plain.connect() as connection:
-        yield connection
+def connection(plain: Engine, lane_connection: Connection) -> Connection:
+    return lane_connection
 
 
 @pytest.fixture
@@ -135,19 +136,78 @@ def test_a_lost_connection_is_invalidated(connection: Connection, plain: Engine)
     assert connection.invalidated
 
 
+def test_after_a_loss_the_pool_hands_out_no_connection_that_is_older(
+    lane_connection: Connection, plain: Engine
+) -> None:
+    heard: list[bool] = []
+    engine = lane_connection.engine
+    event.listen(engine, "handle_error", lambda context: heard.append(context.is_disconnect))
+    with engine.connect() as first, engine.connect() as other:
+        pids = [one.scalar(select(func.pg_backend_pid())) for one in (first, other)]
+    connection = engine.connect()
+    with plain.connect() as killer:
+        for pid in pids:
+            killer.execute(select(func.pg_terminate_backend(pid, 10_000)))
+    assert connection.connection.driver_connection is not None
+    with pytest.raises(DBAPIError), connection.begin():
+        at_once(connection, SERIES, {"most": 1}, commits=True)
+    connection.close()
+    assert heard == [True]
+    for _ in range(2):
+        with engine.connect() as again:
+            assert at_once(again, SERIES, {"most": 1}, commits=True).number == 1
+
+
+@pytest.mark.parametrize("prepares", [True, False])
+def test_tasks_may_share_an_async_connection(database: Database, prepares: bool) -> None:
+    """SQLAlchemy does not promise it, but the driver lets each statement wait for the one before."""
+
+    def count(connection: Connection) -> list[int]:
+        return [one.rows[0][0] for one in in_turn(connection, Step(DIVIDE, {"by": 1}), Step("SELECT 2"))]
+
+    async def read(connection: AsyncConnection, number: int) -> set[int]:
+        found = set()
+        for one in range(60):
+            found.add(await connection.scalar(text("SELECT 3")))
+            await asyncio.sleep(0.0001 * (one % number))
+        return found
+
+    async def count_all(connection: AsyncConnection) -> list[list[int]]:
+        found = []
+        for _ in range(60):
+            found.append(await connection.run_sync(count))
+            await asyncio.sleep(0.0003)
+        return found
+
+    async def share() -> Any:
+        engine = create_async_engine(database.async_url)
+        try:
+            async with engine.connect() as connection:
+                if not prepares:
+                    driver: Any = (await connection.get_raw_connection()).driver_connection
+                    driver.prepare_threshold = None
+                await connection.scalar(select(1))
+                async with asyncio.timeout(20):
+                    return await asyncio.gather(read(connection, 5), count_all(connection), read(connection, 7))
+        finally:
+            await engine.dispose()
+
+    assert asyncio.run(share()) == [{3}, [[1, 2]] * 60, {3}]
+
+
 def _query_until_it_fails(connection: Connection) -> None:
     while True:
         in_turn(connection, Step("SELECT 1"), COMMIT_AND_BEGIN, Step("SELECT 2"))
 
 
 def test_a_connection_is_invalidated_at_whatever_moment_it_is_lost(
-    plain: Engine, caplog: pytest.LogCaptureFixture
+    lane_connection: Connection, plain: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Sometimes the driver then cannot leave its pipeline, and raises that instead of the loss. It would log that too,
     and an outage would fill the log with it."""
     kill, rounds = text("SELECT pg_terminate_backend(:pid)"), 150
     for _ in range(rounds):
-        with plain.connect() as connection, plain.connect() as other:
+        with lane_connection.engine.connect() as connection, plain.connect() as other:
             connection.begin()
             pid = connection.scalar(select(func.pg_backend_pid()))
             other.scalar(select(1))
@@ -233,17 +293,17 @@ def test_the_server_ends_a_transaction_that_idles_since_its_pipeline(
     transaction.rollback()
 
 
-def test_the_transaction_after_a_commit_has_the_same_isolation_level(plain: Engine) -> None:
-    with plain.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        assert chains(connection)
-        with connection.begin() as transaction:
-            isolation = text("SHOW transaction_isolation")
-            first, _, level, second = in_turn(
-                connection, Step(INSERT, {"number": 1}), COMMIT_AND_BEGIN, Step(isolation), Step(INSERT, {"number": 2})
-            )
-            assert (first.number, level.rows, second.number) == (1, [("repeatable read",)], 1)
-            assert numbers(plain) == [1]
-            transaction.rollback()
+def test_the_transaction_after_a_commit_has_the_same_isolation_level(connection: Connection, plain: Engine) -> None:
+    connection.execution_options(isolation_level="REPEATABLE READ")
+    assert chains(connection)
+    with connection.begin() as transaction:
+        isolation = text("SHOW transaction_isolation")
+        first, _, level, second = in_turn(
+            connection, Step(INSERT, {"number": 1}), COMMIT_AND_BEGIN, Step(isolation), Step(INSERT, {"number": 2})
+        )
+        assert (first.number, level.rows, second.number) == (1, [("repeatable read",)], 1)
+        assert numbers(plain) == [1]
+        transaction.rollback()
     assert numbers(plain) == [1]
 
 

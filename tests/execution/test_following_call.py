@@ -152,18 +152,27 @@ def test_a_row_that_cannot_be_locked_costs_the_call_before_nothing(
 def test_an_exchange_without_an_answer_loses_and_repeats_nothing(
     plain: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, *, was_executed: bool
 ) -> None:
-    execute, lost = Exchange._execute, list[int]()
+    execute, on_loop, lost = Exchange.execute, Exchange.execute_on_loop, list[int]()
+
+    def is_to_be_lost(self: Exchange) -> bool:
+        return len(self._messages) == 5 and not lost
 
     def lose(self: Exchange) -> Any:
-        if len(self._messages) < 5 or lost:
-            return execute(self)
+        return ended(self, execute(self) if was_executed else []) if is_to_be_lost(self) else execute(self)
+
+    async def lose_on_loop(self: Exchange) -> Any:
+        if is_to_be_lost(self):
+            return ended(self, await on_loop(self) if was_executed else [])
+        return await on_loop(self)
+
+    def ended(self: Exchange, results: list[Any]) -> Any:
         lost.append(calls[-1])
-        if was_executed:
-            assert {one.status for one in execute(self)} <= {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}
+        assert {one.status for one in results} <= {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}
         self._driver.pgconn.finish()
         raise psycopg.OperationalError("the connection is lost")
 
-    monkeypatch.setattr(Exchange, "_execute", lose)
+    monkeypatch.setattr(Exchange, "execute", lose)
+    monkeypatch.setattr(Exchange, "execute_on_loop", lose_on_loop)
     ids = numbered(engine, 25, each)
     with working(plain, concurrency=1) as worker:
         await_(lambda: at_rest(engine), "all are called")

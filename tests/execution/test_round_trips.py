@@ -4,14 +4,13 @@ import itertools
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import Engine, make_url
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt
@@ -19,9 +18,10 @@ from async_task.wakeup import in_process
 from async_task.wakeup.in_process import notifier_of
 from claims import TABLE
 from databases import Database
-from outbox import Client, act_in_session, act_shared, effects, will
+from elsewhere import await_
+from outbox import Client, act_in_async_session, act_in_session, act_shared, effects, will
 from shared_calls import claim_many
-from workers import counted, make
+from workers import counted, make, working
 
 pytestmark = pytest.mark.only_on("postgresql")
 NUMBER = 60
@@ -37,32 +37,23 @@ class RoundTrips(threading.local):
 def trips(monkeypatch: pytest.MonkeyPatch) -> RoundTrips:
     claim_many(partial(monkeypatch.setattr, raising=False))
     found = RoundTrips()
-    wait = psycopg.Connection.wait
-
-    def counting(self: Any, generator: Any, *given: Any, **more: Any) -> Any:
-        def count() -> Any:
-            answer = None
-            try:
-                wanted = next(generator)
-                found.number += 1
-                while True:
-                    answer = yield wanted
-                    wanted = generator.send(answer)
-            except StopIteration as end:
-                return end.value
-
-        return wait(self, count(), *given, **more)
-
-    monkeypatch.setattr(psycopg.Connection, "wait", counting)
+    for kind in (psycopg.Connection, psycopg.AsyncConnection):
+        monkeypatch.setattr(kind, "wait", _counting(kind.wait, found))
     return found
 
 
-@contextmanager
-def plain_app(database: Database) -> Iterator[AsyncTask]:
-    """An application without the listeners of the tests."""
-    engine = create_engine(database.sync_url)
-    yield AsyncTask(engine)
-    engine.dispose()
+def _counting(wait: Any, found: RoundTrips) -> Any:
+    def count(generator: Any) -> Any:
+        try:
+            wanted = next(generator)
+            found.number += 1
+            while True:
+                answer = yield wanted
+                wanted = generator.send(answer)
+        except StopIteration as end:
+            return end.value
+
+    return lambda self, generator, *given, **more: wait(self, count(generator), *given, **more)
 
 
 def between_calls(app: AsyncTask, engine: Engine, target: Any, trips: RoundTrips, do: Any) -> Counter[int]:
@@ -97,26 +88,42 @@ def write_down(session: Session) -> None:
     ("do", "number"), [(write, 2), (write_and_commit, 2), (lambda session: None, 1)], ids=["write", "commit", "nothing"]
 )
 def test_a_call_waits_for_the_server_once_besides_its_own_statements(
-    database: Database, engine: Engine, trips: RoundTrips, do: Any, number: int
+    plain: AsyncTask, engine: Engine, trips: RoundTrips, do: Any, number: int
 ) -> None:
-    with plain_app(database) as app:
-        found = between_calls(app, engine, act_in_session, trips, do)
+    found = between_calls(plain, engine, act_in_session, trips, do)
     assert found.most_common(1)[0][0] == min(found) == number
 
 
 def test_it_does_so_too_if_it_writes_calls_down_beside_a_worker(
-    database: Database, engine: Engine, trips: RoundTrips, monkeypatch: pytest.MonkeyPatch
+    plain: AsyncTask, database: Database, engine: Engine, trips: RoundTrips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads of this process are woken after its commit, by a listener that stays on its connection."""
     monkeypatch.setattr(in_process, "_notifiers", weakref.WeakValueDictionary())
-    with plain_app(database) as app:
-        usual = min(between_calls(app, engine, act_in_session, trips, write_down))
-        notifier = notifier_of(TABLE, make_url(database.sync_url))
-        assert min(between_calls(app, engine, act_in_session, trips, write_down)) == usual
-        assert notifier.wait(0) == {"default"}
+    usual = min(between_calls(plain, engine, act_in_session, trips, write_down))
+    notifier = notifier_of(TABLE, make_url(database.sync_url))
+    assert min(between_calls(plain, engine, act_in_session, trips, write_down)) == usual
+    assert notifier.wait(0) == {"default"}
 
 
-def test_a_call_in_a_shared_transaction_too(database: Database, engine: Engine, trips: RoundTrips) -> None:
-    with plain_app(database) as app:
-        found = between_calls(app, engine, act_shared, trips, lambda session: None)
+def test_a_call_in_a_shared_transaction_too(plain: AsyncTask, engine: Engine, trips: RoundTrips) -> None:
+    found = between_calls(plain, engine, act_shared, trips, lambda session: None)
     assert found.most_common(1)[0][0] == min(found) == 3  # it writes its number
+
+
+@pytest.mark.parametrize("door", ["async"])
+def test_a_coroutine_waits_for_the_server_twice_besides_its_own_statements(
+    plain: AsyncTask, engine: Engine, trips: RoundTrips
+) -> None:
+    """To lock its row, and to commit: the row of the next one is locked on another connection."""
+    starts: list[int] = []
+
+    async def note(session: AsyncSession) -> None:
+        starts.append(trips.number)
+        await session.execute(effects.insert().values(what="kept"))
+
+    will(note)
+    make(engine, act_in_async_session, NUMBER)
+    with working(plain, concurrency=1, async_concurrency=1):
+        await_(lambda: counted(engine) == {"succeeded": NUMBER}, "all calls succeeded")
+    found = Counter(after - before for before, after in itertools.pairwise(starts[20:]))
+    assert found.most_common(1)[0][0] == min(found) == 3

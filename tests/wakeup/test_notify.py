@@ -9,7 +9,20 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, event, func, make_url, select, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
@@ -492,6 +505,54 @@ def test_sleepers_are_notified_in_a_schema_that_sqlalchemy_translates_to(
         assert receiver.received() == ["1 default", "10 default", "1 default"]
     finally:
         _execute(engine, "DROP SCHEMA put_in CASCADE")
+
+
+@on_postgresql
+@pytest.mark.parametrize("ends", [True, False])
+def test_in_one_round_trip_the_savepoint_is_released_unless_the_commit_does_it(
+    lane_connection: Connection, engine: Engine, sleeper: None, receiver: Receiver, ends: bool
+) -> None:
+    again = "no such savepoint|does not exist"
+    for _ in range(10):  # psycopg prepares it meanwhile
+        with lane_connection.begin() as transaction:
+            notify.notify_sleepers(lane_connection, TABLE, {"mail": 1}, ends=ends)
+            with contextlib.nullcontext() if ends else pytest.raises(DBAPIError, match=again):
+                lane_connection.exec_driver_sql(notify.UNDO)
+            transaction.rollback()
+    assert receiver.received() == []
+
+
+@on_postgresql
+def test_in_one_round_trip_too_it_is_known_whether_a_worker_sleeps(
+    lane_connection: Connection, engine: Engine, receiver: Receiver, clock: Callable[[float], None]
+) -> None:
+    def ask() -> bool:
+        """Whether it will ask again at once."""
+        clock(60.0)
+        with lane_connection.begin():
+            notify.notify_sleepers(lane_connection, TABLE, {"mail": 1})
+        return notify.may_notify(lane_connection.engine, TABLE)
+
+    assert [ask() for _ in range(10)] == [False] * 10
+    workers.mark_asleep(engine, TABLE, "sleeper")
+    assert [ask() for _ in range(10)] == [True] * 10
+    assert receiver.received() == ["1 mail"] * 10
+
+
+@on_postgresql
+def test_a_connection_that_is_lost_when_it_asks_raises_that(
+    lane_connection: Connection, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "async_task")
+    transaction = lane_connection.begin()
+    pid = lane_connection.scalar(select(func.pg_backend_pid()))
+    with engine.connect() as other:
+        other.execute(select(func.pg_terminate_backend(pid, 10_000)))
+    with pytest.raises(DBAPIError) as raised:
+        notify.notify_sleepers(lane_connection, TABLE, {"mail": 1})
+    assert raised.value.connection_invalidated
+    assert caplog.messages == []
+    transaction.rollback()
 
 
 @contextlib.contextmanager
