@@ -20,7 +20,7 @@ from sqlalchemy.util import await_only, greenlet_spawn  # they need greenlet onl
 
 from async_task.database.answers import called, returned_or_raised, uncanceled
 from async_task.database.disconnection import disconnect
-from async_task.database.engines import Source
+from async_task.database.engines import Source, keep_opened
 from async_task.database.greenlets import has_loop_running, run_in_greenlet, sleep
 from async_task.database.server_sessions import limit_session, unlimit_session
 
@@ -261,6 +261,7 @@ class LoopLane(Lane):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source, private=True)
+        keep_opened(self.engine.pool)
 
     def run_coroutine(self, work: Coroutine[Any, Any, Any]) -> Any:
         return uncanceled(lambda: await_only(asyncio.get_running_loop().create_task(returned_or_raised(work))))
