@@ -37,6 +37,8 @@ class BatchSizes:
     """Of one queue on one lane: how many attempts to claim, and how many to commit together."""
 
     def __init__(self) -> None:
+        self.num_coroutines = self.num_others = 0
+        """How many of the last claim were coroutines, and how many others."""
         self.to_claim = BatchSize(CLAIM_BUDGET)
         self._to_settle: dict[float, BatchSize] = {}
         self._most = MAX_BATCH_SIZE
@@ -86,6 +88,30 @@ class QueryCost:
             self._before = self._last
         self._last, self._ended = seconds, now
         return rest_after(min(self._last, self._before))
+
+
+FIRST_SEARCH_REST, LAST_SEARCH_REST, LONGEST_SEARCH_REST = 0.05, 0.4, 1.0
+
+
+class OtherCalls:
+    """When a queue is searched again for calls that are no coroutines, while no further coroutine can be started. Such
+    a search walks over all coroutines that wait there. So after one that found less than it wanted, there is a rest,
+    which is longer after each one that found nothing. Shared by the lanes of a process."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, float] = {}
+        self._steps: dict[str, float] = {}
+
+    def rest_of(self, queue: str, now: float) -> float:
+        """Seconds until the queue may be searched."""
+        return max(0.0, self._at.get(queue, now) - now)
+
+    def note(self, queue: str, number: int, seconds: float, *, now: float) -> float:
+        """A search that took `seconds` found `number`, less than it wanted. Returns the seconds of the rest."""
+        step = FIRST_SEARCH_REST if number else self._steps.get(queue, FIRST_SEARCH_REST)
+        self._steps[queue] = min(2 * step, LAST_SEARCH_REST)
+        self._at[queue] = now + min(max(step, REST * seconds), LONGEST_SEARCH_REST)
+        return self._at[queue] - now
 
 
 # Where claims begin.

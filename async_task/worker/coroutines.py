@@ -36,11 +36,33 @@ from async_task.worker.loop_watch import LoopWatch
 from async_task.worker.runtime import Runtime
 
 logger = logging.getLogger("async_task")
+FEW = 4
+"""Few slots are free if less than one of so many is."""
+
+
+class Slots:
+    """Slots for `number` coroutines that a lane has reserved."""
+
+    def __init__(self, coroutines: "Coroutines", number: int) -> None:
+        self._coroutines = coroutines
+        self.number = number
+
+    def grow(self, number: int) -> None:
+        """Reserve more of those that are free, up to `number` in all."""
+        if number > self.number:
+            self.number += self._coroutines.reserve_more(number - self.number)
+
+    def start(self, calls: Sequence[ClaimedCall]) -> None:
+        """Start these calls, at most `number`, and give the other slots back."""
+        number, self.number = self.number, 0
+        if number:
+            self._coroutines.start(calls, number)
 
 
 class Coroutines:
     """At most `number` run at once. `ended` is given each outcome after its commit. `freed` is called when a slot is
-    free and none was before. Both are called on threads of this object."""
+    free and none was before, with the queues for which slots were refused. Both are called on threads of this object.
+    `requested` is given each queue for which slots were refused, when a lane has started what it had reserved for."""
 
     def __init__(
         self,
@@ -49,15 +71,18 @@ class Coroutines:
         settle_within: float,
         *,
         ended: Callable[[Claim, Outcome], None],
-        freed: Callable[[], None],
+        freed: Callable[[set[str]], None],
+        requested: Callable[[str], None],
     ) -> None:
         self._runtime = runtime
         self._number = number
         self._settle_within = settle_within
         self._ended = ended
         self._freed = freed
+        self._requested = requested
         self._changed = threading.Condition()
-        self._num_running = 0
+        self._num_running = self._num_reserved = 0
+        self._refused: set[str] = set()
         self._running: dict[uuid.UUID, Claim] = {}
         self._is_abandoned = False
         self._finished: list[FinishedCall] = []
@@ -70,30 +95,49 @@ class Coroutines:
         self._is_over = False
         self._watch: LoopWatch | None = None
 
-    def reserve(self, number: int) -> int:
-        """Reserve up to `number` slots for `start` or `free`. Returns how many were free; after `close` none is."""
+    def reserve(self, number: int, queue: str) -> "Slots":
+        """Reserve up to `number` slots for coroutines of this queue, before they are claimed: else each lane would
+        claim some for the same slot, and release them again.
+
+        While few are free, one lane at a time gets some, and then all: it claims them together. After `close` none is
+        free.
+        """
+        with self._changed:
+            waits = self._num_reserved > 0 and self._num_free * FEW < self._number
+            granted = 0 if waits else self.reserve_more(number)
+            if not granted:
+                self._refused.add(queue)
+        return Slots(self, granted)
+
+    def reserve_more(self, number: int) -> int:
+        """Reserve up to `number` slots, whatever others have reserved. Returns how many."""
         with self._changed:
             is_open = not (self._is_over or self._is_abandoned or self._is_blocked)
-            granted = min(number, self._number - self._num_running) if is_open else 0
-            self._num_running += granted
+            granted = min(number, self._num_free) if is_open else 0
+            self._num_reserved += granted
             return granted
 
     @property
-    def is_full(self) -> bool:
-        with self._changed:
-            return self._num_running >= self._number or self._is_blocked
+    def _num_free(self) -> int:
+        return self._number - self._num_running - self._num_reserved
 
     @property
     def _is_blocked(self) -> bool:
         return self._watch is not None and self._watch.is_blocked
 
-    def start(self, calls: Sequence[ClaimedCall]) -> None:
-        """Start these calls, for which slots were reserved."""
+    def start(self, calls: Sequence[ClaimedCall], num_reserved: int) -> None:
+        """Start these calls. So many slots were reserved for them, and are no longer."""
         if calls:
             self._runtime.heartbeat.track([claim.id for claim, _ in calls])
-            with self._changed:
-                self._running.update((claim.id, claim) for claim, _ in calls)
+        with self._changed:
+            self._num_reserved -= num_reserved
+            self._num_running += len(calls)
+            self._running.update((claim.id, claim) for claim, _ in calls)
+            refused = self._take_refused()
+        if calls:
             self._running_loop().call_soon_threadsafe(self._create_tasks, calls)
+        for queue in refused:
+            self._requested(queue)
 
     def wait(self, seconds: float) -> bool:
         """Wait until all calls are settled, at most `seconds`. Returns whether they are."""
@@ -123,15 +167,6 @@ class Coroutines:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop_thread.join(timeout=2 * CLEAN_UP)
 
-    def free(self, number: int) -> None:
-        """Free `number` slots."""
-        with self._changed:
-            was_full = self._num_running >= self._number
-            self._num_running -= number
-            self._changed.notify_all()
-        if was_full and number:
-            self._freed()
-
     # On the event loop.
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
@@ -142,7 +177,7 @@ class Coroutines:
                 self._settle_thread = threading.Thread(target=self._settle_all, name="async-task-settle", daemon=True)
                 self._loop_thread.start()
                 self._settle_thread.start()
-                self._watch = LoopWatch(self._loop, self._loop_thread, lambda: self._num_running, self._freed)
+                self._watch = LoopWatch(self._loop, self._loop_thread, lambda: self._num_running, self._request_refused)
             return self._loop
 
     def _run_loop(self) -> None:
@@ -274,7 +309,25 @@ class Coroutines:
             if outcome is not None:
                 self._ended(claim, outcome)
         finally:
-            self.free(1)
+            self._free_slot()
+
+    def _free_slot(self) -> None:
+        with self._changed:
+            was_full = self._num_free <= 0
+            self._num_running -= 1
+            self._changed.notify_all()
+        if was_full:
+            self._request_refused()
+
+    def _request_refused(self) -> None:
+        """Slots are free again."""
+        with self._changed:
+            refused = self._take_refused()
+        self._freed(refused)
+
+    def _take_refused(self) -> set[str]:
+        refused, self._refused = self._refused, set()
+        return refused
 
 
 def runs_on_loop(call: PreparedCall, *, is_async: bool) -> bool:

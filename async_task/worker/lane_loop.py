@@ -14,7 +14,7 @@ from functools import partial
 from async_task.database.lanes import Lane
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
-from async_task.execution.adaptive import BatchSizes
+from async_task.execution.adaptive import BatchSizes, OtherCalls
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.execution.in_flight import ClaimedCall, CommitRules
 from async_task.execution.performer import perform_call, prepare_or_settle
@@ -24,7 +24,7 @@ from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import release_abandoned, release_claims
 from async_task.queue.heavy_arguments import CLAIM_BYTES, weight_of
 from async_task.targets.registry import coroutine_calls
-from async_task.worker.coroutines import Coroutines, runs_on_loop
+from async_task.worker.coroutines import Coroutines, Slots, runs_on_loop
 from async_task.worker.watchdog import Watchdog
 from async_task.worker.workload import Workload
 
@@ -37,12 +37,13 @@ class LaneLoop:
     """`settle_within`: seconds for which the outcome of a call may wait to be written with others."""
 
     def __init__(
-        self, workload: Workload, coroutines: Coroutines, watchdog: Watchdog, settle_within: float
+        self, workload: Workload, coroutines: Coroutines, others: OtherCalls, watchdog: Watchdog, settle_within: float
     ) -> None:  # fmt: skip
         self._workload = workload
         self._runtime = workload.runtime
         self._round_robin = workload.round_robin
         self._coroutines = coroutines
+        self._others = others
         self._watchdog = watchdog
         self._settle_within = settle_within
         self._sizes: dict[str, BatchSizes] = {}
@@ -83,26 +84,50 @@ class LaneLoop:
     def _serve(self, lane: Lane, queue: str) -> int:
         """Claim and perform some attempts of this queue. Returns how many."""
         sizes = self._sizes.setdefault(queue, BatchSizes())
-        # To claim coroutines and release them again would be two writes for nothing. But the filter walks over those
-        # that wait, so it is used only while there is no slot for them.
-        besides = coroutine_calls() if self._coroutines.is_full else ()
-        claims = self._workload.claim(lane, queue, sizes.number_to_claim, besides=besides)
-        if claims:
-            sizes.note_weight(len(claims), weight_of(claims), CLAIM_BYTES)
-            self._perform_claims(lane, claims, sizes)
-            self._workload.served(queue)
-        return len(claims)
+        slots = self._coroutines.reserve(sizes.number_to_claim if sizes.num_coroutines else 1, queue)
+        try:
+            claims = self._claim(lane, queue, sizes, slots)
+            if claims:
+                sizes.note_weight(len(claims), weight_of(claims), CLAIM_BYTES)
+                self._perform_claims(lane, claims, sizes, slots)
+                self._workload.served(queue)
+            return len(claims)
+        finally:
+            slots.start(())
 
-    def _perform_claims(self, lane: Lane, claims: list[Claim], sizes: BatchSizes) -> None:
+    def _claim(self, lane: Lane, queue: str, sizes: BatchSizes, slots: Slots) -> list[Claim]:
+        number = sizes.number_to_claim
+        if slots.number:
+            most = slots.number + sizes.num_others if sizes.num_coroutines else number
+            return self._workload.claim(lane, queue, min(number, most))
+        if not self._workload.has_coroutines(queue):
+            return self._workload.claim(lane, queue, number, besides=coroutine_calls())
+        return self._claim_others(lane, queue, number)
+
+    def _claim_others(self, lane: Lane, queue: str, number: int) -> list[Claim]:
+        """Calls that are no coroutines, of which none can be started now."""
+        claims: list[Claim] = []
+        began = time.monotonic()
+        if not (rest := self._others.rest_of(queue, began)):
+            claims = self._workload.claim(lane, queue, number, besides=coroutine_calls())
+            if len(claims) < number:
+                now = time.monotonic()
+                rest = self._others.note(queue, len(claims), now - began, now=now)
+        if rest:
+            self._round_robin.request_later(queue, rest)
+        return claims
+
+    def _perform_claims(self, lane: Lane, claims: list[Claim], sizes: BatchSizes, slots: Slots) -> None:
         tracked = self._claimed = [claim.id for claim in claims]
         self._runtime.heartbeat.track(tracked)
         unstarted = claims
         try:
             calls = self._prepared(lane, claims)
-            mine, without_slot = self._handed_over(calls, sizes)
+            mine, without_slot = self._handed_over(calls, sizes, slots)
             unstarted = without_slot + [claim for claim, _ in mine]
             if without_slot:
                 retry_transient(lambda: release_claims(lane.connection, self._runtime.table, without_slot))
+                self._workload.request_at_front(without_slot[0].queue)  # a slot may have become free meanwhile
             unstarted = []
             self._execute(lane, mine, sizes)
         except BaseException:
@@ -126,25 +151,28 @@ class LaneLoop:
 
     # Coroutines.
 
-    def _handed_over(self, calls: list[ClaimedCall], sizes: BatchSizes) -> tuple[list[ClaimedCall], list[Claim]]:
+    def _handed_over(
+        self, calls: list[ClaimedCall], sizes: BatchSizes, slots: Slots
+    ) -> tuple[list[ClaimedCall], list[Claim]]:
         """The calls of this lane. Coroutines are started, as many as there are slots for; the claims of the others are
-        returned too, and are to be released."""
-        if self._workload.own_job is not None:
-            return calls, []
+        returned too, and are to be released. No slot stays reserved."""
         is_async = self._runtime.source.is_async
-        mine = [one for one in calls if not runs_on_loop(one[1], is_async=is_async)]
-        if len(mine) == len(calls):
-            return mine, []
-        others = [one for one in calls if runs_on_loop(one[1], is_async=is_async)]
-        slots = 0 if self._workload.is_over() else self._coroutines.reserve(len(others))
-        self._workload.note_coroutines([claim for claim, _ in others[:slots]], others[0][0].queue)
-        self._coroutines.start(others[:slots])
-        if slots < len(others):
+        own_job = self._workload.own_job is not None
+        mine = [one for one in calls if own_job or not runs_on_loop(one[1], is_async=is_async)]
+        others = [] if len(mine) == len(calls) else [one for one in calls if runs_on_loop(one[1], is_async=is_async)]
+        if slots.number:  # else coroutines were left out
+            sizes.num_coroutines, sizes.num_others = len(others), len(mine)
+        slots.grow(len(others))
+        started = others[: 0 if self._workload.is_over() else slots.number]
+        if others:
+            self._workload.note_coroutines([claim for claim, _ in started], others[0][0].queue)
+        slots.start(started)
+        if len(started) < len(others):
             # Else as many as there are quick calls would be claimed, and released, for each slot that becomes free.
-            sizes.to_claim.number = max(1, len(mine) + slots)
-        elif not mine:
+            sizes.to_claim.number = max(1, len(mine) + len(started))
+        elif others and not mine:
             sizes.to_claim.note(len(calls), 0.0)  # they take no time of this lane's
-        return mine, [claim for claim, _ in others[slots:]]
+        return mine, [claim for claim, _ in others[len(started) :]]
 
     # Calls of this lane.
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from async_task.database.transactions import retry_transient
 from async_task.error_text import describe
+from async_task.execution.adaptive import OtherCalls
 from async_task.queue import fenced_writes
 from async_task.queue.claim import Claim
 from async_task.worker.coroutines import Coroutines
@@ -34,9 +35,13 @@ class LanePool:
         """Whether claims were abandoned, and could not be released."""
         self._watchdog = Watchdog(workload)
         self.coroutines = Coroutines(
-            runtime, async_concurrency, settle_within, ended=workload.count, freed=workload.request_coroutines
-        )
-        self._loops = [LaneLoop(workload, self.coroutines, self._watchdog, settle_within) for _ in range(concurrency)]
+            runtime, async_concurrency, settle_within, ended=workload.count, freed=workload.request_coroutines,
+            requested=self._round_robin.request,
+        )  # fmt: skip
+        others = OtherCalls()
+        self._loops = [
+            LaneLoop(workload, self.coroutines, others, self._watchdog, settle_within) for _ in range(concurrency)
+        ]
         self._threads = [
             threading.Thread(target=one.live, name=f"async-task-lane-{number}", daemon=True)
             for number, one in enumerate(self._loops, 1)

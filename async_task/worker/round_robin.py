@@ -51,8 +51,11 @@ class RoundRobin:
         """Request it after that time; `request_overdue` does so."""
         with self._changed:
             at = time.monotonic() + seconds
-            self._later[queue] = min(at, self._later.get(queue, at))
-        self._tell_idle()
+            is_sooner = at < self._later.get(queue, float("inf"))
+            if is_sooner:
+                self._later[queue] = at
+        if is_sooner:
+            self._tell_idle()
 
     def request_overdue(self) -> float | None:
         """Request the queues whose time has come. Returns when the next one's time comes, by time.monotonic()."""

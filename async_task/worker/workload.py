@@ -8,6 +8,7 @@
 """
 
 import itertools
+import random
 import threading
 import uuid
 from abc import ABC, abstractmethod
@@ -225,6 +226,11 @@ class Workload(ABC):
         with self._guard:
             self._coroutine_queues.add(queue)
 
+    def has_coroutines(self, queue: str) -> bool:
+        """Whether coroutines of this queue were claimed so far."""
+        with self._guard:
+            return queue in self._coroutine_queues
+
     def note_released(self, claims: Collection[Claim]) -> None:
         """These were released without having been started."""
         for queue in {claim.queue for claim in claims}:
@@ -254,10 +260,11 @@ class Workload(ABC):
         self.runtime.claimer.start_at_front(queue)
         self.round_robin.request(queue)
 
-    def request_coroutines(self) -> None:
-        """There are free slots for coroutines again."""
+    def request_coroutines(self, refused: Collection[str] = ()) -> None:
+        """There are free slots for coroutines again. `refused`: queues that were refused some."""
         with self._guard:
-            queues = tuple(self._coroutine_queues)
+            queues = list(self._coroutine_queues.union(refused))
+        random.shuffle(queues)  # the first one takes the slot: it is not to be always the same
         for queue in queues:
             self.request_at_front(queue)
 

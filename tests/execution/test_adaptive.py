@@ -22,6 +22,7 @@ from async_task.execution.adaptive import (
     MAX_BATCH_SIZE,
     PRIORITIES,
     BatchSize,
+    OtherCalls,
     PollInterval,
     QueryCost,
     StartMarks,
@@ -73,6 +74,22 @@ def test_runs_at_the_same_time_count_as_one_run() -> None:
     cost.note(0.1, now=1.0)
     assert [cost.note(4.0, now=5.5 + number / 100) for number in range(4)] == [pytest.approx(0.9)] * 4
     assert cost.note(2.0, now=8.0) == 18
+
+
+@pytest.mark.parametrize(("took", "rest"), [(0.0001, 0.05), (0.02, 0.18), (5, 1)])
+def test_a_search_for_other_calls_that_found_too_few_is_repeated_after_a_rest(took: float, rest: float) -> None:
+    others = OtherCalls()
+    assert others.rest_of("mail", 7.0) == 0
+    assert others.note("mail", 3, took, now=7.0) == pytest.approx(rest)
+    assert others.rest_of("mail", 7.0) == pytest.approx(rest)
+    assert others.rest_of("default", 7.0) == 0
+    assert others.rest_of("mail", 7.0 + rest + 0.001) == 0
+
+
+def test_searches_that_find_nothing_become_rarer() -> None:
+    others = OtherCalls()
+    rests = [others.note("mail", number, 0.0001, now=7.0) for number in (0, 0, 0, 0, 0, 1, 0)]
+    assert rests == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.4, 0.05, 0.1])
 
 
 # Where a claim begins: another session's old snapshot keeps the index entries of attempts that were claimed long ago

@@ -1,16 +1,25 @@
-"""The thread that settles coroutines lasts, whatever it meets."""
+"""Coroutines: slots are reserved before they are claimed, and the thread that settles them lasts."""
 
+import asyncio
+import contextlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, QueuePool, create_engine, event
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from async_task import AsyncTask, Attempt, Status
-from async_task.worker import coroutines
+from async_task import AsyncTask, Attempt, Status, current_attempt
+from async_task.database.engines import keep_opened
+from async_task.worker import coroutines, lane_loop
+from async_task.worker.coroutines import Coroutines
 from clockwork import row_of
 from conftest import LEASE
-from outbox import act_later, application, will
+from elsewhere import await_
+from outbox import Client, Meeting, act_in_async_session, act_later, application, effects, will
+from workers import counted, make, working
 
 
 class OwnError(BaseException):
@@ -42,3 +51,149 @@ def test_what_is_raised_while_a_group_is_settled_ends_neither_the_thread_nor_the
     lost = [one for one in caplog.records if "is not settled: OwnError" in one.getMessage()]
     assert len(lost) == settled[0]
     own.close()
+
+
+def slots_of(number: int) -> tuple[Coroutines, list[str]]:
+    asked: list[str] = []
+    runtime: Any = None
+    made = Coroutines(runtime, number, 0, ended=lambda *_: None, freed=asked.extend, requested=asked.append)
+    return made, asked
+
+
+def test_what_a_lane_has_reserved_no_other_one_gets() -> None:
+    own, asked = slots_of(8)
+    first, second = own.reserve(5, "mail"), own.reserve(5, "default")
+    assert (first.number, second.number) == (5, 3)
+    assert own.reserve(1, "default").number == 0
+    first.start(())
+    assert asked == ["default"], "it was refused"
+    assert own.reserve(8, "mail").number == 5
+    second.start(())
+    assert asked == ["default"]
+
+
+def test_while_few_are_free_one_lane_at_a_time_gets_all_of_them() -> None:
+    own, asked = slots_of(8)
+    first = own.reserve(7, "mail")
+    waiting = own.reserve(1, "mail")
+    assert waiting.number == 0
+    first.grow(20)
+    assert first.number == 8, "it has claimed them already"
+    first.start(())
+    assert asked == ["mail"]
+    assert own.reserve(8, "mail").number == 8
+    assert asked == ["mail"], "nobody was refused since"
+
+
+def test_slots_are_given_back_once() -> None:
+    own, _ = slots_of(2)
+    first = own.reserve(2, "mail")
+    for _ in range(2):
+        first.start(())
+    assert own.reserve(3, "mail").number == 2
+
+
+@pytest.mark.slow
+def test_of_coroutines_no_more_are_claimed_than_can_be_started(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else lanes would claim them for the same slot, and release them again: two writes for nothing."""
+    released: list[int] = []
+    monkeypatch.setattr(lane_loop, "release_claims", lambda *given: released.append(len(given[2])))
+
+    async def nap() -> None:
+        await asyncio.sleep(0.002)
+
+    will(nap)
+    make(engine, act_later, 60)
+    with working(app, concurrency=4, async_concurrency=3):
+        await_(lambda: counted(engine) == {"succeeded": 60}, "all are called")
+    assert released == []
+
+
+@pytest.mark.slow
+def test_coroutines_that_come_after_many_plain_calls_find_the_slots_that_are_free(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lanes have learned to claim many, and no coroutines."""
+    released: list[int] = []
+    monkeypatch.setattr(lane_loop, "release_claims", lambda *given: released.append(len(given[2])))
+    meeting = Meeting()
+    will(meeting.join)
+    with working(app, concurrency=2):
+        make(engine, Client, 300, method_name="ping")
+        await_(lambda: counted(engine) == {"succeeded": 300}, "plain calls are made")
+        make(engine, act_later, 20)
+        await_(lambda: meeting.number == 20, "all run at once")
+        meeting.end()
+    assert released == []
+
+
+def note_queue(then: Callable[[], Any]) -> list[str]:
+    """From now on each coroutine notes its queue. `then` is called in each."""
+    found: list[str] = []
+
+    async def note() -> None:
+        found.append(current_attempt().queue)
+        then()
+        await asyncio.sleep(0.002)
+
+    will(note)
+    return found
+
+
+@pytest.mark.slow
+def test_queues_take_turns_at_the_slots(app: AsyncTask, engine: Engine) -> None:
+    order = note_queue(lambda: None)
+    for queue in ("mail", "default"):
+        make(engine, act_later, 30, queue=queue)
+    with working(app, concurrency=2, async_concurrency=1):
+        await_(lambda: len(order) == 60, "all are called")
+    assert set(order[:25]) == {"mail", "default"}
+
+
+@pytest.mark.slow
+def test_a_queue_is_served_whose_coroutines_come_when_those_of_another_one_take_all_slots(
+    app: AsyncTask, engine: Engine
+) -> None:
+    def write_more() -> None:
+        if len(order) == 1:
+            make(engine, act_later, 3, queue="mail")
+
+    order = note_queue(write_more)
+    make(engine, act_later, 60)
+    with working(app, concurrency=2, async_concurrency=1):
+        await_(lambda: len(order) == 63, "all are called")
+    assert order.index("mail") < 50
+
+
+@pytest.mark.only_on("postgresql")
+def test_connections_of_coroutines_stay_open(engine: Engine, async_engine_url: str) -> None:
+    """Also those beyond `pool_size`, which SQLAlchemy would close after each call."""
+    own = create_async_engine(async_engine_url, pool_size=1, max_overflow=3)
+    opened: list[Any] = []
+    event.listen(own.sync_engine, "connect", lambda connection, _: opened.append(threading.current_thread().name))
+
+    async def write(session: AsyncSession) -> None:
+        await session.execute(effects.insert().values(what="kept"))
+
+    will(write)
+    make(engine, act_in_async_session, 60)
+    with working(AsyncTask(own), concurrency=1, async_concurrency=4):
+        await_(lambda: counted(engine) == {"succeeded": 60}, "all are called")
+    assert opened.count("async-task-loop") <= 4
+
+
+@pytest.mark.parametrize(("overflow", "kept"), [(3, 5), (-1, 6)])
+def test_a_pool_that_keeps_what_it_has_opened_opens_no_more_than_before(overflow: int, kept: int) -> None:
+    own = create_engine("sqlite://", poolclass=QueuePool, pool_size=2, max_overflow=overflow, pool_timeout=0)
+    keep_opened(own.pool)
+    pool: Any = own.pool
+    with contextlib.ExitStack() as until:
+        for _ in range(kept):
+            until.enter_context(contextlib.closing(own.raw_connection()))
+        if overflow > 0:
+            with pytest.raises(PoolTimeout):
+                own.raw_connection()
+    assert pool.checkedin() == kept
+    own.dispose()
