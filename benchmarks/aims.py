@@ -53,6 +53,10 @@ def _aims(at: Figures) -> Iterator[Aim | None]:
         with_session, orm = f"async-task, session: Session, lanes: {lanes}", f"SQLAlchemy ORM, a loop, threads: {lanes}"
         what = f"a call with a session, over a bare ORM loop, lanes: {lanes}"
         yield _least(what, at.of("writes", with_session) / at.of("writes", orm), 1.0)
+    for session, tasks in (("Session on an AsyncEngine, lanes: 1", 1), ("AsyncSession, coroutines: 10", 10)):
+        in_tasks = at.of("writes", f"SQLAlchemy AsyncSession, a loop, tasks: {tasks}")
+        found = at.of("writes", f"async-task, session: {session}") / in_tasks
+        yield _least(f"the same over a bare loop with AsyncSession; {session}", found, 1.0)
     yield _most("run_batch, client CPU ms an attempt", at.of("batch", ours, "client"), 0.2)
     yield _most("run_batch, commits an attempt", at.of("batch", ours, "commits"), 0.1)
     enqueue = {door: at.of("enqueue", f"async-task, {door}", "overhead") for door in ("ORM", "Core")}

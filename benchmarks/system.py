@@ -34,7 +34,7 @@ class System(Protocol):
     """A library that performs jobs from PostgreSQL. URLs are those of libpq. Kinds of jobs:
 
     "noop" counts itself on the board. "mark" notes when it began, by its number. "hold" does the same and then lasts.
-    "write" writes one row in the transaction of its own outcome.
+    "write" writes one row in the transaction of its own outcome; "write_later" is the same for a coroutine.
     """
 
     name: str

@@ -102,12 +102,17 @@ def _writers(stage: Stage) -> list[Subject]:
             BARE: f"SQLAlchemy ORM, a loop, threads: {lanes}",
         }
         found += [Subject(label[name], name, {"lanes": lanes, "orm": True}) for name in stage.names if name in label]
+    kinds = {1: ("write", "Session on an AsyncEngine, lanes: 1"), 10: ("write_later", "AsyncSession, coroutines: 10")}
+    for tasks, (kind, session) in kinds.items():
+        label = {OURS: f"async-task, session: {session}", BARE: f"SQLAlchemy AsyncSession, a loop, tasks: {tasks}"}
+        options = {"kind": kind, "tasks": tasks, "lanes": min(tasks, 2)}
+        found += [Subject(label[name], name, options) for name in stage.names if name in label]
     bare = "psycopg, the INSERT in the job's transaction, 8 threads"
     return [*found, *(Subject(bare, name, {"lanes": 8}) for name in stage.names if name == BARE)]
 
 
 def take_writes(stage: Stage, subject: Subject) -> Sample:
-    return _drained(stage, subject, stage.plan.single, 1, single=True, kind="write", **subject.options)
+    return _drained(stage, subject, stage.plan.single, 1, single=True, **{"kind": "write", **subject.options})
 
 
 MEASURE = Measure("drain", "Drain of no-op jobs, one process", HOW, COLUMNS, _all, take)

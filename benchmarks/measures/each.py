@@ -36,11 +36,15 @@ def _lanes(stage: Stage) -> list[Subject]:
     return [Subject(f"{OURS}, {label}", OURS, {"lanes": lanes}) for lanes, label in named.items()]
 
 
+def _threads(stage: Stage) -> list[Subject]:
+    return [one for one in drain.WRITES.subjects(stage) if "tasks" not in one.options]
+
+
 PROCESSOR = "SQLite has no server: the worker does its work. MariaDB's processor time is that of its whole process."
 FAMILY = (
     _each(drain.MEASURE, PROCESSOR),
     _each(drain.SINGLE, PROCESSOR, _lanes),
-    _each(drain.WRITES, PROCESSOR),
+    _each(drain.WRITES, PROCESSOR, _threads),
     _each(enqueue.MEASURE),
     _each(bulk.MEASURE),
     _each(latency.MEASURE),

@@ -1,6 +1,7 @@
 """Bare psycopg on the same tables: what the statements cost without any promise. Also a bare loop with SQLAlchemy's
 ORM."""
 
+import asyncio
 import importlib.metadata
 import json
 import queue
@@ -13,6 +14,7 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import bindparam, create_engine, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from async_task import Attempt
@@ -109,7 +111,9 @@ class Psycopg(AsyncTaskSystem):
             _on_notice(url, board, over)
         elif options.get("single"):
             threads = options.get("lanes") or 8
-            if options.get("orm"):
+            if options.get("tasks"):
+                asyncio.run(_one_by_one_in_tasks(url, board, over, options["tasks"]))
+            elif options.get("orm"):
                 _one_by_one_with_orm(url, board, over, threads)
             else:
                 _one_by_one(url, board, over, threads, writes=options.get("kind") == "write")
@@ -159,12 +163,8 @@ def _one_by_one(url: str, board: Board, over: threading.Event, threads: int, *, 
 
 def _one_by_one_with_orm(url: str, board: Board, over: threading.Event, threads: int) -> None:
     """A session for each job, as one would write it: row lock, the row that is written, outcome, commit."""
-    known, engine, table = _known(url), create_engine(with_driver(url), pool_size=threads), Attempt.__table__
-    lock = select(table.c.id).where(table.c.id == bindparam("job"), table.c.status == "pending")
-    end = update(table).where(table.c.id == bindparam("job"))
-    ended = {"status": "succeeded", "num_attempts": table.c.num_attempts + 1, "attempted_at": func.now()}
-    end = end.values(**ended, completed_at=func.clock_timestamp(), updated_at=func.clock_timestamp())
-    lock = lock.with_for_update(key_share=True, skip_locked=True)
+    known, engine = _known(url), create_engine(with_driver(url), pool_size=threads)
+    lock, end = _lock_and_end()
 
     def lane() -> None:
         for job in _until(over, known):
@@ -178,6 +178,34 @@ def _one_by_one_with_orm(url: str, board: Board, over: threading.Event, threads:
     _run([lane] * threads)
     over.wait()
     engine.dispose()
+
+
+async def _one_by_one_in_tasks(url: str, board: Board, over: threading.Event, tasks: int) -> None:
+    """The same with an AsyncSession, in tasks of one loop."""
+    known, engine = _known(url), create_async_engine(with_driver(url), pool_size=tasks)
+    lock, end = _lock_and_end()
+
+    async def lane() -> None:
+        for job in _until(over, known):
+            async with AsyncSession(engine) as session, session.begin():
+                if (await session.execute(lock, {"job": job})).first() is not None:
+                    board.add()
+                    session.add(Business(note="written by the attempt"))
+                    await session.flush()
+                    await (await session.connection()).execute(end, {"job": job})
+
+    await asyncio.gather(*(lane() for _ in range(tasks)))
+    await asyncio.to_thread(over.wait)
+    await engine.dispose()
+
+
+def _lock_and_end() -> tuple[Any, Any]:
+    table = Attempt.__table__
+    lock = select(table.c.id).where(table.c.id == bindparam("job"), table.c.status == "pending")
+    end = update(table).where(table.c.id == bindparam("job"))
+    ended = {"status": "succeeded", "num_attempts": table.c.num_attempts + 1, "attempted_at": func.now()}
+    end = end.values(**ended, completed_at=func.clock_timestamp(), updated_at=func.clock_timestamp())
+    return lock.with_for_update(key_share=True, skip_locked=True), end
 
 
 def _known(url: str) -> "queue.SimpleQueue[uuid.UUID]":

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import BigInteger, Engine, Integer, MetaData, Table, Text, create_engine, insert
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from async_task import AsyncTask, Attempt, Retry, target
@@ -71,7 +72,14 @@ def write(session: Session) -> None:
     boards[0].add()
 
 
-TARGETS = {"noop": noop, "mark": mark, "hold": hold, "write": write}
+@target("bench.write_later")
+async def write_later(session: AsyncSession) -> None:
+    session.add(Business(note="written by the attempt"))
+    await session.flush()
+    boards[0].add()
+
+
+TARGETS: dict[str, Any] = {"noop": noop, "mark": mark, "hold": hold, "write": write, "write_later": write_later}
 
 
 class AsyncTaskSystem:
@@ -181,11 +189,13 @@ class AsyncTaskSystem:
         lasting.append(options.get("hold", HOLD))
         single = options.get("single", False)
         lanes = options.get("lanes") or (8 if single else LANES)
-        app = AsyncTask(with_driver(url))
+        app = AsyncTask(create_async_engine(with_driver(url)) if options.get("tasks") else with_driver(url))
         if not hasattr(app, "worker"):
             _work_in_batches(app, lanes)
             return
         settle: dict[str, Any] = {"settle_within": 0} if single else {}
+        if "tasks" in options:
+            settle["async_concurrency"] = options["tasks"]
         named = {"name": options["given_name"]} if "given_name" in options else {}
         gc.collect()
         gc.freeze()  # as `async-task worker` does
