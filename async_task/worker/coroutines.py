@@ -34,35 +34,15 @@ from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
 from async_task.worker.loop_watch import LoopWatch
 from async_task.worker.runtime import Runtime
+from async_task.worker.slots import Reservation, Slots
 
 logger = logging.getLogger("async_task")
-FEW = 4
-"""Few slots are free if less than one of so many is."""
-
-
-class Slots:
-    """Slots for `number` coroutines that a lane has reserved."""
-
-    def __init__(self, coroutines: "Coroutines", number: int) -> None:
-        self._coroutines = coroutines
-        self.number = number
-
-    def grow(self, number: int) -> None:
-        """Reserve more of those that are free, up to `number` in all."""
-        if number > self.number:
-            self.number += self._coroutines.reserve_more(number - self.number)
-
-    def start(self, calls: Sequence[ClaimedCall]) -> None:
-        """Start these calls, at most `number`, and give the other slots back."""
-        number, self.number = self.number, 0
-        if number:
-            self._coroutines.start(calls, number)
 
 
 class Coroutines:
     """At most `number` run at once. `ended` is given each outcome after its commit. `freed` is called when a slot is
     free and none was before, with the queues for which slots were refused. Both are called on threads of this object.
-    `requested` is given each queue for which slots were refused, when a lane has started what it had reserved for."""
+    `requested`: as in `Slots`."""
 
     def __init__(
         self,
@@ -75,14 +55,12 @@ class Coroutines:
         requested: Callable[[str], None],
     ) -> None:
         self._runtime = runtime
-        self._number = number
+        self.slots = Slots(number, self._can_start, requested)
+        """To be reserved before `start`."""
         self._settle_within = settle_within
         self._ended = ended
         self._freed = freed
-        self._requested = requested
-        self._changed = threading.Condition()
-        self._num_running = self._num_reserved = 0
-        self._refused: set[str] = set()
+        self._changed = self.slots.changed
         self._running: dict[uuid.UUID, Claim] = {}
         self._is_abandoned = False
         self._finished: list[FinishedCall] = []
@@ -95,54 +73,19 @@ class Coroutines:
         self._is_over = False
         self._watch: LoopWatch | None = None
 
-    def reserve(self, number: int, queue: str) -> "Slots":
-        """Reserve up to `number` slots for coroutines of this queue, before they are claimed: else each lane would
-        claim some for the same slot, and release them again.
+    def _can_start(self) -> bool:
+        is_blocked = self._watch is not None and self._watch.is_blocked
+        return not (self._is_over or self._is_abandoned or is_blocked)
 
-        While few are free, one lane at a time gets some, and then all: it claims them together. After `close` none is
-        free.
-        """
-        with self._changed:
-            waits = self._num_reserved > 0 and self._num_free * FEW < self._number
-            granted = 0 if waits else self.reserve_more(number)
-            if not granted:
-                self._refused.add(queue)
-        return Slots(self, granted)
-
-    def reserve_more(self, number: int) -> int:
-        """Reserve up to `number` slots, whatever others have reserved. Returns how many."""
-        with self._changed:
-            is_open = not (self._is_over or self._is_abandoned or self._is_blocked)
-            granted = min(number, self._num_free) if is_open else 0
-            self._num_reserved += granted
-            return granted
-
-    @property
-    def _num_free(self) -> int:
-        return self._number - self._num_running - self._num_reserved
-
-    @property
-    def _is_blocked(self) -> bool:
-        return self._watch is not None and self._watch.is_blocked
-
-    def start(self, calls: Sequence[ClaimedCall], num_reserved: int) -> None:
-        """Start these calls. So many slots were reserved for them, and are no longer."""
+    def start(self, calls: Sequence[ClaimedCall], reserved: Reservation) -> None:
+        """Start these calls in slots that were reserved; the other slots are given back."""
         if calls:
             self._runtime.heartbeat.track([claim.id for claim, _ in calls])
-        with self._changed:
-            self._num_reserved -= num_reserved
-            self._num_running += len(calls)
-            self._running.update((claim.id, claim) for claim, _ in calls)
-            refused = self._take_refused()
+            with self._changed:
+                self._running.update((claim.id, claim) for claim, _ in calls)
+        reserved.use(len(calls))
         if calls:
             self._running_loop().call_soon_threadsafe(self._create_tasks, calls)
-        for queue in refused:
-            self._requested(queue)
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until all calls are settled, at most `seconds`. Returns whether they are."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._num_running, timeout=seconds)
 
     def abandon(self) -> list[Claim]:
         """Cancel the running calls, and write no outcomes. Returns the claims that the caller must release."""
@@ -177,7 +120,9 @@ class Coroutines:
                 self._settle_thread = threading.Thread(target=self._settle_all, name="async-task-settle", daemon=True)
                 self._loop_thread.start()
                 self._settle_thread.start()
-                self._watch = LoopWatch(self._loop, self._loop_thread, lambda: self._num_running, self._request_refused)
+                self._watch = LoopWatch(
+                    self._loop, self._loop_thread, lambda: self.slots.num_used, self._request_refused
+                )
             return self._loop
 
     def _run_loop(self) -> None:
@@ -260,7 +205,7 @@ class Coroutines:
         with self._changed:
             self._changed.wait_for(lambda: self._finished or self._unstarted or self._is_over)
             self._changed.wait_for(
-                lambda: self._is_over or len(self._finished) >= self._num_running, timeout=self._settle_within
+                lambda: self._is_over or len(self._finished) >= self.slots.num_used, timeout=self._settle_within
             )
             group = self._finished, self._unstarted
             self._finished, self._unstarted = [], []
@@ -309,25 +254,12 @@ class Coroutines:
             if outcome is not None:
                 self._ended(claim, outcome)
         finally:
-            self._free_slot()
-
-    def _free_slot(self) -> None:
-        with self._changed:
-            was_full = self._num_free <= 0
-            self._num_running -= 1
-            self._changed.notify_all()
-        if was_full:
-            self._request_refused()
+            if self.slots.free():
+                self._request_refused()
 
     def _request_refused(self) -> None:
         """Slots are free again."""
-        with self._changed:
-            refused = self._take_refused()
-        self._freed(refused)
-
-    def _take_refused(self) -> set[str]:
-        refused, self._refused = self._refused, set()
-        return refused
+        self._freed(self.slots.take_refused())
 
 
 def runs_on_loop(call: PreparedCall, *, is_async: bool) -> bool:

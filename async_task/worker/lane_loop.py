@@ -24,7 +24,8 @@ from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import release_abandoned, release_claims
 from async_task.queue.heavy_arguments import CLAIM_BYTES, weight_of
 from async_task.targets.registry import coroutine_calls
-from async_task.worker.coroutines import Coroutines, Slots, runs_on_loop
+from async_task.worker.coroutines import Coroutines, runs_on_loop
+from async_task.worker.slots import Reservation
 from async_task.worker.watchdog import Watchdog
 from async_task.worker.workload import Workload
 
@@ -84,7 +85,7 @@ class LaneLoop:
     def _serve(self, lane: Lane, queue: str) -> int:
         """Claim and perform some attempts of this queue. Returns how many."""
         sizes = self._sizes.setdefault(queue, BatchSizes())
-        slots = self._coroutines.reserve(sizes.number_to_claim if sizes.num_coroutines else 1, queue)
+        slots = self._coroutines.slots.reserve(sizes.number_to_claim if sizes.num_coroutines else 1, queue)
         try:
             claims = self._claim(lane, queue, sizes, slots)
             if claims:
@@ -93,9 +94,9 @@ class LaneLoop:
                 self._workload.served(queue)
             return len(claims)
         finally:
-            slots.start(())
+            slots.use(0)
 
-    def _claim(self, lane: Lane, queue: str, sizes: BatchSizes, slots: Slots) -> list[Claim]:
+    def _claim(self, lane: Lane, queue: str, sizes: BatchSizes, slots: Reservation) -> list[Claim]:
         number = sizes.number_to_claim
         if slots.number:
             most = slots.number + sizes.num_others if sizes.num_coroutines else number
@@ -117,7 +118,7 @@ class LaneLoop:
             self._round_robin.request_later(queue, rest)
         return claims
 
-    def _perform_claims(self, lane: Lane, claims: list[Claim], sizes: BatchSizes, slots: Slots) -> None:
+    def _perform_claims(self, lane: Lane, claims: list[Claim], sizes: BatchSizes, slots: Reservation) -> None:
         tracked = self._claimed = [claim.id for claim in claims]
         self._runtime.heartbeat.track(tracked)
         unstarted = claims
@@ -152,7 +153,7 @@ class LaneLoop:
     # Coroutines.
 
     def _handed_over(
-        self, calls: list[ClaimedCall], sizes: BatchSizes, slots: Slots
+        self, calls: list[ClaimedCall], sizes: BatchSizes, slots: Reservation
     ) -> tuple[list[ClaimedCall], list[Claim]]:
         """The calls of this lane. Coroutines are started, as many as there are slots for; the claims of the others are
         returned too, and are to be released. No slot stays reserved."""
@@ -166,7 +167,7 @@ class LaneLoop:
         started = others[: 0 if self._workload.is_over() else slots.number]
         if others:
             self._workload.note_coroutines([claim for claim, _ in started], others[0][0].queue)
-        slots.start(started)
+        self._coroutines.start(started, slots)
         if len(started) < len(others):
             # Else as many as there are quick calls would be claimed, and released, for each slot that becomes free.
             sizes.to_claim.number = max(1, len(mine) + len(started))

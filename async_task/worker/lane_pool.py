@@ -60,9 +60,9 @@ class LanePool:
         if any(thread.is_alive() for thread in self._threads):
             return False
         while is_patient():
-            if self.coroutines.wait(0.1):
+            if self.coroutines.slots.wait(0.1):
                 return True
-        return self.coroutines.wait(0)
+        return self.coroutines.slots.wait(0)
 
     def abandon(self) -> None:
         """Release what is running, although the calls go on: their outcomes will not be written."""

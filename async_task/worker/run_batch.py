@@ -141,7 +141,7 @@ class _Batch:
         while not self._may_not_start():
             following = self._round_robin.request_overdue()
             longest = LONGEST_WAIT if following is None else min(LONGEST_WAIT, max(0.0, following - time.monotonic()))
-            if not self._round_robin.wait_until_idle(longest) or not pool.coroutines.wait(COROUTINES_WAIT):
+            if not self._round_robin.wait_until_idle(longest) or not pool.coroutines.slots.wait(COROUTINES_WAIT):
                 continue
             # Only the table knows: a coroutine may have ended a moment ago, a key have been released into any queue.
             claimed_before = self._round_robin.num_claimed

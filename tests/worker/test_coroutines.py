@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from async_task import AsyncTask, Attempt, Status, current_attempt
 from async_task.database.engines import keep_opened
 from async_task.worker import coroutines, lane_loop
-from async_task.worker.coroutines import Coroutines
+from async_task.worker.slots import Slots
 from clockwork import row_of
 from conftest import LEASE
 from elsewhere import await_
@@ -53,11 +53,9 @@ def test_what_is_raised_while_a_group_is_settled_ends_neither_the_thread_nor_the
     own.close()
 
 
-def slots_of(number: int) -> tuple[Coroutines, list[str]]:
+def slots_of(number: int) -> tuple[Slots, list[str]]:
     asked: list[str] = []
-    runtime: Any = None
-    made = Coroutines(runtime, number, 0, ended=lambda *_: None, freed=asked.extend, requested=asked.append)
-    return made, asked
+    return Slots(number, lambda: True, asked.append), asked
 
 
 def test_what_a_lane_has_reserved_no_other_one_gets() -> None:
@@ -65,10 +63,10 @@ def test_what_a_lane_has_reserved_no_other_one_gets() -> None:
     first, second = own.reserve(5, "mail"), own.reserve(5, "default")
     assert (first.number, second.number) == (5, 3)
     assert own.reserve(1, "default").number == 0
-    first.start(())
+    first.use(0)
     assert asked == ["default"], "it was refused"
     assert own.reserve(8, "mail").number == 5
-    second.start(())
+    second.use(0)
     assert asked == ["default"]
 
 
@@ -79,7 +77,7 @@ def test_while_few_are_free_one_lane_at_a_time_gets_all_of_them() -> None:
     assert waiting.number == 0
     first.grow(20)
     assert first.number == 8, "it has claimed them already"
-    first.start(())
+    first.use(0)
     assert asked == ["mail"]
     assert own.reserve(8, "mail").number == 8
     assert asked == ["mail"], "nobody was refused since"
@@ -89,8 +87,19 @@ def test_slots_are_given_back_once() -> None:
     own, _ = slots_of(2)
     first = own.reserve(2, "mail")
     for _ in range(2):
-        first.start(())
+        first.use(0)
     assert own.reserve(3, "mail").number == 2
+
+
+def test_a_slot_that_is_used_is_free_after_it_was_freed() -> None:
+    own, _ = slots_of(2)
+    own.reserve(2, "mail").use(2)
+    assert not own.wait(0)
+    assert own.reserve(1, "default").number == 0
+    assert [own.free(), own.free()] == [True, False]
+    assert own.wait(0)
+    assert own.take_refused() == {"default"}
+    assert own.reserve(2, "default").number == 2
 
 
 @pytest.mark.slow

@@ -128,7 +128,7 @@ def test_an_abandoned_coroutine_with_a_session_is_charged_no_error(
     release = lane_pool.LanePool._release_abandoned
 
     def release_later(pool: lane_pool.LanePool, claims: list[Claim]) -> None:
-        pool.coroutines.wait(30)  # whoever is first: an outcome that is written would be there by then
+        pool.coroutines.slots.wait(30)  # whoever is first: an outcome that is written would be there by then
         release(pool, claims)
 
     monkeypatch.setattr(lane_pool.LanePool, "_release_abandoned", release_later)

@@ -1,0 +1,94 @@
+"""The slots of coroutines: how many may run at once in this process. Thread-safe.
+
+A lane reserves slots before it claims. Else each lane would claim calls for the same slot, and release them again.
+"""
+
+import threading
+from collections.abc import Callable
+
+FEW = 4
+"""Few slots are free if less than one of so many is."""
+
+
+class Slots:
+    """`number` of them. `is_open`: whether a coroutine can be started now. `requested` is given each queue for which
+    slots were refused, when a lane has used or given back what it had reserved."""
+
+    def __init__(self, number: int, is_open: Callable[[], bool], requested: Callable[[str], None]) -> None:
+        self._number = number
+        self._is_open = is_open
+        self._requested = requested
+        self.changed = threading.Condition()
+        """Notified when a slot was freed."""
+        self._num_reserved = 0
+        self.num_used = 0
+        """How many coroutines run, or are being settled."""
+        self._refused: set[str] = set()
+
+    def reserve(self, number: int, queue: str) -> "Reservation":
+        """Reserve up to `number` slots for coroutines of this queue. While few are free, one lane at a time gets some,
+        and then all: it claims them together."""
+        with self.changed:
+            waits = self._num_reserved > 0 and self._num_free * FEW < self._number
+            reserved = Reservation(self, 0 if waits else self.reserve_more(number))
+            if not reserved.number:
+                self._refused.add(queue)
+            return reserved
+
+    def reserve_more(self, number: int) -> int:
+        """Reserve up to `number` slots, whatever others have reserved. Returns how many."""
+        with self.changed:
+            granted = min(number, self._num_free) if self._is_open() else 0
+            self._num_reserved += granted
+            return granted
+
+    def use(self, number: int, num_reserved: int) -> None:
+        """Use `number` of the slots that were reserved, and give the others back."""
+        with self.changed:
+            self._num_reserved -= num_reserved
+            self.num_used += number
+            refused = self.take_refused()
+        for queue in refused:
+            self._requested(queue)
+
+    def free(self) -> bool:
+        """Free a slot that was used. Returns whether none was free before."""
+        with self.changed:
+            was_full = self._num_free <= 0
+            self.num_used -= 1
+            self.changed.notify_all()
+            return was_full
+
+    def take_refused(self) -> set[str]:
+        """The queues for which slots were refused since this was last asked."""
+        with self.changed:
+            refused, self._refused = self._refused, set()
+            return refused
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until none is used, at most `seconds`. Returns whether none is."""
+        with self.changed:
+            return self.changed.wait_for(lambda: not self.num_used, timeout=seconds)
+
+    @property
+    def _num_free(self) -> int:
+        return self._number - self.num_used - self._num_reserved
+
+
+class Reservation:
+    """`number` slots that a lane has reserved."""
+
+    def __init__(self, slots: Slots, number: int) -> None:
+        self._slots = slots
+        self.number = number
+
+    def grow(self, number: int) -> None:
+        """Reserve more of those that are free, up to `number` in all."""
+        if number > self.number:
+            self.number += self._slots.reserve_more(number - self.number)
+
+    def use(self, number: int) -> None:
+        """Use so many of them, and give the others back."""
+        if self.number:
+            self._slots.use(number, self.number)
+        self.number = 0
