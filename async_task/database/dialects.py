@@ -113,10 +113,10 @@ def copies_rows(dialect: Dialect) -> bool:
 
 
 def pipelines(connection: Connection) -> bool:
-    """Whether statements can be sent in psycopg's pipeline, without waiting for each answer: PostgreSQL through
-    psycopg 3, on an Engine or AsyncEngine.
+    """Whether statements can be sent past SQLAlchemy, without waiting for each answer: PostgreSQL through psycopg 3, on
+    an Engine or, in a greenlet, on an AsyncEngine.
 
-    The pipeline bypasses SQLAlchemy. So it is not used where the user listens to SQLAlchemy's statements, or lets
+    So it is not done where the user listens to SQLAlchemy's statements, or lets
     SQLAlchemy translate schemas.
     """
     dialect = connection.dialect

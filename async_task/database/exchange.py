@@ -2,8 +2,8 @@
 
 psycopg's pipeline does the same, but waits for the socket after each statement: six waits for three statements, and
 three times the processor time. It stays responsible for preparing: an exchange executes what psycopg has prepared on
-this connection, and where that is not everything, nothing is exchanged and psycopg's pipeline is used. So all that
-psycopg decides holds here too: when a statement is prepared or deallocated, and that behind a pooler none is.
+this connection, and where that is not everything, nothing is exchanged, and psycopg executes it. So all that psycopg
+decides holds here too: when a statement is prepared or deallocated, and that behind a pooler none is.
 
 The connection is synchronous, or that of an event loop: then this code runs in a greenlet of the loop. Imported only
 where psycopg is the driver.

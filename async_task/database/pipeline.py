@@ -1,4 +1,5 @@
-"""Pipelines: a statement, its BEGIN and its COMMIT in one round trip instead of three, with psycopg.
+"""Pipelines: a statement, its BEGIN and its COMMIT in one round trip instead of three, with psycopg. On an AsyncEngine
+this holds for what psycopg has prepared; else its statements are executed one by one.
 
 They bypass SQLAlchemy, which waits for each answer; so they are used only where `pipelines` allows it.
 """
@@ -80,7 +81,8 @@ logging.getLogger("psycopg").addFilter(_QuietPipelines())
 
 
 def in_turn(connection: Connection, *steps: Step) -> list[Answer]:
-    """Execute the steps in one round trip, and return their answers; the steps after one that fails are not executed.
+    """Execute the steps, in one round trip where possible, and return their answers. After one that fails nothing is
+    executed.
 
     Only where `pipelines(connection)`. Raises what `connection.execute` raises.
     """
@@ -233,12 +235,10 @@ def _sqlalchemy_error(connection: Connection, text: str, error: Any, base: type[
 
 
 def _let_notice_loss(connection: Connection, driver: Any, error: Any) -> None:
-    """Invalidate a lost connection. SQLAlchemy does so when a statement finds it lost. Then it also tells those who
-    listen to errors, and the pool connects anew instead of handing out connections that are older than the loss."""
+    """Invalidate a lost connection. SQLAlchemy does so when a statement finds it lost. Then the pool connects anew too,
+    instead of handing out connections that are older than the loss. Those who listen to errors hear of it: that the
+    connection is closed."""
     driver.pgconn.finish()
-    was_begun = connection.in_transaction()
     with contextlib.suppress(Exception):  # a listener may raise an error of its own instead
         connection.exec_driver_sql("SELECT 1")
-    if not was_begun:
-        connection.rollback()
     connection.invalidate(error)

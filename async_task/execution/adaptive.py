@@ -91,6 +91,7 @@ class QueryCost:
 
 
 FIRST_SEARCH_REST, LAST_SEARCH_REST, LONGEST_SEARCH_REST = 0.05, 0.4, 1.0
+"""Seconds: after a search that found something, after several that found nothing, and after one that took long."""
 
 
 class OtherCalls:
@@ -102,12 +103,20 @@ class OtherCalls:
         self._at: dict[str, float] = {}
         self._steps: dict[str, float] = {}
 
+    def forget(self, queue: str) -> None:
+        """No coroutine waits there."""
+        self._at.pop(queue, None)
+        self._steps.pop(queue, None)
+
     def rest_of(self, queue: str, now: float) -> float:
         """Seconds until the queue may be searched."""
         return max(0.0, self._at.get(queue, now) - now)
 
     def note(self, queue: str, number: int, seconds: float, *, now: float) -> float:
-        """A search that took `seconds` found `number`, less than it wanted. Returns the seconds of the rest."""
+        """A search that took `seconds` found `number`, less than it wanted. Returns the seconds of the rest. Searches
+        at the same time count as one."""
+        if rest := self.rest_of(queue, now):
+            return rest
         step = FIRST_SEARCH_REST if number else self._steps.get(queue, FIRST_SEARCH_REST)
         self._steps[queue] = min(2 * step, LAST_SEARCH_REST)
         self._at[queue] = now + min(max(step, REST * seconds), LONGEST_SEARCH_REST)

@@ -123,11 +123,12 @@ def registered_coroutines() -> list[Method]:
     return [one for one in coroutine_methods() if _allowed.by_name.get(one.target.name) is one.target]
 
 
-def coroutine_calls() -> list[tuple[str, str]]:
-    """Target and method of each coroutine function that was used so far, under each name of its target."""
+def coroutine_calls(which: Callable[[Method], bool]) -> list[tuple[str, str]]:
+    """Target and method of each coroutine function that was used so far, under each name of its target; of those for
+    which `which` is true."""
     return [
         (name, method.name)
-        for method in coroutine_methods()
+        for method in filter(which, coroutine_methods())
         for name in method.target.names
         if _allowed.by_name.get(name) is method.target
     ]

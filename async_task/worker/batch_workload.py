@@ -137,7 +137,7 @@ class BatchWorkload(Workload):
             raise
         finally:
             self._settle_reservation(queue, granted, claims)
-        if not claims and locks_neighbours(lane.engine.dialect):
+        if not claims and not besides and locks_neighbours(lane.engine.dialect):
             self._come_again_if_locked(lane, queue, suspects=suspects)
         return claims
 

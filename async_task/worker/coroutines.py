@@ -19,6 +19,8 @@ from itertools import chain
 
 from sqlalchemy.util import greenlet_spawn
 
+from async_task.database.dialects import locks_rows
+from async_task.database.engines import Source
 from async_task.database.lanes import Lane, LoopLane, open_lane
 from async_task.error_text import describe
 from async_task.execution.call import CLEAN_UP, run_coroutine
@@ -32,6 +34,7 @@ from async_task.execution.release import park_lapsed
 from async_task.execution.starts import NotStarted
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
+from async_task.targets.target import Method
 from async_task.worker.loop_watch import LoopWatch
 from async_task.worker.runtime import Runtime
 from async_task.worker.slots import Reservation, Slots
@@ -40,9 +43,9 @@ logger = logging.getLogger("async_task")
 
 
 class Coroutines:
-    """At most `number` run at once. `ended` is given each outcome after its commit. `freed` is called when a slot is
-    free and none was before, with the queues for which slots were refused. Both are called on threads of this object.
-    `requested`: as in `Slots`."""
+    """At most `number` run at once. `ended` is given each outcome after its commit. `freed` is called when a coroutine
+    can be started and none could before: a slot is free, or the loop answers again. Both are called on threads of this
+    object. `requested`: as in `Slots`."""
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class Coroutines:
         settle_within: float,
         *,
         ended: Callable[[Claim, Outcome], None],
-        freed: Callable[[set[str]], None],
+        freed: Callable[[], None],
         requested: Callable[[str], None],
     ) -> None:
         self._runtime = runtime
@@ -79,13 +82,15 @@ class Coroutines:
 
     def start(self, calls: Sequence[ClaimedCall], reserved: Reservation) -> None:
         """Start these calls in slots that were reserved; the other slots are given back."""
-        if calls:
-            self._runtime.heartbeat.track([claim.id for claim, _ in calls])
-            with self._changed:
-                self._running.update((claim.id, claim) for claim, _ in calls)
+        if not calls:
+            reserved.use(0)
+            return
+        loop = self._running_loop()
+        self._runtime.heartbeat.track([claim.id for claim, _ in calls])
+        with self._changed:
+            self._running.update((claim.id, claim) for claim, _ in calls)
         reserved.use(len(calls))
-        if calls:
-            self._running_loop().call_soon_threadsafe(self._create_tasks, calls)
+        loop.call_soon_threadsafe(self._create_tasks, calls)
 
     def abandon(self) -> list[Claim]:
         """Cancel the running calls, and write no outcomes. Returns the claims that the caller must release."""
@@ -120,9 +125,7 @@ class Coroutines:
                 self._settle_thread = threading.Thread(target=self._settle_all, name="async-task-settle", daemon=True)
                 self._loop_thread.start()
                 self._settle_thread.start()
-                self._watch = LoopWatch(
-                    self._loop, self._loop_thread, lambda: self.slots.num_used, self._request_refused
-                )
+                self._watch = LoopWatch(self._loop, self._loop_thread, lambda: self.slots.num_used, self._freed)
             return self._loop
 
     def _run_loop(self) -> None:
@@ -255,16 +258,15 @@ class Coroutines:
                 self._ended(claim, outcome)
         finally:
             if self.slots.free():
-                self._request_refused()
-
-    def _request_refused(self) -> None:
-        """Slots are free again."""
-        self._freed(self.slots.take_refused())
+                self._freed()
 
 
-def runs_on_loop(call: PreparedCall, *, is_async: bool) -> bool:
-    """Whether a call runs here: a coroutine function without a session and a lock; on an AsyncEngine (`is_async`) also
-    one that takes an AsyncSession, or whose row is locked."""
-    needs_database = call.session_class is not None or call.is_locked
-    on_our_sessions = call.session_class is None or call.method.signature.session_is_async
-    return call.method.signature.is_async and (not needs_database or (is_async and on_our_sessions))
+def runs_on_loop(method: Method, source: Source) -> bool:
+    """Whether a call runs here: a coroutine function without a session and a lock; on an AsyncEngine also one that
+    takes an AsyncSession, or whose row is locked."""
+    signature = method.signature
+    if not signature.is_async:
+        return False
+    needs_database = signature.session_class is not None or (method.mode == "locked" and locks_rows(source.dialect))
+    on_our_sessions = signature.session_class is None or signature.session_is_async
+    return not needs_database or (source.is_async and on_our_sessions)

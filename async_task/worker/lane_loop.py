@@ -1,7 +1,8 @@
 """One worker thread with its lane, which claims, performs and settles by itself.
 
 1. It takes the queue whose turn it is, and claims as many attempts of it as it will have started in a moment.
-2. Coroutines go to the event loop, as many as it has slots for; everything else is performed on this lane.
+2. Coroutines go to the event loop, in slots that are reserved before the claim. While there is none, it searches for
+   other calls, with a rest after a search that found too few. These are performed on this lane.
 3. When it was given all that it asked for, there is more: another lane is requested, and it comes back itself.
 """
 
@@ -35,7 +36,8 @@ LONGEST_PAUSE = 1.0
 
 
 class LaneLoop:
-    """`settle_within`: seconds for which the outcome of a call may wait to be written with others."""
+    """`settle_within`: seconds for which the outcome of a call may wait to be written with others. `others`: shared by
+    the lanes."""
 
     def __init__(
         self, workload: Workload, coroutines: Coroutines, others: OtherCalls, watchdog: Watchdog, settle_within: float
@@ -85,7 +87,7 @@ class LaneLoop:
     def _serve(self, lane: Lane, queue: str) -> int:
         """Claim and perform some attempts of this queue. Returns how many."""
         sizes = self._sizes.setdefault(queue, BatchSizes())
-        slots = self._coroutines.slots.reserve(sizes.number_to_claim if sizes.num_coroutines else 1, queue)
+        slots = self._reserved_slots(queue, sizes)
         try:
             claims = self._claim(lane, queue, sizes, slots)
             if claims:
@@ -96,26 +98,40 @@ class LaneLoop:
         finally:
             slots.use(0)
 
+    # Claiming.
+
+    def _reserved_slots(self, queue: str, sizes: BatchSizes) -> Reservation:
+        """For as many coroutines as this lane may claim: one if the last claim had none."""
+        slots = self._coroutines.slots
+        if not self._workload.has_coroutines(queue):
+            return Reservation(slots)
+        return slots.reserve(sizes.number_to_claim if sizes.num_coroutines else 1, queue)
+
     def _claim(self, lane: Lane, queue: str, sizes: BatchSizes, slots: Reservation) -> list[Claim]:
         number = sizes.number_to_claim
-        if slots.number:
-            most = slots.number + sizes.num_others if sizes.num_coroutines else number
-            return self._workload.claim(lane, queue, min(number, most))
         if not self._workload.has_coroutines(queue):
-            return self._workload.claim(lane, queue, number, besides=coroutine_calls())
-        return self._claim_others(lane, queue, number)
+            return self._workload.claim(lane, queue, number)
+        if not slots.number:
+            return self._claim_others(lane, queue, number)
+        if sizes.num_coroutines:
+            number = min(number, slots.number + sizes.num_others)
+        claims = self._workload.claim(lane, queue, number)
+        if len(claims) < number:
+            self._others.forget(queue)
+        return claims
 
     def _claim_others(self, lane: Lane, queue: str, number: int) -> list[Claim]:
-        """Calls that are no coroutines, of which none can be started now."""
+        """Calls that need no slot, while there is none."""
         claims: list[Claim] = []
         began = time.monotonic()
         if not (rest := self._others.rest_of(queue, began)):
-            claims = self._workload.claim(lane, queue, number, besides=coroutine_calls())
+            besides = coroutine_calls(partial(runs_on_loop, source=self._runtime.source))
+            claims = self._workload.claim(lane, queue, number, besides=besides)
             if len(claims) < number:
                 now = time.monotonic()
                 rest = self._others.note(queue, len(claims), now - began, now=now)
         if rest:
-            self._round_robin.request_later(queue, rest)
+            self._round_robin.request_search(queue, rest)
         return claims
 
     def _perform_claims(self, lane: Lane, claims: list[Claim], sizes: BatchSizes, slots: Reservation) -> None:
@@ -128,7 +144,7 @@ class LaneLoop:
             unstarted = without_slot + [claim for claim, _ in mine]
             if without_slot:
                 retry_transient(lambda: release_claims(lane.connection, self._runtime.table, without_slot))
-                self._workload.request_at_front(without_slot[0].queue)  # a slot may have become free meanwhile
+                self._workload.note_released(without_slot)  # a slot may have become free meanwhile
             unstarted = []
             self._execute(lane, mine, sizes)
         except BaseException:
@@ -157,23 +173,35 @@ class LaneLoop:
     ) -> tuple[list[ClaimedCall], list[Claim]]:
         """The calls of this lane. Coroutines are started, as many as there are slots for; the claims of the others are
         returned too, and are to be released. No slot stays reserved."""
-        is_async = self._runtime.source.is_async
-        own_job = self._workload.own_job is not None
-        mine = [one for one in calls if own_job or not runs_on_loop(one[1], is_async=is_async)]
-        others = [] if len(mine) == len(calls) else [one for one in calls if runs_on_loop(one[1], is_async=is_async)]
-        if slots.number:  # else coroutines were left out
+        mine, others = self._divided(calls)
+        if others or slots.number:  # else coroutines were left out
             sizes.num_coroutines, sizes.num_others = len(others), len(mine)
-        slots.grow(len(others))
-        started = others[: 0 if self._workload.is_over() else slots.number]
-        if others:
-            self._workload.note_coroutines([claim for claim, _ in started], others[0][0].queue)
-        self._coroutines.start(started, slots)
+        started = self._start(others, slots)
         if len(started) < len(others):
             # Else as many as there are quick calls would be claimed, and released, for each slot that becomes free.
             sizes.to_claim.number = max(1, len(mine) + len(started))
         elif others and not mine:
-            sizes.to_claim.note(len(calls), 0.0)  # they take no time of this lane's
+            sizes.to_claim.note(len(others), 0.0)  # they take no time of this lane's
         return mine, [claim for claim, _ in others[len(started) :]]
+
+    def _divided(self, calls: list[ClaimedCall]) -> tuple[list[ClaimedCall], list[ClaimedCall]]:
+        """Those of this lane, and those of the event loop."""
+        source = self._runtime.source
+        mine = [one for one in calls if not runs_on_loop(one[1].method, source)]
+        if len(mine) == len(calls) or self._workload.own_job is not None:
+            return calls, []
+        return mine, [one for one in calls if runs_on_loop(one[1].method, source)]
+
+    def _start(self, calls: list[ClaimedCall], slots: Reservation) -> list[ClaimedCall]:
+        """Start as many of these coroutines as there are slots for. Returns which."""
+        if not calls:
+            slots.use(0)
+            return []
+        slots.grow(len(calls))
+        started = calls[: 0 if self._workload.is_over() else slots.number]
+        self._workload.note_coroutines([claim for claim, _ in started], calls[0][0].queue)
+        self._coroutines.start(started, slots)
+        return started
 
     # Calls of this lane.
 

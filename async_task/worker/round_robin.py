@@ -32,6 +32,8 @@ class RoundRobin:
         """For whoever waits until they are idle: a condition of its own, so that no lane misses a request."""
         self._is_over = False
         self._later: dict[str, float] = {}
+        self._searches: dict[str, float] = {}
+        """When something is requested in which perhaps nothing is due."""
         self.paused: frozenset[str] = frozenset()
         """Queues that no lane may serve now."""
         self.limited: frozenset[str] = frozenset()
@@ -51,21 +53,29 @@ class RoundRobin:
         """Request it after that time; `request_overdue` does so."""
         with self._changed:
             at = time.monotonic() + seconds
-            is_sooner = at < self._later.get(queue, float("inf"))
+            self._later[queue] = min(at, self._later.get(queue, at))
+        self._tell_idle()
+
+    def request_search(self, queue: str, seconds: float) -> None:
+        """The same for a queue in which perhaps nothing is due: nobody waits for that to be idle."""
+        with self._changed:
+            at = time.monotonic() + seconds
+            is_sooner = at < self._searches.get(queue, float("inf"))
             if is_sooner:
-                self._later[queue] = at
-        if is_sooner:
-            self._tell_idle()
+                self._searches[queue] = at
+        if is_sooner and self._notifier is not None:
+            self._notifier.wake()
 
     def request_overdue(self) -> float | None:
         """Request the queues whose time has come. Returns when the next one's time comes, by time.monotonic()."""
         with self._changed:
             now = time.monotonic()
-            overdue = [queue for queue, at in self._later.items() if at <= now]
-            for queue in overdue:
-                del self._later[queue]
-            following = min(self._later.values(), default=None)
-        for queue in overdue:
+            planned = self._later, self._searches
+            overdue = [(one, queue) for one in planned for queue, at in one.items() if at <= now]
+            for one, queue in overdue:
+                del one[queue]
+            following = min((at for one in planned for at in one.values()), default=None)
+        for _, queue in overdue:
             self.request(queue)
         return following
 

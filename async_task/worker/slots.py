@@ -1,18 +1,19 @@
 """The slots of coroutines: how many may run at once in this process. Thread-safe.
 
-A lane reserves slots before it claims. Else each lane would claim calls for the same slot, and release them again.
+A lane reserves slots before it claims from a queue with coroutines. Else each lane would claim calls for the same slot,
+and release them again.
 """
 
 import threading
 from collections.abc import Callable
 
 FEW = 4
-"""Few slots are free if less than one of so many is."""
+"""Few slots are free if fewer than one in so many is."""
 
 
 class Slots:
     """`number` of them. `is_open`: whether a coroutine can be started now. `requested` is given each queue for which
-    slots were refused, when a lane has used or given back what it had reserved."""
+    slots were refused, once a lane has used or given back what it had reserved."""
 
     def __init__(self, number: int, is_open: Callable[[], bool], requested: Callable[[str], None]) -> None:
         self._number = number
@@ -26,8 +27,8 @@ class Slots:
         self._refused: set[str] = set()
 
     def reserve(self, number: int, queue: str) -> "Reservation":
-        """Reserve up to `number` slots for coroutines of this queue. While few are free, one lane at a time gets some,
-        and then all: it claims them together."""
+        """Reserve up to `number` slots for coroutines of this queue. While few are free, a lane gets none until the one
+        before it has used or given back its own. So what becomes free meanwhile is claimed together."""
         with self.changed:
             waits = self._num_reserved > 0 and self._num_free * FEW < self._number
             reserved = Reservation(self, 0 if waits else self.reserve_more(number))
@@ -47,23 +48,19 @@ class Slots:
         with self.changed:
             self._num_reserved -= num_reserved
             self.num_used += number
-            refused = self.take_refused()
+            refused, self._refused = self._refused, set()
         for queue in refused:
             self._requested(queue)
 
     def free(self) -> bool:
-        """Free a slot that was used. Returns whether none was free before."""
+        """Free a slot that was used. Returns whether none was free before: then all queues are to be requested."""
         with self.changed:
             was_full = self._num_free <= 0
             self.num_used -= 1
+            if was_full:
+                self._refused.clear()
             self.changed.notify_all()
             return was_full
-
-    def take_refused(self) -> set[str]:
-        """The queues for which slots were refused since this was last asked."""
-        with self.changed:
-            refused, self._refused = self._refused, set()
-            return refused
 
     def wait(self, seconds: float) -> bool:
         """Wait until none is used, at most `seconds`. Returns whether none is."""
@@ -78,7 +75,7 @@ class Slots:
 class Reservation:
     """`number` slots that a lane has reserved."""
 
-    def __init__(self, slots: Slots, number: int) -> None:
+    def __init__(self, slots: Slots, number: int = 0) -> None:
         self._slots = slots
         self.number = number
 

@@ -260,10 +260,10 @@ class Workload(ABC):
         self.runtime.claimer.start_at_front(queue)
         self.round_robin.request(queue)
 
-    def request_coroutines(self, refused: Collection[str] = ()) -> None:
-        """There are free slots for coroutines again. `refused`: queues that were refused some."""
+    def request_coroutines(self) -> None:
+        """There are free slots for coroutines again."""
         with self._guard:
-            queues = list(self._coroutine_queues.union(refused))
+            queues = list(self._coroutine_queues)
         random.shuffle(queues)  # the first one takes the slot: it is not to be always the same
         for queue in queues:
             self.request_at_front(queue)

@@ -1,4 +1,4 @@
-"""Exchanges: what psycopg has prepared is executed in one round trip, and everything else goes through its pipeline."""
+"""Exchanges: what psycopg has prepared is executed in one round trip, and everything else by psycopg itself."""
 
 import asyncio
 from collections.abc import Iterator

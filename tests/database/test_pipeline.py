@@ -1,6 +1,7 @@
 """Pipelines: they return and raise what SQLAlchemy would, and leave the transaction as it would."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -136,8 +137,9 @@ def test_a_lost_connection_is_invalidated(connection: Connection, plain: Engine)
     assert connection.invalidated
 
 
+@pytest.mark.parametrize("begins", [True, False])
 def test_after_a_loss_the_pool_hands_out_no_connection_that_is_older(
-    lane_connection: Connection, plain: Engine
+    lane_connection: Connection, plain: Engine, begins: bool
 ) -> None:
     heard: list[bool] = []
     engine = lane_connection.engine
@@ -149,8 +151,9 @@ def test_after_a_loss_the_pool_hands_out_no_connection_that_is_older(
         for pid in pids:
             killer.execute(select(func.pg_terminate_backend(pid, 10_000)))
     assert connection.connection.driver_connection is not None
-    with pytest.raises(DBAPIError), connection.begin():
+    with pytest.raises(DBAPIError), connection.begin() if begins else contextlib.nullcontext():
         at_once(connection, SERIES, {"most": 1}, commits=True)
+    assert not connection.in_transaction()
     connection.close()
     assert heard == [True]
     for _ in range(2):

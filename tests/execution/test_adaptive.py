@@ -87,9 +87,13 @@ def test_a_search_for_other_calls_that_found_too_few_is_repeated_after_a_rest(to
 
 
 def test_searches_that_find_nothing_become_rarer() -> None:
-    others = OtherCalls()
-    rests = [others.note("mail", number, 0.0001, now=7.0) for number in (0, 0, 0, 0, 0, 1, 0)]
+    others, found = OtherCalls(), (0, 0, 0, 0, 0, 1, 0)
+    rests = [others.note("mail", number, 0.0001, now=now) for now, number in enumerate(found)]
     assert rests == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.4, 0.05, 0.1])
+    assert others.note("mail", 0, 0.0001, now=6.09) == pytest.approx(0.01), "at the same time as the last one"
+    others.forget("mail")
+    assert others.rest_of("mail", 6.09) == 0
+    assert others.note("mail", 0, 0.0001, now=6.09) == pytest.approx(0.05)
 
 
 # Where a claim begins: another session's old snapshot keeps the index entries of attempts that were claimed long ago

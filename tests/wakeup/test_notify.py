@@ -3,6 +3,7 @@ what it wrote."""
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -510,12 +511,14 @@ def test_sleepers_are_notified_in_a_schema_that_sqlalchemy_translates_to(
 @on_postgresql
 @pytest.mark.parametrize("ends", [True, False])
 def test_in_one_round_trip_the_savepoint_is_released_unless_the_commit_does_it(
-    lane_connection: Connection, engine: Engine, sleeper: None, receiver: Receiver, ends: bool
+    lane_connection: Connection, sleeper: None, receiver: Receiver, ends: bool
 ) -> None:
     again = "no such savepoint|does not exist"
     for _ in range(10):  # psycopg prepares it meanwhile
         with lane_connection.begin() as transaction:
             notify.notify_sleepers(lane_connection, TABLE, {"mail": 1}, ends=ends)
+            [known] = notify._known.values()
+            assert 0 < known.quiet_until <= time.monotonic(), "it has asked, and notified"
             with contextlib.nullcontext() if ends else pytest.raises(DBAPIError, match=again):
                 lane_connection.exec_driver_sql(notify.UNDO)
             transaction.rollback()
