@@ -208,7 +208,7 @@ def test_a_connection_is_invalidated_at_whatever_moment_it_is_lost(
 ) -> None:
     """Sometimes the driver then cannot leave its pipeline, and raises that instead of the loss. It would log that too,
     and an outage would fill the log with it."""
-    kill, rounds = text("SELECT pg_terminate_backend(:pid)"), 150
+    kill, rounds = text("SELECT pg_terminate_backend(:pid)"), 80
     for _ in range(rounds):
         with lane_connection.engine.connect() as connection, plain.connect() as other:
             connection.begin()

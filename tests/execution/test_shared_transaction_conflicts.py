@@ -70,7 +70,12 @@ def fail(engine: Engine) -> Iterator[Fail]:
 @pytest.mark.only_on("postgresql")
 @pytest.mark.parametrize(
     ("state", "times", "door"),
-    [("40001", 1, "sync"), ("40P01", 2, "sync"), ("40001", 2, "async"), ("40P01", 1, "async")],
+    [
+        ("40001", 1, "sync"),
+        ("40P01", 1, "async"),
+        pytest.param("40P01", 2, "sync", marks=pytest.mark.long),
+        pytest.param("40001", 2, "async", marks=pytest.mark.long),
+    ],
 )
 @pytest.mark.parametrize("where", WHERE)
 def test_after_a_serialization_failure_calls_run_again_and_none_is_charged_lost_or_doubled(
