@@ -116,8 +116,7 @@ def pipelines(connection: Connection) -> bool:
     """Whether statements can be sent past SQLAlchemy, without waiting for each answer: PostgreSQL through psycopg 3, on
     an Engine or, in a greenlet, on an AsyncEngine.
 
-    So it is not done where the user listens to SQLAlchemy's statements, or lets
-    SQLAlchemy translate schemas.
+    So it is not done where the user listens to SQLAlchemy's statements, or lets SQLAlchemy translate schemas.
     """
     dialect = connection.dialect
     if dialect.name != "postgresql" or not uses_libpq(dialect) or (dialect.is_async and not in_greenlet()):

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, Pool, QueuePool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -188,11 +188,12 @@ class Source:
 def keep_opened(pool: Any) -> None:
     """Let a private pool that has opened no connection yet keep all that it may open (`pool_size` and `max_overflow`).
     SQLAlchemy would close those beyond `pool_size` when they are returned: under load, after each call."""
-    if issubclass(type(pool), QueuePool):
-        unlimited = pool._max_overflow < 0
-        pool._pool.maxsize = 0 if unlimited else pool.size() + pool._max_overflow
-        pool._max_overflow = min(pool._max_overflow, 0)
-        pool._overflow = -pool._pool.maxsize
+    if not {"_pool", "_max_overflow", "_overflow"} <= vars(pool).keys():  # SQLAlchemy has no public way
+        return
+    unlimited = pool._max_overflow < 0
+    pool._pool.maxsize = 0 if unlimited else pool._pool.maxsize + pool._max_overflow
+    pool._max_overflow = min(pool._max_overflow, 0)
+    pool._overflow = -pool._pool.maxsize
 
 
 def _prepare_nothing(connection: Any, _record: Any) -> None:

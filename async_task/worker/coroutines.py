@@ -81,7 +81,7 @@ class Coroutines:
         return not (self._is_over or self._is_abandoned or is_blocked)
 
     def start(self, calls: Sequence[ClaimedCall], reserved: Reservation) -> None:
-        """Start these calls in slots that were reserved; the other slots are given back."""
+        """Start these calls in slots that were reserved, and release the other slots."""
         if not calls:
             reserved.use(0)
             return

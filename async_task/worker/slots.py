@@ -13,7 +13,7 @@ FEW = 4
 
 class Slots:
     """`number` of them. `is_open`: whether a coroutine can be started now. `requested` is given each queue for which
-    slots were refused, once a lane has used or given back what it had reserved."""
+    slots were refused, once a lane has used or released what it had reserved."""
 
     def __init__(self, number: int, is_open: Callable[[], bool], requested: Callable[[str], None]) -> None:
         self._number = number
@@ -28,7 +28,7 @@ class Slots:
 
     def reserve(self, number: int, queue: str) -> "Reservation":
         """Reserve up to `number` slots for coroutines of this queue. While few are free, a lane gets none until the one
-        before it has used or given back its own. So what becomes free meanwhile is claimed together."""
+        before it has used or released its own. So what becomes free meanwhile is claimed together."""
         with self.changed:
             waits = self._num_reserved > 0 and self._num_free * FEW < self._number
             reserved = Reservation(self, 0 if waits else self.reserve_more(number))
@@ -44,7 +44,7 @@ class Slots:
             return granted
 
     def use(self, number: int, num_reserved: int) -> None:
-        """Use `number` of the slots that were reserved, and give the others back."""
+        """Use `number` of the slots that were reserved, and release the others."""
         with self.changed:
             self._num_reserved -= num_reserved
             self.num_used += number
@@ -85,7 +85,7 @@ class Reservation:
             self.number += self._slots.reserve_more(number - self.number)
 
     def use(self, number: int) -> None:
-        """Use so many of them, and give the others back."""
+        """Use so many of them, and release the others."""
         if self.number:
             self._slots.use(number, self.number)
         self.number = 0

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, QueuePool, create_engine, event
+from sqlalchemy import Engine, NullPool, QueuePool, StaticPool, create_engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
@@ -117,7 +117,7 @@ def test_while_few_are_free_one_lane_at_a_time_gets_all_of_them() -> None:
     assert asked == ["mail"], "nobody was refused since"
 
 
-def test_slots_are_given_back_once() -> None:
+def test_slots_are_released_once() -> None:
     own, _ = slots_of(2)
     first = own.reserve(2, "mail")
     for _ in range(2):
@@ -249,4 +249,13 @@ def test_a_pool_that_keeps_what_it_has_opened_opens_no_more_than_before(overflow
             with pytest.raises(PoolTimeout):
                 own.raw_connection()
     assert pool.checkedin() == kept
+    own.dispose()
+
+
+@pytest.mark.parametrize("kind", [NullPool, StaticPool])
+def test_a_pool_of_another_kind_stays_as_it_is(kind: type[Any]) -> None:
+    own = create_engine("sqlite://", poolclass=kind)
+    before = dict(vars(own.pool))
+    keep_opened(own.pool)
+    assert vars(own.pool) == before
     own.dispose()
