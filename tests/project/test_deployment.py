@@ -269,10 +269,9 @@ def test_the_processes_of_the_procfile_fulfil_an_order_and_end_at_sigterm(
         processes = {name: fleet.start(words) for name, words in {**kinds, "worker 2": kinds["worker"]}.items()}
         web = processes["web"]
 
-        def counts() -> list[tuple[str, int]]:
+        def statuses() -> list[str]:
             with engine.begin() as connection:
-                found = connection.execute(text("SELECT status, count(*) FROM shop_attempts GROUP BY status"))
-                return [tuple(row) for row in found]
+                return list(connection.scalars(text("SELECT status FROM shop_attempts")))
 
         assert web.stdout
         url = web.stdout.readline().strip().replace("0.0.0.0", "127.0.0.1")  # noqa: S104
@@ -289,7 +288,8 @@ def test_the_processes_of_the_procfile_fulfil_an_order_and_end_at_sigterm(
         await_(lambda: fleet.run(*health)[0] == 0, "all is well")
         status, body = ask(f"{url}/healthz")
         assert (status, body["state"], body["checks"]["workers"]) == (200, "ok", "2 workers run")
-        await_(lambda: counts() == [("succeeded", 3)], "the report is made")
+        # the two calls of the order and its report; the clock adds one where a minute begins meanwhile
+        await_(lambda: len(statuses()) >= 3 and set(statuses()) == {"succeeded"}, "the report is made")
         assert fleet.run("async-task", "health", "--this-host", "--probe")[0] == 0
         began = processes["dashboard"].stderr
         assert began
@@ -309,10 +309,9 @@ def test_the_processes_of_the_procfile_fulfil_an_order_and_end_at_sigterm(
         }  # fmt: skip
         common = {"@timestamp", "level", "message", "domain", "service"}
         assert all(common <= set(line) for lines in logs.values() for line in lines)
-        [report] = [line for name in ("worker", "worker 2") for line in logs[name] if line["logger"] == "shop"]
-        assert (report["message"], report["target"], report["queue"], report["try"]) == (
-            "orders: 1 paid", "shop.report", "default", 1,
-        )  # fmt: skip
-        assert report["thread"].startswith("async-task-lane-")
+        reports = [line for name in ("worker", "worker 2") for line in logs[name] if line["logger"] == "shop"]
+        assert "orders: 1 paid" in {line["message"] for line in reports}
+        assert {(line["target"], line["queue"], line["try"]) for line in reports} == {("shop.report", "default", 1)}
+        assert all(line["thread"].startswith("async-task-lane-") for line in reports)
         code, said = fleet.run(*health)
         assert (code, "no workers run" in said, "no clock runs" in said) == (2, True, True)
