@@ -91,7 +91,7 @@ class Claimer:
 
     def start_at_front(self, queue: str) -> None:
         """The next claim searches the whole queue: something before its marks may be due now."""
-        self._marks.pop(queue, None)
+        self._marks[queue].request_front()
 
     def _claimed(
         self,

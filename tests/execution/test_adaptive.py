@@ -110,8 +110,30 @@ def test_after_a_claim_from_the_front_others_begin_where_it_ended_for_nine_times
     wanted: dict[int, Any] = dict.fromkeys(PRIORITIES, EARLIEST) | {0: NOON, 7: NOON - SECOND}
     assert marks.at(104.4) == list(wanted.values())
     assert marks.until_front(104.4) == pytest.approx(0.1)
-    assert marks.at(104.5) == []
     assert marks.until_front(104.6) == 0
+    assert marks.at(104.6) == []
+
+
+def test_one_lane_claims_from_the_front_while_the_others_go_on() -> None:
+    marks = StartMarks()
+    marks.note({0: NOON}, now=-1.0, front_took=1.0)
+    marks.note({0: NOON}, now=0.0, front_took=1.0)
+    assert marks.at(9.0) == []
+    assert marks.at(9.0)[0] == NOON
+    assert marks.until_front(9.5) == 8.5
+    assert marks.at(18.0) == [], "the lane has failed: another one takes its place"
+
+
+def test_what_is_released_during_a_claim_from_the_front_is_found_by_another_one() -> None:
+    marks = StartMarks()
+    marks.note({0: NOON}, now=-1.0, front_took=1.0)
+    marks.request_front()
+    assert marks.at(0.0) == []
+    marks.request_front()
+    marks.note({0: NOON}, now=1.0, front_took=1.0)
+    assert marks.until_front(1.0) == 0
+    assert marks.at(1.0) == []
+    assert marks.at(1.0)[0] == NOON
 
 
 def test_a_mark_moves_forward_only() -> None:
