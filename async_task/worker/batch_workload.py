@@ -252,9 +252,9 @@ class BatchWorkload(Workload):
     def note_done(self, claims: Collection[Claim]) -> None:
         self._restore_unstarted(claims)
 
-    def request_at_front(self, queue: str) -> None:
+    def request(self, queue: str) -> None:
         if not self.is_suspects_turn:
-            super().request_at_front(queue)
+            super().request(queue)
 
     # Progress.
 

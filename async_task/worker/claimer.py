@@ -4,7 +4,7 @@ import datetime as dt
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -93,6 +93,11 @@ class Claimer:
         """The next claim searches the whole queue: something before its marks may be due now."""
         self._marks[queue].request_front()
 
+    def note_released(self, claims: Iterable[Claim]) -> None:
+        """These were released where they stood: the next claim of their queue finds them."""
+        for claim in claims:
+            self._marks[claim.queue].lower(claim.priority, UnreadInstant.read(claim.due_at))
+
     def _claimed(
         self,
         lane: Lane,
@@ -120,7 +125,7 @@ class Claimer:
         if not rest:
             return loaded, after
         retry_transient(lambda: release_claims(lane.engine, self._table, rest))
-        self.start_at_front(rest[0].queue)
+        self.note_released(rest)
         return loaded, dt.timedelta(0)
 
     def _claim_limited(self, lane: Lane, request: ClaimRequest) -> Claimed:
@@ -131,13 +136,16 @@ class Claimer:
             return fetch.claim_due(lane.connection, self._table, request), None
         marks, began = self._marks[request.queue], time.monotonic()
         at = tuple(marks.at(began))
-        claims = fetch.claim_due(lane.connection, self._table, replace(request, marks=at) if at else request)
-        now = time.monotonic()
+        try:
+            claims = fetch.claim_due(lane.connection, self._table, replace(request, marks=at) if at else request)
+        except BaseException:
+            marks.request_front()
+            raise
         last_due = {one.priority: one.due_at for one in claims}  # in order: the last one of each priority counts
         latest = {priority: UnreadInstant.read(due_at) for priority, due_at in last_due.items()}
-        marks.note(latest, now=now, front_took=None if at else now - began)
-        is_all = not at or len(claims) >= request.limit
-        return claims, None if is_all else dt.timedelta(seconds=marks.until_front(now))
+        now, is_all = time.monotonic(), len(claims) < request.limit
+        marks.note(latest, at, is_all=is_all, now=now, took=now - began)
+        return claims, dt.timedelta(seconds=marks.until_front(now)) if at and is_all else None
 
     def _uses_marks(self, lane: Lane, request: ClaimRequest) -> bool:
         # Only where nothing is left out that may be claimed later: a mark would move past it. Nor in a batch, which

@@ -270,5 +270,6 @@ class LaneLoop:
     def _try_release(self, claims: list[Claim], release: Callable[[], object]) -> None:
         try:
             release()
+            self._runtime.claimer.note_released(claims)
         except Exception as error:
             logger.warning("%d claims were not released at once: %s", len(claims), describe(error).summary)

@@ -212,13 +212,13 @@ class Workload(ABC):
         """A claim was brought to its outcome, and the next of its order key was released."""
         self.count(claim, outcome)
         if claim.order_key is not None:
-            self.request_at_front(claim.queue)
+            self._request_at_front(claim.queue)
 
     def note_succeeded(self, claims: list[Claim]) -> None:
         """These have succeeded, in one commit, and the next of their order keys were released."""
         self.count_succeeded(len(claims))
         for queue in {claim.queue for claim in claims if claim.order_key is not None}:
-            self.request_at_front(queue)
+            self._request_at_front(queue)
 
     def note_coroutines(self, started: Collection[Claim], queue: str) -> None:
         """Of the coroutines of this queue, these were started: only their outcomes will be counted. Others may wait
@@ -233,8 +233,9 @@ class Workload(ABC):
 
     def note_released(self, claims: Collection[Claim]) -> None:
         """These were released without having been started."""
+        self.runtime.claimer.note_released(claims)
         for queue in {claim.queue for claim in claims}:
-            self.request_at_front(queue)
+            self.request(queue)
 
     def note_done(self, claims: Collection[Claim]) -> None:  # noqa: B027 - only a batch wants to know
         """A lane is done with these, whatever became of them."""
@@ -255,10 +256,14 @@ class Workload(ABC):
 
     # Requests.
 
-    def request_at_front(self, queue: str) -> None:
+    def request(self, queue: str) -> None:
+        """Something may be due there."""
+        self.round_robin.request(queue)
+
+    def _request_at_front(self, queue: str) -> None:
         """Something was released there that was due long before."""
         self.runtime.claimer.start_at_front(queue)
-        self.round_robin.request(queue)
+        self.request(queue)
 
     def request_coroutines(self) -> None:
         """There are free slots for coroutines again."""
@@ -266,7 +271,7 @@ class Workload(ABC):
             queues = list(self._coroutine_queues)
         random.shuffle(queues)  # the first one takes the slot: it is not to be always the same
         for queue in queues:
-            self.request_at_front(queue)
+            self.request(queue)
 
 
 def _in_another_order(queues: Sequence[str], turn: int) -> list[str]:
