@@ -110,6 +110,7 @@ def statement(
     parameters it takes."""
     unwanted = but(table, left_out)
     states = companion_tables(table).queues
+    worker: Any = bindparam("a_worker", literal_execute=True)
     is_limited = or_(states.c.max_running.is_not(None), states.c.rate.is_not(None))
     return union_all(
         *_due_in(table, wanted, known, unwanted),
@@ -117,8 +118,7 @@ def statement(
         select(_word(LIMITED), states.c.name).where(is_limited),
         _flag(ARRIVALS, table, (is_pending(table), table.c.arrived)),
         _flag(SUSPECTS, table, predicates.due(table, suspects=True, left_out=unwanted)),
-        _flag(ORPHANS, table, predicates.is_orphan(table, lease)),
-        _flag(ORPHANS, table, predicates.is_lost_claim(table, bindparam("a_worker", literal_execute=True))),
+        _flag(ORPHANS, table, predicates.is_lost_or_orphan(table, lease, worker)),
         _flag(OVERDUE, table, predicates.can_expire(table)),
     )
 
@@ -150,7 +150,9 @@ def _due_anywhere(table: Table, conditions: predicates.Conditions) -> Iterator[S
     row is due is searched for one that meets the conditions."""
     nearest = _nearest(table)
     is_due = nearest.c.due_at <= statement_now()
-    found = predicates.nearest(table, nearest.c.queue, nearest.c.priority, conditions)
+    # The walk begins at the nearest row: while an old snapshot is open, there is much in the index before it.
+    since = (table.c.due_at >= nearest.c.due_at, *conditions)
+    found = predicates.nearest(table, nearest.c.queue, nearest.c.priority, since)
     yield select(_word(QUEUE), nearest.c.queue).where(is_due, found.is_not(None))
     yield _soonest(NEXT, nearest.c.due_at)
     yield _soonest(LEASE, table.c.lease_until, *predicates.is_claimed(table))

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import BindParameter, ColumnElement, ScalarSelect, Table, func, literal, select
+from sqlalchemy import BindParameter, ColumnElement, ScalarSelect, Table, func, literal, or_, select
 
 from async_task.database.clock import statement_now
 from async_task.schema.states import ONE, is_no_suspect, is_overdue, is_pending, is_suspect, is_waiting
@@ -81,9 +81,23 @@ def can_expire(table: Table) -> Conditions:
 def is_orphan(table: Table, lease: dt.timedelta) -> Conditions:
     """Claimed, with a lease in the past, by a worker without a heartbeat within one `lease`. A locked row may meet
     these and is no orphan: its worker lives."""
+    return *_is_past_lease(table), _is_of_silent_worker(table, lease)
+
+
+def is_lost_or_orphan(table: Table, lease: dt.timedelta, worker: Given[str]) -> Conditions:
+    """A lost claim of this worker, or an orphan."""
+    # Together: while an old snapshot is open, the index of leases is long, and all of it before now is walked.
+    return *_is_past_lease(table), or_(table.c.claimed_by == worker, _is_of_silent_worker(table, lease))
+
+
+def _is_past_lease(table: Table) -> Conditions:
+    return is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until <= statement_now()
+
+
+def _is_of_silent_worker(table: Table, lease: dt.timedelta) -> ColumnElement[bool]:
     workers = companion_tables(table).workers
     beating = select(workers.c.name).where(workers.c.name == table.c.claimed_by, has_beaten(table, lease))
-    return is_pending(table), table.c.claim_id.is_not(None), table.c.lease_until <= statement_now(), ~beating.exists()
+    return ~beating.exists()
 
 
 def has_beaten(table: Table, lease: dt.timedelta) -> ColumnElement[bool]:
@@ -93,8 +107,7 @@ def has_beaten(table: Table, lease: dt.timedelta) -> ColumnElement[bool]:
 
 def is_lost_claim(table: Table, worker: Given[str]) -> Conditions:
     """Claimed by this worker, with a lease in the past."""
-    claimed = (is_pending(table), table.c.claim_id.is_not(None))
-    return (*claimed, table.c.claimed_by == worker, table.c.lease_until <= statement_now())
+    return *_is_past_lease(table), table.c.claimed_by == worker
 
 
 def has_claim(table: Table) -> ColumnElement[bool]:

@@ -14,7 +14,6 @@ from async_task.database.clock import UnreadInstant
 from async_task.database.dialects import probes_laterally
 from async_task.database.lanes import Lane
 from async_task.database.transactions import PATIENCE, retry_transient
-from async_task.execution.adaptive import StartMarks
 from async_task.outcomes import Outcome, Superseded
 from async_task.queue import fetch, limits
 from async_task.queue.claim import Claim, ClaimRequest
@@ -24,6 +23,7 @@ from async_task.queue.hooks import NO_HOOKS, Hooks
 from async_task.queue.left_out import NOTHING, LeftOut
 from async_task.targets.registry import limits as target_limits
 from async_task.worker.heartbeat import Heartbeat
+from async_task.worker.start_marks import StartMarks
 
 T = TypeVar("T")
 Claimed = tuple[list[Claim], dt.timedelta | None]

@@ -1,37 +1,17 @@
-"""Numbers that adapt: batch sizes, the cost of a query, where in a queue a claim begins, the poll interval."""
+"""Numbers that adapt: batch sizes, the cost of a query, the poll interval."""
 
-import datetime as dt
 import itertools
 import random
-import uuid
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine, update
-from sqlalchemy.orm import Session
 
-from async_task import Attempt
-from async_task.database.clock import clock_now
-from async_task.database.engines import Source
-from async_task.database.lanes import Lane, open_lane
-from async_task.execution import adaptive
 from async_task.execution.adaptive import (
-    EARLIEST,
-    LONGEST_REST,
     MAX_BATCH_SIZE,
-    PRIORITIES,
     BatchSize,
     OtherCalls,
     PollInterval,
     QueryCost,
-    StartMarks,
 )
-from async_task.worker.runtime import Runtime
-from outbox import act
-
-NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
-SECOND = dt.timedelta(seconds=1)
 
 
 # Batch sizes
@@ -94,154 +74,6 @@ def test_searches_that_find_nothing_become_rarer() -> None:
     others.forget("mail")
     assert others.rest_of("mail", 6.09) == 0
     assert others.note("mail", 0, 0.0001, now=6.09) == pytest.approx(0.05)
-
-
-# Where a claim begins: another session's old snapshot keeps the index entries of attempts that were claimed long ago
-
-
-def test_the_first_claim_begins_at_the_front() -> None:
-    assert StartMarks().at(0.0) == []
-
-
-def test_after_a_claim_from_the_front_others_begin_where_it_ended_for_nine_times_its_duration() -> None:
-    marks = StartMarks()
-    marks.note({0: NOON - SECOND}, now=99.0, front_took=0.6)
-    marks.note({0: NOON, 7: NOON - SECOND}, now=100.0, front_took=0.5)
-    wanted: dict[int, Any] = dict.fromkeys(PRIORITIES, EARLIEST) | {0: NOON, 7: NOON - SECOND}
-    assert marks.at(104.4) == list(wanted.values())
-    assert marks.until_front(104.4) == pytest.approx(0.1)
-    assert marks.until_front(104.6) == 0
-    assert marks.at(104.6) == []
-
-
-def test_one_lane_claims_from_the_front_while_the_others_go_on() -> None:
-    marks = StartMarks()
-    marks.note({0: NOON}, now=-1.0, front_took=1.0)
-    marks.note({0: NOON}, now=0.0, front_took=1.0)
-    assert marks.at(9.0) == []
-    assert marks.at(9.0)[0] == NOON
-    assert marks.until_front(9.5) == 8.5
-    assert marks.at(18.0) == [], "the lane has failed: another one takes its place"
-
-
-def test_what_is_released_during_a_claim_from_the_front_is_found_by_another_one() -> None:
-    marks = StartMarks()
-    marks.note({0: NOON}, now=-1.0, front_took=1.0)
-    marks.request_front()
-    assert marks.at(0.0) == []
-    marks.request_front()
-    marks.note({0: NOON}, now=1.0, front_took=1.0)
-    assert marks.until_front(1.0) == 0
-    assert marks.at(1.0) == []
-    assert marks.at(1.0)[0] == NOON
-
-
-def test_a_mark_moves_forward_only() -> None:
-    marks = StartMarks()
-    marks.note({3: NOON}, now=-1.0, front_took=1.0)
-    marks.note({3: NOON}, now=0.0, front_took=1.0)
-    marks.note({3: NOON - SECOND}, now=0.5)
-    assert marks.at(1.0)[3] == NOON
-    marks.note({3: NOON + SECOND}, now=1.0)
-    assert marks.at(1.0)[3] == NOON + SECOND
-
-
-def test_a_claim_from_a_mark_does_not_delay_the_next_one_from_the_front() -> None:
-    marks = StartMarks()
-    marks.note({0: NOON}, now=-1.0, front_took=1.0)
-    marks.note({0: NOON}, now=0.0, front_took=1.0)
-    marks.note({0: NOON}, now=8.9)
-    assert marks.at(9.0) == []
-
-
-def test_every_claim_begins_at_the_front_as_long_as_that_is_cheap() -> None:
-    marks = StartMarks()
-    marks.note({0: NOON}, now=0.0, front_took=0.01)
-    assert marks.at(0.0) == []
-
-
-def test_a_claim_begins_at_the_front_now_and_then_however_expensive_that_is() -> None:
-    marks = StartMarks()
-    marks.note({0: NOON}, now=-1_000.0, front_took=1_000.0)
-    marks.note({0: NOON}, now=0.0, front_took=1_000.0)
-    assert marks.until_front(0.0) == LONGEST_REST
-
-
-@pytest.fixture
-def runtime(engine: Engine, expensive: None) -> Iterator[Runtime]:
-    with Runtime(Source(engine), Attempt, dt.timedelta(seconds=5)) as runtime:
-        yield runtime
-
-
-@pytest.fixture
-def lane(runtime: Runtime) -> Iterator[Lane]:
-    with open_lane(runtime.source, private=True) as lane:
-        yield lane
-
-
-@pytest.fixture
-def expensive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if every claim from the front took long."""
-    monkeypatch.setattr(adaptive, "rest_after", lambda seconds: LONGEST_REST)
-
-
-def make_due(engine: Engine, seconds_ago: float, priority: int = 0) -> uuid.UUID:
-    """An attempt that has been due for so long."""
-    with Session(engine) as session, session.begin():
-        attempt = Attempt.create(target=act, priority=priority, session=session)
-        session.flush()
-        session.execute(update(Attempt).where(Attempt.id == attempt.id).values(due_at=clock_now(-seconds_ago)))
-        return attempt.id
-
-
-def claim(runtime: Runtime, lane: Lane, number: int) -> tuple[list[uuid.UUID], dt.timedelta | None]:
-    request = runtime.claimer.request("default", number)
-    claims, after = lane.run(lambda: runtime.claimer.claim(lane, request, is_limited=False))
-    return [one.id for one in claims], after
-
-
-@pytest.mark.only_on("postgresql")
-def test_attempts_due_before_the_mark_wait_for_a_claim_from_the_front_and_the_claim_says_when(
-    runtime: Runtime, lane: Lane, engine: Engine
-) -> None:
-    first, second, third = (make_due(engine, ago) for ago in (30, 20, 10))
-    assert claim(runtime, lane, 2) == ([first, second], None)
-    late, urgent = make_due(engine, 40), make_due(engine, 50, priority=3)
-    found, after = claim(runtime, lane, 10)
-    assert found == [third, urgent]  # a priority of which nothing was claimed yet begins at the front
-    assert after is not None
-    assert LONGEST_REST - 5 < after.total_seconds() <= LONGEST_REST
-    runtime.claimer.start_at_front("default")
-    assert claim(runtime, lane, 10) == ([late], None)
-
-
-@pytest.mark.only_on("postgresql")
-def test_attempts_due_at_the_very_instant_of_the_mark_are_all_found(
-    runtime: Runtime, lane: Lane, engine: Engine
-) -> None:
-    ids = sorted(make_due(engine, 10) for _ in range(4))
-    with engine.begin() as connection:
-        connection.execute(update(Attempt).values(due_at=NOON - 300 * 365 * 24 * 3600 * SECOND + SECOND / 3))
-    assert claim(runtime, lane, 1) == ([ids[0]], None)
-    assert sorted(claim(runtime, lane, 2)[0] + claim(runtime, lane, 2)[0]) == ids[1:]
-
-
-@pytest.mark.only_on("postgresql")
-def test_coroutines_left_out_of_a_claim_for_lack_of_slots_are_found_by_the_next_one(
-    runtime: Runtime, lane: Lane, engine: Engine
-) -> None:
-    left_out = make_due(engine, 20)
-    request = runtime.claimer.request("default", 5, besides=[("test.act", "__call__")])
-    assert lane.run(lambda: runtime.claimer.claim(lane, request, is_limited=False)) == ([], None)
-    assert claim(runtime, lane, 5) == ([left_out], None)
-
-
-@pytest.mark.only_on("mysql", "sqlite")
-def test_on_other_databases_every_claim_begins_at_the_front(runtime: Runtime, lane: Lane, engine: Engine) -> None:
-    first = make_due(engine, 10)
-    assert claim(runtime, lane, 1) == ([first], None)
-    late = make_due(engine, 20)
-    assert claim(runtime, lane, 5) == ([late], None)
 
 
 # The poll interval
