@@ -124,14 +124,16 @@ class BatchWorkload(Workload):
     # Claiming.
 
     def claim(
-        self, lane: Lane, queue: str, limit: int, *, besides: Sequence[tuple[str, str]] = (), suspects: bool = False
-    ) -> list[Claim]:
+        self, lane: Lane, queue: str, limit: int, *,
+        besides: Sequence[tuple[str, str]] = (), suspects: bool = False, requests_more: bool = True,
+    ) -> list[Claim]:  # fmt: skip
         granted = self._reserve(queue, limit)
         if not granted:
             return []
         claims: list[Claim] = []
         try:
-            claims = super().claim(lane, queue, granted, besides=besides, suspects=suspects)
+            given = {"suspects": suspects, "requests_more": requests_more}
+            claims = super().claim(lane, queue, granted, besides=besides, **given)
         except BaseException as error:
             self.failure = self.failure or error
             raise

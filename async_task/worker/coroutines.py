@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -257,8 +258,20 @@ class Coroutines:
             if outcome is not None:
                 self._ended(claim, outcome)
         finally:
-            if self.slots.free():
-                self._freed()
+            self._free_slot()
+
+    def _free_slot(self) -> None:
+        after = self.slots.free()
+        if after:
+            assert self._loop is not None
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._loop.call_later, after, self._offer_slots)
+        elif after is not None:
+            self._offer_slots()
+
+    def _offer_slots(self) -> None:
+        if self.slots.offer():
+            self._freed()
 
 
 def runs_on_loop(method: Method, source: Source) -> bool:

@@ -113,11 +113,12 @@ class LaneLoop:
             return self._workload.claim(lane, queue, number)
         if not slots.number:
             return self._claim_others(lane, queue, number)
-        if sizes.num_coroutines:
-            number = min(number, slots.number + sizes.num_others)
-        claims = self._workload.claim(lane, queue, number)
-        if len(claims) < number:
+        most = slots.number + sizes.num_others if sizes.num_coroutines else number
+        claims = self._workload.claim(lane, queue, min(number, most), requests_more=number <= most)
+        if len(claims) < min(number, most):
             self._others.forget(queue)
+        elif most < number:  # more coroutines are requested when a slot is free
+            self._round_robin.request_search(queue, self._others.rest_of(queue, time.monotonic()))
         return claims
 
     def _claim_others(self, lane: Lane, queue: str, number: int) -> list[Claim]:

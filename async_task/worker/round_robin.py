@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 from async_task.wakeup.in_process import Notifier
 
+SAME_TIME = 0.001
+"""Seconds within which two searches are one."""
+
 
 class RoundRobin:
     """Shared by the lanes of one worker or batch. Thread-safe.
@@ -15,7 +18,7 @@ class RoundRobin:
     claimed from by all of them.
 
     `lanes`: how many there are. `limits`: how many of them may serve a queue at once, where that is limited.
-    `notifier`: woken when all lanes have become idle, or something was requested for later.
+    `notifier`: woken when all lanes have become idle, unless they wait for slots, or something was requested for later.
     """
 
     def __init__(self, lanes: int, limits: Mapping[str, int], notifier: Notifier | None = None) -> None:
@@ -54,17 +57,21 @@ class RoundRobin:
         with self._changed:
             at = time.monotonic() + seconds
             self._later[queue] = min(at, self._later.get(queue, at))
-        self._tell_idle()
+            self._idle.notify_all()
+        self._wake()
 
     def request_search(self, queue: str, seconds: float) -> None:
         """The same for a queue in which perhaps nothing is due: nobody waits for that to be idle."""
+        if seconds <= 0:
+            self.request(queue)
+            return
         with self._changed:
             at = time.monotonic() + seconds
-            is_sooner = at < self._searches.get(queue, float("inf"))
+            is_sooner = at < self._searches.get(queue, float("inf")) - SAME_TIME
             if is_sooner:
                 self._searches[queue] = at
-        if is_sooner and self._notifier is not None:
-            self._notifier.wake()
+        if is_sooner:
+            self._wake()
 
     def request_overdue(self) -> float | None:
         """Request the queues whose time has come. Returns when the next one's time comes, by time.monotonic()."""
@@ -96,8 +103,15 @@ class RoundRobin:
             if queue in self._limits and queue in self._requests:
                 self._changed.notify()
             is_idle = self._has_only_idle_lanes()
-        if is_idle:
-            self._tell_idle()
+            if is_idle:
+                self._idle.notify_all()
+        if is_idle and not self.is_short_of_slots:
+            self._wake()
+
+    @property
+    def is_short_of_slots(self) -> bool:
+        """Whether calls wait for a slot: lanes are idle only because no further coroutine can be started."""
+        return bool(self._searches)
 
     @property
     def is_idle(self) -> bool:
@@ -122,9 +136,7 @@ class RoundRobin:
     def _has_only_idle_lanes(self) -> bool:
         return not self._requests and not self._serving.total()
 
-    def _tell_idle(self) -> None:
-        with self._changed:
-            self._idle.notify_all()
+    def _wake(self) -> None:
         if self._notifier is not None:
             self._notifier.wake()
 

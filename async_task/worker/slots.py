@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 FEW = 4
 """Few slots are free if fewer than one in so many is."""
+LINGER = 0.005
+"""Seconds for which few free slots wait for others, so that one claim is for several."""
 
 
 class Slots:
@@ -25,12 +27,15 @@ class Slots:
         self.num_used = 0
         """How many coroutines run, or are being settled."""
         self._refused: set[str] = set()
+        self._is_wanted = False
+        """Whether none was free, and nobody has been told since that one is."""
+        self._is_lingering = False
 
     def reserve(self, number: int, queue: str) -> "Reservation":
         """Reserve up to `number` slots for coroutines of this queue. While few are free, a lane gets none until the one
         before it has used or released its own. So what becomes free meanwhile is claimed together."""
         with self.changed:
-            waits = self._num_reserved > 0 and self._num_free * FEW < self._number
+            waits = self._num_reserved > 0 and self._has_few_free()
             reserved = Reservation(self, 0 if waits else self.reserve_more(number))
             if not reserved.number:
                 self._refused.add(queue)
@@ -52,20 +57,35 @@ class Slots:
         for queue in refused:
             self._requested(queue)
 
-    def free(self) -> bool:
-        """Free a slot that was used. Returns whether none was free before: then all queues are to be requested."""
+    def free(self) -> float | None:
+        """Free a slot that was used. Returns in how many seconds `offer` is to be asked; None: it need not be."""
         with self.changed:
-            was_full = self._num_free <= 0
+            self._is_wanted = self._is_wanted or self._num_free <= 0
             self.num_used -= 1
-            if was_full:
-                self._refused.clear()
             self.changed.notify_all()
-            return was_full
+            if not self._is_wanted:
+                return None
+            if not self._has_few_free():
+                return 0.0
+            was_lingering, self._is_lingering = self._is_lingering, True
+            return None if was_lingering else LINGER
+
+    def offer(self) -> bool:
+        """Whether all queues are to be requested: slots are free, and before there was none."""
+        with self.changed:
+            is_offered = self._is_wanted and self._num_free > 0
+            self._is_wanted = self._is_lingering = False
+            if is_offered:
+                self._refused.clear()
+            return is_offered
 
     def wait(self, seconds: float) -> bool:
         """Wait until none is used, at most `seconds`. Returns whether none is."""
         with self.changed:
             return self.changed.wait_for(lambda: not self.num_used, timeout=seconds)
+
+    def _has_few_free(self) -> bool:
+        return self._num_free * FEW < self._number
 
     @property
     def _num_free(self) -> int:

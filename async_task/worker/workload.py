@@ -72,9 +72,11 @@ class Workload(ABC):
     # Claiming.
 
     def claim(
-        self, lane: Lane, queue: str, limit: int, *, besides: Sequence[tuple[str, str]] = (), suspects: bool = False
-    ) -> list[Claim]:
-        """Claim up to `limit` attempts of this queue that may be started now. `besides`: calls to leave out."""
+        self, lane: Lane, queue: str, limit: int, *,
+        besides: Sequence[tuple[str, str]] = (), suspects: bool = False, requests_more: bool = True,
+    ) -> list[Claim]:  # fmt: skip
+        """Claim up to `limit` attempts of this queue that may be started now. `besides`: calls to leave out.
+        `requests_more`: lanes are requested if it was given all that it asked for."""
         if self.is_over():
             return []
         request = self._request(queue, limit, besides, suspects=suspects)
@@ -82,7 +84,7 @@ class Workload(ABC):
         claims, after = self.runtime.claimer.claim(lane, request, is_limited=is_limited, patience=self.patience)
         if after is not None:
             self._hold_back(lane, queue, after.total_seconds(), has_claimed=bool(claims), suspects=suspects)
-        if len(claims) >= limit:
+        if len(claims) >= limit and requests_more:
             self._request_more(queue, suspects=suspects)
         return self._without_paused(lane, queue, self._without_unknown(lane, queue, claims, suspects=suspects))
 

@@ -13,7 +13,6 @@ from async_task.execution.adaptive import (
     QueryCost,
 )
 
-
 # Batch sizes
 
 

@@ -2,21 +2,24 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, NullPool, QueuePool, StaticPool, create_engine, event
+from sqlalchemy import Engine, NullPool, QueuePool, StaticPool, create_engine, event, update
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from async_task import AsyncTask, Attempt, Status, current_attempt
+from async_task.database.clock import clock_now
 from async_task.database.engines import keep_opened
-from async_task.worker import coroutines, lane_loop, run_batch
-from async_task.worker.slots import Slots
+from async_task.worker import coroutines, lane_loop, poller, run_batch
+from async_task.worker.slots import LINGER, Slots
 from clockwork import row_of
 from conftest import LEASE
 from elsewhere import await_
@@ -130,10 +133,32 @@ def test_a_slot_that_is_used_is_free_after_it_was_freed() -> None:
     own.reserve(2, "mail").use(2)
     assert not own.wait(0)
     assert own.reserve(1, "default").number == 0
-    assert [own.free(), own.free()] == [True, False]
+    assert own.free() == 0
+    assert own.offer(), "whoever freed the slot requests all queues"
+    assert own.free() is None
     assert own.wait(0)
     own.reserve(2, "default").use(0)
-    assert asked == [], "whoever freed the slot requests all queues"
+    assert asked == []
+
+
+def test_few_free_slots_wait_for_others_so_that_one_claim_is_for_several() -> None:
+    own, _ = slots_of(8)
+    own.reserve(8, "mail").use(8)
+    assert [own.free(), own.free(), own.free()] == [LINGER, 0, 0]
+    assert [own.offer(), own.offer()] == [True, False]
+    assert [own.free() for _ in range(5)] == [None] * 5, "all is told"
+
+
+def test_few_free_slots_are_offered_after_a_moment_unless_a_lane_has_used_them() -> None:
+    own, _ = slots_of(8)
+    own.reserve(8, "mail").use(8)
+    assert own.free() == LINGER
+    assert own.offer()
+    own.reserve(1, "mail").use(1)
+    assert own.free() == LINGER
+    own.reserve(1, "mail").use(1)
+    assert not own.offer()
+    assert own.free() == LINGER
 
 
 def note_released(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -163,6 +188,56 @@ def test_of_coroutines_no_more_are_claimed_than_can_be_started(
     with working(app, concurrency=4, async_concurrency=3):
         await_(lambda: counted(engine) == {"succeeded": 60}, "all are called")
     assert sum(released) <= 4, "each lane once, before the queue is known for its coroutines"
+
+
+@pytest.mark.slow
+def test_while_coroutines_wait_for_slots_lanes_turn_to_their_queue_when_slots_are_free(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the worker polls rarely."""
+    turns, polls = list[int](), list[float]()
+    serve, poll = lane_loop.LaneLoop._serve, poller.poll
+
+    def serving(self: Any, lane: Any, queue: str) -> int:
+        turns.append(serve(self, lane, queue))
+        return turns[-1]
+
+    def polling(*given: Any) -> Any:
+        polls.append(time.monotonic())
+        return poll(*given)
+
+    monkeypatch.setattr(lane_loop.LaneLoop, "_serve", serving)
+    monkeypatch.setattr(poller, "poll", polling)
+
+    async def nap() -> None:
+        await asyncio.sleep(0.01)
+
+    will(nap)
+    make(engine, act_later, 200)
+    with working(app, concurrency=4, async_concurrency=2, poll=5.0):
+        await_(lambda: counted(engine) == {"succeeded": 200}, "all are called")
+    num_claims = sum(number > 0 for number in turns)
+    assert len(turns) <= 2.5 * num_claims, "a lane does not look for a slot in vain after each claim"
+    assert len(polls) <= 10 + (polls[-1] - polls[0]) / (poller.WITHOUT_SLOTS * 0.7)
+
+
+@pytest.mark.slow
+def test_while_coroutines_wait_for_slots_calls_of_another_queue_that_become_due_are_found(
+    app: AsyncTask, engine: Engine
+) -> None:
+    async def nap() -> None:
+        await asyncio.sleep(0.01)
+
+    will(nap)
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    [other] = make(engine, Client, method_name="ping", queue="other", scheduled_at=later)
+    make(engine, act_later, 400)
+    with working(app, concurrency=2, async_concurrency=2, poll=1.0):
+        await_(lambda: counted(engine).get("succeeded", 0) > 20, "the coroutines are called")
+        with engine.begin() as connection:  # so that nobody is notified
+            connection.execute(update(Attempt).where(Attempt.id == other).values(due_at=clock_now()))
+        await_(lambda: row_of(engine, other).status is Status.SUCCEEDED, "the other queue is served")
+        assert counted(engine)["pending"] > 0, "at once"
 
 
 @pytest.mark.slow
