@@ -154,10 +154,9 @@ class PollInterval:
         """The last poll found something: poll again at once."""
         self._has_found = True
 
-    def notified(self, step: float = FIRST_POLL) -> None:
-        """A notification came: if the next poll finds nothing, the attempt is visible in a moment. `step`: the seconds
-        until the next one."""
-        self._step = step
+    def notified(self) -> None:
+        """A notification came: if the next poll finds nothing, the attempt is visible in a moment."""
+        self._step = FIRST_POLL
 
     def next(self, *, is_told: bool = False) -> float:
         """How many seconds to wait now. `is_told`: of what becomes due, so that the longest wait may be longer."""

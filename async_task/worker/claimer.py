@@ -90,7 +90,7 @@ class Claimer:
         return (claims, after) if is_loaded(claims) else self._loaded(lane, claims, after)
 
     def start_at_front(self, queue: str) -> None:
-        """The next claim searches the whole queue: something before its marks may be due now."""
+        """The next claim begins at the front: something before the marks of this queue may be due now."""
         self._marks[queue].request_front()
 
     def note_released(self, claims: Iterable[Claim]) -> None:

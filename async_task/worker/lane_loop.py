@@ -3,7 +3,8 @@
 1. It takes the queue whose turn it is, and claims as many attempts of it as it will have started in a moment.
 2. Coroutines go to the event loop, in slots that are reserved before the claim. While there is none, it searches for
    other calls, with a rest after a search that found too few. These are performed on this lane.
-3. When it was given all that it asked for, there is more: another lane is requested, and it comes back itself.
+3. When it was given all that it asked for, there is more: another lane is requested, and it comes back itself; or, if
+   it asked for no more than it had slots, when a slot is free.
 """
 
 import logging
@@ -117,7 +118,8 @@ class LaneLoop:
         claims = self._workload.claim(lane, queue, min(number, most), requests_more=number <= most)
         if len(claims) < min(number, most):
             self._others.forget(queue)
-        elif most < number:  # more coroutines are requested when a slot is free
+        elif most < number:
+            self._coroutines.slots.want(queue)
             self._round_robin.request_search(queue, self._others.rest_of(queue, time.monotonic()))
         return claims
 

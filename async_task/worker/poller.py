@@ -13,7 +13,7 @@ from typing import Protocol
 from async_task.database.lanes import Lane
 from async_task.database.transactions import retry_transient
 from async_task.errors import AlreadyRunning
-from async_task.execution.adaptive import FIRST_POLL, PollInterval, QueryCost
+from async_task.execution.adaptive import PollInterval, QueryCost
 from async_task.queue import workers
 from async_task.queue.ordering import PAGE, overlooked, release_arrived, release_keys
 from async_task.queue.poll import PollResult, SeenQueues, poll
@@ -30,7 +30,8 @@ BUSY_FOR = 0.2
 AFTER_A_NOTICE = 0.05
 """Seconds from a notification to a poll: a Core connection notifies a moment before the row is committed."""
 WITHOUT_SLOTS = 0.05
-"""Seconds from a poll to the next one while coroutines wait for slots: each slot that is freed requests their queue."""
+"""Seconds from a poll to the next one, after progress, while coroutines wait for slots: then lanes are idle after each
+claim."""
 SOONEST = 0.005
 """Seconds from a poll to the next one, however soon the next attempt is due."""
 KEYS_FOR = 60.0
@@ -146,8 +147,8 @@ class Poller:
             self._sweep_polls.request()
         self._is_told = self._is_asleep and found.knows_next
         self._next_due = None if found.next_due is None else time.monotonic() + max(found.next_due, SOONEST)
-        if self._has_progressed() and not self._is_told:
-            self._interval.notified(WITHOUT_SLOTS if self._round_robin.is_short_of_slots else FIRST_POLL)
+        if self._has_progressed() and not (self._is_told or self._round_robin.is_short_of_slots):
+            self._interval.notified()
         return found
 
     def _poll_after_release(self, lane: Lane) -> PollResult:
@@ -194,13 +195,15 @@ class Poller:
             if now >= until:
                 return
             seconds = max(0.0, min(until, later or until) - now)
+            if self._round_robin.is_short_of_slots:  # idle lanes do not wake it then
+                seconds = min(seconds, WITHOUT_SLOTS)
             if self._notifier.wait(seconds, self._queues or None, self._round_robin.request):
                 uses_keys = time.monotonic() - self._keys_seen_at < KEYS_FOR
                 soon = time.monotonic() + (0 if uses_keys else AFTER_A_NOTICE)
                 until = min(until, max(soon, self._not_before))
             elif self._requests.take_poll_request():
                 until = min(until, max(time.monotonic(), self._not_before))
-            elif not self._round_robin.is_short_of_slots and self._has_progressed():
+            elif self._has_progressed():
                 # All lanes have become idle. While this process is awake, nobody else will tell what is due now; and
                 # when the next attempt is due, a retry perhaps, only a poll tells.
                 soon = time.monotonic() + (AFTER_A_NOTICE if self._is_asleep else 0)

@@ -18,7 +18,8 @@ class RoundRobin:
     claimed from by all of them.
 
     `lanes`: how many there are. `limits`: how many of them may serve a queue at once, where that is limited.
-    `notifier`: woken when all lanes have become idle, unless they wait for slots, or something was requested for later.
+    `notifier`: woken when something was requested for later, and when all lanes have become idle, unless calls wait for
+    slots.
     """
 
     def __init__(self, lanes: int, limits: Mapping[str, int], notifier: Notifier | None = None) -> None:

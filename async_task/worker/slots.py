@@ -28,7 +28,7 @@ class Slots:
         """How many coroutines run, or are being settled."""
         self._refused: set[str] = set()
         self._is_wanted = False
-        """Whether none was free, and nobody has been told since that one is."""
+        """Whether none was free, and the queues have not been requested since."""
         self._is_lingering = False
 
     def reserve(self, number: int, queue: str) -> "Reservation":
@@ -48,11 +48,18 @@ class Slots:
             self._num_reserved += granted
             return granted
 
+    def want(self, queue: str) -> None:
+        """More coroutines wait in this queue: as if slots had been refused to it."""
+        with self.changed:
+            self._refused.add(queue)
+
     def use(self, number: int, num_reserved: int) -> None:
         """Use `number` of the slots that were reserved, and release the others."""
         with self.changed:
             self._num_reserved -= num_reserved
             self.num_used += number
+            if self._num_free <= 0 or self._is_lingering:
+                return  # whoever frees a slot, or `offer`, requests all queues
             refused, self._refused = self._refused, set()
         for queue in refused:
             self._requested(queue)
@@ -73,11 +80,12 @@ class Slots:
     def offer(self) -> bool:
         """Whether all queues are to be requested: slots are free, and before there was none."""
         with self.changed:
-            is_offered = self._is_wanted and self._num_free > 0
-            self._is_wanted = self._is_lingering = False
-            if is_offered:
-                self._refused.clear()
-            return is_offered
+            self._is_lingering = False
+            if not self._is_wanted or self._num_free <= 0:
+                return False
+            self._is_wanted = False
+            self._refused.clear()
+            return True
 
     def wait(self, seconds: float) -> bool:
         """Wait until none is used, at most `seconds`. Returns whether none is."""

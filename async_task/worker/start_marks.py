@@ -15,9 +15,9 @@ class StartMarks:
 
     While another session holds an old snapshot, the index keeps the entries of all attempts that were claimed since. A
     claim from the front walks over them. So when that is expensive, most claims begin where the last ones ended, or at
-    what this process has released before that. What else becomes due before it is found by the next claim from the
-    front: one lane makes it, while the others go on. While that is cheap all claims begin there: with marks always,
-    calls started 0.1 to 0.8 ms later. Thread-safe.
+    what a lane has released before that. What else becomes due before it is found by the next claim from the front: one
+    lane makes it when its time has come, while the others go on. While that is cheap all claims begin there: with marks
+    always, calls started 0.1 to 0.8 ms later. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class StartMarks:
             self._is_front_requested = True
 
     def lower(self, priority: int, due_at: dt.datetime) -> None:
-        """An attempt that is due then was released."""
+        """An attempt with this `due_at` was released."""
         with self._lock:
             self._lower(priority, due_at)
 
@@ -58,7 +58,10 @@ class StartMarks:
             for priority, due_at in latest.items():
                 self._marks[priority] = max(self._marks[priority], due_at)
             if not is_all:
-                for priority, due_at in (dict(enumerate(began)) | dict(latest)).items():
+                # The more urgent priorities were searched to their end, and those behind the last one not at all.
+                last = max(latest)
+                behind = {priority: began[priority] if began else EARLIEST for priority in PRIORITIES[last + 1 :]}
+                for priority, due_at in ({last: latest[last]} | behind).items():
                     if due_at < self._marks[priority]:
                         self._lower(priority, due_at)
             if not began:

@@ -76,7 +76,8 @@ class Workload(ABC):
         besides: Sequence[tuple[str, str]] = (), suspects: bool = False, requests_more: bool = True,
     ) -> list[Claim]:  # fmt: skip
         """Claim up to `limit` attempts of this queue that may be started now. `besides`: calls to leave out.
-        `requests_more`: lanes are requested if it was given all that it asked for."""
+        `requests_more`: lanes are requested if it was given all that it asked for; else only where some of that was
+        released again."""
         if self.is_over():
             return []
         request = self._request(queue, limit, besides, suspects=suspects)
@@ -84,9 +85,10 @@ class Workload(ABC):
         claims, after = self.runtime.claimer.claim(lane, request, is_limited=is_limited, patience=self.patience)
         if after is not None:
             self._hold_back(lane, queue, after.total_seconds(), has_claimed=bool(claims), suspects=suspects)
-        if len(claims) >= limit and requests_more:
+        kept = self._without_paused(lane, queue, self._without_unknown(lane, queue, claims, suspects=suspects))
+        if len(claims) >= limit and (requests_more or len(kept) < limit):
             self._request_more(queue, suspects=suspects)
-        return self._without_paused(lane, queue, self._without_unknown(lane, queue, claims, suspects=suspects))
+        return kept
 
     def served(self, queue: str) -> None:
         """A lane has performed what it had claimed from this queue."""
@@ -212,15 +214,19 @@ class Workload(ABC):
 
     def note_ended(self, claim: Claim, outcome: Outcome) -> None:
         """A claim was brought to its outcome, and the next of its order key was released."""
-        self.count(claim, outcome)
-        if claim.order_key is not None:
-            self._request_at_front(claim.queue)
+        self.note_coroutine_ended(claim, outcome)
 
     def note_succeeded(self, claims: list[Claim]) -> None:
         """These have succeeded, in one commit, and the next of their order keys were released."""
         self.count_succeeded(len(claims))
         for queue in {claim.queue for claim in claims if claim.order_key is not None}:
             self._request_at_front(queue)
+
+    def note_coroutine_ended(self, claim: Claim, outcome: Outcome) -> None:
+        """The same of a coroutine, of which `note_coroutines` was told when it was started."""
+        self.count(claim, outcome)
+        if claim.order_key is not None:
+            self._request_at_front(claim.queue)
 
     def note_coroutines(self, started: Collection[Claim], queue: str) -> None:
         """Of the coroutines of this queue, these were started: only their outcomes will be counted. Others may wait

@@ -15,9 +15,10 @@ from sqlalchemy import Engine, NullPool, QueuePool, StaticPool, create_engine, e
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from async_task import AsyncTask, Attempt, Status, current_attempt
+from async_task import AsyncTask, Attempt, Discard, RetryAfter, Status, current_attempt
 from async_task.database.clock import clock_now
 from async_task.database.engines import keep_opened
+from async_task.execution.adaptive import PollInterval
 from async_task.worker import coroutines, lane_loop, poller, run_batch
 from async_task.worker.slots import LINGER, Slots
 from clockwork import row_of
@@ -28,6 +29,7 @@ from outbox import (
     Gate,
     Gated,
     Meeting,
+    act,
     act_in_async_session,
     act_later,
     application,
@@ -161,6 +163,34 @@ def test_few_free_slots_are_offered_after_a_moment_unless_a_lane_has_used_them()
     assert own.free() == LINGER
 
 
+def test_slots_that_another_queue_had_reserved_in_vain_are_for_a_queue_that_wants_more() -> None:
+    own, asked = slots_of(8)
+    own.reserve(8, "mail").use(8)
+    own.want("mail")
+    assert own.free() == LINGER
+    other = own.reserve(1, "default")
+    assert not own.offer(), "none is free"
+    other.use(0)
+    assert asked == ["mail"]
+
+
+def test_slots_for_which_a_lane_got_other_calls_are_for_a_queue_that_wants_more() -> None:
+    own, asked = slots_of(8)
+    first = own.reserve(5, "mail")
+    own.want("mail")
+    first.use(2)
+    assert asked == ["mail"]
+
+
+def test_whoever_frees_slots_tells_a_queue_that_wants_more() -> None:
+    own, asked = slots_of(8)
+    first = own.reserve(8, "mail")
+    own.want("mail")
+    first.use(8)
+    assert (asked, own.free(), own.free()) == ([], LINGER, 0)
+    assert own.offer()
+
+
 def note_released(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of how many claims each release by a lane is."""
     released, release = list[int](), lane_loop.release_claims
@@ -216,9 +246,51 @@ def test_while_coroutines_wait_for_slots_lanes_turn_to_their_queue_when_slots_ar
     make(engine, act_later, 200)
     with working(app, concurrency=4, async_concurrency=2, poll=5.0):
         await_(lambda: counted(engine) == {"succeeded": 200}, "all are called")
-    num_claims = sum(number > 0 for number in turns)
-    assert len(turns) <= 2.5 * num_claims, "a lane does not look for a slot in vain after each claim"
-    assert len(polls) <= 10 + (polls[-1] - polls[0]) / (poller.WITHOUT_SLOTS * 0.7)
+    num_claims, seconds = sum(number > 0 for number in turns), polls[-1] - polls[0]
+    most = 1.5 * num_claims + len(polls) + seconds / 0.05
+    assert len(turns) <= most, "a lane does not look for a slot in vain after each claim"
+    assert len(polls) <= 10 + seconds / (poller.WITHOUT_SLOTS * 0.7)
+
+
+@pytest.mark.slow
+@pytest.mark.only_on("postgresql")  # a poll of MariaDB does not tell when the next attempt is due
+def test_while_coroutines_wait_for_slots_retries_are_made_when_they_are_due(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the worker polls by itself once a minute."""
+    is_over = threading.Event()
+
+    async def last() -> None:
+        while not is_over.is_set():
+            await asyncio.sleep(0.02)
+
+    def behave() -> Any:
+        if current_attempt().target == "test.act_later":
+            return last()
+        calls.append("tried")
+        raise RetryAfter(after=0.1) if len(calls) < 10 else Discard("enough")
+
+    will(behave)
+    make(engine, act_later, 6)
+    with working(app, concurrency=2, async_concurrency=2):
+        await_(lambda: counted(engine), "it runs")
+        monkeypatch.setattr(PollInterval, "next", lambda *_, **__: 60.0)
+        make(engine, act, queue="other")
+        await_(lambda: len(calls) == 10, "it is tried again and again", patience=8)
+        is_over.set()
+
+
+@pytest.mark.slow
+def test_more_coroutines_are_claimed_after_those_of_a_paused_target_were_released(
+    app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_batch, "LanePool", partial(run_batch.LanePool, async_concurrency=1))
+    make(engine, act_later, 40)
+    make(engine, Client, 150, method_name="ping")
+    make(engine, act_later, 40)
+    app.pause(target=Client)
+    will(partial(asyncio.sleep, 0))
+    assert app.run_batch(concurrency=2).succeeded == 80
 
 
 @pytest.mark.slow
@@ -231,9 +303,9 @@ def test_while_coroutines_wait_for_slots_calls_of_another_queue_that_become_due_
     will(nap)
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
     [other] = make(engine, Client, method_name="ping", queue="other", scheduled_at=later)
-    make(engine, act_later, 400)
-    with working(app, concurrency=2, async_concurrency=2, poll=1.0):
-        await_(lambda: counted(engine).get("succeeded", 0) > 20, "the coroutines are called")
+    make(engine, act_later, 600)
+    with working(app, concurrency=2, async_concurrency=2, poll=30.0):
+        await_(lambda: counted(engine).get("succeeded", 0) > 200, "the coroutines are called")
         with engine.begin() as connection:  # so that nobody is notified
             connection.execute(update(Attempt).where(Attempt.id == other).values(due_at=clock_now()))
         await_(lambda: row_of(engine, other).status is Status.SUCCEEDED, "the other queue is served")

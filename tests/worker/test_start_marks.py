@@ -1,5 +1,6 @@
 """Where a claim begins: an old snapshot keeps the index entries of all attempts that were claimed since."""
 
+import asyncio
 import datetime as dt
 import uuid
 from collections.abc import Iterator
@@ -9,18 +10,21 @@ import pytest
 from sqlalchemy import Engine, update
 from sqlalchemy.orm import Session
 
-from async_task import Attempt
+from async_task import AsyncTask, Attempt
 from async_task.database.clock import clock_now
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.execution import adaptive
-from async_task.execution.adaptive import LONGEST_REST
+from async_task.execution.adaptive import LONGEST_REST, QueryCost
 from async_task.queue import fetch
 from async_task.queue.fenced_writes import release_claims
 from async_task.schema.tables import table_of
+from async_task.worker import start_marks
 from async_task.worker.runtime import Runtime
 from async_task.worker.start_marks import EARLIEST, PRIORITIES, StartMarks
-from outbox import act
+from elsewhere import await_
+from outbox import act, act_later, will
+from workers import counted, make, working
 
 NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)
@@ -107,23 +111,35 @@ def test_a_claim_that_did_not_reach_the_mark_is_continued() -> None:
     marks = expensive_marks()
     marks.lower(0, NOON - 3 * SECOND)
     onward(marks, {0: NOON - 2 * SECOND}, 1.0, is_all=False)
-    assert onward(marks, {5: NOON}, 1.0, is_all=False) == NOON - 2 * SECOND, "a more urgent priority was enough"
-    assert onward(marks, {0: NOON}, 1.0) == NOON - 2 * SECOND
+    assert onward(marks, {0: NOON - SECOND}, 1.0, is_all=False) == NOON - 2 * SECOND
+    assert onward(marks, {0: NOON}, 1.0) == NOON - SECOND
     assert onward(marks, {}, 1.0) == NOON
+
+
+def test_of_a_limited_claim_only_what_it_did_not_reach_is_continued() -> None:
+    marks = expensive_marks()
+    onward(marks, {5: NOON, 7: NOON}, 0.5)
+    for priority in (0, 5, 7):
+        marks.lower(priority, NOON - 3 * SECOND)
+    onward(marks, {5: NOON - 2 * SECOND}, 1.0, is_all=False)
+    at = marks.at(1.0)
+    assert [at[priority] for priority in (0, 5, 7)] == [NOON, NOON - 2 * SECOND, NOON - 3 * SECOND]
 
 
 def test_a_claim_from_the_front_that_did_not_reach_the_mark_is_continued() -> None:
     marks = expensive_marks()
+    onward(marks, {7: NOON}, 0.5)
     from_front(marks, {0: NOON - SECOND}, 1.0, is_all=False)
-    assert onward(marks, {0: NOON}, 1.0) == NOON - SECOND
+    at = marks.at(1.0)
+    assert (at[0], at[7]) == (NOON - SECOND, EARLIEST), "the less urgent ones were not searched"
 
 
 def test_what_is_released_during_a_claim_is_found_by_the_next_one() -> None:
     marks = expensive_marks()
     began = marks.at(1.0)
-    marks.lower(0, NOON - SECOND)
+    marks.lower(0, NOON)
     marks.note({0: NOON + SECOND}, began, is_all=True, now=1.0, took=0.001)
-    assert onward(marks, {}, 1.0) == NOON - SECOND
+    assert onward(marks, {}, 1.0) == NOON
 
 
 def test_a_claim_from_a_mark_does_not_delay_the_next_one_from_the_front() -> None:
@@ -253,3 +269,27 @@ def test_on_other_databases_every_claim_begins_at_the_front(runtime: Runtime, la
     assert claim(runtime, lane, 1) == ([first], None)
     late = make_due(engine, 20)
     assert claim(runtime, lane, 5) == ([late], None)
+
+
+class Dear(QueryCost):
+    """As if every claim from the front took long."""
+
+    @property
+    def rest(self) -> float:
+        return LONGEST_REST
+
+    def note(self, seconds: float, *, now: float) -> float:
+        return LONGEST_REST
+
+
+@pytest.mark.slow
+@pytest.mark.only_on("postgresql")
+def test_the_next_coroutine_of_an_order_key_does_not_wait_for_a_claim_from_the_front(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start_marks, "QueryCost", Dear)
+    will(lambda: asyncio.sleep(0.005))
+    make(engine, act_later, 3, order_key="one after the other")
+    make(engine, act_later, 60)
+    with working(AsyncTask(engine), concurrency=1, async_concurrency=2):
+        await_(lambda: counted(engine) == {"succeeded": 63}, "all are called", patience=LONGEST_REST / 2)
