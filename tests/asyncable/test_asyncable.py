@@ -118,7 +118,7 @@ def test_what_raises_leaves_the_attempt_the_error_and_nothing_of_its_writes(
     assert (mine.status(made), mine.row(made).error) == ("processed", None)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_row_retries_every_interval_until_its_window_is_over_and_its_attempt_then_expires(
     desk: Desk, board: Board
 ) -> None:

@@ -294,6 +294,7 @@ def test_install_after_autogenerate_writes_no_second_revision_and_says_what_to_d
     assert "All fits." in run("check", *DATABASE).stderr
 
 
+@pytest.mark.long
 def test_no_lines_are_printed_for_an_env_that_names_the_metadata_already(
     tree: Callable[..., pathlib.Path], run: Run
 ) -> None:

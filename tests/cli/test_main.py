@@ -185,7 +185,7 @@ def test_a_character_that_the_terminal_cannot_show_is_escaped(
     assert "Zo\\xeb" in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_closed_standard_output_ends_quietly(process: Any, write: Write) -> None:
     for _ in range(20):
         write(Client, "ping")

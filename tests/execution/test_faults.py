@@ -133,6 +133,7 @@ def test_an_error_or_commit_after_a_caught_deadlock_is_charged(
     assert row_of(engine, attempt.id).last_error.startswith("committed_inside" if then == "commits" else "Broken")
 
 
+@pytest.mark.long
 @mysql_only
 @both_doors
 def test_a_caught_deadlock_in_a_shared_transaction_is_charged_to_no_call(app: AsyncTask, engine: Engine) -> None:

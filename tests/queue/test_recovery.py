@@ -96,7 +96,7 @@ def test_on_sqlite_a_claim_is_an_orphan_only_when_its_process_has_died(
     assert [row_of(engine, one.id).num_losses for one in (living, dead, reused)] == [0, 1, 1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.only_on("postgresql", "mysql")
 @by_one_door
 def test_while_the_server_is_younger_than_a_lease_attempts_expire_and_no_claim_is_recovered(

@@ -103,6 +103,7 @@ def test_a_connection_that_died_silently_is_replaced(
         assert notifier.wait(30) == {"mail"}
 
 
+@pytest.mark.long
 @on_postgresql
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_listener_closes_although_the_server_does_not_answer(

@@ -63,6 +63,7 @@ def _close(loop: Any) -> None:
     loop.close()
 
 
+@pytest.mark.long
 @by_one_door
 @pytest.mark.only_on("sqlite")
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -84,7 +84,7 @@ def test_pages_of_empty_tables_teach(app: AsyncTask) -> None:
     assert "Nobody has changed anything" in words["/audit"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @by_one_door
 def test_hostile_text_in_columns_and_parameters_is_text(app: AsyncTask, engine: Engine, write: Write) -> None:
     """In every column that holds a text, and every parameter: nothing is unescaped, nothing fails, nothing changes."""

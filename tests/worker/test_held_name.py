@@ -133,7 +133,7 @@ def test_a_worker_of_another_machine_that_sends_a_heartbeat_keeps_its_name(
     assert names(engine) == [first]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @OF_SERVERS
 @pytest.mark.parametrize("began", ["without sessions", "by another URL", "beside it"])
 def test_a_lock_that_the_living_worker_never_had_does_not_tell_that_it_is_dead(

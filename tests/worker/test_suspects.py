@@ -120,6 +120,7 @@ def test_the_next_ones_start_as_soon_as_one_has_ended_and_not_when_all_have() ->
     assert made.done == [*(one.id for one in others), first.id]
 
 
+@pytest.mark.long
 def test_those_that_run_for_a_while_make_room_for_all_others() -> None:
     """None of the first 24 ends before all 24 run, and at most 8 start at once."""
     made = Performing(*(lost() for _ in range(24)), together=24, concurrency=24, width=SuspectWidth(8, 24))
