@@ -234,7 +234,6 @@ class BatchWorkload(Workload):
 
     def note_ended(self, claim: Claim, outcome: Outcome) -> None:
         self._start_for_good((claim,))
-        self.has_ended_keys = self.has_ended_keys or claim.order_key is not None
         super().note_ended(claim, outcome)
 
     def note_succeeded(self, claims: list[Claim]) -> None:
@@ -242,9 +241,12 @@ class BatchWorkload(Workload):
         self.has_ended_keys = self.has_ended_keys or any(claim.order_key is not None for claim in claims)
         super().note_succeeded(claims)
 
+    def note_coroutine_ended(self, claim: Claim, outcome: Outcome) -> None:
+        self.has_ended_keys = self.has_ended_keys or claim.order_key is not None
+        super().note_coroutine_ended(claim, outcome)
+
     def note_coroutines(self, started: Collection[Claim], queue: str) -> None:
         self._start_for_good(started)
-        self.has_ended_keys = self.has_ended_keys or any(claim.order_key is not None for claim in started)
         super().note_coroutines(started, queue)
 
     def note_released(self, claims: Collection[Claim]) -> None:

@@ -281,6 +281,19 @@ def test_while_coroutines_wait_for_slots_retries_are_made_when_they_are_due(
 
 
 @pytest.mark.slow
+def test_a_batch_performs_the_coroutines_of_an_order_key_in_other_queues_too(app: AsyncTask, engine: Engine) -> None:
+    will(lambda: asyncio.sleep(0.01))
+    for number in range(4):
+        for queue in ("first", "first", "second"):
+            make(engine, act_later, order_key=str(number), queue=queue)
+    assert app.run_batch(concurrency=2).succeeded == 12
+    for number in range(4):  # one key alone: nothing else keeps the batch going
+        for queue in ("first", "first", "second"):
+            make(engine, act_later, order_key=f"again {number}", queue=queue)
+        assert app.run_batch(concurrency=2).succeeded == 3
+
+
+@pytest.mark.slow
 def test_more_coroutines_are_claimed_after_those_of_a_paused_target_were_released(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
