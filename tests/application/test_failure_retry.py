@@ -62,6 +62,7 @@ def test_what_failed_by_one_error_is_retried_oldest_first_and_nothing_else(
     assert app.retry_failures(fingerprint, reason="again").retried == 0
 
 
+@pytest.mark.slow
 @by_one_door
 def test_the_set_is_frozen_and_what_changed_meanwhile_is_refused(app: AsyncTask, engine: Engine, failed: Any) -> None:
     fingerprint, (first, second, third) = failed(3)

@@ -59,6 +59,7 @@ def of(desk: Desk, model: type[Any]) -> Desk:
 # Kept
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("model", [Review, LeasedReview, CoroutineReview, SessionReview, OldReview])
 def test_a_row_is_processed_after_the_commit_of_its_submission(desk: Desk, board: Board, model: type[Any]) -> None:
     mine = of(desk, model)
@@ -274,6 +275,7 @@ def test_a_row_that_is_canceled_while_it_is_processed_stays_canceled(
     check_cancel_meanwhile(of(desk, LeasedReview), board, error)
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("check", [check_restart_meanwhile, check_cancel_meanwhile])
@@ -301,6 +303,7 @@ def test_attempted_is_committed_before_the_work_and_survives_its_rollback(
     assert None not in seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [Review, CoroutineReview])
 def test_what_a_process_writes_commits_with_its_success_alone(desk: Desk, board: Board, model: type[Any]) -> None:
     mine = of(desk, model)

@@ -141,6 +141,7 @@ def history(desk: Desk, made: Any) -> list[Any]:
 # Notes
 
 
+@pytest.mark.in_turns
 @by_one_door
 @pytest.mark.parametrize("model", KINDS)
 def test_rows_have_notes_that_survive_restart_and_their_attempt(desk: Desk, model: type[Any]) -> None:

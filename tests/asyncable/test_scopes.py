@@ -67,6 +67,7 @@ def home(connection: Connection) -> None:
         connection.execute(text(statement))
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("model", [Review, OldReview])
 @pytest.mark.parametrize("row", ROWS, ids=ids())
 def test_each_scope_has_the_rows_of_the_table(engine: Engine, row: dict[str, str], model: type[Any]) -> None:

@@ -83,6 +83,7 @@ def test_each_remedy_works_as_it_is_typed(run: Run, desk: Desk, board: Board, me
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_row_whose_second_attempt_waits_has_a_job(desk: Desk, board: Board, engine: Engine) -> None:
     worker_runs(engine)

@@ -102,6 +102,7 @@ def test_a_verb_flushes_earlier_changes_first(engine: Engine, sessions: Sessions
     assert (row.status, row.priority) == (Status.CANCELED, 3)
 
 
+@pytest.mark.in_turns
 @each_verb
 def test_a_verb_runs_on_an_async_session_through_run_sync(
     engine: Engine, async_engine_url: str, write: Write, verb: str
@@ -157,6 +158,7 @@ def test_an_attempt_that_was_deleted_is_refused(engine: Engine, write: Write, se
             held.cancel()
 
 
+@pytest.mark.in_turns
 @each_verb
 @pytest.mark.parametrize(("door", "target"), [("sync", act), ("async", act_in_session)])
 def test_a_verb_never_waits_for_a_running_call_and_leaves_the_transaction_usable(

@@ -29,6 +29,7 @@ VERBS: dict[str, Verb] = {
 }
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(("delay", "length"), [(90, 90), (HOUR, 3600), ("1h30min", 5400), (0.25, 0.25), (0, 0)])
 def test_it_is_due_that_long_after_it_is_written(

@@ -115,6 +115,7 @@ def texts_of(notes: Any) -> list[tuple[str, str]]:
     return [(one.author, one.text) for one in notes]
 
 
+@pytest.mark.in_turns
 @pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("kind", JOBS)
 def test_any_job_has_notes_and_a_model_has_them_as_a_relationship_newest_first(

@@ -111,6 +111,7 @@ def test_other_tokens_arguments_methods_and_lengths_have_windows_of_their_own(
 # While one is pending
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("token", [TOKEN, {}])
 @pytest.mark.parametrize("how", ["cancel", "fail", "expire", "succeeded"])
 def test_a_call_is_written_once_while_it_is_pending(

@@ -104,6 +104,7 @@ def test_the_history_has_tries_verbs_with_their_changes_and_notes_in_order(run: 
     assert '"before"' not in traced_page
 
 
+@pytest.mark.slow
 def test_the_history_of_an_attempt_that_is_gone_has_its_notes(run: Run, engine: Engine, write: Write) -> None:
     attempt, plain = write(Client, "ping"), write(Client, "ping")
     run("note", str(attempt.id), "remember me")

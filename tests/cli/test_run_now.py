@@ -25,6 +25,7 @@ def statuses(engine: Engine, *written: Attempt) -> list[str]:
     return [row_of(engine, one.id).status.value for one in written]
 
 
+@pytest.mark.slow
 def test_run_now_performs_attempts_that_are_not_due_or_have_ended(run: Run, engine: Engine, write: Write) -> None:
     later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
     waiting, failed = write(Client, "ping", scheduled_at=later), write(Client, "ping")
@@ -148,6 +149,7 @@ def test_a_second_signal_abandons_the_call_of_run_now_and_releases_it_uncharged(
     assert row_of(engine, other.id).num_attempts == 0
 
 
+@pytest.mark.slow
 def test_run_now_expires_an_attempt_whose_deadline_has_passed(run: Run, engine: Engine, write: Write) -> None:
     attempt = write(Client, "ping", expires_at=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))
     let_pass(engine, dt.timedelta(hours=2))

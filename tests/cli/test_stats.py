@@ -252,6 +252,7 @@ def test_top_watches_all_processes_and_performs_nothing(
     assert row_of(engine, attempt.id).num_attempts == 0
 
 
+@pytest.mark.long
 @pytest.mark.only_on("postgresql")
 def test_top_keeps_the_last_figures_while_the_database_fails(
     process: Callable[..., Program], engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch

@@ -65,6 +65,7 @@ def test_a_call_of_db_session_is_performed_without_an_application_context(shop: 
     assert calls["a"] == "flask.note"
 
 
+@pytest.mark.slow
 def test_the_query_of_a_view_makes_its_transaction_ambient(shop: Shop, calls: dict[str, Any]) -> None:
     with shop.app.app_context():
         shop.db.session.scalars(select(Attempt)).all()

@@ -92,6 +92,7 @@ def test_a_session_that_outlives_its_call_cannot_write_in_another_call(
     assert 100 not in written(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("target", [act_in_session, act_in_session_leased, act_shared])
 def test_a_connection_lost_between_two_calls_parks_no_call(app: AsyncTask, engine: Engine, target: Any) -> None:

@@ -137,6 +137,7 @@ def test_a_lost_connection_is_invalidated(connection: Connection, plain: Engine)
     assert connection.invalidated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begins", [True, False])
 def test_after_a_loss_the_pool_hands_out_no_connection_that_is_older(
     lane_connection: Connection, plain: Engine, begins: bool
@@ -203,6 +204,7 @@ def _query_until_it_fails(connection: Connection) -> None:
         in_turn(connection, Step("SELECT 1"), COMMIT_AND_BEGIN, Step("SELECT 2"))
 
 
+@pytest.mark.slow
 def test_a_connection_is_invalidated_at_whatever_moment_it_is_lost(
     lane_connection: Connection, plain: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -134,6 +134,7 @@ def test_the_limit_is_that_of_each_statement_and_not_of_the_transaction(app: Asy
         assert app.read(linger) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_outside_of_it_a_statement_that_takes_too_long_raises_what_it_raised_before(
     app: AsyncTask, engine: Engine

@@ -212,6 +212,7 @@ def test_each_call_is_made_inside_of_the_hook_which_knows_its_facts_and_sets_wha
     assert tenant.get() == "none"
 
 
+@pytest.mark.slow
 @some_kinds
 def test_a_worker_makes_its_calls_inside_of_the_hook(engine: Engine, door: str, hooked: Hooked, kind: Any) -> None:
     said: list[str] = []
@@ -228,6 +229,7 @@ def test_a_worker_makes_its_calls_inside_of_the_hook(engine: Engine, door: str, 
     assert said == ["acme", "left"]
 
 
+@pytest.mark.slow
 @some_kinds
 def test_what_a_hook_sets_does_not_leak_into_the_next_call(
     engine: Engine, door: str, hooked: Hooked, kind: Any
@@ -693,6 +695,7 @@ def test_retry_after_and_discard_of_a_hook_count_as_those_of_a_target(
     assert discarded.reason == "Discard: no such tenant"
 
 
+@pytest.mark.slow
 @some_kinds
 def test_retry_after_and_discard_of_the_target_count_before_those_of_a_hook(
     engine: Engine, door: str, hooked: Hooked, kind: Any
@@ -706,6 +709,7 @@ def test_retry_after_and_discard_of_the_target_count_before_those_of_a_hook(
     assert outcome == Failed(attempt_id, "Discard: no such order")
 
 
+@pytest.mark.slow
 @some_kinds
 def test_the_error_of_the_target_stays_when_a_hook_raises_another_one_which_is_logged_without_its_text(
     engine: Engine, door: str, hooked: Hooked, kind: Any, caplog: pytest.LogCaptureFixture

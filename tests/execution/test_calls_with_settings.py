@@ -231,6 +231,7 @@ class Kinds:
         await asyncio.sleep(20)
 
 
+@pytest.mark.slow
 def test_only_errors_of_its_types_are_retried(app: AsyncTask, engine: Engine, write: Write) -> None:
     found = {how: app.perform(write(Kinds, "fail", {"how": how}).id) for how in ("broken", "file", "gone", "key")}
     assert [type(one) for one in found.values()] == [Retried, Retried, Failed, Failed]

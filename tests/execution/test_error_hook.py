@@ -149,6 +149,7 @@ def test_the_hook_may_fail_expire_or_cancel_the_attempt_and_that_is_the_outcome(
     assert (attempt.status, attempt.num_errors, attempt.last_error) == (status, 1, "we know this one")
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("verb", "outcome", "status"),
     [("fail", Failed, Status.FAILED), ("expire", Expired, Status.EXPIRED), ("cancel", Canceled, Status.CANCELED)],

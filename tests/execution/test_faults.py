@@ -77,6 +77,7 @@ def of_the_call(engine: Engine) -> list[str]:
         return sorted(what for what in connection.scalars(select(effects.c.what)) if not what.startswith("row"))
 
 
+@pytest.mark.in_turns
 @mysql_only
 @both_doors
 @both_modes
@@ -302,6 +303,7 @@ def test_a_call_whose_row_stays_locked_until_the_server_cancels_the_lock_is_not_
     assert (row.num_attempts, row.num_errors, row.last_error.startswith("parked")) == (1, 0, True), row.last_error
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("door", ["sync"])
 def test_a_call_that_loses_the_connection_of_a_shared_transaction_again_and_again_is_charged(

@@ -156,6 +156,7 @@ class OutOfOrder:
 register_encryptor(OutOfOrder())
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_reason_for_parking_is_logged_once_for_each_call_and_not_for_each_row(
     app: AsyncTask, engine: Engine, write: Write, caplog: pytest.LogCaptureFixture

@@ -31,6 +31,7 @@ from workers import at_rest, counted, working
 pytestmark = [pytest.mark.only_on("postgresql"), pytest.mark.usefixtures("many_at_once")]
 
 
+@pytest.mark.slow
 def test_a_call_is_committed_and_its_row_free_when_the_next_one_runs(
     plain: AsyncTask, engine: Engine, followed: list[bool]
 ) -> None:
@@ -107,6 +108,7 @@ def test_of_a_claim_that_was_lost_nothing_is_written_and_the_next_one_is_perform
     assert calls == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_call_whose_claim_was_lost_meanwhile_is_not_made(
     plain: AsyncTask, engine: Engine, followed: list[bool]
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_row_that_cannot_be_locked_costs_the_call_before_nothing(
     assert [row_of(engine, one).num_attempts for one in ids] == [1] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("was_executed", [True, False])
 def test_an_exchange_without_an_answer_loses_and_repeats_nothing(
     plain: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, *, was_executed: bool

@@ -37,6 +37,7 @@ def test_a_call_that_was_locked_when_the_worker_stops_is_released_uncharged(
         assert not is_locked(engine, one)
 
 
+@pytest.mark.slow
 def test_a_slow_call_lets_go_of_the_calls_behind_it(
     plain: AsyncTask, engine: Engine, followed: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def slow_commit(engine: Engine) -> Iterator[Connection]:
         connection.execute(text("DROP FUNCTION wait_at_commit CASCADE"))
 
 
+@pytest.mark.slow
 def test_a_commit_that_waits_lets_go_of_the_calls_behind_it(
     plain: AsyncTask, engine: Engine, slow_commit: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_commit_and_next_lock_are_one_round_trip(app: AsyncTask, engine: Engine,
     assert locks == [("lock_claims", 1)] + [("succeed_and_lock", 1)] * (NUMBER - 1)
 
 
+@pytest.mark.slow
 def test_a_finished_call_is_committed_within_settle_within(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_call_with_a_time_limit_of_its_own_is_in_no_group(
     assert [number for _, number in locks] == [1, 2]  # its own lock is not that of a group
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("happening", ["begin", "commit"])
 def test_listeners_see_each_begin_and_commit(
     database: Database, engine: Engine, locks: list[tuple[str, int]], happening: str
@@ -230,6 +232,7 @@ def test_a_connection_lost_during_a_call_loses_no_outcome_and_repeats_no_call(ap
     assert {(row.status, row.num_attempts, row.num_errors) for row in rows} == {(Status.SUCCEEDED, 1, 0)}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @servers_only
 def test_a_row_locked_longer_than_the_lock_timeout_does_not_hold_up_others(
@@ -240,6 +243,7 @@ def test_a_row_locked_longer_than_the_lock_timeout_does_not_hold_up_others(
     _assert_others_run(own, engine, monkeypatch)
 
 
+@pytest.mark.long
 @postgresql_only
 def test_a_row_locked_longer_than_the_statement_timeout_does_not_hold_up_others(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch

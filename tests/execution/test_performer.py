@@ -391,6 +391,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.slow
 @each_kind_of_call
 def test_a_returned_generator_awaitable_or_exception_is_an_error(
     app: AsyncTask, engine: Engine, write: Write, target: object
@@ -671,6 +672,7 @@ def test_a_target_with_an_async_session_writes_in_the_attempts_transaction(
         (act_later_locked, "locked", "locked"),
     ],
 )
+@pytest.mark.in_turns
 def test_a_locked_call_locks_the_row_and_a_leased_one_only_from_the_first_use_of_its_session(
     app: AsyncTask, engine: Engine, write: Write, target: object, before: str, after: str
 ) -> None:
@@ -810,6 +812,7 @@ def test_a_deadlock_of_two_targets_undoes_all_writes_of_one_and_a_retry_succeeds
         assert written(engine) == ["2", "2"]
 
 
+@pytest.mark.in_turns
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("is_caught", [False, True])
 @pytest.mark.parametrize("target", [act_in_session, act_in_session_leased])

@@ -94,6 +94,7 @@ def test_a_call_waits_for_the_server_once_besides_its_own_statements(
     assert found.most_common(1)[0][0] == min(found) == number
 
 
+@pytest.mark.slow
 def test_it_does_so_too_if_it_writes_calls_down_beside_a_worker(
     plain: AsyncTask, database: Database, engine: Engine, trips: RoundTrips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +106,7 @@ def test_it_does_so_too_if_it_writes_calls_down_beside_a_worker(
     assert notifier.wait(0) == {"default"}
 
 
+@pytest.mark.slow
 def test_a_call_in_a_shared_transaction_too(plain: AsyncTask, engine: Engine, trips: RoundTrips) -> None:
     found = between_calls(plain, engine, act_shared, trips, lambda session: None)
     assert found.most_common(1)[0][0] == min(found) == 3  # it writes its number

@@ -81,6 +81,7 @@ def test_calls_that_share_a_transaction_are_committed_together(app: AsyncTask, e
     assert all(one is roots[0] for one in roots)
 
 
+@pytest.mark.slow
 def test_no_more_calls_than_batch_share_a_transaction(app: AsyncTask, engine: Engine) -> None:
     roots: list[Any] = []
     does(lambda session, number: roots.append(session.connection().get_transaction()))
@@ -170,6 +171,7 @@ def test_a_call_that_raises_is_undone_alone(app: AsyncTask, engine: Engine, how:
         assert connection.scalar(select(func.count()).where(JobEvent.kind == "error")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_lost", ["before it", "after it"])
 def test_after_a_failed_commit_each_row_is_read_and_calls_that_are_not_committed_run_again(
     app: AsyncTask, engine: Engine, is_lost: str, monkeypatch: pytest.MonkeyPatch
@@ -507,6 +509,7 @@ def test_attempts_of_one_order_key_run_in_order(app: AsyncTask, engine: Engine) 
     assert written(engine) == list(range(8))
 
 
+@pytest.mark.slow
 def test_the_error_hook_is_called_in_the_shared_transaction(engine: Engine, door: str, async_engine_url: str) -> None:
     app = outbox.application(engine, door, async_engine_url, model=HookedAttempt)
     outbox.heard.clear()

@@ -72,6 +72,7 @@ class Odd(BaseException):
     """What no library expects."""
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("error", [RuntimeError("secret"), Odd("secret"), SystemExit("secret"), RecursionError()])
 def test_whatever_a_validator_raises_is_an_error_of_the_call_without_its_text(
     app: AsyncTask, engine: Engine, write: Write, error: BaseException, caplog: pytest.LogCaptureFixture

@@ -138,6 +138,7 @@ def test_a_poll_that_comes_to_its_end_while_a_sweep_looks_at_it_is_not_followed_
     assert len(world.attempts()) == 1
 
 
+@pytest.mark.slow
 def test_a_start_that_was_lost_is_resumed(world: World, provider: Provider, engine: Engine) -> None:
     made = world.submitted()
     lose_attempts(engine)
@@ -190,6 +191,7 @@ def test_a_submitted_row_without_next_poll_at_is_recovered(world: World, provide
     assert world.row(made).next_poll_at is not None
 
 
+@pytest.mark.slow
 def test_one_bad_row_is_logged_with_its_id_and_blocks_no_other(
     world: World, engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +215,7 @@ def test_one_bad_row_is_logged_with_its_id_and_blocks_no_other(
 # The age
 
 
+@pytest.mark.slow
 def test_past_its_maximal_age_an_operation_is_stopped_failed_and_handled(world: World, provider: Provider) -> None:
     made = world.running()
     world.pass_by(26 * HOUR + MINUTE)

@@ -284,6 +284,7 @@ def test_no_transaction_is_open_during_a_call(world: World, provider: Provider, 
     assert world.attempts()[0].num_errors == 0
 
 
+@pytest.mark.slow
 def test_the_first_wait_is_not_used_twice(world: World, provider: Provider) -> None:
     made = world.running()
     assert world.wait(made) == 60

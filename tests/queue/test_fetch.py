@@ -164,6 +164,7 @@ def plain(database: Database) -> Iterator[Engine]:
     made.dispose()
 
 
+@pytest.mark.slow
 def test_a_claim_on_a_connection_is_committed_and_the_connection_free(plain: Engine, write: Write) -> None:
     for _ in range(12):  # by then psycopg has prepared it
         attempt = write(Client, "ping")

@@ -59,6 +59,7 @@ def test_a_claim_keeps_what_fits_into_memory_and_releases_the_rest_as_it_was(app
     assert {one.id: one.encoded_args for one in claims} == {one.id: rows[one.id].method_args for one in claims}
 
 
+@pytest.mark.slow
 def test_one_attempt_is_claimed_however_long_its_arguments_are(app: AsyncTask, engine: Engine) -> None:
     _write(engine, 2 * MOST, 2 * MOST)
     report = app.run_batch(concurrency=1)

@@ -401,6 +401,7 @@ def test_a_key_that_the_database_refuses_to_release_holds_up_no_other(
     assert outbox_app.run_batch().succeeded == 4
 
 
+@pytest.mark.slow
 def test_the_first_batch_after_such_a_death_continues_with_the_key(
     line: Any, own: Engine, outbox_app: AsyncTask
 ) -> None:

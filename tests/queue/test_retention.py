@@ -481,6 +481,7 @@ def _ended_jobs(engine: Engine, number: int) -> list[uuid.UUID]:
 # The worker.
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.usefixtures("registered")
 def test_a_worker_prunes_what_targets_and_the_application_no_longer_keep(

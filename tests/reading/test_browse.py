@@ -125,6 +125,7 @@ def test_since_and_until_take_instants_and_lengths_before_the_databases_clock(
     assert ids(app, until=new.created_at) == ids_of(old)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("order", ["newest", "oldest", "due", "due_last"])
 @pytest.mark.parametrize("wanted", [{}, {"target": "test.client"}])
 @by_one_door
@@ -337,6 +338,7 @@ class NotedAttempt(BaseAttempt, Rows):
     note: Mapped[str | None] = mapped_column(String(20))
 
 
+@pytest.mark.slow
 @by_one_door
 def test_get_has_the_columns_of_your_own_model(engine: Engine, app: AsyncTask) -> None:
     own = AsyncTask(engine, model=NotedAttempt)

@@ -34,6 +34,7 @@ def by_cause(report: StuckReport) -> dict[str, StuckGroup]:
     return {one.cause: one for one in report.groups}
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_mess_with_one_row_for_each_cause_is_named_rightly(
     app: AsyncTask, engine: Engine, write: Write, own_encryptors: None

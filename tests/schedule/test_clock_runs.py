@@ -360,6 +360,7 @@ def test_a_condition_that_hangs_holds_up_no_other_entry(
         assert {one.status for one in rows_of(engine, "daily")} == {"enqueued"}
 
 
+@pytest.mark.slow
 def test_a_database_that_is_away_is_waited_for_and_told_at_its_begin_and_its_end(
     make: Make, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

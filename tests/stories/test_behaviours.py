@@ -517,6 +517,7 @@ def test_reschedule_makes_a_pending_attempt_due_at_that_instant(
     assert app.perform(attempt.id) == Succeeded(attempt.id)
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize("target", [act, act_leased])
 @pytest.mark.parametrize("verb", VERBS)
 @by_one_door
@@ -818,6 +819,7 @@ def test_the_database_decides_what_is_due_and_not_a_stale_object(
     assert isinstance(app.perform(attempt.id), NotDue)
 
 
+@pytest.mark.slow
 def test_the_row_is_the_lock_so_that_no_attempt_blocks_another(app: AsyncTask, engine: Engine, write: Write) -> None:
     first, others = write(act), [write(Client, "ping").id for _ in range(5)]
     outcomes = said_inside(app, first, lambda: [app.perform(one) for one in others])
@@ -841,6 +843,7 @@ def effects_table() -> Table:
     return effects
 
 
+@pytest.mark.slow
 def test_model_and_jobs_may_have_any_name(engine: Engine, door: str, async_engine_url: str, sessions: Sessions) -> None:
     class NightlyBatch(AttemptBatchJob):
         pass

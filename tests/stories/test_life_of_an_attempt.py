@@ -52,6 +52,7 @@ def answers() -> Iterator[list[object]]:
     acts.clear()
 
 
+@pytest.mark.slow
 def test_an_order_is_committed_and_its_call_is_made(
     app: AsyncTask, engine: Engine, sessions: sessionmaker[Session]
 ) -> None:

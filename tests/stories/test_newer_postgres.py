@@ -38,6 +38,7 @@ def busy(session: Session) -> None:
     returned.append(True)
 
 
+@pytest.mark.long
 def test_the_server_ends_the_transaction_of_a_call_that_keeps_it_busy_for_too_long(
     newer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ Play = Callable[..., Any]
 pytestmark = pytest.mark.usefixtures("registered")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [operations.Batch, operations.AsyncBatch])
 def test_an_operation_goes_from_start_to_handle(session: Session, provider: operations.Provider, model: Any) -> None:
     register(model)
@@ -50,6 +51,7 @@ def test_an_error_of_an_operation_is_raised_and_its_next_step_follows(
     assert batch.status == "submitted"
 
 
+@pytest.mark.in_turns
 @pytest.mark.parametrize(
     "model", [reviews.Review, reviews.LeasedReview, reviews.CoroutineReview, reviews.SessionReview]
 )

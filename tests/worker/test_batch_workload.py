@@ -119,6 +119,7 @@ def test_calls_of_a_paused_target_do_not_count(app: AsyncTask, engine: Engine) -
 # Coroutines
 
 
+@pytest.mark.slow
 def test_coroutines_run_beside_each_other(app: AsyncTask, engine: Engine) -> None:
     """Twelve wait until all are there, on one lane, beside plain calls."""
     meeting = Meeting()
@@ -362,6 +363,7 @@ def _nothing() -> None: ...
 def _nothing_else() -> None: ...
 
 
+@pytest.mark.slow
 def test_a_batch_is_silent_about_order_keys_that_have_just_arrived(
     app: AsyncTask, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:

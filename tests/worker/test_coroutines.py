@@ -220,6 +220,7 @@ def test_of_coroutines_no_more_are_claimed_than_can_be_started(
     assert sum(released) <= 4, "each lane once, before the queue is known for its coroutines"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_while_coroutines_wait_for_slots_lanes_turn_to_their_queue_when_slots_are_free(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -306,6 +307,7 @@ def test_more_coroutines_are_claimed_after_those_of_a_paused_target_were_release
     assert app.run_batch(concurrency=2).succeeded == 80
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_while_coroutines_wait_for_slots_calls_of_another_queue_that_become_due_are_found(
     app: AsyncTask, engine: Engine

@@ -327,6 +327,7 @@ def test_a_preview_names_calls_under_a_key_that_this_process_does_not_have(
     assert (found.due, found.unperformable, found.problems) == (2, 0, ())
 
 
+@pytest.mark.slow
 def test_a_preview_names_a_running_batch(app: AsyncTask, write: Write) -> None:
     name = uuid.uuid4().hex
     gate = gates[name] = Gate()

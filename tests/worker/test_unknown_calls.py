@@ -75,6 +75,7 @@ def test_a_worker_leaves_unknown_calls_where_they_stood_and_says_so_once(
     assert {one.id for one in app.attempts.list(status="stuck").attempts} == set(unknown)
 
 
+@pytest.mark.slow
 def test_only_the_unknown_method_of_a_known_target_is_left(app: AsyncTask, engine: Engine) -> None:
     ids = _made_unknown(engine, 5, method_name="added_later")
     make(engine, Client, 5, method_name="ping")

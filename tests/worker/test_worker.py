@@ -142,6 +142,7 @@ def test_finished_calls_are_committed_while_a_slow_call_runs(app: AsyncTask, eng
         del worker
 
 
+@pytest.mark.slow
 @sync_only
 def test_a_lost_claim_changes_nothing_and_does_not_affect_others_of_its_batch(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -189,6 +190,7 @@ def test_stop_finishes_running_calls_and_releases_the_others(app: AsyncTask, eng
         assert connection.scalars(select(Worker.name)).all() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["locked", "leased", "later", "write_leased"])
 def test_a_second_stop_abandons_a_running_call_and_releases_its_claim(
     app: AsyncTask, engine: Engine, method: str
@@ -294,6 +296,7 @@ def test_claims_of_a_dead_worker_are_recovered_and_overdue_attempts_expire(app: 
     assert (row.status, row.num_attempts, row.num_crashes) == (Status.SUCCEEDED, 2, 0)
 
 
+@pytest.mark.slow
 def test_a_lost_claim_of_the_worker_itself_is_released(app: AsyncTask, engine: Engine) -> None:
     """The worker lives, so that the claim is never an orphan."""
     with working(app):
@@ -367,6 +370,7 @@ def test_attempts_of_one_key_are_performed_one_at_a_time_in_order(app: AsyncTask
         assert len(numbers) == 10
 
 
+@pytest.mark.long
 @pytest.mark.only_on("sqlite")
 @sync_only
 @pytest.mark.slow
@@ -509,6 +513,7 @@ def test_an_invalid_setting_is_refused(app: AsyncTask, settings: dict[str, Any])
         app.worker(**settings)
 
 
+@pytest.mark.slow
 @sync_only
 def test_errors_of_many_calls_in_one_commit_are_each_written(app: AsyncTask, engine: Engine) -> None:
     def sometimes() -> None:
@@ -563,6 +568,7 @@ def test_a_claim_that_one_lane_released_is_extended_by_the_lane_that_claimed_it_
     assert row_of(engine, made[1]).num_attempts == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @sync_only
 def test_a_worker_ends_in_order_when_claims_cannot_be_released(
@@ -636,6 +642,7 @@ def test_a_worker_thread_survives_system_exit_of_a_job(engine: Engine, door: str
     assert raised
 
 
+@pytest.mark.in_turns
 @pytest.mark.only_on("postgresql")
 @pytest.mark.parametrize("column", ["expires_at", "due_at", "scheduled_at", "created_at"])
 @pytest.mark.parametrize("target", [act, outbox.act_in_session])
