@@ -37,7 +37,7 @@ from databases import ALL_STATEMENTS, Available, Database
 from said import Run, Said
 
 gc.disable()  # until all is collected: the imports leave no garbage
-pytest_plugins = ["rollbacks", "following_calls", "on_lanes"]
+pytest_plugins = ["rollbacks", "following_calls", "on_lanes", "receivers"]
 AVAILABLE = pytest.StashKey[Available]()
 
 

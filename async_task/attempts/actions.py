@@ -3,6 +3,7 @@ under the row's lock, for which it never waits."""
 
 import datetime as dt
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -138,7 +139,8 @@ def _change_on(
     if verb == "cancel" and row_target_named(attempt.target) is None:
         send_message(own, attempt, MessageKind.CANCELED)
     if attempt.order_key is not None:  # the next one of this key may be free now
-        release_in(connection, table, [attempt.order_key])
+        if released := release_in(connection, table, [attempt.order_key]):
+            wake_after_commit(own, inspect(type(attempt)), Counter(released), ())
         own.refresh(attempt)
 
 

@@ -8,6 +8,7 @@
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -21,6 +22,7 @@ from async_task.outcomes import Canceled, Expired, Failed, Outcome, Retried, Suc
 from async_task.queue import ordering
 from async_task.queue.claim import Claim
 from async_task.queue.hooks import Hooks
+from async_task.wakeup.notify import may_notify, notify_sleepers
 
 logger = logging.getLogger("async_task")
 ENDED = (Succeeded, Failed, Expired, Canceled, Superseded)
@@ -82,24 +84,36 @@ def _without_values(outcome: Retried, settlement: Settlement) -> Retried:
 
 def release_next_of_all(context: ExecutionContext, claims: Sequence[Claim]) -> None:
     """Release the next attempt of each order key of these claims, whose attempts have succeeded."""
-    by_key = {claim.order_key: claim for claim in claims if claim.order_key is not None}
-    if not by_key:
+    keyed = [claim for claim in claims if claim.order_key is not None]
+    if not keyed:
         return
     try:
-        retry_transient(lambda: ordering.release(context.engine, context.table, by_key))
+        _release_next_of(context, keyed)
     except Exception as error:
         # A sweep releases them; so it does after a crash here.
-        logger.warning("%d order keys were not released at once: %s", len(by_key), describe(error).summary)
+        logger.warning("%d order keys were not released at once: %s", len(keyed), describe(error).summary)
 
 
 def _release_next(context: ExecutionContext, claim: Claim, outcome: Outcome) -> None:
-    key = claim.order_key
-    if key is None or not isinstance(outcome, ENDED):
+    if claim.order_key is None or not isinstance(outcome, ENDED):
         return
     try:
-        retry_transient(lambda: ordering.release(context.engine, context.table, [key]))
+        _release_next_of(context, [claim])
     except Exception as error:
         logger.warning("attempt %s: a sweep releases the next of its key: %s", claim.id, type(error).__name__)
+
+
+def _release_next_of(context: ExecutionContext, claims: Sequence[Claim]) -> None:
+    """Workers that sleep are notified of queues that this process does not serve."""
+    engine, table = context.engine, context.table
+    keys = {claim.order_key for claim in claims if claim.order_key is not None}
+    released = retry_transient(lambda: ordering.release(engine, table, keys))
+    # A sweep may have been faster: then it is most likely in the queue of the attempt before it.
+    elsewhere = context.released({*released, *(claim.queue for claim in claims)})
+    notified = Counter(queue for queue in released if queue in elsewhere)
+    if notified and may_notify(engine, table):
+        with engine.begin() as connection:
+            notify_sleepers(connection, table, notified)
 
 
 class OutcomeSink(Protocol):
@@ -107,6 +121,9 @@ class OutcomeSink(Protocol):
 
     def succeeded(self, claims: list[Claim]) -> None:
         """These attempts have succeeded, and the next ones of their order keys are released."""
+
+    def released(self, claims: list[Claim]) -> None:
+        """The calls of these claims were not started, and the claims are released."""
 
     def ended(self, claim: Claim, outcome: Outcome) -> None:
         """This attempt has ended otherwise, or is due again later."""
@@ -121,9 +138,14 @@ class CommittedOutcomes:
         self._sink = sink
         self._succeeded: list[Claim] = []
         self._others: list[tuple[Claim, Settlement]] = []
+        self._released: list[Claim] = []
 
     def add_succeeded(self, claims: list[Claim]) -> None:
         self._succeeded += claims
+
+    def add_released(self, claims: Sequence[Claim]) -> None:
+        """The calls of these claims were not started."""
+        self._released += claims
 
     def add(self, claim: Claim, call: PreparedCall, settlement: Settlement) -> None:
         if isinstance(settlement.outcome, Succeeded):
@@ -133,6 +155,9 @@ class CommittedOutcomes:
 
     def report(self) -> None:
         """Follow up on all outcomes, and report them."""
+        released, self._released = self._released, []
+        if released:
+            self._sink.released(released)
         succeeded, self._succeeded = self._succeeded, []
         if succeeded:
             release_next_of_all(self._context, succeeded)

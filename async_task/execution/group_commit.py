@@ -127,6 +127,7 @@ class GroupCommit:
             self._context.lane.drop_connection()
             self._is_locked = False
             release_unlocked(self._context, claims, problem)
+            self._outcomes.add_released(claims)
             return []
         return self._without_lost(lost, group)
 
@@ -210,6 +211,7 @@ class GroupCommit:
         if not is_written:
             self._add_each(write_each(self._context, finished))
             release_unstarted(self._context, unstarted)
+        self._outcomes.add_released(unstarted)
         self._add_each(write_hooked(self._context, hooked))
         self._outcomes.report()
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -34,8 +34,10 @@ class ExecutionContext:
     """Where an attempt is performed. `calling`: a context manager around the call itself. `starts`: notes that the call
     runs. `parked_reasons`: what was logged about parked attempts. `is_abandoned`: whether the outcomes of calls are no
     longer to be written, because somebody else releases their claims. `hooks`: of the application. `heard`: is told of
-    each error that a call raised, once its outcome is written. `following`: chooses the claim whose row is to be locked
-    with the commit of a call that takes a session and has succeeded; None if there is none."""
+    each error that a call raised, once its outcome is written. `released`: is told of the queues in which the next
+    attempts of order keys were released, and returns those that this process does not serve. `following`: chooses the
+    claim whose row is to be locked with the commit of a call that takes a session and has succeeded; None if there is
+    none."""
 
     source: Source
     model: type[BaseAttempt]
@@ -47,6 +49,7 @@ class ExecutionContext:
     is_abandoned: Callable[[], bool] = lambda: False
     hooks: Hooks = NO_HOOKS
     heard: Callable[[Claim, BaseException], object] = lambda claim, error: None
+    released: Callable[[Set[str]], Set[str]] = lambda queues: queues
     following: Callable[[Claim, "PreparedCall"], Claim | None] = lambda claim, call: None
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, Table, insert, select, update
 
 from async_task.queue.final_failures import COLUMNS, FinalFailure
-from async_task.queue.ordering import release_in
+from async_task.queue.ordering import release_to_others
 from async_task.queue.pages import PAGE, refusing
 from async_task.queue.predicates import can_expire, without
 from async_task.schema.audit import event, record
@@ -30,7 +30,7 @@ def expire_overdue(
                 connection.execute(change)
                 events = [event(table, one, "expired", REASON) for one in ids]
                 connection.execute(insert(companion_tables(table).events), events)
-        release_in(connection, table, connection.scalars(_keys_of(table, ids)) if ids else ())
+        release_to_others(connection, table, connection.scalars(_keys_of(table, ids)) if ids else ())
         return [FinalFailure.of_row(row, Status.EXPIRED, REASON) for row in found]
 
 
@@ -43,7 +43,7 @@ def expire_one(connection: Connection, table: Table, attempt_id: uuid.UUID) -> F
         return None
     connection.execute(update(table).where(*unclaimed).values(_expired(table)))
     record(connection, table, attempt_id, "expired", REASON)
-    release_in(connection, table, connection.scalars(_keys_of(table, [attempt_id])))
+    release_to_others(connection, table, connection.scalars(_keys_of(table, [attempt_id])))
     return FinalFailure.of_row(row, Status.EXPIRED, REASON)
 
 

@@ -173,7 +173,7 @@ def _has_released_its_key(connection: Connection, table: Table, attempt_id: uuid
     row = connection.execute(settle_statements.state(table, attempt_id)).first()
     if row is None or row.status != Status.PENDING or row.released:
         return False
-    return release_in(connection, table, [row.order_key]) > 0
+    return bool(release_in(connection, table, [row.order_key]))
 
 
 def _why_not(connection: Connection, table: Table, attempt_id: uuid.UUID) -> Outcome | FinalFailure:

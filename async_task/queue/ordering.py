@@ -13,6 +13,7 @@ A unique index allows one released attempt for each key, whatever this module do
 import datetime as dt
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ from async_task.database.dialects import probes_laterally, walks_index_names
 from async_task.database.driver_errors import is_transient
 from async_task.error_text import describe
 from async_task.schema.states import PENDING, clearing_arrived, is_pending, releasing_order_key
+from async_task.wakeup.notify import notify_sleepers
 
 logger = logging.getLogger("async_task")
 PAGE = 500
@@ -57,8 +59,9 @@ class Turn(NamedTuple):
     is_new: bool
 
 
-def release(engine: Engine, table: Table, keys: Iterable[str]) -> int:
-    """Release the first pending attempt of each of these keys, unless one of that key is released. Returns how many.
+def release(engine: Engine, table: Table, keys: Iterable[str]) -> list[str]:
+    """Release the first pending attempt of each of these keys, unless one of that key is released. Returns the queue of
+    each that was released.
 
     To be called when the outcome of a keyed attempt is committed.
     """
@@ -89,7 +92,7 @@ def release_overlooked(
     released, and the last key if there may be more behind it."""
     with engine.begin() as connection:
         keys, last = overlooked(connection, table, limit, after)
-    return release_keys(engine, table, keys), last
+    return len(release_keys(engine, table, keys)), last
 
 
 def overlooked(connection: Connection, table: Table, limit: int, after: str | None) -> tuple[list[str], str | None]:
@@ -100,11 +103,11 @@ def overlooked(connection: Connection, table: Table, limit: int, after: str | No
     return keys, found[-1].key if len(found) == limit else None
 
 
-def release_keys(engine: Engine, table: Table, keys: Sequence[str]) -> int:
+def release_keys(engine: Engine, table: Table, keys: Sequence[str]) -> list[str]:
     """`release` for keys that were overlooked."""
-    released = release(engine, table, keys) if keys else 0
+    released = release(engine, table, keys) if keys else []
     if released:  # nobody need act; and a worker may be between its commit and its own release, which is no fault
-        logger.info("%d attempts waited for others of their order key that had ended: released", released)
+        logger.info("%d attempts waited for others of their order key that had ended: released", len(released))
     return released
 
 
@@ -124,15 +127,20 @@ def to_release(connection: Connection, table: Table, limit: int) -> list[Turn]:
     return found
 
 
-def release_in(connection: Connection, table: Table, keys: Iterable[str | None]) -> int:
+def release_in(connection: Connection, table: Table, keys: Iterable[str | None]) -> list[str]:
     """As `release`, in the caller's transaction, which stays usable if another process is faster."""
     wanted = sorted({key for key in keys if key is not None})
     if not wanted:
-        return 0
+        return []
     if not probes_laterally(connection.dialect):
-        return sum(_release_one(connection, table, key) for key in wanted)
+        return [queue for key in wanted for queue in _release_one(connection, table, key)]
     pages = [wanted[start : start + PAGE] for start in range(0, len(wanted), PAGE)]
-    return sum(_release_many(connection, table, page) for page in pages)
+    return [queue for page in pages for queue in _release_many(connection, table, page)]
+
+
+def release_to_others(connection: Connection, table: Table, keys: Iterable[str | None]) -> None:
+    """As `release_in`, of keys whose next attempts other processes may have room for: sleeping workers are notified."""
+    notify_sleepers(connection, table, Counter(release_in(connection, table, keys)))
 
 
 def ahead(table: Table) -> Any:
@@ -152,36 +160,38 @@ def _released(table: Table, key: str) -> Any:
     return select(table.c.id, table.c.queue).where(table.c.order_slot == key)
 
 
-def _release_many(connection: Connection, table: Table, keys: Sequence[str]) -> int:
+def _release_many(connection: Connection, table: Table, keys: Sequence[str]) -> list[str]:
     """All in one statement (PostgreSQL); one by one if another process was faster with one of them, or the database
     refuses one of them."""
     try:
         with connection.begin_nested():
-            return connection.execute(_releasing_all(table, keys)).rowcount
+            return list(connection.scalars(_releasing_all(table, keys)))
     except DBAPIError as error:
         if len(keys) > 1 and not _is_of_the_infrastructure(error):
-            return sum(_release_many(connection, table, [key]) for key in keys)
+            return [queue for key in keys for queue in _release_many(connection, table, [key])]
         return _unreleased(error, keys[0])
 
 
-def _release_one(connection: Connection, table: Table, key: str) -> int:
-    first = connection.scalar(_first(table, table.c.order_key == key).where(~_has_released(table, literal(key))))
-    if first is None or connection.scalar(_free(table, table.c.id == first)) is None:
-        return 0
+def _release_one(connection: Connection, table: Table, key: str) -> list[str]:
+    of_key = _first(table, table.c.order_key == key).where(~_has_released(table, literal(key)))
+    first = connection.execute(of_key).first()
+    if first is None or connection.scalar(_free(table, table.c.id == first.id)) is None:
+        return []
     try:
-        return connection.execute(update(table).where(table.c.id == first).values(releasing_order_key())).rowcount
+        connection.execute(update(table).where(table.c.id == first.id).values(releasing_order_key()))
     except DBAPIError as error:
         return _unreleased(error, key)
+    return [first.queue]
 
 
-def _unreleased(error: DBAPIError, key: str) -> int:
-    """0, as another process was faster, or the database refuses this key, which must not hold up others. Raises an
+def _unreleased(error: DBAPIError, key: str) -> list[str]:
+    """None, as another process was faster, or the database refuses this key, which must not hold up others. Raises an
     error of the infrastructure."""
     if _is_of_the_infrastructure(error):
         raise error
     if not isinstance(error, IntegrityError):
         logger.error("order key %s cannot be released: %s", key, describe(error).summary)
-    return 0
+    return []
 
 
 def _is_of_the_infrastructure(error: DBAPIError) -> bool:
@@ -197,11 +207,14 @@ def _releasing_all(table: Table, keys: Sequence[str]) -> Any:
     first = _first(line, line.c.order_key == keyed.c.key).lateral("first")
     heads = select(first.c.id).select_from(keyed.join(first, true())).where(~_has_released(table, keyed.c.key))
     free = _free(table, table.c.id == any_(func.array(heads.scalar_subquery())))
-    return update(table).where(table.c.id == any_(func.array(free.scalar_subquery()))).values(releasing_order_key())
+    change = update(table).where(table.c.id == any_(func.array(free.scalar_subquery()))).values(releasing_order_key())
+    return change.returning(table.c.queue)
 
 
 def _first(table: Any, of_key: ColumnElement[bool]) -> Select[Any]:
-    return select(table.c.id).where(is_pending(table), of_key).order_by(table.c.seq).limit(1)
+    first: Any = select(table.c.id, table.c.queue)
+    found: Select[Any] = first.where(is_pending(table), of_key).order_by(table.c.seq).limit(1)
+    return found
 
 
 def _has_released(table: Table, key: Any) -> ColumnElement[bool]:

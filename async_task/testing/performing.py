@@ -126,7 +126,8 @@ class _Due:
         self._parked: set[tuple[str, str]] = set()
         self._tries: Counter[uuid.UUID] = Counter()
         self._context = ExecutionContext(
-            source, model, self._table, lane, hooks=around_of(self._table), heard=self._hear
+            source, model, self._table, lane, hooks=around_of(self._table), heard=self._hear,
+            released=lambda queues: frozenset(),
         )  # fmt: skip
         self._left_out: set[uuid.UUID] = set() if written is None else self._waiting() - written
         self._expire()

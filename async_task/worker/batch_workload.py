@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from sqlalchemy.exc import OperationalError
@@ -93,8 +93,8 @@ class BatchWorkload(Workload):
         self._due: int | None = None
         self.failure: BaseException | None = None
         self.is_out_of_time = False
-        self.has_ended_keys = False
-        """Whether attempts with order keys have ended: the next ones may be in other queues."""
+        self.has_released_keys = False
+        """Whether attempts of order keys were released: they may be in other queues."""
         self.is_suspects_turn = False
         """Whether nothing but suspects may be performed now."""
 
@@ -107,6 +107,10 @@ class BatchWorkload(Workload):
     def is_spent(self) -> bool:
         """Whether as many have been started as the limit allows."""
         return self._options.limit is not None and self._num_started >= self._options.limit
+
+    def serves(self, queue: str) -> bool:
+        queues = self._options.scope.queues
+        return not queues or queue in queues
 
     def note_failure(self, error: BaseException, queue: str | None = None) -> None:
         """After an error of the database the queue is requested again: if that stays away, the next claim fails, which
@@ -238,12 +242,11 @@ class BatchWorkload(Workload):
 
     def note_succeeded(self, claims: list[Claim]) -> None:
         self._start_for_good(claims)
-        self.has_ended_keys = self.has_ended_keys or any(claim.order_key is not None for claim in claims)
         super().note_succeeded(claims)
 
-    def note_coroutine_ended(self, claim: Claim, outcome: Outcome) -> None:
-        self.has_ended_keys = self.has_ended_keys or claim.order_key is not None
-        super().note_coroutine_ended(claim, outcome)
+    def note_next_released(self, queues: Set[str]) -> Set[str]:
+        self.has_released_keys = True
+        return super().note_next_released(queues)
 
     def note_coroutines(self, started: Collection[Claim], queue: str) -> None:
         self._start_for_good(started)

@@ -10,7 +10,7 @@ import datetime as dt
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from functools import partial
 
@@ -73,6 +73,8 @@ class ClaimPerformer:
         self._isolation = Isolation(self._children)
         self._parked_reasons = ParkedReasons()
         self._deaths: set[uuid.UUID] = set()
+        self.released: Callable[[Set[str]], Set[str]] = lambda queues: queues
+        """As in ExecutionContext."""
 
     @property
     def can_start_children(self) -> bool:
@@ -101,6 +103,7 @@ class ClaimPerformer:
             starts=self.starts,
             parked_reasons=self._parked_reasons,
             hooks=self._hooks,
+            released=self.released,
         )
 
     def needs_child(self, lane: Lane, claim: Claim) -> bool:
@@ -147,7 +150,10 @@ class ClaimPerformer:
             began = time.monotonic()
             try:
                 context.starts.begin(claim)  # it may run there, if this process dies
-                return perform_in_child(claim, None if limit is None else limit.total_seconds())
+                outcome = perform_in_child(claim, None if limit is None else limit.total_seconds())
+                if claim.order_key is not None:  # the child may have released the next one
+                    context.released({claim.queue})
+                return outcome
             except Died as death:
                 return self._count_crash(context, claim, str(death))
             except TookTooLong:

@@ -93,6 +93,11 @@ class Claimer:
         """The next claim begins at the front: something before the marks of this queue may be due now."""
         self._marks[queue].request_front()
 
+    def start_all_at_front(self) -> None:
+        """The same of all queues."""
+        for marks in list(self._marks.values()):
+            marks.request_front()
+
     def note_released(self, claims: Iterable[Claim]) -> None:
         """These were released where they stood: the next claim of their queue finds them."""
         for claim in claims:

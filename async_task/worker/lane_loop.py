@@ -240,6 +240,9 @@ class LaneLoop:
     def succeeded(self, claims: list[Claim]) -> None:
         self._workload.note_succeeded(claims)
 
+    def released(self, claims: list[Claim]) -> None:
+        self._workload.note_released(claims)
+
     def ended(self, claim: Claim, outcome: Outcome) -> None:
         self._workload.note_ended(claim, outcome)
 

@@ -35,7 +35,7 @@ class LanePool:
         """Whether claims were abandoned, and could not be released."""
         self._watchdog = Watchdog(workload)
         self.coroutines = Coroutines(
-            runtime, async_concurrency, settle_within, ended=workload.note_coroutine_ended,
+            runtime, async_concurrency, settle_within, ended=workload.count,
             freed=workload.request_coroutines, requested=self._round_robin.request,
         )  # fmt: skip
         others = OtherCalls()

@@ -131,6 +131,8 @@ class Poller:
         self._not_before = now + self._cost.note(now - began, now=now)
         if found.has_arrivals or self._release_overlooked(lane):
             found = self._poll_after_release(lane)
+            for queue in found.queues:  # what was released may have been due long before
+                self._runtime.claimer.start_at_front(queue)
         self._round_robin.paused, self._round_robin.limited = found.paused, found.limited
         for queue in found.queues:
             self._round_robin.request(queue)
@@ -165,7 +167,7 @@ class Poller:
         table = self._runtime.table
         keys, self._last_key = overlooked(lane.autocommit, table, PAGE, self._last_key)
         self._keys_at = time.monotonic() + KEYS_EVERY
-        return retry_transient(lambda: release_keys(lane.engine, table, keys)) > 0
+        return bool(retry_transient(lambda: release_keys(lane.engine, table, keys)))
 
     def _poll_once(self, lane: Lane) -> PollResult:
         runtime = self._runtime

@@ -141,10 +141,12 @@ class _Batch:
         while not self._may_not_start():
             following = self._round_robin.request_overdue()
             longest = LONGEST_WAIT if following is None else min(LONGEST_WAIT, max(0.0, following - time.monotonic()))
-            if not self._round_robin.wait_until_idle(longest) or not pool.coroutines.slots.wait(COROUTINES_WAIT):
+            if not self._round_robin.wait_until_idle(longest):
+                continue
+            claimed_before = self._round_robin.num_claimed
+            if not pool.coroutines.slots.wait(COROUTINES_WAIT):
                 continue
             # Only the table knows: a coroutine may have ended a moment ago, a key have been released into any queue.
-            claimed_before = self._round_robin.num_claimed
             lost = self._lost_claims()
             if self._has_stayed_idle(pool, claimed_before):
                 self._release(lost)
@@ -197,8 +199,8 @@ class _Batch:
     # What the table says.
 
     def _with_due(self, *, suspects: bool) -> list[str]:
-        if self._workload.has_ended_keys:
-            self._workload.has_ended_keys = False
+        if self._workload.has_released_keys:
+            self._workload.has_released_keys = False
             self._queues = self._without_paused(self._ask(backlog.queues, self._options.scope.queues)[0])
         left_out = self._runtime.unknown_calls.left_out()
         return self._ask(backlog.with_due, self._queues, *self._due_then, suspects=suspects, left_out=left_out)

@@ -4,6 +4,7 @@ A lane reserves slots before it claims from a queue with coroutines. Else each l
 and release them again.
 """
 
+import random
 import threading
 from collections.abc import Callable
 
@@ -60,7 +61,9 @@ class Slots:
             self.num_used += number
             if self._num_free <= 0 or self._is_lingering:
                 return  # whoever frees a slot, or `offer`, requests all queues
-            refused, self._refused = self._refused, set()
+            refused = list(self._refused)
+            self._refused.clear()
+        random.shuffle(refused)  # the first one takes the slot: it is not to be always the same
         for queue in refused:
             self._requested(queue)
 

@@ -180,6 +180,10 @@ class _WorkerWorkload(Workload):
     def is_over(self) -> bool:
         return self._worker.is_stopping
 
+    def serves(self, queue: str) -> bool:
+        queues = self._worker.settings.queues
+        return not queues or queue in queues
+
     def note_failure(self, error: BaseException, queue: str | None = None) -> None:
         # A poll requests the queue again; a sweep releases what was claimed.
         if self.runtime.outages.belongs(error):
@@ -287,6 +291,7 @@ class _RunningWorker:
             released = lane.run(lambda: fenced_writes.release_abandoned(lane.engine, runtime.table, lost))
             if released:
                 logger.warning("worker %s has released %d lost claims", runtime.worker, len(released))
+        runtime.claimer.start_all_at_front()  # whatever it has released was due before
         if swept.recovered:
             self._suspects.request()
 

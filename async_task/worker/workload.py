@@ -13,7 +13,7 @@ import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from functools import partial
 
 from async_task.database.lanes import Lane
@@ -55,6 +55,7 @@ class Workload(ABC):
         self._suspect_turns = itertools.count()
         self._held_back: set[str] = set()
         self._coroutine_queues: set[str] = set()
+        runtime.performer.released = self.note_next_released
 
     @property
     def is_watched(self) -> bool:
@@ -64,6 +65,10 @@ class Workload(ABC):
     @abstractmethod
     def is_over(self) -> bool:
         """Whether nothing further is to be started."""
+
+    @abstractmethod
+    def serves(self, queue: str) -> bool:
+        """Whether calls of this queue are performed here."""
 
     @abstractmethod
     def note_failure(self, error: BaseException, queue: str | None = None) -> None:
@@ -208,25 +213,18 @@ class Workload(ABC):
         for name in paused:
             released = by_target.pop(name)
             retry_transient(partial(release_to_queue, lane.engine, self.runtime.table, released, name))
+            self.runtime.claimer.start_at_front(name)  # when it is resumed
         return [claim for kept in by_target.values() for claim in kept] if paused else claims
 
     # What became of claims.
 
     def note_ended(self, claim: Claim, outcome: Outcome) -> None:
-        """A claim was brought to its outcome, and the next of its order key was released."""
-        self.note_coroutine_ended(claim, outcome)
+        """A claim was brought to its outcome."""
+        self.count(claim, outcome)
 
     def note_succeeded(self, claims: list[Claim]) -> None:
-        """These have succeeded, in one commit, and the next of their order keys were released."""
+        """These have succeeded, in one commit."""
         self.count_succeeded(len(claims))
-        for queue in {claim.queue for claim in claims if claim.order_key is not None}:
-            self._request_at_front(queue)
-
-    def note_coroutine_ended(self, claim: Claim, outcome: Outcome) -> None:
-        """The same of a coroutine, of which `note_coroutines` was told when it was started."""
-        self.count(claim, outcome)
-        if claim.order_key is not None:
-            self._request_at_front(claim.queue)
 
     def note_coroutines(self, started: Collection[Claim], queue: str) -> None:
         """Of the coroutines of this queue, these were started: only their outcomes will be counted. Others may wait
@@ -238,6 +236,14 @@ class Workload(ABC):
         """Whether coroutines of this queue were claimed so far."""
         with self._guard:
             return queue in self._coroutine_queues
+
+    def note_next_released(self, queues: Set[str]) -> Set[str]:
+        """The next attempts of order keys were released in these queues. Returns those that are not served here."""
+        served = {queue for queue in queues if self.serves(queue)}
+        for queue in served:  # it may have been due long before
+            self.runtime.claimer.start_at_front(queue)
+            self.request(queue)
+        return queues - served
 
     def note_released(self, claims: Collection[Claim]) -> None:
         """These were released without having been started."""
@@ -267,11 +273,6 @@ class Workload(ABC):
     def request(self, queue: str) -> None:
         """Something may be due there."""
         self.round_robin.request(queue)
-
-    def _request_at_front(self, queue: str) -> None:
-        """Something was released there that was due long before."""
-        self.runtime.claimer.start_at_front(queue)
-        self.request(queue)
 
     def request_coroutines(self) -> None:
         """There are free slots for coroutines again."""

@@ -4,6 +4,7 @@ import gc
 import logging
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -15,10 +16,12 @@ from sqlalchemy import Engine, Select, create_engine, event, select, text, updat
 import outbox
 from async_task import AsyncTask, Attempt, Status, Succeeded, current_attempt
 from async_task.execution import batch_executor, group_commit, in_flight
-from async_task.execution.adaptive import CLAIM_BUDGET, BatchSize
+from async_task.execution.adaptive import CLAIM_BUDGET, LONGEST_REST, BatchSize, QueryCost
 from async_task.execution.batch_executor import BatchExecutor
 from async_task.queue import fenced_writes
 from async_task.worker import lane_pool
+from async_task.worker.claimer import Claimer
+from async_task.worker.heartbeat import Heartbeat
 from clockwork import row_of
 from databases import Database, _kill_all, impatient_engine, somebody_waits
 from elsewhere import await_
@@ -250,6 +253,50 @@ def test_a_row_locked_longer_than_the_statement_timeout_does_not_hold_up_others(
 ) -> None:
     own = create_engine(database.sync_url, connect_args={"options": "-c statement_timeout=300ms"})
     _assert_others_run(own, engine, monkeypatch)
+
+
+@pytest.fixture
+def starts_at_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All claims but the first one of a queue begin where the last one ended, as beside an old snapshot."""
+    monkeypatch.setattr(QueryCost, "rest", LONGEST_REST)
+    monkeypatch.setattr(QueryCost, "note", lambda self, seconds, *, now: LONGEST_REST)
+    monkeypatch.setattr(Claimer, "start_all_at_front", lambda self: None)
+
+
+@postgresql_only
+def test_a_call_that_is_not_started_as_its_claim_may_be_lost_does_not_wait_for_a_claim_from_the_front(
+    engine: Engine, starts_at_marks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = [one for _ in range(3) for one in make(engine, act)]  # due one after the other
+    does(lambda number: None)
+    lapsed = {first}
+
+    def may_have_lost(_: Heartbeat, attempt_id: uuid.UUID) -> bool:
+        is_lapsed = attempt_id in lapsed
+        lapsed.discard(attempt_id)
+        return is_lapsed
+
+    monkeypatch.setattr(Heartbeat, "may_have_lost", may_have_lost)
+    with working(AsyncTask(engine), concurrency=1):
+        await_(lambda: counted(engine) == {"succeeded": 3}, "all are called", patience=LONGEST_REST / 2)
+    assert calls[-1] == first
+
+
+@pytest.mark.long
+@postgresql_only
+def test_what_could_not_be_locked_with_such_a_row_does_not_wait_for_a_claim_from_the_front(
+    database: Database, engine: Engine, starts_at_marks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BatchSize, "number", _groups_of(4))
+    ids = [one for _ in range(NUMBER) for one in make(engine, act)]  # due one after the other
+    does(lambda number: None)
+    own = create_engine(database.sync_url, connect_args={"options": "-c statement_timeout=300ms"})
+    with engine.connect() as other, other.begin():
+        lock_before_the_first_call(monkeypatch, other, ids[2])
+        with working(AsyncTask(own), concurrency=1, settle_within=0):
+            are_called = {"succeeded": NUMBER - 1, "pending": 1}
+            await_(lambda: counted(engine) == are_called, "the others run", patience=LONGEST_REST / 2)
+    own.dispose()
 
 
 def _assert_others_run(own: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -426,7 +426,7 @@ def test_the_second_release_of_a_key_is_refused_by_the_index_and_its_transaction
             connection.execute(update(TABLE).where(TABLE.c.id == second).values(released=True))
             other = threads.submit(_release_and_continue, own, first)
             elsewhere.await_(lambda: somebody_waits(engine), "the second release waits for the first")
-        assert other.result(30) == (0, 1)
+        assert other.result(30) == ([], 1)
     assert _released(engine) == [second]
 
 
@@ -445,7 +445,7 @@ def test_an_arrival_is_released_although_the_attempt_before_it_settles_meanwhile
         if next(is_first):
             return
         _succeed(own, claim)
-        assert ordering.release(own, TABLE, ["a"]) == 0
+        assert ordering.release(own, TABLE, ["a"]) == []
 
     event.listen(own, "commit", settle_meanwhile)
     assert ordering.release_arrived(own, TABLE) == 1
@@ -562,7 +562,7 @@ def test_a_key_with_a_released_attempt_is_left_alone_without_an_error_in_the_ser
 
     event.listen(own, "handle_error", note)
     try:
-        assert ordering.release(own, TABLE, ["a"]) == 0
+        assert ordering.release(own, TABLE, ["a"]) == []
         assert ordering.release_arrived(own, TABLE) == 1
         assert _released(engine) == [ids[1]]
     finally:
@@ -622,7 +622,7 @@ def _lose(own: Engine, engine: Engine, attempt_id: uuid.UUID) -> None:
     assert len(recovery.recover_orphans(own, TABLE, dt.timedelta(seconds=1))) == 1
 
 
-def _release_and_continue(own: Engine, attempt_id: uuid.UUID) -> tuple[int, int]:
+def _release_and_continue(own: Engine, attempt_id: uuid.UUID) -> tuple[list[str], int]:
     """Try to release the key, and use the transaction again."""
     with own.connect() as connection, connection.begin():
         released = ordering.release_in(connection, TABLE, ["a"])

@@ -25,6 +25,7 @@ from async_task.wakeup.notify import channel_of, payload, read_payload
 from clockwork import let_pass
 from databases import Database
 from outbox import HookedAttempt
+from receivers import Receiver
 
 TABLE: Table = Attempt.__table__  # type: ignore[assignment]
 Sessions = sessionmaker[Session]
@@ -81,41 +82,6 @@ def _statements(engine: Engine) -> Iterator[list[str]]:
         patch.setattr(psycopg.Connection, "execute", execute)
         yield statements
     event.remove(engine, "before_cursor_execute", listen)
-
-
-class Receiver:
-    """A connection that listens on the channel."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._connection = psycopg.connect(url, autocommit=True)
-        self._connection.execute(f'LISTEN "{channel_of(TABLE)}"')
-
-    def received(self) -> list[str]:
-        """The payloads since the last time; a mark of our own shows that none is still on its way."""
-        with psycopg.connect(self._url, autocommit=True) as other:
-            other.execute("SELECT pg_notify(%s, 'mark')", [channel_of(TABLE)])
-        received: list[str] = []
-        for notification in self._connection.notifies(timeout=30):
-            if notification.payload == "mark":
-                return received
-            received.append(notification.payload.replace("\n", ", "))
-        raise AssertionError("not even our own mark was received")
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-@pytest.fixture
-def receiver(database: Database, engine: Engine) -> Iterator[Receiver]:
-    receiver = Receiver(make_url(database.sync_url).set(drivername="postgresql").render_as_string(hide_password=False))
-    yield receiver
-    receiver.close()
-
-
-@pytest.fixture
-def sleeper(engine: Engine) -> None:
-    workers.mark_asleep(engine, TABLE, "sleeper")
 
 
 def produce(session: Session, *queues: str) -> None:

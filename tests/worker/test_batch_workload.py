@@ -165,6 +165,16 @@ def test_the_next_of_a_key_is_performed_in_the_same_batch_in_whichever_queue_it_
     assert row_of(engine, other.id).status is Status.SUCCEEDED
 
 
+def test_a_suspect_behind_the_attempt_before_it_is_performed_in_another_queue_too(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    write(Client, "ping", order_key="key", queue="one")
+    suspect = write(Client, "ping", order_key="key", queue="two")
+    with engine.begin() as connection:
+        connection.execute(update(TABLE).where(TABLE.c.id == suspect.id).values(num_attempts=1, num_losses=1))
+    assert app.run_batch().succeeded == 2
+
+
 @pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_pool_of_one_connection_is_enough(database: Database, engine: Engine, registered: None, write: Write) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt
@@ -16,12 +16,14 @@ from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.execution import adaptive
 from async_task.execution.adaptive import LONGEST_REST, QueryCost
-from async_task.queue import fetch
+from async_task.queue import fetch, ordering
 from async_task.queue.fenced_writes import release_claims
 from async_task.schema.tables import table_of
 from async_task.worker import start_marks
+from async_task.worker.claimer import Claimer
 from async_task.worker.runtime import Runtime
 from async_task.worker.start_marks import EARLIEST, PRIORITIES, StartMarks
+from async_task.worker.worker import AttemptWorker
 from elsewhere import await_
 from outbox import act, act_later, will
 from workers import counted, make, working
@@ -181,10 +183,10 @@ def expensive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptive, "rest_after", lambda seconds: LONGEST_REST)
 
 
-def make_due(engine: Engine, seconds_ago: float, priority: int = 0) -> uuid.UUID:
+def make_due(engine: Engine, seconds_ago: float, priority: int = 0, **options: Any) -> uuid.UUID:
     """An attempt that has been due for so long."""
     with Session(engine) as session, session.begin():
-        attempt = Attempt.create(target=act, priority=priority, session=session)
+        attempt = Attempt.create(target=act, priority=priority, session=session, **options)
         session.flush()
         session.execute(update(Attempt).where(Attempt.id == attempt.id).values(due_at=clock_now(-seconds_ago)))
         return attempt.id
@@ -282,14 +284,79 @@ class Dear(QueryCost):
         return LONGEST_REST
 
 
+@pytest.fixture
+def dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All claims but the first one begin at the marks: the first sweep of a worker finds nothing, whenever it ends."""
+    monkeypatch.setattr(start_marks, "QueryCost", Dear)
+    monkeypatch.setattr(Claimer, "start_all_at_front", lambda self: None)
+
+
 @pytest.mark.slow
 @pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("by", ["its own process", "a sweep"])
 def test_the_next_coroutine_of_an_order_key_does_not_wait_for_a_claim_from_the_front(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, by: str, dear: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start_marks, "QueryCost", Dear)
+    if by == "a sweep":
+        release = ordering.release
+        monkeypatch.setattr(ordering, "release", lambda *given: release(*given)[:0])
     will(lambda: asyncio.sleep(0.005))
     make(engine, act_later, 3, order_key="one after the other")
     make(engine, act_later, 60)
     with working(AsyncTask(engine), concurrency=1, async_concurrency=2):
         await_(lambda: counted(engine) == {"succeeded": 63}, "all are called", patience=LONGEST_REST / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.only_on("postgresql")
+def test_the_first_attempt_of_a_new_order_key_does_not_wait_for_a_claim_from_the_front(
+    engine: Engine, dear: None
+) -> None:
+    will(lambda: None)
+    with working(AsyncTask(engine), concurrency=1):
+        make(engine, act)
+        await_(lambda: counted(engine) == {"succeeded": 1}, "the first claim is made, from the front")
+        make_due(engine, 20, order_key="new")
+        await_(lambda: counted(engine) == {"succeeded": 2}, "all are called", patience=LONGEST_REST / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.only_on("postgresql")
+def test_calls_of_a_paused_target_do_not_wait_for_a_claim_from_the_front_when_it_is_resumed(
+    engine: Engine, dear: None
+) -> None:
+    will(lambda: None)
+    app = AsyncTask(engine)
+    with working(app, concurrency=1) as worker:
+        make(engine, act, queue="test.act")
+        await_(lambda: counted(engine) == {"succeeded": 1}, "the first claim of its queue is made, from the front")
+        app.pause(target=act)
+        await_(lambda: _knows_pause(worker), "the worker knows that it is paused")
+        make_due(engine, 20)
+        await_(lambda: _queues(engine) == {"test.act"}, "it waits in the queue of its target")
+        app.resume(target=act)
+        await_(lambda: counted(engine) == {"succeeded": 2}, "all are called", patience=LONGEST_REST / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.only_on("postgresql")
+def test_what_a_sweep_recovers_does_not_wait_for_a_claim_from_the_front(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start_marks, "QueryCost", Dear)
+    will(lambda: None)
+    with Runtime(Source(engine), Attempt, dt.timedelta(seconds=0.2)) as dead, open_lane(dead.source) as lane:
+        claim_id = make_due(engine, 20)
+        assert claim(dead, lane, 1)[0] == [claim_id]
+    with working(AsyncTask(engine, lease=0.2), concurrency=1):
+        make(engine, act, 3)
+        await_(lambda: counted(engine) == {"succeeded": 4}, "all are called", patience=LONGEST_REST / 2)
+
+
+def _knows_pause(worker: AttemptWorker) -> bool:
+    return worker._workload is not None and worker._workload.round_robin.paused == {"test.act"}
+
+
+def _queues(engine: Engine) -> set[str]:
+    with engine.connect() as connection:
+        return set(connection.scalars(select(Attempt.queue)))
