@@ -4,12 +4,12 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
 from sqlalchemy.orm import Session
 
-from async_task.application.dashboard import ApplicationDashboard
+from async_task.application.clock import ApplicationClock
 from async_task.application.hooks import check_message_hook, guarded, hooks_of, observed
 from async_task.application.validation import (
     Overlap,
@@ -38,7 +38,6 @@ from async_task.errors import AlreadyRunning, ConfigurationError
 from async_task.outcomes import Outcome
 from async_task.queue.hooks import Around, OnCrashed, OnExpired, OnFailed, OnRetried, OnSucceeded, set_around
 from async_task.queue.worker_names import check_worker_name
-from async_task.schedule.clock import Clock
 from async_task.schedule.schedule import Schedule
 from async_task.schema.tables import table_of
 from async_task.targets.keeping import Age, Keep
@@ -56,7 +55,7 @@ from async_task.worker.worker import AttemptWorker
 from async_task.worker.workload import PerformClaim
 
 
-class AsyncTask(ApplicationDashboard):
+class AsyncTask(ApplicationClock):
     """Performs and reads the attempts of one application.
 
         outbox = AsyncTask("postgresql+psycopg://localhost/shop", modules=["shop.outbox"])
@@ -299,33 +298,6 @@ class AsyncTask(ApplicationDashboard):
 
     def _own_job(self, runtime: Runtime) -> PerformClaim | None:
         return own_run(self._attempt_job(runtime))
-
-    def clock(self) -> Clock:
-        """A clock, which enqueues the calls of the schedule at their times until it is stopped: `outbox.clock().run()`.
-
-        Any number of clocks may run, on any machines. Raises ConfigurationError without a schedule, and for an entry
-        that cannot be written. `run` raises as `run_batch` does.
-        """
-        self._check_clock()
-        # It executes few statements, and may be behind a pooler in transaction mode: prepared ones are lost there.
-        self._source.stop_preparing()
-        return self._made_clock()
-
-    def _clock_beside(self) -> AbstractContextManager[object]:
-        return self._made_clock().running()
-
-    def _made_clock(self) -> Clock:
-        check = partial(self._check_before_change, "clock")
-        return Clock(self._source, self._model, tuple(self._schedule), check=check)
-
-    def _check_clock(self) -> None:
-        if not len(self._schedule):
-            raise ConfigurationError("this application has no schedule: give it one, AsyncTask(..., schedule=schedule)")
-        self._check_schedule()  # entries may have been added
-
-    def _check_schedule(self) -> None:
-        for entry in self._schedule:
-            entry.check(self._model)
 
     def _runtime(self, verb: str, name: str | None = None, *, has_sessions: bool = True) -> Runtime:
         self._check_before_change(verb)
