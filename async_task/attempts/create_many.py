@@ -3,10 +3,8 @@
 import datetime as dt
 import functools
 import itertools
-import re
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,15 +22,16 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapper, Session
 
 from async_task.attempts import unwritten
+from async_task.attempts.alike_rows import are_many_alike, has_plain_arguments
 from async_task.attempts.ambient import check_writable
+from async_task.attempts.copied_lines import copy_lines, fields
 from async_task.attempts.create import single_table
 from async_task.attempts.draft import Draft, Forms, from_now, named_draft
 from async_task.attempts.own_columns import own_values_by_column
-from async_task.attempts.telemetry import Writing, traced
+from async_task.attempts.telemetry import Writing, is_traced, traced
 from async_task.database.clock import Instant, clock_now
 from async_task.database.dialects import copies_rows
 from async_task.database.numbering import numbered, take_numbers
@@ -53,9 +52,12 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
     A session is flushed first. Raises IntegrityError for a used token, and what `create` raises, with the row's number.
     """
     mapper, table = single_table(model, "create_many")
-    # To copy the first rows while the others are checked was a quarter faster. But a validator that uses this session
-    # would wait for ever, and the time of checking would count for the server's limit of a statement.
-    drafts = list(_drafts(mapper, table, rows))
+    made = _drafts(mapper, table, rows)
+    are_alike = are_many_alike(rows) and not (unwritten.is_off or is_traced(table) or _has_changes(where))
+    drafts = list(itertools.islice(made, 1 if are_alike else None))
+    are_plain = are_alike and has_plain_arguments(drafts[0])
+    if not are_plain:
+        drafts += made
     if unwritten.is_off:
         return [one.id for one in drafts]
     session: Session | None = None
@@ -68,13 +70,23 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
         connection = session.connection(bind_arguments=write_arguments(mapper))
     if not drafts:
         return []
-    traced(table, "create_many", drafts, partial(_write_traced, session, connection, mapper, drafts))
+    if not (are_plain and _copy_while_checked(connection, table, drafts, made)):
+        drafts += made
+        traced(table, "create_many", drafts, partial(_write_traced, session, connection, mapper, drafts))
     counts = Counter(one.form.queue for one in drafts if one.is_due_at_once)
     if session is None:
         wake_after_connection_commit(connection, table, counts)
     else:
         wake_after_commit(session, mapper, counts, [one.id for one in drafts if one.is_due_at_once])
     return [one.id for one in drafts]
+
+
+def _has_changes(where: object) -> bool:
+    """Whether a session would be flushed, which a row that is refused must not cause."""
+    if isinstance(where, Connection):
+        return False
+    session = blocking_session(where)
+    return bool(session.new or session.dirty or session.deleted)
 
 
 def _write_traced(
@@ -155,15 +167,51 @@ def _write_many(connection: Connection, table: Table, drafts: list[Draft], share
     stamps, first = {"created_at": now, "updated_at": now, **shared}, stamped[0]
     is_same = all(one.columns is first.columns for one in stamped)  # without values of the user's
     if may_copy and is_same and _may_be_copied(table, first.values | stamps | dict(first.columns)):
-        stamps |= first.columns
-        columns = [*first.own_values(now), *first.form.values, *stamps]
-        copy_lines(connection, table, columns, _lines(stamped, now, stamps))
+        _copy(connection, table, first, stamped, now, stamps | dict(first.columns))
     else:
         rows = [one.form.values | one.own_values(now) | stamps | dict(one.columns) for one in stamped]
         _insert(connection, table, rows, given=frozenset(first.columns))
 
 
-def _lines(drafts: list[Draft], now: dt.datetime, stamps: Row) -> Iterator[str]:
+def _copy_while_checked(connection: Connection, table: Table, drafts: list[Draft], made: Iterator[Draft]) -> bool:
+    """Copy the first draft and those that are made from the other rows, which are added: the server reads the first
+    ones while the others are checked, in two thirds of the time. Returns whether that is possible here. If a row is
+    refused, all is undone, and the transaction stays usable."""
+    driver: Any = connection.connection.driver_connection
+    if not copies_rows(connection.dialect) or connection.dialect.is_async or driver.autocommit:
+        return False
+    (first,) = drafts
+    had_begun = connection.in_transaction()
+    now, may_copy = _clock_and_copy(connection, table)
+    stamps = {"created_at": now, "updated_at": now, **first.columns}
+    if not (may_copy and _may_be_copied(table, first.values | stamps)):
+        return False
+
+    def following() -> Iterator[Draft]:
+        yield first
+        for one in made:
+            drafts.append(one)
+            yield one
+
+    stamped = (one.stamped(lambda after: now + after) for one in following())
+    try:
+        with connection.begin_nested():
+            _copy(connection, table, first, stamped, now, stamps)
+    except AsyncTaskError:
+        if not had_begun:
+            connection.rollback()
+        raise
+    return True
+
+
+def _copy(
+    connection: Connection, table: Table, first: Draft, stamped: Iterable[Draft], now: dt.datetime, stamps: Row
+) -> None:  # fmt: skip
+    columns = [*first.own_values(now), *first.form.values, *stamps]
+    copy_lines(connection, table, columns, _lines(stamped, now, stamps))
+
+
+def _lines(drafts: Iterable[Draft], now: dt.datetime, stamps: Row) -> Iterator[str]:
     """Rows for COPY; the text that rows of one form have in common is made once."""
     due, ends = fields([now]), dict[int, str]()
     for one in drafts:
@@ -207,65 +255,3 @@ def _is_sent_as_it_is(one: Column[Any]) -> bool:
 
 
 _AS_THEY_ARE = (Boolean, HiddenText, Instant, Integer, String, Uuid)
-
-
-LINES = 500
-"""How many are sent at a time: the server reads them while the next ones are made."""
-_SPECIAL = re.compile(r"[\\\t\n\r]")
-_ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-
-def copy_lines(connection: Connection, table: Table, columns: Sequence[str], lines: Iterable[str]) -> None:
-    """Write rows, each a line of `fields` in the order of these columns. Raises what SQLAlchemy would."""
-    # Lines of our own take the client less time than psycopg's `write_row`. Binary COPY fails where a column of the
-    # user's table has another integer type.
-    import psycopg
-
-    preparer = connection.dialect.identifier_preparer
-    names = ", ".join(map(preparer.quote, columns))
-    # The preparer doubles each %, for statements with parameters.
-    statement = f"COPY {preparer.format_table(table)} ({names}) FROM STDIN".replace("%%", "%")
-    driver: Any = connection.connection.driver_connection
-    try:
-        with driver.cursor() as cursor, cursor.copy(statement) as copy:
-            for block in _blocks(lines):
-                copy.write(block)
-    except psycopg.Error as error:
-        raise DBAPIError.instance(
-            statement, None, error, psycopg.Error, hide_parameters=True, dialect=connection.dialect
-        ) from None
-
-
-def fields(values: Iterable[object]) -> str:
-    """A part of a line: values with tabs between them. Takes None, str, bool, int, UUID and aware datetime."""
-    return "\t".join(["\\N" if value is None else _TEXTS[type(value)](value) for value in values])
-
-
-def _blocks(lines: Iterable[str]) -> Iterator[str]:
-    ahead = iter(lines)
-    while block := "".join(itertools.islice(ahead, LINES)):
-        yield block
-
-
-def _text(value: str) -> str:
-    return value.translate(_ESCAPED) if _SPECIAL.search(value) else value
-
-
-class _Texts(dict[type, Callable[[Any], str]]):
-    def __missing__(self, kind: type) -> Callable[[Any], str]:
-        """By the nearest base class: an enum of texts is a text, and one of numbers a number."""
-        for base in kind.__mro__:
-            if base in self:
-                return self[base]
-        raise TypeError(f"COPY: a line cannot hold a {kind.__name__}")
-
-
-_TEXTS = _Texts(
-    {
-        str: _text,
-        bool: lambda value: "t" if value else "f",
-        int: int.__repr__,
-        uuid.UUID: lambda value: value.hex,
-        dt.datetime: lambda value: value.astimezone(dt.UTC).isoformat(),
-    }
-)

@@ -170,6 +170,11 @@ def set_telemetry(attempts: Table, telemetry: GuardedTelemetry | None) -> None:
         _telemetry[attempts] = telemetry
 
 
+def is_traced(attempts: Table) -> bool:
+    """Whether this process tells anybody of the calls that are written into this table."""
+    return attempts in _telemetry
+
+
 def traced(attempts: Table, verb: Verb, drafts: Sequence[Draft], write: Callable[[Writing | None], T]) -> T:
     """`write(writing)`, which writes these calls; `writing` is None without telemetry."""
     telemetry = _telemetry.get(attempts)

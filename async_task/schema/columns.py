@@ -4,6 +4,7 @@ import datetime as dt
 import os
 import time
 import uuid
+from array import array
 from typing import Any
 
 from sqlalchemy import BigInteger, Dialect, Integer, String, Text, TypeDecorator, Uuid
@@ -111,7 +112,22 @@ def uuid7() -> uuid.UUID:
     bits. Those of one process sort by the time of creation, to a quarter of a microsecond."""
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     bits = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64
-    return uuid.UUID(int=bits | 0b10 << 62 | int.from_bytes(os.urandom(8)) >> 2)
+    return uuid.UUID(int=bits | 0b10 << 62 | _random_bits() >> 2)
+
+
+_random_ahead: list[int] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random_ahead.clear)  # else parent and child would have the same ones
+
+
+def _random_bits() -> int:
+    """64 random bits. To ask the system for many at once takes a fifth of the time."""
+    try:
+        return _random_ahead.pop()
+    except IndexError:
+        one, *others = array("Q", os.urandom(8 * 256))
+        _random_ahead.extend(others)
+        return one
 
 
 CLOCK_SLACK = dt.timedelta(days=2)

@@ -8,6 +8,7 @@ from dataclasses import is_dataclass
 from functools import cache, cached_property, partial
 from inspect import Parameter
 from itertools import pairwise
+from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typing_extensions
@@ -22,6 +23,8 @@ T = TypeVar("T")
 PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 """Types whose values pydantic never converts in strict mode."""
 
+_UNIONS = (typing.Union, UnionType)
+
 
 class ParameterTypes:
     """The types of these parameters; `label` begins each message. `hints`: the resolved annotations, by name."""
@@ -30,6 +33,14 @@ class ParameterTypes:
         self._label = label
         self._hints = {one.name: hints.get(one.name, Any) for one in parameters}
         self._required = {one.name for one in parameters if one.default is one.empty}
+
+    @cached_property
+    def are_plain(self) -> bool:
+        """Whether each is a plain type, or a union of such."""
+        return all(
+            PLAIN.issuperset(typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,))
+            for hint in self._hints.values()
+        )
 
     def fit_plainly(self, arguments: Mapping[str, Any]) -> bool:
         """Whether all are plain values that fit. Most calls are, and this is far quicker than to say what does not."""

@@ -66,6 +66,11 @@ class Signature:
                 raise InvalidArguments(f"{self.label}: the argument {one.name!r} is missing")
         self._types.check(arguments, may_change=may_change)
 
+    @property
+    def takes_plain_values(self) -> bool:
+        """Whether each parameter takes plain values alone: to check these runs no code of the user's."""
+        return self._types.are_plain
+
     def check_session(self, *, engine_is_async: bool) -> None:
         """Raises ConfigurationError if an engine of this kind has no such session for this call."""
         if self.session_is_async and not engine_is_async:

@@ -39,7 +39,7 @@ from async_task import (
     InvalidArguments,
     target,
 )
-from async_task.attempts.create_many import LINES, copy_lines, fields
+from async_task.attempts.copied_lines import LINES, copy_lines, fields
 from clockwork import row_of
 from outbox import effects
 from writing import ARGS, SECRET, Client, Reversing, Sessions, book, count, statements_of
