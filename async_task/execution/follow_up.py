@@ -112,8 +112,29 @@ def _release_next_of(context: ExecutionContext, claims: Sequence[Claim]) -> None
     elsewhere = context.released({*released, *(claim.queue for claim in claims)})
     notified = Counter(queue for queue in released if queue in elsewhere)
     if notified and may_notify(engine, table):
-        with engine.begin() as connection:
-            notify_sleepers(connection, table, notified)
+        _notify(context, notified)
+
+
+def _notify(context: ExecutionContext, counts: Counter[str]) -> None:
+    try:
+        with context.engine.begin() as connection:
+            notify_sleepers(connection, context.table, counts)
+    except Exception as error:  # they poll
+        logger.warning("sleeping workers were not notified: %s", describe(error).summary)
+
+
+def tell_of_child(context: ExecutionContext, claim: Claim) -> None:
+    """A child process has performed this claim, or died of it, and the next attempt of its order key may be
+    released."""
+    if claim.order_key is None:
+        return
+    key, queues = claim.order_key, {claim.queue}
+    try:
+        queue = retry_transient(lambda: ordering.queue_of_released(context.engine, context.table, key))
+        queues |= {queue} if queue is not None else set()
+    except Exception as error:  # a poll finds it
+        logger.warning("attempt %s: the next of its key is not looked for: %s", claim.id, type(error).__name__)
+    context.released(queues)
 
 
 class OutcomeSink(Protocol):
@@ -123,7 +144,7 @@ class OutcomeSink(Protocol):
         """These attempts have succeeded, and the next ones of their order keys are released."""
 
     def released(self, claims: list[Claim]) -> None:
-        """The calls of these claims were not started, and the claims are released."""
+        """The calls of these claims were not started. The claims are released, parked, or left to a sweep."""
 
     def ended(self, claim: Claim, outcome: Outcome) -> None:
         """This attempt has ended otherwise, or is due again later."""

@@ -263,6 +263,7 @@ class GroupCommit:
             hooked, finished = self._split(in_flight.finished)
             commit_group(self._context, finished, self._unstarted)
             self._add_committed(finished)
+            self._outcomes.add_released(self._unstarted)
             in_flight.finished, self._unstarted = [], []
             self._is_locked = self._is_locked and stays_locked
             if self._is_locked:

@@ -35,9 +35,9 @@ class ExecutionContext:
     runs. `parked_reasons`: what was logged about parked attempts. `is_abandoned`: whether the outcomes of calls are no
     longer to be written, because somebody else releases their claims. `hooks`: of the application. `heard`: is told of
     each error that a call raised, once its outcome is written. `released`: is told of the queues in which the next
-    attempts of order keys were released, and returns those that this process does not serve. `following`: chooses the
-    claim whose row is to be locked with the commit of a call that takes a session and has succeeded; None if there is
-    none."""
+    attempts of order keys may have been released, and returns those whose workers are to be notified. `following`:
+    chooses the claim whose row is to be locked with the commit of a call that takes a session and has succeeded; None
+    if there is none."""
 
     source: Source
     model: type[BaseAttempt]

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, Table, insert, select, update
 
 from async_task.queue.final_failures import COLUMNS, FinalFailure
-from async_task.queue.ordering import release_to_others
+from async_task.queue.ordering import Silent, release_and_notify
 from async_task.queue.pages import PAGE, refusing
 from async_task.queue.predicates import can_expire, without
 from async_task.schema.audit import event, record
@@ -18,9 +18,10 @@ REASON = "past its expires_at"
 
 
 def expire_overdue(
-    engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = ()
+    engine: Engine, table: Table, *, limit: int = PAGE, besides: Sequence[uuid.UUID] = (), silent: Silent = ()
 ) -> list[FinalFailure]:
-    """Expire one page, without the ids `besides`; returns what expired. Raises Refused."""
+    """Expire one page, without the ids `besides`; returns what expired. `silent`: as for `release_arrived`. Raises
+    Refused."""
     with engine.begin() as connection:
         found = connection.execute(overdue(table, limit, besides)).all()
         ids = [row.id for row in found]
@@ -30,7 +31,8 @@ def expire_overdue(
                 connection.execute(change)
                 events = [event(table, one, "expired", REASON) for one in ids]
                 connection.execute(insert(companion_tables(table).events), events)
-        release_to_others(connection, table, connection.scalars(_keys_of(table, ids)) if ids else ())
+        if keys := connection.scalars(_keys_of(table, ids)).all() if ids else ():
+            release_and_notify(connection, table, keys, silent=silent)
         return [FinalFailure.of_row(row, Status.EXPIRED, REASON) for row in found]
 
 
@@ -43,7 +45,7 @@ def expire_one(connection: Connection, table: Table, attempt_id: uuid.UUID) -> F
         return None
     connection.execute(update(table).where(*unclaimed).values(_expired(table)))
     record(connection, table, attempt_id, "expired", REASON)
-    release_to_others(connection, table, connection.scalars(_keys_of(table, [attempt_id])))
+    release_and_notify(connection, table, connection.scalars(_keys_of(table, [attempt_id])))
     return FinalFailure.of_row(row, Status.EXPIRED, REASON)
 
 

@@ -14,7 +14,7 @@ import datetime as dt
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -44,6 +44,7 @@ from async_task.wakeup.notify import notify_sleepers
 
 logger = logging.getLogger("async_task")
 PAGE = 500
+Silent = Collection[str] | None
 MOST_KEYS = 10_000
 """How many keys a preview looks at."""
 
@@ -69,9 +70,9 @@ def release(engine: Engine, table: Table, keys: Iterable[str]) -> list[str]:
         return release_in(connection, table, keys)
 
 
-def release_arrived(engine: Engine, table: Table, limit: int = PAGE) -> int:
+def release_arrived(engine: Engine, table: Table, limit: int = PAGE, *, silent: Silent = ()) -> int:
     """Release those of up to `limit` arrivals whose turn it is. Returns how many arrivals there were; 0 costs one look
-    into an empty index."""
+    into an empty index. Sleeping workers are notified, but not of the queues `silent`; None: of no queue."""
     with engine.begin() as connection:
         found = connection.execute(_arrivals(table, limit)).all()
         if not found:
@@ -80,7 +81,8 @@ def release_arrived(engine: Engine, table: Table, limit: int = PAGE) -> int:
         # By id alone: these rows are locked, and by the status MySQL would wait for other locks.
         connection.execute(update(table).where(table.c.id.in_(ids)).values(clearing_arrived()))
     # In a transaction of its own: a worker that settled meanwhile skipped the rows that were locked here.
-    release(engine, table, {row.order_key for row in found})
+    with engine.begin() as connection:
+        release_and_notify(connection, table, {row.order_key for row in found}, silent=silent)
     return len(found)
 
 
@@ -103,9 +105,12 @@ def overlooked(connection: Connection, table: Table, limit: int, after: str | No
     return keys, found[-1].key if len(found) == limit else None
 
 
-def release_keys(engine: Engine, table: Table, keys: Sequence[str]) -> list[str]:
-    """`release` for keys that were overlooked."""
-    released = release(engine, table, keys) if keys else []
+def release_keys(engine: Engine, table: Table, keys: Sequence[str], *, silent: Silent = ()) -> list[str]:
+    """`release` for keys that were overlooked. `silent`: as for `release_arrived`."""
+    if not keys:
+        return []
+    with engine.begin() as connection:
+        released = release_and_notify(connection, table, keys, silent=silent)
     if released:  # nobody need act; and a worker may be between its commit and its own release, which is no fault
         logger.info("%d attempts waited for others of their order key that had ended: released", len(released))
     return released
@@ -138,9 +143,21 @@ def release_in(connection: Connection, table: Table, keys: Iterable[str | None])
     return [queue for page in pages for queue in _release_many(connection, table, page)]
 
 
-def release_to_others(connection: Connection, table: Table, keys: Iterable[str | None]) -> None:
-    """As `release_in`, of keys whose next attempts other processes may have room for: sleeping workers are notified."""
-    notify_sleepers(connection, table, Counter(release_in(connection, table, keys)))
+def release_and_notify(
+    connection: Connection, table: Table, keys: Iterable[str | None], *, silent: Silent = ()
+) -> list[str]:
+    """As `release_in`. `silent`: as for `release_arrived`."""
+    released = release_in(connection, table, keys)
+    if silent is not None:
+        notify_sleepers(connection, table, Counter(queue for queue in released if queue not in silent))
+    return released
+
+
+def queue_of_released(engine: Engine, table: Table, key: str) -> str | None:
+    """The queue of the released attempt of this key; None without one."""
+    with engine.begin() as connection:
+        row = connection.execute(_released(table, key)).first()
+    return None if row is None else row.queue
 
 
 def ahead(table: Table) -> Any:
@@ -185,8 +202,8 @@ def _release_one(connection: Connection, table: Table, key: str) -> list[str]:
 
 
 def _unreleased(error: DBAPIError, key: str) -> list[str]:
-    """None, as another process was faster, or the database refuses this key, which must not hold up others. Raises an
-    error of the infrastructure."""
+    """Nothing, as another process was faster, or the database refuses this key, which must not hold up others. Raises
+    an error of the infrastructure."""
     if _is_of_the_infrastructure(error):
         raise error
     if not isinstance(error, IntegrityError):

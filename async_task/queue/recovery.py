@@ -26,7 +26,7 @@ from async_task.queue.claim import Claim
 from async_task.queue.fingerprints import fingerprint_of_loss
 from async_task.queue.hooks import FACTS
 from async_task.queue.ledger import Begun
-from async_task.queue.ordering import release_to_others
+from async_task.queue.ordering import release_and_notify
 from async_task.queue.pages import PAGE, refusing
 from async_task.queue.predicates import Conditions, is_claimed, is_orphan, without
 from async_task.queue.settle_statements import change, change_one
@@ -141,7 +141,7 @@ def recover_claim(engine: Engine, table: Table, claim: Claim, how: str) -> Statu
             return None
         alike = fingerprint_of_loss(claim.target, "crash", how)
         record(connection, table, claim.id, "crash", how, number=claim.number, fingerprint=alike)
-        release_to_others(connection, table, [claim.order_key])
+        release_and_notify(connection, table, [claim.order_key])
         return connection.scalar(select(table.c.status).where(table.c.id == claim.id))
 
 
@@ -196,7 +196,7 @@ def _recover(connection: Connection, table: Table, lost: Sequence[LostClaim]) ->
     with refusing([one.row.id for one in lost]):
         for one in lost:
             _change(connection, table, one)
-    release_to_others(connection, table, [one.row.order_key for one in lost])
+    release_and_notify(connection, table, [one.row.order_key for one in lost])
 
 
 def _change(connection: Connection, table: Table, lost: LostClaim) -> None:

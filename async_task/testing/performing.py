@@ -134,7 +134,7 @@ class _Due:
 
     def perform_next(self) -> bool:
         """Perform the most urgent due attempt. Returns whether there was one."""
-        while ordering.release_arrived(self._engine, self._table):
+        while ordering.release_arrived(self._engine, self._table, silent=None):
             continue
         claim = self._claim_next()
         if claim is None:
@@ -159,7 +159,7 @@ class _Due:
             return {*connection.scalars(select(self._table.c.id).where(is_pending(self._table)))}
 
     def _expire(self) -> None:
-        while ended := expiry.expire_overdue(self._engine, self._table):
+        while ended := expiry.expire_overdue(self._engine, self._table, silent=None):
             self._outcomes += [Expired(one.attempt_id, one.reason) for one in ended]
 
     def _claim_next(self) -> Claim | None:

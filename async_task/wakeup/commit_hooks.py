@@ -41,7 +41,7 @@ def new_attempts(session: Session) -> dict[Mapper[Any], frozenset[uuid.UUID]]:
     """The ids of the new due attempts of the session's outermost transaction, by model."""
     attempts: _NewAttempts | None = session.info.get(_KEY)
     found = {} if attempts is None else attempts.ids.get(session.get_transaction(), {})
-    return {model: frozenset(ids) for model, ids in found.items()}
+    return {model: frozenset(ids) for model, ids in found.items() if ids}
 
 
 class _NewAttempts:

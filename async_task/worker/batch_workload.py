@@ -94,7 +94,7 @@ class BatchWorkload(Workload):
         self.failure: BaseException | None = None
         self.is_out_of_time = False
         self.has_released_keys = False
-        """Whether attempts of order keys were released: they may be in other queues."""
+        """Whether attempts of order keys may have been released: they may be in other queues."""
         self.is_suspects_turn = False
         """Whether nothing but suspects may be performed now."""
 
@@ -111,6 +111,11 @@ class BatchWorkload(Workload):
     def serves(self, queue: str) -> bool:
         queues = self._options.scope.queues
         return not queues or queue in queues
+
+    @property
+    def goes_on(self) -> bool:
+        has_ended = self.is_out_of_time or self.failure is not None or self._options.stop.is_set()
+        return not (has_ended or self._left == 0 or self._options.scope.targets)
 
     def note_failure(self, error: BaseException, queue: str | None = None) -> None:
         """After an error of the database the queue is requested again: if that stays away, the next claim fails, which

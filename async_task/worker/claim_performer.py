@@ -19,6 +19,7 @@ from async_task.database.dialects import locks_rows
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import retry_transient
+from async_task.execution.follow_up import tell_of_child
 from async_task.execution.parked_reasons import ParkedReasons
 from async_task.execution.performer import perform_claim, settle_interrupted, tracked_elsewhere
 from async_task.execution.prepared_call import ExecutionContext, bounds_of, timeout_error
@@ -151,11 +152,12 @@ class ClaimPerformer:
             try:
                 context.starts.begin(claim)  # it may run there, if this process dies
                 outcome = perform_in_child(claim, None if limit is None else limit.total_seconds())
-                if claim.order_key is not None:  # the child may have released the next one
-                    context.released({claim.queue})
+                context.lane.run(partial(tell_of_child, context, claim))
                 return outcome
             except Died as death:
-                return self._count_crash(context, claim, str(death))
+                outcome = self._count_crash(context, claim, str(death))
+                context.lane.run(partial(tell_of_child, context, claim))
+                return outcome
             except TookTooLong:
                 assert limit is not None
                 late = timeout_error(limit, "its process was ended")

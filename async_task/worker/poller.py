@@ -129,12 +129,15 @@ class Poller:
         now = time.monotonic()
         # A poll is expensive while an old snapshot is open somewhere.
         self._not_before = now + self._cost.note(now - began, now=now)
+        may_be_old = self._round_robin.is_idle  # claims from the marks have left it
         if found.has_arrivals or self._release_overlooked(lane):
             found = self._poll_after_release(lane)
-            for queue in found.queues:  # what was released may have been due long before
-                self._runtime.claimer.start_at_front(queue)
+            may_be_old = True
+        resumed = self._round_robin.paused - found.paused
         self._round_robin.paused, self._round_robin.limited = found.paused, found.limited
         for queue in found.queues:
+            if may_be_old or queue in resumed:
+                self._runtime.claimer.start_at_front(queue)
             self._round_robin.request(queue)
         if found.has_suspects:
             self._suspects.request()
@@ -156,7 +159,7 @@ class Poller:
     def _poll_after_release(self, lane: Lane) -> PollResult:
         """After the first attempts of new order keys were released."""
         self._keys_seen_at = time.monotonic()
-        while release_arrived(lane.engine, self._runtime.table) >= PAGE:
+        while release_arrived(lane.engine, self._runtime.table, silent=self._queues or None) >= PAGE:
             pass
         return self._poll_once(lane)
 
@@ -167,7 +170,7 @@ class Poller:
         table = self._runtime.table
         keys, self._last_key = overlooked(lane.autocommit, table, PAGE, self._last_key)
         self._keys_at = time.monotonic() + KEYS_EVERY
-        return bool(retry_transient(lambda: release_keys(lane.engine, table, keys)))
+        return bool(retry_transient(lambda: release_keys(lane.engine, table, keys, silent=self._queues or None)))
 
     def _poll_once(self, lane: Lane) -> PollResult:
         runtime = self._runtime

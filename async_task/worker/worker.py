@@ -184,6 +184,10 @@ class _WorkerWorkload(Workload):
         queues = self._worker.settings.queues
         return not queues or queue in queues
 
+    @property
+    def goes_on(self) -> bool:
+        return not self._worker.is_stopping
+
     def note_failure(self, error: BaseException, queue: str | None = None) -> None:
         # A poll requests the queue again; a sweep releases what was claimed.
         if self.runtime.outages.belongs(error):
@@ -284,14 +288,16 @@ class _RunningWorker:
 
     def _sweep_up(self, lane: Lane) -> None:
         runtime = self._runtime
-        swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease, hooks=runtime.hooks))
+        try:
+            swept = lane.run(lambda: sweep(lane.engine, runtime.table, runtime.lease, hooks=runtime.hooks))
+        finally:
+            runtime.claimer.start_all_at_front()  # whatever it has released was due before
         lapsed = lane.run(lambda: fetch.lost_claims(lane.engine, runtime.table, runtime.worker))
         lost = [one for one in lapsed if not runtime.heartbeat.tracks(one.id)]
         if lost:
             released = lane.run(lambda: fenced_writes.release_abandoned(lane.engine, runtime.table, lost))
             if released:
                 logger.warning("worker %s has released %d lost claims", runtime.worker, len(released))
-        runtime.claimer.start_all_at_front()  # whatever it has released was due before
         if swept.recovered:
             self._suspects.request()
 

@@ -70,6 +70,11 @@ class Workload(ABC):
     def serves(self, queue: str) -> bool:
         """Whether calls of this queue are performed here."""
 
+    @property
+    @abstractmethod
+    def goes_on(self) -> bool:
+        """Whether whatever is due in its queues will be started."""
+
     @abstractmethod
     def note_failure(self, error: BaseException, queue: str | None = None) -> None:
         """A worker thread failed, with `queue`, at something that is not charged to any call."""
@@ -213,7 +218,6 @@ class Workload(ABC):
         for name in paused:
             released = by_target.pop(name)
             retry_transient(partial(release_to_queue, lane.engine, self.runtime.table, released, name))
-            self.runtime.claimer.start_at_front(name)  # when it is resumed
         return [claim for kept in by_target.values() for claim in kept] if paused else claims
 
     # What became of claims.
@@ -238,12 +242,13 @@ class Workload(ABC):
             return queue in self._coroutine_queues
 
     def note_next_released(self, queues: Set[str]) -> Set[str]:
-        """The next attempts of order keys were released in these queues. Returns those that are not served here."""
+        """The next attempts of order keys may have been released in these queues. Returns those in which they may not
+        be performed here."""
         served = {queue for queue in queues if self.serves(queue)}
         for queue in served:  # it may have been due long before
             self.runtime.claimer.start_at_front(queue)
             self.request(queue)
-        return queues - served
+        return queues - served if self.goes_on else queues
 
     def note_released(self, claims: Collection[Claim]) -> None:
         """These were released without having been started."""

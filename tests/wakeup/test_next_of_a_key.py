@@ -9,11 +9,13 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt
+from async_task.database.clock import clock_now
 from async_task.database.engines import Source
 from async_task.queue import fetch, ordering, recovery
 from async_task.queue.backlog import Scope
 from async_task.queue.claim import Claim
 from async_task.queue.sweep import sweep
+from async_task.wakeup.commit_hooks import new_attempts
 from async_task.worker.batch_workload import BatchOptions, BatchWorkload
 from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
@@ -69,6 +71,34 @@ def test_when_the_attempt_before_it_fails_by_crashes(engine: Engine, receiver: R
 
 
 @on_postgresql
+def test_when_it_has_arrived_as_the_first_one(engine: Engine, receiver: Receiver) -> None:
+    write(engine, "one", "two")
+    receiver.received()
+    ordering.release_arrived(engine, TABLE)
+    assert receiver.received() == ["1 one"]
+
+
+@on_postgresql
+def test_when_a_sweep_releases_it_as_the_process_before_it_has_died(engine: Engine, receiver: Receiver) -> None:
+    first, _ = write(engine, "one", "two")
+    ordering.release_arrived(engine, TABLE)
+    with engine.begin() as connection:
+        ended = TABLE.update().where(TABLE.c.id == first)
+        connection.execute(ended.values(status="succeeded", completed_at=clock_now(), num_attempts=1))
+    receiver.received()
+    sweep(engine, TABLE, LEASE)
+    assert receiver.received() == ["1 two"]
+
+
+def test_a_verb_is_no_new_attempt_for_who_performs_these_inline(engine: Engine) -> None:
+    first, _ = write(engine, "one", "two")
+    ordering.release_arrived(engine, TABLE)
+    with Session(engine) as session, session.begin():
+        session.get_one(Attempt, first).cancel()
+        assert new_attempts(session) == {}
+
+
+@on_postgresql
 def test_when_the_attempt_before_it_is_performed_by_its_id(engine: Engine, receiver: Receiver) -> None:
     first, _, _ = write(engine, "one", "one", "two")
     app = AsyncTask(engine)
@@ -92,7 +122,7 @@ def test_and_the_batch_of_some_queues_notifies_those_of_others(engine: Engine, r
     app = AsyncTask(engine)
     receiver.received()
     assert app.run_batch(queues=["one"]).succeeded == 1
-    assert receiver.received() == ["1 two"]
+    assert receiver.received() == ["1 one", "1 two"], "its sweep serves no queue"
 
 
 def test_it_is_requested_in_the_queues_that_are_served_here(engine: Engine) -> None:
@@ -101,6 +131,8 @@ def test_it_is_requested_in_the_queues_that_are_served_here(engine: Engine) -> N
     with Runtime(Source(engine), Attempt, LEASE) as runtime:
         workload = BatchWorkload(runtime, round_robin, None, options, cast("Any", None))
         assert workload.note_next_released({"one", "three"}) == {"three"}
+        options.stop.set()
+        assert workload.note_next_released({"one", "three"}) == {"one", "three"}, "others may perform it"
     assert round_robin.take() == "one"
     round_robin.put_back("one", 0)
     assert round_robin.is_idle

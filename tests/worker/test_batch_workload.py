@@ -24,6 +24,7 @@ from async_task.execution.batch_executor import BatchExecutor
 from async_task.outcomes import Outcome
 from async_task.queue import fetch
 from async_task.queue.claim import Claim
+from async_task.queue.recovery import CRASH_LIMIT
 from async_task.worker import batch_workload, lane_loop, run_batch
 from async_task.worker.claimer import Claimer
 from async_task.worker.watchdog import Watchdog
@@ -173,6 +174,25 @@ def test_a_suspect_behind_the_attempt_before_it_is_performed_in_another_queue_to
     with engine.begin() as connection:
         connection.execute(update(TABLE).where(TABLE.c.id == suspect.id).values(num_attempts=1, num_losses=1))
     assert app.run_batch().succeeded == 2
+
+
+@pytest.mark.slow
+@pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize(("then", "batches"), [("returns", 1), ("dies", CRASH_LIMIT)])
+def test_the_next_of_a_key_is_performed_after_a_call_in_a_child_process_too(
+    app: AsyncTask, engine: Engine, write: Write, registered: None, then: str, batches: int
+) -> None:
+    target("batch.isolated", isolate=True)(_nothing if then == "returns" else _die)
+    first = write("batch.isolated", order_key="key", queue="one")
+    write(Client, "ping", order_key="key", queue="two")
+    write(Client, "ping", order_key="key", queue="three")
+    succeeded = [app.run_batch().succeeded for _ in range(batches)]
+    assert succeeded == ([3] if then == "returns" else [0] * (batches - 1) + [2])
+    assert row_of(engine, first.id).status is (Status.SUCCEEDED if then == "returns" else Status.FAILED)
+
+
+def _die() -> None:
+    os._exit(9)
 
 
 @pytest.mark.slow
