@@ -9,9 +9,11 @@ from typing import Any
 
 from async_task.attempts.draft import Draft
 from async_task.encryption.encryptors import NullEncryptor
+from async_task.targets.parameter_types import PLAIN
 
 MANY = 1_000
 _COMMON = frozenset({"target", "method_name", "queue", "priority", "encryptor", "max_attempts", "retry", "timeout"})
+_TEXT = (type(None), str)
 _OWN = frozenset({"method_args", "idempotence_token", "scheduled_at", "expires_at"})
 
 
@@ -24,16 +26,22 @@ def are_many_alike(rows: Iterable[Mapping[str, Any]]) -> bool:
     if not _COMMON.union(_OWN).issuperset(names):
         return False
     common = [(name, value) for name, value in rows[0].items() if name in _COMMON]
-    takes_arguments = "method_args" in names
+    has_arguments, has_token = "method_args" in names, "idempotence_token" in names
     for row in rows:
         if type(row) is not dict or [*row] != names:
             return False
         for name, value in common:
             if row[name] is not value:
                 return False
-        if takes_arguments and type(row["method_args"]) is not dict:
+        if (has_arguments and not _is_plain(row["method_args"])) or (
+            has_token and type(row["idempotence_token"]) not in _TEXT
+        ):
             return False
     return True
+
+
+def _is_plain(arguments: object) -> bool:
+    return type(arguments) is dict and PLAIN.issuperset(map(type, arguments.values()))
 
 
 def has_plain_arguments(made: Draft) -> bool:

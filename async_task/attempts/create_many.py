@@ -3,10 +3,11 @@
 import datetime as dt
 import functools
 import itertools
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import (
     Boolean,
@@ -41,6 +42,8 @@ from async_task.schema.columns import HiddenText
 from async_task.wakeup.after_commit import call_after_commit
 from async_task.wakeup.commit_hooks import wake_after_commit, wake_after_connection_commit
 
+PIECE = 10_000
+"""Rows of one COPY that is made while they are checked."""
 FEW = 3
 """Up to this number of rows, each is written by an INSERT of its own."""
 Row = dict[str, Any]
@@ -53,7 +56,7 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
     """
     mapper, table = single_table(model, "create_many")
     made = _drafts(mapper, table, rows)
-    are_alike = are_many_alike(rows) and not (unwritten.is_off or is_traced(table) or _has_changes(where))
+    are_alike = are_many_alike(rows) and not (unwritten.is_off or is_traced(table)) and _has_only_begun(where)
     drafts = list(itertools.islice(made, 1 if are_alike else None))
     are_plain = are_alike and has_plain_arguments(drafts[0])
     if not are_plain:
@@ -70,23 +73,47 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
         connection = session.connection(bind_arguments=write_arguments(mapper))
     if not drafts:
         return []
-    if not (are_plain and _copy_while_checked(connection, table, drafts, made)):
+    written = _copy_while_checked(connection, table, drafts[0], made) if are_plain else None
+    if written is None:
         drafts += made
         traced(table, "create_many", drafts, partial(_write_traced, session, connection, mapper, drafts))
-    counts = Counter(one.form.queue for one in drafts if one.is_due_at_once)
+        written = Written.of(drafts)
     if session is None:
-        wake_after_connection_commit(connection, table, counts)
+        wake_after_connection_commit(connection, table, written.due)
     else:
-        wake_after_commit(session, mapper, counts, [one.id for one in drafts if one.is_due_at_once])
-    return [one.id for one in drafts]
+        wake_after_commit(session, mapper, written.due, written.due_ids)
+    return written.ids
 
 
-def _has_changes(where: object) -> bool:
-    """Whether a session would be flushed, which a row that is refused must not cause."""
+class Written:
+    """The calls that were written: their `ids`, and of those that are due at once, the `due_ids` and how many there are
+    by queue. No drafts: the garbage collector took a third of the time to walk over them."""
+
+    def __init__(self) -> None:
+        self.ids: list[uuid.UUID] = []
+        self.due_ids: list[uuid.UUID] = []
+        self.due: Counter[str] = Counter()
+
+    @classmethod
+    def of(cls, drafts: Iterable[Draft]) -> Self:
+        made = cls()
+        for one in drafts:
+            made.add(one)
+        return made
+
+    def add(self, one: Draft) -> None:
+        self.ids.append(one.id)
+        if one.is_due_at_once:
+            self.due_ids.append(one.id)
+            self.due[one.form.queue] += 1
+
+
+def _has_only_begun(where: object) -> bool:
+    """Whether a transaction is open in which nothing waits to be flushed: a refused row must not change either."""
     if isinstance(where, Connection):
-        return False
+        return where.in_transaction()
     session = blocking_session(where)
-    return bool(session.new or session.dirty or session.deleted)
+    return session.in_transaction() and not (session.new or session.dirty or session.deleted)
 
 
 def _write_traced(
@@ -173,35 +200,35 @@ def _write_many(connection: Connection, table: Table, drafts: list[Draft], share
         _insert(connection, table, rows, given=frozenset(first.columns))
 
 
-def _copy_while_checked(connection: Connection, table: Table, drafts: list[Draft], made: Iterator[Draft]) -> bool:
-    """Copy the first draft and those that are made from the other rows, which are added: the server reads the first
-    ones while the others are checked, in two thirds of the time. Returns whether that is possible here. If a row is
-    refused, all is undone, and the transaction stays usable."""
+def _copy_while_checked(
+    connection: Connection, table: Table, first: Draft, following: Iterator[Draft]
+) -> "Written | None":  # fmt: skip
+    """Copy these drafts as they are made: the server reads the first ones while others are checked. None where that is
+    not possible. If a row is refused, all is undone, and the transaction stays usable."""
     driver: Any = connection.connection.driver_connection
     if not copies_rows(connection.dialect) or connection.dialect.is_async or driver.autocommit:
-        return False
-    (first,) = drafts
-    had_begun = connection.in_transaction()
+        return None
     now, may_copy = _clock_and_copy(connection, table)
     stamps = {"created_at": now, "updated_at": now, **first.columns}
     if not (may_copy and _may_be_copied(table, first.values | stamps)):
-        return False
+        return None
+    written, refused = Written(), list[AsyncTaskError]()
 
-    def following() -> Iterator[Draft]:
-        yield first
-        for one in made:
-            drafts.append(one)
-            yield one
+    def stamped() -> Iterator[Draft]:
+        try:
+            for one in itertools.chain((first,), following):
+                written.add(one)
+                yield one.stamped(lambda after: now + after)
+        except AsyncTaskError as error:  # raised here, it would end the COPY with an error in the server's log
+            refused.append(error)
 
-    stamped = (one.stamped(lambda after: now + after) for one in following())
-    try:
-        with connection.begin_nested():
-            _copy(connection, table, first, stamped, now, stamps)
-    except AsyncTaskError:
-        if not had_begun:
-            connection.rollback()
-        raise
-    return True
+    with connection.begin_nested():
+        # In pieces: the time of checking counts for the server's limit of a statement.
+        for _, piece in itertools.groupby(stamped(), lambda _: len(written.ids) // PIECE):
+            _copy(connection, table, first, piece, now, stamps)
+        for error in refused:
+            raise error
+    return written
 
 
 def _copy(

@@ -257,13 +257,14 @@ class GroupCommit:
         if in_flight.running is None:
             return True
         running = in_flight.running.claim
+        not_started = list(self._unstarted)  # nobody is told of these but here
         self._unstarted += in_flight.remove_waiting()
         try:
             fenced_writes.extend_lease(lane.connection, self._context.table, running, self._lease)
             hooked, finished = self._split(in_flight.finished)
             commit_group(self._context, finished, self._unstarted)
             self._add_committed(finished)
-            self._outcomes.add_released(self._unstarted)
+            self._outcomes.add_released(not_started)
             in_flight.finished, self._unstarted = [], []
             self._is_locked = self._is_locked and stays_locked
             if self._is_locked:

@@ -37,10 +37,12 @@ class ParameterTypes:
     @cached_property
     def are_plain(self) -> bool:
         """Whether each is a plain type, or a union of such."""
-        return all(
-            PLAIN.issuperset(typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,))
+        parts = [
+            part
             for hint in self._hints.values()
-        )
+            for part in (typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,))
+        ]
+        return all(any(part is kind for kind in PLAIN) for part in parts)  # an annotation may have no hash
 
     def fit_plainly(self, arguments: Mapping[str, Any]) -> bool:
         """Whether all are plain values that fit. Most calls are, and this is far quicker than to say what does not."""

@@ -159,7 +159,7 @@ class Poller:
     def _poll_after_release(self, lane: Lane) -> PollResult:
         """After the first attempts of new order keys were released."""
         self._keys_seen_at = time.monotonic()
-        while release_arrived(lane.engine, self._runtime.table, silent=self._queues or None) >= PAGE:
+        while release_arrived(lane.engine, self._runtime.table, silent=self._served) >= PAGE:
             pass
         return self._poll_once(lane)
 
@@ -170,7 +170,14 @@ class Poller:
         table = self._runtime.table
         keys, self._last_key = overlooked(lane.autocommit, table, PAGE, self._last_key)
         self._keys_at = time.monotonic() + KEYS_EVERY
-        return bool(retry_transient(lambda: release_keys(lane.engine, table, keys, silent=self._queues or None)))
+        return bool(retry_transient(lambda: release_keys(lane.engine, table, keys, silent=self._served)))
+
+    @property
+    def _served(self) -> Sequence[str] | None:
+        """The queues of which nobody else need be told; None: all."""
+        if self._requests.is_stopping or self._runtime.unknown_calls.left_out().parts:
+            return ()
+        return self._queues or None
 
     def _poll_once(self, lane: Lane) -> PollResult:
         runtime = self._runtime

@@ -186,7 +186,7 @@ class _WorkerWorkload(Workload):
 
     @property
     def goes_on(self) -> bool:
-        return not self._worker.is_stopping
+        return not (self._worker.is_stopping or self.runtime.unknown_calls.left_out().parts)
 
     def note_failure(self, error: BaseException, queue: str | None = None) -> None:
         # A poll requests the queue again; a sweep releases what was claimed.
@@ -296,6 +296,7 @@ class _RunningWorker:
         lost = [one for one in lapsed if not runtime.heartbeat.tracks(one.id)]
         if lost:
             released = lane.run(lambda: fenced_writes.release_abandoned(lane.engine, runtime.table, lost))
+            self.workload.note_released(lost)
             if released:
                 logger.warning("worker %s has released %d lost claims", runtime.worker, len(released))
         if swept.recovered:

@@ -218,6 +218,7 @@ class Workload(ABC):
         for name in paused:
             released = by_target.pop(name)
             retry_transient(partial(release_to_queue, lane.engine, self.runtime.table, released, name))
+            self.runtime.claimer.start_at_front(name)  # when it is resumed
         return [claim for kept in by_target.values() for claim in kept] if paused else claims
 
     # What became of claims.

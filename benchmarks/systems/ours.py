@@ -124,7 +124,7 @@ class AsyncTaskSystem:
             warm.exec_driver_sql("SELECT 1")
         begun = time.perf_counter()
         with engine.begin() as connection:
-            Attempt.create_many(connection, ({"target": noop} for _ in range(count)))
+            Attempt.create_many(connection, [{"target": noop} for _ in range(count)])
         taken = time.perf_counter() - begun
         engine.dispose()
         return taken
