@@ -17,6 +17,7 @@ from async_task.attempts.alike_rows import MANY, are_many_alike
 from async_task.schema.columns import uuid7
 from async_task.targets.parameter_types import ParameterTypes
 from outbox import act, calls, will
+from writing import Reversing
 
 on_postgresql = pytest.mark.only_on("postgresql")
 asked: list[Callable[[], object]] = []
@@ -142,6 +143,14 @@ def test_a_validator_may_use_the_session(engine: Engine, copied: list[bool]) -> 
     assert copied == []
 
 
+def test_an_encryptor_may_use_the_session(engine: Engine, copied: list[bool]) -> None:
+    with Session(engine) as session, session.begin():
+        session.execute(text("SELECT 1"))
+        Attempt.create_many(session, rows_of(plain, encryptor=Reversing()))
+        assert session.scalar(select(func.count()).where(Attempt.encryptor == Reversing.name)) == MANY
+    assert copied == []
+
+
 def test_a_generator_may_use_the_session(engine: Engine, copied: list[bool]) -> None:
     with Session(engine) as session, session.begin():
         numbers = (session.scalar(text("SELECT 1")) for _ in range(MANY))
@@ -158,8 +167,9 @@ def test_a_connection_in_autocommit_has_no_savepoint_and_writes_all(engine: Engi
     with own.connect() as connection:
         given = connection if is_of_the_engine else connection.execution_options(**autocommit)
         Attempt.create_many(given, rows_of(plain))
+        Attempt.create_many(given, rows_of(plain))  # to SQLAlchemy it has begun a transaction by now
     with Session(engine) as session:
-        assert len(stored(session)) == MANY
+        assert len(stored(session)) == 2 * MANY
 
 
 def test_a_call_writes_many_in_its_own_transaction(engine: Engine, copied: list[bool]) -> None:
