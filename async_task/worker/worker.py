@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from async_task.database.lanes import Lane
-from async_task.error_text import describe
 from async_task.execution.adaptive import PollInterval
 from async_task.outcomes import Outcome
 from async_task.polling.sweep import PollSweeper
@@ -36,6 +35,7 @@ from async_task.worker.pruner import Pruner
 from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
 from async_task.worker.signals import stopped_by_signals
+from async_task.worker.worker_workload import WorkerWorkload
 from async_task.worker.workload import PerformClaim, Workload
 
 logger = logging.getLogger("async_task")
@@ -165,36 +165,6 @@ class AttemptWorker:
         return json.dumps(about | {"targets": len(registered_targets()), "version": __version__} | names | pruning)
 
 
-class _WorkerWorkload(Workload):
-    """Everything that becomes due, until the worker is stopped."""
-
-    patience = 5.0
-    """Seconds: then it is checked whether the worker was stopped meanwhile."""
-
-    def __init__(
-        self, worker: AttemptWorker, runtime: Runtime, round_robin: RoundRobin, own_job: PerformClaim | None
-    ) -> None:
-        super().__init__(runtime, round_robin, own_job, worker.settings.concurrency)
-        self._worker = worker
-
-    def is_over(self) -> bool:
-        return self._worker.is_stopping
-
-    def serves(self, queue: str) -> bool:
-        queues = self._worker.settings.queues
-        return not queues or queue in queues
-
-    @property
-    def goes_on(self) -> bool:
-        return not (self._worker.is_stopping or self.runtime.unknown_calls.left_out().parts)
-
-    def note_failure(self, error: BaseException, queue: str | None = None) -> None:
-        # A poll requests the queue again; a sweep releases what was claimed.
-        if self.runtime.outages.belongs(error):
-            return
-        logger.error("worker %s: a thread failed and restarts: %s", self.runtime.worker, describe(error).summary)
-
-
 class _RunningWorker:
     """All threads of one worker, while it runs."""
 
@@ -212,7 +182,9 @@ class _RunningWorker:
         self._queues = tuple(s.queues)
         limits = {name: number for name, number in s.queues.items() if number is not None}
         round_robin = RoundRobin(s.concurrency, limits, notifier)
-        self.workload = _WorkerWorkload(worker, runtime, round_robin, own_job)
+        self.workload = WorkerWorkload(
+            runtime, round_robin, own_job, s.concurrency, queues=s.queues, is_stopping=lambda: worker.is_stopping
+        )
         self._lane_pool = LanePool(
             self.workload,
             concurrency=s.concurrency,

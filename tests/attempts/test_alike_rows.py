@@ -238,7 +238,6 @@ def test_a_copy_is_made_in_pieces_and_a_row_of_a_later_one_undoes_them_all(
     assert sent == [299, 300, 300, 101, 299, 300, 300, 100]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_makes_other_ids() -> None:
     uuid7()  # random bits are drawn for the next ones
     read, write = os.pipe()
