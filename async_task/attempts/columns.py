@@ -2,14 +2,28 @@
 
 import datetime as dt
 import uuid
+from typing import Any, TypeVar
 
 from sqlalchemy import Boolean, Computed, Enum, SmallInteger
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import TypeEngine
 
 from async_task.database.clock import clock_now
 from async_task.schema.columns import Counter, Identifier, Instant, LongText, Name, RowNumber, SealedText, uuid7
 from async_task.schema.indexes import OrderSlot
 from async_task.schema.states import Status
+
+T = TypeVar("T", bound=TypeEngine[Any])
+
+
+def named_if_given(kind: T) -> T:
+    """`kind`, for a column that the INSERT of an object names only where it has a value.
+
+    SQLAlchemy names all others, as NULL. That is a third of the parameters, and tables that are not upgraded yet lack
+    the newest columns. Not for what is often given to one call of a flush and not to the next one: rows with the same
+    columns share a statement.
+    """
+    return kind.evaluates_none()
 
 
 class AttemptColumns:
@@ -36,13 +50,13 @@ class AttemptColumns:
     """Where it waits."""
     priority: Mapped[int] = mapped_column(SmallInteger(), default=0)
     """0 (first) to 9 (last), within its queue."""
-    order_key: Mapped[str | None] = mapped_column(Name(255))
+    order_key: Mapped[str | None] = mapped_column(named_if_given(Name(255)))
     """Attempts with the same key are performed one at a time, in the order of `seq`."""
-    seq: Mapped[int | None] = mapped_column(RowNumber())
+    seq: Mapped[int | None] = mapped_column(named_if_given(RowNumber()))
     """The place among those with the same order key; null without a key."""
     released: Mapped[bool] = mapped_column(Boolean(), default=True)
     """Whether it may be claimed: false while it waits for an earlier attempt of its order key."""
-    arrived: Mapped[bool | None] = mapped_column(Boolean())
+    arrived: Mapped[bool | None] = mapped_column(named_if_given(Boolean()))
     """True from the insertion of an attempt with an order key until a worker has checked whether it is next."""
     order_slot: Mapped[str | None] = mapped_column(Name(255), Computed(OrderSlot(), persisted=True))
     """The order key of a pending, released attempt: unique, so that one of a key is released at a time. Computed."""
@@ -62,27 +76,25 @@ class AttemptColumns:
     """When the caller wanted it to start; null: at once."""
     due_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
     """When it may be started next: `scheduled_at` at first, then moved by retries, polls, parking and people."""
-    claim_id: Mapped[uuid.UUID | None] = mapped_column(Identifier())
+    claim_id: Mapped[uuid.UUID | None] = mapped_column(named_if_given(Identifier()))
     """The fence: a new id at each claim, which every write about the call must match. Null while nobody claims it."""
-    claimed_by: Mapped[str | None] = mapped_column(Name(128))
+    claimed_by: Mapped[str | None] = mapped_column(named_if_given(Name(128)))
     """The name of the worker that has claimed it."""
-    lease_until: Mapped[dt.datetime | None] = mapped_column(Instant())
+    lease_until: Mapped[dt.datetime | None] = mapped_column(named_if_given(Instant()))
     """Until when the claim holds without a lock on the row; running workers extend it."""
     expires_at: Mapped[dt.datetime | None] = mapped_column(Instant())
     """After this instant it is not started any more, and ends as expired; null: never."""
-    attempted_at: Mapped[dt.datetime | None] = mapped_column(Instant())
+    attempted_at: Mapped[dt.datetime | None] = mapped_column(named_if_given(Instant()))
     """When it was last started."""
-    completed_at: Mapped[dt.datetime | None] = mapped_column(Instant())
+    completed_at: Mapped[dt.datetime | None] = mapped_column(named_if_given(Instant()))
     """When it ended; null exactly while it is pending."""
-    last_error: Mapped[str | None] = mapped_column(LongText())
+    last_error: Mapped[str | None] = mapped_column(named_if_given(LongText()))
     """The last error, the last reason for parking, or the reason that a person gave. Without arguments."""
     created_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
     """When it was written down."""
     updated_at: Mapped[dt.datetime] = mapped_column(Instant(), default=clock_now())
     """When the row was last changed."""
-    trace_context: Mapped[str | None] = mapped_column(Name(64))
+    trace_context: Mapped[str | None] = mapped_column(named_if_given(Name(64)))
     """The W3C `traceparent` of the transaction that created it; null without OpenTelemetry."""
-    # Without `evaluates_none` the INSERT of an object names it also where it is null, and tables of version 6 that are
-    # not upgraded yet do not have it.
-    call_settings: Mapped[str | None] = mapped_column(LongText().evaluates_none())
+    call_settings: Mapped[str | None] = mapped_column(named_if_given(LongText()))
     """The `retry` and `timeout` that it was written with, as JSON; null: as its target's policy says."""

@@ -49,6 +49,19 @@ def test_a_call_is_written_as_it_was_given(sessions: Sessions, engine: Engine) -
     assert all(before <= moment <= after for moment in (row.due_at, row.created_at, row.updated_at))
 
 
+def test_calls_of_a_flush_share_an_insert_that_names_no_column_of_a_claim(sessions: Sessions, engine: Engine) -> None:
+    with statements_of(engine) as statements, sessions.begin() as session:
+        Attempt.create(session, target=book, method_args={"number": 1})
+        Attempt.create(session, target=book, method_args={"number": 2}, idempotence_token="two", max_attempts=3)
+    (insert,) = [one for one in statements if one.startswith("INSERT INTO async_task_attempts")]
+    columns = insert.partition("(")[2].partition(")")[0].split(", ")
+    assert "idempotence_token" in columns
+    assert {"claim_id", "lease_until", "completed_at", "last_error", "order_key"}.isdisjoint(columns)
+    with sessions() as session:
+        rows = session.execute(select(Attempt.idempotence_token, Attempt.max_attempts).order_by(Attempt.id))
+        assert [tuple(row) for row in rows] == [(None, None), ("two", 3)]
+
+
 def test_a_rollback_leaves_no_row(sessions: Sessions, engine: Engine) -> None:
     with sessions() as session:
         Attempt.create(target=Client, method_name="fulfill", method_args=ARGS, session=session)
