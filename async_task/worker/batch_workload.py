@@ -4,9 +4,8 @@ import datetime as dt
 import logging
 import threading
 import time
-import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field
 
 from sqlalchemy.exc import OperationalError
@@ -26,6 +25,7 @@ from async_task.worker.batch_failures import FinalFailures
 from async_task.worker.batch_report import BatchReport, Progress, report_of
 from async_task.worker.round_robin import RoundRobin
 from async_task.worker.runtime import Runtime
+from async_task.worker.start_limit import StartLimit
 from async_task.worker.workload import PerformClaim, Workload
 
 logger = logging.getLogger("async_task")
@@ -80,11 +80,7 @@ class BatchWorkload(Workload):
         super().__init__(runtime, round_robin, own_job, options.concurrency)
         self._options = options
         self._start = start
-        self._left = options.limit
-        self._num_started = 0
-        self._reserved: set[tuple[uuid.UUID, uuid.UUID]] = set()
-        """By claim: what one lane has released, another one may have claimed before the first is done."""
-        self._denied: set[str] = set()
+        self._limit = StartLimit(options.limit)
         self._last_start: dict[str, float] = {}
         self._given_up: set[str] = set()
         self._misses: Counter[str] = Counter()
@@ -106,7 +102,7 @@ class BatchWorkload(Workload):
     @property
     def is_spent(self) -> bool:
         """Whether as many have been started as the limit allows."""
-        return self._options.limit is not None and self._num_started >= self._options.limit
+        return self._limit.is_spent
 
     def serves(self, queue: str) -> bool:
         queues = self._options.scope.queues
@@ -135,7 +131,7 @@ class BatchWorkload(Workload):
         self, lane: Lane, queue: str, limit: int, *,
         besides: Sequence[tuple[str, str]] = (), suspects: bool = False, requests_more: bool = True,
     ) -> list[Claim]:  # fmt: skip
-        granted = self._reserve(queue, limit)
+        granted = self._limit.grant(queue, limit)
         if not granted:
             return []
         claims: list[Claim] = []
@@ -146,7 +142,7 @@ class BatchWorkload(Workload):
             self.failure = self.failure or error
             raise
         finally:
-            self._settle_reservation(queue, granted, claims)
+            self._note_claimed(queue, granted, claims)
         if not claims and not besides and locks_neighbours(lane.engine.dialect):
             self._come_again_if_locked(lane, queue, suspects=suspects)
         return claims
@@ -192,60 +188,25 @@ class BatchWorkload(Workload):
         if queue not in self._given_up and self.is_due(lane, queue, suspects=suspects) and self.may_come_again(queue):
             super()._hold_back(lane, queue, PAUSE_AFTER_A_MISS, has_claimed=False, suspects=suspects)
 
-    # The limit: what is claimed is reserved, and restored if it was not started.
-
-    def _reserve(self, queue: str, number: int) -> int:
-        with self._guard:
-            if queue in self._given_up:
-                return 0
-            if self._left is None:
-                return number
-            granted = min(number, self._left)
-            self._left -= granted
-            if not granted:
-                self._denied.add(queue)
-            return granted
-
-    def _settle_reservation(self, queue: str, granted: int, claims: list[Claim]) -> None:
+    def _note_claimed(self, queue: str, granted: int, claims: list[Claim]) -> None:
         if claims:
             with self._guard:
                 self._misses.pop(queue, None)
                 self._last_start[queue] = time.monotonic()
-                if self._left is not None:
-                    self._reserved.update(_keys(claims))
-        self._restore(granted - len(claims))
+        self._request_again(self._limit.reserve(claims, granted))
 
-    def _restore(self, number: int) -> None:
-        with self._guard:
-            if self._left is None or not number:
-                return
-            self._left += number
-            denied, self._denied = self._denied, set()
+    def _request_again(self, denied: Set[str]) -> None:
         for queue in denied:
             self.round_robin.request(queue)
-
-    def _start_for_good(self, claims: Collection[Claim]) -> None:
-        if self._options.limit is not None:
-            with self._guard:
-                self._reserved.difference_update(_keys(claims))
-                self._num_started += len(claims)
-
-    def _restore_unstarted(self, claims: Collection[Claim]) -> None:
-        if self._options.limit is None:
-            return
-        with self._guard:
-            unstarted = self._reserved.intersection(_keys(claims))
-            self._reserved -= unstarted
-        self._restore(len(unstarted))
 
     # What became of claims.
 
     def note_ended(self, claim: Claim, outcome: Outcome) -> None:
-        self._start_for_good((claim,))
+        self._limit.note_started((claim,))
         super().note_ended(claim, outcome)
 
     def note_succeeded(self, claims: list[Claim]) -> None:
-        self._start_for_good(claims)
+        self._limit.note_started(claims)
         super().note_succeeded(claims)
 
     def note_next_released(self, queues: Set[str]) -> Set[str]:
@@ -253,15 +214,15 @@ class BatchWorkload(Workload):
         return super().note_next_released(queues)
 
     def note_coroutines(self, started: Collection[Claim], queue: str) -> None:
-        self._start_for_good(started)
+        self._limit.note_started(started)
         super().note_coroutines(started, queue)
 
     def note_released(self, claims: Collection[Claim]) -> None:
-        self._restore_unstarted(claims)
+        self._request_again(self._limit.restore_unstarted(claims))
         super().note_released(claims)
 
     def note_done(self, claims: Collection[Claim]) -> None:
-        self._restore_unstarted(claims)
+        self._request_again(self._limit.restore_unstarted(claims))
 
     def request(self, queue: str) -> None:
         if not self.is_suspects_turn:
@@ -271,8 +232,7 @@ class BatchWorkload(Workload):
 
     def watch(self, due: int) -> None:
         """Report progress now, and after each commit. `due`: how many there are to be started."""
-        limit = self._options.limit
-        self._due = due if limit is None else min(due, limit)
+        self._due = self._limit.at_most(due)
         self._report_progress()
 
     def count(self, claim: Claim, outcome: Outcome) -> None:
@@ -306,7 +266,3 @@ class BatchWorkload(Workload):
                 self._options.progress(self.report(left=max(0, self._due - self.outcomes.total())))
             except BaseException as error:
                 self.note_failure(error)
-
-
-def _keys(claims: Iterable[Claim]) -> Iterator[tuple[uuid.UUID, uuid.UUID]]:
-    return ((claim.id, claim.claim_id) for claim in claims)

@@ -27,6 +27,7 @@ from async_task.queue.claim import Claim
 from async_task.queue.recovery import CRASH_LIMIT
 from async_task.worker import batch_workload, lane_loop, run_batch
 from async_task.worker.claimer import Claimer
+from async_task.worker.start_limit import StartLimit
 from async_task.worker.watchdog import Watchdog
 from clockwork import row_of
 from conftest import by_one_door
@@ -221,6 +222,34 @@ def test_an_attempt_that_stays_locked_is_left_to_the_next_batch(
         assert app.run_batch().claimed <= 1  # MariaDB may lock the other one too
     app.run_batch()
     assert {row_of(engine, one.id).num_attempts for one in (locked, other)} == {1}
+
+
+@by_one_door
+@pytest.mark.only_on("postgresql")
+def test_a_queue_that_the_limit_denied_is_claimed_from_when_starts_are_restored(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted, denied, grant = threading.Event(), threading.Event(), StartLimit.grant
+
+    def in_turns(limit: StartLimit, queue: str, number: int) -> int:
+        """The locked queue first, which keeps the one start until the other queue was denied it."""
+        if queue == "other":
+            assert granted.wait(10)
+        starts = grant(limit, queue, number)
+        if queue == "locked" and starts and not granted.is_set():
+            granted.set()
+            assert denied.wait(10)
+        if not starts:
+            denied.set()
+        return starts
+
+    monkeypatch.setattr(StartLimit, "grant", in_turns)
+    monkeypatch.setattr(batch_workload, "MOST_MISSES", 1)
+    locked, other = write(Client, "ping", queue="locked"), write(Client, "ping", queue="other")
+    with engine.connect() as connection:
+        connection.execute(select(TABLE.c.id).where(TABLE.c.id == locked.id).with_for_update())
+        assert app.run_batch(limit=1, concurrency=2).claimed == 1
+    assert row_of(engine, other.id).status is Status.SUCCEEDED
 
 
 # Jobs of the user's own
