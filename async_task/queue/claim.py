@@ -119,9 +119,9 @@ class Claim(NamedTuple):
 COLUMNS = tuple({"encoded_args": "method_args", "number": "num_attempts"}.get(name, name) for name in Claim._fields)
 
 
-def columns(table: Table, but: Collection[str] = ()) -> list[Any]:
-    """The columns of a claim, in the order of its fields; `but`: without these."""
-    return [_unread(table.c[name]) for name in COLUMNS if name not in but]
+def columns(table: Table, without: Collection[str] = ()) -> list[Any]:
+    """The columns of a claim, in the order of its fields, but for those of `without`."""
+    return [_unread(table.c[name]) for name in COLUMNS if name not in without]
 
 
 def known_fields(*, suspects: bool) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def claim(table: Table, lease: dt.timedelta, shape: Shape, number: int | None = 
     unless its `number` is written into it, and, by `shape`, `since`, `some_targets`, `marks` and the parameters of what
     is left out. Returns them without their `known_fields`."""
     found = _nearest_due(table, shape, _a_number() if number is None else _literal(number))
-    return _claim_found(table, found, lease, but=known_fields(suspects=shape.suspects))
+    return _claim_found(table, found, lease, without=known_fields(suspects=shape.suspects))
 
 
 def written_number(number: int) -> int | None:
@@ -166,12 +166,14 @@ def _lock_due(table: Table, priority: Any, conditions: tuple[Any, ...], number: 
     )
 
 
-def _claim_found(table: Table, found: Select[Any], lease: dt.timedelta, but: Collection[str] = ()) -> Statement:
-    """Claim what `found` locks, and return it, `but` for these columns."""
+def _claim_found(table: Table, found: Select[Any], lease: dt.timedelta, without: Collection[str] = ()) -> Statement:
+    """Claim what `found` locks, and return it, but for the columns `without`."""
     # By id alone: the rows are locked and were checked. With the conditions once more, the planner of a young table
     # walks the whole claim index (64 ms beside 200,000 future rows; by id 0.2 ms).
     ids = func.array(found.scalar_subquery())
-    return update(table).where(table.c.id == any_(ids)).values(_values(table, lease)).returning(*columns(table, but))
+    return (
+        update(table).where(table.c.id == any_(ids)).values(_values(table, lease)).returning(*columns(table, without))
+    )
 
 
 def _due(table: Table, shape: Shape) -> tuple[Any, ...]:

@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, Table, func, literal_column, select, union
 from sqlalchemy.orm import Session
 
 from async_task.queue.backlog import MOST_COUNTED, waiting_queues
-from async_task.queue.predicates import is_claimed
-from async_task.reading.due_pages import MOST_QUEUES, PRIORITIES
+from async_task.queue.predicates import PRIORITIES, is_claimed
+from async_task.reading.due_pages import MOST_QUEUES
 from async_task.reading.pages import clock_of
 from async_task.schema.states import is_waiting
 

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from async_task.attempts.info import facts_of
 from async_task.errors import ConfigurationError
 from async_task.queue.backlog import waiting_queues
+from async_task.queue.predicates import PRIORITIES
 from async_task.reading.filters import Selection
 from async_task.schema.states import Status, is_waiting
 
@@ -23,7 +24,6 @@ SCANNED = 1_000
 """How many rows of each line a page of a filtered list reads at most."""
 MOST_QUEUES = 100
 """How many queues are read at most."""
-PRIORITIES = range(10)
 WAITING = frozenset({Status.PENDING.value, "due", "stuck"})
 """The statuses of what can wait in a queue."""
 

@@ -16,8 +16,8 @@ from sqlalchemy import ColumnElement, Table, literal_column, select, union_all
 from sqlalchemy.orm import Session
 
 from async_task.queue.backlog import waiting_queues
-from async_task.queue.predicates import is_claimed
-from async_task.reading.due_pages import MOST_QUEUES, PRIORITIES
+from async_task.queue.predicates import PRIORITIES, is_claimed
+from async_task.reading.due_pages import MOST_QUEUES
 from async_task.schema.states import is_waiting
 
 READ = 10_000

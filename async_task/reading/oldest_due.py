@@ -11,7 +11,7 @@ from sqlalchemy import Table, literal_column, select, union_all
 from sqlalchemy.orm import Session
 
 from async_task.queue.backlog import waiting_queues
-from async_task.reading.due_pages import PRIORITIES
+from async_task.queue.predicates import PRIORITIES
 from async_task.reading.pages import clock_of
 from async_task.schema.states import is_waiting
 from async_task.schema.tables import companion_tables

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from async_task.encryption.encryptors import NullEncryptor
 from async_task.encryption.rotation import stored_head
 from async_task.queue.backlog import MOST_COUNTED, waiting_queues
-from async_task.reading.due_pages import MOST_QUEUES, PRIORITIES
+from async_task.queue.predicates import PRIORITIES
+from async_task.reading.due_pages import MOST_QUEUES
 from async_task.schema.states import is_waiting
 
 READ = 10_000
