@@ -49,17 +49,18 @@ class PollResult:
 
 class SeenQueues:
     """The queues seen so far, for a server that cannot walk from name to name in its index (MySQL, MariaDB): it is
-    asked for what lies between the known ones. The walk read all that waits: 370 ms for 20,000 rows, now 3."""
+    asked for what lies between the known ones, or for the others among those wanted. The walk read all that waits:
+    370 ms for 20,000 rows, now 3."""
 
     def __init__(self) -> None:
         self.seen: tuple[str, ...] = ()
 
     def poll(
-        self, connection: Connection, table: Table, lease: dt.timedelta, given: dict[str, Any],
-        left_out: tuple[str, ...],
+        self, connection: Connection, table: Table, lease: dt.timedelta, wanted: tuple[str, ...],
+        given: dict[str, Any], left_out: tuple[str, ...],
     ) -> Any:  # fmt: skip
         while True:
-            found = connection.execute(statement(table, lease, (), self.seen, left_out), given)
+            found = connection.execute(statement(table, lease, wanted, self.seen, left_out), given)
             rows: Any = found.all()
             new = {name for kind, name in rows if kind == UNKNOWN and name is not None}
             if not new:
@@ -80,8 +81,8 @@ def poll(
     found: dict[str, set[str | None]] = {}
     rows: Any
     given: dict[str, Any] = {"a_worker": worker} | unknown.parameters
-    if names is not None and not wanted and not walks_index_names(connection.dialect):
-        rows = names.poll(connection, table, lease, given, unknown.parts)
+    if names is not None and not walks_index_names(connection.dialect):
+        rows = names.poll(connection, table, lease, tuple(wanted), given, unknown.parts)
     else:
         rows = connection.execute(statement(table, lease, tuple(wanted), left_out=unknown.parts), given)
     for kind, name in rows:
@@ -105,9 +106,13 @@ def statement(
 ) -> Statement:  # fmt: skip
     """Rows of a kind and a name: each QUEUE in which anything is due, of those `wanted` or of all; each queue that is
     PAUSED, or LIMITED; each flag of which there is something; of all queues, in how many seconds the NEXT attempt is
-    due, and a LEASE ends. Takes `a_worker`, whose lost claims count as orphans. With `known`, in order: of these
-    queues; and an UNKNOWN one wherever there is any. `left_out`: the parts of what is left out of what is due, whose
-    parameters it takes."""
+    due, and a LEASE ends. Takes `a_worker`, whose lost claims count as orphans. With `known`, in order: QUEUE only of
+    these; and an UNKNOWN one wherever there is any. `left_out`: the parts of what is left out of what is due, whose
+    parameters it takes.
+
+    A worker that serves named queues serves the own ones of all their targets too. So those `wanted` may be hundreds,
+    and are not asked for one by one: on PostgreSQL that took 2 ms for each, 200 for 100 targets, now 3.
+    """
     unwanted = but(table, left_out)
     states = companion_tables(table).queues
     worker: Any = bindparam("a_worker", literal_execute=True)
@@ -129,6 +134,10 @@ def _word(name: str) -> ColumnElement[str]:
     return literal(name, literal_execute=True)
 
 
+def _words(names: tuple[str, ...]) -> Any:
+    return bindparam("some_queues", names, expanding=True, literal_execute=True)
+
+
 def _flag(kind: str, table: Table, conditions: tuple[Any, ...]) -> Statement:
     return select(_word(kind), null()).where(select(table.c.id).where(*conditions).exists())
 
@@ -137,24 +146,26 @@ def _due_in(
     table: Table, wanted: tuple[str, ...], known: tuple[str, ...] | None, unwanted: predicates.Conditions
 ) -> Iterator[Statement]:  # fmt: skip
     conditions = predicates.due(table, suspects=False, left_out=unwanted)
-    for name in wanted or known or ():  # one by one: MariaDB finds its way in the index by a constant only
+    if known is None:
+        yield from _due_anywhere(table, wanted, conditions)
+        return
+    for name in known if not wanted else sorted({*known} & {*wanted}):
+        # One by one: MariaDB finds its way in the index by a constant only.
         yield select(_word(QUEUE), _word(name)).where(or_(*predicates.has_rows(table, _word(name), conditions)))
-    if known is not None:
-        yield from _unknown(table, known)
-    elif not wanted:
-        yield from _due_anywhere(table, conditions)
+    yield from _unknown(table, wanted, known)
 
 
-def _due_anywhere(table: Table, conditions: predicates.Conditions) -> Iterator[Statement]:
+def _due_anywhere(table: Table, wanted: tuple[str, ...], conditions: predicates.Conditions) -> Iterator[Statement]:
     """The queues in which anything is due, when the next row is, and when a lease ends. Only a priority whose nearest
     row is due is searched for one that meets the conditions."""
     nearest = _nearest(table)
+    is_wanted = (nearest.c.queue.in_(_words(wanted)),) if wanted else ()
     is_due = nearest.c.due_at <= statement_now()
     # The walk begins at the nearest row: while an old snapshot is open, there is much in the index before it.
     since = (table.c.due_at >= nearest.c.due_at, *conditions)
     found = predicates.nearest(table, nearest.c.queue, nearest.c.priority, since)
-    yield select(_word(QUEUE), nearest.c.queue).where(is_due, found.is_not(None))
-    yield _soonest(NEXT, nearest.c.due_at)
+    yield select(_word(QUEUE), nearest.c.queue).where(*is_wanted, is_due, found.is_not(None))
+    yield _soonest(NEXT, nearest.c.due_at, *is_wanted)
     yield _soonest(LEASE, table.c.lease_until, *predicates.is_claimed(table))
 
 
@@ -164,11 +175,23 @@ def _soonest(kind: str, column: Any, *conditions: Any) -> Statement:
     return select(_word(kind), seconds_until(func.min(column))).where(*conditions, *soon)
 
 
-def _unknown(table: Table, known: tuple[str, ...]) -> Iterator[Statement]:
-    """One look into the index before, between and behind the known ones. Only without partial indexes."""
-    for after, before in pairwise((None, *known, None)):
-        between = ([table.c.queue > after] if after else []) + ([table.c.queue < before] if before else [])
-        yield select(_word(UNKNOWN), func.min(table.c.queue)).where(*waits_or_runs(table), *between)
+def _unknown(table: Table, wanted: tuple[str, ...], known: tuple[str, ...]) -> Iterator[Statement]:
+    """One look into the index before, between and behind the known ones, or for the others of those wanted. Only
+    without partial indexes."""
+    places: list[predicates.Conditions] = []
+    if not wanted:
+        places = [_between(table, after, before) for after, before in pairwise((None, *known, None))]
+    elif others := tuple(name for name in wanted if name not in known):
+        places = [(table.c.queue.in_(_words(others)),)]
+    for place in places:
+        yield select(_word(UNKNOWN), func.min(table.c.queue)).where(*waits_or_runs(table), *place)
+
+
+def _between(table: Table, after: str | None, before: str | None) -> predicates.Conditions:
+    return (
+        *([table.c.queue > after] if after else []),
+        *([table.c.queue < before] if before else []),
+    )
 
 
 def _nearest(table: Table) -> Any:

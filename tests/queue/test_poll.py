@@ -53,19 +53,42 @@ def test_each_queue_is_found_in_which_an_attempt_is_due(
     assert poll(connection, TABLE, "me", LEASE, (), names).queues == {"a", "b", "B", "b ", "c", "é", "😀"}
 
 
-def test_a_poll_is_one_statement_if_no_queue_is_new(engine: Engine, connection: Connection) -> None:
+@pytest.mark.parametrize("wanted", [(), ("a", "b", "d", "f", "g")])
+def test_a_poll_is_one_statement_if_no_queue_is_new(
+    engine: Engine, connection: Connection, wanted: tuple[str, ...]
+) -> None:
     make(engine, "b", "d", "f")
     names = SeenQueues()
-    poll(connection, TABLE, "me", LEASE, (), names)
+    poll(connection, TABLE, "me", LEASE, wanted, names)
     sent: list[str] = []
     event.listen(connection, "before_cursor_execute", lambda *given: sent.append(given[2]))
-    assert poll(connection, TABLE, "me", LEASE, (), names).queues == {"b", "d", "f"}
+    assert poll(connection, TABLE, "me", LEASE, wanted, names).queues == {"b", "d", "f"}
     assert len(sent) == 1
 
 
-def test_only_the_wanted_queues_are_polled(engine: Engine, connection: Connection) -> None:
-    make(engine, "b", "d", "f")
-    assert poll(connection, TABLE, "me", LEASE, ("d", "x"), SeenQueues()).queues == {"d"}
+@pytest.mark.parametrize("remembers", [True, False])
+def test_only_the_wanted_queues_are_polled(engine: Engine, connection: Connection, remembers: bool) -> None:
+    names = SeenQueues() if remembers else None
+    odd = ("d'", "%s", "\\", ":x", "target:shop.orders")
+    assert poll(connection, TABLE, "me", LEASE, ("d", "x", *odd), names).queues == frozenset()
+    make(engine, "b", "d", "f", "D")
+    assert poll(connection, TABLE, "me", LEASE, ("d", "x", *odd), names).queues == {"d"}
+    make(engine, *odd)
+    assert poll(connection, TABLE, "me", LEASE, ("d", "x", *odd), names).queues == {"d", *odd}
+    assert poll(connection, TABLE, "me", LEASE, odd, names).queues == set(odd)
+
+
+def test_a_poll_for_hundreds_of_queues_has_the_branches_of_one_for_two(engine: Engine, connection: Connection) -> None:
+    """A worker that serves named queues polls the own queue of each of their targets too."""
+    make(engine, "a")
+    sent: list[str] = []
+    event.listen(connection, "before_cursor_execute", lambda *given: sent.append(given[2]))
+    for number in (2, 500):
+        wanted, names = ("a", *(f"target:{one}" for one in range(1, number))), SeenQueues()
+        for _ in range(2):
+            assert poll(connection, TABLE, "me", LEASE, wanted, names).queues == {"a"}
+    of_two, of_many = sent[: len(sent) // 2], sent[len(sent) // 2 :]
+    assert [one.count("SELECT") for one in of_many] == [one.count("SELECT") for one in of_two]
 
 
 def test_a_queue_is_found_whatever_stands_before_its_due_attempt(engine: Engine, connection: Connection) -> None:
@@ -84,24 +107,28 @@ def test_a_queue_is_found_whatever_stands_before_its_due_attempt(engine: Engine,
 
 
 @pytest.mark.only_on("postgresql")
-def test_the_server_plans_a_poll_once(engine: Engine, connection: Connection) -> None:
+@pytest.mark.parametrize("wanted", [(), ("queue 1", "it's", "%s :x \\")])
+def test_the_server_plans_a_poll_once(engine: Engine, connection: Connection, wanted: tuple[str, ...]) -> None:
     make(engine, *(f"queue {number % 20}" for number in range(2000)))
     let_pass(engine, -3600)
     connection.execute(text("ANALYZE async_task_attempts"))
     given: list[Any] = []
     event.listen(connection, "before_cursor_execute", lambda *statement: given.append(statement[3]))
     for _ in range(30):
-        assert poll(connection, TABLE, "me' \\ %s :x", LEASE, (), SeenQueues()).queues == frozenset()
+        assert poll(connection, TABLE, "me' \\ %s :x", LEASE, wanted, SeenQueues()).queues == frozenset()
     assert not any(given)  # with parameters it depends on statistics
     plans = text("SELECT max(generic_plans) FROM pg_prepared_statements WHERE statement LIKE '%orphans%'")
     assert connection.scalar(plans) >= 15
 
 
 @pytest.mark.only_on("sqlite")
-def test_a_poll_of_sqlite_walks_over_no_row_that_waits_behind_another(engine: Engine, connection: Connection) -> None:
+@pytest.mark.parametrize("wanted", [(), ("a", "b")])
+def test_a_poll_of_sqlite_walks_over_no_row_that_waits_behind_another(
+    engine: Engine, connection: Connection, wanted: tuple[str, ...]
+) -> None:
     sent: list[Any] = []
     event.listen(connection, "before_cursor_execute", lambda *given: sent.append(given[2:4]))
-    poll(connection, TABLE, "me", LEASE, (), SeenQueues())
+    poll(connection, TABLE, "me", LEASE, wanted, SeenQueues())
     statement, parameters = sent[0]
     plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     assert [line for line in plan if line.startswith("SCAN async_task_attempts")] == []
@@ -113,8 +140,8 @@ def test_a_poll_of_sqlite_walks_over_no_row_that_waits_behind_another(engine: En
 def test_a_poll_tells_when_the_next_attempt_is_due_and_when_a_claim_may_be_an_orphan(
     engine: Engine, connection: Connection
 ) -> None:
-    def next_due() -> float | None:
-        found = poll(connection, TABLE, "me", LEASE, (), SeenQueues())
+    def next_due(*wanted: str) -> float | None:
+        found = poll(connection, TABLE, "me", LEASE, wanted, SeenQueues())
         assert found.knows_next
         return found.next_due
 
@@ -124,6 +151,7 @@ def test_a_poll_tells_when_the_next_attempt_is_due_and_when_a_claim_may_be_an_or
     put(engine, "later", 0, 1200)
     put(engine, "sooner", 9, 600)
     assert next_due() == pytest.approx(600, abs=20)
+    assert next_due("never", "later") == pytest.approx(1200, abs=20)
     make(engine, "now")
     assert next_due() == pytest.approx(600, abs=20)
     ended = {"claim_id": uuid.uuid4(), "claimed_by": "it", "lease_until": clock_now(300)}
