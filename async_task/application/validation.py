@@ -99,9 +99,12 @@ def worker_settings(
     settle_within: Duration, poll: Duration, grace: Duration, listen: bool,
 ) -> WorkerSettings:  # fmt: skip
     """The settings of a worker whose claims have this lease."""
+    served = _served(queues)
+    own = _own_queues(served)
     settings = WorkerSettings(
         concurrency=at_least(1, concurrency, "concurrency"),
-        queues=lanes_by_queue(queues),
+        queues=served | dict.fromkeys(own),
+        own_queues=frozenset(own),
         async_concurrency=at_least(1, async_concurrency, "async_concurrency"),
         settle_within=duration(settle_within, name="settle_within").total_seconds(),
         poll=duration(poll, name="poll").total_seconds(),
@@ -116,17 +119,15 @@ def worker_settings(
     return settings
 
 
-def lanes_by_queue(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:
-    """The maximum number of lanes for each queue; None: all lanes.
-
-    A worker that serves a queue also serves the own queues of its targets: a paused target's attempts are moved there.
-    """
-    served = _served(queues)
+def _own_queues(served: Mapping[str, int | None]) -> list[str]:
+    """The further queues of a worker: it serves the own queues of the targets of its queues too, as the attempts of a
+    paused target are moved there."""
     targets = (one for one in registered_targets() if (one.policy.queue or "default") in served)
-    return {**{own_queue(one.name): None for one in targets}, **served}
+    return [own for one in targets if (own := own_queue(one.name)) not in served]
 
 
 def _served(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int | None]:
+    """The maximum number of lanes for each queue; None: all lanes."""
     if not isinstance(queues, Mapping):
         queues = dict.fromkeys(scope_of(queues, ()).queues)
     for name, number in queues.items():

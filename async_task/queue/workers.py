@@ -205,6 +205,14 @@ class WorkerInfo:
     claims: int
     is_dead: bool
 
+    @property
+    def served_queues(self) -> list[str]:
+        """The queues that it was told to serve; none: all. Without the own queues of their targets, which it serves
+        too, and which are the last ones of `about["queues"]`."""
+        queues, num_own = self.about.get("queues"), self.about.get("own_queues")
+        names = list(queues) if isinstance(queues, (dict, list)) else []
+        return names[: len(names) - num_own] if isinstance(num_own, int) else names
+
 
 def running_workers(engine: Engine, table: Table, lease: dt.timedelta) -> list[WorkerInfo]:
     """The processes that perform attempts of this table, or did lately: the living first, and of these those that began

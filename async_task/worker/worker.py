@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,7 +50,8 @@ class WorkerSettings:
     """How a worker works. Times in seconds.
 
     `concurrency`: lanes, each a thread with a connection. `queues`: those that it serves, each with the maximum number
-    of lanes (None: all of them); if empty, every queue. `async_concurrency`: coroutines at once. `settle_within`: how
+    of lanes (None: all of them); if empty, every queue. `own_queues`: those of them that are only there because they
+    are the own queues of targets. `async_concurrency`: coroutines at once. `settle_within`: how
     long the outcome of a call may wait to be written with others; 0: each is written by itself. `poll`: between two
     polls of an idle worker. `grace`: how long calls may still take at the end. `listen`: whether to LISTEN, where the
     database can.
@@ -58,6 +59,7 @@ class WorkerSettings:
 
     concurrency: int = 4
     queues: Mapping[str, int | None] = field(default_factory=dict)
+    own_queues: Set[str] = frozenset()
     async_concurrency: int = 100
     settle_within: float = 0.005
     poll: float = 1.0
@@ -158,7 +160,8 @@ class AttemptWorker:
     def _about(self, pruner: Pruner) -> str:
         s = self.settings
         lanes = {name: number or s.concurrency for name, number in s.queues.items()}
-        about = {"queues": lanes, "concurrency": s.concurrency, "async_concurrency": s.async_concurrency}
+        own = {"own_queues": len(s.own_queues)} if s.own_queues else {}
+        about = {"queues": lanes, "concurrency": s.concurrency, "async_concurrency": s.async_concurrency} | own
         pruning = {"prunes": pruner.mark} if pruner.is_wanted else {}
         known = sorted(name for one in registered_targets() for name in one.names)
         names = {"target_names": known} if len(known) <= MOST_NAMES else {}

@@ -18,6 +18,7 @@ from sqlalchemy import Engine, make_url, update
 from async_task import AsyncTask, Attempt, Depth, Status, WorkerInfo
 from async_task.schema.tables import SCHEMA_VERSION, SchemaVersion
 from async_task.targets.context import CurrentAttempt, performing
+from async_task.targets.registry import own_queue
 from async_task_cli.logs import Lines, log_lines
 from clockwork import row_of
 from databases import Database
@@ -119,6 +120,20 @@ def test_it_serves_only_the_given_queues_and_is_listed(start: Start, run: Run, e
     assert row_of(engine, other.id).num_attempts == 0
     assert run("workers", "--json").out == ""
     assert (run("workers").out, run("workers").err) == ("", "0 processes.\n")
+
+
+@pytest.mark.only_on("postgresql")
+def test_own_queues_of_targets_are_served_and_not_named(start: Start, run: Run, engine: Engine, write: Write) -> None:
+    paused = write(Client, "ping", queue=own_queue("test.client"))
+    working = start("--queue", "default")
+    assert ", queues default, " in first_line(working)
+    await_(has_succeeded(engine, paused), "the own queue of a target is served")
+    [one] = run("workers", "--json").lines
+    assert next(iter(one["about"]["queues"])) == "default"
+    assert "test.client" in one["about"]["queues"]
+    [_, line] = run("workers").out.splitlines()
+    assert "  default  " in line
+    assert "test.client" not in line
 
 
 def test_workers_shows_a_killed_process_as_dead_at_once(start: Start, run: Run) -> None:

@@ -234,7 +234,8 @@ def _version() -> str:
 def _described(app: AsyncTask, made: AttemptWorker | Supervisor) -> str:
     """`on postgresql+psycopg:///shop, all queues, 12 targets, 4 threads, 100 coroutines`."""
     s = made.settings
-    queues = ", ".join(name if number is None else f"{name}:{number}" for name, number in s.queues.items())
+    served = ((name, number) for name, number in s.queues.items() if name not in s.own_queues)
+    queues = ", ".join(name if number is None else f"{name}:{number}" for name, number in served)
     return (
         f"on {app.address}, {f'queues {queues}' if queues else 'all queues'}, "
         f"{counted(len(app.target_names), 'target')}, {counted(s.concurrency, 'thread')}, "

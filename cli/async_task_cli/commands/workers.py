@@ -65,7 +65,7 @@ def rows(found: Sequence[WorkerInfo]) -> list[Sequence[Text | str]]:
 
 def _row(one: WorkerInfo) -> Sequence[Text | str]:
     now = one.beat_at + one.silent_for
-    queues = ", ".join(one.about.get("queues") or ["all"]) if one.kind == "worker" else ""
+    queues = ", ".join(one.served_queues or ["all"]) if one.kind == "worker" else ""
     lanes, claims = str(one.about.get("concurrency", "")), f"{one.claims:,}"
     return (
         one.name,
