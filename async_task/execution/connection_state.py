@@ -1,8 +1,17 @@
 """What has become of the connection of a call: it is asked again after the connection was returned."""
 
+import asyncio
+import contextlib
+import threading
+from typing import Any
+
 from sqlalchemy import Connection
 
 from async_task.database.driver_errors import FAULTS
+
+LONGEST_END = 1.0
+"""Seconds that a statement may take to its end after the call."""
+_Lock = type(threading.Lock())
 
 
 class ConnectionState:
@@ -37,6 +46,17 @@ class ConnectionState:
         """Whether the call itself invalidated it: it was lost, and no driver had reported that."""
         return self.is_lost() and self._was_dropped
 
+    def drop_unless_free(self) -> None:
+        """After the call. Drop it if it was detached from its pool, or if a statement is still running on it: a stream
+        or COPY that was not read to its end, and that the frames of an error may hold. Each further statement would
+        wait for that one, for ever."""
+        if self.connection is None or self.is_lost():
+            return
+        if _is_busy(self.connection):
+            self.connection.invalidate()
+        elif self.connection.connection.is_detached:
+            _end_detached(self.connection)
+
     def has_met_fault(self) -> bool:
         """Whether a statement on it met an error of the infrastructure. Other engines do not count."""
         if self.connection is not None:
@@ -50,6 +70,24 @@ class ConnectionState:
         return connection
 
 
+def _is_busy(connection: Connection) -> bool:
+    """Whether a statement of psycopg's is running on it: no other driver makes us wait for one."""
+    lock = getattr(connection.connection.driver_connection, "lock", None)
+    if isinstance(lock, _Lock):  # another thread may just be ending its own
+        is_free = lock.acquire(timeout=LONGEST_END)
+        if is_free:
+            lock.release()
+        return not is_free
+    return isinstance(lock, asyncio.Lock) and lock.locked()
+
+
+def _end_detached(connection: Connection) -> None:
+    detached: Any = connection.connection
+    with contextlib.suppress(Exception):
+        connection.dialect.do_close(detached.dbapi_connection)
+    detached.invalidate()
+
+
 def _is_gone(connection: Connection) -> bool:
-    """Whether it was invalidated, or the pool's connection below it was."""
-    return connection.invalidated or not (connection.closed or connection.connection.is_valid)
+    """Whether it was invalidated or closed, or the pool's connection below it was."""
+    return connection.invalidated or connection.closed or not connection.connection.is_valid

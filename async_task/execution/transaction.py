@@ -179,6 +179,8 @@ class CallTransaction:
         Returns `answer`; `Raised` with the database's error if the writes cannot be kept, and with CommittedInside if
         they cannot be undone. If it `keeps_with_success`, the savepoint is still to be released.
         """
+        if self._for_session:
+            self.state.drop_unless_free()
         if self._connection is not None and not self.state.is_lost():
             limit_waits(self._connection)
         if not isinstance(answer, Raised):

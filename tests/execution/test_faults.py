@@ -15,12 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from async_task import Again, AsyncTask, Attempt, Failed, Parked, Retried, Retry, Succeeded, target
-from async_task.execution import settle
+from async_task.execution import connection_state, settle
 from async_task.execution.settle import MAX_LOSSES
 from clockwork import let_pass, row_of
 from databases import Database, somebody_waits
 from elsewhere import await_
-from outbox import Broken, act_in_session, act_in_session_leased, calls, effects, events_of, will
+from outbox import Broken, act_in_async_session, act_in_session, act_in_session_leased, calls, effects, events_of, will
 from shared_calls import claim_many, does, lock, numbered, put
 from workers import counted, make, working
 
@@ -164,7 +164,14 @@ def write_after_invalidate(session: Session) -> None:
     put(session, "77")
 
 
+def close_connection(session: Session) -> None:
+    with session.connection() as connection:  # as with one of an engine
+        connection.execute(select(1))
+
+
 DROPS: dict[str, Callable[[Session], Any]] = {
+    "closes its connection": close_connection,
+    "detaches it from its pool": lambda session: session.connection().detach(),
     "invalidates its connection": lambda session: session.connection().invalidate(),
     "invalidates its session": lambda session: session.invalidate(),
     "writes after that": write_after_invalidate,
@@ -191,6 +198,64 @@ def test_a_call_that_invalidates_its_own_connection_is_charged_at_once(
     assert (row.num_attempts, row.num_errors, row.num_crashes) == (1, 1, 0)
     assert row.last_error.startswith("InvalidState: the target invalidated the connection of its session")
     assert of_the_call(engine) == []
+
+
+def leave_stream(session: Session) -> Any:
+    rows = driver_of(session).cursor().stream("SELECT generate_series(1, 100000)")
+    next(rows)
+    return rows
+
+
+def leave_copy(session: Session) -> Any:
+    copy = driver_of(session).cursor().copy("COPY (SELECT generate_series(1, 100000)) TO STDOUT")
+    next(iter(copy.__enter__()))
+    return copy
+
+
+def driver_of(session: Session) -> Any:
+    return session.connection().connection.driver_connection
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("door", ["sync"])
+@pytest.mark.parametrize("leave", [leave_stream, leave_copy])
+@pytest.mark.parametrize("then", ["returns", "raises"])
+def test_a_statement_that_a_call_leaves_running_holds_up_nothing_and_is_charged(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch, leave: Any, then: str
+) -> None:
+    """psycopg lets every other statement wait for it. Who keeps it may be the traceback of an error."""
+    monkeypatch.setattr(connection_state, "LONGEST_END", 0.05)
+    attempt, kept = write(act_in_session), []
+
+    def act(session: Session) -> None:
+        put(session, "1")
+        kept.append(leave(session))
+        if then == "raises":
+            raise LookupError("in the middle")
+
+    will(act)
+    assert isinstance(app.perform(attempt.id), Retried)
+    row, charged = row_of(engine, attempt.id), {"returns": "InvalidState: the target", "raises": "LookupError: in the"}
+    assert (row.num_attempts, row.num_errors, row.num_crashes) == (1, 1, 0)
+    assert row.last_error.startswith(charged[then])
+    assert of_the_call(engine) == []
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("door", ["async"])
+def test_the_same_holds_for_a_coroutine_and_its_connection(app: AsyncTask, engine: Engine, write: Write) -> None:
+    attempt, kept = write(act_in_async_session), []
+
+    async def act(session: AsyncSession) -> None:
+        pooled = await (await session.connection()).get_raw_connection()
+        driver: Any = pooled.driver_connection
+        rows = driver.cursor().stream("SELECT generate_series(1, 100000)")
+        await anext(rows)
+        kept.append(rows)
+
+    will(act)
+    assert isinstance(app.perform(attempt.id), Retried)
+    assert row_of(engine, attempt.id).last_error.startswith("InvalidState: the target invalidated the connection")
 
 
 @pytest.mark.slow
