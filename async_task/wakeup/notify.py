@@ -3,7 +3,7 @@
 1. One statement finds whether a worker sleeps, and notifies it. If none sleeps, we do not ask again for 20 ms.
 2. It must never fail the caller's transaction, so it always runs in a SAVEPOINT: role and search path may differ from
    one transaction to the next. A COMMIT releases the SAVEPOINT. With psycopg all of it is one round trip.
-3. If it fails (no such table or column, or no right to read it), we do not ask again for a minute.
+3. If the database refuses it (no such table or column, or no right to read it), we do not ask again for a minute.
 4. A transaction sends one notification, with its queues as lines of text: cheaper than one for each queue.
 """
 
@@ -32,10 +32,8 @@ LONGEST_NAME, LONGEST_PAYLOAD = 63, 7_999
 """Of a channel and of a payload, in bytes."""
 DEAD_AFTER = 60.0
 """Seconds without a heartbeat after which a sleeping worker counts as dead."""
-NOBODY_FOR = 0.02
-UNABLE_FOR = 60.0
-_QUIET = {True: 0.0, False: NOBODY_FOR, None: UNABLE_FOR}
-"""Seconds for which we do not ask again, by the answer of `_find_and_notify`."""
+NOTIFIED, NOBODY_FOR, UNABLE_FOR = 0.0, 0.02, 60.0
+"""Seconds for which we do not ask again: after a notification, if no worker slept, and if the database refused."""
 
 
 def channel_of(table: Table) -> str:
@@ -70,7 +68,7 @@ def notify_sleepers(connection: Connection, table: Table, counts: Mapping[str, i
     key = _key(connection, table)
     known = _known.get(key) or _known.setdefault(key, _Known(table))
     now = time.monotonic()
-    known.quiet_until = now + _QUIET[_find_and_notify(connection, known, counts, ends=ends)]
+    known.quiet_until = now + _find_and_notify(connection, known, counts, ends=ends)
 
 
 def payload(counts: Mapping[str, int]) -> str:
@@ -120,40 +118,40 @@ def _statement(table: Table) -> Any:
     return select(func.pg_notify(bindparam("channel", type_=Text()), bindparam("payload", type_=Text()))).where(sleeper)
 
 
-def _find_and_notify(connection: Connection, known: _Known, counts: Mapping[str, int], *, ends: bool) -> bool | None:
-    """Whether a worker sleeps, and will be notified; None if the database refused the question."""
+def _find_and_notify(connection: Connection, known: _Known, counts: Mapping[str, int], *, ends: bool) -> float:
+    """Notify sleeping workers; return for how many seconds we do not ask again."""
     values = {"channel": known.channel, "payload": payload(counts)}
-    if pipelines(connection):
+    is_autocommit = bool(getattr(connection.connection.dbapi_connection, "autocommit", False))
+    if pipelines(connection) and not is_autocommit:
         return _find_and_notify_pipelined(connection, known, values, ends=ends)
     is_open = False
     try:
-        # As SQL text: SQLAlchemy compiles its own SAVEPOINT again each time, which is most of its cost.
-        connection.exec_driver_sql(OPEN)
-        is_open = True
+        if not is_autocommit:  # there each statement stands alone: the rows are committed, and nothing is aborted
+            # As SQL text: SQLAlchemy compiles its own SAVEPOINT again each time, which is most of its cost.
+            connection.exec_driver_sql(OPEN)
+            is_open = True
         is_notified = bool(connection.execute(known.statement, values).all())
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
         if is_open:
             connection.exec_driver_sql(UNDO)
-        _log_unable(error.orig)
-        return None
-    if not ends:
+        return _quiet_after(error.orig)
+    if is_open and not ends:
         connection.exec_driver_sql(CLOSE)
-    return is_notified
+    return NOTIFIED if is_notified else NOBODY_FOR
 
 
 def _find_and_notify_pipelined(
     connection: Connection, known: _Known, values: Mapping[str, str], *, ends: bool
-) -> bool | None:  # fmt: skip
+) -> float:  # fmt: skip
     """The same in one round trip. A text of three statements would be planned each time, and a DO block returns
     nothing."""
     from psycopg.pq import TransactionStatus
 
     driver: Any = connection.connection.driver_connection
-    if driver.autocommit or driver.info.transaction_status == TransactionStatus.INERROR:
-        _log_unable(None)
-        return None
+    if driver.info.transaction_status == TransactionStatus.INERROR:
+        return NOTIFIED  # it will be rolled back
     ends_with = () if ends else (Step(CLOSE),)
     try:
         _, found, *_ = try_in_turn(connection, Step(OPEN), Step(known.statement, values), *ends_with)
@@ -162,14 +160,15 @@ def _find_and_notify_pipelined(
         if error.connection_invalidated:
             raise error from failed.__cause__
         connection.exec_driver_sql(UNDO)
-        _log_unable(error.orig)
-        return None
-    return bool(found.rows)
+        return _quiet_after(error.orig)
+    return NOTIFIED if found.rows else NOBODY_FOR
 
 
-def _log_unable(error: BaseException | None) -> None:
-    reason = "no usable transaction" if error is None else type(error).__name__
-    logger.info("sleeping workers are not notified of new attempts: %s", reason)
+def _quiet_after(error: BaseException | None) -> float:
+    """For how many seconds we do not ask again after this error. Long where the database refuses the question itself
+    (SQLSTATE 42...); any other error is one of this transaction, and says nothing about the next one."""
+    logger.info("sleeping workers are not notified of new attempts: %s", type(error).__name__)
+    return UNABLE_FOR if str(getattr(error, "sqlstate", None)).startswith("42") else NOBODY_FOR
 
 
 def _is_twophase(connection: Connection) -> bool:

@@ -421,25 +421,37 @@ def test_no_savepoint_stays_open_on_a_connection_that_continues_to_write(
 
 
 @on_postgresql
-def test_a_connection_in_autocommit_continues(engine: Engine, sleeper: None) -> None:
-    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with Session(alone) as session:
+@pytest.mark.parametrize("door", ["engine", "lane"])
+def test_a_connection_in_autocommit_notifies(
+    door: str, engine: Engine, lane_connection: Connection, sleeper: None, receiver: Receiver
+) -> None:
+    own = engine if door == "engine" else lane_connection.engine
+    with Session(own.execution_options(isolation_level="AUTOCOMMIT")) as session:
         produce(session)
         produce(session)
-    assert count(engine) == 2
+    with own.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        Attempt.create_many(connection, [CALL])
+    assert count(engine) == 3
+    assert receiver.received() == ["1 default"] * 3
 
 
 @on_postgresql
-def test_a_failed_transaction_does_not_ask(engine: Engine, sleeper: None, receiver: Receiver) -> None:
-    with Session(engine) as session:
+@pytest.mark.parametrize("door", ["engine", "lane"])
+def test_a_failed_transaction_notifies_nobody_and_the_next_one_does(
+    door: str, engine: Engine, lane_connection: Connection, sleeper: None, receiver: Receiver,
+    clock: Callable[[float], None],
+) -> None:  # fmt: skip
+    with Session(engine if door == "engine" else lane_connection.engine) as session:
         Attempt.create(**CALL, session=session)
         session.flush()
         with contextlib.suppress(DBAPIError):
-            session.execute(text("SELECT no_such_column"))
+            session.connection().exec_driver_sql("SELECT no_such_column")
         session.commit()
         session.connection()
-    assert count(engine) == 0
-    assert receiver.received() == []
+        assert (count(engine), receiver.received()) == (0, [])
+        clock(0.021)
+        produce(session)
+    assert (count(engine), receiver.received()) == (1, ["1 default"])
 
 
 @on_postgresql
