@@ -13,8 +13,9 @@ from async_task.attempts.chain import key_of
 from async_task.attempts.create import given
 from async_task.attempts.draft import aware
 from async_task.attempts.options import SyncSession
+from async_task.database.changed_objects import refresh_changed
 from async_task.database.clock import clock_now, held_in, instant_in
-from async_task.database.sessions import routed_as_writes
+from async_task.database.sessions import attached_session, routed_as_writes
 from async_task.error_text import storable
 from async_task.errors import ConfigurationError, InvalidArguments, InvalidState, NoTransaction
 from async_task.schema.audit import record_verb
@@ -34,7 +35,7 @@ LONGEST_TOLD = 1_000
 def session_of(row: Any, session: SyncSession | None) -> Session:
     """The session in which the row is changed, with the row attached and flushed."""
     attached = object_session(row)
-    own = given(session) or attached
+    own = given(session) or attached_session(row)
     name = type(row).__name__
     if own is None:
         raise NoTransaction(f"this {name} is attached to no session: give the one in which to change it")
@@ -76,7 +77,8 @@ def change_if(
             raise InvalidState(f"{verb}: {model.__name__} {key} is gone")
         if is_changed and before is not None:
             _record(connection, row, verb, reason, before)
-        session.refresh(row, list(attributes_of(model).values()))
+        names = list(attributes_of(model).values())
+        refresh_changed(session, row, names, only=names)
     return is_changed
 
 

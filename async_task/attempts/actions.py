@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session, object_session
 
 from async_task.attempts import unwritten
 from async_task.attempts.messages import MessageKind, row_target_named, send_message
+from async_task.database.changed_objects import refresh_changed
 from async_task.database.clock import statement_now
 from async_task.database.dialects import locks_rows, reads_snapshots
-from async_task.database.sessions import routed_as_writes, sync_session
+from async_task.database.sessions import attached_session, routed_as_writes, sync_session
 from async_task.error_text import storable
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.queue.ordering import release_in
@@ -34,6 +35,8 @@ TOLD = ("status", "due_at")
 """What the event of a verb says before and after, also if it is the same."""
 CHANGED = (*TOLD, "expires_at", "num_errors", "num_crashes", "num_losses", "claimed_by")
 """What it says if it differs."""
+ENDED = ("completed_at", "last_error", "updated_at", "released", "arrived", "claim_id", "lease_until")
+"""The further columns that a verb changes."""
 
 
 @contextmanager
@@ -134,14 +137,20 @@ def _change_on(
     row = own.execute(lock).first()
     if row is None or not _hit(own, change):
         raise InvalidState(_why_not(connection, table, attempt.id, verb))
-    own.refresh(attempt)
+    refresh_changed(own, attempt, _changed_by(attempt))
     _record(connection, attempt, verb, reason, dict(zip(CHANGED, row, strict=True)))
     if verb == "cancel" and row_target_named(attempt.target) is None:
         send_message(own, attempt, MessageKind.CANCELED)
     if attempt.order_key is not None:  # the next one of this key may be free now
         if released := release_in(connection, table, [attempt.order_key]):
             wake_after_commit(own, inspect(type(attempt)), Counter(released), ())
-        own.refresh(attempt)
+        refresh_changed(own, attempt, _changed_by(attempt))
+
+
+def _changed_by(attempt: Any) -> list[str]:
+    """The attributes of an attempt that a verb changes: those of our columns that are not written once."""
+    table, mapper = table_of(attempt), inspect(type(attempt))
+    return [mapper.get_property_by_column(table.c[name]).key for name in (*CHANGED, *ENDED)]
 
 
 def _change_unwritten(attempt: Any, verb: str, **values: Any) -> None:
@@ -174,7 +183,7 @@ def _hit(session: Session, statement: Any) -> bool:
 
 def _session_of(attempt: Any, session: Session | None) -> Session:
     """The session in which the attempt is changed, with the attempt attached and flushed."""
-    own = object_session(attempt) if session is None else sync_session(session)
+    own = attached_session(attempt) if session is None else sync_session(session)
     if own is None:
         raise NoTransaction(f"attempt {attempt.id} is attached to no session: give the one in which to change it")
     attached = object_session(attempt)

@@ -14,7 +14,7 @@ from typing import (
 
 from sqlalchemy import Connection, Table, event, inspect
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import Mapper, object_session
+from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
 from async_task.arguments.decoding import decode
@@ -26,6 +26,7 @@ from async_task.attempts.notes import NoteInfo
 from async_task.attempts.options import AnySession, CallByName, CallOptions, P, SyncSession, TakenSession
 from async_task.attempts.scopes import AttemptScopes
 from async_task.attempts.written_once import WrittenOnce
+from async_task.database.sessions import attached_session
 from async_task.encryption.encryptors import Encryptor, context_of, encryptor_named, unseal
 from async_task.errors import InvalidArguments, NoTransaction
 from async_task.schema.columns import uuid7
@@ -227,7 +228,7 @@ class BaseAttempt(WrittenOnce, AttemptScopes):
         """
         if unwritten.is_unwritten(self):
             return notes.unwritten_note(text)
-        own = create.given(session) or object_session(self)
+        own = create.given(session) or attached_session(self)
         if own is None:
             raise NoTransaction(f"attempt {self.id} is attached to no session: give the one in which to add the note")
         return notes.add_note(own, self, text)

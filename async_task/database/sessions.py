@@ -11,9 +11,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, insert
-from sqlalchemy.orm import Mapper, Session, scoped_session
+from sqlalchemy.orm import Mapper, Session, object_session, scoped_session
+from sqlalchemy.util.concurrency import in_greenlet
 
 from async_task.errors import ConfigurationError
+
+AWAITED = (
+    "this does I/O, for which an AsyncSession must be awaited: "
+    "await session.run_sync(attempt.cancel, reason=...), "
+    "await session.run_sync(Attempt.ensure, target=..., ...)"
+)
 
 
 def sync_session(session: object) -> Session:
@@ -41,12 +48,20 @@ def blocking_session(session: object) -> Session:
             "the first argument is a session, not a text; the reason is a keyword: cancel(reason=...)"
         )
     if is_async_session(type(session)) or issubclass(type(session), asyncio_kinds("async_scoped_session")):
-        raise ConfigurationError(
-            "this does I/O, for which an AsyncSession must be awaited: "
-            "await session.run_sync(attempt.cancel, reason=...), "
-            "await session.run_sync(Attempt.ensure, target=..., ...)"
-        )
+        raise ConfigurationError(AWAITED)
     return sync_session(session)
+
+
+def attached_session(row: object) -> Session | None:
+    """The session to which a row is attached, for what does I/O; None if it is attached to none.
+
+    Raises ConfigurationError for that of an AsyncSession outside of its `run_sync`.
+    """
+    own = object_session(row)
+    module = sys.modules.get("sqlalchemy.ext.asyncio")
+    if own is not None and module is not None and not in_greenlet() and module.async_session(own) is not None:
+        raise ConfigurationError(AWAITED)
+    return own
 
 
 def is_session(cls: type[Any]) -> bool:

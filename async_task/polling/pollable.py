@@ -9,14 +9,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from sqlalchemy import ColumnElement, Table, event, inspect, update
-from sqlalchemy.orm import Mapped, Mapper, Session, declared_attr, mapped_column, object_session
+from sqlalchemy.orm import Mapped, Mapper, Session, declared_attr, mapped_column
 
 from async_task.attempts.attempt import BaseAttempt
 from async_task.attempts.chain import key_of
 from async_task.attempts.create import given
 from async_task.attempts.notes import JobNote, notes_relationship
 from async_task.attempts.options import SyncSession
+from async_task.database.changed_objects import refresh_changed
 from async_task.database.clock import clock_now
+from async_task.database.sessions import attached_session
 from async_task.error_text import storable
 from async_task.errors import ConfigurationError, InvalidArguments, InvalidState, NoTransaction
 from async_task.polling.chain import continue_chain
@@ -129,7 +131,7 @@ class Pollable:
         c = _columns(type(self))
         now = {"submitted_at": clock_now(), "next_poll_at": clock_now()}
         self._change(own, now, c["status"] == PollState.PENDING, c["submitted_at"].is_(None), verb="submit")
-        own.refresh(self, STATE)
+        refresh_changed(own, self, STATE, only=STATE)
         continue_chain(own, type(self), key_of(self))
 
     def fail(self, session: SyncSession | None = None, *, reason: str) -> None:
@@ -142,7 +144,7 @@ class Pollable:
         own.flush()
         status = _columns(type(self))["status"]
         self._change(own, _failed(reason), status.not_in(sorted(TERMINAL)), verb="fail")
-        own.refresh(self, STATE)
+        refresh_changed(own, self, STATE, only=STATE)
         continue_chain(own, type(self), key_of(self), at_once=True)
 
     # What a poll writes. `was`: the state that it has read.
@@ -238,7 +240,7 @@ def _check_reason(reason: object) -> None:
 
 
 def _session_of(row: Pollable, session: SyncSession | None) -> Session:
-    own = given(session) or object_session(row)
+    own = given(session) or attached_session(row)
     if own is None:
         raise NoTransaction(f"this {type(row).__name__} is attached to no session: give the one in which to change it")
     return own

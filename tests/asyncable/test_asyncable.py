@@ -2,6 +2,7 @@
 is mended."""
 
 import asyncio
+import contextlib
 import datetime as dt
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from async_task import (
     Again,
     AsyncTask,
     Attempt,
+    ConfigurationError,
     Discard,
     Expired,
     InvalidArguments,
@@ -470,6 +472,52 @@ def test_verbs_run_in_an_async_session(desk: Desk, board: Board, async_engine_ur
     made = asyncio.run(submit())
     desk.go_on()
     assert desk.status(made) == "processed"
+
+
+@pytest.mark.parametrize("door", ["async"])
+def test_a_verb_outside_of_run_sync_says_how_an_async_session_is_awaited(
+    desk: Desk, board: Board, async_engine_url: str
+) -> None:
+    async def submit() -> None:
+        engine = create_async_engine(async_engine_url)
+        async with AsyncSession(engine) as session, session.begin():
+            row = Review()
+            session.add(row)
+            with pytest.raises(ConfigurationError, match="AsyncSession must be awaited"):
+                row.submit_for_processing()
+        await engine.dispose()
+
+    asyncio.run(submit())
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_row_can_be_submitted_again_after_its_savepoint_was_rolled_back(
+    desk: Desk, engine: Engine, is_new: bool
+) -> None:
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        row = Review()
+        session.execute(select(1))
+        if not is_new:
+            session.add(row)
+            session.flush()
+        with contextlib.suppress(Broken), session.begin_nested():
+            row.submit_for_processing(session)
+            raise Broken
+        assert not row.is_submitted
+        row.submit_for_processing(session)
+        assert row.is_submitted
+    assert [desk.status(row.id), len(desk.attempts())] == ["submitted", 1]
+
+
+def test_a_new_row_can_be_submitted_again_after_a_rollback(desk: Desk, engine: Engine) -> None:
+    with Session(engine) as session:
+        row = Review()
+        row.submit_for_processing(session)
+        session.rollback()
+        assert not row.is_submitted
+        row.submit_for_processing(session)
+        session.commit()
+        assert desk.status(row.id) == "submitted"
 
 
 def test_an_error_is_cut_to_the_length_of_its_column(desk: Desk, board: Board) -> None:

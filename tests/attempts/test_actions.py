@@ -1,6 +1,7 @@
 """The verbs of people: expire, fail, cancel, retry now, reschedule; and the selectables."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import time
 import uuid
@@ -120,6 +121,64 @@ def test_a_verb_runs_on_an_async_session_through_run_sync(
     asyncio.run(say_it())
     assert row_of(engine, attempt.id).status is ENDS.get(verb, Status.PENDING)
     assert [event.message for event in events_of(engine, attempt.id)] == ["async"]
+
+
+@pytest.mark.in_turns
+@each_verb
+def test_a_verb_outside_of_run_sync_says_how_an_async_session_is_awaited(
+    engine: Engine, async_engine_url: str, write: Write, verb: str
+) -> None:
+    attempt = write(Client, "ping")
+
+    async def say_it() -> None:
+        async_engine = create_async_engine(async_engine_url, poolclass=NullPool)
+        async with AsyncSession(async_engine) as session, session.begin():
+            mine = await session.get_one(Attempt, attempt.id)
+            with pytest.raises(ConfigurationError, match="AsyncSession must be awaited"):
+                say(mine, verb)
+            with pytest.raises(ConfigurationError, match="AsyncSession must be awaited"):
+                mine.add_note(text="a note")
+        await async_engine.dispose()
+
+    asyncio.run(say_it())
+
+
+@pytest.mark.in_turns
+@each_verb
+@pytest.mark.parametrize("is_released", [False, True])
+def test_a_savepoint_that_is_rolled_back_takes_a_verb_back_in_the_object_too(
+    engine: Engine, write: Write, verb: str, is_released: bool
+) -> None:
+    known = write(Client, "ping").id
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        attempt = session.get_one(Attempt, known)
+        before = (attempt.status, attempt.due_at, attempt.last_error)
+        savepoint = session.begin_nested()
+        with session.begin_nested() if is_released else contextlib.nullcontext():
+            say(attempt, verb, session, reason="in vain")
+        assert (attempt.status, attempt.due_at, attempt.last_error) != before
+        savepoint.rollback()
+        assert (attempt.status, attempt.due_at, attempt.last_error) == before
+        say(attempt, verb, session)
+        kept = (attempt.status, attempt.due_at)
+    assert (attempt.status, attempt.due_at) == kept
+    assert (row_of(engine, known).status, row_of(engine, known).due_at) == kept
+
+
+@pytest.mark.parametrize("savepoint", [False, True])
+def test_a_new_attempt_that_was_canceled_in_what_is_rolled_back_can_be_written_again(
+    engine: Engine, savepoint: bool
+) -> None:
+    with Session(engine) as session:
+        around = session.begin_nested() if savepoint else session
+        attempt = Attempt.create(session, target=Client, method_name="ping")
+        session.flush()
+        attempt.cancel(reason="in vain")
+        around.rollback()
+        assert (attempt.status, attempt.last_error, attempt.completed_at) == (Status.PENDING, None, None)
+        session.add(attempt)
+        session.commit()
+        assert attempt.status is Status.PENDING
 
 
 @pytest.mark.in_turns

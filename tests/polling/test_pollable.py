@@ -10,7 +10,7 @@ import sys
 import uuid
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -52,6 +52,32 @@ def test_an_operation_is_started_polled_fetched_and_handled(world: World, provid
     assert None not in (row.ended_at, row.results_fetched_at, row.handler_dispatched_at)
     assert (row.failed_at, row.failure_reason, row.next_poll_at) == (None, None, None)
     assert [one.status for one in world.attempts()] == [Status.SUCCEEDED]
+
+
+@pytest.mark.parametrize("savepoint", [True, False])
+def test_a_new_operation_can_be_submitted_again_after_a_rollback(world: World, engine: Engine, savepoint: bool) -> None:
+    with Session(engine) as session:
+        session.execute(select(1))
+        around = session.begin_nested() if savepoint else session
+        batch = Batch()
+        batch.submit(session)
+        around.rollback()
+        assert batch.submitted_at is None
+        batch.submit(session)
+        session.commit()
+        assert world.row(batch.id).submitted_at is not None
+    assert len(world.attempts()) == 1
+
+
+def test_a_savepoint_that_is_rolled_back_takes_a_failure_back_in_the_object_too(world: World, engine: Engine) -> None:
+    made = world.submitted()
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        batch = session.get_one(Batch, made)
+        savepoint = session.begin_nested()
+        batch.fail(reason="in vain")
+        assert batch.status == "failed"
+        savepoint.rollback()
+        assert (batch.status, batch.failure_reason) == ("pending", None)
 
 
 @pytest.mark.usefixtures("registered")
