@@ -1,4 +1,5 @@
-"""Reading what is committed now, without a lock, beside a transaction that reads a snapshot (MySQL and MariaDB)."""
+"""Reading what is committed now, without a lock, beside a transaction that reads a snapshot: on MySQL and MariaDB by
+default, on PostgreSQL above READ COMMITTED."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +8,16 @@ from typing import Any
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, Select
 from sqlalchemy.exc import SQLAlchemyError
 
-from async_task.database.dialects import reads_snapshots
+from async_task.database.dialects import locks_rows
+
+SNAPSHOTS = frozenset({"REPEATABLE READ", "SERIALIZABLE"})
+"""The levels at which a transaction reads what was committed when it began to read."""
 
 
 def reads_current(connection: Connection) -> bool:
-    """Whether a plain SELECT in this transaction sees what is committed now. On MySQL and MariaDB it asks the server:
-    not only the engine may have set the level."""
-    return not reads_snapshots(connection.dialect) or connection.get_isolation_level() == "READ COMMITTED"
+    """Whether a plain SELECT in this transaction sees what is committed now. Asks the server: not only the engine may
+    have set the level. On SQLite it does, if anything is written in it: no other transaction can be."""
+    return not locks_rows(connection.dialect) or connection.get_isolation_level() not in SNAPSHOTS
 
 
 def committed_scalar(connection: Connection, statement: Select[Any]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, NullPool, StaticPool, create_engine, delete, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -364,6 +365,26 @@ def test_until_done_sees_at_read_committed_what_has_ended(
     first = ensured(sessions, **OPEN, **TOKEN)
     session = opened("READ COMMITTED")
     end(sessions, first)
+    assert Attempt.ensure(session, **OPEN, **TOKEN).id != first
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("pool", ["with room", "of one"])
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_until_done_returns_none_that_has_ended_since_its_transaction_began_to_read(
+    sessions: Sessions, engine: Engine, opened: Callable[..., Session], level: str, pool: str
+) -> None:
+    """The call would be lost: what has changed since then needs another one."""
+    first = ensured(sessions, **OPEN, **TOKEN)
+    session = opened(level, pool)
+    assert Attempt.ensure(session, **OPEN, **TOKEN).id == first
+    session.rollback()
+    session.scalars(select(Attempt)).all()
+    end(sessions, first)
+    with pytest.raises(OperationalError) as refused:
+        Attempt.ensure(session, **OPEN, **TOKEN)
+    assert getattr(refused.value.orig, "sqlstate", None) == "40001"
+    session.rollback()
     assert Attempt.ensure(session, **OPEN, **TOKEN).id != first
 
 
