@@ -6,7 +6,7 @@ import weakref
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 # SQLSTATEs (PostgreSQL), error numbers (MySQL, MariaDB) and words (SQLite) of transient errors.
@@ -39,6 +39,13 @@ def is_transient(error: BaseException | None) -> bool:
     if isinstance(state, str):
         return state.startswith(TRANSIENT_STATES)
     return any(word in str(error).lower() for word in TRANSIENT_WORDS)
+
+
+def is_read_only(error: BaseException | None) -> bool:
+    """Whether a driver's error says that its session may not write: it was opened while the database was read-only, or
+    leads to a server that is no longer the primary. It will stay so; another connection need not."""
+    code = error.args[0] if error is not None and error.args else None
+    return code in (1290, 1836) or getattr(error, "sqlstate", None) == "25006"
 
 
 ACCESS_STATES = ("28", "3D")
@@ -93,6 +100,10 @@ FAULTS: "weakref.WeakKeyDictionary[Connection, bool]" = weakref.WeakKeyDictionar
 savepoints. We keep no error: its traceback refers to the connection, which is the key, and both would stay for ever."""
 
 
+OURS: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+"""The engines of the library, some on a pool of the user's: they drop connections that may not write."""
+
+
 def note_faults(dialect: Dialect) -> None:
     """Record the transient errors of this dialect's connections in `FAULTS`, so that a target that catches one does not
     hide it."""
@@ -111,6 +122,8 @@ def note_fault(connection: Connection, error: BaseException) -> None:
 
 def _on_error(context: Any) -> None:
     connection, error = context.connection, context.original_exception
+    if context.engine in OURS and is_read_only(error):
+        context.is_disconnect = True
     # A coroutine that is canceled during a statement ends its connection itself: that is no fault.
     is_fault = is_transient(error) or (context.is_disconnect and isinstance(error, Exception))
     if connection is not None and is_fault:

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from async_task.database.dialects import locks_rows, sets_isolation_by_statement
+from async_task.database.driver_errors import OURS
 from async_task.database.transaction_start import begin_mysql, begin_sqlite, open_sqlite
 
 
@@ -15,6 +16,7 @@ def configured_like(engine: Engine, model: Engine) -> Engine:
     engine below last, so an AUTOCOMMIT of theirs would win, and no row would be locked.
     """
     _copy_behaviour(engine, model)
+    OURS.add(engine)
     if sets_isolation_by_statement(engine.dialect):
         # For each transaction: on a dead connection the statement at checkout raises the driver's own error, which
         # SQLAlchemy does not wrap.

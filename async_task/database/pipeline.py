@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
 from async_task.database.dialects import has_commit_listeners, pipelines
-from async_task.database.driver_errors import is_transient, note_fault
+from async_task.database.driver_errors import is_read_only, is_transient, note_fault
 
 
 class Answer(NamedTuple):
@@ -223,7 +223,7 @@ def _sqlalchemy_error(connection: Connection, text: str, error: Any, base: type[
     """The error that SQLAlchemy would raise. A lost connection is invalidated, and a transient error recorded."""
     driver: Any = connection.connection.driver_connection
     is_stuck = driver.pgconn.pipeline_status != 0  # it could not leave its pipeline when the connection was lost
-    is_lost = is_stuck or connection.dialect.is_disconnect(error, driver, None)
+    is_lost = is_stuck or connection.dialect.is_disconnect(error, driver, None) or is_read_only(error)
     if is_lost:
         _let_notice_loss(connection, driver, error)
     if is_lost or is_transient(error):

@@ -7,16 +7,18 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, text, update
+from sqlalchemy.exc import InternalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 import outbox
-from async_task import AsyncTask, AsyncTaskError
+from async_task import AsyncTask, AsyncTaskError, Status
 from async_task.database.answers import Raised
 from async_task.database.disconnection import disconnect
 from async_task.database.engines import Source
 from async_task.database.lanes import LOCKED_LIMIT, Lane, open_lane
+from async_task.database.transactions import retry_transient
 from async_task.wakeup import after_commit
 from clockwork import row_of
 from databases import Database
@@ -122,7 +124,7 @@ def test_a_connection_lost_between_two_calls_parks_no_call(app: AsyncTask, engin
 
 @pytest.mark.slow
 @pytest.mark.only_on("postgresql")
-def test_a_leased_call_is_not_charged_when_the_database_refuses_to_lock_its_row(app: AsyncTask, engine: Engine) -> None:
+def test_a_leased_call_gets_another_connection_if_its_own_may_not_write(app: AsyncTask, engine: Engine) -> None:
     def write(session: Session) -> None:
         session.execute(text("SET SESSION default_transaction_read_only = on"))
 
@@ -130,9 +132,9 @@ def test_a_leased_call_is_not_charged_when_the_database_refuses_to_lock_its_row(
     make(engine, act_in_session, priority=0)
     (leased,) = make(engine, act_in_session_leased, priority=1)
     with working(app, concurrency=1):
-        await_(lambda: events_of(engine, leased), "it has an event")
-    assert [one.kind for one in events_of(engine, leased)] == ["parked"]
-    assert row_of(engine, leased).num_errors == 0
+        await_(lambda: row_of(engine, leased).status is Status.SUCCEEDED, "it is performed")
+    assert events_of(engine, leased) == []
+    assert row_of(engine, leased).num_attempts == 1
 
 
 # What a lane runs
@@ -143,6 +145,37 @@ def lane(engine: Engine, door: str, async_engine_url: str) -> Iterator[Lane]:
     given = engine if door == "sync" else create_async_engine(async_engine_url)
     with open_lane(Source(given)) as opened:
         yield opened
+
+
+@pytest.mark.only_on("postgresql")
+def test_connections_that_were_opened_while_the_database_was_read_only_are_dropped(lane: Lane, engine: Engine) -> None:
+    """They stay read-only, as do those that lead to a server which is no longer the primary."""
+
+    def open_some() -> None:
+        some = [lane.engine.connect() for _ in range(3)]
+        for one in some:
+            one.execute(text("SET SESSION default_transaction_read_only = on"))
+            one.commit()
+            one.close()
+
+    def write() -> None:
+        with lane.engine.begin() as connection:
+            written.append(connection.execute(update(effects).values(number=1)).rowcount)
+
+    written: list[int] = []
+    lane.run(open_some)
+    lane.run(lambda: retry_transient(write, patience=0.2))
+    assert written == [0]
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("door", ["sync"])
+def test_a_read_only_connection_of_the_users_is_left_to_them(lane: Lane, engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        with pytest.raises(InternalError):
+            connection.execute(update(effects).values(number=1))
+        assert not connection.invalidated
 
 
 def test_a_lane_returns_what_a_call_returned_and_keeps_apart_what_it_raised(lane: Lane) -> None:
