@@ -47,11 +47,13 @@ class ErrorKinds(NamedTuple):
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """The errors in a group of errors, and in the groups in it; any other error alone."""
-    if isinstance(error, BaseExceptionGroup):
-        for one in error.exceptions:
-            yield from leaves(one)
-    else:
-        yield error
+    waiting = [error]  # not by recursion: a group may be as deep as somebody likes
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseExceptionGroup):
+            waiting.extend(reversed(one.exceptions))
+        else:
+            yield one
 
 
 def _nearest(order: tuple[type, ...], types: tuple[ErrorType, ...]) -> int | None:

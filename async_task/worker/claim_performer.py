@@ -14,11 +14,17 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from functools import partial
 
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
 from async_task.attempts.attempt import BaseAttempt
 from async_task.database.dialects import locks_rows
+from async_task.database.driver_errors import transient_error
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import retry_transient
+from async_task.error_text import quotes_nothing
+from async_task.errors import AlreadyRunning, AsyncTaskError
 from async_task.execution.follow_up import tell_of_child
 from async_task.execution.parked_reasons import ParkedReasons
 from async_task.execution.performer import perform_claim, settle_interrupted, tracked_elsewhere
@@ -112,7 +118,7 @@ class ClaimPerformer:
         return claim.is_suspect or bounds_of(self.context_on(lane), claim).is_isolated
 
     def perform_claim(self, lane: Lane, claim: Claim) -> Outcome:
-        """Perform a claim to its outcome. If it cannot be brought to one, it is released and the error is raised."""
+        """Perform a claim to its outcome. If it cannot be brought to one, its try is broken off, and that raised."""
         try:
             context = self.context_on(lane)
             bounds = bounds_of(context, claim)
@@ -124,9 +130,24 @@ class ClaimPerformer:
             if not self._children.can_be_started:
                 return lane.run(partial(park, context, claim, NO_CHILDREN, started=False))
             return self._bring_to_outcome(self._isolation.perform_isolated, context, claim, bounds.limit)
-        except BaseException:
-            self.release(lane, claim)
+        except BaseException as error:
+            self.break_off(lane, claim, error)
             raise
+
+    def break_off(self, lane: Lane, claim: Claim, error: BaseException) -> None:
+        """End the try of a claim whose performing raised `error`, if that is possible; if not, a sweep recovers it.
+
+        It is charged, unless the database or a stop is to blame: uncharged, a call whose outcome we cannot write would
+        be made again for ever.
+        """
+        is_charged = isinstance(error, Exception) and not isinstance(error, (DBAPIError, PoolTimeout, AlreadyRunning))
+        if is_charged and transient_error(error) is None:
+            with contextlib.suppress(Exception):
+                lane.run(lane.drop_connection)
+                broken = quotes_nothing(AsyncTaskError(f"its performing was broken off by {type(error).__name__}"))
+                settle_interrupted(self.context_on(lane), claim, broken, dt.timedelta(0))
+                return
+        self.release(lane, claim)
 
     def release(self, lane: Lane, claim: Claim) -> None:
         """Park a claim whose performing has failed, if that is possible; if not, a sweep recovers it."""

@@ -250,15 +250,19 @@ class LaneLoop:
         self._workload.note_ended(claim, self._outcome_alone(context, claim, call))
 
     def _outcome_alone(self, context: ExecutionContext, claim: Claim, call: PreparedCall) -> Outcome:
-        performer = self._runtime.performer
-        if self._workload.own_job is None and call.method.policy.isolate:
+        performer, own_job = self._runtime.performer, self._workload.own_job
+        if own_job is not None:
+            try:
+                return own_job(context.lane, claim)
+            except BaseException:  # of the user's job: the call is not to blame
+                performer.release(context.lane, claim)
+                raise
+        if call.method.policy.isolate:
             return performer.perform_claim(context.lane, claim)
         try:
-            if self._workload.own_job is not None:
-                return self._workload.own_job(context.lane, claim)
             return perform_call(context, claim, call, self._runtime.heartbeat.tracking)
-        except BaseException:
-            performer.release(context.lane, claim)
+        except BaseException as error:
+            performer.break_off(context.lane, claim, error)
             raise
 
     # After an error: what cannot be released at once is a lost claim, which a sweep releases.

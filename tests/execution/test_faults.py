@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from async_task import Again, AsyncTask, Attempt, Failed, Parked, Retried, Retry, Succeeded, target
-from async_task.execution import connection_state, settle
+from async_task.execution import connection_state, performer, settle
 from async_task.execution.settle import MAX_LOSSES
 from clockwork import let_pass, row_of
 from databases import Database, somebody_waits
@@ -256,6 +256,30 @@ def test_the_same_holds_for_a_coroutine_and_its_connection(app: AsyncTask, engin
     will(act)
     assert isinstance(app.perform(attempt.id), Retried)
     assert row_of(engine, attempt.id).last_error.startswith("InvalidState: the target invalidated the connection")
+
+
+@both_doors
+@both_modes
+@pytest.mark.parametrize("verb", ["perform", "run_batch"])
+def test_a_call_whose_outcome_we_cannot_write_is_charged(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch, target: Any, verb: str
+) -> None:
+    """Uncharged, it would be made again for ever, and would end each batch."""
+    attempt, bugs, settle_soundly = write(target), [LookupError("a bug of ours")], performer.settle
+
+    def settle_with_bug(*given: Any) -> Any:
+        if bugs:
+            raise bugs.pop()
+        return settle_soundly(*given)
+
+    monkeypatch.setattr(performer, "settle", settle_with_bug)
+    will(lambda session: put(session, "1"))
+    with pytest.raises(LookupError):
+        app.perform(attempt.id) if verb == "perform" else app.run_batch()
+    row = row_of(engine, attempt.id)
+    assert (row.num_attempts, row.num_errors, row.claim_id) == (1, 1, None)
+    assert row.last_error == "AsyncTaskError: its performing was broken off by LookupError"
+    assert of_the_call(engine) == []
 
 
 @pytest.mark.slow
