@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import click
-
 from async_task import AsyncTask, AsyncTaskError, InvalidState, Status, UnknownAttempt
 from async_task_cli.faults import UNEXPECTED, one_line
+from async_task_cli.standard_output import tell
 from async_task_cli.terminal import say
 
 
@@ -77,9 +76,9 @@ def report(verb: str, changes: Iterable[Change], *, is_dry: bool, is_json: bool)
     for change in changes:
         done, refused = done + change.is_done, refused + (not change.is_done)
         if is_json:
-            click.echo(json.dumps(change_as_data(verb, change, is_dry=is_dry)))
+            tell(json.dumps(change_as_data(verb, change, is_dry=is_dry)))
         elif change.is_done:
-            click.echo(f"{change.attempt_id}  {one_line(change.words)}")
+            tell(f"{change.attempt_id}  {one_line(change.words)}")
         if not change.is_done:
             say(f"async-task: {one_line(change.words)}")
     if done + refused > 1 and not is_json:

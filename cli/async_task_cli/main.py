@@ -16,6 +16,7 @@ import async_task
 from async_task_cli.faults import USAGE, Refusal, near, one_line, trace_of, verdict
 from async_task_cli.options import SETTINGS, WORDS, Wanted, reaching
 from async_task_cli.signals import INTERRUPTED, Terminated, terminable
+from async_task_cli.standard_output import close_output
 
 NAME, COMPLETE = "async-task", "_ASYNC_TASK_COMPLETE"
 COMMANDS = {
@@ -138,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
     except (BrokenPipeError, Closed):
-        return _closed()
+        close_output()
+        return 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except Terminated as stopped:
@@ -194,12 +196,6 @@ def _show_trace(error: Exception, given: Sequence[str]) -> None:
 def _say(words: str, code: int) -> int:
     click.echo(f"{NAME}: {one_line(words)}", err=True)
     return code
-
-
-def _closed() -> int:
-    # Else the interpreter would print an error when it flushes at its end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def _open_closed() -> None:

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
-from async_task import Attempt
+from async_task import Attempt, Status
 from async_task_cli.main import COMMANDS
+from clockwork import row_of
 from elsewhere import Program
 from outbox import Client
 from said import Run
@@ -193,6 +195,17 @@ def test_a_closed_standard_output_ends_quietly(process: Any, write: Write) -> No
         ended = process(*words)
         ended.stdout.close()
         assert (ended.stderr.read(), ended.wait(timeout=60)) == ("", 0)
+
+
+@pytest.mark.parametrize("words", [["--all", "--yes"], ["--all", "--yes", "--json"]])
+def test_a_verb_finishes_although_nobody_reads_what_it_prints(
+    process: Any, write: Write, engine: Engine, words: list[str]
+) -> None:
+    made = [write(Client, "ping").id for _ in range(5)]
+    ended = process("cancel", *words, "--reason", "a test", "--target", "test.client")
+    ended.stdout.close()
+    assert (ended.stderr.read(), ended.wait(timeout=60)) == ("" if "--json" in words else "cancel: 5 done.\n", 0)
+    assert {row_of(engine, one).status for one in made} == {Status.CANCELED}
 
 
 @pytest.mark.long

@@ -3,7 +3,6 @@
 import datetime as dt
 import json
 import re
-import sys
 from collections.abc import Callable
 
 import click
@@ -19,6 +18,7 @@ from async_task_cli.figures import FAILURE_COLUMNS, failure_rows, failures_as_da
 from async_task_cli.moments import Length
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.signals import Stop
+from async_task_cli.standard_output import tell
 from async_task_cli.terminal import counted, moment, page, say
 
 STOPPING = "async-task: stopping: nothing further is retried"
@@ -156,11 +156,10 @@ def _printing(*, is_json: bool) -> Callable[[RetryReport], None]:
         is_done, why = so_far.why_refused is None, so_far.why_refused or "pending, due now"
         change = Change(so_far.attempt_id, is_done, Status.PENDING if is_done else None, why)
         if is_json:
-            click.echo(json.dumps(change_as_data(VERB, change, is_dry=False)))
+            tell(json.dumps(change_as_data(VERB, change, is_dry=False)))
         elif is_done:
-            click.echo(f"{change.attempt_id}  {why}")
+            tell(f"{change.attempt_id}  {why}")
         if not is_done:
             say(f"async-task: {one_line(why)}")
-        sys.stdout.flush()
 
     return printed

@@ -9,6 +9,7 @@ from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.standard_output import tell
 from async_task_cli.terminal import counted, say
 
 
@@ -58,7 +59,7 @@ def restart(
 
 def _print(report: RestartReport, *, is_dry: bool) -> None:
     for key in report.restarted:
-        click.echo(f"{key}  {'would be restarted' if is_dry else 'restarted'}")
+        tell(f"{key}  {'would be restarted' if is_dry else 'restarted'}")
     for key, why in report.refused.items():
         say(f"{key}: {why}")
     if report.left:
@@ -70,4 +71,4 @@ def _print(report: RestartReport, *, is_dry: bool) -> None:
 def _print_json(report: RestartReport, *, is_dry: bool) -> None:
     results = [(key, None) for key in report.restarted] + list(report.refused.items())
     for key, why in results:
-        click.echo(json.dumps({"key": key, "ok": why is None, "why": why, "dry_run": is_dry}))
+        tell(json.dumps({"key": key, "ok": why is None, "why": why, "dry_run": is_dry}))
