@@ -88,8 +88,10 @@ def reschedule(attempt: Any, session: Session | None, at: dt.datetime, reason: s
     if unwritten.is_unwritten(attempt):
         _change_unwritten(attempt, "reschedule", due_at=at)
         return
-    values = rescheduling(table_of(attempt), at)
-    _change(attempt, _session_of(attempt, session), "reschedule", PENDING, values, reason)
+    own, values = _session_of(attempt, session), rescheduling(table_of(attempt), at)
+    _change(attempt, own, "reschedule", PENDING, values, reason)
+    # A sleeping worker knows when the next attempt is due, and may be about to sleep for longer than that.
+    wake_after_commit(own, inspect(type(attempt)), {attempt.queue: 1}, ())
 
 
 def restart(

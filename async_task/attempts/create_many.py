@@ -55,6 +55,7 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
     A session is flushed first. Raises IntegrityError for a used token, and what `create` raises, with the row's number.
     """
     mapper, table = single_table(model, "create_many")
+    _check_rows(rows)
     made = _drafts(mapper, table, rows)
     are_alike = are_many_alike(rows) and not (unwritten.is_off or is_traced(table)) and _has_only_begun(where)
     drafts = list(itertools.islice(made, 1 if are_alike else None))
@@ -83,6 +84,11 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
     else:
         wake_after_commit(session, mapper, written.due, written.due_ids)
     return written.ids
+
+
+def _check_rows(rows: Any) -> None:
+    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
+        raise InvalidArguments(f"create_many takes an iterable of rows, not {type(rows).__name__}")
 
 
 class Written:

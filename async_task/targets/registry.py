@@ -170,6 +170,7 @@ _allowed = AllowList()
 
 def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Settings, *, eager: bool) -> Any:
     refuse_uncallable(thing)
+    _check_aliases(aliases)
     label = name or _default_name(thing)
     made = Target(label, thing, _with_own_queue(label, Policy.of(settings)), aliases)
     _refuse_names_in_use(made)
@@ -181,6 +182,11 @@ def _register(thing: Any, name: str | None, aliases: Sequence[str], settings: Se
     _refuse_second_limit(made)
     _allowed.add(made)
     return thing
+
+
+def _check_aliases(aliases: Any) -> None:
+    if isinstance(aliases, str) or not all(isinstance(one, str) for one in aliases):
+        raise ConfigurationError(f"aliases takes a list of names, such as ['shop:Old'], not {aliases!r}")
 
 
 def _default_name(thing: Any) -> str:

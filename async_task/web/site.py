@@ -15,7 +15,7 @@ from async_task.errors import AsyncTaskError, InvalidState, ReadTimeout, SchemaM
 from async_task.web.last_good import Answer, LastGood
 from async_task.web.pages import job
 from async_task.web.rendering.formats import as_csv, as_json
-from async_task.web.rendering.html import render, sentence
+from async_task.web.rendering.html import begun, render
 from async_task.web.requests.query import Query
 from async_task.web.security.access import Access
 from async_task.web.security.guard import access_of
@@ -150,7 +150,7 @@ def refusal_of(error: Exception, prefix: str = "") -> Refused | None:
     if not isinstance(error, AsyncTaskError):
         return None
     status = next((status for kind, status in STATUSES.items() if issubclass(type(error), kind)), 400)
-    words = str(error) if prefix else sentence(str(error))
+    words = str(error) if prefix else begun(str(error))
     return Refused(status, f"{prefix}{words}{'' if words.endswith('.') else '.'}")
 
 

@@ -18,6 +18,8 @@ from async_task_cli.options import SETTINGS, WORDS, Wanted, reaching
 from async_task_cli.signals import INTERRUPTED, Terminated, terminable
 from async_task_cli.standard_output import close_output
 
+NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What a group without a command raises, from click 8.2 on."""
 NAME, COMPLETE = "async-task", "_ASYNC_TASK_COMPLETE"
 COMMANDS = {
     "run-batch": ("batch:run_batch", "Perform all calls that are due, once, and end."),
@@ -175,8 +177,7 @@ def _run(given: list[str]) -> int:
     except click.Abort:
         return INTERRUPTED
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else NAME
-        return _say(f"{error.format_message().rstrip('.')}; see `{path} --help`", USAGE)
+        return _say_usage(error)
     except click.ClickException as error:
         return _say(error.format_message(), error.exit_code)
     except Refusal as refusal:
@@ -186,6 +187,14 @@ def _run(given: list[str]) -> int:
         _show_trace(error, given)
         code, words = verdict(error)
         return _say(words, code)
+
+
+def _say_usage(error: click.UsageError) -> int:
+    if isinstance(error, NO_ARGUMENTS):
+        click.echo(error.format_message(), err=True)
+        return USAGE
+    path = error.ctx.command_path if error.ctx else NAME
+    return _say(f"{error.format_message().rstrip('.')}; see `{path} --help`", USAGE)
 
 
 def _show_trace(error: Exception, given: Sequence[str]) -> None:

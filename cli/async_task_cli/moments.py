@@ -47,7 +47,14 @@ class MomentOrLength(click.ParamType):  # type: ignore[type-arg]
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> dt.datetime | dt.timedelta:
-        return length(str(value)) or Moment().convert(value, param, ctx)
+        if (found := length(str(value))) is not None:
+            return found
+        try:
+            return Moment().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if "is not an instant" not in error.message:
+                raise
+            self.fail(f"{error.message}, or like 2h", param, ctx)
 
 
 def instant(text: str) -> dt.datetime:

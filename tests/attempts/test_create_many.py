@@ -431,3 +431,10 @@ def test_a_row_that_is_refused_leaves_session_and_connection_as_they_were(
         assert waiting in session.new
         session.commit()
     assert count(engine) == 1
+
+
+@pytest.mark.parametrize("rows", [5, None, "rows", {"target": "writing.client"}])
+def test_what_is_no_list_of_rows_is_refused(sessions: Sessions, engine: Engine, rows: Any) -> None:
+    with pytest.raises(InvalidArguments, match="takes an iterable of rows, not"), sessions.begin() as session:
+        Attempt.create_many(session, rows)
+    assert count(engine) == 0

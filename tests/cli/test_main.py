@@ -197,6 +197,18 @@ def test_a_closed_standard_output_ends_quietly(process: Any, write: Write) -> No
         assert (ended.stderr.read(), ended.wait(timeout=60)) == ("", 0)
 
 
+def test_a_group_without_its_command_prints_its_help(say: Run) -> None:
+    ended = say("sql")
+    assert (ended.code, ended.out) == (2, "")
+    assert "Commands:\n  install  Print the SQL" in ended.err
+
+
+def test_an_instant_may_be_a_length_of_time(say: Run) -> None:
+    ended = say("list", "--since", "abc", "--database-url", "sqlite:///nowhere.sqlite")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "'abc' is not an instant: write it like 2026-10-25T02:30Z, or like 2h" in ended.err
+
+
 @pytest.mark.parametrize("words", [["--all", "--yes"], ["--all", "--yes", "--json"]])
 def test_a_verb_finishes_although_nobody_reads_what_it_prints(
     process: Any, write: Write, engine: Engine, words: list[str]

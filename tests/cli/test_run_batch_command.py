@@ -73,6 +73,13 @@ def test_in_an_unknown_queue_nothing_is_due(batch: Batch, write: Write) -> None:
     assert not calls
 
 
+def test_a_dry_run_says_which_queue_nothing_knows(batch: Batch, write: Write) -> None:
+    write(Client, "ping", queue="mail")
+    code, _, err = batch("--queue", "mial", "--queue", "default", "--dry-run")
+    assert (code, err.count("async-task: no queue is named")) == (0, 1)
+    assert "'mial' (did you mean 'mail'?)" in err
+
+
 def test_an_unknown_target_ends_78_with_the_nearest_name(batch: Batch, write: Write) -> None:
     write(Client, "ping")
     for words in ([], ["--dry-run"]):

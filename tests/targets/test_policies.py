@@ -62,6 +62,9 @@ def test_settings_of_a_method_override_those_of_its_target() -> None:
             "nothing can end a plain def in mode='leased' at its timeout=.*isolate=True",
         ),
         ({"encryptor": object()}, "object is not an encryptor"),
+        ({"aliases": "shop:Old"}, "aliases takes a list of names"),
+        ({"aliases": ["shop:Old", 1]}, "aliases takes a list of names"),
+        ({"aliases": [Plain]}, "aliases takes a list of names"),
     ],
 )
 def test_a_bad_setting_is_refused(settings: dict[str, Any], why: str) -> None:

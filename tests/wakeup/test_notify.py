@@ -2,6 +2,7 @@
 what it wrote."""
 
 import contextlib
+import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -212,6 +213,21 @@ def test_a_released_savepoint_sends_nothing_and_a_rolled_back_one_is_left_out(
         assert "ask" not in asked
     assert asked.count("ask") == 1
     assert receiver.received() == ["2 kept"]
+
+
+@on_postgresql
+def test_a_sleeper_is_notified_of_an_attempt_that_is_rescheduled(
+    engine: Engine, receiver: Receiver, sleeper: None, clock: Callable[[float], None]
+) -> None:
+    """It sleeps until the next attempt is due that it knows of."""
+    with Session(engine) as session:
+        attempt = Attempt.create(**CALL, session=session, delay="1h", queue="mail")
+        session.commit()
+        assert receiver.received() == []
+        clock(1)
+        attempt.reschedule(at=dt.datetime.now(dt.UTC) + dt.timedelta(seconds=5))
+        session.commit()
+    assert receiver.received() == ["1 mail"]
 
 
 @on_postgresql

@@ -350,3 +350,12 @@ def test_errors_whose_attempts_have_succeeded_since_need_nobody(app: AsyncTask, 
         after = words_of(client.get("/"))
     assert "Broken order N" in before
     assert "Broken order N" not in after
+
+
+def test_what_is_refused_is_escaped_once_and_is_plain_text_in_json(app: AsyncTask) -> None:
+    with browser(app) as client:
+        page, data = client.get("/jobs?after=<zzz>"), client.get("/jobs.json?after=<zzz>")
+    assert (page.status_code, data.status_code) == (400, 400)
+    assert "the <code>next</code> of a page" in page.text
+    assert "&#39;&lt;zzz&gt;&#39;" in page.text
+    assert "`next` of a page in the same order: it was '<zzz>'" in data.json()["error"]

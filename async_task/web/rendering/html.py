@@ -97,10 +97,13 @@ def first_line(text: str | None, longest: int = 160) -> str:
 
 def sentence(words: str) -> Markup:
     """Begins with a capital letter; what stands between backticks is code."""
-    first = words.partition(" ")[0]
-    begun = f"{words[:1].upper()}{words[1:]}" if first.isalpha() else words  # and not the name of a worker
-    parts = begun.split("`")
+    parts = begun(words).split("`")
     return Markup("").join(Markup("<code>{}</code>").format(one) if at % 2 else one for at, one in enumerate(parts))
+
+
+def begun(words: str) -> str:
+    """Begins with a capital letter, unless it begins with a name, such as that of a worker."""
+    return f"{words[:1].upper()}{words[1:]}" if words.partition(" ")[0].isalpha() else words
 
 
 def value_of(value: object) -> str:

@@ -18,6 +18,7 @@ from async_task_cli.fields import as_json_value
 from async_task_cli.logs import without_final_failures
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
 from async_task_cli.progress import Bar
+from async_task_cli.queue_names import warn_of_unknown
 from async_task_cli.signals import INTERRUPTED, Stop, end
 from async_task_cli.terminal import counted, is_watched, page, plain, print_sheet, say
 
@@ -112,6 +113,8 @@ def run_batch(wanted: Wanted, is_dry: bool, is_json: bool, fail_on: str | None, 
     Fields may be added, and are not renamed.
     """
     with existing(wanted) as app:
+        if is_dry or is_watched():  # not to cron: a queue may be empty for long
+            warn_of_unknown(app, options["queues"])
         return _preview(app, is_json=is_json, **options) if is_dry else _run(app, is_json, fail_on, **options)
 
 

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import click
 from rich.text import Text
 
-from async_task import AsyncTask, ConfigurationError, QueueState, acting
+from async_task import QueueState, acting
 from async_task_cli.actor import actor_of, as_actor
 from async_task_cli.application import existing
 from async_task_cli.columns import Column, print_table
 from async_task_cli.faults import one_line
 from async_task_cli.fields import as_json_value
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.queue_names import why_unknown
 from async_task_cli.selection import naming
 from async_task_cli.terminal import briefly, page, say
 
@@ -45,7 +46,7 @@ def pause(
     """
     _refuse_none_or_two(queue, target)
     with existing(wanted) as app, acting(actor_of(actor)), naming():
-        unknown = _why_unknown(app, queue)  # before: a paused queue is a known one
+        unknown = why_unknown(app, queue)  # before: a paused queue is a known one
         is_new = app.pause(queue, target=target, reason=reason, dry_run=is_dry)
     done = "would be paused" if is_dry else "is paused"
     say(f"{_named(queue, target)} {done if is_new else 'was paused before'}.")
@@ -90,16 +91,6 @@ def queues(wanted: Wanted, is_json: bool) -> None:
 def _refuse_none_or_two(queue: str | None, target: str | None) -> None:
     if (queue is None) is (target is None):
         raise click.UsageError("give --queue NAME or --target NAME")
-
-
-def _why_unknown(app: AsyncTask, queue: str | None) -> str | None:
-    """Why a queue of this name may be a typing error; None for one that something knows."""
-    try:
-        if queue is not None:
-            app.attempts.list(queue=queue, limit=1)
-    except ConfigurationError as error:
-        return str(error)
-    return None
 
 
 def _named(queue: str | None, target: str | None) -> str:
