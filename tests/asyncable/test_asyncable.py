@@ -490,6 +490,7 @@ def test_a_verb_outside_of_run_sync_says_how_an_async_session_is_awaited(
     asyncio.run(submit())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_new", [True, False])
 def test_a_row_can_be_submitted_again_after_its_savepoint_was_rolled_back(
     desk: Desk, engine: Engine, is_new: bool

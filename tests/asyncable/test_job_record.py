@@ -260,6 +260,7 @@ def test_a_note_and_a_cancel_are_told_to_the_user_of_the_row_alone(
     assert len(heard) == 2
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize(("verb", "told"), [("restart", []), ("cancel", ["canceled"]), ("processed", [])])
 def test_a_try_that_was_overtaken_tells_nothing(

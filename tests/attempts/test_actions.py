@@ -165,6 +165,7 @@ def test_a_savepoint_that_is_rolled_back_takes_a_verb_back_in_the_object_too(
     assert (row_of(engine, known).status, row_of(engine, known).due_at) == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("savepoint", [False, True])
 def test_a_new_attempt_that_was_canceled_in_what_is_rolled_back_can_be_written_again(
     engine: Engine, savepoint: bool

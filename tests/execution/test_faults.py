@@ -180,6 +180,7 @@ DROPS: dict[str, Callable[[Session], Any]] = {
 }
 
 
+@pytest.mark.slow
 @both_doors
 @both_modes
 @pytest.mark.parametrize("how", DROPS)
@@ -258,6 +259,7 @@ def test_the_same_holds_for_a_coroutine_and_its_connection(app: AsyncTask, engin
     assert row_of(engine, attempt.id).last_error.startswith("InvalidState: the target invalidated the connection")
 
 
+@pytest.mark.slow
 @both_doors
 @both_modes
 @pytest.mark.parametrize("verb", ["perform", "run_batch"])

@@ -27,6 +27,7 @@ def number_of_followers(engine: Engine) -> int:
         return connection.scalar(found) or 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("performed", [act_in_session, act_in_session_leased, act_shared])
 def test_a_target_writes_a_call_down_before_it_has_used_its_session(
     app: AsyncTask, engine: Engine, write: Write, performed: Any

@@ -180,6 +180,7 @@ def test_busy_while_another_transaction_has_the_row_locked(app: AsyncTask, engin
     assert app.perform(attempt.id) == Succeeded(attempt.id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [act_leased, act_later, act_in_session_leased])
 def test_a_call_that_lost_its_claim_is_superseded_and_writes_nothing(
     app: AsyncTask, engine: Engine, write: Write, door: str, async_engine_url: str, target: object
@@ -426,6 +427,7 @@ SESSION_ENDS: dict[str, Do] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "target"), [*((how, act_in_session) for how in SESSION_ENDS), ("commits twice", act_in_session_leased)]
 )
@@ -461,6 +463,7 @@ def test_a_rollback_or_close_undoes_the_writes_before_it_and_no_others(
     assert written(engine) == ["after"]
 
 
+@pytest.mark.slow
 @only_async
 @pytest.mark.parametrize("how", ["commit", "rollback", "close"])
 @pytest.mark.parametrize("target", [act_in_async_session, act_in_async_session_locked])
@@ -618,6 +621,7 @@ def test_a_deferred_constraint_that_fails_undoes_the_writes_and_is_an_error_of_t
         metadata.drop_all(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize("target", [act_in_session, act_in_session_leased])
 def test_an_attempt_created_by_a_target_exists_exactly_if_the_targets_transaction_commits(

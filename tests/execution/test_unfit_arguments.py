@@ -49,6 +49,7 @@ def _unfit(engine: Engine, attempt: Attempt, text: str) -> None:
         connection.execute(update(TABLE).where(TABLE.c.id == attempt.id).values(method_args=text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", UNFIT)
 def test_stored_arguments_that_do_not_fit_are_an_error_of_the_call(
     app: AsyncTask, engine: Engine, write: Write, way: str

@@ -54,6 +54,7 @@ def test_an_operation_is_started_polled_fetched_and_handled(world: World, provid
     assert [one.status for one in world.attempts()] == [Status.SUCCEEDED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("savepoint", [True, False])
 def test_a_new_operation_can_be_submitted_again_after_a_rollback(world: World, engine: Engine, savepoint: bool) -> None:
     with Session(engine) as session:
