@@ -35,7 +35,7 @@ TOLD = ("status", "due_at")
 """What the event of a verb says before and after, also if it is the same."""
 CHANGED = (*TOLD, "expires_at", "num_errors", "num_crashes", "num_losses", "claimed_by")
 """What it says if it differs."""
-ENDED = ("completed_at", "last_error", "updated_at", "released", "arrived", "claim_id", "lease_until")
+ENDED = ("completed_at", "last_error", "updated_at", "released", "arrived", "order_slot", "claim_id", "lease_until")
 """The further columns that a verb changes."""
 
 

@@ -60,11 +60,12 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
 
 
 def _take_back(session: Session, changed: Any, change: _Change) -> None:
-    state = inspect(changed)
-    if state.transient:  # it was new
-        values = instance_dict(changed)
-        for name in change.names:
-            values.pop(name, None)
-        values.update(change.before)
-    elif state.persistent and state.session is session:
-        session.expire(changed)
+    """Give it the values from before, and not those of the row: it may be about to leave the session, as it is new in a
+    transaction that is rolled back too."""
+    values = instance_dict(changed)
+    for name in change.names:
+        values.pop(name, None)
+    values.update(change.before)
+    state, unknown = inspect(changed), [name for name in change.names if name not in change.before]
+    if unknown and state.persistent and state.session is session:
+        session.expire(changed, unknown)

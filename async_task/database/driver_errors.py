@@ -45,7 +45,8 @@ def is_read_only(error: BaseException | None) -> bool:
     """Whether a driver's error says that its session may not write: it was opened while the database was read-only, or
     leads to a server that is no longer the primary. It will stay so; another connection need not."""
     code = error.args[0] if error is not None and error.args else None
-    return code in (1290, 1836) or getattr(error, "sqlstate", None) == "25006"
+    is_mysql = code == 1836 or (code == 1290 and "read-only" in str(error))
+    return is_mysql or getattr(error, "sqlstate", None) == "25006"
 
 
 ACCESS_STATES = ("28", "3D")
@@ -91,8 +92,9 @@ def is_statement_timeout(error: BaseException | None) -> bool:
 
 
 def is_lock_refused(error: BaseException | None) -> bool:
-    """Whether a driver's error says that NOWAIT has met a lock, on MySQL or MariaDB."""
-    return error is not None and bool(error.args) and error.args[0] in (1205, 3572)
+    """Whether a driver's error says that NOWAIT has met a lock."""
+    code = error.args[0] if error is not None and error.args else None
+    return code in (1205, 3572) or getattr(error, "sqlstate", None) == "55P03"
 
 
 FAULTS: "weakref.WeakKeyDictionary[Connection, bool]" = weakref.WeakKeyDictionary()
@@ -102,6 +104,10 @@ savepoints. We keep no error: its traceback refers to the connection, which is t
 
 OURS: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 """The engines of the library, some on a pool of the user's: they drop connections that may not write."""
+
+
+IN_CALLS: "weakref.WeakSet[Connection]" = weakref.WeakSet()
+"""Connections on which the session of a call works now: there a statement may be refused by its own doing."""
 
 
 def note_faults(dialect: Dialect) -> None:
@@ -122,7 +128,7 @@ def note_fault(connection: Connection, error: BaseException) -> None:
 
 def _on_error(context: Any) -> None:
     connection, error = context.connection, context.original_exception
-    if context.engine in OURS and is_read_only(error):
+    if context.engine in OURS and connection not in IN_CALLS and is_read_only(error):
         context.is_disconnect = True
     # A coroutine that is canceled during a statement ends its connection itself: that is no fault.
     is_fault = is_transient(error) or (context.is_disconnect and isinstance(error, Exception))

@@ -13,7 +13,7 @@ from async_task.database.answers import Raised
 from async_task.database.connections import limit_waits
 from async_task.database.dialects import call_committed, chains, has_commit_listeners, pipelines
 from async_task.database.disconnection import disconnect
-from async_task.database.driver_errors import FAULTS, is_transient
+from async_task.database.driver_errors import FAULTS, IN_CALLS, is_transient
 from async_task.database.lanes import Lane
 from async_task.database.savepoints import lend_savepoint, reclaim_savepoint
 from async_task.error_text import quotes_nothing
@@ -162,6 +162,7 @@ class CallTransaction:
         self._opened_at = time.monotonic()
         self._num_waiting = number_waiting(connection)
         if self._for_session:  # 5 s more: the server's own limit comes first, and says what it is
+            IN_CALLS.add(connection)
             limit_waits(connection, self._limit + 5)
             lend_savepoint(connection, SAVEPOINT)  # to the session
 
@@ -180,6 +181,7 @@ class CallTransaction:
         they cannot be undone. If it `keeps_with_success`, the savepoint is still to be released.
         """
         if self._for_session:
+            self._end_call()
             self.state.drop_unless_free()
         if self._connection is not None and not self.state.is_lost():
             limit_waits(self._connection)
@@ -190,6 +192,10 @@ class CallTransaction:
             except BaseException as error:
                 answer = Raised(error)
         return self.undo(answer)
+
+    def _end_call(self) -> None:
+        if self._connection is not None:
+            IN_CALLS.discard(self._connection)
 
     def undo(self, answer: Raised) -> Raised:
         """Undo the target's writes. Returns `answer`, or `Raised` with CommittedInside if they cannot be undone."""
@@ -295,6 +301,7 @@ class CallTransaction:
     def close(self) -> None:
         """Roll back what is not committed, and return the connection. The row of the next claim is no longer locked."""
         self._next = None
+        self._end_call()
         connection = self.state.take()
         if connection is None:
             return

@@ -168,7 +168,8 @@ def _quiet_after(error: BaseException | None) -> float:
     """For how many seconds we do not ask again after this error. Long where the database refuses the question itself
     (SQLSTATE 42...); any other error is one of this transaction, and says nothing about the next one."""
     logger.info("sleeping workers are not notified of new attempts: %s", type(error).__name__)
-    return UNABLE_FOR if str(getattr(error, "sqlstate", None)).startswith("42") else NOBODY_FOR
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)  # psycopg2 has the latter
+    return UNABLE_FOR if str(state).startswith("42") else NOBODY_FOR
 
 
 def _is_twophase(connection: Connection) -> bool:

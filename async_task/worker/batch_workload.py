@@ -131,7 +131,7 @@ class BatchWorkload(Workload):
         self, lane: Lane, queue: str, limit: int, *,
         besides: Sequence[tuple[str, str]] = (), suspects: bool = False, requests_more: bool = True,
     ) -> list[Claim]:  # fmt: skip
-        granted = self._limit.grant(queue, limit)
+        granted = 0 if queue in self._given_up else self._limit.grant(queue, limit)
         if not granted:
             return []
         claims: list[Claim] = []

@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from async_task.attempts.attempt import BaseAttempt
 from async_task.database.dialects import locks_rows
-from async_task.database.driver_errors import transient_error
+from async_task.database.driver_errors import is_unavailable, transient_error
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.database.transactions import retry_transient
@@ -141,7 +141,7 @@ class ClaimPerformer:
         be made again for ever.
         """
         is_charged = isinstance(error, Exception) and not isinstance(error, (DBAPIError, PoolTimeout, AlreadyRunning))
-        if is_charged and transient_error(error) is None:
+        if is_charged and not is_unavailable(error) and transient_error(error) is None:
             with contextlib.suppress(Exception):
                 lane.run(lane.drop_connection)
                 broken = quotes_nothing(AsyncTaskError(f"its performing was broken off by {type(error).__name__}"))

@@ -182,6 +182,24 @@ def test_a_new_attempt_that_was_canceled_in_what_is_rolled_back_can_be_written_a
         assert attempt.status is Status.PENDING
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["cancel", "reschedule"])
+def test_a_new_attempt_with_an_order_key_keeps_its_values_in_a_rollback_around_its_savepoint(
+    engine: Engine, verb: str
+) -> None:
+    with Session(engine) as session:
+        attempt = Attempt.create(session, target=Client, method_name="ping", order_key="key")
+        session.flush()
+        due = attempt.due_at
+        session.begin_nested()
+        say(attempt, verb, session)
+        session.get_transaction().rollback()  # type: ignore[union-attr]
+        assert (attempt.status, attempt.due_at, attempt.target) == (Status.PENDING, due, "test.client")
+        session.add(attempt)
+        session.commit()
+        assert (attempt.status, attempt.order_key) == (Status.PENDING, "key")
+
+
 @pytest.mark.in_turns
 @each_verb
 def test_a_detached_attempt_needs_a_session(write: Write, verb: str) -> None:

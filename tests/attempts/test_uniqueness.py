@@ -369,6 +369,18 @@ def test_until_done_sees_at_read_committed_what_has_ended(
 
 
 @pytest.mark.only_on("postgresql")
+def test_until_done_waits_for_no_call_above_read_committed_either(
+    sessions: Sessions, engine: Engine, opened: Callable[..., Session]
+) -> None:
+    """Without a second connection it asks for the lock, which whoever performs the call has."""
+    first = ensured(sessions, **OPEN, **TOKEN)
+    session = opened("REPEATABLE READ", "of one")
+    with engine.begin() as performing:
+        performing.execute(select(Attempt.id).where(Attempt.id == first).with_for_update(key_share=True))
+        assert Attempt.ensure(session, **OPEN, **TOKEN).id == first
+
+
+@pytest.mark.only_on("postgresql")
 @pytest.mark.parametrize("pool", ["with room", "of one"])
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_until_done_returns_none_that_has_ended_since_its_transaction_began_to_read(

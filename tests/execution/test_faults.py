@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, insert, select, text, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -257,6 +257,44 @@ def test_the_same_holds_for_a_coroutine_and_its_connection(app: AsyncTask, engin
     will(act)
     assert isinstance(app.perform(attempt.id), Retried)
     assert row_of(engine, attempt.id).last_error.startswith("InvalidState: the target invalidated the connection")
+
+
+@pytest.mark.only_on("postgresql")
+@both_doors
+@both_modes
+def test_a_call_may_catch_that_it_may_not_write(app: AsyncTask, engine: Engine, write: Write, target: Any) -> None:
+    """It is by its own doing; a connection of ours that may not write is dropped."""
+    attempt = write(target)
+
+    def act(session: Session) -> None:
+        with contextlib.suppress(InternalError), session.begin_nested():
+            session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '25006'; END $$"))
+        put(session, "1")
+
+    will(act)
+    assert isinstance(app.perform(attempt.id), Succeeded)
+    assert of_the_call(engine) == ["1"]
+
+
+@pytest.mark.slow
+@both_doors
+@both_modes
+@pytest.mark.parametrize("error", [ConnectionRefusedError(), TimeoutError()])
+def test_an_error_of_a_connection_that_we_do_not_expect_is_not_charged(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch, target: Any, error: Exception
+) -> None:
+    """As asyncpg raises them while it connects."""
+    attempt = write(target)
+
+    def settle_nothing(*given: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(performer, "settle", settle_nothing)
+    will(lambda session: put(session, "1"))
+    with pytest.raises(type(error)):
+        app.perform(attempt.id)
+    row = row_of(engine, attempt.id)
+    assert (row.num_errors, row.last_error) == (0, "parked: its performing was broken off")
 
 
 @pytest.mark.slow
