@@ -104,6 +104,9 @@ def _run_and_settle(context: ExecutionContext, claim: Claim, call: PreparedCall)
     except NotStarted:
         transaction.close()
         return Settlement(park_lapsed(context, claim))
+    except Exception:
+        transaction.session.undo()  # the traceback keeps it, and it would count as an open transaction of this thread
+        raise
     finally:
         if not transaction.locks_next:
             context.lane.transaction = None

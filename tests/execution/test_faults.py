@@ -279,9 +279,9 @@ def test_a_call_may_catch_that_it_may_not_write(app: AsyncTask, engine: Engine, 
 @pytest.mark.slow
 @both_doors
 @both_modes
-@pytest.mark.parametrize("error", [ConnectionRefusedError(), TimeoutError()])
+@pytest.mark.parametrize("error", [ConnectionRefusedError, TimeoutError])
 def test_an_error_of_a_connection_that_we_do_not_expect_is_not_charged(
-    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch, target: Any, error: Exception
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch, target: Any, error: type[Exception]
 ) -> None:
     """As asyncpg raises them while it connects."""
     attempt = write(target)
@@ -291,7 +291,7 @@ def test_an_error_of_a_connection_that_we_do_not_expect_is_not_charged(
 
     monkeypatch.setattr(performer, "settle", settle_nothing)
     will(lambda session: put(session, "1"))
-    with pytest.raises(type(error)):
+    with pytest.raises(error):
         app.perform(attempt.id)
     row = row_of(engine, attempt.id)
     assert (row.num_errors, row.last_error) == (0, "parked: its performing was broken off")
