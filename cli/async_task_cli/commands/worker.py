@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 import async_task
-from async_task import AsyncTask, AttemptWorker, ConfigurationError, Outcome, Supervisor
+from async_task import AsyncTask, AttemptWorker, Outcome, Supervisor
 from async_task_cli.application import existing, find_app
 from async_task_cli.faults import USAGE, Refusal
 from async_task_cli.logs import Lines, log_lines, logged
@@ -149,7 +149,7 @@ def worker(
         manner.reload.load(lambda: find_app(wanted))
         grace = grace if _is_given("grace") else QUICK_GRACE
     with existing(wanted) as app:
-        made = _made(app, queues=dict(queues), processes=processes, grace=grace, **options)
+        made = app.worker(queues=dict(queues), processes=processes, grace=grace, **options)
         code = _work(app, made, manner, lines)
         if code is not None or manner.reload is None:
             return end(code or 0)
@@ -164,14 +164,6 @@ def _check(processes: int, *, is_json: bool, is_top: bool, is_reload: bool) -> N
         raise Refusal(f"--reload is for one process and its log: omit {other}, or --reload", USAGE)
     if is_top and not is_watched():
         raise Refusal("--top needs a terminal, and standard error is not one: omit it, and read the log", USAGE)
-
-
-def _made(app: AsyncTask, **options: Any) -> AttemptWorker | Supervisor:
-    try:
-        return app.worker(**options)
-    except ConfigurationError as error:
-        # With a clock, it may be the schedule of the application.
-        raise error if options["clock"] else Refusal(str(error), USAGE) from None
 
 
 def _is_given(option: str) -> bool:
