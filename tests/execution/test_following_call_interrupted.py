@@ -159,8 +159,9 @@ def test_a_commit_that_waits_lets_go_of_the_calls_behind_it(
     monkeypatch.setattr(batch_executor, "LONGEST_ALONE", 0.05)
     ids = numbered(engine, 5, each)
     with working(plain, concurrency=2):
-        await_(lambda: written(engine) == [2, 3, 4], "another lane has performed the others")
-        assert sorted(calls) == [0, 2, 3, 4]
+        # Two lanes that claim at once may each get some of them: then the second call is behind no other one.
+        await_(lambda: written(engine)[-3:] == [2, 3, 4], "another lane has performed the others")
+        assert sorted(calls) == [0, *written(engine)]
         slow_commit.rollback()
         await_(lambda: at_rest(engine), "all are called")
     assert written(engine) == list(range(5))
