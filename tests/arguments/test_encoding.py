@@ -58,6 +58,7 @@ IN_AN_HOUR = datetime.timezone(datetime.timedelta(hours=1))
 HERE = datetime.timezone(datetime.timedelta(hours=1), "Here")
 
 
+@pytest.mark.long
 @quick
 @given(st.dictionaries(st.from_regex("[a-z]{1,4}|[$]", fullmatch=True), values, max_size=3))
 def test_decoding_returns_equal_values_of_the_same_types(arguments: dict[str, object]) -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from claims import claimed
 from clockwork import let_pass, row_of
 from conftest import by_one_door
 from outbox import Client, act, act_in_session, events_of, will
+from writing import run_async
 
 Write = Callable[..., Attempt]
 Sessions = sessionmaker[Session]
@@ -130,17 +132,13 @@ def test_a_verb_outside_of_run_sync_says_how_an_async_session_is_awaited(
 ) -> None:
     attempt = write(Client, "ping")
 
-    async def say_it() -> None:
-        async_engine = create_async_engine(async_engine_url, poolclass=NullPool)
-        async with AsyncSession(async_engine) as session, session.begin():
-            mine = await session.get_one(Attempt, attempt.id)
+    async def say_it(session: AsyncSession) -> None:
+        mine = await session.get_one(Attempt, attempt.id)
+        for blocking in (partial(say, mine, verb), partial(mine.add_note, text="a note")):
             with pytest.raises(ConfigurationError, match="AsyncSession must be awaited"):
-                say(mine, verb)
-            with pytest.raises(ConfigurationError, match="AsyncSession must be awaited"):
-                mine.add_note(text="a note")
-        await async_engine.dispose()
+                blocking()
 
-    asyncio.run(say_it())
+    run_async(async_engine_url, say_it)
 
 
 @pytest.mark.in_turns

@@ -39,6 +39,7 @@ def write(**options):
 """
 
 
+@pytest.mark.long
 def test_check_reports_an_env_that_cannot_be_run(tree: Callable[..., pathlib.Path], run: Run) -> None:
     migrations = tree()
     run("install")

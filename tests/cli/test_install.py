@@ -127,6 +127,7 @@ def test_a_tree_may_have_several_folders_of_versions(tree: Callable[..., pathlib
     assert [one.parent.name for one in revisions(migrations.parent)] == ["two"]
 
 
+@pytest.mark.long
 def test_of_several_folders_the_one_of_the_head_is_taken(tree: Callable[..., pathlib.Path], run: Run) -> None:
     migrations = tree()
     ini = migrations.parent / "alembic.ini"

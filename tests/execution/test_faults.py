@@ -284,12 +284,14 @@ def test_an_error_of_a_connection_that_we_do_not_expect_is_not_charged(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch, target: Any, error: type[Exception]
 ) -> None:
     """As asyncpg raises them while it connects."""
-    attempt = write(target)
+    attempt, errors, settle_soundly = write(target), [error("refused")], performer.settle
 
-    def settle_nothing(*given: Any) -> Any:
-        raise error
+    def settle_later(*given: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return settle_soundly(*given)
 
-    monkeypatch.setattr(performer, "settle", settle_nothing)
+    monkeypatch.setattr(performer, "settle", settle_later)
     will(lambda session: put(session, "1"))
     with pytest.raises(error):
         app.perform(attempt.id)

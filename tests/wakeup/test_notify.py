@@ -617,3 +617,13 @@ def _table(name: str, **options: Any) -> Table:
 def _table_of(model: type[Any]) -> Table:
     table: Table = model.__table__
     return table
+
+
+@pytest.mark.parametrize(
+    ("code", "quiet"), [("42P01", 60.0), ("42501", 60.0), ("25P02", 0.02), ("57014", 0.02), (None, 0.02)]
+)
+@pytest.mark.parametrize("name", ["sqlstate", "pgcode"])
+def test_only_what_the_database_refuses_is_remembered_for_a_minute(name: str, code: str | None, quiet: float) -> None:
+    error = Exception("refused")
+    setattr(error, name, code)
+    assert notify._quiet_after(error) == quiet
