@@ -1,9 +1,14 @@
-"""What calls answer: what they returned, or `Raised`. Nothing that a call raises ends its thread or its event loop."""
+"""What calls answer: what they returned, or `Raised`. Nothing that a call raises ends its thread or its event loop. A
+process that a call forks ends where the call does."""
 
 import asyncio
+import logging
+import os
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+logger = logging.getLogger("async_task")
 
 
 class Raised:
@@ -18,10 +23,13 @@ class Raised:
 async def returned_or_raised(work: Coroutine[Any, Any, Any]) -> Any:
     """Await a coroutine: what it returned, or `Raised`."""
     # It must be caught inside of the loop: SystemExit and KeyboardInterrupt would end the loop.
+    process = os.getpid()
     try:
         return await work
     except BaseException as error:
         return _raised(error)
+    finally:
+        _end_forked(process)
 
 
 def uncanceled(wait: Callable[[], Any]) -> Any:
@@ -35,10 +43,20 @@ def uncanceled(wait: Callable[[], Any]) -> Any:
 
 def called(function: Callable[[], Any]) -> Any:
     """Call a plain function here: what it returned, or `Raised`."""
+    process = os.getpid()
     try:
         return function()
     except BaseException as error:
         return _raised(error)
+    finally:
+        _end_forked(process)
+
+
+def _end_forked(process: int) -> None:
+    """End this process if it was forked from `process`: both would write the outcome, through one connection."""
+    if (own := os.getpid()) != process:
+        logger.error("process %d was forked by a call, and ends where the call does: end it with os._exit", own)
+        os._exit(1)
 
 
 def _raised(error: BaseException) -> Raised:

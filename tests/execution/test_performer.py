@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import datetime as dt
+import os
+import signal
 import threading
 import time
 import uuid
@@ -300,6 +302,29 @@ each_kind_of_call = pytest.mark.parametrize(
         pytest.param(act_later, marks=pytest.mark.only_on("postgresql")),
     ],
 )
+
+
+@each_kind_of_call
+def test_a_process_that_a_call_forks_ends_where_the_call_does(
+    app: AsyncTask, engine: Engine, write: Write, target: object
+) -> None:
+    ends: list[int] = []
+
+    def fork(*given: Session) -> None:
+        for session in given:
+            put(session)
+        child = os.fork()
+        if child:
+            ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        else:
+            signal.alarm(10)  # or it would wait for ever, as a copy of this test
+
+    will(fork)
+    attempt = write(target)
+    assert app.perform(attempt.id) == Succeeded(attempt.id)
+    assert ends == [1]
+    assert row_of(engine, attempt.id).status is Status.SUCCEEDED
+    assert written(engine) == (["kept"] if target is act_in_session else [])
 
 
 @pytest.mark.slow
