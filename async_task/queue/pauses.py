@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from async_task.database.clock import clock_now
+from async_task.error_text import storable
 from async_task.schema.audit import record_verb
 from async_task.schema.tables import companion_tables
 
@@ -67,7 +68,8 @@ def paused(engine: Engine, table: Table) -> frozenset[str]:
 
 def _pause(engine: Engine, table: Table, queue: str, by: str | None, reason: str | None) -> bool:
     queues = companion_tables(table).queues
-    values = {"paused_at": clock_now(), "paused_by": by, "pause_reason": reason}
+    stored = None if reason is None else storable(reason)
+    values = {"paused_at": clock_now(), "paused_by": by, "pause_reason": stored}
     with engine.begin() as connection:
         row = connection.execute(select(queues.c.paused_at).where(queues.c.name == queue).with_for_update()).first()
         if row is None:

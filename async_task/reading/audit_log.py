@@ -18,7 +18,7 @@ from async_task.schema.tables import companion_tables
 
 VERBS = (
     "attempted", "cancel", "clear_error", "expire", "fail", NOTE, "pause", "processed", "reschedule", "restart",
-    "resume", "retry_now", "submit_for_processing", "update_error",
+    "resume", "retry_now", "reveal", "run_now", "submit_for_processing", "update_error",
 )  # fmt: skip
 """What people do to jobs, queues and entries of schedules, as the kinds of events."""
 SLACK = dt.timedelta(minutes=1)

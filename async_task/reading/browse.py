@@ -55,6 +55,7 @@ class Attempts(AttemptFigures):
         queue: str | None = None,
         token: str | None = None,
         order_key: str | None = None,
+        tries: int = 0,
         error: str | None = None,
         since: When | None = None,
         until: When | None = None,
@@ -68,8 +69,8 @@ class Attempts(AttemptFigures):
         now), "performing" (a worker has claimed it) and "stuck" (see `potentially_stuck`). `target`: what is
         registered, or its name, with its former names; or the name of a call, as `AttemptInfo.call` has it, also with
         "…" for a part in the middle. `token`: the idempotence token. `order_key`: the order key. `error`: a part of the
-        last error, in upper or lower case. `since`, `until`: created at that instant or later, and before that instant;
-        a timedelta counts back from the database's clock.
+        last error, in upper or lower case. `tries`: at least so many tries. `since`, `until`: created at that instant
+        or later, and before that instant; a timedelta counts back from the database's clock.
 
         `order`: "newest" or "oldest" by creation; or "due" or "due_last" by due time, which lists only what waits in a
         queue: neither claimed attempts, nor ended ones, nor those behind another of their order key. `limit`: how many
@@ -85,7 +86,7 @@ class Attempts(AttemptFigures):
         Raises UnknownTarget and ConfigurationError, with the nearest name, for a target or queue by which the first
         page finds nothing, and which neither this process, nor what waits, nor the newest 10,000 attempts know.
         """
-        filters = filters_of(status, target, method, queue, token, error, since, until, order_key)
+        filters = filters_of(status, target, method, queue, token, error, since, until, order_key, tries)
         by = check_order(order)
         check_limit(limit)
         check_cursor(after)
@@ -224,6 +225,7 @@ class Attempts(AttemptFigures):
         error: str | None = None,
         since: When | None = None,
         until: When | None = None,
+        tries: int = 0,
         after: str | None = None,
     ) -> StatusCounts:
         """Count attempts by status, among the newest 50,000: filters as in `list`, and it raises as `list` does.
@@ -231,7 +233,7 @@ class Attempts(AttemptFigures):
         Where the table has more, the answer has a `next`; with `after=` that, the next 50,000 are counted. What waits
         is counted by `depths`, wherever in the table it is.
         """
-        filters = filters_of(status, target, method, queue, token, error, since, until)
+        filters = filters_of(status, target, method, queue, token, error, since, until, tries=tries)
         check_cursor(after)
         return self._ask("counts", lambda session: counts_of(session, self._model, filters, after))
 

@@ -25,7 +25,7 @@ class FailureGroup:
     `UUID` for each UUID, `WORKER` for each worker and `'...'` for each text in quotes. `count`: errors; `attempts`: to
     how many attempts they happened. `latest`: the attempt of the last one. `fingerprint`: what they share, which
     `retry_failures` takes; None for errors from before version 6 of the tables, which are grouped by target, exception
-    and message. `left`: how many of the attempts have not succeeded since.
+    and message. `left`: how many of the attempts have neither succeeded nor been canceled since.
     """
 
     target: str | None
@@ -55,7 +55,7 @@ def failures_of(session: Session, table: Table) -> FailureReport:
     errors, is_complete = latest_errors(session, table, READ, with_detail=False)
     found_in = _attempts_of(session, table, {one.attempt_id for one in errors})
     targets = {one: row.target for one, row in found_in.items()}
-    left = {one for one, row in found_in.items() if row.status != Status.SUCCEEDED}
+    left = {one for one, row in found_in.items() if row.status not in (Status.SUCCEEDED, Status.CANCELED)}
     groups: dict[tuple[str | None, ...], list[EventInfo]] = {}
     for one in errors:
         alike = (targets.get(one.attempt_id), *parsed(one.kind, one.message))

@@ -23,6 +23,8 @@ CUT = "…"
 """What stands in a name for the middle that a list has cut out."""
 PROBED = 10_000
 """How many of the newest attempts are asked whether they know a name, before it is called unknown."""
+MOST_TRIES = 2**31 - 1
+"""The highest number that the column of tries holds."""
 When: TypeAlias = dt.datetime | dt.timedelta
 """An aware datetime, or a length of time before now by the database's clock."""
 
@@ -40,11 +42,12 @@ class Filters:
     since: When | None = None
     until: When | None = None
     order_key: str | None = None
+    tries: int = 0
 
 
 def filters_of(
     status: str | Iterable[str], target: object, method: str | None, queue: str | None, token: str | None,
-    error: str | None, since: When | None, until: When | None, order_key: str | None = None,
+    error: str | None, since: When | None, until: When | None, order_key: str | None = None, tries: int = 0,
 ) -> Filters:  # fmt: skip
     """What `outbox.attempts.list` was given, checked. Raises ConfigurationError, and UnknownTarget for an object that
     is not registered."""
@@ -53,9 +56,11 @@ def filters_of(
         check_storable(name, given)
     for name, when in (("since", since), ("until", until)):
         check_when(name, when)
+    if type(tries) is not int or not 0 <= tries <= MOST_TRIES:
+        raise ConfigurationError(f"tries is a whole number from 0 to {MOST_TRIES:,}: it was {tries!r}")
     named = target if target is None or isinstance(target, str) else target_of(target).name
     check_storable("target", named)
-    return Filters(_statuses(status), named, method, queue, token, error, since, until, order_key)
+    return Filters(_statuses(status), named, method, queue, token, error, since, until, order_key, tries)
 
 
 def check_storable(name: str, text: str | None) -> None:
@@ -124,6 +129,7 @@ class Selection:
             *([model.created_at >= self._instant(filters.since)] if filters.since is not None else []),
             *([model.created_at < self._instant(filters.until)] if filters.until is not None else []),
             *([model.last_error.icontains(filters.error, autoescape=True)] if filters.error is not None else []),
+            *([model.num_attempts >= filters.tries] if filters.tries else []),
         ]
 
     @property

@@ -19,6 +19,7 @@ from async_task.attempts.attempt import BaseAttempt
 from async_task.database.clock import clock_now, statement_now
 from async_task.database.server_sessions import limit_session
 from async_task.database.sessions import write_arguments
+from async_task.error_text import storable
 from async_task.queue import workers
 from async_task.queue.pauses import NOTHING
 from async_task.schedule.decisions import Decided, EntryState
@@ -160,6 +161,8 @@ def enqueue_now(session: Session, model: type[BaseAttempt], entry: Entry, reason
     pending = select(table.c.id).where(table.c.id == schedules.c.last_attempt_id, table.c.status == Status.PENDING)
     free = (*_is(schedules, table, entry.key), ~pending.exists())
     connection.execute(update(schedules).where(*free).values(last_attempt_id=made))
+    change = {"attempt_id": None}, {"attempt_id": str(made)}
+    record_verb(connection, table, _job(table, entry), "run_now", None, *change)
     return made
 
 
@@ -170,7 +173,8 @@ def set_pause(engine: Engine, table: Table, entry: Entry, *, by: str | None, rea
         is_there = entry.key in read(connection, table)
     if not is_there:
         adopt(engine, table, entry)
-    values = {"paused_at": clock_now(), "paused_by": by, "pause_reason": reason}
+    stored = None if reason is None else storable(reason)
+    values = {"paused_at": clock_now(), "paused_by": by, "pause_reason": stored}
     free = (*_is(schedules, table, entry.key), schedules.c.paused_at.is_(None))
     with engine.begin() as connection:
         is_new = connection.execute(update(schedules).where(*free).values(values)).rowcount == 1

@@ -18,6 +18,7 @@ from async_task_cli.moments import MomentOrLength, instant
 if TYPE_CHECKING:
     from async_task import AsyncTask, AttemptInfo
 
+MOST_TRIES = 2**31 - 1
 SHORTEST, WHOLE = 4, 32
 """How many digits a part of an id and a whole one have."""
 STATES = (*(one.value for one in Status), "due", "performing", "stuck")
@@ -42,6 +43,7 @@ class Filters:
     since: dt.datetime | dt.timedelta | None = None
     until: dt.datetime | dt.timedelta | None = None
     error: str | None = None
+    tries: int = 0
 
     @property
     def options(self) -> dict[str, Any]:
@@ -133,6 +135,9 @@ def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--since", type=MomentOrLength(), metavar="WHEN", help="Only created then or later.")
     @click.option("--until", type=MomentOrLength(), metavar="WHEN", help="Only created before then.")
     @click.option("--error", metavar="TEXT", help="Only with TEXT in the last error, in upper or lower case.")
+    @click.option(
+        "--tries", type=click.IntRange(0, MOST_TRIES), metavar="N", default=0, help="Only with at least N tries."
+    )
     @functools.wraps(command)
     def filtered(*args: Any, **options: Any) -> Any:
         filters = Filters(**{name: options.pop(name) for name in Filters.__slots__})

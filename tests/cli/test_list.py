@@ -270,6 +270,15 @@ def test_error_finds_a_text_in_the_last_error_in_upper_and_lower_case(run: Run, 
     assert ids(run, "--error", "_") == []
 
 
+def test_tries_selects_by_the_number_of_tries_at_least(run: Run, engine: Engine, write: Write) -> None:
+    first, second, _ = (write(Client, "ping") for _ in range(3))
+    set_row(engine, first, num_attempts=4)
+    set_row(engine, second, num_attempts=3)
+    assert ids(run, "--tries", "4") == [str(first.id)]
+    assert ids(run, "--tries", "3") == [str(second.id), str(first.id)]
+    assert run("list", "--tries", "-1").code == 2
+
+
 @pytest.mark.in_turns
 @pytest.mark.parametrize("order", ["created", "-created", "due", "-due"])
 def test_pages_hold_all_rows_once_while_others_come_and_go(run: Run, engine: Engine, write: Write, order: str) -> None:

@@ -76,6 +76,12 @@ def test_a_paused_queue_with_a_limit_keeps_its_limit(outbox_app: AsyncTask, engi
     own.dispose()
 
 
+def test_a_reason_is_stored_whatever_its_characters(outbox_app: AsyncTask) -> None:
+    assert outbox_app.pause("mail", reason="NUL \0 and half a pair \ud800")
+    (paused,) = outbox_app.paused()
+    assert paused.reason == "NUL \\0 and half a pair \\ud800"
+
+
 def test_a_name_that_is_neither_a_queue_nor_a_target_is_refused(outbox_app: AsyncTask) -> None:
     for wrong in ({}, {"queue": "a", "target": effect}, {"queue": ""}, {"queue": "a", "reason": 7}):
         with pytest.raises(ConfigurationError):

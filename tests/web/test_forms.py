@@ -150,6 +150,7 @@ def test_revealing_arguments_is_recorded(app: AsyncTask, engine: Engine, write: 
         assert send(client, "reveal", token, id=attempt.id).status_code == 400
         shown = send(client, "reveal", token, id=attempt.id, reason="ticket 17")
         after = client.get(f"/jobs/attempts/{attempt.id}").text
+        assert "ticket 17" in client.get("/audit?verb=reveal").text
     assert shown.status_code == 200
     assert "card-73556" in shown.text
     assert shown.headers["cache-control"] == "no-store"
@@ -175,11 +176,13 @@ def test_queues_and_entries_are_paused_and_resumed(engine: Engine, app: AsyncTas
         assert send(client, "schedule/run", token, key="quarterly").status_code == 303
         assert send(client, "schedule/run", token, key="quaterly").status_code == 400
         audit = words_of(client.get("/audit"))
+        run = words_of(client.get("/audit?verb=run_now"))
     assert "by anna@web: smtp is down" in paused
     assert own.paused() == []
     assert own.attempts.counts().total == 1
     assert "smtp is down" in audit
     assert "holiday" in audit
+    assert "anna@web run_now schedule quarterly" in run
     own.close()
 
 
@@ -255,8 +258,28 @@ def test_a_preview_reads_a_bounded_part_of_the_table_and_says_so(
         ended(engine, write(act), "Broken: order 7")
     with browser(app) as client:
         seen = send(client, "preview", token_in(client), verb="retry", all="1", status="failed")
+        none = send(client, "preview", token_in(client), verb="retry", all="1", status="failed", error="mail")
     assert "Retry 4 attempts?" in words_of(seen)
     assert "more may match" in words_of(seen)
+    assert none.status_code == 400
+    assert "None matches of the jobs that were looked at" in words_of(none)
+
+
+@by_one_door
+def test_a_preview_begins_where_the_list_does(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "SCANNED", 2)
+    monkeypatch.setattr(bulk, "MOST_LOOKS", 1)
+    ended(engine, write(act), "Broken: order 7")
+    for _ in range(2):
+        write(act)
+    last = ended(engine, write(act), "Broken: order 7")
+    with browser(app) as client:
+        seen = send(client, "preview", token_in(client), verb="retry", all="1", status="failed")
+        oldest = send(client, "preview", token_in(client), verb="retry", all="1", status="failed", order="oldest")
+    assert ids_in(seen) == last.id.hex
+    assert ids_in(oldest) != last.id.hex
 
 
 # The database away

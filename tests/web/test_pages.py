@@ -24,7 +24,7 @@ from claims import TABLE, seconds_from_now
 from conftest import by_one_door
 from dashboards import ORIGIN, PAGES, STEMS, browser, words_of
 from databases import NAMES, Name
-from mess import CAUSES, changed, erred, mess
+from mess import CAUSES, changed, ended, erred, mess
 from outbox import act, act_boxed
 from writing import Sessions
 
@@ -193,6 +193,43 @@ def test_a_list_pages_searches_and_names_its_command(app: AsyncTask, engine: Eng
 
 
 @by_one_door
+def test_a_list_counts_what_its_filters_select(app: AsyncTask, engine: Engine, write: Write) -> None:
+    attempts = [write(act) for _ in range(3)]
+    changed(engine, attempts[0], num_attempts=4)
+    changed(engine, attempts[1], status="failed", completed_at=attempts[1].created_at, num_attempts=4)
+    with browser(app) as client:
+        tried = words_of(client.get("/jobs", params={"q": "tries:4"}))
+        waiting = words_of(client.get("/jobs?show=all&order=due"))
+    assert "Viewing 1 to 2 of 2 " in tried
+    assert "async-task list --tries 4 --order -created" in tried
+    assert "Viewing 1 to 2 " in waiting
+    assert " of 3" not in waiting  # of these, one does not wait
+
+
+FILTERS = {
+    "q=tries:4 status:failed": {"tries": "4", "status": "failed"},
+    "q=token:abc status:failed": {"token": "abc", "status": "failed"},
+    "status=failed&until=1h&method=fulfill": {"until": "1h", "method": "fulfill", "status": "failed"},
+    "q=status:failed,expired": {"status": "failed,expired"},
+    "q=status:failed status:expired": {"status": "failed,expired"},
+    "status=failed&status=expired": {"status": "failed,expired"},
+}
+"""What a person asks for, and what the form says of it when it is sent again."""
+
+
+@by_one_door
+def test_the_form_of_a_list_says_all_that_was_asked_for(app: AsyncTask, write: Write) -> None:
+    write(act)
+    for asked, said in FILTERS.items():
+        with browser(app) as client:
+            page = client.get(f"/jobs?{asked}").text
+        form = page[page.index('<form class="filters"') : page.index("</form>", page.index('<form class="filters"'))]
+        fields = dict(re.findall(r'<input [^>]*name="(\w+)" value="([^"]*)"', form))
+        fields |= {"status": "".join(re.findall(r'<option value="([^"]+)" selected>', form.partition("</select>")[0]))}
+        assert {name: value for name, value in fields.items() if value} == {"show": "all", **said}
+
+
+@by_one_door
 def test_a_refusal_keeps_the_search_and_leads_back(app: AsyncTask) -> None:
     with browser(app) as client:
         came = {"Referer": f"{ORIGIN}/stuck?cause=paused"}
@@ -282,7 +319,7 @@ def test_a_search_has_qualifiers_and_words(text_of_box: str) -> None:
     assert found.words == ("" if found.given else text_of_box)
 
 
-@pytest.mark.parametrize("wrong", ["stat:failed", "status:fialed", "tries:many", "since:yesterday"])
+@pytest.mark.parametrize("wrong", ["stat:failed", "status:fialed", "tries:many", "since:yesterday", "http://x"])
 def test_a_search_that_means_nothing_is_refused(wrong: str) -> None:
     with pytest.raises(Refused) as refused:
         search_of(Query([("q", wrong)])).filters()
@@ -350,6 +387,23 @@ def test_errors_whose_attempts_have_succeeded_since_need_nobody(app: AsyncTask, 
         after = words_of(client.get("/"))
     assert "Broken order N" in before
     assert "Broken order N" not in after
+
+
+@by_one_door
+def test_a_group_of_errors_leads_to_its_attempts(app: AsyncTask, engine: Engine, write: Write) -> None:
+    broken = [write(act) for _ in range(4)]
+    for number, attempt in enumerate(broken[:3]):
+        erred(engine, attempt, "error", f"Broken: order {number} is lost", "f" * 12)
+        ended(engine, attempt, f"Broken: order {number} is lost")
+    changed(engine, broken[2], status="canceled")
+    erred(engine, broken[3], "error", "Broken: the mail is lost", "e" * 12)
+    ended(engine, broken[3], "Broken: the mail is lost")
+    with browser(app) as client:
+        overview = client.get("/").text
+        (link,) = {one for one in re.findall(r'href="(/jobs\?[^"]+)"', overview) if "order" in one}
+        listed = client.get(link.replace("&amp;", "&")).text
+    assert "2 <small>of 3" in overview
+    assert {*re.findall(r'class="open" href="/jobs/attempts/([^"]+)"', listed)} == {str(one.id) for one in broken[:2]}
 
 
 def test_what_is_refused_is_escaped_once_and_is_plain_text_in_json(app: AsyncTask) -> None:

@@ -15,7 +15,7 @@ from async_task.errors import UnknownAttempt
 from async_task.schema.audit import acting
 from async_task.web.forms.reasons import reason_of
 from async_task.web.pages import job
-from async_task.web.pages.jobs import filters_of, lists_rows
+from async_task.web.pages.jobs import filters_of, lists_rows, order_of
 from async_task.web.rendering.html import render
 from async_task.web.requests.query import Query
 from async_task.web.security.access import Right
@@ -31,14 +31,14 @@ AT_ONCE = 200
 TYPED_FROM = 100
 """Above this number a person types it, so that a filter that was too wide is seen."""
 MOST_NAMED = 20
-MOST_LOOKS = 30
+MOST_LOOKS = 100
 """How many bounded parts of the table are read for one preview."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
     """What a verb would do. `by_state` and `by_call`: how many there are. `refused`: which will not change, and why.
-    `is_cut`: more match, and these are the oldest."""
+    `is_cut`: more may match, and these are the first of the list."""
 
     verb: Right
     ids: tuple[uuid.UUID, ...]
@@ -54,6 +54,10 @@ async def preview(site: Site, request: Request) -> Response:
     verb = _verb_of(form)
     require(request, verb)
     found = await site.run(partial(_previewed, site, form, verb))
+    if not found.ids and found.is_cut:
+        raise Refused(
+            400, "None matches of the jobs that were looked at, and there are more: narrow the list by a time."
+        )
     if not found.ids:
         raise Refused(400, "No attempt is chosen: tick some rows, or choose all that match.")
     values = {"preview": found, "typed_from": TYPED_FROM, "title": "Preview", "packed": pack(found.ids)}
@@ -75,8 +79,7 @@ def _chosen(site: Site, form: FormData) -> tuple[list[AttemptInfo], bool]:
         query = Query([("q", str(form.get("q") or "")), *_pairs(form)])
         if lists_rows(query, site.outbox.job_models):
             raise Refused(400, "Rows of a model are changed one by one, each on its own page.")
-        filters, tries = filters_of(query)
-        return _matching(site, filters, tries)
+        return _matching(site, filters_of(query), order_of(query))
     found = []
     for given in form.getlist("id")[:AT_ONCE]:
         try:
@@ -88,12 +91,12 @@ def _chosen(site: Site, form: FormData) -> tuple[list[AttemptInfo], bool]:
     return found, False
 
 
-def _matching(site: Site, filters: dict[str, Any], tries: int) -> tuple[list[AttemptInfo], bool]:
+def _matching(site: Site, filters: dict[str, Any], order: Any) -> tuple[list[AttemptInfo], bool]:
     found: list[AttemptInfo] = []
     after = None
     for _ in range(MOST_LOOKS):
-        page = site.outbox.attempts.list(**filters, order="oldest", limit=1_000, after=after)
-        found += [one for one in page.attempts if one.num_attempts >= tries]
+        page = site.outbox.attempts.list(**filters, order=order, limit=1_000, after=after)
+        found += page.attempts
         after = page.next
         if after is None or len(found) > MOST:
             break

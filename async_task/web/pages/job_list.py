@@ -73,13 +73,12 @@ class JobList:
     unread: tuple[str, ...] = ()
 
 
-def attempts_page(
-    outbox: "AsyncTask", filters: dict[str, Any], tries: int, order: Any, after: str | None, command: str
-) -> JobList:
-    """Of attempts for which these filters hold, with at least so many tries."""
-    page = _read_on(outbox, filters, tries, order, after)
-    counts = outbox.attempts.counts(**filters)
-    words = f"{_viewing(len(page.attempts), after)} of {_counted(counts)}"
+def attempts_page(outbox: "AsyncTask", filters: dict[str, Any], order: Any, after: str | None, command: str) -> JobList:
+    """Of attempts for which these filters hold."""
+    page = _read_on(outbox, filters, order, after)
+    words = _viewing(len(page.attempts), after)
+    if order not in ("due", "due_last"):  # these list only what waits, which counts do not tell apart
+        words += f" of {_counted(outbox.attempts.counts(**filters))}"
     lines = [Line(attempt=one) for one in page.attempts]
     return JobList(lines, page.next, page.read_at, words, order, filters["status"], command)
 
@@ -98,7 +97,7 @@ def merged_page(outbox: "AsyncTask", after: str | None) -> JobList:
     """Of both, those that are potentially stuck, by the time of submission. The cursor holds one of each, with a tilde
     between them."""
     before = _cursors(after)
-    attempts = None if before[0] == OVER else _read_on(outbox, {"status": STUCK}, 0, "oldest", before[0])
+    attempts = None if before[0] == OVER else _read_on(outbox, {"status": STUCK}, "oldest", before[0])
     rows = None if before[1] == OVER else outbox.jobs(limit=LIMIT, after=before[1])
     chosen = _merged(
         [Line(attempt=one) for one in attempts.attempts] if attempts is not None else [],
@@ -114,14 +113,12 @@ def merged_page(outbox: "AsyncTask", after: str | None) -> JobList:
     return JobList(chosen, following, read_at, words, "oldest", STUCK, "", unread)
 
 
-def _read_on(
-    outbox: "AsyncTask", filters: dict[str, Any], tries: int, order: Any, after: str | None
-) -> AttemptPage:  # fmt: skip
+def _read_on(outbox: "AsyncTask", filters: dict[str, Any], order: Any, after: str | None) -> AttemptPage:
     """LIMIT attempts, or fewer where a few bounded parts of the table hold no more: then there is a `next`."""
     found: list[AttemptInfo] = []
     for look in itertools.count(1):
         page = outbox.attempts.list(**filters, order=order, limit=LIMIT - len(found), after=after)
-        found += [one for one in page.attempts if one.num_attempts >= tries]
+        found += page.attempts
         after = page.next
         if after is None or len(found) >= LIMIT or look == MOST_LOOKS:
             return AttemptPage(tuple(found), after, page.read_at)

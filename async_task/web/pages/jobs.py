@@ -14,6 +14,8 @@ DEFAULT, ALL, ATTEMPTS = "stuck", "all", "attempts"
 COLUMNS = ("type", "id", "submitted", "last_submitted", "attempted", "error", "user")
 ORDER_WORDS = {"oldest": "created", "newest": "-created", "due": "due", "due_last": "-due"}
 """The words of `async-task list --order`, by those of the reading API."""
+FIELDS = ("type", "status", "target", "queue", "error", "since")
+"""Qualifiers that the form has a field for."""
 ONLY_ATTEMPTS = ("target", "method", "queue", "token", "error", "tries", "since", "until", "status")
 """Qualifiers that a row has nothing for: with them, only attempts are listed."""
 
@@ -27,7 +29,7 @@ def read(asked: Asked) -> View:
     values = {
         "lines": found.lines, "next": found.next, "now": found.read_at, "short": short, "search": search,
         "viewing": found.words, "kind": kind, "models": models, "order": found.order, "orders": tuple(ORDER_WORDS),
-        "words": WORDS if kind in ("", ATTEMPTS) else (DEFAULT, *ROW_STATES), "statuses": found.statuses,
+        "words": _words(kind, found.statuses), "statuses": ",".join(found.statuses), "hidden": _hidden(search),
         "is_default": found.statuses == (DEFAULT,), "is_first": query.text("after") is None,
         "identifier": search.identifier, "is_cut": not found.lines and found.next is not None,
         "unread": found.unread,
@@ -35,6 +37,17 @@ def read(asked: Asked) -> View:
     rows = [one.cells for one in found.lines]
     data = {"jobs": [one.data for one in found.lines], "next": found.next, "read_at": found.read_at}
     return View(values, data, COLUMNS, rows, found.command)
+
+
+def _words(kind: str, statuses: tuple[str, ...]) -> Sequence[str]:
+    """What the form offers as a status, with the one that is chosen, which may be several."""
+    words = WORDS if kind in ("", ATTEMPTS) else (DEFAULT, *ROW_STATES)
+    return words if len(statuses) < 2 else (*words, ",".join(statuses))
+
+
+def _hidden(search: Search) -> dict[str, str]:
+    """What is searched for that the form has no field for: it must not be lost when the form is sent."""
+    return {name: value for name, value in search.given.items() if name not in FIELDS}
 
 
 def _kind(search: Search, models: Sequence[str], query: Query) -> str:
@@ -50,10 +63,8 @@ def _kind(search: Search, models: Sequence[str], query: Query) -> str:
 def _found(asked: Asked, search: Search, kind: str, models: list[str]) -> JobList:
     outbox, query, after = asked.outbox, asked.query, asked.query.text("after")
     if kind == ATTEMPTS:
-        filters, tries = filters_of(query)
-        first = "oldest" if filters["status"] == (DEFAULT,) else "newest"
-        order = query.choice("order", ORDER_WORDS, first)
-        return attempts_page(outbox, filters, tries, order, after, _command(filters, order))
+        filters, order = filters_of(query), order_of(query)
+        return attempts_page(outbox, filters, order, after, _command(filters, order))
     if kind in models or search.is_of_rows:
         _refuse_others(search)
         states = tuple(one for one in search.statuses if one != DEFAULT)
@@ -75,14 +86,20 @@ def lists_rows(query: Query, models: Sequence[str]) -> bool:
     return search.is_of_rows or _kind(search, models, query) in models
 
 
-def filters_of(query: Query) -> tuple[dict[str, Any], int]:
-    """The keyword arguments of `outbox.attempts.list`, and the least number of tries. Raises Refused."""
+def order_of(query: Query) -> Any:
+    """The order of a list of attempts. Raises Refused."""
+    first = "oldest" if filters_of(query)["status"] == (DEFAULT,) else "newest"
+    return query.choice("order", ORDER_WORDS, first)
+
+
+def filters_of(query: Query) -> dict[str, Any]:
+    """The keyword arguments of `outbox.attempts.list` that select attempts. Raises Refused."""
     search = search_of(query)
     if search.is_of_rows:
         raise Refused(400, "Attempts have no user, and not the states of rows: leave them out, or say type:MODEL.")
     is_all = query.choice("show", (ALL, DEFAULT), DEFAULT) == ALL
     statuses = search.statuses or (() if is_all or search.given or search.words else (DEFAULT,))
-    return search.filters() | {"status": statuses}, search.tries
+    return search.filters() | {"status": statuses}
 
 
 def _command(filters: dict[str, Any], order: str) -> str:

@@ -1,5 +1,6 @@
 """`/`: for how long the oldest call has been due, how much waits, how much ends, and what needs somebody."""
 
+import re
 from functools import partial
 from typing import Any, get_args
 
@@ -8,11 +9,14 @@ from async_task.reading.failures import FailureGroup
 from async_task.reading.history import Span
 from async_task.schema.states import Status
 from async_task.web.rendering.charts import stacked
+from async_task.web.requests.query import LONGEST
 from async_task.web.view import Asked, Page, View
 
 SPANS: tuple[Span, ...] = get_args(Span)
 MOST_GROUPS, MOST_TARGETS = 8, 10
 KILLED = ("crash", "loss")
+_DIFFERING = re.compile(r"N|UUID|WORKER|'\.\.\.'")
+"""What stands in the message of a group for what differs between its errors."""
 KINDS = {
     "succeeded": "succeeded", "retried": "retried", "failed": "failed or expired", "canceled": "canceled",
     "waiting": "waiting or running",
@@ -76,8 +80,9 @@ def _is_empty(figures: dict[str, Any], history: Any) -> bool:
 def _link(group: FailureGroup) -> dict[str, str]:
     """The filters of the list that shows the attempts of a group."""
     target = {} if group.target is None else {"target": group.target}
-    error = {} if group.exception in KILLED else {"error": group.exception}
-    return {"status": "pending,failed,expired,canceled", **target, **error}
+    said = ": ".join(filter(None, (group.exception, _DIFFERING.split(group.message, maxsplit=1)[0])))
+    error = {} if group.exception in KILLED else {"error": said[:LONGEST].rstrip()}
+    return {"status": "pending,failed,expired", **target, **{name: text for name, text in error.items() if text}}
 
 
 def _weight(one: Any) -> int:
