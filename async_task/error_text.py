@@ -45,7 +45,17 @@ def describe(error: BaseException, secrets: Collection[str] = ()) -> Failure:
 
     The summary is the class and the first line of the message; for a failed statement, of the driver's message:
     SQLAlchemy adds the statement and a link, which are in the trace."""
-    _hide_parameters(error)
+    try:
+        return _described(error, secrets)
+    except Exception as broken:
+        text = f"{type(error).__qualname__}: {_unreadable(broken)}"
+        return Failure(text, text)
+
+
+def _described(error: BaseException, secrets: Collection[str]) -> Failure:
+    for one in _with_causes(error):
+        if isinstance(one, StatementError):  # else it puts the parameters of the statement into its message
+            one.hide_parameters = True
     if len(secrets) > MAX_SECRETS:
         message, trace = HIDDEN, "".join(traceback.format_tb(error.__traceback__))
     else:
@@ -60,7 +70,7 @@ def describe_place(error: BaseException) -> Failure:
     """`error` as its class and the place that raised it, for calls whose arguments are secret: a message may quote any
     part of them, in any form. The message of an error of this library is kept: it quotes none."""
     is_ours = type(error).__module__ == "async_task.errors" and _is_raised_here(error)
-    if is_ours or getattr(error, _QUOTES_NOTHING, False):
+    if is_ours or _has_mark(error, _QUOTES_NOTHING):
         return Failure(describe(error).summary, _places(error))
     return Failure(f"{type(error).__qualname__}{_place(error)} (message not stored)", _places(error))
 
@@ -69,14 +79,17 @@ def without_values(error: BaseException, failure: Failure) -> Exception:
     """An exception for a log: of a class with the same name, with the message of `failure` and the places of `error`.
     Its frames hold no local variables: error trackers store those of an exception, and arguments are among them."""
     kind = type(error)
-    copied = type(kind.__name__, (Exception,), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
     message = failure.summary.removeprefix(kind.__qualname__).removeprefix(": ").strip()
     places: types.TracebackType | None = None
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))[-MOST_PLACES:]):
         empty = _empty_frame(frame.f_code, str(frame.f_globals.get("__name__", "")), line)
         places = types.TracebackType(places, empty, -1, line)
-    made: Exception = copied(message)
-    return made.with_traceback(places)
+    return _class_like(kind)(message).with_traceback(places)
+
+
+def _class_like(kind: type[BaseException]) -> type[Exception]:
+    """A class of exceptions of the same name."""
+    return type(kind.__name__, (Exception,), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
 
 
 def _empty_frame(code: types.CodeType, module: str, line: int) -> types.FrameType:
@@ -108,7 +121,42 @@ def of_library(error: E) -> E:
 
 def is_of_library(error: BaseException) -> bool:
     """Whether this library raised it about a call: its target did not."""
-    return hasattr(error, _OF_LIBRARY) or hasattr(error, _QUOTES_NOTHING)
+    return _has_mark(error, _OF_LIBRARY) or _has_mark(error, _QUOTES_NOTHING)
+
+
+def _has_mark(error: BaseException, mark: str) -> bool:
+    # Not by `hasattr`: the `__getattr__` of an exception may raise anything.
+    return mark in object.__getattribute__(error, "__dict__")
+
+
+def readable(error: BaseException) -> BaseException:
+    """`error`; or, if its class or its causes cannot be read without another error, one of a class of the same name
+    that says so."""
+    try:
+        for one in _with_causes(error):
+            bool(one), one.__traceback__, one.__suppress_context__
+        return error
+    except BaseException as broken:
+        return _class_like(type(error))(_unreadable(broken))
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, those that caused it, and those in groups of errors, each once."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+
+
+def _unreadable(broken: BaseException) -> str:
+    return f"(it cannot be read: {type(broken).__name__})"
 
 
 def _is_raised_here(error: BaseException) -> bool:
@@ -213,25 +261,10 @@ def _trace(error: BaseException) -> str:
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error.orig) if isinstance(error, StatementError) and error.orig is not None else str(error)
+        told = error.orig if isinstance(error, StatementError) and error.orig is not None else error
+        return "".join((str(told),))  # a plain text, where `__str__` returns one with methods of its own
     except BaseException as broken:
         return f"(its __str__ raised {type(broken).__name__})"
-
-
-def _hide_parameters(error: BaseException) -> None:
-    """SQLAlchemy puts a statement's parameters into its messages unless `hide_parameters` is set."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        if isinstance(one, StatementError):
-            one.hide_parameters = True
-        waiting += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
 
 
 def _hide(text: str, secrets: Collection[str]) -> str:

@@ -69,14 +69,16 @@ def is_unusable(error: BaseException | None) -> bool:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether an error says that the database cannot be used: not reached, no access, or gone; for programs that wait
-    and try again, or report that apart. Takes what a verb raised, of SQLAlchemy, asyncpg, or the operating system.
+    """Whether an error says that the database cannot be used: not reached, no access, read-only, or gone; for programs
+    that wait and try again, or report that apart. Takes what a verb raised, of SQLAlchemy, asyncpg, or the system.
 
         try:
             outbox.run_batch()
         except Exception as error:
             sys.exit(69 if is_unavailable(error) else 1)
     """
+    if isinstance(error, DBAPIError) and is_read_only(error.orig):
+        return True
     if isinstance(error, (OperationalError, InterfaceError)):
         return is_unusable(error.orig)
     # asyncpg's own errors come through SQLAlchemy as they are while a connection is made.

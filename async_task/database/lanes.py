@@ -11,6 +11,7 @@ import datetime as dt
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -18,7 +19,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn  # they need greenlet only when called
 
-from async_task.database.answers import called, returned_or_raised, uncanceled
+from async_task.database.answers import called, returned_or_raised, run_to_end, uncanceled
 from async_task.database.disconnection import disconnect
 from async_task.database.engines import Source, keep_opened
 from async_task.database.greenlets import has_loop_running, run_in_greenlet, sleep
@@ -158,7 +159,8 @@ class Lane:
         if self._runner is None:
             self._runner = asyncio.Runner()
         runner = self._runner
-        return uncanceled(lambda: runner.run(returned_or_raised(work), context=contextvars.copy_context()))
+        run: Any = partial(runner.run, context=contextvars.copy_context())
+        return uncanceled(lambda: run_to_end(run, returned_or_raised(work)))
 
     def run_from_call(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The same inside of `call` or `call_with_session`, on its thread."""
@@ -225,7 +227,8 @@ class AsyncLane(Lane):
     def run(self, work: Callable[[], T]) -> T:
         if has_loop_running():  # inside of another `run` of this lane
             return work()
-        return self._loop.run(_spawned(work), context=contextvars.copy_context())
+        run: Any = partial(self._loop.run, context=contextvars.copy_context())
+        return run_to_end(run, _spawned(work))
 
     def run_coroutine(self, work: Coroutine[Any, Any, Any]) -> Any:
         # In a task of its own, as in `Lane`: what the target does to its task must not happen to the lane.

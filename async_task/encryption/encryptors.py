@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import threading
 import uuid
 from importlib import metadata
 from typing import Any, Protocol, runtime_checkable
@@ -141,7 +142,9 @@ def unseal(stored: str, encryptor: Encryptor, context: bytes) -> str:
     try:
         return encryptor.decrypt(_ciphertext_of(stored, encryptor), context=context).decode()
     except BaseException as error:
-        reason = _reason_of(error)
+        # On another thread than the main one it is the encryptor's own: no signal is handled there.
+        is_own = threading.current_thread() is not threading.main_thread()
+        reason = type(error).__name__ if is_own and not isinstance(error, Exception) else _reason_of(error)
     raise DecryptionFailed(
         f"the encryptor {encryptor.name!r} could not decrypt the arguments ({reason}): "
         "a wrong key, a broken text, or one moved from another row"

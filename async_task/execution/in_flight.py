@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from async_task.database.answers import Raised
 from async_task.database.lanes import Lane
-from async_task.error_text import Failure
+from async_task.error_text import Failure, quotes_nothing
+from async_task.errors import AsyncTaskError
 from async_task.execution.prepared_call import PreparedCall
 from async_task.outcomes import (
     SUCCESS,
@@ -155,7 +156,12 @@ def finish(claim: Claim, call: PreparedCall, answer: object, seconds: float) -> 
     left = None if claim.left is None else claim.left - elapsed
     standing = Standing(claim.age + elapsed, left, claim.num_errors, claim.max_attempts)
     answer = answer.error if isinstance(answer, Raised) else answer
-    return FinishedCall(claim, call, decide(answer, standing, call.retry, kinds=call.method.policy.error_kinds))
+    try:
+        decision = decide(answer, standing, call.retry, kinds=call.method.policy.error_kinds)
+    except Exception as fault:  # of ours: undecided, the call would be made again and again, uncharged
+        said = f"what becomes of it could not be decided: {type(fault).__name__}"
+        decision = decide(quotes_nothing(AsyncTaskError(said)), standing, call.retry)
+    return FinishedCall(claim, call, decision)
 
 
 class RunningCall(NamedTuple):

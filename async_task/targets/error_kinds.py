@@ -27,8 +27,17 @@ class ErrorKinds(NamedTuple):
 
         A group of errors ends it if one of them does, unless a class is named that makes it a group.
         """
-        if isinstance(error, BaseExceptionGroup) and not self._names_group(type(error)):
-            return next((why for one in error.exceptions if (why := self.ending(one)) is not None), None)
+        waiting = [error]  # not by recursion: a group may be as deep as somebody likes
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, BaseExceptionGroup) and not self._names_group(type(one)):
+                waiting.extend(reversed(one.exceptions))
+            elif (why := self._ending(one)) is not None:
+                return why
+        return None
+
+    def _ending(self, error: BaseException) -> str | None:
+        """The same for an error that is no group, or a group as a whole."""
         if any(isinstance(one, Discard) for one in leaves(error)):
             return ""
         if isinstance(error, RetryAfter):

@@ -62,6 +62,17 @@ def flush_telemetry(hooks: Hooks) -> None:
         finish_within(LONGEST_FLUSH, "telemetry", hooks.flush)
 
 
+def is_fault_of_ours(error: BaseException) -> bool:
+    """Whether neither the database nor a stop is to blame for what the performing of a call has raised."""
+    is_other = not isinstance(error, Exception) or isinstance(error, (DBAPIError, PoolTimeout, AlreadyRunning))
+    return not (is_other or is_unavailable(error) or transient_error(error) is not None)
+
+
+def broken_off_by(error: BaseException) -> AsyncTaskError:
+    """The error that a try is charged with, whose performing has raised `error`."""
+    return quotes_nothing(AsyncTaskError(f"its performing was broken off by {type(error).__name__}"))
+
+
 class ClaimPerformer:
     """Performs claims of one process, any number at once."""
 
@@ -135,19 +146,19 @@ class ClaimPerformer:
             raise
 
     def break_off(self, lane: Lane, claim: Claim, error: BaseException) -> None:
-        """End the try of a claim whose performing raised `error`, if that is possible; if not, a sweep recovers it.
+        """End the try of a claim whose performing raised `error`, if that is possible; if not, a sweep recovers it."""
+        if not self.charge(lane, claim, error):
+            self.release(lane, claim)
 
-        It is charged, unless the database or a stop is to blame: uncharged, a call whose outcome we cannot write would
-        be made again for ever.
-        """
-        is_charged = isinstance(error, Exception) and not isinstance(error, (DBAPIError, PoolTimeout, AlreadyRunning))
-        if is_charged and not is_unavailable(error) and transient_error(error) is None:
+    def charge(self, lane: Lane, claim: Claim, error: BaseException) -> bool:
+        """Charge the try of a claim whose performing raised `error`, unless the database or a stop is to blame:
+        uncharged, a call whose outcome we cannot write would be made again for ever. Returns whether that is done."""
+        if is_fault_of_ours(error):
             with contextlib.suppress(Exception):
                 lane.run(lane.drop_connection)
-                broken = quotes_nothing(AsyncTaskError(f"its performing was broken off by {type(error).__name__}"))
-                settle_interrupted(self.context_on(lane), claim, broken, dt.timedelta(0))
-                return
-        self.release(lane, claim)
+                settle_interrupted(self.context_on(lane), claim, broken_off_by(error), dt.timedelta(0))
+                return True
+        return False
 
     def release(self, lane: Lane, claim: Claim) -> None:
         """Park a claim whose performing has failed, if that is possible; if not, a sweep recovers it."""

@@ -20,6 +20,7 @@ from itertools import chain
 
 from sqlalchemy.util import greenlet_spawn
 
+from async_task.database.answers import Raised, run_to_end
 from async_task.database.dialects import locks_rows
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, LoopLane, open_lane
@@ -36,6 +37,7 @@ from async_task.execution.starts import NotStarted
 from async_task.outcomes import Outcome
 from async_task.queue.claim import Claim
 from async_task.targets.target import Method
+from async_task.worker.claim_performer import broken_off_by, is_fault_of_ours
 from async_task.worker.loop_watch import LoopWatch
 from async_task.worker.runtime import Runtime
 from async_task.worker.slots import Reservation, Slots
@@ -113,7 +115,8 @@ class Coroutines:
         if self._watch is not None:
             self._watch.close()
         if self._loop is not None and self._loop_thread is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop_thread.join(timeout=2 * CLEAN_UP)
 
     # On the event loop.
@@ -133,8 +136,11 @@ class Coroutines:
         assert self._loop is not None
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_forever()
-            self._loop.run_until_complete(self._shut_down())
+            while not self._is_over:
+                # asyncio lets SystemExit in any task leave the loop, and any call can stop it: the others go on.
+                with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                    self._loop.run_forever()
+            run_to_end(self._loop.run_until_complete, self._shut_down())
         finally:
             self._loop.close()
 
@@ -169,9 +175,11 @@ class Coroutines:
         except NotStarted:
             self._add_unstarted(claim)
         except BaseException as error:
-            # The worker's next sweep releases its claim.
             logger.error("attempt %s is not settled: %s", claim.id, describe(error).summary)
-            self._end(claim, None)
+            if is_fault_of_ours(error):
+                self._add_finished(finish(claim, call, Raised(broken_off_by(error)), 0.0))
+            else:
+                self._end(claim, None)  # the worker's next sweep releases its claim
 
     def _perform_alone(self, claim: Claim, call: PreparedCall) -> Outcome:
         self._lane = self._lane or LoopLane(self._runtime.source)
@@ -200,8 +208,8 @@ class Coroutines:
                 try:
                     lane.run(partial(self._settle, lane, *group))
                 except BaseException as error:  # this thread settles for all calls, and must not end
-                    self._leave_unsettled(group, error)
                     lane.run(lane.drop_connection)
+                    self._leave_unsettled(lane, group, error)
 
     def _next_group(self) -> tuple[list[FinishedCall], list[Claim]]:
         """Wait for a finished call, and then at most `settle_within` for others. Also the claims of calls that were not
@@ -226,12 +234,15 @@ class Coroutines:
         for claim in unstarted:
             self._end(claim, self._park(context, claim))
 
-    def _leave_unsettled(self, group: tuple[list[FinishedCall], list[Claim]], error: BaseException) -> None:
-        """Free the slots of those that are not settled. The worker's next sweep releases their claims."""
+    def _leave_unsettled(self, lane: Lane, group: tuple[list[FinishedCall], list[Claim]], error: BaseException) -> None:
+        """Free the slots of those that are not settled, and charge their tries, unless the database is to blame. The
+        worker's next sweep releases the other claims."""
         finished, unstarted = group
         for claim in [one.claim for one in finished] + unstarted:
             if self._running.get(claim.id) is claim:
                 logger.error("attempt %s is not settled: %s", claim.id, describe(error).summary)
+                if claim not in unstarted:
+                    self._runtime.performer.charge(lane, claim, error)
                 self._end(claim, None)
 
     def _park(self, context: ExecutionContext, claim: Claim) -> Outcome | None:

@@ -214,9 +214,12 @@ class LaneLoop:
         executor = self._executor = BatchExecutor(context, calls, sizes, rules, self._runtime.lease, owner=self)
         try:
             self._watch(executor, len(calls))
-        except BaseException:
+        except BaseException as error:
             self._release_unstarted(lane, executor.take_unstarted())
-            self._release_started(lane, [claim for claim, _ in calls])
+            started = [claim for claim, _ in calls]
+            for claim in started:  # those of these that are not claimed any more are left as they are
+                self._runtime.performer.charge(lane, claim, error)
+            self._release_started(lane, started)
             raise
 
     def _watch(self, executor: BatchExecutor, number: int) -> None:

@@ -12,7 +12,7 @@ from async_task import Attempt
 from async_task.database.driver_errors import is_transient
 from async_task_cli.faults import trace_of, verdict
 from databases import Database
-from outbox import Rows
+from outbox import Client, Rows
 from said import Run
 
 Write = Callable[..., Attempt]
@@ -53,6 +53,18 @@ def test_a_missing_database_and_a_refused_login_end_69(say: Run, database: Datab
     said = say("list", "--database-url", url)
     assert (said.code, said.out, said.err.count("\n")) == (69, "", 1)
     assert said.err.startswith("async-task: the database cannot be used: ")
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("command", ["worker", pytest.param("run-batch", marks=pytest.mark.long)])
+def test_a_database_that_is_read_only_ends_69(
+    say: Run, write: Callable[..., Attempt], database: Database, command: str
+) -> None:
+    write(Client, "ping")
+    url = f"{database.sync_url}&options=-c%20default_transaction_read_only%3Don"
+    said = say(command, "--module", "outbox", "--database-url", url)
+    assert (said.code, said.out, said.err.count("\n")) == (69, "", 1)
+    assert "the database cannot be used: cannot execute" in said.err
 
 
 class Noted(Rows):

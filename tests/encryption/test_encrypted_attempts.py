@@ -1,5 +1,6 @@
 """Encrypted attempts: what cannot be decrypted is parked and charged nothing, and no secret is stored or printed."""
 
+import asyncio
 import base64
 import datetime as dt
 import json
@@ -24,6 +25,7 @@ from async_task import (
     Parked,
     Retried,
     Retry,
+    Status,
     Succeeded,
     policy,
     target,
@@ -35,7 +37,7 @@ from async_task_cli.main import main
 from clockwork import let_pass, row_of
 from conftest import by_one_door
 from databases import Database
-from outbox import BOX, Broken, HookedAttempt, calls, events_of, hooks
+from outbox import BOX, Broken, HookedAttempt, act, calls, events_of, hooks, will
 from vaults import CANARY, OLD, Panic, Raising, Vault, all_parked, change, each_kind, made, parked
 
 pytestmark = pytest.mark.usefixtures("own_encryptors")
@@ -122,6 +124,21 @@ def test_an_attempt_is_parked_without_content_whatever_its_encryptor_raises_or_r
         assert said.startswith("DecryptionFailed: ")
         (event,) = events_of(engine, attempt.id)
         assert CANARY not in f"{said} {event.message} {caplog.text}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_an_encryptor_that_would_end_the_thread_parks_its_attempt_and_no_other(
+    app: AsyncTask, engine: Engine, write: Write, error: type[BaseException]
+) -> None:
+    broken = Raising(error())
+    broken.name = "test.ending"
+    attempt = write(Vault, "keep", {"card": CANARY}, encryptor=broken)
+    will(lambda: None)
+    others = [write(act) for _ in range(3)]
+    app.run_batch()
+    assert row_of(engine, attempt.id).last_error.startswith("parked: DecryptionFailed: ")
+    assert {row_of(engine, one.id).status for one in others} == {Status.SUCCEEDED}
 
 
 def test_decrypted_arguments_that_do_not_fit_are_an_error_of_the_call_without_content(

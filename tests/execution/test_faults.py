@@ -15,12 +15,24 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from async_task import Again, AsyncTask, Attempt, Failed, Parked, Retried, Retry, Succeeded, target
-from async_task.execution import connection_state, performer, settle
+from async_task.execution import connection_state, group_commit, in_flight, performer, settle
 from async_task.execution.settle import MAX_LOSSES
+from async_task.worker import coroutines
 from clockwork import let_pass, row_of
 from databases import Database, somebody_waits
 from elsewhere import await_
-from outbox import Broken, act_in_async_session, act_in_session, act_in_session_leased, calls, effects, events_of, will
+from outbox import (
+    Broken,
+    act,
+    act_in_async_session,
+    act_in_session,
+    act_in_session_leased,
+    act_later,
+    calls,
+    effects,
+    events_of,
+    will,
+)
 from shared_calls import claim_many, does, lock, numbered, put
 from workers import counted, make, working
 
@@ -322,6 +334,49 @@ def test_a_call_whose_outcome_we_cannot_write_is_charged(
     assert (row.num_attempts, row.num_errors, row.claim_id) == (1, 1, None)
     assert row.last_error == "AsyncTaskError: its performing was broken off by LookupError"
     assert of_the_call(engine) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [act, act_later])
+def test_a_call_whose_outcome_we_cannot_decide_is_charged(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch, target: Any
+) -> None:
+    decide_soundly, bugs = in_flight.decide, [LookupError("a bug of ours")]
+
+    def decide_with_bug(*given: Any, **options: Any) -> Any:
+        if bugs:
+            raise bugs.pop()
+        return decide_soundly(*given, **options)
+
+    monkeypatch.setattr(in_flight, "decide", decide_with_bug)
+    will(lambda: "done")
+    attempt = write(target)
+    app.run_batch()
+    row = row_of(engine, attempt.id)
+    assert (row.num_attempts, row.num_errors, row.claim_id) == (1, 1, None)
+    assert row.last_error == "AsyncTaskError: what becomes of it could not be decided: LookupError"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "module"), [(act, group_commit), (act_later, coroutines)])
+def test_calls_of_a_group_whose_outcomes_we_cannot_write_are_charged(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch, target: Any, module: Any
+) -> None:
+    write_soundly, bugs = module.write_group, [LookupError("a bug of ours")]
+
+    def write_with_bug(*given: Any) -> Any:
+        if bugs:
+            raise bugs.pop()
+        return write_soundly(*given)
+
+    monkeypatch.setattr(module, "write_group", write_with_bug)
+    will(lambda: None)
+    attempt = write(target)
+    with contextlib.suppress(LookupError):  # a lane ends the batch, the loop goes on
+        app.run_batch()
+    row = row_of(engine, attempt.id)
+    assert (row.num_attempts, row.num_errors, row.claim_id) == (1, 1, None)
+    assert row.last_error == "AsyncTaskError: its performing was broken off by LookupError"
 
 
 @pytest.mark.slow

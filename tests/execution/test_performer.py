@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 import uuid
+import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from select import select as wait_for
 from typing import Any
@@ -265,6 +267,14 @@ def test_an_async_session_target_on_a_sync_engine_is_parked(app: AsyncTask, engi
 # What a target can do
 
 
+class Thing:
+    pass
+
+
+def dead_proxy() -> object:
+    return weakref.proxy(Thing())
+
+
 def raising(error: BaseException) -> Callable[..., Any]:
     def do(*given: Any) -> None:
         for session in given:
@@ -279,6 +289,42 @@ class Mute(Exception):
         raise ValueError
 
 
+class ApiError(Exception):
+    """Like wrappers of HTTP clients whose response was never set."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.response, name)
+
+
+class NoCause(Exception):
+    @property
+    def __cause__(self) -> Any:
+        raise ValueError
+
+
+class NoClass(Exception):
+    @property
+    def __class__(self) -> Any:
+        raise ValueError
+
+
+class Words(str):
+    def strip(self, *given: Any) -> Any:
+        raise ValueError
+
+
+class Worded(Exception):
+    def __str__(self) -> str:
+        return Words("in words of its own")
+
+
+def deep_group() -> ExceptionGroup[Broken]:
+    group = ExceptionGroup("deep", [Broken("a")])
+    for _ in range(5_000):
+        group = ExceptionGroup("deep", [group])
+    return group
+
+
 ERRORS = {
     "SystemExit: 3": SystemExit(3),
     "KeyboardInterrupt": KeyboardInterrupt(),
@@ -288,6 +334,11 @@ ERRORS = {
     "StopIteration": StopIteration(),
     "Mute: (its __str__ raised ValueError)": Mute(),
     "ExceptionGroup: both (2 sub-exceptions)": ExceptionGroup("both", [Broken("a"), Broken("b")]),
+    "ApiError: 502": ApiError("502"),
+    "NoCause: (it cannot be read: ValueError)": NoCause(),
+    "NoClass: (it cannot be read: ValueError)": NoClass(),
+    "Worded: in words of its own": Worded(),
+    "ExceptionGroup: deep": deep_group(),
     "Broken: NUL \\0 and half a pair \\ud800": Broken("NUL \0 and half a pair \ud800"),
     "Broken: xxxxxxxxxx": Broken("x" * 10_000_000),
 }
@@ -333,7 +384,7 @@ def test_any_exception_of_a_target_is_rolled_back_and_recorded_and_does_not_end_
     app: AsyncTask, engine: Engine, write: Write, target: object
 ) -> None:
     for said, error in ERRORS.items():
-        if isinstance(error, StopIteration) and target is act_later:
+        if type(error) is StopIteration and target is act_later:
             continue  # Python itself turns it into a RuntimeError
         will(raising(error))
         attempt = write(target)
@@ -348,6 +399,22 @@ def test_any_exception_of_a_target_is_rolled_back_and_recorded_and_does_not_end_
     assert written(engine) == []
 
 
+def test_errors_and_answers_that_cannot_be_read_are_settled_in_a_batch_too(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    odd = [raising(ApiError("502")), raising(NoCause()), raising(NoClass())]
+    answers: list[Callable[[], object]] = []
+    will(lambda: answers.pop()() if answers else None)
+    for target in (act, act_later):
+        answers[:] = [*odd, dead_proxy] if target is act else odd  # act_later asks for its class by itself
+        ids = [write(target).id for _ in range(8)]
+        app.run_batch(concurrency=1)
+        rows = [row_of(engine, one) for one in ids]
+        assert [row.num_attempts for row in rows] == [1] * 8
+        ends = Counter((str(row.status), row.num_errors) for row in rows)
+        assert ends == {("pending", 1): 3, ("succeeded", 0): 5}
+
+
 @pytest.mark.slow
 @only_async
 def test_any_exception_of_a_target_with_an_async_session_is_rolled_back_and_recorded(
@@ -359,7 +426,7 @@ def test_any_exception_of_a_target_with_an_async_session_is_rolled_back_and_reco
             await session.execute(effects.insert().values(what="never"))
             raise error
 
-        if isinstance(error, StopIteration):
+        if type(error) is StopIteration:
             continue
         will(do)
         attempt = write(act_in_async_session)
