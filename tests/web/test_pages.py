@@ -141,6 +141,43 @@ def test_arguments_are_shown_with_the_right_and_masked_where_they_look_like_secr
     assert plain["arguments"] is None
 
 
+@pytest.mark.slow
+@by_one_door
+def test_long_arguments_and_tracebacks_make_no_long_page(app: AsyncTask, engine: Engine, write: Write) -> None:
+    attempt, path = write(act), ""
+    names = {f"name_{number}": number for number in range(60)}
+    with browser(app) as client:
+        path = f"/jobs/attempts/{attempt.id}"
+        changed(engine, attempt, method_args=json.dumps({"text": "M" * 5_000}))
+        short = client.get(path)
+        changed(engine, attempt, method_args=json.dumps({"text": "M" * 1_000_000, **names}))
+        for number in range(30):
+            erred(
+                engine,
+                attempt,
+                "error",
+                "Broken: order 7",
+                None,
+                detail=f"first {number}\n{'x' * 90_000}\nlast {number}",
+            )
+        page, data = client.get(path), client.get(f"{path}.json").json()
+    words = words_of(page)
+    assert "As a Python call" in words_of(short)
+    assert "M" * 5_000 in short.text
+    assert "As a Python call" not in words
+    assert f"The call is too long to be shown here as Python. All its arguments: async-task show {attempt.id}" in words
+    assert "name_48" in words
+    assert f"11 more: async-task show {attempt.id}" in words
+    assert "first 29" in words
+    assert "last 29" in words
+    assert "[... 80," in words
+    assert f"in full: async-task show {attempt.id} --history --traceback" in words
+    assert words.count("Traceback") == 9
+    assert len(page.text) < 200_000
+    assert len(data["arguments"]["text"]) == 1_000_000
+    assert len(data["events"][-1]["detail"]) > 90_000
+
+
 @by_one_door
 def test_what_a_call_says_for_itself_is_shown(app: AsyncTask, sessions: Sessions) -> None:
     with sessions.begin() as session:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 
 from async_task.web.rendering import arguments, times
+from async_task.web.rendering.excerpts import beginning
 from async_task.web.rendering.markdown import as_html
 from async_task.web.security.access import Access, Right
 from async_task.web.view import Page
@@ -49,6 +50,7 @@ def environment() -> Environment:
         size=size,
         sentence=sentence,
         value=value_of,
+        beginning=beginning,
     )
     made.globals.update(Right=Right)
     return made
