@@ -1,17 +1,20 @@
-"""Words without a space, as long as the columns of the tables allow: nothing is pushed out of the window or crushed."""
+"""Jobs with more than there is room for: long words, long names and many errors."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, insert
+from PIL import Image
+from sqlalchemy import Engine, insert, select, update
 
-from async_task import AsyncTask, Attempt, Schedule
+from async_task import AsyncTask, Attempt, JobEvent, Schedule
 from async_task.asyncable.registration import register
 from async_task.attempts.notes import add_note
 from async_task.schema.audit import acting
 from async_task.schema.tables import companion_tables
-from claims import TABLE, claimed
+from claims import TABLE, claimed, seconds_from_now
 from furnished import PAGES
 from mess import LONG_AGO, changed, ended, erred, worker_runs
 from outbox import Client, application
@@ -99,3 +102,24 @@ def test_a_long_name_leaves_its_value_room(
     assert page.inner_text("h1") == "Cancel 1 attempt?"
     assert min(page.evaluate(WIDTHS, "main .facts dd")) > 100
     assert page.evaluate(OUTSIDE) == []
+
+
+def test_a_time_line_of_many_errors_shows_each_of_them(
+    app: AsyncTask, engine: Engine, write: Write, windows: Windows, dashboard: str
+) -> None:
+    """The colour of each error is where it happened: no other mark hides it."""
+    attempt = write(Client, "fail")
+    for _ in range(300):
+        erred(engine, attempt, "error", "Broken: order 7", None)
+    changed(engine, attempt, created_at=seconds_from_now(-600))
+    with engine.begin() as connection:
+        ids = connection.scalars(select(JobEvent.id).order_by(JobEvent.id)).all()
+        for number, one in enumerate(ids):
+            at = seconds_from_now(-300 + number / 2)
+            connection.execute(update(JobEvent).where(JobEvent.id == one).values(created_at=at))
+    page = windows.open(f"{dashboard}/jobs/attempts/{attempt.id}")
+    shot: Any = Image.open(io.BytesIO(page.locator("svg.line").screenshot())).convert("RGB")
+    middle = [shot.getpixel((x, shot.height // 2)) for x in range(shot.width)]
+    red = [place for place, (r, g, b) in enumerate(middle) if r > 1.5 * g and r > 1.5 * b]
+    first, last = 0.52 * shot.width, 0.72 * shot.width
+    assert len([one for one in red if first < one < last]) > 0.95 * (last - first)
