@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime as dt
 import io
 import itertools
 import json
@@ -56,6 +57,7 @@ def test_every_page_shows_the_mess_in_three_formats_and_changes_nothing(
         for path, page in pages.items():
             assert page.status_code == 200, (path, page.text)
             assert not re.search(r"<script(?! src=)|<style|\sstyle=|\son\w+=|javascript:", page.text), path
+            assert path == "/jobs" or not re.search(r"<th(?! scope=|ead)", page.text), path
         stuck = client.get("/stuck.json").json()
         for path in PAGES:
             stem = STEMS.get(path, path)
@@ -176,6 +178,19 @@ def test_long_arguments_and_tracebacks_make_no_long_page(app: AsyncTask, engine:
     assert len(page.text) < 200_000
     assert len(data["arguments"]["text"]) == 1_000_000
     assert len(data["events"][-1]["detail"]) > 90_000
+
+
+@by_one_door
+def test_a_page_counts_one_error_and_tells_a_short_delay(app: AsyncTask, engine: Engine, write: Write) -> None:
+    at = dt.datetime(2099, 1, 1, 5, 23, 39, 100_000, tzinfo=dt.UTC)
+    attempt = write(act, scheduled_at=at)
+    changed(engine, attempt, num_attempts=1, num_errors=1)
+    later = at + dt.timedelta(milliseconds=200)
+    app.write(lambda session: session.get(Attempt, attempt.id).reschedule(session, at=later))
+    with browser(app) as client:
+        words = words_of(client.get(f"/jobs/attempts/{attempt.id}"))
+    assert "Tries 1, 1 error Queue" in words
+    assert "due_at 2099-01-01 05:23:39.100 UTC → 2099-01-01 05:23:39.300 UTC" in words
 
 
 @by_one_door
