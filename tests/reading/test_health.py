@@ -122,7 +122,9 @@ def test_no_worker_is_a_warning_while_a_call_waits_for_one(app: AsyncTask, engin
     assert words(app.health(), "workers").startswith("no workers run: `async-task worker` or the next `async-task run-")
     assert states(app.health(workers=1))["workers"] is CRITICAL
     assert states(app.health(queues=["mail"]))["workers"] is OK
-    assert states(app.health(warn_age=120 * HOUR, critical_age=240 * HOUR))["workers"] is OK  # a batch may be on its way
+    assert (
+        states(app.health(warn_age=120 * HOUR, critical_age=240 * HOUR))["workers"] is OK
+    )  # a batch may be on its way
     process(engine, "one")
     assert (states(app.health())["workers"], words(app.health(), "workers")) == (OK, "1 worker runs")
 

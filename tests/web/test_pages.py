@@ -372,6 +372,11 @@ def test_the_user_of_an_attempt_is_told_of_no_other_attempt(
     with browser(app) as client:
         full = client.get(path)
     assert (own.status_code, str(other.id) in own.text, str(other.id) in full.text) == (200, False, True)
+    assert "/jobs?queue=default" in full.text
+    hrefs = {*re.findall(r'<a [^>]*href="([^"]+)"', own.text)}
+    assert hrefs == {"#main", f"{path}.json", f"{path}.csv"}
+    assert "<code>async-task" not in own.text
+    assert "right to do" not in own.text
 
 
 @pytest.mark.slow

@@ -64,8 +64,9 @@ def _attempt(asked: Asked) -> View:
     extra = masked(dict(attempt.extra), "") if sees else {}
     tries = [one for one in events if one.kind in TRIES]
     traces = tracebacks(tries)
+    reasons = row.reasons_for(asked.access, told.reasons)
     values = {
-        "attempt": attempt, "reasons": told.reasons, "arguments": arguments, "now": attempt.read_at, "notes": notes,
+        "attempt": attempt, "reasons": reasons, "arguments": arguments, "now": attempt.read_at, "notes": notes,
         "sees_arguments": sees, "extra": extra, "tries": tries, "traces": traces,
         "has_longer_traces": any(one.detail and one.detail != traces.get(one.id) for one in tries),
         "audit": [one for one in events if one.kind not in (*TRIES, "note")], "line": time_line(attempt, events),
@@ -74,11 +75,11 @@ def _attempt(asked: Asked) -> View:
         "most_arguments": MOST_ARGUMENTS,
     }  # fmt: skip
     data = {
-        "attempt": replace(attempt, extra=extra), "reasons": told.reasons, "notes": notes, "events": events,
+        "attempt": replace(attempt, extra=extra), "reasons": reasons, "notes": notes, "events": events,
         "arguments": masked(arguments.stored, "") if sees else None,
     }  # fmt: skip
     columns, rows = ("at", "kind", "try", "actor", "message"), [_row(one) for one in events]
-    command = f"async-task show {attempt.id} --history"
+    command = row.command_for(asked.access, "show", str(attempt.id), "--history")
     texts = (*(one.detail or "" for one in events), *(one.text for one in notes))
     is_large = arguments.length + sum(map(len, texts)) > MOST_KEPT
     return View(values, data, columns, rows, command, title=attempt.call, is_large=is_large)
@@ -107,7 +108,9 @@ def _row(one: EventInfo) -> tuple[Any, ...]:
 
 
 def _verbs(attempt: AttemptInfo, asked: Asked) -> list[dict[str, Any]]:
-    """Every verb, and why it is not allowed now; None where it is."""
+    """Every verb, and why it is not allowed now; None where it is. None for a person who may see only their own jobs."""
+    if asked.access.user is not None:
+        return []
     return [
         {"right": right, "label": LABELS[right], "why_not": _why_not(attempt, right, verb, asked)}
         for right, verb in VERBS.items()
