@@ -108,7 +108,8 @@ def _row(one: EventInfo) -> tuple[Any, ...]:
 
 
 def _verbs(attempt: AttemptInfo, asked: Asked) -> list[dict[str, Any]]:
-    """Every verb, and why it is not allowed now; None where it is. None for a person who may see only their own jobs."""
+    """Every verb, and why it is not allowed now; None where it is. No verbs for a person who may see only their
+    own jobs."""
     if asked.access.user is not None:
         return []
     return [

@@ -73,8 +73,8 @@ def _happened(row: Any, session: Any) -> tuple[Any, tuple[JobEventInfo, ...]]:
 
 
 def _verbs(job: JobInfo, access: Access) -> list[dict[str, Any]]:
-    """Each verb of the row, and why it is not allowed or has no effect now; None where it would do its work. None for a
-    person who may see only their own jobs, and change nothing."""
+    """Each verb of the row, and why it is not allowed or has no effect now; None where it would do its work. No
+    verbs for a person who may see only their own jobs."""
     if access.user is not None:
         return []
     return [

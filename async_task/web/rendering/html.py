@@ -118,11 +118,9 @@ def counted(number: int, noun: str) -> str:
 def changed(values: tuple[object, object]) -> tuple[str, str]:
     """The value before and after a change: instants with as many digits as tell them apart."""
     before, after = values
-    for form in ("seconds", "milliseconds", "microseconds"):
-        texts = _value(before, form), _value(after, form)
-        if texts[0] != texts[1]:
-            break
-    return texts
+    forms = ("seconds", "milliseconds", "microseconds")
+    texts = [(_value(before, form), _value(after, form)) for form in forms]
+    return next((one for one in texts if one[0] != one[1]), texts[0])
 
 
 def _value(value: object, form: str) -> str:
