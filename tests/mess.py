@@ -27,10 +27,14 @@ def changed(engine: Engine, attempt: Attempt, **values: Any) -> Attempt:
     return attempt
 
 
-def erred(engine: Engine, attempt: Attempt, kind: str, message: str, fingerprint: str | None, times: int = 1) -> None:
-    row = {"job_type": TABLE.name, "job_id": str(attempt.id), "kind": kind, "message": message}
+def erred(
+    engine: Engine, attempt: Attempt, kind: str, message: str, fingerprint: str | None, times: int = 1,
+    detail: str | None = None,
+) -> None:  # fmt: skip
+    row: dict[str, str | None] = {"job_type": TABLE.name, "job_id": str(attempt.id), "kind": kind, "message": message}
+    row |= {"fingerprint": fingerprint, "detail": detail}
     with engine.begin() as connection:
-        connection.execute(insert(JobEvent).values([row | {"fingerprint": fingerprint}] * times))
+        connection.execute(insert(JobEvent).values([row] * times))
 
 
 def ended(engine: Engine, attempt: Attempt, error: str) -> Attempt:

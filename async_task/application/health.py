@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,6 +20,7 @@ from async_task.reading.health import (
     Expected,
     Health,
     HealthCheck,
+    HealthState,
     database_answered,
     database_failed,
     judge_age,
@@ -28,7 +30,7 @@ from async_task.reading.health import (
     process_unknown,
 )
 from async_task.reading.metrics import Gauge, gauges_of
-from async_task.reading.oldest_due import oldest_due_of
+from async_task.reading.oldest_due import OldestDue, oldest_due_of
 from async_task.schema.tables import table_of
 from async_task.targets.retry import Duration, duration
 
@@ -48,7 +50,8 @@ class ApplicationHealth(FailureRetry):
 
         `queues`: only what waits in these, and the workers that serve one of them. `warn_age`, `critical_age`: from
         which age of the oldest due attempt on it is a warning, and critical; paused queues do not count. `workers`: how
-        many should run; fewer are a warning, and none is critical. `clock`: whether a clock must tick; left out, if the
+        many should run; fewer are a warning, and none is critical. If none should, it is a warning that none runs while
+        the oldest due attempt is too old. `clock`: whether a clock must tick; left out, if the
         application has a schedule. `timeout`: within which all must be answered.
 
         It raises nothing about the database: that cannot be used, and its tables do not fit, are critical. Raises
@@ -105,13 +108,23 @@ class ApplicationHealth(FailureRetry):
         return [
             answered,
             judge_age(oldest, expected),
-            judge_workers(found, expected, self._lease),
+            _unless_work_waits(judge_workers(found, expected, self._lease), oldest, expected),
             judge_clock(found, expected, self._lease),
         ]
 
     def _process_check(self, name: str | None) -> HealthCheck:
         found = [one for one in self.workers() if one.kind in (WORKER, CLOCK) and _is_meant(one, name)]
         return judge_process(found, "of this host" if name is None else f"named {name}", self._lease)
+
+
+def _unless_work_waits(workers: HealthCheck, oldest: OldestDue, expected: Expected) -> HealthCheck:
+    """The check of the workers; a warning if none runs, none is expected, and what is due has waited for too long:
+    a batch would have performed it."""
+    is_late = oldest.queue is not None and oldest.age >= expected.warn_age
+    if workers.state is not HealthState.OK or workers.value or not is_late:
+        return workers
+    words = f"{workers.words}: `async-task worker` or the next `async-task run-batch` performs what is due"
+    return replace(workers, state=HealthState.WARNING, words=words)
 
 
 def _is_meant(one: WorkerInfo, name: str | None) -> bool:

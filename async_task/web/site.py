@@ -1,5 +1,6 @@
 """What answers for a page: reads its view, and sends it as HTML, JSON or CSV."""
 
+import datetime as dt
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, TypeVar
@@ -133,6 +134,7 @@ class Site:
             "page": page, "title": view.title or page.name, "query": query, "command": view.command,
             "done": done(query), "problem": None if found.problem is None else away_words(found.problem),
             "read_here_at": found.read_at, "has_csv": bool(view.columns),
+            "age": max(0, round((dt.datetime.now(dt.UTC) - found.read_at).total_seconds())),
         }  # fmt: skip
         return HTMLResponse(render(request, view.template or page.template, self.pages, values))
 
@@ -171,9 +173,10 @@ def away_words(error: Exception) -> str:
     """A sentence for a person: the database's own words without values."""
     if isinstance(error, Refused):
         return error.words.rstrip(".")
+    if isinstance(error, ReadTimeout):
+        return f"The database is too slow now: it has not answered within {WITHIN:g} s"
     # By its name: the words of a driver name the host and the port.
-    said = str(error) if isinstance(error, ReadTimeout) else type(getattr(error, "orig", None) or error).__name__
-    return f"The database cannot be used now: {said}"
+    return f"The database cannot be used now: {type(getattr(error, 'orig', None) or error).__name__}"
 
 
 def refuse_others(access: Access, page: Page) -> None:

@@ -63,6 +63,11 @@ SMALL = """(least) => Array.from(document.querySelectorAll("button, summary, sel
   .map((one) => [one, one.getBoundingClientRect()])
   .filter(([one, box]) => box.width > 1 && box.height < (one.type === "checkbox" ? 24 : least))
   .map(([one, box]) => `${one.outerHTML.slice(0, 80)}: ${box.height} px`)"""
+LINKS = """() => Array.from(document.querySelectorAll("a:not(.skip)"))
+  .filter((one) => one.checkVisibility() && !one.closest(".note, .calm, .more"))
+  .map((one) => [one, one.getBoundingClientRect()])
+  .filter(([one, box]) => box.height < 24)
+  .map(([one, box]) => `${one.outerHTML.slice(0, 80)}: ${box.height} px`)"""
 
 
 def faint(page: Any) -> list[str]:
@@ -80,6 +85,11 @@ def barriers(page: Any) -> list[str]:
     """What axe finds: rule, and the first element that breaks it."""
     found = Axe().run(page, options={"resultTypes": ["violations"], "rules": {"color-contrast": {"enabled": False}}})
     return [f"{one['id']}: {one['nodes'][0]['html'][:120]}" for one in found.response["violations"]]
+
+
+def thin(page: Any) -> list[str]:
+    """Links that are less than 24 pixels high, but for those in sentences."""
+    return list(page.evaluate(LINKS))
 
 
 def small(page: Any, least: int = 40) -> list[str]:

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from async_task import AsyncTask, Attempt
 from furnished import Furnished, furnished
-from legibility import barriers, disorder, faint, small
+from legibility import barriers, disorder, faint, small, thin
 from serving import apart
 from windows import Windows, overflows
 
@@ -62,7 +62,7 @@ def test_on_a_telephone_no_page_is_scrolled_sideways_and_what_is_touched_is_larg
     page = windows.open(dashboard, narrow=True)
     for path in full.paths:
         page.goto(dashboard + path)
-        assert (page.evaluate("document.scrollingElement.scrollWidth"), small(page)) == (390, []), path
+        assert (page.evaluate("document.scrollingElement.scrollWidth"), small(page), thin(page)) == (390, [], []), path
         for one in page.locator("main details").all():
             one.evaluate("one => one.open = true")
         assert (page.evaluate("document.scrollingElement.scrollWidth"), small(page)) == (390, []), path

@@ -1,14 +1,17 @@
 """The pages are live: they show what has changed, disturb nobody, and say when they cannot."""
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from async_task import AsyncTask, Attempt
+from async_task import AsyncTask, Attempt, ReadTimeout
 from async_task.attempts.notes import add_note
 from async_task.schema.audit import acting
+from async_task.web import last_good
+from async_task.web.last_good import Answer
 from async_task.web.security.access import Access
 from elsewhere import await_
 from mess import changed, ended
@@ -132,6 +135,33 @@ def test_what_a_form_has_shown_is_not_asked_for_again(
     assert "73556" in page.inner_text("#arguments")
     assert watched.asked(9) == 0
     assert not page.locator("#live").count()
+
+
+def test_a_page_says_how_old_its_figures_are_while_the_database_does_not_answer(
+    app: AsyncTask, windows: Windows, dashboard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server answers, with the last figures that it has. Here those are of a minute before."""
+
+    def of_before(value: Any, read_at: dt.datetime, problem: Exception | None = None) -> Answer:
+        return Answer(value, read_at if problem else read_at - dt.timedelta(seconds=60), problem)
+
+    def is_slow(*_: object, **__: object) -> None:
+        raise ReadTimeout("too slow")
+
+    monkeypatch.setattr(last_good, "Answer", of_before)
+    watched = Watched(windows.open(dashboard), dashboard)
+    assert watched.asked(3) == 1
+    watched.wait("!isAsking && document.getElementById('live-words').textContent.startsWith('live, ')")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(app), "_run", is_slow)
+        for page in (watched.page, watched.page.context.new_page()):
+            page.goto(dashboard) if page.url == "about:blank" else watched.asked(3)
+            page.wait_for_selector("#banner >> text=The database is too slow now")
+            page.wait_for_selector("#live.late >> text=/older figures, [67]/")
+            page.wait_for_selector("#figures")
+    watched.asked(3)
+    watched.page.wait_for_selector("#live:not(.late) >> text=live, ")
+    assert not watched.page.locator("#banner .banner").count()
 
 
 def test_a_page_says_how_old_its_figures_are_when_nobody_answers(app: AsyncTask, windows: Windows) -> None:

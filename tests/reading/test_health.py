@@ -116,6 +116,20 @@ def test_fewer_workers_than_expected_are_a_warning_and_none_is_critical(app: Asy
 
 
 @by_one_door
+def test_no_worker_is_a_warning_while_a_call_waits_for_one(app: AsyncTask, engine: Engine, write: Write) -> None:
+    write(Client, "ping", scheduled_at=ago(4 * 24 * HOUR))
+    assert states(app.health()) == {"database": OK, "oldest_due": CRITICAL, "workers": WARNING, "clock": OK}
+    assert words(app.health(), "workers").startswith("no workers run: `async-task worker` or the next `async-task run-")
+    assert states(app.health(workers=1))["workers"] is CRITICAL
+    assert states(app.health(queues=["mail"]))["workers"] is OK
+    assert (
+        states(app.health(warn_age=120 * HOUR, critical_age=240 * HOUR))["workers"] is OK
+    )  # a batch may be on its way
+    process(engine, "one")
+    assert (states(app.health())["workers"], words(app.health(), "workers")) == (OK, "1 worker runs")
+
+
+@by_one_door
 def test_a_worker_of_this_machine_that_has_no_heartbeat_does_not_count_as_running(
     app: AsyncTask, engine: Engine
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from async_task.web.rendering.charts import HEIGHT, KINDS, WIDTH, beats, sparkline, stacked, time_line
-from async_task.web.rendering.html import sentence
+from async_task.web.rendering.html import changed, counted, sentence
 from async_task.web.rendering.times import since, span
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -70,6 +70,20 @@ def test_a_length_of_time_has_two_units_below_ten_of_the_first(seconds: float, s
 def test_a_sentence_begins_with_a_capital_letter_and_its_backticks_are_code() -> None:
     assert sentence("it <is> `async-task retry`") == "It &lt;is&gt; <code>async-task retry</code>"
     assert sentence("") == ""
+
+
+def test_a_change_of_an_instant_shows_where_it_differs() -> None:
+    day, part = "2026-03-01 12:00", dt.timedelta(milliseconds=3)
+    assert changed((NOW, NOW + HOUR)) == (f"{day}:00 UTC", "2026-03-01 13:00:00 UTC")
+    assert changed((NOW, NOW + part)) == (f"{day}:00.000 UTC", f"{day}:00.003 UTC")
+    assert changed((NOW, NOW + part / 1000)) == (f"{day}:00.000000 UTC", f"{day}:00.000003 UTC")
+    assert changed((None, "failed")) == ("none", "failed")
+    assert changed((NOW, None)) == (f"{day}:00 UTC", "none")
+
+
+def test_one_of_a_thing_has_no_plural() -> None:
+    assert [counted(number, "error") for number in (0, 1, 2)] == ["0 errors", "1 error", "2 errors"]
+    assert [counted(2_000, noun) for noun in ("crash", "loss")] == ["2,000 crashes", "2,000 losses"]
 
 
 def test_a_sparkline_begins_after_what_is_not_known() -> None:

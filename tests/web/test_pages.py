@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime as dt
 import io
 import itertools
 import json
@@ -56,6 +57,7 @@ def test_every_page_shows_the_mess_in_three_formats_and_changes_nothing(
         for path, page in pages.items():
             assert page.status_code == 200, (path, page.text)
             assert not re.search(r"<script(?! src=)|<style|\sstyle=|\son\w+=|javascript:", page.text), path
+            assert path == "/jobs" or not re.search(r"<th(?! scope=|ead)", page.text), path
         stuck = client.get("/stuck.json").json()
         for path in PAGES:
             stem = STEMS.get(path, path)
@@ -139,6 +141,56 @@ def test_arguments_are_shown_with_the_right_and_masked_where_they_look_like_secr
     assert "Ada" not in poor
     assert "You do not have the right to see them" in poor
     assert plain["arguments"] is None
+
+
+@pytest.mark.slow
+@by_one_door
+def test_long_arguments_and_tracebacks_make_no_long_page(app: AsyncTask, engine: Engine, write: Write) -> None:
+    attempt, path = write(act), ""
+    names = {f"name_{number}": number for number in range(60)}
+    with browser(app) as client:
+        path = f"/jobs/attempts/{attempt.id}"
+        changed(engine, attempt, method_args=json.dumps({"text": "M" * 5_000}))
+        short = client.get(path)
+        changed(engine, attempt, method_args=json.dumps({"text": "M" * 1_000_000, **names}))
+        for number in range(30):
+            erred(
+                engine,
+                attempt,
+                "error",
+                "Broken: order 7",
+                None,
+                detail=f"first {number}\n{'x' * 90_000}\nlast {number}",
+            )
+        page, data = client.get(path), client.get(f"{path}.json").json()
+    words = words_of(page)
+    assert "As a Python call" in words_of(short)
+    assert "M" * 5_000 in short.text
+    assert "As a Python call" not in words
+    assert f"The call is too long to be shown here as Python. All its arguments: async-task show {attempt.id}" in words
+    assert "name_48" in words
+    assert f"11 more: async-task show {attempt.id}" in words
+    assert "first 29" in words
+    assert "last 29" in words
+    assert "[... 80," in words
+    assert f"in full: async-task show {attempt.id} --history --traceback" in words
+    assert words.count("Traceback") == 9
+    assert len(page.text) < 200_000
+    assert len(data["arguments"]["text"]) == 1_000_000
+    assert len(data["events"][-1]["detail"]) > 90_000
+
+
+@by_one_door
+def test_a_page_counts_one_error_and_tells_a_short_delay(app: AsyncTask, engine: Engine, write: Write) -> None:
+    at = dt.datetime(2099, 1, 1, 5, 23, 39, 100_000, tzinfo=dt.UTC)
+    attempt = write(act, scheduled_at=at)
+    changed(engine, attempt, num_attempts=1, num_errors=1)
+    later = at + dt.timedelta(milliseconds=200)
+    app.write(lambda session: session.get(Attempt, attempt.id).reschedule(session, at=later))
+    with browser(app) as client:
+        words = words_of(client.get(f"/jobs/attempts/{attempt.id}"))
+    assert "Tries 1, 1 error Queue" in words
+    assert "due_at 2099-01-01 05:23:39.100 UTC → 2099-01-01 05:23:39.300 UTC" in words
 
 
 @by_one_door
@@ -357,6 +409,11 @@ def test_the_user_of_an_attempt_is_told_of_no_other_attempt(
     with browser(app) as client:
         full = client.get(path)
     assert (own.status_code, str(other.id) in own.text, str(other.id) in full.text) == (200, False, True)
+    assert "/jobs?queue=default" in full.text
+    hrefs = {*re.findall(r'<a [^>]*href="([^"]+)"', own.text)}
+    assert hrefs == {"#main", f"{path}.json", f"{path}.csv"}
+    assert "<code>async-task" not in own.text
+    assert "right to do" not in own.text
 
 
 @pytest.mark.slow

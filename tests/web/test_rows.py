@@ -3,6 +3,7 @@
 import datetime as dt
 import html
 import re
+import shlex
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from outbox import Broken, act
 from reviews import DAY, HOUR, Board, Desk, Pair
 
 NOON = dt.datetime(2026, 10, 25, 12, tzinfo=dt.UTC)
-HOSTILE_KEYS = ("a/b", "../c", "100%", "q?x=1#y", "<b>", "\N{PILE OF POO}", "x.json")
+HOSTILE_KEYS = ("a/b", "../c", "100%", "q?x=1#y", "<b>", "\N{PILE OF POO}", "x.json", "a;b c")
 LINK = re.compile(r'class="open" href="(/jobs/[^"?]+)"')
 
 
@@ -139,7 +140,14 @@ def test_a_user_sees_their_own_job_and_nothing_else(desk: Desk, board: Board, mo
         ]
     assert (own.status_code, refused, pages) == (200, [404, 404], {403})
     assert (len(told), token, {*verbs}) == (1, None, {403})
-    assert "ada" in words_of(own)
+    words = words_of(own)
+    assert "ada" in words
+    assert "No worker is running" in words
+    assert not [one for one in ("Attempt ", "right to do", "async-task ") if one in words.partition("async-task ")[2]]
+    assert {*re.findall(r'<a [^>]*href="([^"]+)"', own.text)} == {
+        "#main", *(f"/jobs/test.review/{mine}.{kind}" for kind in ("json", "csv"))
+    }  # fmt: skip
+    assert "async-task" not in client.get(f"/jobs/test.review/{mine}.json").text
 
 
 @pytest.mark.slow
@@ -157,10 +165,13 @@ def test_a_row_is_found_by_its_link_whatever_its_key_holds(desk: Desk, engine: E
         pages = [client.get(html.unescape(link)) for link in links]
         fields = [dict(re.findall(r'name="(model|key)" value="([^"]*)"', page.text)) for page in pages]
         given = [{name: html.unescape(value) for name, value in one.items()} for one in fields]
+        commands = [re.findall(r"shell: <code>(.*?)</code>", page.text)[0] for page in pages]
         sent = [send(client, "row/cancel", token, **one, reason="not wanted") for one in given]
         assert [one.status_code for one in sent] == [303] * len(sent), [words_of(one) for one in sent]
         after = [words_of(client.get(one.headers["location"])) for one in sent]
     assert [page.status_code for page in pages] == [200] * len(HOSTILE_KEYS)
+    named = [["async-task", "show", "--model", one["model"], one["key"], "--history"] for one in given]
+    assert [shlex.split(html.unescape(one)) for one in commands] == named
     assert sorted(one["key"].rpartition(",")[0].replace("\\", "") for one in given) == sorted(HOSTILE_KEYS)
     assert all("canceled" in words for words in after)
 

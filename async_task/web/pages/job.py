@@ -15,6 +15,7 @@ from async_task.reading.shown_arguments import ShownArguments
 from async_task.web.pages import row
 from async_task.web.rendering.arguments import masked
 from async_task.web.rendering.charts import time_line
+from async_task.web.rendering.excerpts import tracebacks
 from async_task.web.requests.query import Query
 from async_task.web.security.access import Right
 from async_task.web.security.refusal import NO_RIGHT
@@ -22,7 +23,9 @@ from async_task.web.view import Asked, Page, View
 
 ATTEMPTS = "attempts"
 """The type of an attempt in the path of its page."""
-MOST_EVENTS, MOST_RELATED = 500, 20
+MOST_EVENTS, MOST_RELATED, MOST_ARGUMENTS = 500, 20, 50
+LONGEST_CALL = 10_000
+"""Characters of a call in Python."""
 MOST_KEPT = 200_000
 """Characters of a page that is kept for when the database is away."""
 TRIES = ("error", "crash", "loss")
@@ -59,19 +62,24 @@ def _attempt(asked: Asked) -> View:
     notes = outbox.attempts.notes(attempt.id, limit=row.MOST_NOTES)
     sees = asked.access.may(Right.SEE_ARGS)
     extra = masked(dict(attempt.extra), "") if sees else {}
+    tries = [one for one in events if one.kind in TRIES]
+    traces = tracebacks(tries)
+    reasons = row.reasons_for(asked.access, told.reasons)
     values = {
-        "attempt": attempt, "reasons": told.reasons, "arguments": arguments, "now": attempt.read_at, "notes": notes,
-        "sees_arguments": sees, "extra": extra, "tries": [one for one in events if one.kind in TRIES],
+        "attempt": attempt, "reasons": reasons, "arguments": arguments, "now": attempt.read_at, "notes": notes,
+        "sees_arguments": sees, "extra": extra, "tries": tries, "traces": traces,
+        "has_longer_traces": any(one.detail and one.detail != traces.get(one.id) for one in tries),
         "audit": [one for one in events if one.kind not in (*TRIES, "note")], "line": time_line(attempt, events),
         "verbs": _verbs(attempt, asked), "related": _related(asked, attempt), "revealed": None, "kind": ATTEMPTS,
         "python": as_python(attempt, arguments), "is_cut": is_cut, "hides": _hides(arguments),
+        "most_arguments": MOST_ARGUMENTS,
     }  # fmt: skip
     data = {
-        "attempt": replace(attempt, extra=extra), "reasons": told.reasons, "notes": notes, "events": events,
+        "attempt": replace(attempt, extra=extra), "reasons": reasons, "notes": notes, "events": events,
         "arguments": masked(arguments.stored, "") if sees else None,
     }  # fmt: skip
     columns, rows = ("at", "kind", "try", "actor", "message"), [_row(one) for one in events]
-    command = f"async-task show {attempt.id} --history"
+    command = row.command_for(asked.access, "show", str(attempt.id), "--history")
     texts = (*(one.detail or "" for one in events), *(one.text for one in notes))
     is_large = arguments.length + sum(map(len, texts)) > MOST_KEPT
     return View(values, data, columns, rows, command, title=attempt.call, is_large=is_large)
@@ -100,7 +108,10 @@ def _row(one: EventInfo) -> tuple[Any, ...]:
 
 
 def _verbs(attempt: AttemptInfo, asked: Asked) -> list[dict[str, Any]]:
-    """Every verb, and why it is not allowed now; None where it is."""
+    """Every verb, and why it is not allowed now; None where it is. No verbs for a person who may see only their
+    own jobs."""
+    if asked.access.user is not None:
+        return []
     return [
         {"right": right, "label": LABELS[right], "why_not": _why_not(attempt, right, verb, asked)}
         for right, verb in VERBS.items()
@@ -134,11 +145,12 @@ def _list(asked: Asked, filters: dict[str, Any]) -> AttemptPage:
 
 
 def as_python(attempt: AttemptInfo, arguments: ShownArguments) -> str | None:
-    """The call as one writes it in Python; None where the arguments are not to be read."""
+    """The call as one writes it in Python; None where the arguments are not to be read, and empty where it is long: a
+    part of it would be another call."""
     if arguments.values is None:
         return None
     given = ", ".join(f"{name}={_literal(masked(value, name))}" for name, value in arguments.values.items())
-    return f"{attempt.call}({given})"
+    return f"{attempt.call}({given})" if len(given) <= LONGEST_CALL else ""
 
 
 def _literal(value: Any) -> str:

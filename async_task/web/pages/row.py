@@ -1,9 +1,12 @@
 """`/jobs/MODEL/KEY`: a row that is its own job, what keeps it from being processed, its notes, and who did what."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from async_task.attempts.notes import notes_of
 from async_task.reading.events import JobEventInfo, events_of
+from async_task.reading.explanation import Reason, command
 from async_task.reading.jobs import JobInfo
 from async_task.web.security.access import Access, Right
 from async_task.web.security.refusal import NO_RIGHT, Refused
@@ -29,14 +32,15 @@ def read(asked: Asked) -> View:
     job = told.job
     refuse_other_users(asked.access, job.user)
     notes, events = outbox.read(lambda session: _happened(outbox.row(session, kind, key), session))
+    reasons = reasons_for(asked.access, told.reasons)
     values = {
-        "job": job, "reasons": told.reasons, "now": job.read_at, "notes": notes, "verbs": _verbs(job, asked.access),
+        "job": job, "reasons": reasons, "now": job.read_at, "notes": notes, "verbs": _verbs(job, asked.access),
         "events": [one for one in events if one.kind != "note"],
     }  # fmt: skip
-    data = {"job": job, "reasons": told.reasons, "notes": notes, "events": events}
+    data = {"job": job, "reasons": reasons, "notes": notes, "events": events}
     rows = [(one.created_at, one.kind, one.num_attempt, one.actor, one.message) for one in events]
-    command = f"async-task show --model {job.model} {job.key} --history"
-    return View(values, data, COLUMNS, rows, command, title=f"{job.model} {job.key}", template="row.html")
+    shown_by = command_for(asked.access, "show", "--model", job.model, job.key, "--history")
+    return View(values, data, COLUMNS, rows, shown_by, title=f"{job.model} {job.key}", template="row.html")
 
 
 def refuse_other_users(access: Access, user: Any) -> None:
@@ -50,6 +54,18 @@ def not_theirs() -> Refused:
     return Refused(404, "There is no such job of yours.")
 
 
+def reasons_for(access: Access, reasons: Sequence[Reason]) -> Sequence[Reason]:
+    """Without the commands of operators, for a person who may see only their own jobs."""
+    if access.user is None:
+        return reasons
+    return [replace(one, words=one.words.partition("`async-task")[0].rstrip(" :"), remedy="") for one in reasons]
+
+
+def command_for(access: Access, *words: str) -> str:
+    """What gives the page in a shell; empty for a person who may see only their own jobs."""
+    return "" if access.user is not None else command(*words)
+
+
 def _happened(row: Any, session: Any) -> tuple[Any, tuple[JobEventInfo, ...]]:
     if row is None:  # deleted since
         return (), ()
@@ -57,7 +73,10 @@ def _happened(row: Any, session: Any) -> tuple[Any, tuple[JobEventInfo, ...]]:
 
 
 def _verbs(job: JobInfo, access: Access) -> list[dict[str, Any]]:
-    """Each verb of the row, and why it is not allowed or has no effect now; None where it would do its work."""
+    """Each verb of the row, and why it is not allowed or has no effect now; None where it would do its work. No
+    verbs for a person who may see only their own jobs."""
+    if access.user is not None:
+        return []
     return [
         {"name": verb, "label": LABELS.get(verb, verb), "why_not": _why_not(job, verb, access), "right": RIGHTS[verb]}
         for verb in job.verbs

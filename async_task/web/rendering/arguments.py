@@ -5,9 +5,9 @@ import re
 from typing import Any
 
 from async_task.error_text import HIDDEN
+from async_task.web.rendering.excerpts import beginning
 
 MASKED = "[masked]"
-LONGEST = 2_000
 SECRET = re.compile(
     r"pass(word|wd|phrase)?|pwd|secret|token|(api|access|private|secret)[-_ ]?key|credential|authorization|cookie"
     r"|iban|card|cvv|ssn|pin$",
@@ -18,8 +18,7 @@ SECRET = re.compile(
 
 def shown(value: Any, name: str, is_revealed: bool = False) -> str:
     """As one line of text."""
-    text = _literal(value if is_revealed else masked(value, name))
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
+    return beginning(_literal(value if is_revealed else masked(value, name)))
 
 
 def masked(value: Any, name: str) -> Any:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 
 from async_task.web.rendering import arguments, times
+from async_task.web.rendering.excerpts import beginning
 from async_task.web.rendering.markdown import as_html
 from async_task.web.security.access import Access, Right
 from async_task.web.view import Page
@@ -48,7 +49,9 @@ def environment() -> Environment:
         kind_of=arguments.kind_of,
         size=size,
         sentence=sentence,
-        value=value_of,
+        changed=changed,
+        counted=counted,
+        beginning=beginning,
     )
     made.globals.update(Right=Right)
     return made
@@ -106,10 +109,24 @@ def begun(words: str) -> str:
     return f"{words[:1].upper()}{words[1:]}" if words.partition(" ")[0].isalpha() else words
 
 
-def value_of(value: object) -> str:
-    """A value before or after a change."""
+def counted(number: int, noun: str) -> str:
+    """`1 error`, `2 crashes`."""
+    ending = "es" if noun.endswith(("s", "sh")) else "s"
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
+def changed(values: tuple[object, object]) -> tuple[str, str]:
+    """The value before and after a change: instants with as many digits as tell them apart."""
+    before, after = values
+    forms = ("seconds", "milliseconds", "microseconds")
+    texts = [(_value(before, form), _value(after, form)) for form in forms]
+    return next((one for one in texts if one[0] != one[1]), texts[0])
+
+
+def _value(value: object, form: str) -> str:
     if isinstance(value, dt.datetime):
-        return f"{value.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+        utc = value.astimezone(dt.UTC).replace(tzinfo=None)
+        return f"{utc.isoformat(' ', form)} UTC"
     return "none" if value is None else str(value)
 
 

@@ -10,6 +10,8 @@ let isPaused = false;
 let lastGood = Date.now();
 let isAsking = false;
 let hasFailed = false;
+let isOld = false;
+take(document);
 
 // Live: the regions that are marked are replaced by those of the same page, read again.
 
@@ -52,6 +54,14 @@ function finder(region, focused) {
   return () => alike()[place];
 }
 
+// How old the figures of a page are: while the database does not answer, the server sends the last ones that it has.
+function take(page) {
+  const age = page.getElementById("banner").dataset.age;
+  isOld = age !== undefined;
+  lastGood = Date.now() - 1000 * Number(age ?? 0);
+  hasFailed = false;
+}
+
 async function refresh() {
   if (isAsking || isPaused || document.hidden || isBusy()) return;
   isAsking = true;
@@ -66,8 +76,7 @@ async function refresh() {
       const made = page.getElementById(old.id);
       if (made) replace(old, made);
     }
-    lastGood = Date.now();
-    hasFailed = false;
+    take(page);
   } catch (error) {
     hasFailed = true; // the page keeps its last figures, and says how old they are
   } finally {
@@ -77,9 +86,9 @@ async function refresh() {
 
 function say() {
   const seconds = Math.round((Date.now() - lastGood) / 1000);
-  const state = isPaused ? "not updated" : document.hidden || isBusy() ? "not updated while you choose or type" : hasFailed ? "no answer" : "live";
+  const state = isPaused ? "not updated" : document.hidden || isBusy() ? "not updated while you choose or type" : hasFailed ? "no answer" : isOld ? "older figures" : "live";
   words.textContent = `${state}, ${seconds} s ago`;
-  live.classList.toggle("late", state === "no answer");
+  live.classList.toggle("late", state === "no answer" || state === "older figures");
   button.textContent = isPaused ? "update" : "stop updating";
 }
 
