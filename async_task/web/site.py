@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 WITHIN = 2.0
 """Seconds that a statement of a page may take."""
-THREADS = 8
-"""How many pages and forms ask the database at once. The server ends what takes too long, but where it is frozen, or
-the network is silent, a thread waits for longer; the application around this one has its own to do."""
+THREADS, CHANGES = 8, 4
+"""How many pages, and how many changes, ask the database at once. The server ends what takes too long, but where it is
+frozen, or the network is silent, a thread waits for longer; the application around this one has its own to do. A change
+also waits for locks of others, for longer than a page, and must keep no page from being shown."""
 PAUSE, PATIENCE = 0.02, 250
 """Seconds between two looks for a free thread, and how many looks."""
 BUSY = "The database does not answer those who have asked before you."
+CHANGING = "Other changes still wait for the database."
 
 
 class Site:
@@ -45,6 +47,7 @@ class Site:
         self.pages = pages
         self._settings = settings
         self._slots = threading.BoundedSemaphore(THREADS)
+        self._slots_of_changes = threading.BoundedSemaphore(CHANGES)
         self.last_good = LastGood(is_passing)
 
     def answer(self, page: Page, request: Request, kind: str) -> Response:
@@ -70,16 +73,14 @@ class Site:
         return self._send(request, page, found, query, kind)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do work that asks the database, on a thread; of these there are THREADS at once. Raises Refused where none
+        """Do work that reads the database, on a thread; of these there are THREADS at once. Raises Refused where none
         is free for long."""
-        for _ in range(PATIENCE):
-            if self._slots.acquire(blocking=False):
-                try:
-                    return await run_in_threadpool(work)
-                finally:
-                    self._slots.release()
-            await anyio.sleep(PAUSE)
-        raise Refused(503, BUSY)
+        return await _when_free(self._slots, work, BUSY)
+
+    async def change(self, work: Callable[[], T]) -> T:
+        """Do work that changes the database, on a thread; of these there are CHANGES at once. Raises Refused where none
+        is free for long."""
+        return await _when_free(self._slots_of_changes, work, f"{CHANGING} Nothing was changed: try again.")
 
     def _without_format(self, parts: dict[str, str]) -> tuple[dict[str, str], str]:
         """The parts of the path of a job, and the format at the end of its key; that may belong to the key of a row."""
@@ -135,6 +136,17 @@ class Site:
             "read_here_at": found.read_at, "has_csv": bool(view.columns),
         }  # fmt: skip
         return HTMLResponse(render(request, view.template or page.template, self.pages, values))
+
+
+async def _when_free(slots: threading.BoundedSemaphore, work: Callable[[], T], busy: str) -> T:
+    for _ in range(PATIENCE):
+        if slots.acquire(blocking=False):
+            try:
+                return await run_in_threadpool(work)
+            finally:
+                slots.release()
+        await anyio.sleep(PAUSE)
+    raise Refused(503, busy)
 
 
 STATUSES: dict[type[AsyncTaskError], int] = {UnknownAttempt: 404, SchemaMismatch: 503, InvalidState: 409}

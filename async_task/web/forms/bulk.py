@@ -21,7 +21,7 @@ from async_task.web.requests.query import Query
 from async_task.web.security.access import Right
 from async_task.web.security.guard import form_of, require
 from async_task.web.security.refusal import Refused
-from async_task.web.site import WITHIN, Site, refusal_of
+from async_task.web.site import CHANGING, WITHIN, Site, refusal_of
 
 VERBS: dict[Right, str] = {right: verb for right, verb in job.VERBS.items() if right is not Right.RESCHEDULE}
 MOST = 5_000
@@ -116,7 +116,10 @@ async def perform(site: Site, request: Request) -> Response:
     assert reason is not None
     if total > TYPED_FROM and _number(form, "typed", -1) != total:
         raise Refused(400, f"Type the number of attempts, {total}, to change so many.")
-    result = await site.run(partial(_change, site, verb, ids[:AT_ONCE], reason, access.actor))
+    try:
+        result = await site.change(partial(_change, site, verb, ids[:AT_ONCE], reason, access.actor))
+    except Refused:  # those of the requests before this one are changed
+        result = Changed(0, [], CHANGING)
     left, refused = ids[result.number :], result.refused
     values = {
         "verb": verb, "title": "Progress", "total": total, "left": len(left), "packed": pack(left), "reason": reason,

@@ -135,7 +135,7 @@ async def acted(site: Site, verb: Callable[[], T], actor: str) -> T:
             return verb()
 
     try:
-        return await site.run(done)
+        return await site.change(done)
     except Exception as error:
         if is_passing(error):
             raise Refused(503, f"{away_words(error)}. It may have been changed or not: look again.") from error
