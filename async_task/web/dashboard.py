@@ -15,9 +15,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from async_task.web.forms.verbs import FORMS
-from async_task.web.mount_path import MountPath
+from async_task.web.mount_path import MountPath, with_whole_path
 from async_task.web.pages import audit, job, jobs, overview, schedules, stuck, system, targets, workers
 from async_task.web.probes import healthz, metrics, readyz
+from async_task.web.redirects import with_relative_redirects
 from async_task.web.rendering.html import render
 from async_task.web.security.access import Authorize
 from async_task.web.security.guard import WENT_WRONG, Guard
@@ -57,9 +58,10 @@ def dashboard(
     routes += [Route(path, partial(_probe, site, probe)) for path, probe in probes.items()]
     routes.append(Route("/healthz", _alive))
     routes.append(Mount("/static", StaticFiles(directory=str(files("async_task.web") / "static")), name="static"))
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
+    inner = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
+    app = with_relative_redirects(inner)
     guarded = Guard(app, authorize=authorize, read_only=read_only, open_metrics=open_metrics, page=_refusal_page)
-    return guarded if base_path is None else MountPath(guarded, base_path)
+    return with_whole_path(guarded if base_path is None else MountPath(guarded, base_path))
 
 
 def _routes_of(site: Site, page: Page) -> list[BaseRoute]:
