@@ -222,9 +222,10 @@ def _refuse_other_origins(request: Request) -> None:
 
 def _hosts_of(origins: list[str]) -> list[str | None]:
     try:
-        return [urlsplit(one).netloc or None for one in origins]
+        found = [urlsplit(one) for one in origins]
     except ValueError:
         return [None]
+    return [one.netloc or None if one.scheme in ("http", "https") else None for one in found]
 
 
 def _route_path(scope: Scope) -> str:
