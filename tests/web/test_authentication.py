@@ -44,7 +44,8 @@ def test_on_loopback_only_this_machine_is_answered_and_no_name_of_another_site()
         assert browser(Loopback("anna@host")).get("/", headers={"Host": own}).text == "anna@host changes"
     for other in ("evil.test", "127.0.0.1.evil.test", "evil.test:8011", "localhost.", "localhost:8011@evil.test", ""):
         assert browser(Loopback("anna@host")).get("/", headers={"Host": other}).status_code == 403
-    for header in ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"):
+    of_proxies = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Server", "X-Real-IP")
+    for header in (*of_proxies, "X-Client-IP", "True-Client-IP", "CF-Connecting-IP"):
         said = browser(Loopback("anna@host")).get("/", headers={header: "x"})
         assert (said.status_code, "--auth" in said.text) == (403, True)
     twice = browser(Loopback("anna@host")).get("/", headers=[("Host", "localhost"), ("Host", "evil.test")])

@@ -23,7 +23,8 @@ LOGIN_COOKIE, LOGIN_SECONDS = "async_task_login", 12 * 3600
 TOKEN_ACTOR, SHORTEST_TOKEN = "token", 20
 LOOPBACK = ("127.0.0.0/8", "::1")
 _OWN_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-_OF_A_PROXY = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_OF_A_PROXY = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
+_BEGIN_OF_A_PROXYS = "x-forwarded-"
 
 
 class Anybody:
@@ -43,7 +44,7 @@ class Loopback(Anybody):
     def __call__(self, request: Request) -> Access:
         hosts = request.headers.getlist("host")
         is_own = len(hosts) == 1 and _OWN_HOST.fullmatch(hosts[0]) is not None
-        is_passed_on = any(one in request.headers for one in _OF_A_PROXY)
+        is_passed_on = any(one in _OF_A_PROXY or one.startswith(_BEGIN_OF_A_PROXYS) for one in request.headers)
         return super().__call__(request) if is_own and not is_passed_on else Access.none()
 
     async def challenge(self, request: Request) -> Response:
