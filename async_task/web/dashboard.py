@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -22,7 +22,7 @@ from async_task.web.redirects import with_relative_redirects
 from async_task.web.rendering.html import render
 from async_task.web.security.access import Authorize
 from async_task.web.security.guard import WENT_WRONG, Guard
-from async_task.web.security.refusal import Refused, phrase_of, plain_page
+from async_task.web.security.refusal import Refused, data_page, phrase_of, plain_page
 from async_task.web.site import BUSY, Site, refusal_of
 from async_task.web.view import Page
 
@@ -118,8 +118,8 @@ def _words(error: HTTPException) -> str:
 
 
 def _refusal_page(request: Request, refused: Refused) -> Response:
-    if request.url.path.endswith(".json"):
-        return JSONResponse({"error": refused.words}, refused.status, refused.headers)
+    if (found := data_page(request, refused)) is not None:
+        return found
     if "state" not in request.scope or "access" not in request.scope["state"]:
         return plain_page(request, refused)
     values = {

@@ -406,10 +406,11 @@ def test_a_group_of_errors_leads_to_its_attempts(app: AsyncTask, engine: Engine,
     assert {*re.findall(r'class="open" href="/jobs/attempts/([^"]+)"', listed)} == {str(one.id) for one in broken[:2]}
 
 
-def test_what_is_refused_is_escaped_once_and_is_plain_text_in_json(app: AsyncTask) -> None:
+def test_what_is_refused_is_escaped_once_and_is_plain_text_in_json_and_csv(app: AsyncTask) -> None:
     with browser(app) as client:
-        page, data = client.get("/jobs?after=<zzz>"), client.get("/jobs.json?after=<zzz>")
-    assert (page.status_code, data.status_code) == (400, 400)
+        page, data, table = (client.get(f"/jobs{kind}?after=<zzz>") for kind in ("", ".json", ".csv"))
+    assert (page.status_code, data.status_code, table.status_code) == (400, 400, 400)
     assert "the <code>next</code> of a page" in page.text
     assert "&#39;&lt;zzz&gt;&#39;" in page.text
     assert "`next` of a page in the same order: it was '<zzz>'" in data.json()["error"]
+    assert (table.text, table.headers["content-type"]) == (f"{data.json()['error']}\n", "text/plain; charset=utf-8")

@@ -105,7 +105,7 @@ class Token:
         """The login form; where it was sent, the way back to the page, with the cookie. Raises Refused."""
         if request.method == "POST":
             return await self._log_in(request)
-        if "authorization" in request.headers or request.url.path.endswith((".json", ".csv")):
+        if "authorization" in request.headers or request.scope["path"].endswith((".json", ".csv")):
             raise _refused_token()
         return _login_form(str(request.state.csrf))
 
