@@ -39,6 +39,9 @@ TITLES = {
     500: "Something went wrong", 503: "Not available now",
 }  # fmt: skip
 """The headings of refusals."""
+WORDS = {404: "There is no such page.", 405: "This address takes a form of a page of the dashboard."}
+"""What is said where Starlette's router finds nothing that answers."""
+FORMS_BELOW = "/act/"
 
 
 def dashboard(
@@ -53,14 +56,16 @@ def dashboard(
     """The pages, verbs and probes of an application, to be mounted or served. See `AsyncTask.dashboard`."""
     site = Site(outbox, PAGES, settings or {})
     routes: list[BaseRoute] = [route for page in PAGES for route in _routes_of(site, page)]
-    routes += [Route(f"/act/{name}", partial(_act, site, act), methods=["POST"]) for name, act in FORMS.items()]
+    routes += [Route(f"{FORMS_BELOW}{name}", partial(_act, site, act), methods=["POST"]) for name, act in FORMS.items()]
     probes = {"/readyz": readyz, "/metrics": metrics}
     routes += [Route(path, partial(_probe, site, probe)) for path, probe in probes.items()]
     routes.append(Route("/healthz", _alive))
     routes.append(Mount("/static", StaticFiles(directory=str(files("async_task.web") / "static")), name="static"))
     inner = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
     app = with_relative_redirects(inner)
-    guarded = Guard(app, authorize=authorize, read_only=read_only, open_metrics=open_metrics, page=_refusal_page)
+    guarded = Guard(
+        app, authorize=authorize, read_only=read_only, open_metrics=open_metrics, forms=FORMS_BELOW, page=_refusal_page
+    )  # fmt: skip
     return with_whole_path(guarded if base_path is None else MountPath(guarded, base_path))
 
 
@@ -105,7 +110,7 @@ async def _probe(site: Site, probe: Any, request: Request) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    refused = error if isinstance(error, Refused) else Refused(error.status_code, _words(error))
+    refused = error if isinstance(error, Refused) else Refused(error.status_code, _words(error), error.headers)
     return _refusal_page(request, refused)
 
 
@@ -114,7 +119,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 def _words(error: HTTPException) -> str:
-    return "There is no such page." if error.status_code == 404 else f"{error.detail}."
+    return WORDS.get(error.status_code, f"{error.detail}.")
 
 
 def _refusal_page(request: Request, refused: Refused) -> Response:

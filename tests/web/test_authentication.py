@@ -117,6 +117,7 @@ def test_a_login_needs_the_token_a_form_of_ours_and_time_that_is_left(monkeypatc
     ):
         said = client.post("/", data=form, headers=headers)
         assert (said.status_code, "async_task_login" in str(client.cookies)) == (status, False)
+        assert ("This is not the token: try again." in said.text and f'value="{csrf}"' in said.text) == (status == 401)
     said = client.post("//evil.test/?a=%0d%0ab", data={"csrf": csrf, "token": TOKEN}, headers=OURS)
     assert (said.status_code, said.headers["location"]) == (303, "?a=%0d%0ab")  # on this site, whatever the path
     cookie = client.cookies["async_task_login"]

@@ -186,6 +186,16 @@ def test_queues_and_entries_are_paused_and_resumed(engine: Engine, app: AsyncTas
     own.close()
 
 
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("access", [Access.full("anna"), Access.read("bob")])
+def test_a_form_that_is_sent_to_a_page_leads_to_the_page(app: AsyncTask, access: Access) -> None:
+    """As the form of a login does in a second tab, after a login in the first one."""
+    with browser(app, access, base_path="/tools") as client:
+        sent = client.post("/jobs?status=failed", data={"csrf": "old", "token": "x"}, headers=OURS)
+        elsewhere = client.post("/jobs", headers={"Sec-Fetch-Site": "cross-site"})
+    assert (sent.status_code, sent.headers["location"], elsewhere.status_code) == (303, "?status=failed", 403)
+
+
 # Many at once
 
 
