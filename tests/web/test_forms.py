@@ -196,6 +196,15 @@ def test_a_form_that_is_sent_to_a_page_leads_to_the_page(app: AsyncTask, access:
     assert (sent.status_code, sent.headers["location"], elsewhere.status_code) == (303, "?status=failed", 403)
 
 
+@pytest.mark.only_on("sqlite")
+def test_the_address_of_a_form_says_that_it_takes_one(app: AsyncTask) -> None:
+    with browser(app) as client:
+        said = client.get("/act/retry")
+    assert (said.status_code, said.headers["allow"]) == (405, "POST")
+    assert said.text.count("Method Not Allowed") == 2  # the title and the heading
+    assert "This address takes a form of a page of the dashboard." in words_of(said)
+
+
 # Many at once
 
 
