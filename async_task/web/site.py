@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from async_task.database.driver_errors import is_unavailable
-from async_task.errors import AsyncTaskError, InvalidState, ReadTimeout, SchemaMismatch, UnknownAttempt
+from async_task.errors import AsyncTaskError, InvalidState, ReadTimeout, SchemaMismatch, UnknownAttempt, UnknownTarget
 from async_task.web.last_good import Answer, LastGood
 from async_task.web.pages import job
 from async_task.web.rendering.formats import as_csv, as_json
@@ -116,7 +116,10 @@ class Site:
         try:
             return self.last_good.read(question, lambda: self._read(page, asked), keeps=_is_small)
         except Exception as error:
-            raise refusal_of(error) or error from error
+            told = refusal_of(error)
+            if told is not None and isinstance(error, UnknownTarget) and asked.parts:  # the path names a model
+                told = Refused(404, told.words)
+            raise told or error from error
 
     def _read(self, page: Page, asked: Asked) -> View:
         with self.outbox.reading(within=WITHIN):

@@ -102,6 +102,7 @@ def test_a_row_is_restarted_canceled_and_noted_on_its_page(desk: Desk, board: Bo
         missing = [client.get(f"/jobs/test.review/{one}").status_code for one in ("999999", "x")]
         nowhere = client.get("/jobs/test.nothing/1").status_code
         gone = send(client, "row/cancel", token, model="test.review", key="999999", reason="why")
+        without = [send(client, f"row/{verb}", token, **row, reason="why") for verb in ("fail", "submit")]
     assert "failing" in words_of(fresh)
     assert "You do not have the right to do this." in words_of(poor)
     assert "<form method" not in poor.text.replace('<form method="dialog">', "")
@@ -114,7 +115,9 @@ def test_a_row_is_restarted_canceled_and_noted_on_its_page(desk: Desk, board: Bo
     assert (data["job"]["state"], data["job"]["key"]) == ("processed", str(key))
     assert late.status_code in (303, 409)
     assert canceled.status_code == 303
-    assert (missing, nowhere, gone.status_code) == ([404, 400], 400, 404)
+    assert (missing, nowhere, gone.status_code) == ([404, 400], 404, 404)
+    assert [one.status_code for one in without] == [400, 400]
+    assert "has the verbs submit_for_processing, restart, cancel, not fail" in words_of(without[0])
     assert desk.row(key).processed_at is not None
     assert desk.row(other).canceled_at is not None
 

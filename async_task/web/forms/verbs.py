@@ -57,7 +57,7 @@ async def change_row(verb: str, site: Site, request: Request) -> Response:
     access, form = require(request, row.RIGHTS[verb]), await form_of(request)
     model, key = _row_named(form)
     given = {"reason": reason_of(form, is_needed=True)} if verb not in SUBMITTING else {}
-    await site.run(partial(_refuse_too_soon, site, verb, model, key))
+    await site.run(partial(_refuse_in_vain, site, verb, model, key))
 
     def work(session: Any) -> None:
         found = _found(site.outbox.row(session, model, key), f"row {key} of {model}")
@@ -67,9 +67,13 @@ async def change_row(verb: str, site: Site, request: Request) -> Response:
     return back_to(request, f"/jobs/{segment(model)}/{segment(key)}", done=verb)
 
 
-def _refuse_too_soon(site: Site, verb: str, model: str, key: str) -> None:
-    """Raises Refused for a restart shortly after a try has begun, in which the row may be processed."""
-    if verb == "restart" and (why := site.outbox.job(model, key).why_not(verb)) is not None:
+def _refuse_in_vain(site: Site, verb: str, model: str, key: str) -> None:
+    """Raises Refused for a verb that the model has not, of which it may have a method of its own; and for a restart
+    shortly after a try has begun, in which the row may be processed."""
+    found = site.outbox.job(model, key)
+    if verb not in found.verbs:
+        raise Refused(400, f"Nothing was changed: a row of {model} has the verbs {', '.join(found.verbs)}, not {verb}.")
+    if verb == "restart" and (why := found.why_not(verb)) is not None:
         raise Refused(409, f"Nothing was changed: {why}.")
 
 
