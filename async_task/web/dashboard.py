@@ -72,10 +72,9 @@ def dashboard(
 def _routes_of(site: Site, page: Page) -> list[BaseRoute]:
     if "{" in page.path:  # its last part may hold a dot: the format is the end of that
         return [Route(page.path, partial(_page, site, page))]
-    stem = page.path if page.path != "/" else "/overview"
     return [
         Route(page.path, partial(_page, site, page)),
-        *(Route(f"{stem}.{kind}", partial(_page, site, page, kind=kind)) for kind in ("json", "csv")),
+        *(Route(f"{page.stem({})}.{kind}", partial(_page, site, page, kind=kind)) for kind in ("json", "csv")),
     ]
 
 

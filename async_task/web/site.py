@@ -61,16 +61,17 @@ class Site:
         found = self._view(page, asked, _question(page, query, access, parts))
         if kind != "html" and found.problem is not None:
             raise Refused(503, away_words(found.problem))
-        return self._send(request, page, found, query, kind)
+        return self._send(request, page, parts, found, query, kind)
 
     def answer_while_busy(self, page: Page, request: Request, kind: str) -> Response:
         """The last good answer of a page, without a thread for the database. Raises Refused where there is none."""
         access, query = access_of(request), Query(request.query_params.multi_items())
         busy = Refused(503, BUSY)
-        found = self.last_good.kept(_question(page, query, access, dict(request.path_params)), busy)
+        parts = dict(request.path_params)
+        found = self.last_good.kept(_question(page, query, access, parts), busy)
         if found is None or kind != "html":
             raise busy
-        return self._send(request, page, found, query, kind)
+        return self._send(request, page, parts, found, query, kind)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do work that reads the database, on a thread; of these there are THREADS at once. Raises Refused where none
@@ -125,18 +126,22 @@ class Site:
         with self.outbox.reading(within=WITHIN):
             return page.read(asked)
 
-    def _send(self, request: Request, page: Page, found: Answer, query: Query, kind: str) -> Response:
+    def _send(
+        self, request: Request, page: Page, parts: Mapping[str, str], found: Answer, query: Query, kind: str
+    ) -> Response:
         view: View = found.value
+        headers = {} if view.next is None else {"Link": f'<{query.link(after=view.next)}>; rel="next"'}
         if kind == "json":
-            return Response(as_json(view.data).encode("utf-8", "backslashreplace"), media_type="application/json")
+            text = as_json(view.data).encode("utf-8", "backslashreplace")
+            return Response(text, media_type="application/json", headers=headers)
         if kind == "csv":
-            text = as_csv(view.columns, view.rows)
-            headers = {"Content-Disposition": f'attachment; filename="{page.name.lower() or "job"}.csv"'}
-            return Response(text, media_type="text/csv", headers=headers)
+            headers["Content-Disposition"] = f'attachment; filename="{page.name.lower() or "job"}.csv"'
+            return Response(as_csv(view.columns, view.rows), media_type="text/csv", headers=headers)
         values = dict(view.values) | {
             "page": page, "title": view.title or page.name, "query": query, "command": view.command,
             "done": done(query), "problem": None if found.problem is None else away_words(found.problem),
             "read_here_at": found.read_at, "has_csv": bool(view.columns),
+            "stem": page.stem(parts),
         }  # fmt: skip
         return HTMLResponse(render(request, view.template or page.template, self.pages, values))
 

@@ -189,7 +189,7 @@ def test_templates_script_and_style_sheet_name_no_address_of_their_own() -> None
         "{{ base }}{{ one.path }}",
         "{{ base }}{{ before }}",
         "{{ query.link(base ~ '/",
-        "{{ query.link(stem ~ '.",
+        "{{ query.link(base ~ stem ~ '.",
         "#",
     )
     assert [one for one in named if not one.startswith(begins)] == []

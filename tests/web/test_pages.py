@@ -2,12 +2,14 @@
 
 import csv
 import dataclasses
+import html
 import io
 import itertools
 import json
 import re
 from collections.abc import Callable
 from typing import Any, cast
+from urllib.parse import urljoin
 
 import pytest
 from sqlalchemy import Engine, insert, select, text
@@ -16,7 +18,7 @@ from async_task import Access, AsyncTask, Attempt, Retry, Schedule
 from async_task.attempts.info import AttemptInfo, info_of_attempt
 from async_task.reading import browse
 from async_task.schema.tables import companion_tables
-from async_task.web.pages import job
+from async_task.web.pages import job, job_list
 from async_task.web.requests.query import Query
 from async_task.web.requests.search import search_of
 from async_task.web.security.refusal import Refused
@@ -204,6 +206,23 @@ def test_a_list_counts_what_its_filters_select(app: AsyncTask, engine: Engine, w
     assert "async-task list --tries 4 --order -created" in tried
     assert "Viewing 1 to 2 " in waiting
     assert " of 3" not in waiting  # of these, one does not wait
+
+
+@by_one_door
+def test_json_and_csv_go_on_where_the_page_does(app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_list, "LIMIT", 2)
+    ids = [str(write(act, queue="a b&c").id) for _ in range(5)]
+    with browser(app) as client:
+        first = client.get("/jobs?show=all&order=oldest&queue=a+b%26c")
+        following = html.unescape(re.findall(r'rel="next" href="([^"]+)"', first.text)[0])
+        links = re.findall(r'href="([^"]+)">(?:JSON|CSV)<', client.get(following).text)
+        second, table = (client.get(html.unescape(link)) for link in links)
+        third = client.get(urljoin(str(second.url), second.links["next"]["url"]))
+    found = [[one["id"] for one in data.json()["jobs"]] for data in (second, third)]
+    assert (found, [row[1] for row in csv.reader(io.StringIO(table.text))][1:]) == ([ids[2:4], ids[4:]], ids[2:4])
+    assert table.headers["link"] == second.headers["link"]
+    assert second.headers["link"].startswith("<?show=all&order=oldest&queue=a+b%26c&after=")
+    assert "link" not in third.headers
 
 
 FILTERS = {

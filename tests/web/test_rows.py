@@ -20,7 +20,7 @@ from outbox import Broken, act
 from reviews import DAY, HOUR, Board, Desk, Pair
 
 NOON = dt.datetime(2026, 10, 25, 12, tzinfo=dt.UTC)
-HOSTILE_KEYS = ("a/b", "../c", "100%", "q?x=1#y", "<b>", "\N{PILE OF POO}", "x.json")
+HOSTILE_KEYS = ("a/b", "a%2Fb", "../c", "100%", "q?x=1#y", "<b>", "\N{PILE OF POO}", "x.json")
 LINK = re.compile(r'class="open" href="(/jobs/[^"?]+)"')
 
 
@@ -158,6 +158,8 @@ def test_a_row_is_found_by_its_link_whatever_its_key_holds(desk: Desk, engine: E
         token = token_in(client)
         links = links_of(client, "/jobs?type=test.review_pair")
         pages = [client.get(html.unescape(link)) for link in links]
+        named = [re.findall(r'href="([^"]+)">JSON<', page.text)[0] for page in pages]
+        data = [client.get(html.unescape(one)).json()["job"]["key"] for one in named]
         fields = [dict(re.findall(r'name="(model|key)" value="([^"]*)"', page.text)) for page in pages]
         given = [{name: html.unescape(value) for name, value in one.items()} for one in fields]
         sent = [send(client, "row/cancel", token, **one, reason="not wanted") for one in given]
@@ -165,6 +167,8 @@ def test_a_row_is_found_by_its_link_whatever_its_key_holds(desk: Desk, engine: E
         after = [words_of(client.get(one.headers["location"])) for one in sent]
     assert [page.status_code for page in pages] == [200] * len(HOSTILE_KEYS)
     assert sorted(one["key"].rpartition(",")[0].replace("\\", "") for one in given) == sorted(HOSTILE_KEYS)
+    assert data == [one["key"] for one in given]
+    assert not [one for one in named if one.count("/") != 3]  # no browser takes a key for a way up
     assert all("canceled" in words for words in after)
 
 

@@ -103,7 +103,8 @@ async def reveal(site: Site, request: Request) -> Response:
     view = await site.run(partial(job.read, asked))
     values = dict(view.values) | {
         "revealed": shown, "page": job.PAGE, "title": view.title, "query": asked.query, "command": view.command,
-        "done": "", "problem": None, "has_csv": False, "python": job.as_python(view.values["attempt"], shown),
+        "done": "", "problem": None, "has_csv": False, "stem": job.PAGE.stem(parts),
+        "python": job.as_python(view.values["attempt"], shown),
     }  # fmt: skip
     return HTMLResponse(render(request, job.PAGE.template, site.pages, values))
 

@@ -36,7 +36,7 @@ def read(asked: Asked) -> View:
     }  # fmt: skip
     rows = [one.cells for one in found.lines]
     data = {"jobs": [one.data for one in found.lines], "next": found.next, "read_at": found.read_at}
-    return View(values, data, COLUMNS, rows, found.command)
+    return View(values, data, COLUMNS, rows, found.command, next=found.next)
 
 
 def _words(kind: str, statuses: tuple[str, ...]) -> Sequence[str]:
