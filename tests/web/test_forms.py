@@ -205,6 +205,16 @@ def test_the_address_of_a_form_says_that_it_takes_one(app: AsyncTask) -> None:
     assert "This address takes a form of a page of the dashboard." in words_of(said)
 
 
+@by_one_door
+def test_a_note_that_the_field_takes_is_added(app: AsyncTask, write: Write) -> None:
+    attempt = write(act)
+    with browser(app) as client:
+        page = client.get(f"/jobs/attempts/{attempt.id}").text
+        (most,) = re.findall(r'<textarea name="text"[^>]* maxlength="(\d+)"', page)
+        sent = send(client, "note", token_in(client), id=attempt.id, text="\N{EURO SIGN}" * int(most))
+    assert sent.status_code == 303
+
+
 # Many at once
 
 
