@@ -78,6 +78,40 @@ def test_rows_and_attempts_are_listed_together_by_the_time_of_submission(
 
 @pytest.mark.slow
 @by_one_door
+def test_rows_in_all_states_are_listed_and_said_to_be_in_one_order(desk: Desk, board: Board) -> None:
+    done = [desk.submitted() for _ in range(2)]
+    desk.go_on()
+    waiting = desk.submitted()
+    with browser(desk.app) as client:
+        every = client.get("/jobs?type=test.review&show=all&order=newest")
+        stuck = client.get("/jobs?type=test.review")
+        form = re.search('<select name="status">.*?</select>', every.text, re.DOTALL)
+    links = [f"/jobs/test.review/{one}" for one in (waiting, *done)]
+    assert (LINK.findall(every.text), LINK.findall(stuck.text)) == (links, links[:1])
+    assert "Viewing 1 to 3, the oldest first" in words_of(every)
+    assert "Viewing 1 to 1 that are potentially stuck, the oldest first" in words_of(stuck)
+    assert form is not None
+    assert "selected" not in form[0]
+    for page in (every, stuck):
+        assert re.findall(r'<select name="order">(.*?)</select>', page.text) == [
+            '<option value="oldest" selected>oldest</option>'
+        ]
+
+
+@by_one_door
+def test_a_preview_of_a_list_of_both_says_that_rows_are_not_among_them(desk: Desk, engine: Engine, write: Any) -> None:
+    desk.submitted()
+    changed(engine, write(act), num_errors=1, num_attempts=1, last_error="Broken: order 8")
+    with browser(desk.app) as client:
+        token = token_in(client)
+        lists: tuple[dict[str, str], ...] = ({}, {"type": "attempts"})
+        both, attempts = (words_of(send(client, "preview", token, verb="cancel", all="1", **one)) for one in lists)
+    told = "Rows of models are not among them: each is changed on its own page."
+    assert (told in both, told in attempts) == (True, False)
+
+
+@pytest.mark.slow
+@by_one_door
 def test_a_row_is_restarted_canceled_and_noted_on_its_page(desk: Desk, board: Board, engine: Engine) -> None:
     board.will_raise(Broken("order 7"))
     key, other = desk.submitted(), desk.submitted()
