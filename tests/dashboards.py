@@ -3,8 +3,10 @@
 import html
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from async_task import Access, AsyncTask
 from async_task.web.dashboard import dashboard
@@ -20,7 +22,18 @@ def browser(app: AsyncTask, access: Access | None = None, **settings: Any) -> Te
     """A browser of somebody with this access, by default of Anna, who may do everything."""
     given = access or Access.full("anna@web")
     made = dashboard(app, authorize=lambda request: given, **settings)
-    return TestClient(made, ORIGIN, follow_redirects=False, raise_server_exceptions=True)
+    return TestClient(_decoded_once(made), ORIGIN, follow_redirects=False, raise_server_exceptions=True)
+
+
+def _decoded_once(app: ASGIApp) -> ASGIApp:
+    """The application, to which a path is given as a server does; Starlette's client decodes it twice."""
+
+    async def decoded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": unquote(scope["raw_path"].decode("ascii"))}
+        await app(scope, receive, send)
+
+    return decoded
 
 
 def token_in(client: TestClient, path: str = "/targets") -> str:

@@ -9,19 +9,20 @@ from urllib.parse import urlsplit
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from async_task.web.forms.verbs import FORMS
-from async_task.web.mount_path import MountPath
+from async_task.web.mount_path import MountPath, with_whole_path
 from async_task.web.pages import audit, job, jobs, overview, schedules, stuck, system, targets, workers
 from async_task.web.probes import healthz, metrics, readyz
+from async_task.web.redirects import with_relative_redirects
 from async_task.web.rendering.html import render
 from async_task.web.security.access import Authorize
 from async_task.web.security.guard import WENT_WRONG, Guard
-from async_task.web.security.refusal import Refused, phrase_of, plain_page
+from async_task.web.security.refusal import Refused, data_page, phrase_of, plain_page
 from async_task.web.site import BUSY, Site, refusal_of
 from async_task.web.view import Page
 
@@ -38,6 +39,9 @@ TITLES = {
     500: "Something went wrong", 503: "Not available now",
 }  # fmt: skip
 """The headings of refusals."""
+WORDS = {404: "There is no such page.", 405: "This address takes a form of a page of the dashboard."}
+"""What is said where Starlette's router finds nothing that answers."""
+FORMS_BELOW = "/act/"
 
 
 def dashboard(
@@ -52,23 +56,25 @@ def dashboard(
     """The pages, verbs and probes of an application, to be mounted or served. See `AsyncTask.dashboard`."""
     site = Site(outbox, PAGES, settings or {})
     routes: list[BaseRoute] = [route for page in PAGES for route in _routes_of(site, page)]
-    routes += [Route(f"/act/{name}", partial(_act, site, act), methods=["POST"]) for name, act in FORMS.items()]
+    routes += [Route(f"{FORMS_BELOW}{name}", partial(_act, site, act), methods=["POST"]) for name, act in FORMS.items()]
     probes = {"/readyz": readyz, "/metrics": metrics}
     routes += [Route(path, partial(_probe, site, probe)) for path, probe in probes.items()]
     routes.append(Route("/healthz", _alive))
     routes.append(Mount("/static", StaticFiles(directory=str(files("async_task.web") / "static")), name="static"))
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
-    guarded = Guard(app, authorize=authorize, read_only=read_only, open_metrics=open_metrics, page=_refusal_page)
-    return guarded if base_path is None else MountPath(guarded, base_path)
+    inner = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
+    app = with_relative_redirects(inner)
+    guarded = Guard(
+        app, authorize=authorize, read_only=read_only, open_metrics=open_metrics, forms=FORMS_BELOW, page=_refusal_page
+    )  # fmt: skip
+    return with_whole_path(guarded if base_path is None else MountPath(guarded, base_path))
 
 
 def _routes_of(site: Site, page: Page) -> list[BaseRoute]:
     if "{" in page.path:  # its last part may hold a dot: the format is the end of that
         return [Route(page.path, partial(_page, site, page))]
-    stem = page.path if page.path != "/" else "/overview"
     return [
         Route(page.path, partial(_page, site, page)),
-        *(Route(f"{stem}.{kind}", partial(_page, site, page, kind=kind)) for kind in ("json", "csv")),
+        *(Route(f"{page.stem({})}.{kind}", partial(_page, site, page, kind=kind)) for kind in ("json", "csv")),
     ]
 
 
@@ -103,7 +109,7 @@ async def _probe(site: Site, probe: Any, request: Request) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    refused = error if isinstance(error, Refused) else Refused(error.status_code, _words(error))
+    refused = error if isinstance(error, Refused) else Refused(error.status_code, _words(error), error.headers)
     return _refusal_page(request, refused)
 
 
@@ -112,12 +118,12 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 def _words(error: HTTPException) -> str:
-    return "There is no such page." if error.status_code == 404 else f"{error.detail}."
+    return WORDS.get(error.status_code, f"{error.detail}.")
 
 
 def _refusal_page(request: Request, refused: Refused) -> Response:
-    if request.url.path.endswith(".json"):
-        return JSONResponse({"error": refused.words}, refused.status, refused.headers)
+    if (found := data_page(request, refused)) is not None:
+        return found
     if "state" not in request.scope or "access" not in request.scope["state"]:
         return plain_page(request, refused)
     values = {

@@ -1,4 +1,4 @@
-"""The path below which the dashboard is mounted, where the framework around it does not say so."""
+"""The path below which the dashboard is mounted, where what is around it does not say so."""
 
 import re
 
@@ -34,6 +34,22 @@ class MountPath:
         root, path = scope.get("root_path", "").rstrip("/") + self._base_path, scope["path"]
         # Litestar adds a slash to every path below a mount.
         return {"root_path": root, "path": root + (path if path == "/" else path.removesuffix("/"))}
+
+
+def with_whole_path(app: ASGIApp) -> ASGIApp:
+    """The application, whose `path` begins with its `root_path`. A mount of Starlette or FastAPI has them otherwise
+    behind a proxy that takes a prefix off: the mount's own path is then in both, and the prefix in `root_path` alone.
+    """
+
+    async def whole(scope: Scope, receive: Receive, send: Send) -> None:
+        # The mount says which prefix it has found. By the paths alone, nobody can tell its path from a page of ours.
+        root, path, prefix = scope.get("root_path", ""), scope.get("path"), scope.get("app_root_path", "")
+        is_whole = path is None or f"{path}/".startswith(f"{root}/")
+        if prefix and not is_whole and f"{prefix}{path}/".startswith(f"{root}/"):
+            scope = {**scope, "path": prefix + path}
+        await app(scope, receive, send)
+
+    return whole
 
 
 def _check(base_path: object) -> None:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from async_task.database.driver_errors import is_unavailable
-from async_task.errors import AsyncTaskError, InvalidState, ReadTimeout, SchemaMismatch, UnknownAttempt
+from async_task.errors import AsyncTaskError, InvalidState, ReadTimeout, SchemaMismatch, UnknownAttempt, UnknownTarget
 from async_task.web.last_good import Answer, LastGood
 from async_task.web.pages import job
 from async_task.web.rendering.formats import as_csv, as_json
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 WITHIN = 2.0
 """Seconds that a statement of a page may take."""
-THREADS = 8
-"""How many pages and forms ask the database at once. The server ends what takes too long, but where it is frozen, or
-the network is silent, a thread waits for longer; the application around this one has its own to do."""
+THREADS, CHANGES = 8, 4
+"""How many pages, and how many changes, ask the database at once. The server ends what takes too long, but where it is
+frozen, or the network is silent, a thread waits for longer; the application around this one has its own to do. A change
+also waits for locks of others, for longer than a page, and must keep no page from being shown."""
 PAUSE, PATIENCE = 0.02, 250
 """Seconds between two looks for a free thread, and how many looks."""
 BUSY = "The database does not answer those who have asked before you."
+CHANGING = "Other changes still wait for the database."
 
 
 class Site:
@@ -46,6 +48,7 @@ class Site:
         self.pages = pages
         self._settings = settings
         self._slots = threading.BoundedSemaphore(THREADS)
+        self._slots_of_changes = threading.BoundedSemaphore(CHANGES)
         self.last_good = LastGood(is_passing)
 
     def answer(self, page: Page, request: Request, kind: str) -> Response:
@@ -59,28 +62,27 @@ class Site:
         found = self._view(page, asked, _question(page, query, access, parts))
         if kind != "html" and found.problem is not None:
             raise Refused(503, away_words(found.problem))
-        return self._send(request, page, found, query, kind)
+        return self._send(request, page, parts, found, query, kind)
 
     def answer_while_busy(self, page: Page, request: Request, kind: str) -> Response:
         """The last good answer of a page, without a thread for the database. Raises Refused where there is none."""
         access, query = access_of(request), Query(request.query_params.multi_items())
         busy = Refused(503, BUSY)
-        found = self.last_good.kept(_question(page, query, access, dict(request.path_params)), busy)
+        parts = dict(request.path_params)
+        found = self.last_good.kept(_question(page, query, access, parts), busy)
         if found is None or kind != "html":
             raise busy
-        return self._send(request, page, found, query, kind)
+        return self._send(request, page, parts, found, query, kind)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do work that asks the database, on a thread; of these there are THREADS at once. Raises Refused where none
+        """Do work that reads the database, on a thread; of these there are THREADS at once. Raises Refused where none
         is free for long."""
-        for _ in range(PATIENCE):
-            if self._slots.acquire(blocking=False):
-                try:
-                    return await run_in_threadpool(work)
-                finally:
-                    self._slots.release()
-            await anyio.sleep(PAUSE)
-        raise Refused(503, BUSY)
+        return await _when_free(self._slots, work, BUSY)
+
+    async def change(self, work: Callable[[], T]) -> T:
+        """Do work that changes the database, on a thread; of these there are CHANGES at once. Raises Refused where none
+        is free for long."""
+        return await _when_free(self._slots_of_changes, work, f"{CHANGING} Nothing was changed: try again.")
 
     def _without_format(self, parts: dict[str, str]) -> tuple[dict[str, str], str]:
         """The parts of the path of a job, and the format at the end of its key; that may belong to the key of a row."""
@@ -116,27 +118,45 @@ class Site:
         try:
             return self.last_good.read(question, lambda: self._read(page, asked), keeps=_is_small)
         except Exception as error:
-            raise refusal_of(error) or error from error
+            told = refusal_of(error)
+            if told is not None and isinstance(error, UnknownTarget) and asked.parts:  # the path names a model
+                told = Refused(404, told.words)
+            raise told or error from error
 
     def _read(self, page: Page, asked: Asked) -> View:
         with self.outbox.reading(within=WITHIN):
             return page.read(asked)
 
-    def _send(self, request: Request, page: Page, found: Answer, query: Query, kind: str) -> Response:
+    def _send(
+        self, request: Request, page: Page, parts: Mapping[str, str], found: Answer, query: Query, kind: str
+    ) -> Response:
         view: View = found.value
+        headers = {} if view.next is None else {"Link": f'<{query.link(after=view.next)}>; rel="next"'}
         if kind == "json":
-            return Response(as_json(view.data).encode("utf-8", "backslashreplace"), media_type="application/json")
+            text = as_json(view.data).encode("utf-8", "backslashreplace")
+            return Response(text, media_type="application/json", headers=headers)
         if kind == "csv":
-            text = as_csv(view.columns, view.rows)
-            headers = {"Content-Disposition": f'attachment; filename="{page.name.lower() or "job"}.csv"'}
-            return Response(text, media_type="text/csv", headers=headers)
+            headers["Content-Disposition"] = f'attachment; filename="{page.name.lower() or "job"}.csv"'
+            return Response(as_csv(view.columns, view.rows), media_type="text/csv", headers=headers)
         values = dict(view.values) | {
             "page": page, "title": view.title or page.name, "query": query, "command": view.command,
             "done": done(query), "problem": None if found.problem is None else away_words(found.problem),
             "read_here_at": found.read_at, "has_csv": bool(view.columns),
             "age": max(0, round((dt.datetime.now(dt.UTC) - found.read_at).total_seconds())),
+            "stem": page.stem(parts),
         }  # fmt: skip
         return HTMLResponse(render(request, view.template or page.template, self.pages, values))
+
+
+async def _when_free(slots: threading.BoundedSemaphore, work: Callable[[], T], busy: str) -> T:
+    for _ in range(PATIENCE):
+        if slots.acquire(blocking=False):
+            try:
+                return await run_in_threadpool(work)
+            finally:
+                slots.release()
+        await anyio.sleep(PAUSE)
+    raise Refused(503, busy)
 
 
 STATUSES: dict[type[AsyncTaskError], int] = {UnknownAttempt: 404, SchemaMismatch: 503, InvalidState: 409}

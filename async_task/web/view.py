@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import quote
 
 from async_task.web.requests.query import Query
 from async_task.web.security.access import Access
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 class View:
     """`values`: what the template takes. `data`: the same for `.json`. `columns` and `rows`: the same for `.csv`.
     `command`: what gives it in a shell. `title`: of this page; empty: the name of the page.
-    `template`: of this view; empty: that of the page. `is_large`: so that it is not kept in memory."""
+    `template`: of this view; empty: that of the page. `is_large`: so that it is not kept in memory.
+    `next`: what `after=` takes for the page that follows; None where there is none."""
 
     values: Mapping[str, Any]
     data: Any
@@ -25,6 +27,7 @@ class View:
     title: str = ""
     template: str = ""
     is_large: bool = False
+    next: str | int | None = None
 
 
 T = TypeVar("T")
@@ -58,3 +61,10 @@ class Page:
     path: str
     template: str
     read: Callable[[Asked], View]
+
+    def stem(self, parts: Mapping[str, str]) -> str:
+        """The path below the dashboard's to which .json or .csv is added, with these parts of the page's path."""
+        if self.path == "/":
+            return "/overview"
+        quoted = {name: quote(one, safe="") for name, one in parts.items()}  # a slash in a key is none
+        return self.path.replace(":path}", "}").format_map(quoted)

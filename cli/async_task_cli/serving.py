@@ -38,11 +38,22 @@ def url_of(listener: socket.socket, path: str) -> str:
 
 
 def below(path: str, app: Any) -> Any:
-    """The application, mounted under this path."""
-    from starlette.applications import Starlette
-    from starlette.routing import Mount
+    """The application, mounted under this path. The root leads there, and other paths have a 404."""
+    from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-    return app if path == "/" else Starlette(routes=[Mount(path, app)])
+    async def mounted(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+        elif f"{scope['path']}/".startswith(f"{path}/"):
+            await app({**scope, "root_path": path}, receive, send)
+        else:
+            answer: Response = PlainTextResponse(f"The dashboard is below {path}.\n", 404)
+            if scope["path"] == "/":
+                answer = RedirectResponse(f"{path}/")
+            answer.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+            await answer(scope, receive, send)
+
+    return app if path == "/" else mounted
 
 
 def serve(app: Any, listener: socket.socket, *, access_log: bool, began: Callable[[], object]) -> None:

@@ -44,7 +44,8 @@ def test_on_loopback_only_this_machine_is_answered_and_no_name_of_another_site()
         assert browser(Loopback("anna@host")).get("/", headers={"Host": own}).text == "anna@host changes"
     for other in ("evil.test", "127.0.0.1.evil.test", "evil.test:8011", "localhost.", "localhost:8011@evil.test", ""):
         assert browser(Loopback("anna@host")).get("/", headers={"Host": other}).status_code == 403
-    for header in ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"):
+    of_proxies = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Server", "X-Real-IP")
+    for header in (*of_proxies, "X-Client-IP", "True-Client-IP", "CF-Connecting-IP"):
         said = browser(Loopback("anna@host")).get("/", headers={header: "x"})
         assert (said.status_code, "--auth" in said.text) == (403, True)
     twice = browser(Loopback("anna@host")).get("/", headers=[("Host", "localhost"), ("Host", "evil.test")])
@@ -116,6 +117,7 @@ def test_a_login_needs_the_token_a_form_of_ours_and_time_that_is_left(monkeypatc
     ):
         said = client.post("/", data=form, headers=headers)
         assert (said.status_code, "async_task_login" in str(client.cookies)) == (status, False)
+        assert ("This is not the token: try again." in said.text and f'value="{csrf}"' in said.text) == (status == 401)
     said = client.post("//evil.test/?a=%0d%0ab", data={"csrf": csrf, "token": TOKEN}, headers=OURS)
     assert (said.status_code, said.headers["location"]) == (303, "?a=%0d%0ab")  # on this site, whatever the path
     cookie = client.cookies["async_task_login"]

@@ -186,6 +186,35 @@ def test_queues_and_entries_are_paused_and_resumed(engine: Engine, app: AsyncTas
     own.close()
 
 
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("access", [Access.full("anna"), Access.read("bob")])
+def test_a_form_that_is_sent_to_a_page_leads_to_the_page(app: AsyncTask, access: Access) -> None:
+    """As the form of a login does in a second tab, after a login in the first one."""
+    with browser(app, access, base_path="/tools") as client:
+        sent = client.post("/jobs?status=failed", data={"csrf": "old", "token": "x"}, headers=OURS)
+        elsewhere = client.post("/jobs", headers={"Sec-Fetch-Site": "cross-site"})
+    assert (sent.status_code, sent.headers["location"], elsewhere.status_code) == (303, "?status=failed", 403)
+
+
+@pytest.mark.only_on("sqlite")
+def test_the_address_of_a_form_says_that_it_takes_one(app: AsyncTask) -> None:
+    with browser(app) as client:
+        said = client.get("/act/retry")
+    assert (said.status_code, said.headers["allow"]) == (405, "POST")
+    assert said.text.count("Method Not Allowed") == 2  # the title and the heading
+    assert "This address takes a form of a page of the dashboard." in words_of(said)
+
+
+@by_one_door
+def test_a_note_that_the_field_takes_is_added(app: AsyncTask, write: Write) -> None:
+    attempt = write(act)
+    with browser(app) as client:
+        page = client.get(f"/jobs/attempts/{attempt.id}").text
+        (most,) = re.findall(r'<textarea name="text"[^>]* maxlength="(\d+)"', page)
+        sent = send(client, "note", token_in(client), id=attempt.id, text="\N{EURO SIGN}" * int(most))
+    assert sent.status_code == 303
+
+
 # Many at once
 
 
@@ -353,9 +382,8 @@ def test_nobody_is_shown_the_last_page_of_somebody_with_other_rights(
 @pytest.mark.slow
 @by_one_door
 def test_where_no_thread_is_free_pages_show_their_last_figures_and_probes_answer(
-    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+    app: AsyncTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempt = write(act)
     monkeypatch.setattr(site, "THREADS", 1)
     monkeypatch.setattr(site, "PATIENCE", 1)
     begun, is_thawed = threading.Event(), threading.Event()
@@ -366,20 +394,53 @@ def test_where_no_thread_is_free_pages_show_their_last_figures_and_probes_answer
         return []
 
     with browser(app) as client:
-        good, token = client.get("/jobs"), token_in(client)
+        good = client.get("/jobs")
         monkeypatch.setattr(type(app), "workers", freeze)
         waiting = threading.Thread(target=client.get, args=("/workers",))
         waiting.start()
         assert begun.wait(30)
         busy = [client.get(path).status_code for path in ("/jobs", "/stuck", "/readyz", "/healthz")]
         shown = client.get("/jobs")
-        refused = send(client, "cancel", token, id=attempt.id, reason="why")
         is_thawed.set()
         waiting.join(30)
         after = client.get("/stuck")
     assert busy == [200, 503, 503, 200]
-    assert (good.status_code, refused.status_code, after.status_code) == (200, 503, 200)
+    assert (good.status_code, after.status_code) == (200, 200)
     assert "does not answer those who have asked before you" in words_of(shown)
+
+
+@by_one_door
+def test_changes_that_wait_keep_no_page_and_no_probe_from_answering(
+    app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = write(act)
+    monkeypatch.setattr(site, "CHANGES", 1)
+    monkeypatch.setattr(site, "PATIENCE", 1)
+    begun, is_free = threading.Event(), threading.Event()
+
+    def wait(*_: Any, **__: Any) -> None:
+        begun.set()
+        assert is_free.wait(30)
+
+    with browser(app) as client:
+        token = token_in(client)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(app), "pause", wait)
+            waiting = threading.Thread(
+                target=send, args=(client, "pause", token), kwargs={"queue": "mail", "reason": "why"}
+            )
+            waiting.start()
+            assert begun.wait(30)
+            shown = [client.get(path).status_code for path in ("/jobs", "/stuck", "/readyz")]
+            refused = send(client, "cancel", token, id=attempt.id, reason="why")
+            stopped = send(client, "bulk", token, verb="cancel", ids=attempt.id.hex, total="1", reason="why")
+            is_free.set()
+            waiting.join(30)
+    assert shown == [200, 200, 200]
+    assert refused.status_code == 503
+    assert "Other changes still wait for the database. Nothing was changed: try again." in words_of(refused)
+    assert "0 changed, 0 refused, 1 to go" in words_of(stopped)
+    assert "Other changes still wait for the database. What is to go can be continued." in words_of(stopped)
     assert status_of(engine, attempt) == "pending"
 
 

@@ -126,6 +126,7 @@ REFUSED: dict[str, tuple[int, str | None, dict[str, Any]]] = {
     "another origin": (403, "anna", posted(headers={**FORM, "Origin": "http://evil.test"})),
     "an origin with a user": (403, "anna", posted(headers={**FORM, "Origin": "http://dashboard.test@evil.test"})),
     "another port": (403, "anna", posted(headers={**FORM, "Origin": f"{ORIGIN}:8080"})),
+    "another scheme": (403, "anna", posted(headers={**FORM, "Origin": "ftp://dashboard.test"})),
     "a hidden origin": (403, "anna", posted(headers={**FORM, "Origin": "null"})),
     "a hidden origin of an empty host": (403, "anna", posted(headers={**FORM, "Origin": "null", "Host": ""})),
     "a broken origin": (403, "anna", posted(headers={**FORM, "Origin": "http://["})),

@@ -3,12 +3,14 @@
 import csv
 import dataclasses
 import datetime as dt
+import html
 import io
 import itertools
 import json
 import re
 from collections.abc import Callable
 from typing import Any, cast
+from urllib.parse import urljoin
 
 import pytest
 from sqlalchemy import Engine, insert, select, text
@@ -17,7 +19,7 @@ from async_task import Access, AsyncTask, Attempt, Retry, Schedule
 from async_task.attempts.info import AttemptInfo, info_of_attempt
 from async_task.reading import browse
 from async_task.schema.tables import companion_tables
-from async_task.web.pages import job
+from async_task.web.pages import job, job_list
 from async_task.web.requests.query import Query
 from async_task.web.requests.search import search_of
 from async_task.web.security.refusal import Refused
@@ -258,6 +260,23 @@ def test_a_list_counts_what_its_filters_select(app: AsyncTask, engine: Engine, w
     assert " of 3" not in waiting  # of these, one does not wait
 
 
+@by_one_door
+def test_json_and_csv_go_on_where_the_page_does(app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_list, "LIMIT", 2)
+    ids = [str(write(act, queue="a b&c").id) for _ in range(5)]
+    with browser(app) as client:
+        first = client.get("/jobs?show=all&order=oldest&queue=a+b%26c")
+        following = html.unescape(re.findall(r'rel="next" href="([^"]+)"', first.text)[0])
+        links = re.findall(r'href="([^"]+)">(?:JSON|CSV)<', client.get(following).text)
+        second, table = (client.get(html.unescape(link)) for link in links)
+        third = client.get(urljoin(str(second.url), second.links["next"]["url"]))
+    found = [[one["id"] for one in data.json()["jobs"]] for data in (second, third)]
+    assert (found, [row[1] for row in csv.reader(io.StringIO(table.text))][1:]) == ([ids[2:4], ids[4:]], ids[2:4])
+    assert table.headers["link"] == second.headers["link"]
+    assert second.headers["link"].startswith("<?show=all&order=oldest&queue=a+b%26c&after=")
+    assert "link" not in third.headers
+
+
 FILTERS = {
     "q=tries:4 status:failed": {"tries": "4", "status": "failed"},
     "q=token:abc status:failed": {"token": "abc", "status": "failed"},
@@ -463,10 +482,11 @@ def test_a_group_of_errors_leads_to_its_attempts(app: AsyncTask, engine: Engine,
     assert {*re.findall(r'class="open" href="/jobs/attempts/([^"]+)"', listed)} == {str(one.id) for one in broken[:2]}
 
 
-def test_what_is_refused_is_escaped_once_and_is_plain_text_in_json(app: AsyncTask) -> None:
+def test_what_is_refused_is_escaped_once_and_is_plain_text_in_json_and_csv(app: AsyncTask) -> None:
     with browser(app) as client:
-        page, data = client.get("/jobs?after=<zzz>"), client.get("/jobs.json?after=<zzz>")
-    assert (page.status_code, data.status_code) == (400, 400)
+        page, data, table = (client.get(f"/jobs{kind}?after=<zzz>") for kind in ("", ".json", ".csv"))
+    assert (page.status_code, data.status_code, table.status_code) == (400, 400, 400)
     assert "the <code>next</code> of a page" in page.text
     assert "&#39;&lt;zzz&gt;&#39;" in page.text
     assert "`next` of a page in the same order: it was '<zzz>'" in data.json()["error"]
+    assert (table.text, table.headers["content-type"]) == (f"{data.json()['error']}\n", "text/plain; charset=utf-8")

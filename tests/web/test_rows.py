@@ -21,7 +21,7 @@ from outbox import Broken, act
 from reviews import DAY, HOUR, Board, Desk, Pair
 
 NOON = dt.datetime(2026, 10, 25, 12, tzinfo=dt.UTC)
-HOSTILE_KEYS = ("a/b", "../c", "100%", "q?x=1#y", "<b>", "\N{PILE OF POO}", "x.json", "a;b c")
+HOSTILE_KEYS = ("a/b", "a%2Fb", "../c", "100%", "q?x=1#y", "<b>", "\N{PILE OF POO}", "x.json", "a;b c")
 LINK = re.compile(r'class="open" href="(/jobs/[^"?]+)"')
 
 
@@ -79,6 +79,40 @@ def test_rows_and_attempts_are_listed_together_by_the_time_of_submission(
 
 @pytest.mark.slow
 @by_one_door
+def test_rows_in_all_states_are_listed_and_said_to_be_in_one_order(desk: Desk, board: Board) -> None:
+    done = [desk.submitted() for _ in range(2)]
+    desk.go_on()
+    waiting = desk.submitted()
+    with browser(desk.app) as client:
+        every = client.get("/jobs?type=test.review&show=all&order=newest")
+        stuck = client.get("/jobs?type=test.review")
+        form = re.search('<select name="status">.*?</select>', every.text, re.DOTALL)
+    links = [f"/jobs/test.review/{one}" for one in (waiting, *done)]
+    assert (LINK.findall(every.text), LINK.findall(stuck.text)) == (links, links[:1])
+    assert "Viewing 1 to 3, the oldest first" in words_of(every)
+    assert "Viewing 1 to 1 that are potentially stuck, the oldest first" in words_of(stuck)
+    assert form is not None
+    assert "selected" not in form[0]
+    for page in (every, stuck):
+        assert re.findall(r'<select name="order">(.*?)</select>', page.text) == [
+            '<option value="oldest" selected>oldest</option>'
+        ]
+
+
+@by_one_door
+def test_a_preview_of_a_list_of_both_says_that_rows_are_not_among_them(desk: Desk, engine: Engine, write: Any) -> None:
+    desk.submitted()
+    changed(engine, write(act), num_errors=1, num_attempts=1, last_error="Broken: order 8")
+    with browser(desk.app) as client:
+        token = token_in(client)
+        lists: tuple[dict[str, str], ...] = ({}, {"type": "attempts"})
+        both, attempts = (words_of(send(client, "preview", token, verb="cancel", all="1", **one)) for one in lists)
+    told = "Rows of models are not among them: each is changed on its own page."
+    assert (told in both, told in attempts) == (True, False)
+
+
+@pytest.mark.slow
+@by_one_door
 def test_a_row_is_restarted_canceled_and_noted_on_its_page(desk: Desk, board: Board, engine: Engine) -> None:
     board.will_raise(Broken("order 7"))
     key, other = desk.submitted(), desk.submitted()
@@ -103,6 +137,7 @@ def test_a_row_is_restarted_canceled_and_noted_on_its_page(desk: Desk, board: Bo
         missing = [client.get(f"/jobs/test.review/{one}").status_code for one in ("999999", "x")]
         nowhere = client.get("/jobs/test.nothing/1").status_code
         gone = send(client, "row/cancel", token, model="test.review", key="999999", reason="why")
+        without = [send(client, f"row/{verb}", token, **row, reason="why") for verb in ("fail", "submit")]
     assert "failing" in words_of(fresh)
     assert "You do not have the right to do this." in words_of(poor)
     assert "<form method" not in poor.text.replace('<form method="dialog">', "")
@@ -115,7 +150,9 @@ def test_a_row_is_restarted_canceled_and_noted_on_its_page(desk: Desk, board: Bo
     assert (data["job"]["state"], data["job"]["key"]) == ("processed", str(key))
     assert late.status_code in (303, 409)
     assert canceled.status_code == 303
-    assert (missing, nowhere, gone.status_code) == ([404, 400], 400, 404)
+    assert (missing, nowhere, gone.status_code) == ([404, 400], 404, 404)
+    assert [one.status_code for one in without] == [400, 400]
+    assert "has the verbs submit_for_processing, restart, cancel, not fail" in words_of(without[0])
     assert desk.row(key).processed_at is not None
     assert desk.row(other).canceled_at is not None
 
@@ -163,6 +200,8 @@ def test_a_row_is_found_by_its_link_whatever_its_key_holds(desk: Desk, engine: E
         token = token_in(client)
         links = links_of(client, "/jobs?type=test.review_pair")
         pages = [client.get(html.unescape(link)) for link in links]
+        named = [re.findall(r'href="([^"]+)">JSON<', page.text)[0] for page in pages]
+        data = [client.get(html.unescape(one)).json()["job"]["key"] for one in named]
         fields = [dict(re.findall(r'name="(model|key)" value="([^"]*)"', page.text)) for page in pages]
         given = [{name: html.unescape(value) for name, value in one.items()} for one in fields]
         commands = [re.findall(r"shell: <code>(.*?)</code>", page.text)[0] for page in pages]
@@ -170,9 +209,11 @@ def test_a_row_is_found_by_its_link_whatever_its_key_holds(desk: Desk, engine: E
         assert [one.status_code for one in sent] == [303] * len(sent), [words_of(one) for one in sent]
         after = [words_of(client.get(one.headers["location"])) for one in sent]
     assert [page.status_code for page in pages] == [200] * len(HOSTILE_KEYS)
-    named = [["async-task", "show", "--model", one["model"], one["key"], "--history"] for one in given]
-    assert [shlex.split(html.unescape(one)) for one in commands] == named
+    shown = [["async-task", "show", "--model", one["model"], one["key"], "--history"] for one in given]
+    assert [shlex.split(html.unescape(one)) for one in commands] == shown
     assert sorted(one["key"].rpartition(",")[0].replace("\\", "") for one in given) == sorted(HOSTILE_KEYS)
+    assert data == [one["key"] for one in given]
+    assert not [one for one in named if one.count("/") != 3]  # no browser takes a key for a way up
     assert all("canceled" in words for words in after)
 
 

@@ -15,13 +15,13 @@ from async_task.errors import UnknownAttempt
 from async_task.schema.audit import acting
 from async_task.web.forms.reasons import reason_of
 from async_task.web.pages import job
-from async_task.web.pages.jobs import filters_of, lists_rows, order_of
+from async_task.web.pages.jobs import filters_of, lists_both, lists_rows, order_of
 from async_task.web.rendering.html import render
 from async_task.web.requests.query import Query
 from async_task.web.security.access import Right
 from async_task.web.security.guard import form_of, require
 from async_task.web.security.refusal import Refused
-from async_task.web.site import WITHIN, Site, refusal_of
+from async_task.web.site import CHANGING, WITHIN, Site, refusal_of
 
 VERBS: dict[Right, str] = {right: verb for right, verb in job.VERBS.items() if right is not Right.RESCHEDULE}
 MOST = 5_000
@@ -38,7 +38,8 @@ MOST_LOOKS = 100
 @dataclass(frozen=True, slots=True)
 class Preview:
     """What a verb would do. `by_state` and `by_call`: how many there are. `refused`: which will not change, and why.
-    `is_cut`: more may match, and these are the first of the list."""
+    `is_cut`: more may match, and these are the first of the list. `is_without_rows`: the list also has rows of
+    models."""
 
     verb: Right
     ids: tuple[uuid.UUID, ...]
@@ -46,6 +47,7 @@ class Preview:
     by_call: dict[str, int]
     refused: dict[str, int]
     is_cut: bool
+    is_without_rows: bool
 
 
 async def preview(site: Site, request: Request) -> Response:
@@ -67,16 +69,18 @@ async def preview(site: Site, request: Request) -> Response:
 def _previewed(site: Site, form: FormData, verb: Right) -> Preview:
     with site.outbox.reading(within=WITHIN):
         attempts, is_cut = _chosen(site, form)
+        is_without_rows = form.get("all") == "1" and lists_both(_query_of(form), site.outbox.job_models)
     whys = (one.why_not(VERBS[verb]) for one in attempts)
     refused = Counter(_alike(why, one.id) for one, why in zip(attempts, whys, strict=True) if why is not None)
     by_state = Counter("performing" if one.is_performing else one.status.value for one in attempts)
     ids = tuple(one.id for one in attempts)
-    return Preview(verb, ids, dict(by_state), dict(Counter(one.call for one in attempts)), dict(refused), is_cut)
+    by_call = Counter(one.call for one in attempts)
+    return Preview(verb, ids, dict(by_state), dict(by_call), dict(refused), is_cut, is_without_rows)
 
 
 def _chosen(site: Site, form: FormData) -> tuple[list[AttemptInfo], bool]:
     if form.get("all") == "1":
-        query = Query([("q", str(form.get("q") or "")), *_pairs(form)])
+        query = _query_of(form)
         if lists_rows(query, site.outbox.job_models):
             raise Refused(400, "Rows of a model are changed one by one, each on its own page.")
         return _matching(site, filters_of(query), order_of(query))
@@ -103,8 +107,10 @@ def _matching(site: Site, filters: dict[str, Any], order: Any) -> tuple[list[Att
     return found[:MOST], after is not None or len(found) > MOST
 
 
-def _pairs(form: FormData) -> list[tuple[str, str]]:
-    return [(name, str(value)) for name, value in form.multi_items() if name not in ("id", "all", "verb", "q")]
+def _query_of(form: FormData) -> Query:
+    """What the list was asked for, in which all that match are chosen."""
+    pairs = [(name, str(value)) for name, value in form.multi_items() if name not in ("id", "all", "verb", "q")]
+    return Query([("q", str(form.get("q") or "")), *pairs])
 
 
 async def perform(site: Site, request: Request) -> Response:
@@ -116,7 +122,10 @@ async def perform(site: Site, request: Request) -> Response:
     assert reason is not None
     if total > TYPED_FROM and _number(form, "typed", -1) != total:
         raise Refused(400, f"Type the number of attempts, {total}, to change so many.")
-    result = await site.run(partial(_change, site, verb, ids[:AT_ONCE], reason, access.actor))
+    try:
+        result = await site.change(partial(_change, site, verb, ids[:AT_ONCE], reason, access.actor))
+    except Refused:  # those of the requests before this one are changed
+        result = Changed(0, [], CHANGING)
     left, refused = ids[result.number :], result.refused
     values = {
         "verb": verb, "title": "Progress", "total": total, "left": len(left), "packed": pack(left), "reason": reason,

@@ -57,7 +57,7 @@ async def change_row(verb: str, site: Site, request: Request) -> Response:
     access, form = require(request, row.RIGHTS[verb]), await form_of(request)
     model, key = _row_named(form)
     given = {"reason": reason_of(form, is_needed=True)} if verb not in SUBMITTING else {}
-    await site.run(partial(_refuse_too_soon, site, verb, model, key))
+    await site.run(partial(_refuse_in_vain, site, verb, model, key))
 
     def work(session: Any) -> None:
         found = _found(site.outbox.row(session, model, key), f"row {key} of {model}")
@@ -67,9 +67,13 @@ async def change_row(verb: str, site: Site, request: Request) -> Response:
     return back_to(request, f"/jobs/{segment(model)}/{segment(key)}", done=verb)
 
 
-def _refuse_too_soon(site: Site, verb: str, model: str, key: str) -> None:
-    """Raises Refused for a restart shortly after a try has begun, in which the row may be processed."""
-    if verb == "restart" and (why := site.outbox.job(model, key).why_not(verb)) is not None:
+def _refuse_in_vain(site: Site, verb: str, model: str, key: str) -> None:
+    """Raises Refused for a verb that the model has not, of which it may have a method of its own; and for a restart
+    shortly after a try has begun, in which the row may be processed."""
+    found = site.outbox.job(model, key)
+    if verb not in found.verbs:
+        raise Refused(400, f"Nothing was changed: a row of {model} has the verbs {', '.join(found.verbs)}, not {verb}.")
+    if verb == "restart" and (why := found.why_not(verb)) is not None:
         raise Refused(409, f"Nothing was changed: {why}.")
 
 
@@ -99,7 +103,8 @@ async def reveal(site: Site, request: Request) -> Response:
     view = await site.run(partial(job.read, asked))
     values = dict(view.values) | {
         "revealed": shown, "page": job.PAGE, "title": view.title, "query": asked.query, "command": view.command,
-        "done": "", "problem": None, "has_csv": False, "python": job.as_python(view.values["attempt"], shown),
+        "done": "", "problem": None, "has_csv": False, "stem": job.PAGE.stem(parts),
+        "python": job.as_python(view.values["attempt"], shown),
     }  # fmt: skip
     return HTMLResponse(render(request, job.PAGE.template, site.pages, values))
 
@@ -135,7 +140,7 @@ async def acted(site: Site, verb: Callable[[], T], actor: str) -> T:
             return verb()
 
     try:
-        return await site.run(done)
+        return await site.change(done)
     except Exception as error:
         if is_passing(error):
             raise Refused(503, f"{away_words(error)}. It may have been changed or not: look again.") from error

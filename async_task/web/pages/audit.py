@@ -23,7 +23,7 @@ def read(asked: Asked) -> View:
         (one.created_at, one.actor, one.kind, one.job_type, one.job_id, one.message, one.before, one.after)
         for one in page.events
     ]  # fmt: skip
-    return View(values, {"events": page.events, "next": page.next}, COLUMNS, rows)
+    return View(values, {"events": page.events, "next": page.next}, COLUMNS, rows, next=page.next)
 
 
 PAGE = Page("Audit", "/audit", "audit.html", read)

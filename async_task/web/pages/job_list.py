@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from async_task.attempts.info import AttemptInfo
 from async_task.reading.jobs import JobInfo, JobPage
 from async_task.reading.pages import AttemptPage, StatusCounts
+from async_task.web.requests.search import ROW_STATES
 from async_task.web.security.refusal import Refused
 
 if TYPE_CHECKING:
@@ -84,13 +85,14 @@ def attempts_page(outbox: "AsyncTask", filters: dict[str, Any], order: Any, afte
 
 
 def rows_page(
-    outbox: "AsyncTask", model: str | None, states: tuple[str, ...], user: str | None, after: str | None
+    outbox: "AsyncTask", model: str | None, statuses: tuple[str, ...], user: str | None, after: str | None
 ) -> JobList:
-    """Of rows of one model, or of all, in these states (none: potentially stuck), of this user (None: of all)."""
+    """Of rows of one model, or of all, in these states (none: in whichever), of this user (None: of all)."""
+    states = ROW_STATES if not statuses else tuple(one for one in statuses if one not in STUCK)
     page = outbox.jobs(model, status=states, user=user, limit=LIMIT, after=after)
     lines = [Line(job=one) for one in page.jobs]
     words = _viewing(len(lines), after)
-    return JobList(lines, page.next, page.read_at, words, "oldest", states or STUCK, "", page.unread)
+    return JobList(lines, page.next, page.read_at, words, "oldest", statuses, "", page.unread)
 
 
 def merged_page(outbox: "AsyncTask", after: str | None) -> JobList:

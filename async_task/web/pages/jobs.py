@@ -26,9 +26,11 @@ def read(asked: Asked) -> View:
     kind = _kind(search, models, query)
     found = _found(asked, search, kind, models)
     short = asked.outbox.attempts.short_ids([one.attempt.id for one in found.lines if one.attempt is not None])
+    is_of_rows = lists_rows(query, models)
     values = {
         "lines": found.lines, "next": found.next, "now": found.read_at, "short": short, "search": search,
-        "viewing": found.words, "kind": kind, "models": models, "order": found.order, "orders": tuple(ORDER_WORDS),
+        "viewing": found.words, "kind": kind, "models": models, "order": found.order,
+        "is_of_rows": is_of_rows, "orders": ("oldest",) if is_of_rows else tuple(ORDER_WORDS),
         "words": _words(kind, found.statuses), "statuses": ",".join(found.statuses), "hidden": _hidden(search),
         "is_default": found.statuses == (DEFAULT,), "is_first": query.text("after") is None,
         "identifier": search.identifier, "is_cut": not found.lines and found.next is not None,
@@ -36,7 +38,7 @@ def read(asked: Asked) -> View:
     }  # fmt: skip
     rows = [one.cells for one in found.lines]
     data = {"jobs": [one.data for one in found.lines], "next": found.next, "read_at": found.read_at}
-    return View(values, data, COLUMNS, rows, found.command)
+    return View(values, data, COLUMNS, rows, found.command, next=found.next)
 
 
 def _words(kind: str, statuses: tuple[str, ...]) -> Sequence[str]:
@@ -55,7 +57,7 @@ def _kind(search: Search, models: Sequence[str], query: Query) -> str:
     given = Query([("type", search.given["type"])]) if "type" in search.given else query
     kind = given.choice("type", ("", ATTEMPTS, *models), "")
     is_narrow = bool(search.words) or any(name in search.given for name in ONLY_ATTEMPTS)
-    is_ordered = query.text("order") not in (None, "oldest") or query.choice("show", (ALL, DEFAULT), DEFAULT) == ALL
+    is_ordered = query.text("order") not in (None, "oldest") or _shows_all(query)
     is_of_attempts = (is_narrow or is_ordered or not models) and not search.is_of_rows
     return ATTEMPTS if not kind and is_of_attempts else kind
 
@@ -67,9 +69,15 @@ def _found(asked: Asked, search: Search, kind: str, models: list[str]) -> JobLis
         return attempts_page(outbox, filters, order, after, _command(filters, order))
     if kind in models or search.is_of_rows:
         _refuse_others(search)
-        states = tuple(one for one in search.statuses if one != DEFAULT)
-        return rows_page(outbox, kind or None, states, search.given.get("user"), after)
+        return rows_page(outbox, kind or None, _states_of_rows(search, query), search.given.get("user"), after)
     return merged_page(outbox, after)
+
+
+def _states_of_rows(search: Search, query: Query) -> tuple[str, ...]:
+    """In which rows are listed; none: in whichever."""
+    states = tuple(one for one in search.statuses if one != DEFAULT)
+    is_all = _shows_all(query) and not search.statuses
+    return states if states or is_all else (DEFAULT,)
 
 
 def _refuse_others(search: Search) -> None:
@@ -86,6 +94,11 @@ def lists_rows(query: Query, models: Sequence[str]) -> bool:
     return search.is_of_rows or _kind(search, models, query) in models
 
 
+def lists_both(query: Query, models: Sequence[str]) -> bool:
+    """Whether the list shows rows of models beside attempts. Raises Refused."""
+    return not lists_rows(query, models) and _kind(search_of(query), models, query) != ATTEMPTS
+
+
 def order_of(query: Query) -> Any:
     """The order of a list of attempts. Raises Refused."""
     first = "oldest" if filters_of(query)["status"] == (DEFAULT,) else "newest"
@@ -97,9 +110,12 @@ def filters_of(query: Query) -> dict[str, Any]:
     search = search_of(query)
     if search.is_of_rows:
         raise Refused(400, "Attempts have no user, and not the states of rows: leave them out, or say type:MODEL.")
-    is_all = query.choice("show", (ALL, DEFAULT), DEFAULT) == ALL
-    statuses = search.statuses or (() if is_all or search.given or search.words else (DEFAULT,))
+    statuses = search.statuses or (() if _shows_all(query) or search.given or search.words else (DEFAULT,))
     return search.filters() | {"status": statuses}
+
+
+def _shows_all(query: Query) -> bool:
+    return query.choice("show", (ALL, DEFAULT), DEFAULT) == ALL
 
 
 def _command(filters: dict[str, Any], order: str) -> str:

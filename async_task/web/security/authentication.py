@@ -9,10 +9,11 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from async_task.errors import ConfigurationError
 from async_task.schema.audit import check_actor
+from async_task.web.redirects import to_same_address
 from async_task.web.security.access import Access
 from async_task.web.security.form_token import FIELD, cookie_attributes
 from async_task.web.security.guard import form_of
@@ -23,7 +24,8 @@ LOGIN_COOKIE, LOGIN_SECONDS = "async_task_login", 12 * 3600
 TOKEN_ACTOR, SHORTEST_TOKEN = "token", 20
 LOOPBACK = ("127.0.0.0/8", "::1")
 _OWN_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-_OF_A_PROXY = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_OF_A_PROXY = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
+_BEGIN_OF_A_PROXYS = "x-forwarded-"
 
 
 class Anybody:
@@ -43,7 +45,7 @@ class Loopback(Anybody):
     def __call__(self, request: Request) -> Access:
         hosts = request.headers.getlist("host")
         is_own = len(hosts) == 1 and _OWN_HOST.fullmatch(hosts[0]) is not None
-        is_passed_on = any(one in request.headers for one in _OF_A_PROXY)
+        is_passed_on = any(one in _OF_A_PROXY or one.startswith(_BEGIN_OF_A_PROXYS) for one in request.headers)
         return super().__call__(request) if is_own and not is_passed_on else Access.none()
 
     async def challenge(self, request: Request) -> Response:
@@ -101,19 +103,19 @@ class Token:
         return self._access if has_token or self._is_login(request.cookies.get(LOGIN_COOKIE, "")) else Access.none()
 
     async def challenge(self, request: Request) -> Response:
-        """The login form; where it was sent, the way back to the page, with the cookie. Raises Refused."""
+        """The login form, also after a wrong token; after the right one the way back to the page, with the cookie.
+        Raises Refused."""
         if request.method == "POST":
             return await self._log_in(request)
-        if "authorization" in request.headers or request.url.path.endswith((".json", ".csv")):
+        if "authorization" in request.headers or request.scope["path"].endswith((".json", ".csv")):
             raise _refused_token()
         return _login_form(str(request.state.csrf))
 
     async def _log_in(self, request: Request) -> Response:
         form = await form_of(request)
         if not is_same(str(form.get("token", "")), self._token):
-            raise _refused_token()
-        # The same path, as a relative address: a path that begins with // would lead to another site.
-        answer = RedirectResponse(f"?{request.url.query}", 303)
+            return _login_form(str(request.state.csrf), "This is not the token: try again.")
+        answer = to_same_address(request)
         answer.headers["Set-Cookie"] = self._cookie_for(request)
         return answer
 
@@ -184,11 +186,12 @@ def _refused_token() -> Refused:
     return Refused(401, "There is no valid token in this request.", {"WWW-Authenticate": "Bearer"})
 
 
-def _login_form(csrf: str) -> Response:
+def _login_form(csrf: str, problem: str = "") -> Response:
+    said = f'<p role="alert">{problem}</p>' if problem else ""
     text = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><title>Log in</title>'
-        f'<h1>Log in</h1><form method="post"><input type="hidden" name="{FIELD}" value="{csrf}">'
+        f'<h1>Log in</h1>{said}<form method="post"><input type="hidden" name="{FIELD}" value="{csrf}">'
         '<p><label>Token <input type="password" name="token" autocomplete="current-password" required>'
         "</label><p><button>Log in</button></form></html>"
     )

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from async_task.application.validation import flag
 from async_task.error_text import describe_place, without_values
 from async_task.errors import ConfigurationError
+from async_task.web.redirects import to_same_address
 from async_task.web.security.access import Access, Authorize, Right
 from async_task.web.security.form_token import FIELD, cookie_with, form_token, new_secret, secret_of
 from async_task.web.security.headers import secure
@@ -42,12 +43,14 @@ class Challenger(Protocol):
 
 class Guard:
     """An ASGI application around another one. Each request that reaches that one is a GET or HEAD of somebody who may
-    read, or a POST from this origin of somebody with a right; open paths are read by everybody.
+    read, or a POST from this origin of somebody with a right; open paths are read by everybody. A POST to anything but
+    `forms` leads whoever may read to the same address, without any effect: another tab has logged in meanwhile.
 
     `authorize`: see `Authorize`; what it raises is answered with 500, but an HTTPException of Starlette with its status
     and headers, for example a redirect to a login page. `read_only`: nobody has a right. `open_paths`: paths, and
-    beginnings of paths that end with a slash. `open_metrics`: whether everybody reads /metrics, which names queues and
-    targets. `page`: makes the response to a refused request.
+    beginnings of paths that end with a slash. `forms`: the beginning of the paths that take a form.
+    `open_metrics`: whether everybody reads /metrics, which names queues and targets. `page`: makes the response to a
+    refused request.
 
     `request.state.access` is the Access of the person (on open paths none), and `request.state.csrf` is the value of
     the hidden field `csrf` of a form; `page` may be called before they are known. Every response has the headers of
@@ -63,10 +66,12 @@ class Guard:
         read_only: bool = False,
         open_paths: Collection[str] = OPEN_PATHS,
         open_metrics: bool = False,
+        forms: str = "/",
         page: Page = plain_page,
     ) -> None:
         _check_authorize(authorize)
         self._app, self._authorize, self._page = app, authorize, page
+        self._forms = forms
         self._is_read_only = flag(read_only, "read_only")
         self._open_paths = (*open_paths, *([METRICS] if open_metrics else []))
 
@@ -86,7 +91,7 @@ class Guard:
             access, token = (Access.none(), "") if is_open else await self._admit(request, send)
             # Copies: an application around this one has a state of its own in the same place.
             scope = {**scope, "state": {**scope.get("state", {}), "access": access, "csrf": token}}
-            app = self._app if is_open or access.reads else await self._challenge(Request(scope, receive))
+            app = self._app if is_open else await self._app_for(Request(scope, receive), access)
             await app(scope, receive, send)
         except ClientDisconnect:
             pass
@@ -109,8 +114,6 @@ class Guard:
         if request.method == "POST":
             _refuse_other_origins(request)
         access = await self._access_of(request)
-        if request.method == "POST" and access.reads and not access.rights:
-            raise Refused(403, "You may read here, and change nothing.")
         secret = secret_of(request)
         if secret is None:
             secret = new_secret()
@@ -129,6 +132,16 @@ class Guard:
             logger.error("authorize returned a %s and not an Access: the request is refused", type(access).__name__)
             return Access.none()
         return access.without_rights() if self._is_read_only else access
+
+    async def _app_for(self, request: Request, access: Access) -> ASGIApp:
+        """What answers this person. Raises Refused."""
+        if not access.reads:
+            return await self._challenge(request)
+        if request.method == "POST" and not _route_path(request.scope).startswith(self._forms):
+            return to_same_address(request)
+        if request.method == "POST" and not access.rights:
+            raise Refused(403, "You may read here, and change nothing.")
+        return self._app
 
     async def _challenge(self, request: Request) -> ASGIApp:
         if isinstance(self._authorize, Challenger):
@@ -222,9 +235,10 @@ def _refuse_other_origins(request: Request) -> None:
 
 def _hosts_of(origins: list[str]) -> list[str | None]:
     try:
-        return [urlsplit(one).netloc or None for one in origins]
+        found = [urlsplit(one) for one in origins]
     except ValueError:
         return [None]
+    return [one.netloc or None if one.scheme in ("http", "https") else None for one in found]
 
 
 def _route_path(scope: Scope) -> str:

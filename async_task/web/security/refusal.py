@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 NO_RIGHT = "You do not have the right to do this."
 
@@ -22,15 +22,25 @@ class Refused(HTTPException):
 
 
 def plain_page(request: Request, refused: Refused) -> Response:
-    """The response to a refused request, without style: JSON where the path ends with .json, else HTML."""
-    if request.url.path.endswith(".json"):
-        return JSONResponse({"error": refused.words}, refused.status, refused.headers)
+    """The response to a refused request, without style: as `data_page` where that has one, else HTML."""
+    if (found := data_page(request, refused)) is not None:
+        return found
     title = html.escape(f"{refused.status} {phrase_of(refused.status)}")
     text = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f"<h1>{title}</h1><p>{html.escape(refused.words)}</p></html>"
     )
     return HTMLResponse(text, refused.status, refused.headers)
+
+
+def data_page(request: Request, refused: Refused) -> Response | None:
+    """The response to a program: JSON where the path ends with .json, plain text where it ends with .csv, else None."""
+    path = str(request.scope["path"])
+    if path.endswith(".json"):
+        return JSONResponse({"error": refused.words}, refused.status, refused.headers)
+    if path.endswith(".csv"):
+        return PlainTextResponse(f"{refused.words}\n", refused.status, refused.headers)
+    return None
 
 
 def phrase_of(status: int) -> str:
