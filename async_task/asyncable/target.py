@@ -28,6 +28,7 @@ from async_task.database.clock import Instant
 from async_task.database.lanes import Lane, lane_of
 from async_task.error_text import describe, secrets_in, without_values
 from async_task.errors import ConfigurationError
+from async_task.targets.answers import checked_answer
 from async_task.targets.context import Again, Discard, ErrorRecorder
 from async_task.targets.row_target import RowTarget
 
@@ -141,7 +142,11 @@ class Try(NamedTuple):
         return answer
 
     def finish(self, session: Session, answer: Any) -> Again | None:
-        """Write that the row is processed, in the transaction of the outcome. Returns the answer of the attempt."""
+        """Write that the row is processed, in the transaction of the outcome. Returns the answer of the attempt. Raises
+        TypeError for an answer of which nothing has run."""
+        answer = checked_answer(answer, "process()")
+        if isinstance(answer, Raised):
+            raise answer.error
         if self.model.processing.mode == "leased":
             self._keep_changes(session)
         session.flush()

@@ -26,6 +26,7 @@ from async_task.polling.chain import METHOD, name_of
 from async_task.polling.decisions import Reading, Step, decide
 from async_task.polling.settings import Polling
 from async_task.polling.states import ANSWERS, STATE, PollState
+from async_task.targets.answers import checked_answer
 from async_task.targets.context import Again, Discard, GivenUp, current_attempt
 from async_task.targets.registry import registered_targets, target
 from async_task.targets.retry import Retry
@@ -129,7 +130,7 @@ class _Poll:
 
     def _start(self) -> Again:
         try:
-            self._call(self._row.start, str(current_attempt().id))
+            self._call("start", str(current_attempt().id))
         except Discard as discarded:
             return self._fail(self._described(discarded).summary)
         wait = self._polling.wait(dt.timedelta(0))
@@ -142,7 +143,7 @@ class _Poll:
 
     def _check(self, *, is_last: bool) -> Again:
         try:
-            state = _state(self._call(self._row.check))
+            state = _state(self._call("check"))
         except Discard as discarded:
             return self._fail(self._described(discarded).summary)
         except Exception as error:
@@ -156,7 +157,7 @@ class _Poll:
         return AT_ONCE if state.is_terminal else Again(after=wait)
 
     def _fetch(self) -> Again:
-        self._call(self._row.fetch)
+        self._call("fetch")
         return self._skip_fetch()
 
     def _skip_fetch(self) -> Again:
@@ -164,12 +165,12 @@ class _Poll:
         return AT_ONCE
 
     def _handle(self) -> None:
-        self._call(self._row.handle)
+        self._call("handle")
         self._write(self._row.record_handled)
 
     def _give_up(self, why: str = "") -> Again:
         try:
-            self._call(self._row.stop)
+            self._call("stop")
         except Exception as error:
             logger.warning("%s: stop() raised %s", self._name, self._described(error).summary)
         what = "started" if self._was == PollState.PENDING else "ended"
@@ -187,13 +188,14 @@ class _Poll:
         self._write(self._row.record_delay, wait, keep=False)
         return Again(after=wait)
 
-    def _call(self, method: Callable[..., Any], *given: object) -> Any:
+    def _call(self, name: str, *given: object) -> Any:
         """What a method of the user's returns. Raises _Unfinished for a transient error; else what it raises, without
         its secrets."""
         with nothing_handed():
-            answer = self._lane.call(partial(method, *given))
+            answer = self._lane.call(partial(getattr(self._row, name), *given))
             if inspect.iscoroutine(answer):
                 answer = self._lane.run_coroutine(answer)
+        answer = checked_answer(answer, f"{name}()")
         if isinstance(answer, Raised):
             raise self._to_raise(answer.error)
         return answer

@@ -375,6 +375,28 @@ def test_a_process_that_is_not_finished_is_called_again(desk: Desk, board: Board
     assert desk.status(made) == "processed"
 
 
+class Awaitable:
+    def __await__(self) -> Any:
+        raise AssertionError("nobody awaits it")
+
+
+@by_one_door
+@pytest.mark.in_turns
+@pytest.mark.parametrize("model", [Review, LeasedReview, CoroutineReview])
+@pytest.mark.parametrize("made_answer", [lambda: (one for one in "x"), Awaitable])
+def test_an_answer_of_which_nothing_has_run_is_an_error(
+    desk: Desk, board: Board, model: type[Any], made_answer: Callable[[], Any]
+) -> None:
+    mine = of(desk, model)
+    board.does = lambda row: made_answer()
+    made = mine.submitted()
+    (outcome,) = mine.go_on()
+    assert isinstance(outcome, Retried)
+    row, name = mine.row(made), type(made_answer()).__name__
+    assert row.error == f"TypeError: process() returned a {name}, which was never run"
+    assert (row.asyncable_status, row.decision) == ("attempted", None)
+
+
 # Verbs
 
 

@@ -8,14 +8,16 @@ import pathlib
 import subprocess
 import sys
 import uuid
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, Integer, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import databases
 from async_task import (
+    Asyncable,
     Attempt,
     ConfigurationError,
     Discard,
@@ -26,6 +28,7 @@ from async_task import (
     Status,
     Superseded,
 )
+from conftest import by_one_door
 from databases import Database
 from operations import HOUR, AsyncBatch, Away, Batch, Provider, Refused, World
 from outbox import Client, events_of
@@ -96,6 +99,38 @@ def test_an_operation_whose_class_lacks_a_method_is_refused_when_it_is_submitted
 
     with pytest.raises(ConfigurationError, match=r"Half lacks fetch\(\), handle\(\): "):
         Half().submit()
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("model", [Pollable, Asyncable])
+def test_a_method_that_is_a_generator_is_refused_when_the_class_is_made(model: type[Any]) -> None:
+    class Own(DeclarativeBase): ...
+
+    def work(self: Any) -> Any:
+        yield
+
+    name = "handle" if model is Pollable else "process"
+    key = {"id": mapped_column(Integer, primary_key=True), "__tablename__": "lazy"}
+    with pytest.raises(ConfigurationError, match=rf"Lazy.{name}\(\) is a generator: calling it runs nothing"):
+        type("Lazy", (model, Own), {**key, name: work, "__module__": __name__})
+
+
+@by_one_door
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["start", "check", "fetch", "handle"])
+def test_an_answer_of_which_nothing_has_run_is_an_error_of_its_step(
+    world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    made = world.submitted()
+    provider.will("check", "ended")
+    monkeypatch.setattr(Batch, step, lambda *_: (one for one in "x"))
+    world.go_on()
+    world.pass_by(60)
+    world.go_on()
+    (attempt,) = world.attempts()
+    assert f"TypeError: {step}() returned a generator, which was never run" in str(attempt.last_error)
+    before = {"start": "pending", "check": "submitted", "fetch": "ended", "handle": "ended"}
+    assert world.progress(made) == (before[step], step == "handle", False)
 
 
 @pytest.mark.slow
