@@ -226,8 +226,8 @@ def _next(wait: dt.timedelta) -> dict[str, Any]:
     return {"next_poll_at": clock_now(wait.total_seconds())}
 
 
-def _failed(reason: str) -> dict[str, Any]:
-    short = storable(reason)
+def _failed(reason: object) -> dict[str, Any]:
+    short = storable(str(reason))
     short = short if len(short) <= LONGEST_REASON else f"{short[: LONGEST_REASON - 4]} ..."
     return {
         "status": PollState.FAILED.value, "failed_at": clock_now(), "failure_reason": short, "next_poll_at": None,

@@ -17,6 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import databases
 from async_task import (
+    Again,
     Asyncable,
     Attempt,
     ConfigurationError,
@@ -131,6 +132,46 @@ def test_an_answer_of_which_nothing_has_run_is_an_error_of_its_step(
     assert f"TypeError: {step}() returned a generator, which was never run" in str(attempt.last_error)
     before = {"start": "pending", "check": "submitted", "fetch": "ended", "handle": "ended"}
     assert world.progress(made) == (before[step], step == "handle", False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["start", "fetch", "handle"])
+def test_a_method_that_is_not_finished_is_called_again_and_no_error_is_counted(
+    world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def work(self: Any, *_: object) -> Again | None:
+        self.results = f"{self.results or ''}x"
+        provider.ask(step)
+        return Again(after=90) if provider.count(step) == 1 else None
+
+    monkeypatch.setattr(Batch, step, work)
+    provider.will("check", "ended")
+    made = world.submitted()
+    world.go_on()
+    world.pass_by(60)
+    world.go_on()
+    assert (provider.count(step), world.row(made).results, world.wait(made) > 0) == (1, "x", True)
+    for _ in range(2):
+        world.pass_by(90)
+        world.go_on()
+    assert (provider.count(step), world.row(made).results) == (2, "xx" if step != "start" else None)
+    assert world.progress(made) == ("ended", True, True)
+    assert [(one.status, one.num_errors) for one in world.attempts()] == [(Status.SUCCEEDED, 0)]
+
+
+@by_one_door
+def test_a_reason_that_is_no_text_is_written_as_text(
+    world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(self: Any) -> str:
+        self.failure_reason = 5
+        return "failed"
+
+    monkeypatch.setattr(Batch, "check", check)
+    made = world.running()
+    world.pass_by(60)
+    world.go_on()
+    assert (world.progress(made), world.row(made).failure_reason) == (("failed", True, True), "5")
 
 
 @pytest.mark.slow
