@@ -210,17 +210,21 @@ def test_a_processed_or_canceled_row_can_be_restarted(desk: Desk, board: Board) 
 
 @by_one_door
 @pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize("restarts", [0, 2])
 def test_a_restart_enqueues_also_if_the_attempt_has_succeeded_since_its_transaction_first_read(
-    desk: Desk, board: Board, engine: Engine
+    desk: Desk, board: Board, engine: Engine, restarts: int
 ) -> None:
     made = desk.submitted()
     with Session(engine) as session, session.begin():
         row = session.get_one(Review, made)  # MySQL goes on to see the attempt as it is now
         assert session.query(Attempt).one().status is Status.PENDING
         desk.go_on()
+        for _ in range(restarts):
+            desk.do(made, "restart")
+            desk.go_on()
         row.restart()
     desk.go_on()
-    assert (desk.status(made), len(board.asked), len(desk.attempts())) == ("processed", 2, 2)
+    assert (desk.status(made), len(board.asked), len(desk.attempts())) == ("processed", restarts + 2, restarts + 2)
 
 
 def test_a_waiting_retry_is_hurried_by_a_restart(desk: Desk, board: Board) -> None:
