@@ -274,6 +274,32 @@ def test_a_row_that_is_restarted_while_it_is_processed_is_processed_once_more(
     check_restart_meanwhile(of(desk, LeasedReview), board, error)
 
 
+@by_one_door
+@pytest.mark.parametrize("end", [None, Broken, Again])
+def test_a_row_that_is_restarted_at_the_end_of_its_window_has_a_new_one(
+    desk: Desk, board: Board, end: type[Any] | None
+) -> None:
+    mine = of(desk, LeasedReview)
+
+    def restart_once(row: Any) -> Any:
+        if len(board.asked) > 1:
+            return None
+        mine.do(row.id, "restart")
+        if end is Broken:
+            raise Broken("late")
+        return None if end is None else Again(after=HOUR)
+
+    board.does = restart_once
+    made = mine.submitted()
+    mine.pass_by(4 * DAY - MINUTE)
+    (attempt,) = mine.attempts()
+    assert isinstance(mine.app.perform(attempt.id), Retried)
+    (attempt,) = mine.attempts()
+    assert (attempt.is_due, attempt.expires_at) == (True, mine.row(made).last_submitted_at + dt.timedelta(days=4))
+    mine.go_on()
+    assert (mine.status(made), len(mine.attempts())) == ("processed", 1)
+
+
 @pytest.mark.parametrize("error", [None, Broken("late")])
 def test_a_row_that_is_canceled_while_it_is_processed_stays_canceled(
     desk: Desk, board: Board, error: Exception | None
