@@ -18,7 +18,7 @@ from async_task.polling.target import register
 from clockwork import let_pass
 from conftest import by_one_door
 from elsewhere import await_
-from operations import HOUR, Away, Batch, Child, Pair, Parent, Provider, Refused, World
+from operations import HOUR, Away, Batch, Child, Item, Order, Pair, Parent, Provider, Refused, World
 from workers import working
 
 MINUTE = 60.0
@@ -388,6 +388,21 @@ def test_a_token_fits_into_its_column_also_with_that_of_a_follower(key: object) 
     token = f"{token_of(key)}+{uuid.UUID(int=2**128 - 1)}"
     assert token.isprintable()
     assert len(token) <= 255
+
+
+@pytest.mark.slow
+@by_one_door
+def test_an_operation_that_is_read_with_its_items_is_resumed(world: World, provider: Provider, engine: Engine) -> None:
+    register(Order)
+    mine = World(world.app, engine, Order)
+    with Session(engine) as session, session.begin():
+        Order(items=[Item(), Item()]).submit(session)
+    mine.go_on()
+    mine.pass_by(26 * HOUR + MINUTE)
+    lose_attempts(engine)
+    assert (sweep_module.resume(engine, Order), len(mine.attempts())) == (1, 1)
+    mine.go_on()
+    assert provider.asked == ["start Order", "check", "handle"]
 
 
 @pytest.mark.slow
