@@ -497,11 +497,13 @@ def test_verbs_refuse_what_makes_no_sense(desk: Desk) -> None:
     with pytest.raises(NoTransaction, match="this Review is attached to no session"):
         Review().submit_for_processing()
     made = desk.by_hand()
-    for delay in (-1, "1h", dt.datetime(2026, 1, 1)):
+    for delay in (-1, "1h", dt.datetime(2026, 1, 1), dt.datetime(9999, 12, 30, tzinfo=dt.UTC)):
         with pytest.raises(InvalidArguments, match="delay"):
             desk.do(made, "submit_for_processing", delay=delay)
-    with pytest.raises(InvalidArguments, match="update_error: takes a text"):
-        desk.do(made, "update_error", "")
+    assert desk.status(made) == "not_yet_submitted"
+    for given in ([""], []):
+        with pytest.raises(InvalidArguments, match="update_error: takes a text"):
+            desk.do(made, "update_error", *given)
     with Session(desk.engine) as one, Session(desk.engine) as other:
         row = one.get_one(Review, made)
         with pytest.raises(InvalidState, match="attached to another session"):
