@@ -171,10 +171,8 @@ def checked_delay(delay: Delay | None, window: dt.timedelta) -> Delay | None:
 
 
 def _followed(instant: dt.datetime, window: dt.timedelta) -> dt.datetime:
-    try:
-        instant.astimezone(dt.UTC) + window
-    except OverflowError:
-        raise InvalidArguments("delay: the window after it is past the year 9999") from None
+    if instant > dt.datetime.max.replace(tzinfo=dt.UTC) - window:
+        raise InvalidArguments("delay: the window after it is past the year 9999")
     return instant
 
 
