@@ -11,7 +11,7 @@ from functools import partial
 from async_task.error_text import quotes_nothing
 from async_task.errors import ConfigurationError
 from async_task.schema.states import Status
-from async_task.targets.context import Again, GivenUp, RetryAfter
+from async_task.targets.context import Again, GivenUp, Restarted, RetryAfter
 from async_task.targets.error_kinds import ANY, NOT_NAMED, ErrorKinds, leaves
 from async_task.targets.retry import DEFAULT_RETRY, Retry, duration
 
@@ -99,7 +99,7 @@ KINDS = (Succeeded, Retried, Failed, Expired, Canceled, NotDue, NotPending, Busy
 class Decision:
     """The new state of a performed attempt. `reason`: why, or what is broken. `after`: set exactly when it stays
     pending. `charged`: an error is counted. `error`: what was raised, or None. `given_up`: why the operation that it
-    polls was given up just now.
+    polls was given up just now. `expires_at`: a new one, of a job that was restarted.
     """
 
     status: Status
@@ -108,6 +108,7 @@ class Decision:
     charged: bool = False
     error: BaseException | None = None
     given_up: str | None = None
+    expires_at: dt.datetime | None = None
 
 
 SUCCESS = Decision(Status.SUCCEEDED)
@@ -134,6 +135,8 @@ def decide(
     """Decide about an attempt whose call returned `answer`, or raised it (a BaseException)."""
     if isinstance(answer, BaseException):
         return _after_error(answer, standing, retry, draw, kinds)
+    if isinstance(answer, Restarted):
+        return Decision(Status.PENDING, after=answer.after, expires_at=answer.expires_at)
     if isinstance(answer, Again):
         after, problem = _checked(lambda: duration(answer.after, name="after"))
         if after is None:

@@ -6,8 +6,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Engine, select, update
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import Engine, ForeignKey, select, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from async_task import AsyncTask, Attempt, Outcome, Pollable, Polling
 from async_task.schema.columns import Identifier, Name
@@ -157,6 +157,22 @@ class Parent(Methods, Pollable, Base):
 class Child(Parent):
     __mapper_args__ = {"polymorphic_identity": "child"}  # noqa: RUF012
     polling = Polling(name="test.child")
+
+
+class Order(Methods, Pollable, Base):
+    """It is read together with its items."""
+
+    __tablename__ = "polled_orders"
+    polling = Polling(name="test.order")
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    items: Mapped[list["Item"]] = relationship(lazy="joined")
+
+
+class Item(Base):
+    __tablename__ = "polled_items"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order_id: Mapped[int] = mapped_column(ForeignKey(Order.id))
 
 
 registry._allowed = registry.AllowList(_others)  # the fixture of the tests registers them: other tests sweep too

@@ -166,6 +166,24 @@ class Letter(Paper):
     id: Mapped[int] = mapped_column(ForeignKey("papers.id"), primary_key=True)
 
 
+class Form(Columns, Asyncable, Base):
+    """Each of its rows is of a subclass."""
+
+    __tablename__ = "review_forms"
+    __mapper_args__: ClassVar = {"polymorphic_on": "kind"}
+    processing = Processing(name="test.form")
+
+    kind: Mapped[str] = mapped_column(Name(16))
+
+    def process(self) -> Any:
+        return board.establish(self)
+
+
+class Appeal(Form):
+    __mapper_args__: ClassVar = {"polymorphic_identity": "appeal"}
+    processing = Processing(name="test.appeal")
+
+
 class Pair(Asyncable, Base):
     """It has a primary key of two columns."""
 
@@ -180,7 +198,8 @@ class Pair(Asyncable, Base):
 
 
 MODELS = (
-    Review, LeasedReview, CoroutineReview, SessionReview, AsyncSessionReview, OldReview, Paper, Letter, Pair,
+    Review, LeasedReview, CoroutineReview, SessionReview, AsyncSessionReview, OldReview, Paper, Letter, Form,
+    Appeal, Pair,
 )  # fmt: skip
 registry._allowed = registry.AllowList(_others)  # the tests register those that they need: other tests sweep too
 

@@ -155,7 +155,7 @@ class Asyncable(AsyncableScopes):
         without a session, InvalidArguments, and ConfigurationError if its class has no process().
         """
         check_process(type(self))
-        wait = verbs.checked_delay(delay)
+        wait = verbs.checked_delay(delay, self.processing.window)
         own, model = session_of(self, session), type(self)
         now = {
             "submitted_at": now_in(model, "submitted_at"),
@@ -206,10 +206,10 @@ class Asyncable(AsyncableScopes):
     def update_error(self, session: SyncSession, text: str, /) -> None: ...
     def update_error(self, *given: Any) -> None:
         """Record an error. The job does so by itself. Raises InvalidArguments for an empty text."""
-        text = given[-1]
-        if not (isinstance(text, str) and text):
-            raise InvalidArguments("update_error: takes a text that is not empty")
-        own = session_of(self, given[0] if len(given) > 1 else None)
+        *session, text = given or (None,)
+        if len(session) > 1 or not (isinstance(text, str) and text):
+            raise InvalidArguments("update_error: takes a text that is not empty, and before it a session or none")
+        own = session_of(self, *session or [None])
         change(own, self, "update_error", {"error": verbs.error_in(type(self), text)}, None)
 
     def clear_error(self, session: SyncSession | None = None) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from async_task.asyncable.settings import Processing
 from async_task.attempts import actions
 from async_task.attempts.attempt import BaseAttempt
-from async_task.attempts.chain import Chain, can_hurry, says, target_name
+from async_task.attempts.chain import MOST_FOLLOWERS, Chain, can_hurry, says, target_name
 from async_task.errors import InvalidState
 from async_task.schema.states import Status
 
@@ -36,13 +36,18 @@ def enqueue(
     `session`. One that is being performed is left alone: before it ends it sees that the row has changed."""
     chain = chain_of(model)
     link = chain.last_link(session, key)
-    if link.attempt is not None:
-        if _restarted(session, link.attempt, at, expires_at, reason):
+    for _ in range(MOST_FOLLOWERS):
+        attempt = link.attempt
+        if attempt is None:
+            attempt = chain.begin(session, link, key, scheduled_at=at, expires_at=expires_at)
+            if attempt.status is Status.PENDING and attempt.num_attempts == 0:
+                return
+        if _restarted(session, attempt, at, expires_at, reason):
             return
-        if actions.status_now(link.attempt, session) is not Status.SUCCEEDED:
+        # On MySQL the chain is longer by now than this transaction first read.
+        if actions.status_now(attempt, session) is not Status.SUCCEEDED:
             return
-        link = chain.link_after(key, link.attempt)
-    chain.begin(session, link, key, scheduled_at=at, expires_at=expires_at)
+        link = chain.link_after(key, attempt)
 
 
 def _restarted(

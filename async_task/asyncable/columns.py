@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Index, Table, inspect
+from sqlalchemy import Column, Index, Table, false, inspect
 from sqlalchemy.orm import (
     ColumnProperty,
     InstrumentedAttribute,
@@ -189,6 +189,8 @@ def attributes_of(model: type[Any]) -> dict[str, str]:
 def own_rows(model: type[Any], statement: Any) -> Any:
     """The statement without the rows of subclasses, which have a job of their own."""
     mapper: Any = inspect(model)
-    if mapper.polymorphic_on is None or mapper.polymorphic_identity is None:
+    if mapper.polymorphic_on is None:
         return statement
+    if mapper.polymorphic_identity is None:  # no row can be loaded as one of the base itself
+        return statement.where(false())
     return statement.where(mapper.polymorphic_on == mapper.polymorphic_identity)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from async_task.asyncable.chain import name_of
 from async_task.asyncable.target import ProcessTarget, RowProcessor, takes_session
 from async_task.errors import ConfigurationError
+from async_task.targets.answers import refuse_generator
 from async_task.targets.registry import registered_targets, target
 from async_task.targets.retry import Retry
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 def register(model: "type[Asyncable]") -> None:
     """Put the job of these rows on the allow-list. Raises ConfigurationError."""
+    refuse_generator(model.process, f"{model.__name__}.process()")
     processing = model.processing
     retry = Retry.every(processing.interval)
     target(_target_of(model), name=name_of(model), mode="leased", retry=retry)

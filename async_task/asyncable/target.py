@@ -28,13 +28,12 @@ from async_task.database.clock import Instant
 from async_task.database.lanes import Lane, lane_of
 from async_task.error_text import describe, secrets_in, without_values
 from async_task.errors import ConfigurationError
-from async_task.targets.context import Again, Discard, ErrorRecorder
+from async_task.targets.answers import checked_answer
+from async_task.targets.context import Again, Discard, ErrorRecorder, Restarted
 from async_task.targets.row_target import RowTarget
 
 if TYPE_CHECKING:
     from async_task.asyncable.asyncable import Asyncable
-
-AT_ONCE = Again(after=0)
 
 
 def takes_session(model: "type[Asyncable]") -> bool:
@@ -59,15 +58,14 @@ class RowProcessor(RowTarget, ErrorRecorder):
 
     def record_error(
         self, connection: Connection, lane: Lane, arguments: Mapping[str, Any], error: BaseException, summary: str
-    ) -> bool:
+    ) -> Restarted | None:
         model, key = self.model, arguments["key"]
         if isinstance(error, NothingToDo):
-            return True
+            return None
         if hit(connection, model, key, {"error": error_in(model, summary)}, _goes_on(model)):
             tell_of_error(connection, lane, model, key)
-            return True
-        found = read(connection, model, key, is_locked=True)
-        return found is None or not _was_restarted(found)
+            return None
+        return _restarted(connection, model, key)
 
 
 class ProcessTarget(RowProcessor):
@@ -141,20 +139,23 @@ class Try(NamedTuple):
         return answer
 
     def finish(self, session: Session, answer: Any) -> Again | None:
-        """Write that the row is processed, in the transaction of the outcome. Returns the answer of the attempt."""
+        """Write that the row is processed, in the transaction of the outcome. Returns the answer of the attempt. Raises
+        TypeError for an answer of which nothing has run."""
+        answer = checked_answer(answer, "process()")
+        if isinstance(answer, Raised):
+            raise answer.error
         if self.model.processing.mode == "leased":
             self._keep_changes(session)
         session.flush()
-        if isinstance(answer, Again):
-            return answer
         model = self.model
+        if isinstance(answer, Again):
+            return _restarted(session, model, self.key) or answer
         done = {"processed_at": now_in(model, "processed_at"), "error": None}
         if hit(session, model, self.key, done, _goes_on(model)):
             if self._may_have_failed_long:
                 tell_of_success(session, model, self.key)
             return None
-        found = read(session, model, self.key, is_locked=True)
-        return AT_ONCE if found is not None and _was_restarted(found) else None
+        return _restarted(session, model, self.key)
 
     @property
     def _may_have_failed_long(self) -> bool:
@@ -202,5 +203,9 @@ def _goes_on(model: "type[Asyncable]") -> Any:
     return can.open() & can.attempted()
 
 
-def _was_restarted(found: Scopes[Known]) -> bool:
-    return bool(found.open() and found.submitted() and not found.attempted())
+def _restarted(session: Any, model: "type[Asyncable]", key: Any) -> Restarted | None:
+    """The answer of the attempt if the row was restarted during its try. `session`: or a connection."""
+    found = read(session, model, key, is_locked=True)
+    if found is None or not found.open() or not found.submitted() or found.attempted():
+        return None
+    return Restarted(found.last_submitted_at.value + model.processing.window)

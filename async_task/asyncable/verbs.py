@@ -160,14 +160,20 @@ def _seconds(delay: Any) -> float:
     return delay.total_seconds() if isinstance(delay, dt.timedelta) else 0.0
 
 
-def checked_delay(delay: Delay | None) -> Delay | None:
-    """A timedelta, or an aware datetime. Raises InvalidArguments."""
+def checked_delay(delay: Delay | None, window: dt.timedelta) -> Delay | None:
+    """A timedelta, or an aware datetime, which the `window` can follow. Raises InvalidArguments."""
     if delay is None or isinstance(delay, dt.datetime):
-        return delay and aware(delay, "delay")
+        return delay and _followed(aware(delay, "delay"), window)
     try:
         return duration(delay, name="delay") or None
     except ConfigurationError as error:
         raise InvalidArguments(str(error)) from None
+
+
+def _followed(instant: dt.datetime, window: dt.timedelta) -> dt.datetime:
+    if instant > dt.datetime.max.replace(tzinfo=dt.UTC) - window:
+        raise InvalidArguments("delay: the window after it is past the year 9999")
+    return instant
 
 
 def due_of(session: Session, row: Any) -> dt.datetime:

@@ -131,7 +131,7 @@ def _insert_or_find(
         if may_look and (there := own.scalars(find).first()) is not None:
             return there
         connection.execute(insert.on_duplicate_key_update(id=table.c.id))
-        return own.scalars(find.with_for_update(read=True)).one()
+        return own.scalars(find.with_for_update(read=True)).unique().one()
     unless_there = insert.on_conflict_do_nothing(
         index_elements=_TOKEN, index_where=table.c.idempotence_token.is_not(None)
     )

@@ -173,9 +173,11 @@ def draft(
 
 
 def _form(
-    target: object, method_name: str | None, queue: str | None, priority: int | None,
+    target: object, method_name: object, queue: str | None, priority: int | None,
     encryptor: Encryptor | str | None, max_attempts: int | None, retry: Retry | None, timeout: Duration | None,
 ) -> Form:  # fmt: skip
+    if method_name is not None and not isinstance(method_name, str):
+        raise InvalidArguments(f"method_name: takes a text, not {type(method_name).__name__}")
     method = target_of(target).method(method_name)
     policy = method.policy
     _check_common(queue, priority, max_attempts)

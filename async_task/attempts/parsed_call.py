@@ -2,7 +2,7 @@
 
 from typing import Any, TypedDict
 
-from async_task.errors import UnknownTarget, near
+from async_task.errors import InvalidArguments, UnknownTarget, near
 from async_task.targets.registry import registered_targets, target_named
 from async_task.targets.target import Method, call_name
 
@@ -27,12 +27,16 @@ def parse_call(call: str, arguments: str = "{}") -> ParsedCall:
     Raises UnknownTarget with the nearest name, UnknownMethod, and InvalidArguments, which repeats no value.
     """
     method = method_named(call)
+    if not isinstance(arguments, (str, bytes, bytearray)):
+        raise InvalidArguments(f"arguments: takes a text in JSON, not {type(arguments).__name__}")
     values: dict[str, Any] = method.signature.read(arguments)
     return {"target": method.target.name, "method_name": method.name, "method_args": values}
 
 
-def method_named(call: str) -> Method:
-    """The method that a call names as a person writes it. Raises UnknownTarget and UnknownMethod."""
+def method_named(call: object) -> Method:
+    """The method that a call names as a person writes it. Raises UnknownTarget, UnknownMethod and InvalidArguments."""
+    if not isinstance(call, str):
+        raise InvalidArguments(f"a call is a text, as 'shop.orders.fulfill', not {type(call).__name__}")
     try:
         return target_named(call).method(None)
     except UnknownTarget:

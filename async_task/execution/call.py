@@ -15,13 +15,13 @@ from sqlalchemy.orm import Session
 from async_task.attempts.ambient import handed
 from async_task.database.answers import Raised, called, returned_or_raised
 from async_task.database.lanes import Lane
-from async_task.error_text import quotes_nothing
 from async_task.execution.around import Watched, answer_within, completed
 from async_task.execution.prepared_call import ExecutionContext, PreparedCall, timeout_error
 from async_task.execution.starts import Starts
 from async_task.execution.transaction import CallTransaction
 from async_task.queue.claim import Claim
 from async_task.queue.hooks import NO_HOOKS, Around, Hooks, facts_of
+from async_task.targets.answers import checked_answer
 from async_task.targets.context import Again, Discard, RetryAfter, current_attempt, performing
 
 logger = logging.getLogger("async_task")
@@ -53,7 +53,7 @@ def _lane_answer(
     """The answer of the call, also of a coroutine that a plain function returns."""
     answer = _invoke(context, claim, call, transaction)
     answer = context.lane.run_coroutine(answer) if inspect.iscoroutine(answer) else answer
-    return _checked_answer(answer)
+    return checked_answer(answer)
 
 
 async def run_coroutine(claim: Claim, call: PreparedCall, starts: Starts, hooks: Hooks = NO_HOOKS) -> object:
@@ -76,7 +76,7 @@ async def _answer(function: Callable[..., Any], timeout: dt.timedelta | None) ->
     task = asyncio.current_task()
     if task is not None and task.cancelling() and not isinstance(answer, Raised):
         answer = Raised(asyncio.CancelledError())  # it canceled its own task and returned: the same as on a lane
-    return _checked_answer(answer)
+    return checked_answer(answer)
 
 
 async def _last_returned(work: Coroutine[Any, Any, Any]) -> object:
@@ -139,7 +139,7 @@ def _plain_within(
 
     async def answer() -> object:
         returned = called(function)
-        return _checked_answer(lane.run_from_call(returned) if inspect.iscoroutine(returned) else returned)
+        return checked_answer(lane.run_from_call(returned) if inspect.iscoroutine(returned) else returned)
 
     def within() -> object:
         return _unwrap(completed(answer_within(around, facts_of(claim), answer, is_async=False)))
@@ -153,7 +153,7 @@ def _coroutine_within(
     """The same for a coroutine function. It runs in a task of its own, with which contextvars end."""
 
     async def answer() -> object:
-        return _checked_answer(await _last_returned(_within_timeout(function, None)))
+        return checked_answer(await _last_returned(_within_timeout(function, None)))
 
     async def within() -> object:
         return _unwrap(await answer_within(around, facts_of(claim), answer, is_async=True))
@@ -215,17 +215,3 @@ async def _cancel(task: "asyncio.Task[Any]", coroutine: Coroutine[Any, Any, Any]
         return  # nothing refers to it any more, and Python destroys it
     task.cancel()
     await asyncio.wait({task}, timeout=CLEAN_UP)
-
-
-def _checked_answer(answer: object) -> object:
-    """The answer; `Raised` if it is something that has not run, or an error that was returned instead of raised."""
-    if answer is None:
-        return None
-    if inspect.isgenerator(answer) or inspect.isasyncgen(answer) or inspect.isawaitable(answer):
-        return Raised(quotes_nothing(TypeError(f"the target returned a {type(answer).__name__}, which was never run")))
-    is_class = isinstance(answer, type) and issubclass(answer, (BaseException, Again))
-    if isinstance(answer, BaseException) or is_class:
-        name = answer.__name__ if isinstance(answer, type) else type(answer).__name__
-        said = f"the target returned {name}: exceptions are raised, and a poll returns Again(after=...)"
-        return Raised(quotes_nothing(TypeError(said)))
-    return answer

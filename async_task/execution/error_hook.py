@@ -24,7 +24,7 @@ from async_task.database.sessions import is_async_session
 from async_task.execution.in_flight import FinishedCall
 from async_task.execution.prepared_call import ExecutionContext
 from async_task.outcomes import Canceled, Expired, Failed, Outcome, Retried
-from async_task.schema.states import Status, reopening
+from async_task.schema.states import Status, restarting
 from async_task.targets.context import ErrorRecorder
 
 logger = logging.getLogger("async_task")
@@ -87,9 +87,11 @@ def _recorded(
     error, failure, table = finished.decision.error, finished.failure, context.table
     assert error is not None
     assert failure is not None
-    if recorder.record_error(connection, context.lane, finished.call.arguments, error, failure.summary):
+    restarted = recorder.record_error(connection, context.lane, finished.call.arguments, error, failure.summary)
+    if restarted is None:
         return None
-    connection.execute(update(table).ordered_values(*reopening(table).items()).where(table.c.id == finished.claim.id))
+    values = restarting(table, None, restarted.expires_at)
+    connection.execute(update(table).ordered_values(*values.items()).where(table.c.id == finished.claim.id))
     return Retried(finished.claim.id, dt.timedelta(0), failure.summary)
 
 

@@ -26,6 +26,7 @@ from async_task.polling.settings import Polling
 from async_task.polling.states import STATE, TERMINAL, PollState
 from async_task.polling.target import register
 from async_task.schema.columns import Instant, Name
+from async_task.targets.answers import refuse_generator
 
 LONGEST_REASON = 255
 METHODS = ("start", "check", "fetch", "handle")
@@ -225,8 +226,8 @@ def _next(wait: dt.timedelta) -> dict[str, Any]:
     return {"next_poll_at": clock_now(wait.total_seconds())}
 
 
-def _failed(reason: str) -> dict[str, Any]:
-    short = storable(reason)
+def _failed(reason: object) -> dict[str, Any]:
+    short = storable(str(reason))
     short = short if len(short) <= LONGEST_REASON else f"{short[: LONGEST_REASON - 4]} ..."
     return {
         "status": PollState.FAILED.value, "failed_at": clock_now(), "failure_reason": short, "next_poll_at": None,
@@ -248,5 +249,7 @@ def _session_of(row: Pollable, session: SyncSession | None) -> Session:
 
 @event.listens_for(Pollable, "instrument_class", propagate=True)
 def _register(mapper: Mapper[Any], model: type[Any]) -> None:
+    for name in (*METHODS, "stop"):
+        refuse_generator(getattr(model, name), f"{model.__name__}.{name}()")
     if isinstance(mapper.local_table, Table):
         register(model)

@@ -2,12 +2,14 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from typing import TypeVar
 
 from async_task.attempts.attempt import Attempt, BaseAttempt
 from async_task.errors import ConfigurationError
 from async_task.targets.policies import check_priority, check_queue
 from async_task.targets.retry import Duration, duration
 
+T = TypeVar("T")
 SCHEDULE: Sequence[Duration] = (60, 120, 300, 600, 1800)
 
 
@@ -39,14 +41,14 @@ class Polling:
         priority: int | None = None,
         model: type[BaseAttempt] = Attempt,
     ) -> None:
-        self.waits = tuple(duration(one, name="schedule") for one in schedule)
+        self.waits = tuple(duration(one, name="schedule") for one in _listed(schedule, "schedule lists waits"))
         if not self.waits or not all(self.waits):
             raise ConfigurationError("schedule lists at least one wait, and each is longer than 0 s")
         self.max_age = duration(max_age, name="max_age")
         self.grace = duration(grace, name="grace")
         self.resume_every = duration(resume_every, name="resume_every")
         self.expire_every = duration(expire_every, name="expire_every")
-        self.transient_errors = tuple(transient_errors)
+        self.transient_errors = _listed(transient_errors, "transient_errors lists classes of exceptions")
         if not all(map(_is_exception, self.transient_errors)):
             raise ConfigurationError("transient_errors lists classes of exceptions")
         check_queue(queue)
@@ -66,6 +68,13 @@ class Polling:
     def wait_after_error(self, errors: int) -> dt.timedelta:
         """The wait after the `errors`-th error that is not transient."""
         return self.waits[min(errors, len(self.waits)) - 1]
+
+
+def _listed(given: Sequence[T], words: str) -> tuple[T, ...]:
+    try:
+        return tuple(given)
+    except TypeError:
+        raise ConfigurationError(f"{words}, as a tuple, and was {given!r}") from None
 
 
 def _is_exception(given: object) -> bool:

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from async_task.error_text import quotes_nothing
+
 
 class PollState(StrEnum):
     """What `status` of a `Pollable` holds. `PENDING`: not started at the provider yet. `SUBMITTED`, `IN_PROGRESS`: it
@@ -29,3 +31,12 @@ STATE = (
 """The attributes of a `Pollable` that only its own methods change."""
 ANSWERS = TERMINAL | {PollState.SUBMITTED, PollState.IN_PROGRESS}
 """What `check` may return."""
+
+
+def state_of(answer: object) -> PollState:
+    """The state that `check` has returned. Raises TypeError for what is none of ANSWERS."""
+    if not isinstance(answer, str) or answer not in ANSWERS:
+        known = ", ".join(sorted(ANSWERS))
+        said = repr(answer)[:40] if isinstance(answer, str) else type(answer).__name__
+        raise quotes_nothing(TypeError(f"check() returned {said}, and returns one of {known}"))
+    return PollState(answer)

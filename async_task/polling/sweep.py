@@ -184,7 +184,7 @@ def _read(
 ) -> Sequence[Pollable]:
     shown = load_only(*(getattr(model, name) for name in SHOWN))
     with Session(engine, expire_on_commit=False) as session, session.begin():
-        rows = session.scalars(select(model).where(condition).options(shown).limit(limit)).all()
+        rows = session.scalars(select(model).where(condition).options(shown).limit(limit)).unique().all()
     return [row for row in rows if type(row) is model]  # the rows of a subclass are polled by its own target
 
 

@@ -19,13 +19,16 @@ from async_task.attempts.ambient import nothing_handed
 from async_task.attempts.chain import key_of, with_key
 from async_task.database.answers import Raised
 from async_task.database.clock import statement_now
+from async_task.database.driver_errors import transient_error
 from async_task.database.lanes import lane_of
-from async_task.error_text import Failure, describe, quotes_nothing, secrets_in, without_values
+from async_task.error_text import Failure, describe, secrets_in, without_values
 from async_task.errors import InvalidState
 from async_task.polling.chain import METHOD, name_of
 from async_task.polling.decisions import Reading, Step, decide
 from async_task.polling.settings import Polling
-from async_task.polling.states import ANSWERS, STATE, PollState
+from async_task.polling.states import STATE, PollState, state_of
+from async_task.queue.hooks import is_interrupt
+from async_task.targets.answers import checked_answer
 from async_task.targets.context import Again, Discard, GivenUp, current_attempt
 from async_task.targets.registry import registered_targets, target
 from async_task.targets.retry import Retry
@@ -98,17 +101,22 @@ class _Poll:
         self._polling: Polling = row.polling
         self._was = row.status
         self._as_read = {name: getattr(row, name) for name in STATE}
-        # Before the methods of the user's run, which may change what it reads from.
-        self._secrets = secrets_in({"secrets": list(row.secrets())}, None)
+        self._secrets = frozenset[str]()
 
     def go_on(self) -> Again | None:
         decision = decide(self._reading(), self._polling)
+        try:  # before the methods of the user's run, which may change what it reads from
+            self._secrets = secrets_in({"secrets": list(self._row.secrets())}, None)
+        except Exception as error:
+            if decision.step not in (Step.CHECK_LAST, Step.GIVE_UP):
+                raise
+            return self._fail(f"{self._too_old}; its secrets() raised {type(error).__name__}")
         steps: dict[Step, Callable[[], Again | None]] = {
             Step.NOTHING: lambda: None,
             Step.START: self._start,
             Step.STAMP: self._stamp,
-            Step.CHECK: partial(self._check, is_last=False),
-            Step.CHECK_LAST: partial(self._check, is_last=True),
+            Step.CHECK: self._check,
+            Step.CHECK_LAST: self._check_last,
             Step.GIVE_UP: self._give_up,
             Step.REFUSE: partial(self._fail, decision.reason),
             Step.FETCH: self._fetch,
@@ -129,9 +137,11 @@ class _Poll:
 
     def _start(self) -> Again:
         try:
-            self._call(self._row.start, str(current_attempt().id))
+            answer = self._call("start", str(current_attempt().id))
         except Discard as discarded:
             return self._fail(self._described(discarded).summary)
+        if isinstance(answer, Again):
+            return self._not_yet(answer)
         wait = self._polling.wait(dt.timedelta(0))
         self._write(self._row.record_start, wait)
         return Again(after=wait)
@@ -140,43 +150,75 @@ class _Poll:
         self._write(self._row.record_stamp)
         return AT_ONCE
 
-    def _check(self, *, is_last: bool) -> Again:
+    def _check(self) -> Again:
         try:
-            state = _state(self._call(self._row.check))
+            state = state_of(self._call("check"))
         except Discard as discarded:
             return self._fail(self._described(discarded).summary)
-        except Exception as error:
-            if not is_last:
-                raise
-            return self._give_up(f"; its last check raised {self._described(error).summary}")
-        if is_last and not state.is_terminal:
-            return self._give_up()
         wait = self._polling.wait(self._age or dt.timedelta(0))
         self._write(self._row.record_check, state, wait)
         return AT_ONCE if state.is_terminal else Again(after=wait)
 
+    def _check_last(self) -> Again:
+        """Whatever it answers gives it up, but an end that can be written."""
+        answer = self._answer("check")
+        try:
+            state = state_of(self._returned(answer))
+        except Discard as discarded:
+            return self._fail(self._described(discarded).summary)
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            return self._give_up(f"; its last check raised {self._described(error).summary}")
+        if not state.is_terminal:
+            return self._give_up()
+        self._session.connection()  # what this raises is none of the row's
+        try:
+            with self._session.begin_nested():
+                self._write(self._row.record_check, state, dt.timedelta(0))
+        except Exception as error:
+            if isinstance(error, _Overtaken) or transient_error(error) is not None:
+                raise
+            return self._fail(f"{self._too_old}; its end cannot be written: {self._described(error).summary}")
+        return AT_ONCE
+
     def _fetch(self) -> Again:
-        self._call(self._row.fetch)
-        return self._skip_fetch()
+        answer = self._call("fetch")
+        return self._not_yet(answer) if isinstance(answer, Again) else self._skip_fetch()
 
     def _skip_fetch(self) -> Again:
         self._write(self._row.record_fetch)
         return AT_ONCE
 
-    def _handle(self) -> None:
-        self._call(self._row.handle)
+    def _handle(self) -> Again | None:
+        answer = self._call("handle")
+        if isinstance(answer, Again):
+            return self._not_yet(answer)
         self._write(self._row.record_handled)
+        return None
+
+    def _not_yet(self, answer: Again) -> Again:
+        """The method is called again, and what it has changed so far is kept."""
+        self._write(self._row.record_delay, answer.after)
+        return answer
 
     def _give_up(self, why: str = "") -> Again:
-        try:
-            self._call(self._row.stop)
-        except Exception as error:
-            logger.warning("%s: stop() raised %s", self._name, self._described(error).summary)
-        what = "started" if self._was == PollState.PENDING else "ended"
-        return self._fail(f"it had not {what} after its maximal age of {self._polling.max_age}{why}")
+        stopped = self._answer("stop")
+        if isinstance(stopped, Raised):
+            if is_interrupt(stopped.error):
+                raise stopped.error
+            logger.warning("%s: stop() raised %s", self._name, self._described(stopped.error).summary)
+        return self._fail(f"{self._too_old}{why}")
 
     def _fail(self, reason: str) -> Again:
-        self._write(self._row.record_failure, reason)
+        self._write(self._row.record_failure, reason, keep=False)
+        try:
+            with self._session.begin_nested():
+                self._keep()
+        except Exception as error:  # a row that is refused at each poll would be polled for ever
+            if transient_error(error) is not None:
+                raise
+            logger.warning("%s: its other changes are dropped: %s", self._name, self._described(error).summary)
         logger.warning("%s is given up: %s", self._name, reason)
         return GivenUp(reason)
 
@@ -187,13 +229,20 @@ class _Poll:
         self._write(self._row.record_delay, wait, keep=False)
         return Again(after=wait)
 
-    def _call(self, method: Callable[..., Any], *given: object) -> Any:
+    def _call(self, name: str, *given: object) -> Any:
         """What a method of the user's returns. Raises _Unfinished for a transient error; else what it raises, without
         its secrets."""
+        return self._returned(self._answer(name, *given))
+
+    def _answer(self, name: str, *given: object) -> object:
+        """What that method returns, or `Raised`."""
         with nothing_handed():
-            answer = self._lane.call(partial(method, *given))
+            answer = self._lane.call(partial(getattr(self._row, name), *given))
             if inspect.iscoroutine(answer):
                 answer = self._lane.run_coroutine(answer)
+        return checked_answer(answer, f"{name}()")
+
+    def _returned(self, answer: object) -> Any:
         if isinstance(answer, Raised):
             raise self._to_raise(answer.error)
         return answer
@@ -215,9 +264,12 @@ class _Poll:
         except InvalidState as refused:
             raise _Overtaken(str(refused)) from None
         if keep:
-            for name, value in self._as_read.items():  # the state is what the statement has written
-                set_committed_value(self._row, name, value)
-            self._session.add(self._row)
+            self._keep()
+
+    def _keep(self) -> None:
+        for name, value in self._as_read.items():  # the state is what the statement has written
+            set_committed_value(self._row, name, value)
+        self._session.add(self._row)
 
     def _reading(self) -> Reading:
         row = self._row
@@ -227,6 +279,11 @@ class _Poll:
     def _age(self) -> dt.timedelta | None:
         since = self._as_read["submitted_at"]
         return None if since is None else self._now - since
+
+    @property
+    def _too_old(self) -> str:
+        what = "started" if self._was == PollState.PENDING else "ended"
+        return f"it had not {what} after its maximal age of {self._polling.max_age}"
 
     def _age_of_step(self) -> dt.timedelta:
         """How long it has been in the phase of this step: waits for its results begin the schedule anew."""
@@ -240,11 +297,3 @@ class _Poll:
 
 class _Overtaken(Exception):
     """Somebody else has changed the row meanwhile."""
-
-
-def _state(answer: object) -> PollState:
-    if not isinstance(answer, str) or answer not in ANSWERS:
-        known = ", ".join(sorted(ANSWERS))
-        said = repr(answer)[:40] if isinstance(answer, str) else type(answer).__name__
-        raise quotes_nothing(TypeError(f"check() returned {said}, and returns one of {known}"))
-    return PollState(answer)

@@ -296,7 +296,7 @@ def _values(table: Table, decision: Decision, failure: Failure | None) -> Values
     summary = failure.summary if failure else None
     if decision.after is not None:
         said = f"{summary} ({decision.reason})" if summary and decision.reason else summary
-        return retrying(table, decision.after, last_error=said, charged=decision.charged)
+        return retrying(table, decision.after, said, charged=decision.charged, expires_at=decision.expires_at)
     text = ": ".join(part for part in (decision.reason, summary) if part) or None
     return ending(table, decision.status, last_error=text, charged=decision.charged)
 

@@ -1,8 +1,11 @@
 """Keys of rows that are jobs, as people and programs give them."""
 
+import ast
 import datetime as dt
+import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Uuid, inspect
@@ -42,6 +45,8 @@ def _values(columns: Sequence[Any], given: Any) -> list[Any]:
 
 
 def _is_no_value(value: Any) -> bool:
+    if isinstance(value, (Decimal, float)):
+        return not math.isfinite(value)
     return value is None or (isinstance(value, int) and not -LARGEST <= value < LARGEST)
 
 
@@ -66,8 +71,20 @@ def _until_comma(text: str) -> tuple[str, str]:
     return part, text[place + 1 :]
 
 
+def _bytes(text: str) -> bytes:
+    """What `str` has made of bytes."""
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, RecursionError, MemoryError):
+        raise ValueError from None
+    if not isinstance(value, bytes):
+        raise ValueError
+    return value
+
+
 READ: Mapping[type[Any], Callable[[str], Any]] = {
     str: str, int: int, uuid.UUID: uuid.UUID, dt.date: dt.date.fromisoformat, dt.datetime: dt.datetime.fromisoformat,
+    Decimal: Decimal, float: float, bytes: _bytes,
 }  # fmt: skip
 """How a text is read as a value of a column. Of other kinds, such as booleans, the value itself is to be given."""
 

@@ -23,6 +23,8 @@ from async_task.schema.audit import current_actor
 from async_task.schema.tables import table_of
 
 T = TypeVar("T")
+MOST = 1_000_000
+"""Times that are asked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,7 @@ class AppSchedule:
     def next(self, count: int = 5, *, key: str | None = None, after: dt.datetime | None = None) -> Sequence[Upcoming]:
         """Return the next `count` times of all entries together, or of the entry `key`: after now, or after an aware
         datetime. Of rules alone: it does not ask `when=`, and paused entries are among them."""
-        if type(count) is not int or count < 1:
-            raise ConfigurationError(f"count is a whole number of at least 1, not {count!r}")
+        _check_number("count", count)
         if after is not None:
             aware(after, "after")
         chosen = list(self._entries.values()) if key is None else [self._entry(key)]
@@ -117,8 +118,7 @@ class AppSchedule:
 
     def occurrences(self, key: str | None = None, *, limit: int = 20) -> Sequence[OccurrenceInfo]:
         """Return the last occurrences, the newest first: of the entry `key`, or of all."""
-        if type(limit) is not int or limit < 1:
-            raise ConfigurationError(f"limit is a whole number of at least 1, not {limit!r}")
+        _check_number("limit", limit)
         keys = list(self._entries) if key is None else [self._entry(key).key]
 
         def look_up(engine: Engine) -> list[OccurrenceInfo]:
@@ -169,8 +169,8 @@ class AppSchedule:
 
         return self._run(verb, look_up)
 
-    def _entry(self, key: str) -> Entry:
-        found = self._entries.get(key)
+    def _entry(self, key: object) -> Entry:
+        found = self._entries.get(key) if isinstance(key, str) else None
         if found is None:
             raise ConfigurationError(f"the schedule has no entry {key!r}{near(str(key), self._entries)}")
         return found
@@ -178,6 +178,11 @@ class AppSchedule:
     def _upcoming(self, key: str, fire_at: dt.datetime) -> Upcoming:
         entry = self._entries[key]
         return Upcoming(key, entry.call, fire_at, fire_at.astimezone(entry.rule.zone))
+
+
+def _check_number(name: str, given: object) -> None:
+    if type(given) is not int or not 1 <= given <= MOST:
+        raise ConfigurationError(f"{name} is a whole number from 1 to {MOST}, not {given!r}")
 
 
 def _clock(engine: Engine) -> dt.datetime:

@@ -3,9 +3,11 @@
 import datetime as dt
 import threading
 
+from async_task.database.answers import Raised
 from async_task.error_text import describe
 from async_task.errors import AsyncTaskError
 from async_task.schedule.entry import Entry, When
+from async_task.targets.answers import checked_answer
 
 LONGEST = 5.0
 """Seconds for which the clock waits for an answer."""
@@ -46,6 +48,9 @@ class _Question:
 
     def ask(self) -> None:
         try:
-            self.answer = bool(self._when(self._fire_at))
+            answer = checked_answer(self._when(self._fire_at), "when=")
+            if isinstance(answer, Raised):
+                raise answer.error
+            self.answer = bool(answer)
         except BaseException as error:  # SystemExit too: it is the application's code
             self.problem = f"when= raised {describe(error).summary}"

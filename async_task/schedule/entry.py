@@ -1,12 +1,13 @@
 """An entry of a schedule: its rule, the call that it enqueues, and what becomes of missed and overlapping times."""
 
 import datetime as dt
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from sqlalchemy import inspect
+from sqlalchemy import inspect as mapper_of
 
 from async_task.arguments.encoding import encode
 from async_task.attempts.attempt import BaseAttempt
@@ -69,7 +70,7 @@ class Entry:
             )
         try:
             made = named_draft("create", self.attempt)
-            own_values(inspect(self.model or model), made.columns)
+            own_values(mapper_of(self.model or model), made.columns)
         except AsyncTaskError as error:
             raise self.error(str(error)) from error
 
@@ -89,8 +90,7 @@ def entry_of(
     arguments = _arguments(method, args)
     options = {} if made is None else dict(made.options)
     _check_options(options, overlap)
-    if when is not None and not callable(when):
-        raise ConfigurationError(f"when= takes a function, which is called with the fire time, not {when!r}")
+    _check_when(when)
     return Entry(
         _key(key, method), rule, method, arguments, options, None if made is None else made.model,
         catch_up, _most_missed(catch_up), _overlap(overlap), duration(jitter, name="jitter"), when,
@@ -104,6 +104,14 @@ def _arguments(method: Method, args: object) -> dict[str, Any]:
     method.signature.check(arguments)
     encode(arguments)
     return arguments
+
+
+def _check_when(when: object) -> None:
+    if when is not None and not callable(when):
+        raise ConfigurationError(f"when= takes a function, which is called with the fire time, not {when!r}")
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(kind(one) for kind in kinds for one in (when, getattr(when, "__call__", None))):  # noqa: B004
+        raise ConfigurationError(f"when= takes a plain function: a call of {when!r} runs nothing")
 
 
 def _check_options(options: Mapping[str, Any], overlap: str) -> None:
@@ -125,8 +133,8 @@ def _key(key: object, method: Method) -> str:
 
 def _most_missed(catch_up: object) -> int:
     words = {"skip": 0, "latest": ONE, "all": ALL}
-    if catch_up in words:
-        return words[str(catch_up)]
+    if isinstance(catch_up, str) and catch_up in words:
+        return words[catch_up]
     found = re.fullmatch(r"all\(([1-9]\d{0,5})\)", catch_up, re.ASCII) if isinstance(catch_up, str) else None
     if found is None or int(found[1]) > MOST:
         raise ConfigurationError(

@@ -4,6 +4,7 @@ Each rule answers with instants in UTC. A time of day that a change of daylight 
 instant that exists; one that comes twice fires the first time. Intervals are counted in UTC.
 """
 
+import contextlib
 import datetime as dt
 import re
 import zoneinfo
@@ -13,6 +14,7 @@ from itertools import islice, takewhile
 from typing import Protocol
 
 from async_task.errors import ConfigurationError, near
+from async_task.targets.retry import LONGEST
 
 ANCHOR = dt.datetime(1970, 1, 5, tzinfo=dt.UTC)
 """The instant from which intervals are counted: midnight of a Monday."""
@@ -46,6 +48,8 @@ class Every:
     def __post_init__(self) -> None:
         if self.interval < SHORTEST:
             raise ConfigurationError(f"an interval is at least 1 s, and was {self.interval.total_seconds():g} s")
+        if self.interval > LONGEST:  # its next time could be later than the calendar goes
+            raise ConfigurationError(f"an interval is at most a thousand years, and was {self.interval.days} days")
 
     @property
     def zone(self) -> zoneinfo.ZoneInfo:
@@ -105,8 +109,11 @@ def instant_of(local: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
 
 
 def next_times(rule: Rule, after: dt.datetime, count: int) -> list[dt.datetime]:
-    """The first `count` fire times later than `after`; fewer where the rule ends."""
-    return list(islice(rule.times(after), count))
+    """The first `count` fire times later than `after`; fewer where the rule ends, or the calendar in the year 9999."""
+    found = list[dt.datetime]()
+    with contextlib.suppress(OverflowError):
+        found.extend(islice(rule.times(after), count))
+    return found
 
 
 def latest_times(rule: Rule, after: dt.datetime, until: dt.datetime, most: int) -> tuple[list[dt.datetime], bool]:

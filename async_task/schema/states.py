@@ -83,9 +83,12 @@ def ending(table: Table, status: Status, *, last_error: Any, charged: bool = Fal
     }
 
 
-def retrying(table: Table, after: dt.timedelta, *, last_error: str | None, charged: bool) -> Values:
-    """Performed, and due again `after` from now: a retry (`charged`) or a poll."""
+def retrying(
+    table: Table, after: dt.timedelta, last_error: str | None, *, charged: bool, expires_at: dt.datetime | None
+) -> Values:
+    """Performed, and due again `after` from now: a retry (`charged`) or a poll. `expires_at`: a new one."""
     return {
+        **({} if expires_at is None else {"expires_at": expires_at}),
         **UNCLAIMED,
         "due_at": clock_now(_seconds(after)),
         "updated_at": clock_now(),

@@ -77,14 +77,25 @@ class GivenUp(Again):
         self.reason = reason
 
 
+class Restarted(Again):
+    """The answer of the job of a row (`Asyncable`) that was restarted meanwhile. The next try follows at once, and the
+    attempt has a new `expires_at`."""
+
+    __slots__ = ("expires_at",)
+
+    def __init__(self, expires_at: dt.datetime) -> None:
+        super().__init__(after=0)
+        self.expires_at = expires_at
+
+
 class ErrorRecorder:
     """The base of targets that record the error of a try in rows of their own, in the transaction of its outcome."""
 
     def record_error(
         self, connection: Connection, lane: Lane, arguments: Mapping[str, Any], error: BaseException, summary: str
-    ) -> bool:
-        """Record it. `lane`: on which `connection` is. `summary`: the error as text, without secrets. Returns False if
-        another try is wanted at once, whatever the retry policy says."""
+    ) -> Restarted | None:
+        """Record it. `lane`: on which `connection` is. `summary`: the error as text, without secrets. Returns Restarted
+        if another try is wanted at once, whatever the retry policy says."""
         raise NotImplementedError(f"{type(self).__name__} has no record_error()")
 
 

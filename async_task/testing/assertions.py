@@ -115,7 +115,7 @@ def _written(session: TestSession, method: Method | None) -> list[BaseAttempt]:
     found: list[BaseAttempt] = []
     for model in session.models():
         rows: Any = select(model).execution_options(populate_existing=True)
-        found += session.own.scalars(rows)
+        found += session.own.scalars(rows).unique()
     # Ids sort by the time at which their objects were made.
     return sorted((one for one in found if method is None or _is_of(one, method)), key=lambda one: one.id)
 

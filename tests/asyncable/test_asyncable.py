@@ -210,17 +210,21 @@ def test_a_processed_or_canceled_row_can_be_restarted(desk: Desk, board: Board) 
 
 @by_one_door
 @pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize("restarts", [0, 2])
 def test_a_restart_enqueues_also_if_the_attempt_has_succeeded_since_its_transaction_first_read(
-    desk: Desk, board: Board, engine: Engine
+    desk: Desk, board: Board, engine: Engine, restarts: int
 ) -> None:
     made = desk.submitted()
     with Session(engine) as session, session.begin():
         row = session.get_one(Review, made)  # MySQL goes on to see the attempt as it is now
         assert session.query(Attempt).one().status is Status.PENDING
         desk.go_on()
+        for _ in range(restarts):
+            desk.do(made, "restart")
+            desk.go_on()
         row.restart()
     desk.go_on()
-    assert (desk.status(made), len(board.asked), len(desk.attempts())) == ("processed", 2, 2)
+    assert (desk.status(made), len(board.asked), len(desk.attempts())) == ("processed", restarts + 2, restarts + 2)
 
 
 def test_a_waiting_retry_is_hurried_by_a_restart(desk: Desk, board: Board) -> None:
@@ -268,6 +272,32 @@ def test_a_row_that_is_restarted_while_it_is_processed_is_processed_once_more(
     desk: Desk, board: Board, error: Exception | None
 ) -> None:
     check_restart_meanwhile(of(desk, LeasedReview), board, error)
+
+
+@by_one_door
+@pytest.mark.parametrize("end", [None, Broken, Again])
+def test_a_row_that_is_restarted_at_the_end_of_its_window_has_a_new_one(
+    desk: Desk, board: Board, end: type[Any] | None
+) -> None:
+    mine = of(desk, LeasedReview)
+
+    def restart_once(row: Any) -> Any:
+        if len(board.asked) > 1:
+            return None
+        mine.do(row.id, "restart")
+        if end is Broken:
+            raise Broken("late")
+        return None if end is None else Again(after=HOUR)
+
+    board.does = restart_once
+    made = mine.submitted()
+    mine.pass_by(4 * DAY - MINUTE)
+    (attempt,) = mine.attempts()
+    assert isinstance(mine.app.perform(attempt.id), Retried)
+    (attempt,) = mine.attempts()
+    assert (attempt.is_due, attempt.expires_at) == (True, mine.row(made).last_submitted_at + dt.timedelta(days=4))
+    mine.go_on()
+    assert (mine.status(made), len(mine.attempts())) == ("processed", 1)
 
 
 @pytest.mark.parametrize("error", [None, Broken("late")])
@@ -375,6 +405,28 @@ def test_a_process_that_is_not_finished_is_called_again(desk: Desk, board: Board
     assert desk.status(made) == "processed"
 
 
+class Awaitable:
+    def __await__(self) -> Any:
+        raise AssertionError("nobody awaits it")
+
+
+@by_one_door
+@pytest.mark.in_turns
+@pytest.mark.parametrize("model", [Review, LeasedReview, CoroutineReview])
+@pytest.mark.parametrize("made_answer", [lambda: (one for one in "x"), Awaitable])
+def test_an_answer_of_which_nothing_has_run_is_an_error(
+    desk: Desk, board: Board, model: type[Any], made_answer: Callable[[], Any]
+) -> None:
+    mine = of(desk, model)
+    board.does = lambda row: made_answer()
+    made = mine.submitted()
+    (outcome,) = mine.go_on()
+    assert isinstance(outcome, Retried)
+    row, name = mine.row(made), type(made_answer()).__name__
+    assert row.error == f"TypeError: process() returned a {name}, which was never run"
+    assert (row.asyncable_status, row.decision) == ("attempted", None)
+
+
 # Verbs
 
 
@@ -445,11 +497,13 @@ def test_verbs_refuse_what_makes_no_sense(desk: Desk) -> None:
     with pytest.raises(NoTransaction, match="this Review is attached to no session"):
         Review().submit_for_processing()
     made = desk.by_hand()
-    for delay in (-1, "1h", dt.datetime(2026, 1, 1)):
+    for delay in (-1, "1h", dt.datetime(2026, 1, 1), dt.datetime(9999, 12, 30, tzinfo=dt.UTC)):
         with pytest.raises(InvalidArguments, match="delay"):
             desk.do(made, "submit_for_processing", delay=delay)
-    with pytest.raises(InvalidArguments, match="update_error: takes a text"):
-        desk.do(made, "update_error", "")
+    assert desk.status(made) == "not_yet_submitted"
+    for given in ([""], []):
+        with pytest.raises(InvalidArguments, match="update_error: takes a text"):
+            desk.do(made, "update_error", *given)
     with Session(desk.engine) as one, Session(desk.engine) as other:
         row = one.get_one(Review, made)
         with pytest.raises(InvalidState, match="attached to another session"):

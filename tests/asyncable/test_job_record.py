@@ -311,7 +311,7 @@ def test_of_tries_that_fail_at_once_one_tells_it(telling: AsyncTask, desk: Desk,
 
     def fail(lane: Lane) -> None:
         with lane.engine.begin() as connection:
-            assert target.record_error(connection, lane, {"key": made}, Broken("no"), "no")
+            assert target.record_error(connection, lane, {"key": made}, Broken("no"), "no") is None
         run_committed(connection)
 
     with ThreadPoolExecutor(4) as threads:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import shlex
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from async_task import (
 from async_task.asyncable import stuck as stuck_module
 from async_task.asyncable.registration import register
 from async_task.asyncable.stuck import StuckModels
-from async_task.reading.row_keys import key_meant
+from async_task.reading.row_keys import key_in_full, key_meant
 from async_task.schema.jobs import key_text
 from conftest import by_one_door
 from databases import rows_read
@@ -220,9 +221,27 @@ class Flagged(Base):
     is_on: Mapped[bool] = mapped_column(primary_key=True)
 
 
+class Priced(Base):
+    __tablename__ = "priced"
+    price: Mapped[Decimal] = mapped_column(primary_key=True)
+
+
+class Hashed(Base):
+    __tablename__ = "hashed"
+    digest: Mapped[bytes] = mapped_column(primary_key=True)
+    weight: Mapped[float] = mapped_column(primary_key=True)
+
+
+@pytest.mark.parametrize(("model", "key"), [(Priced, Decimal("1.50")), (Hashed, (b"a,\\'\0\"", 0.1))])
+def test_a_key_of_numbers_or_bytes_is_read_as_it_is_told(model: type[Any], key: Any) -> None:
+    assert key_meant(model, key_in_full(model, key)) == key_meant(model, key) == key
+
+
 def test_a_text_that_cannot_be_read_for_sure_is_no_key() -> None:
     assert key_meant(Dated, "2026-11-29") == dt.date(2026, 11, 29)
-    given = [(Dated, "today"), (Flagged, "False"), (Review, "9" * 25), (Review, 10**25), (Review, None)]
+    given = [(Priced, one) for one in ("x", "NaN", "sNaN", "1E+999", Decimal("NaN"))]
+    given += [(Hashed, f"{one},1") for one in ("7", "b'x", "(" * 500)]
+    given += [(Dated, "today"), (Flagged, "False"), (Review, "9" * 25), (Review, 10**25), (Review, None)]
     for model, key in [*given, (Review, (1, 2)), (Review, ""), (Pair, "Paris"), (Pair, ("Paris",)), (Pair, 7)]:
         with pytest.raises(InvalidArguments, match="is no key of"):
             key_meant(model, key)

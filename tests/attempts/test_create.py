@@ -22,6 +22,7 @@ from async_task import (
     UnknownEncryptor,
     UnknownMethod,
     UnknownTarget,
+    parse_call,
     target,
 )
 from async_task.database.clock import clock_now
@@ -249,6 +250,15 @@ def test_invalid_options_are_refused_before_anything_is_written(options: dict[st
 # What is refused
 
 
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [(([],), "a call is a text"), (("writing.client.hurry", []), "arguments: takes a text in JSON, not list")],
+)
+def test_a_written_call_that_is_no_text_is_refused(written: Any, says: str) -> None:
+    with pytest.raises(InvalidArguments, match=says):
+        parse_call(*written)
+
+
 @pytest.mark.in_turns
 @pytest.mark.parametrize(
     ("call", "error", "says"),
@@ -257,6 +267,8 @@ def test_invalid_options_are_refused_before_anything_is_written(options: dict[st
         ({"target": dict}, UnknownTarget, "dict is not registered"),
         ({"target": Client, "method_name": "fulfil"}, UnknownMethod, "did you mean 'fulfill'?"),
         ({"target": Client}, UnknownMethod, "name it with method_name="),
+        ({"target": Client, "method_name": 5}, InvalidArguments, "method_name: takes a text, not int"),
+        ({"target": Client, "method_name": b"x"}, InvalidArguments, "method_name: takes a text, not bytes"),
         ({"target": book, "method_name": "open"}, UnknownMethod, "leave method_name out"),
         ({"target": Client, "method_name": "fulfill"}, InvalidArguments, "the argument 'token' is missing"),
         (

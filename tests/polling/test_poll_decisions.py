@@ -50,7 +50,7 @@ def test_the_states_are_those_of_a_provider() -> None:
     "wrong",
     [
         {"schedule": ()}, {"schedule": (60, 0)}, {"max_age": -1}, {"transient_errors": (ValueError("x"),)},
-        {"queue": ""}, {"priority": 10},
+        {"queue": ""}, {"priority": 10}, {"schedule": 60}, {"transient_errors": ValueError},
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_refused(wrong: dict[str, object]) -> None:

@@ -1,5 +1,6 @@
 """The sweep of polls, on every database: it resumes what was lost, then gives up what is too old, and loops nowhere."""
 
+import asyncio
 import datetime as dt
 import threading
 import uuid
@@ -17,7 +18,7 @@ from async_task.polling.target import register
 from clockwork import let_pass
 from conftest import by_one_door
 from elsewhere import await_
-from operations import HOUR, Away, Batch, Child, Pair, Parent, Provider, Refused, World
+from operations import HOUR, Away, Batch, Child, Item, Order, Pair, Parent, Provider, Refused, World
 from workers import working
 
 MINUTE = 60.0
@@ -227,6 +228,62 @@ def test_past_its_maximal_age_an_operation_is_stopped_failed_and_handled(world: 
 
 
 @pytest.mark.slow
+@by_one_door
+@pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError, KeyboardInterrupt])
+def test_an_operation_whose_last_check_and_stop_raise_anything_is_given_up(
+    world: World, provider: Provider, error: type[BaseException]
+) -> None:
+    made = world.running()
+    provider.will("check", error("gone"))
+    provider.will("stop", error("gone"))
+    world.pass_by(27 * HOUR)
+    world.app.run_batch()  # on a thread of its own: in the main thread KeyboardInterrupt may be Ctrl-C
+    assert world.row(made).failure_reason.endswith(f"; its last check raised {error.__name__}: gone")
+    world.app.run_batch()
+    assert world.progress(made) == ("failed", True, True)
+
+
+@pytest.mark.slow
+@by_one_door
+@pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize("answer", ["in_progress", "ended"])
+def test_an_operation_whose_row_is_refused_at_its_last_check_is_given_up(
+    world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    made = world.running()
+
+    def check(self: Any) -> str:
+        self.note = 101 * "x"  # which SQLite takes
+        return str(provider.ask("check"))
+
+    monkeypatch.setattr(Batch, "check", check)
+    provider.will("check", answer)
+    world.pass_by(HOUR)
+    world.go_on()
+    assert world.progress(made) == ("submitted", False, False)
+    world.pass_by(26 * HOUR)
+    world.go_on()
+    assert world.progress(made) == ("failed", True, True)
+    assert world.row(made).failure_reason.startswith("it had not ended after its maximal age of 1 day, 2:00:00")
+    assert [one.status for one in world.attempts()] == [Status.SUCCEEDED]
+
+
+@pytest.mark.slow
+@by_one_door
+def test_an_operation_whose_secrets_cannot_be_read_is_given_up(
+    world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def secrets(self: Any) -> list[str]:
+        raise OSError("the vault says sk-7355608")
+
+    made = world.running()
+    monkeypatch.setattr(Batch, "secrets", secrets)
+    world.pass_by(27 * HOUR)
+    world.app.run_batch()
+    assert world.row(made).failure_reason.endswith("1 day, 2:00:00; its secrets() raised OSError")
+
+
+@pytest.mark.slow
 def test_results_that_are_there_are_fetched_before_the_age_throws_them_away(world: World, provider: Provider) -> None:
     made = world.running()
     provider.will("check", "ended")
@@ -331,6 +388,21 @@ def test_a_token_fits_into_its_column_also_with_that_of_a_follower(key: object) 
     token = f"{token_of(key)}+{uuid.UUID(int=2**128 - 1)}"
     assert token.isprintable()
     assert len(token) <= 255
+
+
+@pytest.mark.slow
+@by_one_door
+def test_an_operation_that_is_read_with_its_items_is_resumed(world: World, provider: Provider, engine: Engine) -> None:
+    register(Order)
+    mine = World(world.app, engine, Order)
+    with Session(engine) as session, session.begin():
+        Order(items=[Item(), Item()]).submit(session)
+    mine.go_on()
+    mine.pass_by(26 * HOUR + MINUTE)
+    lose_attempts(engine)
+    assert (sweep_module.resume(engine, Order), len(mine.attempts())) == (1, 1)
+    mine.go_on()
+    assert provider.asked == ["start Order", "check", "handle"]
 
 
 @pytest.mark.slow

@@ -8,14 +8,17 @@ import pathlib
 import subprocess
 import sys
 import uuid
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, Integer, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import databases
 from async_task import (
+    Again,
+    Asyncable,
     Attempt,
     ConfigurationError,
     Discard,
@@ -26,6 +29,7 @@ from async_task import (
     Status,
     Superseded,
 )
+from conftest import by_one_door
 from databases import Database
 from operations import HOUR, AsyncBatch, Away, Batch, Provider, Refused, World
 from outbox import Client, events_of
@@ -96,6 +100,78 @@ def test_an_operation_whose_class_lacks_a_method_is_refused_when_it_is_submitted
 
     with pytest.raises(ConfigurationError, match=r"Half lacks fetch\(\), handle\(\): "):
         Half().submit()
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("model", [Pollable, Asyncable])
+def test_a_method_that_is_a_generator_is_refused_when_the_class_is_made(model: type[Any]) -> None:
+    class Own(DeclarativeBase): ...
+
+    def work(self: Any) -> Any:
+        yield
+
+    name = "handle" if model is Pollable else "process"
+    key = {"id": mapped_column(Integer, primary_key=True), "__tablename__": "lazy"}
+    with pytest.raises(ConfigurationError, match=rf"Lazy.{name}\(\) is a generator: calling it runs nothing"):
+        type("Lazy", (model, Own), {**key, name: work, "__module__": __name__})
+
+
+@by_one_door
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["start", "check", "fetch", "handle"])
+def test_an_answer_of_which_nothing_has_run_is_an_error_of_its_step(
+    world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    made = world.submitted()
+    provider.will("check", "ended")
+    monkeypatch.setattr(Batch, step, lambda *_: (one for one in "x"))
+    world.go_on()
+    world.pass_by(60)
+    world.go_on()
+    (attempt,) = world.attempts()
+    assert f"TypeError: {step}() returned a generator, which was never run" in str(attempt.last_error)
+    before = {"start": "pending", "check": "submitted", "fetch": "ended", "handle": "ended"}
+    assert world.progress(made) == (before[step], step == "handle", False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["start", "fetch", "handle"])
+def test_a_method_that_is_not_finished_is_called_again_and_no_error_is_counted(
+    world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def work(self: Any, *_: object) -> Again | None:
+        self.results = f"{self.results or ''}x"
+        provider.ask(step)
+        return Again(after=90) if provider.count(step) == 1 else None
+
+    monkeypatch.setattr(Batch, step, work)
+    provider.will("check", "ended")
+    made = world.submitted()
+    world.go_on()
+    world.pass_by(60)
+    world.go_on()
+    assert (provider.count(step), world.row(made).results, world.wait(made) > 0) == (1, "x", True)
+    for _ in range(2):
+        world.pass_by(90)
+        world.go_on()
+    assert (provider.count(step), world.row(made).results) == (2, "xx" if step != "start" else None)
+    assert world.progress(made) == ("ended", True, True)
+    assert [(one.status, one.num_errors) for one in world.attempts()] == [(Status.SUCCEEDED, 0)]
+
+
+@by_one_door
+def test_a_reason_that_is_no_text_is_written_as_text(
+    world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(self: Any) -> str:
+        self.failure_reason = 5
+        return "failed"
+
+    monkeypatch.setattr(Batch, "check", check)
+    made = world.running()
+    world.pass_by(60)
+    world.go_on()
+    assert (world.progress(made), world.row(made).failure_reason) == (("failed", True, True), "5")
 
 
 @pytest.mark.slow

@@ -302,17 +302,25 @@ def test_no_error_of_an_entry_ends_the_clock_it_is_reported_and_the_next_entry_g
             raise LookupError("no calendar")
         return True
 
+    def lazy(fire_at: dt.datetime) -> object:
+        return (one for one in "no")
+
     schedule = daily(when=when, catch_up="all")
+    schedule.every(days=1, call=effect, key="lazy", when=lazy, catch_up="all")
     schedule.every(days=1, call=effect, key="next", catch_up="all")
     with ticking(make(schedule)) as clock:
         for _ in range(2):
             let_days_pass(engine, 1)
             clock.tick()
-        assert rows_of(engine, "daily") == []
+        assert rows_of(engine, "daily") == rows_of(engine, "lazy") == []
         assert {one.status for one in rows_of(engine, "next")} == {"enqueued"}
         errors = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
         words = "WhenFailed: when= raised LookupError: no calendar"
-        assert errors == [f"schedule daily: nothing was enqueued, it is tried again: {words}"]
+        not_run = "WhenFailed: when= raised TypeError: when= returned a generator, which was never run"
+        assert errors == [
+            f"schedule {key}: nothing was enqueued, it is tried again: {said}"
+            for key, said in (("daily", words), ("lazy", not_run))
+        ]
         broken = False
         clock.tick()
     assert {one.status for one in rows_of(engine, "daily")} == {"enqueued"}

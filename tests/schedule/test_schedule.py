@@ -19,6 +19,15 @@ def add(**options: Any) -> Schedule:
     return schedule
 
 
+async def never(at: dt.datetime) -> bool:
+    return False
+
+
+class Never:
+    async def __call__(self, at: dt.datetime) -> bool:
+        return False
+
+
 def test_the_schedule_is_source_code_a_list_of_times_and_enqueue_calls() -> None:
     schedule = Schedule()
     schedule.every(minutes=1, call=Client.ping)
@@ -69,10 +78,14 @@ def test_two_entries_of_one_key_are_refused() -> None:
         ({"catch_up": "some"}, 'catch_up is "skip", "latest", "all"'),
         ({"catch_up": "all(1001)"}, 'a number like "all\\(24\\)" up to 1000'),
         ({"catch_up": None}, "catch_up is"),
+        ({"catch_up": []}, "catch_up is"),
         ({"overlap": "wait"}, "overlap is one of"),
         ({"jitter": -1}, "jitter cannot be negative"),
         ({"jitter": "30s"}, "jitter takes a timedelta or seconds"),
         ({"when": True}, "when= takes a function"),
+        ({"when": never}, "when= takes a plain function: a call of <function never"),
+        ({"when": Never()}, "when= takes a plain function"),
+        ({"when": lambda at: (yield at)}, "when= takes a plain function"),
         ({"catchup": "all"}, r"there is no option catchup= \(did you mean 'catch_up'\?\)"),
         ({"call": Attempt.options(idempotence_token="x").of(Client.ping)}, "idempotence_token= is for one call"),
         ({"call": Attempt.options(scheduled_at=dt.datetime.now(dt.UTC)).of(Client.ping)}, "scheduled_at= is for one"),
@@ -90,6 +103,7 @@ def test_an_entry_is_checked_like_a_call_when_its_module_is_imported(options: di
     ("bad", "words"),
     [
         (lambda one: one.every(seconds=0.5, call=Client.ping), "every of Client.ping: an interval is at least 1 s"),
+        (lambda one: one.every(days=3e6, call=Client.ping, key="x"), "'x': an interval is at most a thousand years"),
         (lambda one: one.at("02:30", call=Client.ping), "at '02:30' of Client.ping: a time of day needs its zone"),
         (lambda one: one.at("2:30", tz="UTC", call=Client.ping), "at '2:30' of Client.ping: a time of day is written"),
         (lambda one: one.at("02:30", tz="Mars", call=Client.ping, key="red"), "'red': no time zone is called 'Mars'"),
@@ -167,5 +181,22 @@ def test_the_verbs_of_a_schedule_refuse_an_unknown_key_with_the_nearest_one() ->
             ConfigurationError, match=r"no entry 'test.client.pin' \(did you mean 'test.client.ping'\?\)"
         ):
             verb("test.client.pin")
-    with pytest.raises(ConfigurationError, match="count is a whole number"):
-        app.schedule.next(0)
+    for key in ([], 7):
+        with pytest.raises(ConfigurationError, match="no entry"):
+            app.schedule.occurrences(key)  # type: ignore[arg-type]
+    for number in (0, 10**30):
+        with pytest.raises(ConfigurationError, match="count is a whole number"):
+            app.schedule.next(number)
+        with pytest.raises(ConfigurationError, match="limit is a whole number"):
+            app.schedule.occurrences(limit=number)
+
+
+def test_no_time_follows_the_last_year_of_the_calendar() -> None:
+    schedule = add()
+    schedule.at("23:30", tz="Asia/Tokyo", call=Client.ping, key="at night")
+    schedule.cron("5 * * * *", tz="Asia/Tokyo", call=Client.ping, key="by the hour")
+    end = dt.datetime.max.replace(tzinfo=dt.UTC)
+    verbs = AsyncTask(URL, schedule=schedule).schedule
+    assert verbs.next(after=end) == []
+    last = [one.fire_at for one in verbs.next(after=end - dt.timedelta(minutes=7), count=9)]
+    assert last == [end.replace(minute=55, second=0, microsecond=0)]
