@@ -83,8 +83,8 @@ def ambient_session() -> Session:
         return handed
     raise NoTransaction(
         "give session=, with whose transaction the call is to commit, in Attempt.create(...) or "
-        "Attempt.options(...).call(...): this thread and asyncio task has begun none. A session begins at its first "
-        "query, or by `with session.begin():`"
+        "Attempt.options(...).call(...): this thread and asyncio task has begun none. A session begins when it is "
+        "first used (`add`, a query), or by `with session.begin():`"
     )
 
 

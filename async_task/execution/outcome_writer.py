@@ -86,7 +86,7 @@ def commit_and_lock(
 
 
 def _drop_connection(context: ExecutionContext, number: int, problem: BaseException) -> None:
-    logger.warning("%d outcomes were not written at once: %s", number, describe(problem).summary)
+    logger.warning("outcomes that were not written at once: %d: %s", number, describe(problem).summary)
     context.lane.drop_connection()
 
 

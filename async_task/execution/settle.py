@@ -124,8 +124,9 @@ def _commit(
     except (ClaimLost, NotReleased):
         raise
     except Exception as problem:
-        summary = finished.call.describe(problem).summary
-        logger.warning("the outcome of attempt %s was not written at once: %s", finished.claim.id, summary)
+        if not transaction.is_past_limit:  # then its limit has ended it, and its error says so
+            summary = finished.call.describe(problem).summary
+            logger.warning("the outcome of attempt %s was not written at once: %s", finished.claim.id, summary)
         transaction.close()
         return finished, problem
     if not transaction.locks_next:

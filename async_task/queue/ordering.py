@@ -112,7 +112,7 @@ def release_keys(engine: Engine, table: Table, keys: Sequence[str], *, silent: S
     with engine.begin() as connection:
         released = release_and_notify(connection, table, keys, silent=silent)
     if released:  # nobody need act; and a worker may be between its commit and its own release, which is no fault
-        logger.info("%d attempts waited for others of their order key that had ended: released", len(released))
+        logger.info("attempts released that waited for others of their order key, which had ended: %d", len(released))
     return released
 
 

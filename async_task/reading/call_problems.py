@@ -12,7 +12,7 @@ from async_task.encryption.encryptors import NullEncryptor, encryptor_named
 from async_task.encryption.rotation import key_head
 from async_task.errors import AsyncTaskError
 from async_task.schema.states import is_pending
-from async_task.targets.registry import target_named
+from async_task.targets.registry import registered_targets, target_named
 
 Subject = Literal["target", "encryptor", "key", "plain text"]
 
@@ -37,6 +37,7 @@ def problems_of(session: Session, table: Table) -> list[CallProblem]:
             "target", ((row[0], row[1]) for row in waiting), lambda name, method: target_named(name).method(method)
         ),
         *_unknown("encryptor", ((row[2],) for row in waiting), encryptor_named),
+        *_unknown_of_targets({row[2] for row in waiting}),
         *_unknown("key", ((row[2], row[3]) for row in waiting), _check_key),
         *_plain_text(session, table),
     ]
@@ -48,6 +49,18 @@ def _unknown(about: Subject, names: Iterable[tuple[str, ...]], look_up: Callable
             look_up(*each)
         except AsyncTaskError as error:
             yield CallProblem(about, f"calls wait that this process cannot make: {error}", is_blocking=True)
+
+
+def _unknown_of_targets(waiting: set[str]) -> Iterator[CallProblem]:
+    """Encryptors that targets of this process name and nobody has; but those that calls wait for, told already."""
+    for target in registered_targets():
+        name = target.policy.encryptor
+        try:
+            if name is not None and name not in waiting:
+                encryptor_named(name)
+        except AsyncTaskError as error:
+            words = f"calls of {target.name} cannot be written: {error}"
+            yield CallProblem("encryptor", words, is_blocking=True)
 
 
 def _check_key(encryptor: str, head: str) -> None:

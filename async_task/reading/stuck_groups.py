@@ -26,7 +26,7 @@ TITLES: Mapping[StuckCause, str] = {
     "key_missing": "A key is missing",
     "unfit": "Its arguments no longer fit",
     "crash_limit": "The crash limit is reached",
-    "same_error": "The same error again and again",
+    "same_error": "Errors again and again, or for good",
     "blocked": "Blocked by its order key",
     "overdue": "Too late, and not expired",
     "window_over": "Not processed within its window",

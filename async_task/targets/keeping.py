@@ -29,7 +29,9 @@ def age(given: Age, *, name: str) -> dt.timedelta:
     if not isinstance(given, str):
         return duration(given, name=name)
     if not _TEXT.fullmatch(given):
-        raise ConfigurationError(f'{name} is a length of time like "30d", "12h" or "1y", and was {given[:40]!r}')
+        raise ConfigurationError(
+            f'{name} is a length of time like "90s", "15min", "12h", "30d" or "1y", and was {given[:40]!r}'
+        )
     return duration(sum(float(number) * UNITS[unit] for number, unit in _PART.findall(given)), name=name)
 
 

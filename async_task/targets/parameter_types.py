@@ -23,6 +23,8 @@ T = TypeVar("T")
 PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 """Types whose values pydantic never converts in strict mode."""
 
+MOST_NAMED = 5
+"""How many fields that do not fit a message names."""
 _UNIONS = (typing.Union, UnionType)
 
 
@@ -127,9 +129,12 @@ def load_checks() -> None:
 
 
 def _first_error(error: "ValidationError", arguments: Mapping[str, Any]) -> str:
-    """The first field that does not fit, and why."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    """The first field that does not fit, and why; and the names of further ones."""
+    first, *others = error.errors(include_url=False, include_input=False)
+    fields = dict.fromkeys(_path(one["loc"], arguments) for one in others)
+    fields.pop(_path(first["loc"], arguments), None)
+    named = ", ".join([*fields][:MOST_NAMED]) + (", ..." if len(fields) > MOST_NAMED else "")
+    more = f"; {named} {'does' if len(fields) == 1 else 'do'} not fit either" if fields else ""
     return f"{_path(first['loc'], arguments)}: {_reason(first)}{more}"
 
 

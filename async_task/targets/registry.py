@@ -51,6 +51,10 @@ def target(
 def target_named(name: str) -> Target:
     """The target registered under this name or alias. Raises UnknownTarget."""
     found = _allowed.by_name.get(name)
+    owner, _, method = name.rpartition(".")
+    if found is None and owner in _allowed.by_name:
+        words = f"no target is registered as {name!r} in this process: give target={owner!r}, method_name={method!r}"
+        raise UnknownTarget(words)
     if found is None:
         raise UnknownTarget(
             f"no target is registered as {name!r} in this process{near(name, _allowed.by_name)}: "

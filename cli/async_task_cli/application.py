@@ -133,6 +133,8 @@ def _app_of_project() -> Named | None:
         table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("async-task", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Refusal(f"{file} cannot be read: {first_line(str(error))}", CONFIGURATION) from error
+    if unknown := [one for one in table if one != "app"]:
+        raise Refusal(f"[tool.async-task] in {file} has {unknown[0]!r}, and knows app alone", CONFIGURATION)
     if (app := table.get("app")) is None:
         return None
     _see_folder(file.parent)

@@ -264,6 +264,11 @@ def test_a_written_call_that_is_no_text_is_refused(written: Any, says: str) -> N
     ("call", "error", "says"),
     [
         ({"target": "writing.cleint"}, UnknownTarget, "did you mean 'writing.client'?"),
+        (
+            {"target": "writing.client.fulfill"},
+            UnknownTarget,
+            "give target='writing.client', method_name='fulfill'",
+        ),
         ({"target": dict}, UnknownTarget, "dict is not registered"),
         ({"target": Client, "method_name": "fulfil"}, UnknownMethod, "did you mean 'fulfill'?"),
         ({"target": Client}, UnknownMethod, "name it with method_name="),

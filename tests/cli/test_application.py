@@ -46,6 +46,13 @@ def test_the_application_is_found_by_option_environment_and_pyproject(
     assert say("list").err == "No attempts.\n"
 
 
+def test_an_unknown_key_of_the_project_is_refused(say: Run) -> None:
+    pathlib.Path("pyproject.toml").write_text('[tool.async-task]\napplication = "shop:outbox"\n')
+    said = say("list")
+    assert (said.code, said.err.count("\n")) == (78, 1)
+    assert "has 'application', and knows app alone" in said.err
+
+
 def test_an_option_wins_over_the_environment_and_that_over_pyproject(
     say: Run, project: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,16 @@ def test_check_finds_calls_that_wait_for_an_unknown_target_or_key(run: Run, tmp_
     assert "lonely.call" in said.stdout
 
 
+def test_check_finds_targets_that_name_an_encryptor_that_nobody_has(run: Run, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "misspelled.py").write_text(
+        "from async_task import AsyncTask, target\n"
+        "@target('misspelled.call', encryptor='aes-gmc')\ndef call(card: str) -> None: ...\n"
+        "app = AsyncTask('sqlite:///shop.sqlite')\napp.create_schema()\n"
+    )
+    said = run("check", "--app", "misspelled:app", code=1).stdout
+    assert "NOT  encryptors  calls of misspelled.call cannot be written: no encryptor is named 'aes-gmc'" in said
+
+
 def test_check_finds_calls_under_a_missing_key_and_in_plain_text(run: Run, tmp_path: pathlib.Path) -> None:
     def check(keys: str, strict: bool, code: int = 0) -> str:
         (tmp_path / "safe.py").write_text(SAFE.replace("KEYS", keys).replace("STRICT", str(strict)))

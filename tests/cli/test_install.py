@@ -285,7 +285,7 @@ def test_install_after_autogenerate_writes_no_second_revision_and_says_what_to_d
     show_ours(migrations)
     run("alembic", "revision", "--autogenerate", "-m", "orders")
     (made,) = revisions(migrations)
-    said = run("install")
+    said = run("install", code=78)
     assert f"{made.relative_to(migrations.parent)} names these tables already" in said.stderr
     assert "`async-task adopt`" in said.stderr
     assert revisions(migrations) == [made]
@@ -293,6 +293,7 @@ def test_install_after_autogenerate_writes_no_second_revision_and_says_what_to_d
     assert "NOT  version" in run("check", *DATABASE, code=1).stdout
     run("adopt", *DATABASE)
     assert "All fits." in run("check", *DATABASE).stderr
+    assert "`async-task upgrade --apply` upgrades them" in run("upgrade", code=78).stderr
 
 
 @pytest.mark.long

@@ -105,6 +105,7 @@ def test_it_serves_only_the_given_queues_and_is_listed(start: Start, run: Run, e
     other, mail = write(Client, "ping"), write(Client, "ping", queue="mail")
     working = start("--queue", "mail:1", "--queue", "slow", "--concurrency", "3")
     assert ", queues mail:1, slow, " in first_line(working)
+    assert "no queue is named 'slow'" in first_line(working)
     await_(has_succeeded(engine, mail), "its queue is served")
     [one] = run("workers", "--json").lines
     assert (one["pid"], one["kind"], one["claims"]) == (working.pid, "worker", 0)

@@ -822,7 +822,7 @@ def test_an_async_target_is_canceled_after_its_timeout(app: AsyncTask, engine: E
 @pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_call_that_sleeps_past_its_limit_loses_its_transaction_and_is_charged_with_a_timeout(
-    app: AsyncTask, engine: Engine, write: Write, database: Database
+    app: AsyncTask, engine: Engine, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     def do(session: Session) -> None:
         put(session)
@@ -838,6 +838,7 @@ def test_a_call_that_sleeps_past_its_limit_loses_its_transaction_and_is_charged_
     row = row_of(engine, attempt.id)
     assert (row.num_attempts, row.num_errors) == (1, 1)
     assert row.last_error.startswith("TimeoutError")
+    assert "was not written at once" not in caplog.text
     assert written(engine) == []
 
 

@@ -125,7 +125,7 @@ def test_to_pause_a_queue_that_nothing_knows_is_done_and_said_with_the_nearest_n
         said = run("pause", "--queue", "defalt", options)
         first, second = said.err.splitlines()
         assert (said.code, first) == (0, f"The queue defalt {done}.")
-        assert second.startswith("async-task: no queue is named 'defalt' (did you mean 'default'?): ")
+        assert second.startswith("Note: no queue is named 'defalt' (did you mean 'default'?): ")
     assert [one.name for one in outbox_app.queues()] == ["defalt"]
     assert run("pause", "--queue", "default").err == "The queue default is paused.\n"
 

@@ -100,5 +100,5 @@ def test_a_sweep_says_which_repair_it_made(
     with caplog.at_level("INFO", logger="async_task"):
         app.sweep()
     assert row_of(engine, attempt.id).released
-    assert "1 attempts waited for others of their order key that had ended: released" in caplog.text
+    assert "released that waited for others of their order key, which had ended: 1" in caplog.text
     assert {one.levelname for one in caplog.records} == {"INFO"}  # so that cron mails nothing

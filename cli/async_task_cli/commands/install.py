@@ -97,11 +97,11 @@ def _install(writing: Writing, model: type[BaseAttempt], target_metadata: Sequen
         say(f"Already installed in revision {installed[0]}; no revision was written.")
         return
     if (other := tree.naming(attempts)) is not None:
-        say(
-            f"{brief(other)} names these tables already, as autogenerate writes it; no revision was written.\n"
-            "If it has run nowhere, delete it and install again. If it has, run `async-task adopt` in each database."
+        raise Refusal(
+            f"{brief(other)} names these tables already, as autogenerate writes it; no revision was written: if it has "
+            "run nowhere, delete it and install again; if it has, run `async-task adopt` in each database",
+            CONFIGURATION,
         )
-        return
     made = tree.made()  # beside a second table of attempts, in the same schema
     missing = [table for table in tables_of(model) if table.fullname not in made]
     writing.write(tree, installing(missing, attempts), target_metadata)

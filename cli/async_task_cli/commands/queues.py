@@ -51,7 +51,7 @@ def pause(
     done = "would be paused" if is_dry else "is paused"
     say(f"{_named(queue, target)} {done if is_new else 'was paused before'}.")
     if unknown is not None:
-        say(f"async-task: {one_line(unknown)}")
+        say(f"Note: {one_line(unknown)}")
 
 
 @click.command("resume", context_settings=SETTINGS)

@@ -35,6 +35,9 @@ def upgrade(wanted: Wanted, writing: Writing, is_applied: bool) -> None:
 def _write(writing: Writing, model: type[BaseAttempt]) -> None:
     tree = writing.tree()
     installed = tree.installed(table_of(model))
+    if installed is None and tree.naming(table_of(model)) is not None:
+        words = "a revision of your own names the tables: `async-task upgrade --apply` upgrades them in each database"
+        raise Refusal(words, CONFIGURATION)
     if installed is None:
         raise Refusal("this tree has no revision of async-task: `async-task install` writes it", CONFIGURATION)
     if installed[1] == SCHEMA_VERSION:

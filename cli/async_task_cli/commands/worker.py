@@ -18,10 +18,11 @@ from click.core import ParameterSource
 import async_task
 from async_task import AsyncTask, AttemptWorker, Outcome, Supervisor
 from async_task_cli.application import existing, find_app
-from async_task_cli.faults import USAGE, Refusal
+from async_task_cli.faults import USAGE, Refusal, one_line
 from async_task_cli.logs import Lines, log_lines, logged
 from async_task_cli.moments import Length
 from async_task_cli.options import SETTINGS, Wanted, as_json, reaching
+from async_task_cli.queue_names import why_unknown
 from async_task_cli.reloading import Reload
 from async_task_cli.signals import Leave, end
 from async_task_cli.terminal import counted, is_watched
@@ -192,6 +193,7 @@ def _begin(app: AsyncTask, made: AttemptWorker, lines: Lines) -> Callable[[str],
     def began(name: str) -> None:
         lines.worker = name
         logger.info("%s: worker %s %s", _version(), name, _described(app, made))
+        _warn_of_unknown_queues(app, made)
 
     return began
 
@@ -200,6 +202,7 @@ def _supervise(app: AsyncTask, made: Supervisor, lines: Lines) -> Callable[[str]
     """What is done in each worker process when its worker has begun."""
     lines.worker = f"{lines.worker}:supervisor"
     logger.info("%s: %d processes %s", _version(), made.processes, _described(app, made))
+    _warn_of_unknown_queues(app, made)
 
     def began(name: str) -> None:
         lines.worker = name
@@ -241,6 +244,12 @@ def _described(app: AsyncTask, made: AttemptWorker | Supervisor) -> str:
         f"{counted(len(app.target_names), 'target')}, {counted(s.concurrency, 'thread')}, "
         f"{counted(s.async_concurrency, 'coroutine')}"
     )
+
+
+def _warn_of_unknown_queues(app: AsyncTask, made: AttemptWorker | Supervisor) -> None:
+    for queue in made.settings.queues.keys() - made.settings.own_queues:
+        if (why := why_unknown(app, queue)) is not None:
+            logger.warning("%s", one_line(why))
 
 
 def _by_key(tally: Counter[type[Outcome]]) -> dict[str, int]:
