@@ -16,6 +16,7 @@ from outbox import act
 NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite", "mysql": "MariaDB", "mariadb": "MariaDB"}
 
 
+@pytest.mark.slow
 def test_a_system_is_its_server_its_tables_and_the_oldest_transaction(app: AsyncTask, engine: Engine) -> None:
     with engine.begin() as connection:
         Attempt.create_many(connection, [{"target": act} for _ in range(500)])

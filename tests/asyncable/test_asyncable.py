@@ -100,6 +100,7 @@ def test_nothing_is_submitted_if_the_transaction_of_the_caller_rolls_back(desk: 
     assert desk.attempts() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [Review, LeasedReview, CoroutineReview])
 def test_what_raises_leaves_the_attempt_the_error_and_nothing_of_its_writes(
     desk: Desk, board: Board, model: type[Any]
@@ -139,6 +140,7 @@ def test_a_row_retries_every_interval_until_its_window_is_over_and_its_attempt_t
     assert (attempt.status, attempt.num_errors) == (Status.EXPIRED, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [Review, OldReview])
 def test_a_delay_makes_it_due_and_submitted_when_it_has_passed(desk: Desk, board: Board, model: type[Any]) -> None:
     mine = of(desk, model)
@@ -157,6 +159,7 @@ def test_a_delay_makes_it_due_and_submitted_when_it_has_passed(desk: Desk, board
     assert (mine.status(exact), mine.status(later)) == ("processed", "submitted")
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("model", [Review, OldReview])
 def test_a_delay_until_an_instant_of_the_past_is_none(desk: Desk, board: Board, model: type[Any]) -> None:
@@ -208,6 +211,7 @@ def test_a_processed_or_canceled_row_can_be_restarted(desk: Desk, board: Board) 
     assert desk.row(made).canceled_at is None
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.only_on("postgresql", "mysql")
 @pytest.mark.parametrize("restarts", [0, 2])
@@ -227,6 +231,7 @@ def test_a_restart_enqueues_also_if_the_attempt_has_succeeded_since_its_transact
     assert (desk.status(made), len(board.asked), len(desk.attempts())) == ("processed", restarts + 2, restarts + 2)
 
 
+@pytest.mark.slow
 def test_a_waiting_retry_is_hurried_by_a_restart(desk: Desk, board: Board) -> None:
     board.will_raise(Broken("once"), None)
     made = desk.submitted()
@@ -267,6 +272,7 @@ def check_cancel_meanwhile(mine: Desk, board: Board, error: Exception | None) ->
     assert (row.asyncable_status, row.processed_at, row.error, len(board.asked)) == ("canceled", None, None, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [None, Broken("late"), Discard("no")])
 def test_a_row_that_is_restarted_while_it_is_processed_is_processed_once_more(
     desk: Desk, board: Board, error: Exception | None
@@ -274,6 +280,7 @@ def test_a_row_that_is_restarted_while_it_is_processed_is_processed_once_more(
     check_restart_meanwhile(of(desk, LeasedReview), board, error)
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("end", [None, Broken, Again])
 def test_a_row_that_is_restarted_at_the_end_of_its_window_has_a_new_one(
@@ -300,6 +307,7 @@ def test_a_row_that_is_restarted_at_the_end_of_its_window_has_a_new_one(
     assert (mine.status(made), len(mine.attempts())) == ("processed", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [None, Broken("late")])
 def test_a_row_that_is_canceled_while_it_is_processed_stays_canceled(
     desk: Desk, board: Board, error: Exception | None
@@ -318,6 +326,7 @@ def test_nobody_waits_behind_a_transaction_in_which_a_row_is_processed(
     check(desk, board, error)
 
 
+@pytest.mark.slow
 def test_attempted_is_committed_before_the_work_and_survives_its_rollback(
     desk: Desk, board: Board, engine: Engine
 ) -> None:
@@ -393,6 +402,7 @@ def test_a_row_that_was_put_off_by_hand_waits_and_no_error_is_counted(desk: Desk
     assert (board.asked, desk.row(made).attempted_at) == ([], None)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_not_finished_is_called_again(desk: Desk, board: Board) -> None:
     board.does = lambda row: Again(after=60) if len(board.asked) == 1 else None
     made = desk.submitted()
@@ -575,6 +585,7 @@ def test_a_new_row_can_be_submitted_again_after_a_rollback(desk: Desk, engine: E
         assert desk.status(row.id) == "submitted"
 
 
+@pytest.mark.slow
 def test_an_error_is_cut_to_the_length_of_its_column(desk: Desk, board: Board) -> None:
     mine = of(desk, OldReview)
     board.will_raise(Broken("x" * 100))

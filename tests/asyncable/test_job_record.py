@@ -169,6 +169,7 @@ def test_rows_have_notes_that_survive_restart_and_their_attempt(desk: Desk, mode
             assert found == {2: wanted, 1: [("anna", "of the other")]}
 
 
+@pytest.mark.slow
 def test_a_row_is_noted_and_its_events_are_read_on_an_async_session(desk: Desk, async_engine_url: str) -> None:
     made = desk.submitted()
 

@@ -40,6 +40,7 @@ def lose_attempts(engine: Engine) -> None:
         connection.execute(delete(Attempt))
 
 
+@pytest.mark.slow
 def test_a_row_rests_an_interval_before_a_sweep_gives_it_a_job(desk: Desk, board: Board, engine: Engine) -> None:
     made = desk.submitted()
     lose_attempts(engine)
@@ -77,6 +78,7 @@ def test_a_lost_or_ended_attempt_is_replaced_and_a_waiting_one_made_due(
     assert len(board.asked) == len(desk.attempts()) == 4
 
 
+@pytest.mark.slow
 def test_an_attempt_that_is_made_due_keeps_the_count_of_its_errors(desk: Desk, board: Board, engine: Engine) -> None:
     board.will_raise(OSError("no"))
     desk.submitted()
@@ -149,6 +151,7 @@ def test_one_row_or_model_that_fails_stops_no_other(
     assert len(board.asked) == 2
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_row_whose_second_attempt_is_due_takes_no_place_of_another(desk: Desk, board: Board, engine: Engine) -> None:
     first = desk.submitted()
@@ -190,6 +193,7 @@ def test_two_sweeps_at_once_give_each_of_1000_rows_of_three_models_one_job(
             assert session.scalar(select(func.count()).where(model.is_submitted_not_processed)) == 0
 
 
+@pytest.mark.slow
 def test_a_row_that_is_processed_at_this_moment_is_not_taken_again(desk: Desk, board: Board, engine: Engine) -> None:
     register(LeasedReview)
     mine, reports = Desk(desk.app, engine, LeasedReview), []

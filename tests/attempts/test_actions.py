@@ -61,6 +61,7 @@ def test_a_verb_leaves_one_event_with_its_reason(engine: Engine, write: Write, s
     assert (event.job_type, event.kind, event.message) == ("async_task_attempts", verb, "the customer called")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ENDS)
 @by_one_door
 def test_the_reason_of_an_end_is_its_last_error_and_without_one_the_last_error_stays(
@@ -269,6 +270,7 @@ def test_a_verb_on_a_locked_row_raises_at_once(engine: Engine, write: Write, ses
         assert session.scalar(select(func.count()).select_from(TABLE)) == 1
 
 
+@pytest.mark.slow
 @each_verb
 @by_one_door
 def test_a_verb_on_a_stale_instance_reports_the_current_state(
@@ -400,6 +402,7 @@ def test_an_attempt_that_is_not_flushed_is_not_due(sessions: Sessions) -> None:
         assert attempts[1].is_due
 
 
+@pytest.mark.slow
 @by_one_door
 def test_selectables_find_attempts_by_state(app: AsyncTask, engine: Engine, write: Write, sessions: Sessions) -> None:
     ids: dict[str, set[uuid.UUID]] = {name: set() for name in ("due", "later", "overdue", "failing")}

@@ -70,6 +70,7 @@ def test_all_are_written_in_the_order_of_their_ids(engine: Engine, copied: list[
     assert copied == [engine.dialect.name == "postgresql"]
 
 
+@pytest.mark.slow
 def test_they_are_performed(engine: Engine) -> None:
     will(lambda: None)
     with Session(engine) as session, session.begin():
@@ -132,6 +133,7 @@ def test_a_used_token_is_an_error_as_in_an_insert(engine: Engine) -> None:
         assert stored(session) == []
 
 
+@pytest.mark.slow
 def test_a_validator_may_use_the_session(engine: Engine, copied: list[bool]) -> None:
     with Session(engine) as session, session.begin():
         asked[:] = [lambda: session.scalar(text("SELECT 1"))]
@@ -151,6 +153,7 @@ def test_an_encryptor_may_use_the_session(engine: Engine, copied: list[bool]) ->
     assert copied == []
 
 
+@pytest.mark.slow
 def test_a_generator_may_use_the_session(engine: Engine, copied: list[bool]) -> None:
     with Session(engine) as session, session.begin():
         numbers = (session.scalar(text("SELECT 1")) for _ in range(MANY))
@@ -172,6 +175,7 @@ def test_a_connection_in_autocommit_has_no_savepoint_and_writes_all(engine: Engi
         assert len(stored(session)) == 2 * MANY
 
 
+@pytest.mark.slow
 def test_a_call_writes_many_in_its_own_transaction(engine: Engine, copied: list[bool]) -> None:
     with Session(engine) as session, session.begin():
         Attempt.create(target=write_many, session=session, queue="first")

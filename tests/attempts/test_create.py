@@ -440,6 +440,7 @@ def test_ensure_runs_on_an_async_session(engine: Engine, async_engine_url: str) 
     assert len(run_async(async_engine_url, body)) == count(engine) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there_before", [False, True])
 def test_two_sessions_that_race_for_a_token_get_one_attempt(
     sessions: Sessions, engine: Engine, there_before: bool

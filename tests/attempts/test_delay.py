@@ -66,6 +66,7 @@ def _raise() -> None:
     raise ValueError("no")
 
 
+@pytest.mark.slow
 @by_one_door
 def test_it_is_not_performed_before(app: AsyncTask, sessions: Sessions, engine: Engine) -> None:
     with sessions.begin() as session:
@@ -80,6 +81,7 @@ def test_only_without_length_are_waiting_workers_woken(delay: Any, is_due: bool)
     assert draft({}, **CALL, delay=delay).is_due_at_once is is_due
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("rows", [1, 5])
 def test_without_length_it_is_due_at_once(app: AsyncTask, sessions: Sessions, rows: int) -> None:

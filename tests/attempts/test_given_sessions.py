@@ -52,6 +52,7 @@ def verbs(session: Session) -> list[Verb]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["position", "name"])
 def test_both_ways_do_the_same(sessions: Sessions, engine: Engine, way: str) -> None:
     with acting("anna"), sessions.begin() as session:

@@ -53,6 +53,7 @@ VERBS: dict[str, Verb] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_own_columns_are_written_by_every_verb(tenants: None, sessions: Sessions, verb: str) -> None:
     with sessions.begin() as session:

@@ -170,6 +170,7 @@ def test_a_decimal_written_as_text_keeps_its_digits_wherever_it_is(run: Run) -> 
     assert (rate, anything, type(rate), type(anything[0])) == (19.9, [1.5], float, float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "taken"),
     [
@@ -304,6 +305,7 @@ def test_a_target_that_is_not_known_ends_78_with_the_nearest(run: Run, engine: E
     assert count(engine) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "args", "part"),
     [

@@ -169,6 +169,7 @@ def test_an_id_that_its_end_does_not_find_is_printed_whole(
     assert printed == [new.id.hex[-8:], str(old.id)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("no_color", [None, "1"])
 def test_colours_are_for_terminals_without_no_color(
     process: Any, write: Write, monkeypatch: pytest.MonkeyPatch, no_color: str | None
@@ -329,6 +330,7 @@ def test_the_command_for_the_next_page_repeats_no_password() -> None:
     assert said == "async-task list --database-url 'postgresql://me:***@host/x?sslpassword=***' --error 'a b' --after z"
 
 
+@pytest.mark.slow
 def test_the_summary_counts_no_more_than_it_must(
     run: Run, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

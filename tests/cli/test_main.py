@@ -209,6 +209,7 @@ def test_an_instant_may_be_a_length_of_time(say: Run) -> None:
     assert "'abc' is not an instant: write it like 2026-10-25T02:30Z, or like 2h" in ended.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--all", "--yes"], ["--all", "--yes", "--json"]])
 def test_a_verb_finishes_although_nobody_reads_what_it_prints(
     process: Any, write: Write, engine: Engine, words: list[str]

@@ -49,6 +49,7 @@ def test_prune_takes_statuses_a_target_and_a_queue(run: Run, engine: Engine, wri
     assert failed != canceled
 
 
+@pytest.mark.slow
 def test_prune_takes_a_call_as_list_prints_it(run: Run, engine: Engine, write: Write) -> None:
     ping, poll = ended(engine, write, 31), ended(engine, write, 31)
     with engine.begin() as connection:

@@ -67,6 +67,7 @@ def test_queue_and_target_may_be_repeated_and_leave_other_attempts_alone(
     assert (code, json.loads(out)["succeeded"]) == (0, 2)
 
 
+@pytest.mark.slow
 def test_in_an_unknown_queue_nothing_is_due(batch: Batch, write: Write) -> None:
     write(Client, "ping")
     assert batch("--queue", "nobody's") == (0, "", "")
@@ -309,6 +310,7 @@ def test_run_batch_performs_what_is_due_and_prints_nothing_without_a_terminal(
     assert row_of(engine, attempt.id).status is Status.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_run_batch_with_nothing_due_ends_0(run: Run) -> None:
     assert (run("run-batch").code, run("run-batch", "--json").json["claimed"]) == (0, 0)
 

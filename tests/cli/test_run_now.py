@@ -37,6 +37,7 @@ def test_run_now_performs_attempts_that_are_not_due_or_have_ended(run: Run, engi
     assert [(one.kind, one.actor) for one in events_of(engine, waiting.id)] == [("retry_now", "anna")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "args", "code", "outcome", "status", "part"),
     [
@@ -56,6 +57,7 @@ def test_run_now_prints_the_outcome(
     assert (line["ok"], line["outcome"], line["status"]) == (not code, outcome, status)
 
 
+@pytest.mark.slow
 def test_run_now_leaves_a_call_of_an_unknown_target_and_ends_1(process: Any, engine: Engine, write: Write) -> None:
     attempt = write(Client, "ping")
     ended = process("run-now", str(attempt.id))

@@ -83,6 +83,7 @@ def test_next_across_a_change_of_daylight_saving_shows_both_zones(run: Run) -> N
     assert len(run("schedule", "next", "--json").lines) == 5
 
 
+@pytest.mark.slow
 def test_run_enqueues_now_and_history_says_by_whom(run: Run, engine: Engine) -> None:
     assert run("schedule", "run", "close day", "--dry-run").err == "test.effect would be enqueued.\n"
     assert occurrences(engine) == []

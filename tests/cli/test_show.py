@@ -68,6 +68,7 @@ def test_show_prints_what_an_attempt_has_in_plain_words_and_every_event(run: Run
     assert "raise Broken(message)" in run("show", str(attempt.id), "--traceback").out
 
 
+@pytest.mark.slow
 def test_show_tells_what_a_call_says_for_itself(run: Run, write: Write) -> None:
     attempt = write(Client, "ping", retry=Retry.every(90, max_attempts=3), timeout=5)
     words = " ".join(run("show", str(attempt.id)).out.split())
@@ -75,6 +76,7 @@ def test_show_tells_what_a_call_says_for_itself(run: Run, write: Write) -> None:
     assert json.loads(run("show", str(attempt.id), "--json").json["call_settings"])["timeout"] == 5
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_token_is_listed_and_found_as_it_was_given(run: Run, app: AsyncTask) -> None:
     call = {"target": Client, "method_name": "ping", "idempotence_token": "daily"}

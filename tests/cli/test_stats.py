@@ -189,6 +189,7 @@ def test_a_number_with_a_plus_is_a_lower_bound(run: Run, write: Write, monkeypat
     assert cells(said, "default")[1:3] == cells(said, "test.act")[1:3] == ["3+", "0+"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("no_color", [None, "1"])
 def test_workers_fit_80_columns_and_have_colours_on_a_terminal_only(
     run: Run, process: Callable[..., Program], engine: Engine, monkeypatch: pytest.MonkeyPatch, no_color: str | None

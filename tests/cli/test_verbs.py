@@ -53,6 +53,7 @@ def count_events(engine: Engine) -> int:
         return len(session.scalars(select(JobEvent.id)).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "status"), [("expire", Status.EXPIRED), ("fail", Status.FAILED), ("cancel", Status.CANCELED)]
 )
@@ -187,6 +188,7 @@ def test_all_refuses_a_queue_that_nothing_knows(run: Run, engine: Engine, write:
     assert statuses(engine, attempt) == ["pending"]
 
 
+@pytest.mark.slow
 def test_more_than_a_page_is_selected_before_anything_changes(
     run: Run, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +232,7 @@ def test_without_a_terminal_all_needs_yes(
     assert statuses(engine, attempt) == ["pending"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "code", "status"), [("y\n", 0, "canceled"), ("n\n", 1, "pending")])
 def test_on_a_terminal_all_asks_first(
     process: Any, engine: Engine, write: Write, answer: str, code: int, status: str

@@ -222,3 +222,4 @@ def test_psycopg_begins_a_transaction_that_has_more_than_a_level(connection: Con
     assert exchange_of(driver, [query]) is not None
     setattr(driver, name, True)
     assert exchange_of(driver, [query]) is None
+    connection.invalidate()  # in the pool it would be read-only for other tests

@@ -44,6 +44,7 @@ pytestmark = pytest.mark.usefixtures("own_encryptors")
 Write = Callable[..., Attempt]
 
 
+@pytest.mark.slow
 def test_a_missing_encryptor_parks_the_attempt_and_is_named(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Vault, "keep", {"card": CANARY}, encryptor=Raising())
     encryptors._known.pop("test.raising")
@@ -52,6 +53,7 @@ def test_a_missing_encryptor_parks_the_attempt_and_is_named(app: AsyncTask, engi
     assert CANARY not in said
 
 
+@pytest.mark.slow
 @each_kind
 @by_one_door
 def test_a_missing_key_parks_the_attempt_until_the_key_is_added(
@@ -66,6 +68,7 @@ def test_a_missing_key_parks_the_attempt_until_the_key_is_added(
     assert (calls, row_of(engine, attempt.id).num_attempts) == ([CANARY], 1)
 
 
+@pytest.mark.slow
 @each_kind
 @by_one_door
 def test_a_wrong_key_of_the_same_id_parks_the_attempt(app: AsyncTask, engine: Engine, write: Write, kind: str) -> None:
@@ -208,6 +211,7 @@ def keep_strictly(card: str) -> None:
     calls.append(card)
 
 
+@pytest.mark.slow
 def test_a_target_may_accept_only_encrypted_arguments(app: AsyncTask, engine: Engine, write: Write) -> None:
     register_encryptor(AesGcmEncryptor([OLD]))
     with pytest.raises(InvalidArguments, match=r"test\.strict_vault takes encrypted arguments only"):

@@ -288,6 +288,7 @@ class Both:
         self.said.append("left later")
 
 
+@pytest.mark.slow
 @some_kinds
 def test_of_an_object_of_both_kinds_the_one_that_fits_the_call_is_entered(
     engine: Engine, door: str, hooked: Hooked, kind: Any
@@ -299,6 +300,7 @@ def test_of_an_object_of_both_kinds_the_one_that_fits_the_call_is_entered(
     assert said == (["entered", "left"] if kind in Later.PLAIN else ["awaited", "left later"])
 
 
+@pytest.mark.slow
 @some_kinds
 def test_an_asynchronous_context_manager_is_for_coroutine_functions(
     engine: Engine, door: str, hooked: Hooked, kind: Any
@@ -374,6 +376,7 @@ def test_a_coroutine_that_a_plain_def_returns_runs_inside_of_the_hook(
     assert said == ["acme", "it broke"]
 
 
+@pytest.mark.slow
 @_with_doors(act_in_session, act_in_session_leased, act_shared, *Later.WITH_SESSION)
 def test_writes_of_the_session_are_flushed_inside_of_the_hook(
     engine: Engine, door: str, hooked: Hooked, kind: Any
@@ -422,6 +425,7 @@ def test_a_function_that_runs_on_another_thread_of_the_lane_sees_what_the_hook_h
     assert seen == ["acme"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "coroutines"])
 def test_the_steps_of_an_operation_run_inside_of_the_hook(
     request: pytest.FixtureRequest, provider: Provider, hooked: Hooked, is_async: bool
@@ -441,6 +445,7 @@ def test_the_steps_of_an_operation_run_inside_of_the_hook(
     assert seen == ["acme"] * len(provider.asked)
 
 
+@pytest.mark.slow
 def test_a_job_class_of_the_users_own_makes_its_calls_inside_of_the_hook(
     engine: Engine, door: str, hooked: Hooked
 ) -> None:
@@ -628,6 +633,7 @@ def test_a_stop_iteration_of_a_plain_target_stays_one(engine: Engine, door: str,
     assert outcome.error == "StopIteration"
 
 
+@pytest.mark.slow
 @some_kinds
 def test_an_answer_that_is_refused_is_seen_as_an_error(engine: Engine, door: str, hooked: Hooked, kind: Any) -> None:
     seen: list[str] = []

@@ -38,6 +38,7 @@ def broken(*_: Any) -> None:
     raise Broken("no")
 
 
+@pytest.mark.slow
 def test_its_retry_goes_before_the_policy(app: AsyncTask, engine: Engine, write: Write) -> None:
     will(broken)
     own = write(act, retry=Retry.schedule(7))
@@ -59,6 +60,7 @@ def test_max_attempts_goes_before_that_of_its_retry(app: AsyncTask, engine: Engi
     assert isinstance(app.perform(write(act, retry=Retry.every(1, max_attempts=1), max_attempts=2).id), Retried)
 
 
+@pytest.mark.slow
 def test_its_time_limit_ends_a_coroutine(app: AsyncTask, write: Write) -> None:
     will(lambda: asyncio.sleep(30))
     outcome = app.perform(write(act_later, timeout=0.05).id)
@@ -144,6 +146,7 @@ def test_a_call_without_settings_is_written_to_tables_that_have_no_column_for_th
     assert row_of(engine, limited.id).call_settings == '{"timeout": 5.0}'
 
 
+@pytest.mark.slow
 def test_what_a_newer_version_has_written_is_parked_uncharged(app: AsyncTask, engine: Engine, write: Write) -> None:
     will(lambda: None)
     attempt = write(act, timeout=5)
@@ -252,6 +255,7 @@ def test_an_error_that_ends_it_undoes_what_it_wrote(app: AsyncTask, engine: Engi
         assert connection.execute(effects.select()).all() == []
 
 
+@pytest.mark.slow
 def test_a_time_limit_is_retried_although_retry_on_does_not_name_it(app: AsyncTask, write: Write) -> None:
     assert isinstance(app.perform(write(Kinds, "stay").id), Retried)
 

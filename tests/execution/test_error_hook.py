@@ -133,6 +133,7 @@ def test_writes_of_the_hook_are_committed(app: AsyncTask, sessions: Sessions, wr
     assert read(sessions, attempt_id).note == "told the shop: no such order"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "outcome", "status"),
     [("fail", Failed, Status.FAILED), ("expire", Expired, Status.EXPIRED), ("cancel", Canceled, Status.CANCELED)],
@@ -235,6 +236,7 @@ def test_an_answer_of_the_hook_is_said_to_be_ignored(
     assert "returned a Discard, which is ignored: call self.fail()" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", ["ROLLBACK", "COMMIT"])
 def test_a_hook_that_ends_the_transaction_loses_no_outcome(
     app: AsyncTask, sessions: Sessions, write_own: Write, caplog: pytest.LogCaptureFixture, statement: str
@@ -252,6 +254,7 @@ def test_a_hook_that_ends_the_transaction_loses_no_outcome(
     assert "handle_perform_error" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError("in the hook"), SystemExit(3), KeyboardInterrupt("in the hook")])
 def test_an_exception_of_the_hook_is_logged_and_rolled_back_and_the_outcome_stays(
     app: AsyncTask, sessions: Sessions, write_own: Write, caplog: pytest.LogCaptureFixture, error: BaseException

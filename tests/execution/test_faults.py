@@ -125,6 +125,7 @@ def test_a_caught_deadlock_that_rolled_back_the_whole_transaction_is_not_charged
     assert of_the_call(engine) == ["again"]
 
 
+@pytest.mark.slow
 @mysql_only
 @both_modes
 @pytest.mark.parametrize("then", ["raises", "commits"])
@@ -229,6 +230,7 @@ def driver_of(session: Session) -> Any:
     return session.connection().connection.driver_connection
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql")
 @pytest.mark.parametrize("door", ["sync"])
 @pytest.mark.parametrize("leave", [leave_stream, leave_copy])

@@ -48,6 +48,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[loggi
         yield lambda: [one for one in caplog.records if getattr(one, "outcome", None) in ("failed", "expired")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("perform", PERFORMING)
 def test_an_attempt_that_fails_for_good_is_logged_once_as_a_sentence_and_as_fields(
     app: AsyncTask, engine: Engine, write: Write, logged: Any, perform: Perform
@@ -67,6 +68,7 @@ def test_an_attempt_that_fails_for_good_is_logged_once_as_a_sentence_and_as_fiel
     assert CANARY in row_of(engine, attempt.id).last_error  # the table keeps it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [act, act_in_session, act_later], ids=["plain", "session", "coroutine"])
 def test_each_kind_of_call_is_logged_with_the_places_of_its_error_and_without_values(
     app: AsyncTask, engine: Engine, logged: Any, target: Any
@@ -88,6 +90,7 @@ def test_each_kind_of_call_is_logged_with_the_places_of_its_error_and_without_va
     assert "raise ValueError" in "".join(traceback.format_exception(error))
 
 
+@pytest.mark.slow
 def test_an_attempt_that_expires_is_logged_as_a_warning_by_a_sweep_a_perform_and_a_try(
     app: AsyncTask, engine: Engine, write: Write, logged: Any
 ) -> None:

@@ -330,6 +330,7 @@ def test_progress_is_reported_while_no_row_is_locked(plain: AsyncTask, engine: E
     assert followed == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*:sqlalchemy.exc.SAWarning")
 @pytest.mark.parametrize("ends", ["close", "rollback"])
 @pytest.mark.parametrize("kept", ["a session", "a savepoint"])

@@ -90,6 +90,7 @@ def perform(app: AsyncTask, engine: Engine, until: Callable[[], bool] | None = N
     return worker.tally[Succeeded]
 
 
+@pytest.mark.slow
 def test_each_outcome_is_committed_and_the_next_row_locked_before_the_next_call(app: AsyncTask, engine: Engine) -> None:
     found: list[Any] = []
 
@@ -155,6 +156,7 @@ def test_outcomes_share_a_commit_and_the_next_group_shares_a_lock(
     assert len(set(calls)) == 10
 
 
+@pytest.mark.slow
 @servers_only
 def test_a_call_with_a_time_limit_of_its_own_is_in_no_group(
     app: AsyncTask, engine: Engine, locks: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
@@ -184,6 +186,7 @@ def test_listeners_see_each_begin_and_commit(
     assert set(heard) >= set(range(1, NUMBER + 1))
 
 
+@pytest.mark.slow
 def test_errors_and_polls_are_written_in_the_group(app: AsyncTask, engine: Engine) -> None:
     def act_oddly(number: int) -> Any:
         if number == 2:
@@ -358,6 +361,7 @@ def refusing(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Callabl
         connection.execute(text("DROP FUNCTION refuse"))
 
 
+@pytest.mark.slow
 @postgresql_only
 def test_an_outcome_that_cannot_be_written_does_not_affect_others(
     app: AsyncTask, engine: Engine, refusing: Callable[[Any], None]
@@ -399,6 +403,7 @@ def test_an_order_key_that_cannot_be_released_affects_neither_other_keys_nor_run
     assert len(set(calls)) == len(calls) == NUMBER + 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 30])
 def test_it_stops_between_two_calls_and_releases_those_that_have_not_started(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch, size: int

@@ -42,6 +42,7 @@ async def cancel_itself(and_wait: bool) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("and_wait", [False, True])
 def test_an_async_target_that_cancels_its_own_task_is_charged_with_an_error(
     app: AsyncTask, engine: Engine, write: Write, and_wait: bool
@@ -101,6 +102,7 @@ def test_ctrl_c_during_a_call_is_raised_after_the_outcome_is_committed(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_batch_starts_no_further_call_and_waits_for_the_running_ones(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:

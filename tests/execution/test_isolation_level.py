@@ -86,6 +86,7 @@ def test_a_target_sets_the_level_of_its_session_and_of_no_other_call(
     assert sorted(seen) == sorted(["SERIALIZABLE", second, "SERIALIZABLE", *["READ COMMITTED"] * 4])
 
 
+@pytest.mark.slow
 @locks_rows
 @pytest.mark.parametrize("by", ["create_engine", "execution_options"])
 def test_the_level_of_the_users_engine_is_kept_unless_the_target_sets_another(

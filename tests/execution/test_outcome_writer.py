@@ -61,6 +61,7 @@ def waiting(engine: Engine, kind: str) -> Callable[[], list[int]]:
     return find
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "tally"),
     [

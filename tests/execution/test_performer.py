@@ -91,6 +91,7 @@ def put(session: Session, what: str = "kept") -> Any:
 # Outcomes
 
 
+@pytest.mark.slow
 def test_a_call_that_returns_succeeds_and_is_counted_once(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Client, "fulfill", {"customer_token": "c-1", "order_number": 7})
     assert app.perform(attempt.id) == Succeeded(attempt.id)
@@ -111,6 +112,7 @@ def test_writes_of_a_target_that_raises_are_rolled_back_and_its_error_is_stored(
     assert written(engine) == []
 
 
+@pytest.mark.slow
 def test_a_statement_is_compiled_once_for_all_lanes(
     app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +130,7 @@ def test_a_statement_is_compiled_once_for_all_lanes(
     assert compiled == []
 
 
+@pytest.mark.slow
 def test_retried_has_the_delay_and_the_error(app: AsyncTask, write: Write) -> None:
     failing, polling = write(Client, "fail"), write(Client, "poll")
     patient = write(Client, "ask_for_patience", {"seconds": 300})
@@ -136,6 +139,7 @@ def test_retried_has_the_delay_and_the_error(app: AsyncTask, write: Write) -> No
     assert app.perform(patient.id) == Retried(patient.id, dt.timedelta(seconds=300), "RetryAfter: slow down")
 
 
+@pytest.mark.slow
 def test_failed_has_a_reason(app: AsyncTask, engine: Engine, write: Write) -> None:
     discarded, used_up = write(Client, "give_up", {"reason": "no such order"}), write(Client, "fail", max_attempts=1)
     assert app.perform(discarded.id) == Failed(discarded.id, "Discard: no such order")
@@ -145,6 +149,7 @@ def test_failed_has_a_reason(app: AsyncTask, engine: Engine, write: Write) -> No
         assert (row.status, row.num_errors, row.completed_at is not None) == (Status.FAILED, 1, True)
 
 
+@pytest.mark.slow
 def test_an_attempt_expires_before_its_first_try_or_after_an_error(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -222,6 +227,7 @@ UNREADY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", UNREADY)
 def test_a_missing_key_parks_the_attempt_uncharged_with_one_event(
     app: AsyncTask, engine: Engine, write: Write, error: str
@@ -244,6 +250,7 @@ def test_a_missing_key_parks_the_attempt_uncharged_with_one_event(
     assert calls == []
 
 
+@pytest.mark.slow
 def test_a_parked_attempt_succeeds_once_its_target_is_there(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Client, "ping")
     for target, outcome in (("no.such.target", Parked), ("test.client", Succeeded)):
@@ -355,6 +362,7 @@ each_kind_of_call = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @each_kind_of_call
 def test_a_process_that_a_call_forks_ends_where_the_call_does(
     app: AsyncTask, engine: Engine, write: Write, target: object
@@ -399,6 +407,7 @@ def test_any_exception_of_a_target_is_rolled_back_and_recorded_and_does_not_end_
     assert written(engine) == []
 
 
+@pytest.mark.slow
 def test_errors_and_answers_that_cannot_be_read_are_settled_in_a_batch_too(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -450,6 +459,7 @@ async def async_generator() -> AsyncIterator[int]:
     yield 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [act, act_leased, act_in_session])
 def test_a_coroutine_returned_by_a_plain_function_is_run(app: AsyncTask, write: Write, target: object) -> None:
     async def run() -> None:
@@ -462,6 +472,7 @@ def test_a_coroutine_returned_by_a_plain_function_is_run(app: AsyncTask, write: 
     assert calls == ["run"]
 
 
+@pytest.mark.slow
 def test_the_result_of_a_returned_coroutine_is_the_answer_of_the_call(app: AsyncTask, write: Write) -> None:
     async def fail() -> None:
         raise Broken("later")
@@ -540,6 +551,7 @@ def test_a_commit_of_the_targets_session_commits_with_the_attempt_or_not_at_all(
         assert written(engine) == ([] if raises else ["kept", "also"] if how in ALSO else ["kept"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["rollback", "close"])
 def test_a_rollback_or_close_undoes_the_writes_before_it_and_no_others(
     app: AsyncTask, engine: Engine, write: Write, how: str
@@ -616,6 +628,7 @@ def test_a_target_that_ends_the_attempts_transaction_fails_and_is_never_retried(
     assert app.run_batch().claimed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raises", [False, True])
 def test_ddl_is_part_of_the_transaction_or_ends_it(
     app: AsyncTask, engine: Engine, write: Write, database: Database, raises: bool
@@ -679,6 +692,7 @@ def test_an_integrity_error_caught_around_a_savepoint_undoes_that_savepoint_only
     assert written(engine) == ["kept"]
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "sqlite")
 def test_a_deferred_constraint_that_fails_undoes_the_writes_and_is_an_error_of_the_target(
     engine: Engine, door: str, async_engine_url: str, write: Write, database: Database
@@ -803,6 +817,7 @@ def test_a_leased_call_that_does_not_use_its_session_opens_no_transaction(app: A
 # Limits
 
 
+@pytest.mark.slow
 def test_an_async_target_is_canceled_after_its_timeout(app: AsyncTask, engine: Engine, write: Write) -> None:
     async def sleep() -> None:
         try:
@@ -942,6 +957,7 @@ def test_a_connection_lost_during_the_call_parks_the_attempt_uncharged_and_undoe
 # Which attempt
 
 
+@pytest.mark.slow
 def test_current_attempt_has_id_number_and_deadline(app: AsyncTask, engine: Engine, write: Write) -> None:
     def look() -> Again:
         calls.append(current_attempt())
@@ -963,6 +979,7 @@ def test_current_attempt_has_id_number_and_deadline(app: AsyncTask, engine: Engi
         assert calls.pop().deadline in (None, started + dt.timedelta(seconds=limit))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [act, act_leased, act_later, act_in_session])
 def test_current_attempt_is_known_in_every_kind_of_call_and_in_coroutines_that_it_awaits(
     app: AsyncTask, write: Write, target: object

@@ -64,6 +64,7 @@ def soon(session: Session, number: int) -> None:
     outbox.acts[0](session, number)
 
 
+@pytest.mark.slow
 def test_calls_that_share_a_transaction_are_committed_together(app: AsyncTask, engine: Engine) -> None:
     roots: list[Any] = []
 
@@ -92,6 +93,7 @@ def test_no_more_calls_than_batch_share_a_transaction(app: AsyncTask, engine: En
     assert max(sum(one is root for one in roots) for root in roots) == 3
 
 
+@pytest.mark.slow
 def test_calls_of_one_method_share_a_transaction_although_others_wait_between_them(
     app: AsyncTask, engine: Engine
 ) -> None:
@@ -108,6 +110,7 @@ def test_calls_of_one_method_share_a_transaction_although_others_wait_between_th
     assert max(sum(one is root for one in roots) for root in roots) == 4
 
 
+@pytest.mark.slow
 def test_no_calls_share_a_transaction_if_settle_within_is_0(app: AsyncTask, engine: Engine) -> None:
     committed: list[int] = []
     does(lambda session, number: committed.append(counted(engine).get("succeeded", 0)))
@@ -137,6 +140,7 @@ def test_no_further_call_begins_once_the_first_has_waited_settle_within_for_its_
     assert max(sum(one is root for one in roots) for root in roots) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["raises", "violates a constraint", "commits and raises", "violates a constraint in a flush"]
 )
@@ -466,6 +470,7 @@ def test_a_slow_call_does_not_hold_up_the_calls_that_wait_for_its_transaction(
         assert set(connection.scalars(select(Attempt.num_attempts))) == {1}
 
 
+@pytest.mark.slow
 def test_after_stop_the_running_call_is_committed_and_calls_that_have_not_started_are_released(
     app: AsyncTask, engine: Engine
 ) -> None:

@@ -186,6 +186,7 @@ def test_what_telemetry_raises_fails_no_writing_and_no_call(
     assert CANARY not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_meter_that_raises_loses_no_span(observed: Callable[..., AsyncTask], write: Write) -> None:
     seen = exported()
     meters: MeterProvider = FailingMeters()
@@ -231,6 +232,7 @@ def test_a_statement_that_fails_raises_its_own_error_whatever_telemetry_raises(
         Attempt.create_many(session, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("perform", ["perform", "run_batch"])
 def test_a_call_at_its_time_limit_has_the_error_that_is_decided(
     observed: Callable[..., AsyncTask], engine: Engine, write: Write, perform: str

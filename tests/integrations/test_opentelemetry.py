@@ -266,6 +266,7 @@ def test_a_try_is_a_consumer_span_in_a_trace_of_its_own_linked_to_the_one_that_w
     assert consumer.status.status_code is StatusCode.UNSET
 
 
+@pytest.mark.slow
 def test_each_try_has_a_span_that_says_how_it_ended(
     app: AsyncTask, engine: Engine, write: Write, seen: Exported
 ) -> None:
@@ -350,6 +351,7 @@ def test_nothing_of_encrypted_arguments_is_exported(
     assert CANARY not in json.dumps([seen.points("async_task.outcomes"), seen.points("messaging.process.duration")])
 
 
+@pytest.mark.slow
 def test_coroutines_have_a_span_each_while_they_wait_for_one_another(
     app: AsyncTask, engine: Engine, seen: Exported
 ) -> None:

@@ -84,6 +84,7 @@ def test_registering_asks_no_database_and_a_second_outbox_is_refused(
     assert asked == []
 
 
+@pytest.mark.slow
 def test_it_is_scraped_on_the_thread_of_an_event_loop(registry: CollectorRegistry) -> None:
     assert "async_task_up 1.0" in TestClient(make_asgi_app(registry)).get("/").text
 

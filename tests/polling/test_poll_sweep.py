@@ -94,6 +94,7 @@ def test_resuming_does_not_reset_the_position_in_the_schedule(world: World, engi
     assert world.wait(made) == 1800
 
 
+@pytest.mark.slow
 def test_many_sweeps_at_once_leave_one_chain(world: World, engine: Engine) -> None:
     world.running()
     lose_attempts(engine)
@@ -182,6 +183,7 @@ def test_a_handler_is_called_again_if_somebody_clears_its_stamp(
     assert provider.count("fetch") == 1
 
 
+@pytest.mark.slow
 def test_a_submitted_row_without_next_poll_at_is_recovered(world: World, provider: Provider, engine: Engine) -> None:
     made = world.running()
     world.change(made, next_poll_at=None)
@@ -318,6 +320,7 @@ def test_a_provider_that_only_ever_fails_is_not_polled_for_ever(
     assert provider.count(what) == asked
 
 
+@pytest.mark.slow
 def test_an_error_of_stop_is_logged_and_changes_nothing(
     world: World, provider: Provider, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -221,6 +221,7 @@ def test_nothing_is_submitted_if_the_transaction_of_the_caller_rolls_back(world:
     assert world.attempts() == []
 
 
+@pytest.mark.slow
 def test_a_poll_of_a_finished_row_asks_the_provider_nothing_and_only_completes_what_is_missing(
     world: World, provider: Provider
 ) -> None:
@@ -232,6 +233,7 @@ def test_a_poll_of_a_finished_row_asks_the_provider_nothing_and_only_completes_w
     assert world.progress(made) == ("ended", True, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["canceled", "expired", "failed"])
 def test_a_terminal_state_without_results_is_stamped_without_a_fetch_and_handled(
     world: World, provider: Provider, state: str
@@ -356,6 +358,7 @@ def test_a_crash_after_the_yes_of_the_provider_makes_the_same_request_again(worl
     assert (world.row(made).status, world.row(made).note) == ("submitted", died.stdout.strip())
 
 
+@pytest.mark.slow
 def test_next_poll_at_is_stamped_in_the_same_transaction_as_submitted(world: World) -> None:
     made = world.running()
     row = world.row(made)
@@ -427,6 +430,7 @@ def test_a_state_that_was_written_meanwhile_is_not_overwritten(
     assert world.attempts()[0].num_errors == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_has_lost_its_claim_writes_nothing(world: World, provider: Provider, engine: Engine) -> None:
     made = world.running()
     provider.will("check", "ended")
@@ -454,6 +458,7 @@ def test_a_step_that_was_lost_with_its_worker_is_done_again(world: World, engine
     assert world.row(made).note == str(world.attempts()[0].id)
 
 
+@pytest.mark.slow
 def test_fail_does_not_overwrite_a_concurrent_ended(world: World, engine: Engine) -> None:
     made = world.running()
     with Session(engine) as session:
@@ -465,6 +470,7 @@ def test_fail_does_not_overwrite_a_concurrent_ended(world: World, engine: Engine
     assert world.row(made).status == "ended"
 
 
+@pytest.mark.slow
 def test_fail_gives_an_operation_up_and_its_handler_is_called(world: World, provider: Provider, engine: Engine) -> None:
     made = world.running()
     with Session(engine) as session, session.begin():
@@ -475,6 +481,7 @@ def test_fail_gives_an_operation_up_and_its_handler_is_called(world: World, prov
     assert len(world.row(made).failure_reason) == 255
 
 
+@pytest.mark.slow
 def test_an_operation_that_is_discarded_has_failed(world: World, provider: Provider) -> None:
     provider.will("start", Discard("the provider does not know this model"))
     made = world.submitted()

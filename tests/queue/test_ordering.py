@@ -219,6 +219,7 @@ def test_an_enqueued_attempt_waits_for_earlier_ones_of_its_key(run: Run, line: A
 # Actions and sweeps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["cancel", "fail", "expire"])
 def test_an_action_that_ends_the_first_attempt_releases_the_next_in_the_same_transaction(
     line: Any, sessions: Sessions, own: Engine, engine: Engine, verb: str

@@ -132,6 +132,7 @@ def test_an_attempt_that_a_sweep_expires_reaches_the_hook_once_after_its_commit(
     assert len(heard.all) == 1
 
 
+@pytest.mark.slow
 @by_one_door
 def test_of_many_sweeps_at_once_one_calls_the_hook(engine: Engine, app: AsyncTask, write: Write, heard: Heard) -> None:
     ids = {write(Client, "ping", expires_at=seconds_from_now(1)).id for _ in range(6)}
@@ -148,6 +149,7 @@ def test_of_many_sweeps_at_once_one_calls_the_hook(engine: Engine, app: AsyncTas
     assert {facts.id for _, facts, _, _ in heard.all} == ids
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize("perform", ["perform", "run_batch", "worker"])
 def test_an_attempt_that_fails_for_good_reaches_the_hook_once_after_its_commit(
@@ -394,6 +396,7 @@ def test_a_call_in_a_child_process_reaches_the_hooks_there_alone(
 def isolated() -> None: ...
 
 
+@pytest.mark.slow
 @by_one_door
 def test_without_hooks_no_facts_are_made(
     engine: Engine, app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch

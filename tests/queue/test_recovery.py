@@ -247,6 +247,7 @@ def test_a_worker_that_lives_and_cannot_reach_the_database_is_charged_nothing(
     assert row_of(engine, ran.id).last_error.startswith(SILENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("index", "other", "is_gone"),
     [

@@ -21,6 +21,7 @@ Write = Callable[..., Attempt]
 LEASE = dt.timedelta(seconds=1)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_an_orphan_past_its_expires_at_is_recovered_and_then_expired(
     app: AsyncTask, engine: Engine, write: Write

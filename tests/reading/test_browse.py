@@ -362,6 +362,7 @@ def happened(engine: Engine, attempt: Attempt, kind: str, message: str, **values
         connection.execute(insert(JobEvent).values(row | values))
 
 
+@pytest.mark.slow
 def test_events_come_in_order_and_in_parts(app: AsyncTask, engine: Engine, write: Write) -> None:
     one, other = write(act), write(act)
     for number in range(5):
@@ -478,6 +479,7 @@ def test_counts_are_by_status_and_say_where_they_stopped(
     assert pending.queue == "mail"
 
 
+@pytest.mark.slow
 def test_depths_count_what_is_due_and_waits_by_queue_and_target(app: AsyncTask, engine: Engine, write: Write) -> None:
     now = dt.datetime.now(dt.UTC)
     write(act, scheduled_at=now - HOUR, priority=5)

@@ -105,6 +105,7 @@ def test_pauses_of_its_queue_and_of_its_target_are_told(
     assert kinds(app, attempt) == ["next"]
 
 
+@pytest.mark.slow
 @by_one_door
 @pytest.mark.parametrize(
     ("limit", "said"),

@@ -115,6 +115,7 @@ def test_fewer_workers_than_expected_are_a_warning_and_none_is_critical(app: Asy
     assert states(app.health(workers=2, queues=["slow", "mail"]))["workers"] is OK
 
 
+@pytest.mark.slow
 @by_one_door
 def test_no_worker_is_a_warning_while_a_call_waits_for_one(app: AsyncTask, engine: Engine, write: Write) -> None:
     write(Client, "ping", scheduled_at=ago(4 * 24 * HOUR))

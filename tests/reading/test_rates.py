@@ -46,6 +46,7 @@ def backlog(engine: Engine, write: Write, *, ended: int, left: int) -> list[Atte
     return attempts
 
 
+@pytest.mark.slow
 def test_rates_are_what_ended_a_second_by_queue_and_target(app: AsyncTask, engine: Engine, write: Write) -> None:
     for number in range(6):
         end(engine, write(Client, "ping", queue="mail"), number * 5 * SECOND)

@@ -137,6 +137,7 @@ def test_a_worker_that_does_not_tell_its_targets_may_know_any(app: AsyncTask, en
     assert [one.kind for one in app.attempts.explain(attempt.id).reasons] == ["unknown_target"]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_order_keys_of_which_no_worker_has_decided_count_as_not_served(
     app: AsyncTask, engine: Engine, write: Write

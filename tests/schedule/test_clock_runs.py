@@ -122,6 +122,7 @@ def test_an_attempt_without_its_occurrence_is_not_written(
     assert num_attempts(engine) == len(rows_of(engine)) == 5
 
 
+@pytest.mark.slow
 def test_a_restart_fires_nothing_twice_because_the_last_occurrence_is_remembered(make: Make, engine: Engine) -> None:
     schedule = Schedule()
     schedule.every(days=1, call=Client.ping, catch_up="latest")
@@ -262,6 +263,7 @@ def test_jitter_delays_the_attempt_and_not_the_occurrence(make: Make, engine: En
     assert len(set(late)) == len(late)
 
 
+@pytest.mark.slow
 def test_rows_of_more_than_30_days_ago_are_forgotten(make: Make, engine: Engine) -> None:
     num_kept = 0
     with ticking(make(daily())) as clock:
@@ -273,6 +275,7 @@ def test_rows_of_more_than_30_days_ago_are_forgotten(make: Make, engine: Engine)
     assert num_attempts(engine) == 31
 
 
+@pytest.mark.slow
 def test_the_times_of_an_entry_with_a_new_rule_count_from_now_on(make: Make, engine: Engine) -> None:
     with ticking(make(daily())):
         let_days_pass(engine, 100)
@@ -292,6 +295,7 @@ def test_the_times_of_an_entry_with_a_new_rule_count_from_now_on(make: Make, eng
 # What a clock survives
 
 
+@pytest.mark.slow
 def test_no_error_of_an_entry_ends_the_clock_it_is_reported_and_the_next_entry_goes_on(
     make: Make, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -463,6 +467,7 @@ def test_failed_work_is_retried_by_the_workers(make: Make, engine: Engine) -> No
 # What people do
 
 
+@pytest.mark.slow
 def test_a_paused_entry_skips_its_times_and_a_resumed_one_goes_on_from_now(make: Make, engine: Engine) -> None:
     app = make(daily())
     with ticking(app) as clock, acting("anna@host"):

@@ -126,6 +126,7 @@ def said_inside(app: AsyncTask, attempt: Attempt, ask: Callable[[], object]) -> 
 # Kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commits", [True, False])
 @by_one_door
 def test_a_rollback_of_the_callers_transaction_leaves_no_row_and_no_call(
@@ -173,6 +174,7 @@ def test_there_is_no_way_back_except_an_explicit_retry(
         assert app.run_batch().succeeded == 1
 
 
+@pytest.mark.slow
 def test_an_attempt_not_yet_due_is_not_performed_and_nothing_about_it_changes(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:
@@ -282,6 +284,7 @@ def test_a_target_that_raises_leaves_the_row_pending_with_one_try_and_the_error_
     assert (heard_id, type(error)) == (str(attempt_id), Broken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verb", "outcome"), [("fail", Failed), ("expire", Expired)])
 def test_the_hook_may_fail_or_expire_the_attempt(
     engine: Engine, door: str, async_engine_url: str, sessions: Sessions, verb: str, outcome: type[Outcome]
@@ -445,6 +448,7 @@ def test_perform_returns_not_due_before_the_attempt_is_due(app: AsyncTask, write
     assert isinstance(app.perform(attempt.id), NotDue)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [act, act_leased])
 def test_perform_returns_busy_while_the_attempt_is_being_performed(
     app: AsyncTask, engine: Engine, door: str, async_engine_url: str, write: Write, target: object
@@ -459,6 +463,7 @@ def test_perform_returns_busy_while_the_attempt_is_being_performed(
     assert row.num_attempts == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", AT_REST)
 @by_one_door
 def test_perform_returns_not_pending_for_a_terminal_attempt(
@@ -480,6 +485,7 @@ VERBS: dict[str, Callable[[Attempt, Session], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ENDS)
 @by_one_door
 def test_expire_fail_and_cancel_end_a_pending_attempt(
@@ -588,6 +594,7 @@ def test_retry_now_resets_the_counters_and_the_events_keep_the_history(
 # Counters
 
 
+@pytest.mark.slow
 def test_num_attempts_counts_tries(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Client, "poll")
     for number in (1, 2, 3):
@@ -604,6 +611,7 @@ def test_a_claim_released_before_its_call_takes_its_try_back(app: AsyncTask, eng
     assert row_of(engine, attempt.id).num_attempts == 0
 
 
+@pytest.mark.slow
 def test_num_errors_counts_what_the_target_raised(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Client, "fail")
     for number in (1, 2, 3):
@@ -697,6 +705,7 @@ def test_due_at_is_never_moved_by_a_claim_and_a_recovered_attempt_keeps_its_plac
 # Mended
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_readme_work_as_printed(app: AsyncTask, sessions: Sessions) -> None:
     with sessions.begin():
         Attempt.call(Client.fulfill, "c-81", order_number=7355608)
@@ -745,6 +754,7 @@ def test_an_attempt_is_claimed_once_until_it_is_due_again(app: AsyncTask, engine
     assert [app.run_batch().claimed for _ in range(3)] == [1, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_batch_does_not_claim_what_another_batch_performs(
     app: AsyncTask, engine: Engine, door: str, async_engine_url: str, write: Write
 ) -> None:

@@ -114,6 +114,7 @@ def test_a_call_that_fails_for_four_days_ends_failed(
     assert (row.status, row.num_errors, row.num_attempts) == (Status.FAILED, 5, 5)
 
 
+@pytest.mark.slow
 def test_an_offer_expires_before_a_worker_makes_it(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(Client, "fulfill", ORDER, expires_at=dt.datetime.now(dt.UTC) + DAY)
     let_pass(engine, DAY)
@@ -186,6 +187,7 @@ def test_a_target_is_called_again_until_its_work_is_finished(
     assert row_of(engine, attempt.id).num_attempts == 3
 
 
+@pytest.mark.slow
 def test_a_call_scheduled_for_tomorrow_is_not_made_today(app: AsyncTask, engine: Engine, write: Write) -> None:
     tomorrow = dt.datetime.now(dt.UTC) + DAY
     attempt = write(Client, "fulfill", ORDER, scheduled_at=tomorrow)

@@ -225,6 +225,7 @@ def test_a_function_that_was_deleted_from_its_module_is_called(shop: Any) -> Non
     assert called("patchable.brief").__name__ == "brief"
 
 
+@pytest.mark.slow
 def test_a_plain_fake_of_a_coroutine_function_works_and_a_coroutine_of_a_plain_one(
     shop: Any, app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

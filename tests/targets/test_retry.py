@@ -136,6 +136,7 @@ def fails_until_it_ends(app: AsyncTask, engine: Engine, attempt: Attempt, limit:
     return ended
 
 
+@pytest.mark.slow
 def test_max_attempts_is_the_number_of_errors_that_ends_failed(app: AsyncTask, engine: Engine, write: Write) -> None:
     attempt = write(act_by_default_policy, max_attempts=3)
     assert fails_until_it_ends(app, engine, attempt, 5) == [Retried, Retried, Failed]
@@ -177,6 +178,7 @@ def test_an_attempt_whose_next_try_is_past_expires_at_ends_expired(
     assert [event.kind for event in events_of(engine, attempt.id)] == ["expired"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["perform", "sweep", "run_batch"])
 def test_an_attempt_that_was_never_tried_expires_too(app: AsyncTask, engine: Engine, write: Write, verb: str) -> None:
     called: list[str] = []

@@ -306,6 +306,7 @@ def test_parked_calls_are_outcomes_without_raising(session: Session) -> None:
     assert {one.attempt_id: type(one) for one in outcomes} == {unknown.id: Parked, known.id: Succeeded}
 
 
+@pytest.mark.slow
 def test_a_poll_that_is_due_again_at_once_ends(session: Session) -> None:
     will(lambda: Again(after=0))
     call(session, outbox.act)

@@ -63,6 +63,7 @@ def test_a_model_that_is_its_own_job_is_processed(session: Session, board: revie
     assert (row.decision, row.asyncable_status) == ("granted", "processed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [reviews.Review, reviews.LeasedReview, reviews.SessionReview])
 def test_an_error_of_such_a_row_is_recorded_and_its_writes_are_undone(
     session: Session, board: reviews.Board, model: Any

@@ -148,6 +148,7 @@ def test_it_is_requested_in_the_queues_that_are_served_here(engine: Engine) -> N
     assert round_robin.is_idle
 
 
+@pytest.mark.slow
 def test_a_worker_that_polls_rarely_performs_the_next_in_another_of_its_queues_and_after_a_verb(engine: Engine) -> None:
     """A verb wakes the workers of its own process, on each database."""
     later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)

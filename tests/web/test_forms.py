@@ -205,6 +205,7 @@ def test_the_address_of_a_form_says_that_it_takes_one(app: AsyncTask) -> None:
     assert "This address takes a form of a page of the dashboard." in words_of(said)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_note_that_the_field_takes_is_added(app: AsyncTask, write: Write) -> None:
     attempt = write(act)
@@ -277,6 +278,7 @@ def test_a_preview_says_what_will_be_refused_and_the_result_what_was(
     assert [status_of(engine, one) for one in (waiting, running, over)] == ["canceled", "pending", "succeeded"]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_preview_reads_a_bounded_part_of_the_table_and_says_so(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -294,6 +296,7 @@ def test_a_preview_reads_a_bounded_part_of_the_table_and_says_so(
     assert "None matches of the jobs that were looked at" in words_of(none)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_preview_begins_where_the_list_does(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -409,6 +412,7 @@ def test_where_no_thread_is_free_pages_show_their_last_figures_and_probes_answer
     assert "does not answer those who have asked before you" in words_of(shown)
 
 
+@pytest.mark.slow
 @by_one_door
 def test_changes_that_wait_keep_no_page_and_no_probe_from_answering(
     app: AsyncTask, engine: Engine, write: Write, monkeypatch: pytest.MonkeyPatch

@@ -260,6 +260,7 @@ def test_a_list_counts_what_its_filters_select(app: AsyncTask, engine: Engine, w
     assert " of 3" not in waiting  # of these, one does not wait
 
 
+@pytest.mark.slow
 @by_one_door
 def test_json_and_csv_go_on_where_the_page_does(app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_list, "LIMIT", 2)
@@ -288,6 +289,7 @@ FILTERS = {
 """What a person asks for, and what the form says of it when it is sent again."""
 
 
+@pytest.mark.slow
 @by_one_door
 def test_the_form_of_a_list_says_all_that_was_asked_for(app: AsyncTask, write: Write) -> None:
     write(act)
@@ -465,6 +467,7 @@ def test_errors_whose_attempts_have_succeeded_since_need_nobody(app: AsyncTask, 
     assert "Broken order N" not in after
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_group_of_errors_leads_to_its_attempts(app: AsyncTask, engine: Engine, write: Write) -> None:
     broken = [write(act) for _ in range(4)]

@@ -99,6 +99,7 @@ def test_rows_in_all_states_are_listed_and_said_to_be_in_one_order(desk: Desk, b
         ]
 
 
+@pytest.mark.slow
 @by_one_door
 def test_a_preview_of_a_list_of_both_says_that_rows_are_not_among_them(desk: Desk, engine: Engine, write: Any) -> None:
     desk.submitted()

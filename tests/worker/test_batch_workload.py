@@ -57,6 +57,7 @@ def claimed(engine: Engine) -> int:
 # Claims and commits
 
 
+@pytest.mark.slow
 @sync_only
 def test_attempts_are_claimed_many_at_a_time(app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
@@ -167,6 +168,7 @@ def test_the_next_of_a_key_is_performed_in_the_same_batch_in_whichever_queue_it_
     assert row_of(engine, other.id).status is Status.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_a_suspect_behind_the_attempt_before_it_is_performed_in_another_queue_too(
     app: AsyncTask, engine: Engine, write: Write
 ) -> None:

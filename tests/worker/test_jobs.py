@@ -47,6 +47,7 @@ def forks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+@pytest.mark.slow
 def test_an_attempt_is_performed_without_any_fork(
     home: AsyncTask, engine: Engine, write: Write, forks: list[int]
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_suspect_and_an_isolated_call_are_performed_in_a_child_process(
     assert pid != os.getpid()
 
 
+@pytest.mark.slow
 def test_what_is_done_before_the_claim_is_written_with_it_or_not_at_all(
     home: AsyncTask, engine: Engine, write: Write
 ) -> None:

@@ -179,6 +179,7 @@ def test_orphans_are_recovered_and_overdue_attempts_expire_before_anything_is_pe
     assert [row_of(engine, one.id).status for one in (past, lost)] == [Status.EXPIRED, Status.SUCCEEDED]
 
 
+@pytest.mark.slow
 def test_a_verb_inside_of_an_event_loop_is_refused_with_a_remedy_that_works(app: AsyncTask, write: Write) -> None:
     write(Client, "ping")
 

@@ -142,6 +142,7 @@ def test_a_full_queue_does_not_delay_other_queues(app: AsyncTask, engine: Engine
 # For a time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nothing", [0, 0.0, dt.timedelta(0)])
 def test_without_any_time_nothing_is_started_and_what_is_left_is_counted(
     app: AsyncTask, engine: Engine, write: Write, nothing: Any
@@ -170,6 +171,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return pass_ten_minutes
 
 
+@pytest.mark.slow
 def test_at_the_deadline_running_calls_are_finished_and_nothing_is_started(
     app: AsyncTask, write: Write, later: Callable[[], None]
 ) -> None:
@@ -181,6 +183,7 @@ def test_at_the_deadline_running_calls_are_finished_and_nothing_is_started(
     assert (report.claimed, report.succeeded, report.left) == (2, 2, 3)
 
 
+@pytest.mark.slow
 def test_a_deadline_after_the_last_call_leaves_nothing(app: AsyncTask, write: Write, later: Callable[[], None]) -> None:
     will(later)
     write(act)
@@ -209,6 +212,7 @@ def test_left_is_counted_up_to_a_maximum(app: AsyncTask, write: Write, monkeypat
 # Watched
 
 
+@pytest.mark.slow
 def test_progress_is_reported_at_the_beginning_and_after_each_commit(app: AsyncTask, write: Write) -> None:
     for method in ("ping", "fail", "ping"):
         write(Client, method)
@@ -219,6 +223,7 @@ def test_progress_is_reported_at_the_beginning_and_after_each_commit(app: AsyncT
     assert told[-1].seconds <= report.seconds
 
 
+@pytest.mark.slow
 def test_progress_counts_no_more_than_the_limit_as_left(app: AsyncTask, write: Write) -> None:
     for _ in range(3):
         write(Client, "ping")
@@ -243,6 +248,7 @@ def test_a_progress_function_that_raises_ends_the_batch_and_charges_nothing(
     assert app.run_batch().succeeded == 2
 
 
+@pytest.mark.slow
 def test_nothing_is_counted_without_a_progress_function(
     app: AsyncTask, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

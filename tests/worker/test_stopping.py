@@ -120,6 +120,7 @@ def test_an_abandoned_call_that_could_not_be_released_counts_as_started(
     assert (row.status, row.claim_id, row.num_attempts, row.num_errors) == (Status.PENDING, None, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["async"])
 def test_an_abandoned_coroutine_with_a_session_is_charged_no_error(
     app: AsyncTask, engine: Engine, monkeypatch: pytest.MonkeyPatch

@@ -96,6 +96,7 @@ def test_a_call_is_made_when_its_target_is_registered_at_last(
         await_(lambda: counted(engine) == {"succeeded": 31}, "it knows them now")
 
 
+@pytest.mark.slow
 def test_an_unknown_suspect_is_left_too(app: AsyncTask, engine: Engine) -> None:
     ids = _made_unknown(engine, 2, target=NEWER, num_crashes=1, num_attempts=1)
     with working(app) as worker:

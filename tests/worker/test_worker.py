@@ -172,6 +172,7 @@ def test_a_lost_claim_changes_nothing_and_does_not_affect_others_of_its_batch(
     assert len(made) == 8
 
 
+@pytest.mark.slow
 def test_stop_finishes_running_calls_and_releases_the_others(app: AsyncTask, engine: Engine) -> None:
     gate = outbox.gates["slow"] = Gate()
     outbox.acts[:] = [lambda: calls.append("act")]
@@ -199,6 +200,7 @@ def test_a_second_stop_abandons_a_running_call_and_releases_its_claim(
     _abandon(app, engine, method)
 
 
+@pytest.mark.slow
 @pytest.mark.only_on("postgresql", "mysql")
 def test_a_second_stop_abandons_a_call_that_has_written(app: AsyncTask, engine: Engine) -> None:
     _abandon(app, engine, "write_locked")
