@@ -134,7 +134,7 @@ def readable(error: BaseException) -> BaseException:
     that says so."""
     try:
         for one in _with_causes(error):
-            bool(one), one.__traceback__, one.__suppress_context__
+            _ = bool(one), one.__traceback__, one.__suppress_context__
         return error
     except BaseException as broken:
         return _class_like(type(error))(_unreadable(broken))
