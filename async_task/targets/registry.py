@@ -51,16 +51,20 @@ def target(
 def target_named(name: str) -> Target:
     """The target registered under this name or alias. Raises UnknownTarget."""
     found = _allowed.by_name.get(name)
-    owner, _, method = name.rpartition(".")
-    if found is None and owner in _allowed.by_name:
-        words = f"no target is registered as {name!r} in this process: give target={owner!r}, method_name={method!r}"
-        raise UnknownTarget(words)
     if found is None:
-        raise UnknownTarget(
-            f"no target is registered as {name!r} in this process{near(name, _allowed.by_name)}: "
-            "decorate it with @target, and import its module here (AsyncTask(modules=[...]), or --module)"
-        )
+        raise UnknownTarget(f"no target is registered as {name!r} in this process{_advice(name)}")
     return found
+
+
+def _advice(name: str) -> str:
+    """What to do about a name that no target has; it may be that of a call."""
+    owner, _, method = name.rpartition(".")
+    if owner in _allowed.by_name:
+        return f": give target={owner!r}, method_name={method!r}"
+    return (
+        f"{near(name, _allowed.by_name)}: decorate it with @target, and import its module here "
+        "(AsyncTask(modules=[...]), or --module)"
+    )
 
 
 def target_of(thing: object) -> Target:
