@@ -10,9 +10,10 @@ import hashlib
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, inspect, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Engine, Numeric, inspect, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from async_task.attempts.attempt import BaseAttempt
@@ -23,14 +24,31 @@ from async_task.schema.states import Status, is_emptied
 from async_task.schema.tables import table_of
 
 LONGEST_TOKEN = 200
+LONGEST_NUMBER = Context(prec=1_000, traps=[])
+"""That of a NUMERIC of PostgreSQL."""
 MOST_FOLLOWERS = 1_000
 PAGE = 500
 """Rows of which the attempts are looked for in one statement."""
 
 
 def key_of(row: Any) -> Any:
-    """The primary key of a row; a tuple where it has several columns."""
-    return key_from(inspect(type(row)).primary_key_from_instance(row))
+    """The primary key of a row; a tuple where it has several columns. As the database gives it back, so that a row has
+    the same token before it is read again."""
+    mapper: Any = inspect(type(row))
+    given = zip(mapper.primary_key, mapper.primary_key_from_instance(row), strict=True)
+    return key_from([_with_all_places(column.type, value) for column, value in given])
+
+
+def _with_all_places(kind: Any, value: Any) -> Any:
+    """The value with the decimal places of its column: 1.50 for 1.5."""
+    if (
+        not isinstance(kind, Numeric)
+        or not kind.asdecimal
+        or kind.scale is None
+        or not isinstance(value, int | Decimal)
+    ):
+        return value
+    return Decimal(value).quantize(Decimal(1).scaleb(-kind.scale), ROUND_HALF_UP, LONGEST_NUMBER)
 
 
 def key_from(identity: Collection[Any]) -> Any:
