@@ -139,9 +139,12 @@ class Retry:
 
     @classmethod
     def every(cls, interval: Duration, *, max_attempts: int | None = None, until: Duration | None = None) -> "Retry":
-        """Wait `interval` after each error, for ever unless `max_attempts` or `until` ends it."""
+        """Wait `interval` after each error, for ever unless `max_attempts` or `until` ends it; an interval of 0 needs
+        one of these."""
         wait = duration(interval, name="interval")
         limit = None if until is None else duration(until, name="until")
+        if not wait and max_attempts is None and limit is None:
+            raise ConfigurationError("Retry.every(0) would try for ever, without a pause: give max_attempts or until")
         return cls(Every(wait), 0.0, max_attempts, limit, "every")
 
     @classmethod

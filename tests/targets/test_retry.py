@@ -87,6 +87,11 @@ def test_every_always_waits_the_same() -> None:
     assert (retry.max_attempts, retry.until) == (None, None)
 
 
+def test_every_without_a_pause_has_an_end() -> None:
+    assert seconds(Retry.every(0, max_attempts=3), 2) == 0
+    assert Retry.every(0, until=60).until == dt.timedelta(minutes=1)
+
+
 def test_a_schedule_waits_as_listed_and_ends() -> None:
     assert [seconds(Retry.schedule(60, 120, 300), errors) for errors in range(1, 6)] == [60, 120, 300, None, None]
 
@@ -96,6 +101,7 @@ def test_never_has_no_second_try() -> None:
 
 
 BAD: list[tuple[Callable[[], Any], str]] = [
+    (lambda: Retry.every(0), "give max_attempts or until"),
     (lambda: Retry(60), "delays is a function"),  # type: ignore[arg-type]
     (lambda: Retry(lambda errors: 1, until="4 days"), "until takes a timedelta or seconds"),  # type: ignore[arg-type]
     (lambda: Retry.exponential(factor=0.5), "factor"),
