@@ -14,7 +14,7 @@ from async_task.application.failure_retry import FailureRetry
 from async_task.application.validation import at_least, check_text, flag, scope_of
 from async_task.database.driver_errors import is_unavailable
 from async_task.error_text import describe
-from async_task.errors import ConfigurationError, ReadTimeout, SchemaMismatch
+from async_task.errors import AsyncTaskError, ConfigurationError, ReadTimeout, SchemaMismatch
 from async_task.queue.workers import CLOCK, WORKER, WorkerInfo, given_name
 from async_task.reading.health import (
     Expected,
@@ -140,7 +140,7 @@ def _answer_within(seconds: float, ask: Callable[[], Sequence[HealthCheck]]) -> 
         try:
             answers.append(ask())
         except BaseException as error:
-            answers.append(describe(error).summary if _is_of_the_database(error) else error)
+            answers.append(_words(error) if _is_of_the_database(error) else error)
 
     context = contextvars.copy_context()  # of `reading`
     thread = threading.Thread(target=context.run, args=(live,), name="async-task-health", daemon=True)
@@ -150,6 +150,11 @@ def _answer_within(seconds: float, ask: Callable[[], Sequence[HealthCheck]]) -> 
     if isinstance(answer, BaseException):
         raise answer
     return answer
+
+
+def _words(error: BaseException) -> str:
+    """The sentence of an error of ours stands for itself."""
+    return str(error) if isinstance(error, AsyncTaskError) else describe(error).summary
 
 
 def _is_of_the_database(error: BaseException) -> bool:
