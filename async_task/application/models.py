@@ -4,12 +4,13 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, Index
 
 from async_task.application.upkeep import ApplicationUpkeep
 from async_task.application.validation import at_least, check_text, flag, listed
 from async_task.asyncable.asyncable import Asyncable
 from async_task.asyncable.chain import name_of as processing_name
+from async_task.asyncable.columns import asyncable_schema
 from async_task.asyncable.restart import RestartReport, restart_rows
 from async_task.asyncable.stuck import StuckModels
 from async_task.asyncable.summary import ModelSummary, summarize
@@ -18,7 +19,9 @@ from async_task.attempts.draft import aware
 from async_task.attempts.options import SyncSession
 from async_task.errors import ConfigurationError, UnknownTarget, near
 from async_task.polling.chain import name_of as polling_name
+from async_task.polling.pollable import polling_indexes
 from async_task.polling.target import registered_pollables
+from async_task.reading.model_tables import lacking
 from async_task.reading.row_keys import key_meant
 from async_task.reading.stuck_groups import StuckSource
 from async_task.schema.tables import table_of
@@ -47,6 +50,19 @@ class ApplicationModels(ApplicationUpkeep):
         first = None if since is None else aware(since, "since")
         models = asyncables_of(self._model)
         return self._read("summarize_models", lambda session: summarize(session, models, first))
+
+    def check_models(self) -> list[str]:
+        """Return a sentence for each table, column and index of an `Asyncable` or `Pollable` that the database lacks:
+        until a migration adds them, none of these rows is processed or polled, or the sweeps read whole tables. Raises
+        ConfigurationError inside of an event loop, and SQLAlchemy's OperationalError without a database."""
+
+        def check(engine: Engine) -> list[str]:
+            with engine.connect() as connection:
+                return [
+                    words for model in self._job_classes() for words in lacking(connection, model, sweep_indexes(model))
+                ]
+
+        return self._run("check_models", check)
 
     def restart_models(
         self, model: type[Asyncable] | str, keys: Iterable[Any] | None = None, *, reason: str, limit: int = 100,
@@ -89,8 +105,12 @@ class ApplicationModels(ApplicationUpkeep):
 
     def _job_class(self, model: object) -> type[Any]:
         """The class whose rows are meant. Raises UnknownTarget, ConfigurationError."""
+        return class_meant(self._job_classes(), model, "an Asyncable or a Pollable")
+
+    def _job_classes(self) -> list[type[Any]]:
+        """The classes whose rows are processed or polled by attempts of this application."""
         pollables = [one for one in registered_pollables() if table_of(one.polling.model) is table_of(self._model)]
-        return class_meant([*asyncables_of(self._model), *pollables], model, "an Asyncable or a Pollable")
+        return [*asyncables_of(self._model), *pollables]
 
     def _stuck_sources(self) -> tuple[StuckSource, ...]:
         return (StuckModels(asyncables_of(self._model)),)
@@ -107,6 +127,11 @@ def class_meant(models: Sequence[type[Any]], given: object, what: str) -> type[A
     if given not in by_name:
         raise UnknownTarget(f"no model that is its own job is called {given!r}{near(given, by_name)}")
     return by_name[given]
+
+
+def sweep_indexes(model: type[Any]) -> Sequence[Index]:
+    """The indexes along which the sweeps of this class read."""
+    return [asyncable_schema(model).index] if issubclass(model, Asyncable) else polling_indexes(model)
 
 
 def _name_of(model: type[Any]) -> str:

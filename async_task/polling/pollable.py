@@ -8,7 +8,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, Table, event, inspect, update
+from sqlalchemy import ColumnElement, Index, Table, event, inspect, update
 from sqlalchemy.orm import Mapped, Mapper, Session, declared_attr, mapped_column
 
 from async_task.attempts.attempt import BaseAttempt
@@ -220,6 +220,13 @@ def _columns(model: type[Any]) -> Mapping[str, Any]:
     """The columns of the state, by attribute."""
     attributes = inspect(model).column_attrs
     return {name: attributes[name].columns[0] for name in STATE}
+
+
+def polling_indexes(model: type[Pollable]) -> list[Index]:
+    """The indexes along which the sweep of polls reads."""
+    c = _columns(model)
+    swept = {c["results_fetched_at"], c["handler_dispatched_at"]}
+    return [one for one in c["status"].table.indexes if next(iter(one.columns), None) in swept]
 
 
 def _next(wait: dt.timedelta) -> dict[str, Any]:

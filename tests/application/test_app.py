@@ -93,8 +93,8 @@ SCHEDULED: dict[str, Callable[[AsyncTask], object]] = {
 }
 ALL = VERBS | READING | SCHEDULED
 UNCHECKED = {
-    "app_context", "close", "create_schema", "dashboard", "health", "on_connection", "process_health", "reading", "row",
-    "schema_version", "system",
+    "app_context", "check_models", "close", "create_schema", "dashboard", "health", "on_connection", "process_health",
+    "reading", "row", "schema_version", "system",
 }  # fmt: skip
 CHANGING = {
     "clock", "pause", "perform", "preview_sweep", "process_models", "prune", "restart_models", "resume", "reveal",

@@ -39,6 +39,38 @@ def write(**options):
 """
 
 
+MODELS = """
+from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from async_task import Asyncable, AsyncTask, Pollable
+class Base(DeclarativeBase): ...
+class Review(Asyncable, Base):
+    __tablename__ = "reviews"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    def process(self) -> None: ...
+class Export(Pollable, Base):
+    __tablename__ = "exports"
+    id: Mapped[int] = mapped_column(primary_key=True)
+app = AsyncTask("sqlite:///shop.sqlite")
+app.create_schema()
+engine = create_engine("sqlite:///shop.sqlite")
+lacking, whole = MetaData(), Review.__table__
+Table("reviews", lacking, *(Column(c.name, c.type, primary_key=c.primary_key) for c in whole.c if c.name != "error"))
+lacking.create_all(engine)
+engine.dispose()
+"""
+MENDED = """
+import models
+from sqlalchemy import create_engine, text
+engine = create_engine("sqlite:///shop.sqlite")
+with engine.begin() as connection:
+    connection.execute(text("ALTER TABLE reviews ADD error TEXT"))
+    connection.execute(text("CREATE INDEX mine ON reviews (processed_at, canceled_at, last_submitted_at, id)"))
+models.Base.metadata.tables["exports"].create(engine)
+engine.dispose()
+"""
+
+
 @pytest.mark.long
 def test_check_reports_an_env_that_cannot_be_run(tree: Callable[..., pathlib.Path], run: Run) -> None:
     migrations = tree()
@@ -73,6 +105,21 @@ def test_check_finds_targets_that_name_an_encryptor_that_nobody_has(run: Run, tm
     )
     said = run("check", "--app", "misspelled:app", code=1).stdout
     assert "NOT  encryptors  calls of misspelled.call cannot be written: no encryptor is named 'aes-gmc'" in said
+
+
+def test_check_finds_what_the_tables_of_models_lack(run: Run, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "models.py").write_text(MODELS)
+    said = run("check", "--app", "models:app", code=1).stdout
+    assert "ok   targets     all known\n" in said
+    assert [line.partition("models      ")[2] for line in said.splitlines() if "  models  " in line] == [
+        "Review: reviews lacks the column error",
+        "Review: reviews lacks the index ix_reviews_asyncable, on processed_at, canceled_at, last_submitted_at",
+        "Export: the table exports is missing",
+    ]
+    (tmp_path / "mend.py").write_text(MENDED)
+    with contextlib.closing(Program("mend", cwd=tmp_path, env=os.environ)) as begun:
+        assert begun.wait() == 0
+    assert "ok   models      their tables have all columns and indexes\n" in run("check", "--app", "models:app").stdout
 
 
 def test_check_finds_calls_under_a_missing_key_and_in_plain_text(run: Run, tmp_path: pathlib.Path) -> None:

@@ -35,7 +35,8 @@ class Finding:
 @as_json
 @reaching
 def check(wanted: Wanted, config: Path | None, is_json: bool) -> int:
-    """Check that the tables, the Alembic tree, and the targets and encryptors of waiting calls fit together.
+    """Check that the tables, those of models that are their own jobs, the Alembic tree, and the targets and encryptors
+    of waiting calls fit together.
 
     Changes nothing; runs your env.py up to where it names its metadata. Ends with 1 if something does not fit.
 
@@ -70,6 +71,9 @@ def _database(app: AsyncTask) -> Iterator[Finding]:
         yield from _listed("tables", wrong, "as the model has them")
         if not wrong and version is not None:
             yield from _waiting(app)
+    lacking = app.check_models()
+    if lacking or app.job_models:
+        yield from _listed("models", lacking, "their tables have all columns and indexes")
 
 
 def _version(version: int | None, *, is_there: bool) -> Finding:
