@@ -5,7 +5,6 @@ whose window is over, and rows that were never submitted.
 """
 
 import datetime as dt
-import logging
 import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,10 +23,8 @@ from async_task.database.index_order import order_after_nulls
 from async_task.error_text import describe
 from async_task.queue.backlog import MOST_COUNTED
 from async_task.reading.row_keys import key_in_full
-from async_task.reading.stuck_groups import LATEST, StuckCause, StuckGroup, StuckJob
+from async_task.reading.stuck_groups import LATEST, StuckCause, StuckFound, StuckGroup, StuckJob
 from async_task.targets.target import call_name
-
-logger = logging.getLogger("async_task")
 
 
 class _Stuck(NamedTuple):
@@ -38,26 +35,25 @@ class _Stuck(NamedTuple):
 
 
 class StuckModels:
-    """These classes, as a source of what is stuck. A class that cannot be read is logged, and stops no other."""
+    """These classes, as a source of what is stuck. A class that cannot be read is named, and stops no other."""
 
     def __init__(self, models: Sequence[type[Asyncable]]) -> None:
         self._models = models
 
-    def stuck(self, session: Session, limit: int) -> tuple[Sequence[StuckGroup], bool]:
+    def stuck(self, session: Session, limit: int) -> StuckFound:
         """The groups of each class: a bounded number of rows along the index of its sweep."""
-        found: list[StuckGroup] = []
+        found, unread = list[StuckGroup](), list[str]()
         is_complete = True
         for model in self._models:
             try:
                 with session.begin_nested():
                     groups, is_whole = _groups(session, model, limit)
             except SQLAlchemyError as error:
-                logger.warning("%s could not be looked at: %s", name_of(model), describe(error).summary)
-                is_complete = False
+                unread.append(f"{name_of(model)} could not be looked at: {describe(error).summary}")
             else:
                 found += groups
                 is_complete = is_complete and is_whole
-        return found, is_complete
+        return StuckFound(found, is_complete and not unread, unread)
 
 
 def _groups(session: Session, model: type[Asyncable], limit: int) -> tuple[list[StuckGroup], bool]:

@@ -30,12 +30,13 @@ def stuck_of(
         *stuck_late(session, table, now, limit),
         *stuck_undecided(session, table, now, limit),
         *stuck_behind(session, table, heads, now, limit),
-        *(group for found, _ in others for group in found),
+        *(group for found in others for group in found.groups),
     ]
     wanted = [one for one in groups if cause in (None, one.cause)]
     keys = {row.order_key for row in heads if row.order_key is not None}
     is_complete = (
         waiting.is_complete and is_read and len(keys) <= MOST_KEYS and all(one.is_counted for one in groups)
-        and all(is_whole for _, is_whole in others)
+        and all(found.is_complete for found in others)
     )  # fmt: skip
-    return StuckReport(in_order(wanted), is_complete, now)
+    unread = tuple(words for found in others for words in found.unread)
+    return StuckReport(in_order(wanted), is_complete, now, unread)

@@ -3,7 +3,7 @@
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from sqlalchemy.orm import Session
 
@@ -84,19 +84,28 @@ class StuckGroup:
 @dataclass(frozen=True, slots=True)
 class StuckReport:
     """`groups`: in the order of the causes, and of one cause the oldest first. `is_complete`: whether everything was
-    looked at; else there may be more groups, and counts are lower bounds."""
+    looked at; else there may be more groups, and counts are lower bounds. `unread`: a sentence for each model that
+    could not be looked at, with the error."""
 
     groups: tuple[StuckGroup, ...]
     is_complete: bool
     read_at: dt.datetime
+    unread: tuple[str, ...] = ()
+
+
+class StuckFound(NamedTuple):
+    """What a source has found: see StuckReport."""
+
+    groups: Sequence[StuckGroup]
+    is_complete: bool
+    unread: Sequence[str] = ()
 
 
 class StuckSource(Protocol):
     """What tells of other jobs that are stuck, such as models that are their own job. It reads a bounded number of
-    rows, in the transaction of `session`, and names `limit` jobs of each group at most, the oldest first. Returns also
-    whether it has looked at all."""
+    rows, in the transaction of `session`, and names `limit` jobs of each group at most, the oldest first."""
 
-    def stuck(self, session: Session, limit: int) -> tuple[Sequence[StuckGroup], bool]: ...
+    def stuck(self, session: Session, limit: int) -> StuckFound: ...
 
 
 def check_cause(cause: object) -> None:

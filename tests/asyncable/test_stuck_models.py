@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, insert
+from sqlalchemy import Engine, Numeric, delete, insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from async_task import (
@@ -21,6 +21,7 @@ from async_task import (
 from async_task.asyncable import stuck as stuck_module
 from async_task.asyncable.registration import register
 from async_task.asyncable.stuck import StuckModels
+from async_task.attempts.chain import key_of, token_of
 from async_task.reading.row_keys import key_in_full, key_meant
 from async_task.schema.jobs import key_text
 from conftest import by_one_door
@@ -99,18 +100,21 @@ def test_a_row_whose_second_attempt_waits_has_a_job(desk: Desk, board: Board, en
 @pytest.mark.slow
 @by_one_door
 def test_a_class_whose_table_is_missing_hides_no_other(
-    desk: Desk, mess: dict[str, int], caplog: pytest.LogCaptureFixture, engine: Engine
+    desk: Desk, mess: dict[str, int], run: Run, engine: Engine
 ) -> None:
     register(LeasedReview)  # it is read before the other one
     table = more_metadata.tables["leased_reviews"]
     table.drop(engine)
     try:
         report = desk.app.attempts.stuck()
+        said = run("stuck", "--cause", "paused")
     finally:
         table.create(engine)
     assert {one.cause for one in report.groups} == {"window_over", "no_job", "not_submitted"}
     assert not report.is_complete
-    assert "test.leased_review could not be looked at" in caplog.text
+    (words,) = report.unread
+    assert words.startswith("test.leased_review could not be looked at: ")
+    assert (said.code, said.err) == (1, f"Nothing is stuck. Not everything was looked at.\n{words}\n")
 
 
 @pytest.mark.slow
@@ -138,7 +142,7 @@ def test_rows_that_are_done_are_not_read(desk: Desk, engine: Engine) -> None:
         session.execute(insert(Review), rows)
         connection = session.connection()
         before = rows_read(connection)
-        assert StuckModels([Review]).stuck(session, 10) == ([], True)
+        assert StuckModels([Review]).stuck(session, 10) == ([], True, [])
         assert rows_read(connection) - before < 100
 
 
@@ -226,6 +230,11 @@ class Priced(Base):
     price: Mapped[Decimal] = mapped_column(primary_key=True)
 
 
+class Fee(Base):
+    __tablename__ = "fees"
+    price: Mapped[Decimal] = mapped_column(Numeric(10, 2), primary_key=True)
+
+
 class Hashed(Base):
     __tablename__ = "hashed"
     digest: Mapped[bytes] = mapped_column(primary_key=True)
@@ -235,6 +244,12 @@ class Hashed(Base):
 @pytest.mark.parametrize(("model", "key"), [(Priced, Decimal("1.50")), (Hashed, (b"a,\\'\0\"", 0.1))])
 def test_a_key_of_numbers_or_bytes_is_read_as_it_is_told(model: type[Any], key: Any) -> None:
     assert key_meant(model, key_in_full(model, key)) == key_meant(model, key) == key
+
+
+@pytest.mark.parametrize("given", [Decimal("1.5"), Decimal("1.500"), Decimal("1.50"), Decimal("1.495")])
+def test_a_row_has_one_token_before_and_after_it_is_read(given: Decimal) -> None:
+    assert token_of(key_of(Fee(price=given))) == "1.50"
+    assert token_of(key_of(Fee(price=2))) == "2.00"  # type: ignore[arg-type]
 
 
 def test_a_text_that_cannot_be_read_for_sure_is_no_key() -> None:

@@ -19,6 +19,7 @@ from async_task import (
 )
 from async_task.encryption.encryptors import encryptor_named
 from async_task.reading import row_problems, waiting_sample
+from async_task.reading.stuck_groups import StuckFound
 from async_task.schema.tables import companion_tables
 from claims import TABLE, claimed, seconds_from_now
 from conftest import by_one_door
@@ -176,10 +177,10 @@ def test_a_group_names_the_oldest_counts_all_and_can_be_asked_for(
 @by_one_door
 def test_a_source_of_other_jobs_joins_in_the_same_order(app: AsyncTask, engine: Engine, write: Write) -> None:
     class Reviews:
-        def stuck(self, session: Session, limit: int) -> tuple[list[StuckGroup], bool]:
+        def stuck(self, session: Session, limit: int) -> StuckFound:
             job = StuckJob("reviews", "17", "Review", LONG_AGO - 10 * MINUTE, "Away")
             words = ("same_error", "reviews", "1 review fails")
-            return [StuckGroup(*words, 1, True, (job,)[:limit], "async-task x", "Does.")], False
+            return StuckFound([StuckGroup(*words, 1, True, (job,)[:limit], "async-task x", "Does.")], False)
 
     ended(engine, failed := write(Client, "ping"), "Broken: order 7")
     erred(engine, failed, "error", "Broken: order 7", "e" * 12)

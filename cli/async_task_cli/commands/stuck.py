@@ -31,7 +31,8 @@ JOBS = (Column("ID"), Column("SINCE"), Column("CALL", shortest=12), Column("ERRO
 def stuck(wanted: Wanted, cause: StuckCause | None, limit: int, is_json: bool) -> int:
     """Say what is stuck, by cause, the oldest first, each with the command that helps and what that will do.
 
-    Ends with 0 if nothing is stuck, and with 1 if something is, as `check` does. A number with "or more" is a lower
+    Ends with 0 if nothing is stuck, and with 1 if something is, as `check` does, or if a model could not be looked at:
+    standard error names it. A number with "or more" is a lower
     bound: of each priority of a queue the first attempts due, and the first due later, are looked at (10,000 in one
     queue), and what the newest 10,000 events name. Keys, targets and arguments are judged by what this process knows,
     so run it with the workers' application.
@@ -55,7 +56,9 @@ def stuck(wanted: Wanted, cause: StuckCause | None, limit: int, is_json: bool) -
             click.echo(json.dumps(_as_data(one)))
     else:
         _print(report, ids)
-    return UNEXPECTED if report.groups else 0
+    for words in report.unread:
+        say(words)
+    return UNEXPECTED if report.groups or report.unread else 0
 
 
 def _short_ids(app: AsyncTask, report: StuckReport) -> dict[str, str]:
