@@ -192,7 +192,9 @@ class OtherAttempt(BaseAttempt, Other):
 
 @by_one_door
 def test_missing_tables_and_those_of_another_version_are_critical(app: AsyncTask, engine: Engine) -> None:
-    assert "has no table" in words(AsyncTask(engine, model=OtherAttempt).health(), "database")
+    assert "the database cannot be used: the database has no table" in words(
+        AsyncTask(engine, model=OtherAttempt).health(), "database"
+    )
     assert app.health().state is OK
     versioned = text("UPDATE async_task_schema SET version = version + :step")
     with engine.begin() as connection:
