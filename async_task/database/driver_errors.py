@@ -41,6 +41,15 @@ def is_transient(error: BaseException | None) -> bool:
     return any(word in str(error).lower() for word in TRANSIENT_WORDS)
 
 
+REFUSAL_CODES = frozenset({1644, 3819, 4025})
+"""Of MySQL and MariaDB: a trigger's SIGNAL, and a CHECK. Drivers call some of them OperationalError, as what passes."""
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether a driver's error says that a trigger or a constraint has refused the row, and will do so again."""
+    return error is not None and bool(error.args) and error.args[0] in REFUSAL_CODES
+
+
 def is_read_only(error: BaseException | None) -> bool:
     """Whether a driver's error says that its session may not write: it was opened while the database was read-only, or
     leads to a server that is no longer the primary. It will stay so; another connection need not."""

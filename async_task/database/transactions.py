@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from async_task.database.driver_errors import transient_error
+from async_task.database.driver_errors import is_refusal, transient_error
 from async_task.database.greenlets import sleep
 
 T = TypeVar("T")
@@ -27,11 +27,16 @@ def retry_transient(work: Callable[[], T], patience: float = PATIENCE) -> T:
         try:
             return work()
         except (DBAPIError, PoolTimeout) as error:
-            is_transient = isinstance(error, (OperationalError, PoolTimeout)) or transient_error(error) is not None
-            if not is_transient or time.monotonic() + pause > until:
+            if not _may_pass(error) or time.monotonic() + pause > until:
                 raise
         sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
         pause = min(2 * pause, 1.2)  # so that we notice within 2 s that the database is back
+
+
+def _may_pass(error: DBAPIError | PoolTimeout) -> bool:
+    if isinstance(error, PoolTimeout) or transient_error(error) is not None:
+        return True
+    return isinstance(error, OperationalError) and not is_refusal(error.orig)
 
 
 @contextmanager

@@ -12,13 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from async_task.database.answers import Raised
+from async_task.database.driver_errors import is_statement_timeout, is_unavailable, transient_error
 from async_task.database.lanes import LOCKED_LIMIT
 from async_task.database.transactions import LONG_PATIENCE, retry_transient
 from async_task.error_text import Failure, describe
 from async_task.errors import ClaimLost
 from async_task.execution.error_hook import call_hook, is_hooked
-from async_task.execution.in_flight import FinishedCall, Settlement
+from async_task.execution.in_flight import FinishedCall, Settlement, finish
 from async_task.execution.prepared_call import ExecutionContext, PreparedCall
 from async_task.execution.transaction import CallTransaction
 from async_task.outcomes import SUCCESS, Superseded
@@ -167,21 +171,39 @@ def write_outside(context: ExecutionContext, finished: FinishedCall) -> Finished
 
 
 def _write_without_hook(context: ExecutionContext, finished: FinishedCall) -> Settlement:
-    claim, failure = finished.claim, finished.failure
-
-    def write(failure: Failure | None) -> bool:
-        return retry_transient(
-            lambda: fenced_writes.write_outcome(context.engine, context.table, claim, finished.decision, failure),
-            LONG_PATIENCE,
-        )
-
+    """What the database refuses is written again: with its text in ASCII, and then as an error of the call, which would
+    otherwise be made again for ever."""
     try:
-        is_written = write(failure)
+        return _write(context, finished, finished.failure)
     except Exception as problem:
-        # Not transient: then this database cannot store the characters of the error's text.
-        summary = finished.call.describe(problem).summary
-        logger.warning("attempt %s: its error is stored in ASCII: %s", claim.id, summary)
-        is_written = write(None if failure is None else failure.in_ascii())
+        refused = _refusal(problem)
+    if finished.failure is not None:  # perhaps this database cannot store the characters of the error's text
+        summary = finished.call.describe(refused).summary
+        logger.warning("attempt %s: its error is stored in ASCII: %s", finished.claim.id, summary)
+        try:
+            return _write(context, finished, finished.failure.in_ascii())
+        except Exception as problem:
+            refused = _refusal(problem)
+    summary = finished.call.describe(refused).summary
+    logger.error("attempt %s: its outcome is refused, and counts as an error: %s", finished.claim.id, summary)
+    charged = finish(finished.claim, finished.call, Raised(refused), 0.0)
+    return _write(context, charged, charged.failure)
+
+
+def _refusal(problem: Exception) -> Exception:
+    """Raises it if the database is away, or late."""
+    is_late = isinstance(problem, DBAPIError) and is_statement_timeout(problem.orig)
+    if is_late or isinstance(problem, PoolTimeout) or is_unavailable(problem) or transient_error(problem) is not None:
+        raise problem
+    return problem
+
+
+def _write(context: ExecutionContext, finished: FinishedCall, failure: Failure | None) -> Settlement:
+    claim = finished.claim
+    is_written = retry_transient(
+        lambda: fenced_writes.write_outcome(context.engine, context.table, claim, finished.decision, failure),
+        LONG_PATIENCE,
+    )
     return finished.settlement if is_written else Settlement(Superseded(claim.id))
 
 

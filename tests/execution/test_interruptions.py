@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, delete, event, select
+from sqlalchemy import Engine, create_engine, delete, event, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -19,6 +19,7 @@ from async_task import (
     Attempt,
     Failed,
     Retried,
+    Retry,
     Status,
     Succeeded,
     current_attempt,
@@ -234,6 +235,63 @@ def test_an_error_text_that_the_database_cannot_store_is_stored_in_ascii(
     will(fail)
     assert isinstance(app.perform(attempt.id), Retried)
     assert row_of(engine, attempt.id).last_error == "Broken: price in \\u20ac"
+
+
+REFUSING = {
+    "postgresql": [
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.status = 'succeeded' THEN "
+        "RAISE EXCEPTION 'no success today'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER refuse BEFORE UPDATE ON async_task_attempts FOR EACH ROW EXECUTE FUNCTION refuse()",
+    ],
+    "mysql": [
+        "CREATE TRIGGER refuse BEFORE UPDATE ON async_task_attempts FOR EACH ROW IF NEW.status = 'succeeded' THEN "
+        "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no success today'; END IF"
+    ],
+    "sqlite": [
+        "CREATE TRIGGER refuse BEFORE UPDATE ON async_task_attempts WHEN NEW.status = 'succeeded' BEGIN "
+        "SELECT RAISE(ABORT, 'no success today'); END"
+    ],
+}
+ALLOWING = {
+    "postgresql": "DROP FUNCTION refuse CASCADE",
+    "mysql": "DROP TRIGGER refuse",
+    "sqlite": "DROP TRIGGER refuse",
+}
+
+
+@target("test.interruptions.refused", retry=Retry.schedule(0))
+async def refused_later() -> None:
+    calls.append("later")
+
+
+@target("test.interruptions.refused_leased", mode="leased", retry=Retry.schedule(0))
+def refused_leased() -> None:
+    calls.append("leased")
+
+
+@target("test.interruptions.refused_locked", retry=Retry.schedule(0))
+def refused_locked(session: Session) -> None:
+    calls.append("locked")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fn", [refused_later, refused_leased, refused_locked])
+def test_a_call_whose_outcome_the_database_refuses_is_charged_and_not_made_for_ever(
+    app: AsyncTask, engine: Engine, write: Write, fn: Callable[..., Any]
+) -> None:
+    attempt = write(fn)
+    with engine.begin() as connection:
+        for statement in REFUSING[engine.dialect.name]:
+            connection.execute(text(statement))
+    try:
+        for _ in range(3):
+            app.run_batch()
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(ALLOWING[engine.dialect.name]))
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.num_errors, len(calls)) == (Status.FAILED, 2, 2)
+    assert "no success today" in row.last_error
 
 
 def test_listeners_of_the_users_engine_see_the_transactions_of_targets(
