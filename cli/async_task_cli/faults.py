@@ -67,8 +67,10 @@ def trace_of(error: BaseException) -> str:
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """`error` and its causes, the last one first."""
-    while error is not None:
+    """`error` and its causes, the last one first, each once: `raise error from error` is its own cause."""
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 

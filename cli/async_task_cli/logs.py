@@ -80,7 +80,13 @@ def _of_the_call() -> dict[str, object]:
 
 
 def _shown(value: object) -> object:
-    return scrubbed(value) if isinstance(value, str) else value
+    """The value of a field, which a program may have given as whatever it had: an id, an exception."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    try:
+        return scrubbed(str(value))
+    except Exception as error:
+        return f"<a {type(value).__name__} that cannot be read: {type(error).__name__}>"
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import click
 import pytest
 from sqlalchemy import Engine, make_url, update
 
@@ -19,6 +20,7 @@ from async_task import AsyncTask, Attempt, Depth, Status, WorkerInfo
 from async_task.schema.tables import SCHEMA_VERSION, SchemaVersion
 from async_task.targets.context import CurrentAttempt, performing
 from async_task.targets.registry import own_queue
+from async_task_cli.commands.worker import QueueThreads
 from async_task_cli.logs import Lines, log_lines
 from clockwork import row_of
 from databases import Database
@@ -247,7 +249,7 @@ def test_tables_of_another_version_exit_with_78(start: Start, engine: Engine) ->
         ("--queue=", "the name of a queue is missing"),
         ("--queue=:2", "the name of a queue is missing"),
         ("--queue=mail:0", "write the number of threads after the colon"),
-        ("--queue=mail:many", "write the number of threads after the colon"),
+        ("--queue=mail:2x", "write the number of threads after the colon"),
         ("--log-format yaml", "'yaml' is not one of 'text', 'json'"),
         ("--top", "--top needs a terminal"),
         ("--top --processes 2", "--top shows one process"),
@@ -285,6 +287,48 @@ def test_logging_that_the_application_has_configured_stays_unless_a_format_is_re
     assert root.handlers == [own]
     log_lines("json", "web")
     assert [type(one.formatter) for one in root.handlers] == [Lines]
+
+
+class _Unreadable:
+    def __str__(self) -> str:
+        raise OSError("gone")
+
+
+def test_a_field_that_is_no_text_loses_no_record() -> None:
+    record = logging.LogRecord("shop", logging.WARNING, "", 0, "odd", (), None)
+    record.attempt_id, record.error, record.target = uuid.UUID(int=7), ValueError("pg://me:s3cret@db/x"), _Unreadable()
+    said = json.loads(Lines("json", "web").format(record))
+    assert (said["attempt_id"], said["error"]) == (str(uuid.UUID(int=7)), "pg://me:***@db/x")
+    assert said["target"] == "<a _Unreadable that cannot be read: OSError>"
+
+
+def test_an_error_that_is_its_own_cause_is_logged_once() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    for error, times in ((first, 2), (_its_own_cause(), 1)):
+        record = logging.LogRecord("shop", logging.ERROR, "", 0, "odd", (), (type(error), error, None))
+        assert json.loads(Lines("json", "web").format(record))["trace"].count("Traceback ") == times
+
+
+def _its_own_cause() -> ValueError:
+    error = ValueError("own")
+    error.__cause__ = error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("mail", ("mail", None)), ("mail:2", ("mail", 2)), ("shop.outbox:Mail", ("shop.outbox:Mail", None)),
+     ("shop.outbox:Mail:3", ("shop.outbox:Mail", 3)), ("shop:_mail", ("shop:_mail", None))],
+)  # fmt: skip
+def test_the_queue_of_a_target_has_a_colon_in_its_name(given: str, meant: object) -> None:
+    assert QueueThreads().convert(given, None, None) == meant
+
+
+@pytest.mark.parametrize("given", ["", ":2", "mail:", "mail:0", "mail:-1"])
+def test_a_queue_without_a_name_or_threads_is_refused(given: str) -> None:
+    with pytest.raises(click.BadParameter):
+        QueueThreads().convert(given, None, None)
 
 
 def test_an_error_in_the_log_has_its_traceback_without_passwords_and_rows(root: logging.Logger) -> None:

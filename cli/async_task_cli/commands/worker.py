@@ -38,20 +38,19 @@ QUICK_GRACE = dt.timedelta(seconds=5)
 
 
 class QueueThreads(click.ParamType):  # type: ignore[type-arg]
-    """The name of a queue, and the maximum of threads that serve it: `mail`, `mail:2`."""
+    """The name of a queue, and the maximum of threads that serve it: `mail`, `mail:2`. What is no number belongs to the
+    name: the queue of a target is named as its target, `shop.outbox:Mail`."""
 
     name = "queue"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | None]:
         if isinstance(value, tuple):
             return value
-        name, colon, number = str(value).rpartition(":")
-        if not colon:
-            name, number = number, ""
-        if not name:
+        name, _, number = str(value).rpartition(":")
+        if not str(value) or (not name and value != number):
             self.fail("the name of a queue is missing", param, ctx)
-        if not colon:
-            return name, None
+        if not name or number[:1].isalpha() or number[:1] == "_":
+            return str(value), None
         if not (number.isascii() and number.isdigit() and int(number)):
             self.fail(f"{value!r}: write the number of threads after the colon, at least 1: mail:2", param, ctx)
         return name, int(number)
