@@ -102,7 +102,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 def log_lines(kind: str | None, service: str) -> Lines:
     """Log everything from INFO on in this way, as this service. Logging that the application has set up stays as it is,
-    unless a `kind` was asked for."""
+    unless a `kind` was asked for: so call it when the application has been imported, and with a `kind` before too."""
     lines, root = Lines(kind or TEXT, service), logging.getLogger()
     if kind is None and root.handlers:
         return lines

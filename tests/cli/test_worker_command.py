@@ -289,6 +289,12 @@ def test_logging_that_the_application_has_configured_stays_unless_a_format_is_re
     assert [type(one.formatter) for one in root.handlers] == [Lines]
 
 
+@pytest.mark.only_on("sqlite")
+def test_logging_that_the_application_sets_up_as_it_is_imported_stays(start: Start) -> None:
+    assert first_line(start("--module", "own_logging")).startswith("MINE async-task ")
+    assert json.loads(first_line(start("--module", "own_logging", "--log-format", "json")))["service"] == "worker"
+
+
 class _Unreadable:
     def __str__(self) -> str:
         raise OSError("gone")

@@ -42,8 +42,10 @@ def clock(wanted: Wanted, is_json: bool, log_format: str | None, service: str | 
                 number of times of which this clock decided that
     --log-format json writes one object a line, as `async-task worker` does.
     """
-    lines = log_lines(log_format, service or "clock")
+    if log_format is not None:
+        log_lines(log_format, service or "clock")
     with existing(wanted) as app:
+        lines = log_lines(log_format, service or "clock")
         made = app.clock()
         started_at = time.monotonic()
         leave = Leave(made.stop, lines.said, STOPPING)

@@ -91,9 +91,11 @@ def web(
     who = Identity(**identity)
     who.check(host)
     _check_extra()
-    log_lines(log_format, service or "web")
+    if log_format is not None:
+        log_lines(log_format, service or "web")
     authorize = who.authorize()
     with existing(wanted) as app, listening(host, port) as listener:
+        log_lines(log_format, service or "web")
         words = f"Listening on {url_of(listener, path)}"
         dashboard = app.dashboard(authorize=authorize, read_only=read_only, settings=shown_settings(app, wanted))
         serve(below(path, dashboard), listener, access_log=access_log, began=lambda: _tell(words, log_format))

@@ -143,12 +143,14 @@ def worker(
     Later versions may add fields; they rename none.
     """
     _check(processes, is_json=is_json, is_top=is_top, is_reload=is_reload)
-    lines = log_lines(log_format, service or "worker")
+    if log_format is not None:
+        log_lines(log_format, service or "worker")
     manner = Manner(is_json, is_top, Reload() if is_reload else None)
     if manner.reload is not None:
         manner.reload.load(lambda: find_app(wanted))
         grace = grace if _is_given("grace") else QUICK_GRACE
     with existing(wanted) as app:
+        lines = log_lines(log_format, service or "worker")
         made = app.worker(queues=dict(queues), processes=processes, grace=grace, **options)
         code = _work(app, made, manner, lines)
         if code is not None or manner.reload is None:
