@@ -280,8 +280,12 @@ def _limits(limit: dt.timedelta) -> dict[str, str]:
     return {"a_limit": _milliseconds(limit), "a_longest": _milliseconds(2 * limit + dt.timedelta(seconds=10))}
 
 
+LONGEST_LIMIT = 2**31 - 1
+"""The longest that PostgreSQL takes, in milliseconds: 24 days."""
+
+
 def _milliseconds(limit: dt.timedelta) -> str:
-    return str(max(1, int(limit.total_seconds() * 1000)))
+    return str(min(LONGEST_LIMIT, max(1, int(limit.total_seconds() * 1000))))
 
 
 def _lost(connection: Connection, table: Table, claims: Sequence[Claim], number: int) -> set[uuid.UUID]:

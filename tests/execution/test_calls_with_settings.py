@@ -60,6 +60,15 @@ def test_max_attempts_goes_before_that_of_its_retry(app: AsyncTask, engine: Engi
     assert isinstance(app.perform(write(act, retry=Retry.every(1, max_attempts=1), max_attempts=2).id), Retried)
 
 
+@target("settings.year", timeout=dt.timedelta(days=365))
+def in_a_year(session: Session) -> None: ...
+
+
+@pytest.mark.slow
+def test_a_limit_longer_than_any_of_the_server_is_none(app: AsyncTask, write: Write) -> None:
+    assert isinstance(app.perform(write(in_a_year).id), Succeeded)
+
+
 @pytest.mark.slow
 def test_its_time_limit_ends_a_coroutine(app: AsyncTask, write: Write) -> None:
     will(lambda: asyncio.sleep(30))
