@@ -92,7 +92,7 @@ class OpenTelemetry:
                 self._meters.begin(facts, about)
             yield
         except BaseException as error:
-            about |= _fail(span, error)
+            about = {**about, **_fail(span, error)}  # an SDK may keep the one that its instruments were given
             raise
         finally:
             context_api.detach(token)
