@@ -1,10 +1,13 @@
 """What the annotations of a target's parameters allow, checked by pydantic. No message holds an argument's value."""
 
+import datetime as dt
 import json
 import math
 import typing
+import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
+from decimal import Decimal
 from functools import cache, cached_property, partial
 from inspect import Parameter
 from itertools import pairwise
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 """Types whose values pydantic never converts in strict mode."""
+COMPARED = frozenset({Decimal, dt.date, dt.datetime, dt.time, dt.timedelta, uuid.UUID, set, frozenset})
+"""Further types whose values can be compared with what a validator makes of them."""
 
 MOST_NAMED = 5
 """How many fields that do not fit a message names."""
@@ -189,7 +194,9 @@ def _changed(given: Mapping[str, Any], made: Mapping[str, Any]) -> str | None:
 
 
 def _differs(given: Any, made: Any) -> bool:
-    """Whether plain values differ, also in lists and mappings."""
+    """Whether values differ that can be compared, also in lists and mappings."""
+    if type(given) in COMPARED and type(made) is type(given):
+        return str(given) != str(made) if isinstance(given, Decimal) else bool(given != made)
     if type(given) in PLAIN and type(made) in PLAIN:
         return bool(given != made) and not (isinstance(given, float) and math.isnan(given))
     if isinstance(given, list | tuple) and isinstance(made, list | tuple):

@@ -23,7 +23,7 @@ RETRIES = st.one_of(
         Retry.exponential, first=SECONDS, factor=st.integers(1, 9) | st.floats(1, 9), cap=SECONDS,
         jitter=st.floats(0, 1), max_attempts=MOST, until=UNTIL,
     ),
-    st.builds(Retry.every, SECONDS, max_attempts=MOST, until=UNTIL),
+    st.builds(Retry.every, SECONDS.filter(bool), max_attempts=MOST, until=UNTIL),
     st.lists(SECONDS, max_size=5).map(lambda waits: Retry.schedule(*waits)),
     st.just(Retry.never()),
 )  # fmt: skip

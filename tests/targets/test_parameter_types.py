@@ -148,11 +148,16 @@ def _normalising(
     email: Annotated[str, pydantic.AfterValidator(str.lower)] = "",
     tags: Annotated[list[str], pydantic.AfterValidator(sorted)] | None = None,
     numbers: dict[str, Annotated[float, pydantic.AfterValidator(round)]] | None = None,
+    amount: Annotated[decimal.Decimal, pydantic.AfterValidator(abs)] | None = None,
+    day: Annotated[dt.date, pydantic.AfterValidator(lambda day: day.replace(day=1))] | None = None,
+    words: set[Annotated[str, pydantic.AfterValidator(str.strip)]] | None = None,
 ) -> None: ...
 
 
 CHANGED: list[dict[str, Any]] = [{"email": "Ann@X.org"}, {"tags": ["b", "a"]}, {"numbers": {"a": 1.5}}]
+CHANGED += [{"amount": decimal.Decimal(-5)}, {"day": dt.date(2026, 5, 9)}, {"words": {" x "}}]
 KEPT: list[dict[str, Any]] = [{"email": "ann@x.org"}, {"tags": ["a", "b"]}, {"numbers": {"a": 1, "b": 2.0}}, {}]
+KEPT += [{"amount": decimal.Decimal("1.50")}, {"day": dt.date(2026, 5, 1)}, {"words": {"x"}}]
 
 
 @pytest.mark.parametrize("arguments", CHANGED, ids=str)
