@@ -22,8 +22,7 @@ def hooks_of(
     for name in ("on_succeeded", "on_retried", "on_failed", "on_expired", "on_crashed"):
         hook = getattr(hooks, name)
         check_hook(hook, name, "facts", "outcome")
-        if inspect.iscoroutinefunction(hook):
-            raise ConfigurationError(f"{name} takes a plain function, not a coroutine function: {hook!r}")
+        _refuse_coroutine_function(hook, name)
     return hooks
 
 
@@ -60,8 +59,13 @@ def _around_of(given: Around | Sequence[Around]) -> tuple[Around, ...]:
 def check_message_hook(hook: object) -> None:
     """None, or a plain function. Raises ConfigurationError."""
     check_hook(hook, "on_message", "user", "kind", "text")
-    if inspect.iscoroutinefunction(hook):
-        raise ConfigurationError(f"on_message takes a plain function, not a coroutine function: {hook!r}")
+    _refuse_coroutine_function(hook, "on_message")
+
+
+def _refuse_coroutine_function(hook: object, name: str) -> None:
+    called = type(hook).__call__ if callable(hook) else None
+    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(called):
+        raise ConfigurationError(f"{name} takes a plain function, not a coroutine function: {hook!r}")
 
 
 def check_hook(given: object, name: str, *parameters: str) -> None:

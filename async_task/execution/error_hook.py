@@ -13,12 +13,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy import inspect as mapper_of
 from sqlalchemy.orm import Session
 
 from async_task.attempts.actions import deciding
 from async_task.attempts.attempt import BaseAttempt
+from async_task.database.clock import statement_now
 from async_task.database.lanes import lend_lane
 from async_task.database.sessions import is_async_session
 from async_task.execution.in_flight import FinishedCall
@@ -109,11 +110,10 @@ def _chosen(context: ExecutionContext, connection: Connection, finished: Finishe
             attempt = own.get(context.model, finished.claim.id)
             if attempt is None:
                 return None
-            before = (attempt.status, attempt.last_error)
+            before = _state_of(attempt)
             _run(context, attempt, finished.decision.error)
             own.flush()
-            is_unchanged = (attempt.status, attempt.last_error) == before
-            return None if is_unchanged else _outcome_of(attempt, is_new=attempt.status is not before[0])
+            return None if _state_of(attempt) == before else _outcome_of(own, attempt, was_due_at=before[2])
     finally:
         own.close()
         del made  # an AsyncSession must live as long as its Session
@@ -146,8 +146,12 @@ async def _awaited(answer: Any) -> None:
     await answer
 
 
-def _outcome_of(attempt: BaseAttempt, *, is_new: bool) -> Outcome | None:
-    """The outcome that the row has; None if it stays as it was. `is_new`: its status was changed."""
+def _state_of(attempt: BaseAttempt) -> tuple[Status, str | None, dt.datetime]:
+    return attempt.status, attempt.last_error, attempt.due_at
+
+
+def _outcome_of(session: Session, attempt: BaseAttempt, *, was_due_at: dt.datetime) -> Outcome | None:
+    """The outcome that the row has; None if it is due as it was."""
     reason = attempt.last_error or ""
     match attempt.status:
         case Status.FAILED:
@@ -156,5 +160,8 @@ def _outcome_of(attempt: BaseAttempt, *, is_new: bool) -> Outcome | None:
             return Expired(attempt.id, reason)
         case Status.CANCELED:
             return Canceled(attempt.id)
-        case _:  # pending again, by retry_now
-            return Retried(attempt.id, dt.timedelta(0), attempt.last_error) if is_new else None
+        case _:  # by retry_now or reschedule
+            if attempt.due_at == was_due_at:
+                return None
+            now: dt.datetime = session.execute(select(statement_now())).scalar_one()
+            return Retried(attempt.id, max(dt.timedelta(0), attempt.due_at - now), attempt.last_error)

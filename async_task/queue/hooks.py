@@ -5,6 +5,7 @@ hook of an outcome raises is logged, and changes nothing.
 """
 
 import datetime as dt
+import inspect
 import logging
 import signal
 import threading
@@ -198,7 +199,10 @@ def _facts_of_row(row: Any) -> CallFacts:
 
 def _call(name: str, hook: Callable[[CallFacts, Any], object], facts: CallFacts, outcome: Outcome) -> None:
     try:
-        hook(facts, outcome)
+        answer = hook(facts, outcome)
+        if inspect.iscoroutine(answer):
+            answer.close()
+            logger.error("%s returned a coroutine for attempt %s, and takes a plain function", name, facts.id)
     except BaseException as raised:
         if is_interrupt(raised):
             raise

@@ -333,16 +333,22 @@ def test_what_is_parked_and_what_the_error_hook_cancels_reach_no_hook(
 
 @pytest.mark.in_turns
 @by_one_door
-@pytest.mark.parametrize("choice", ["fail", "expire", "retry_now"])
+@pytest.mark.parametrize("choice", ["fail", "expire", "retry_now", "reschedule"])
 def test_what_the_error_hook_chooses_reaches_the_hook_of_that_outcome(
     engine: Engine, app: AsyncTask, heard: Heard, sessions: Any, choice: str
 ) -> None:
-    error_hooks[:] = [lambda attempt, error: getattr(attempt, choice)()]
+    given: dict[str, Any] = {
+        "reschedule": {"at": dt.datetime.now(dt.UTC) + dt.timedelta(days=3)},
+    }.get(choice, {})  # fmt: skip
+    error_hooks[:] = [lambda attempt, error: getattr(attempt, choice)(**given)]
     max_attempts = 1 if choice == "retry_now" else 2
     with sessions.begin() as session:
-        given = {"message": "secret-7355608"}
         made = HookedAttempt.create(
-            target=Client, method_name="fail", method_args=given, session=session, max_attempts=max_attempts
+            target=Client,
+            method_name="fail",
+            method_args={"message": "secret-7355608"},
+            session=session,
+            max_attempts=max_attempts,
         ).id
     said: list[tuple[str, Any]] = []
     hooks = {
@@ -354,10 +360,12 @@ def test_what_the_error_hook_chooses_reaches_the_hook_of_that_outcome(
     finally:
         error_hooks.clear()
     [(name, outcome)] = said
-    assert name == {"fail": "on_failed", "expire": "on_expired", "retry_now": "on_retried"}[choice]
+    assert name == {"fail": "on_failed", "expire": "on_expired"}.get(choice, "on_retried")
     assert "7355608" not in str(outcome)
     if choice == "retry_now":
         assert outcome == Retried(made, dt.timedelta(0), "Broken: [hidden]")
+    elif choice == "reschedule":
+        assert dt.timedelta(days=2) < outcome.after < dt.timedelta(days=4)
 
 
 @by_one_door
@@ -447,6 +455,15 @@ def test_what_a_hook_raises_is_logged_and_changes_nothing(
         assert len([one for one in said if one.startswith(f"{name} raised {type(error).__name__}")]) == 1
 
 
+@by_one_door
+def test_a_hook_that_returns_a_coroutine_is_named_and_closed(
+    engine: Engine, app: AsyncTask, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempt = write(Client, "ping")
+    AsyncTask(engine, on_succeeded=lambda facts, outcome: asyncio.sleep(0)).run_batch()
+    assert f"on_succeeded returned a coroutine for attempt {attempt.id}, and takes a plain function" in caplog.text
+
+
 def _elsewhere(work: Callable[[], T]) -> T:
     """What `work` returns, on a thread that no signal interrupts."""
     with ThreadPoolExecutor(1) as threads:
@@ -502,7 +519,11 @@ def test_a_sweep_without_hooks_calls_none(engine: Engine, write: Write) -> None:
 async def coroutine(facts: CallFacts, outcome: Outcome) -> None: ...
 
 
-@pytest.mark.parametrize("hook", [7, coroutine])
+class Pager:
+    async def __call__(self, facts: CallFacts, outcome: Outcome) -> None: ...
+
+
+@pytest.mark.parametrize("hook", [7, coroutine, Pager()])
 @pytest.mark.parametrize("name", ["on_succeeded", "on_retried", "on_failed", "on_expired", "on_crashed"])
 def test_what_is_no_plain_function_is_refused(name: str, hook: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} takes a"):
