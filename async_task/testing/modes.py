@@ -37,8 +37,8 @@ def mode(name: str, /) -> Iterator[None]:
 
     inline: what a call raises is raised by the `commit()`, after its outcome is written. These wait for `perform_all`,
     and no later commit performs them: calls that are due later, retries, calls that were not performed because one
-    before them raised, and those that `create_many` writes on a Core connection. Raises ConfigurationError for an
-    unknown mode.
+    before them raised, those that another thread or task commits while calls are performed, and those that
+    `create_many` writes on a Core connection. Raises ConfigurationError for an unknown mode.
     """
     check_mode(name)
     before = _mode[0]
