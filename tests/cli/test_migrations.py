@@ -253,6 +253,13 @@ def test_a_schema_is_created_and_its_names_are_quoted(
         assert differences(connection, tables_of(There)) == []
     assert app.run_batch().succeeded == 1
     assert inspect(engine).has_table(table) == (name == "public")
+    with engine.begin() as connection:
+        quoted = connection.dialect.identifier_preparer.format_table(table_of(There))
+        connection.exec_driver_sql(f"ALTER TABLE {quoted} DROP COLUMN call_settings")
+        connection.exec_driver_sql(f'DROP INDEX {quoted.rpartition(".")[0]}."ix_{table}_waiting"')
+        assert differences(connection, tables_of(There)) == [
+            f"{table} lacks the column call_settings", f"{table} lacks the index ix_{table}_waiting",
+        ]  # fmt: skip
     with engine.connect() as connection:
         stored = connection.scalar(text(f"SELECT reloptions FROM pg_class WHERE relname = '{table}'"))
     assert "autovacuum_vacuum_scale_factor=0.01" in stored

@@ -14,7 +14,8 @@ from async_task_cli.migrations.schema import sequence_of
 
 def differences(connection: Connection, tables: Sequence[Table]) -> list[str]:
     """One sentence for each of these tables, columns and indexes that is missing or differs."""
-    found = [words for metadata in _metadata_of(tables) for words in _differences(connection, metadata, tables)]
+    bare = _without_default_schema(connection, tables)
+    found = [words for metadata in _metadata_of(bare) for words in _differences(connection, metadata, bare)]
     return [*found, *(f"the sequence {sequence.name} is missing" for sequence in missing_sequences(connection, tables))]
 
 
@@ -32,8 +33,6 @@ def missing_sequences(connection: Connection, tables: Sequence[Table]) -> list[s
 def _differences(connection: Connection, metadata: MetaData, tables: Sequence[Table]) -> Iterator[str]:
     ours = {(table.schema, table.name) for table in tables}
     schemas = {table.schema for table in tables}
-    if inspect(connection).default_schema_name in schemas:
-        return  # Alembic does not find the default schema if it is named
 
     def is_ours(item: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
         return kind != "table" or (item.schema, name) in ours
@@ -68,6 +67,20 @@ def _told(operation: Any) -> Iterator[str]:
             return  # the project may have columns and indexes of its own
         case _:
             yield f"{getattr(operation, 'table_name', 'a table')} differs: {type(operation).__name__}"
+
+
+def _without_default_schema(connection: Connection, tables: Sequence[Table]) -> list[Table]:
+    """Copies of the tables whose schema is the default one: Alembic does not find that if it is named."""
+    default = inspect(connection).default_schema_name
+    copied = {
+        id(one.metadata): MetaData(naming_convention=one.metadata.naming_convention)
+        for one in tables if one.schema == default
+    }  # fmt: skip
+    return [_copied(one, copied[id(one.metadata)]) if one.schema == default else one for one in tables]
+
+
+def _copied(table: Table, metadata: MetaData) -> Table:
+    return table.to_metadata(metadata, schema=None)  # type: ignore[arg-type] # it takes the schema of `metadata`
 
 
 def _metadata_of(tables: Sequence[Table]) -> list[MetaData]:
