@@ -3,14 +3,14 @@
 import contextlib
 
 import click
-from sqlalchemy import Connection, inspect, make_url
+from sqlalchemy import Connection, inspect
 
 from async_task import AsyncTask
 from async_task_cli.application import find_app, refuse_missing_file
 from async_task_cli.faults import CONFIGURATION, Refusal
 from async_task_cli.migrations.body import Body, adopting
 from async_task_cli.migrations.comparison import differences
-from async_task_cli.migrations.execution import as_sql, carry_out
+from async_task_cli.migrations.execution import as_sql, carry_out, dialect_of
 from async_task_cli.migrations.schema import SCHEMA_VERSION, companion_tables, table_of, tables_of
 from async_task_cli.options import SETTINGS, Wanted, reaching
 from async_task_cli.terminal import say
@@ -35,7 +35,7 @@ def adopt(wanted: Wanted, is_dry: bool) -> None:
             app.check_schema()
         body = app.on_connection(lambda connection: _body(connection, app))
         if is_dry:
-            click.echo(as_sql(body, make_url(app.address).get_backend_name()), nl=False)
+            click.echo(as_sql(body, dialect_of(app)), nl=False)
             return
         app.on_connection(lambda connection: carry_out(body, connection))
         say(f"The tables in {app.address} are adopted, as version {SCHEMA_VERSION}.")

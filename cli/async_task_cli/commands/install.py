@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from sqlalchemy import Column, Connection, Index, inspect, make_url
+from sqlalchemy import Column, Connection, Index, inspect
 from sqlalchemy.orm import DeclarativeBase
 
 from async_task import Asyncable, AsyncableSchema, Attempt, BaseAttempt, asyncable_schema
 from async_task_cli.application import Named, find_app, find_asyncable, find_model, refuse_missing_file
 from async_task_cli.faults import CONFIGURATION, USAGE, Refusal
 from async_task_cli.migrations.body import completing, installing
-from async_task_cli.migrations.execution import as_sql
+from async_task_cli.migrations.execution import as_sql, dialect_of
 from async_task_cli.migrations.schema import table_of, tables_of
 from async_task_cli.migrations.tree import Tree
 from async_task_cli.migrations.writing import Writing, brief, metadata_lines, metadata_lines_of, writing
@@ -84,7 +84,7 @@ def _apply(wanted: Wanted, other: str | None, *, is_dry: bool) -> None:
     with contextlib.closing(find_app(wanted)) as app:
         if is_dry:
             body = installing(tables_of(app.model), table_of(app.model))
-            click.echo(as_sql(body, make_url(app.address).get_backend_name()), nl=False)
+            click.echo(as_sql(body, dialect_of(app)), nl=False)
         else:
             app.create_schema()
             say(f"The tables of async-task are in {app.address}.")

@@ -3,14 +3,14 @@
 import contextlib
 
 import click
-from sqlalchemy import make_url
 
 from async_task import AsyncTask, BaseAttempt
 from async_task_cli.application import find_app, find_model, refuse_missing_file
 from async_task_cli.faults import CONFIGURATION, Refusal
 from async_task_cli.migrations.body import Body, upgrading
-from async_task_cli.migrations.execution import as_sql, carry_out
-from async_task_cli.migrations.schema import SCHEMA_VERSION, table_of
+from async_task_cli.migrations.comparison import differences
+from async_task_cli.migrations.execution import as_sql, carry_out, dialect_of
+from async_task_cli.migrations.schema import SCHEMA_VERSION, table_of, tables_of
 from async_task_cli.migrations.writing import Writing, writing
 from async_task_cli.options import SETTINGS, Wanted, reaching
 from async_task_cli.terminal import say
@@ -53,13 +53,21 @@ def _apply(app: AsyncTask, *, is_dry: bool) -> None:
     if found is None:  # what to do with tables that are missing, or have no version, the check says
         app.check_schema()
     elif found == SCHEMA_VERSION:
+        _refuse_left_behind(app)
         say(f"Already at version {SCHEMA_VERSION}; nothing was changed.")
     elif is_dry:
-        click.echo(as_sql(_step_from(found, app.model), make_url(app.address).get_backend_name()), nl=False)
+        click.echo(as_sql(_step_from(found, app.model), dialect_of(app)), nl=False)
     else:
         body = _step_from(found, app.model)
         app.on_connection(lambda connection: carry_out(body, connection))
         say(f"The tables in {app.address} are of version {body.version} now.")
+
+
+def _refuse_left_behind(app: AsyncTask) -> None:
+    """A second table of attempts has the version of the first, and is not upgraded with it."""
+    if wrong := app.on_connection(lambda connection: differences(connection, tables_of(app.model))):
+        words = f"the tables are of version {SCHEMA_VERSION}, and {wrong[0]}; nothing was changed"
+        raise Refusal(f"{words}: `async-task check` names all that is missing, for a migration of yours", CONFIGURATION)
 
 
 def _step_from(version: int, model: type[BaseAttempt]) -> Body:

@@ -1,5 +1,6 @@
 """Execute a revision on a connection, or print it as SQL."""
 
+import contextlib
 import io
 import textwrap
 from typing import Any
@@ -8,6 +9,7 @@ import sqlalchemy as sa
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
+from async_task import AsyncTask
 from async_task_cli.migrations.body import Body
 
 DIALECTS = ("postgresql", "mysql", "mariadb", "sqlite")
@@ -16,6 +18,20 @@ DIALECTS = ("postgresql", "mysql", "mariadb", "sqlite")
 def carry_out(body: Body, connection: sa.Connection) -> None:
     """Execute it in the transaction that this connection has begun."""
     _run(body, MigrationContext.configure(connection))
+
+
+def dialect_of(app: AsyncTask) -> str:
+    """The dialect for `as_sql`. By its URL alone a MariaDB is a MySQL: so the server is asked, if it is there."""
+    name = sa.make_url(app.address).get_backend_name()
+    if name != "mysql":
+        return name
+    with contextlib.suppress(sa.exc.DBAPIError):
+        return app.on_connection(_server_of)
+    return name
+
+
+def _server_of(connection: sa.Connection) -> str:
+    return "mariadb" if getattr(connection.dialect, "is_mariadb", False) else connection.dialect.name
 
 
 def as_sql(body: Body, dialect: str) -> str:
