@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from types import FrameType
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
 from async_task.database.driver_errors import is_unusable
 from async_task.error_text import describe
@@ -119,7 +119,10 @@ def obey(worker: AttemptWorker, request: bytes) -> None:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether another process would most likely meet it too: settings, tables, a database that cannot be used."""
+    """Whether another process would most likely meet it too: settings, tables, rights, a database that cannot be
+    used."""
+    if isinstance(error, ProgrammingError):
+        return True
     if isinstance(error, DBAPIError):
         return isinstance(error, (OperationalError, InterfaceError)) and is_unusable(error.orig)
     return isinstance(error, (AsyncTaskError, OSError))

@@ -319,6 +319,15 @@ def test_a_process_that_cannot_start_at_first_ends_all_with_its_error(process: C
 
 
 @pytest.mark.only_on("sqlite")
+def test_a_process_without_rights_ends_all_with_its_error(process: Callable[..., Program]) -> None:
+    refuse = "raise sa.exc.ProgrammingError('INSERT', {}, Exception('permission denied'))"
+    pathlib.Path("broken.py").write_text(f"import sqlalchemy as sa\n{BROKEN.format(refuse=refuse)}")
+    ended = process("worker", "--app", "broken:app", "--processes", "2").completed()
+    assert (ended.returncode, "another is started" in ended.stderr) == (1, False)
+    assert "permission denied" in ended.stderr
+
+
+@pytest.mark.only_on("sqlite")
 def test_a_process_that_fails_by_chance_at_its_start_is_replaced(
     process: Callable[..., Program], run: Run, tmp_path: pathlib.Path
 ) -> None:
