@@ -19,7 +19,7 @@ COLUMNS = (
 
 @click.command("process-models", context_settings=SETTINGS)
 @click.option(
-    "--limit", type=click.IntRange(min=0), default=100, show_default=True, metavar="N",
+    "--limit", type=click.IntRange(0, 1_000_000), default=100, show_default=True, metavar="N",
     help="Dispatch at most N rows of each model.",
 )  # fmt: skip
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show what would be dispatched, and do nothing.")

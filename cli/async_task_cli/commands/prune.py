@@ -37,7 +37,12 @@ STOPPING = "async-task: stopping after this page; what is deleted stays so"
     help="How long tokens are remembered [default: as the application says, else for ever].",
 )  # fmt: skip
 @click.option(
-    "--page", type=click.IntRange(min=1), default=500, show_default=True, metavar="N", help="Rows in a transaction."
+    "--page",
+    type=click.IntRange(1, 1_000_000),
+    default=500,
+    show_default=True,
+    metavar="N",
+    help="Rows in a transaction.",
 )
 @click.option("--dry-run", "is_dry", is_flag=True, help="Only count them.")
 @as_json

@@ -19,7 +19,12 @@ STOPPING = "async-task: stopping after this page; what is rotated stays so"
 
 @click.command("rotate-keys", context_settings=SETTINGS)
 @click.option(
-    "--page", type=click.IntRange(min=1), default=500, show_default=True, metavar="N", help="Rows in a transaction."
+    "--page",
+    type=click.IntRange(1, 1_000_000),
+    default=500,
+    show_default=True,
+    metavar="N",
+    help="Rows in a transaction.",
 )
 @click.option("--from", "encryptor", metavar="NAME", help="Only attempts under this encryptor.")
 @click.option("--pending-only", is_flag=True, help="Leave ended attempts under their old keys.")

@@ -26,7 +26,7 @@ COLUMNS = (
     "--dry-run", "is_dry", is_flag=True, help="Show what would be done to which rows and why, and do nothing."
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
+    "--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True, metavar="N",
     help="With --dry-run: show at most N rows.",
 )  # fmt: skip
 @as_json
