@@ -208,6 +208,12 @@ def test_an_unusable_template_leaves_nothing_behind(
     assert [one.name for one in migrations.iterdir() if one.name.startswith(".")] == []
 
 
+def test_a_revision_in_another_encoding_is_read(tree: Callable[..., pathlib.Path], run: Run) -> None:
+    text = "# -*- coding: latin-1 -*-\n# Stra\N{LATIN SMALL LETTER SHARP S}e\nrevision, down_revision = 'x', None\n"
+    (tree() / "versions" / "x_orders.py").write_bytes(text.encode("latin-1"))
+    run("install")
+
+
 def test_a_broken_revision_is_named(tree: Callable[..., pathlib.Path], run: Run) -> None:
     migrations = tree()
     (migrations / "versions" / "broken.py").write_text("revision = 'x\n")
@@ -380,6 +386,11 @@ def test_the_lines_for_env_keep_the_metadata_that_it_has(tree: Callable[..., pat
         one.unlink()
     replace(migrations / "env.py", "target_metadata = None", "import models\ntarget_metadata = models.Base.metadata")
     assert "    target_metadata = [models.Base.metadata, async_task_metadata]\n" in run("install").stderr
+    for one in revisions(migrations):
+        one.unlink()
+    listed = "target_metadata = [\n    models.Base.metadata,  # ours\n]"
+    replace(migrations / "env.py", "target_metadata = models.Base.metadata", listed)
+    assert "    target_metadata = [*[models.Base.metadata], async_task_metadata]\n" in run("install").stderr
 
 
 BASES = {

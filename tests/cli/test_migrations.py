@@ -315,6 +315,19 @@ def test_a_difference_is_one_sentence(new: New, change: str, words: str) -> None
 
 
 @pytest.mark.only_on("postgresql")
+def test_a_sequence_whose_name_the_server_cuts_is_found(new: New) -> None:
+    class Elsewhere(DeclarativeBase): ...
+
+    class Long(BaseAttempt, Elsewhere):
+        __tablename__ = "attempts_" + 49 * "x"
+
+    engine = new()
+    AsyncTask(engine, model=Long).create_schema()
+    with engine.begin() as connection:
+        assert differences(connection, tables_of(Long)) == []
+
+
+@pytest.mark.only_on("postgresql")
 def test_a_missing_sequence_is_a_difference(new: New) -> None:
     engine = new()
     metadata.create_all(engine)

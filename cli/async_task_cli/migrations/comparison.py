@@ -27,7 +27,12 @@ def missing_sequences(connection: Connection, tables: Sequence[Table]) -> list[s
     wanted = [
         sequence_of(table) for table in tables if "order_slot" in table.c and found.has_table(table.name, table.schema)
     ]
-    return [one for one in wanted if not found.has_sequence(one.name, schema=one.schema)]
+    return [one for one in wanted if not found.has_sequence(_as_stored(one.name), schema=one.schema)]
+
+
+def _as_stored(name: str) -> str:
+    """A name as PostgreSQL stores it, which cuts what is too long."""
+    return name.encode()[:63].decode(errors="ignore")
 
 
 def _differences(connection: Connection, metadata: MetaData, tables: Sequence[Table]) -> Iterator[str]:

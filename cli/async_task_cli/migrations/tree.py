@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 import textwrap
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,7 +78,7 @@ class Tree:
         """A revision that is not ours and names this table, as one of autogenerate that creates it."""
         others = (Path(one.path) for one in self._revisions if not hasattr(one.module, MARKER))
         quoted = re.compile(rf"['\"]{re.escape(attempts.name)}['\"]")
-        return next((one for one in others if quoted.search(one.read_text())), None)
+        return next((one for one in others if quoted.search(_source(one))), None)
 
     def made(self) -> set[str]:
         """The names of all tables of ours that its revisions create."""
@@ -260,3 +261,12 @@ def _keeping_path() -> Iterator[None]:
     yield
     added = [one for one in sys.path if one not in before]
     sys.path[:] = added + before
+
+
+def _source(path: Path) -> str:
+    """The text of a Python file, in the encoding that it declares; empty if it cannot be read in that."""
+    try:
+        with tokenize.open(path) as file:
+            return file.read()
+    except (SyntaxError, UnicodeDecodeError):
+        return ""

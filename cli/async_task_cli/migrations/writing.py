@@ -1,7 +1,7 @@
 """How a command writes a revision: its options, the file, and what the user does next."""
 
+import ast
 import functools
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +100,16 @@ def _with_ours(tree: Tree) -> str:
 
 
 def _shown(tree: Tree) -> str:
-    """What env.py gives as its target_metadata, in its words."""
+    """What env.py gives as its target_metadata, on one line."""
     text = tree.env.read_text(encoding="utf-8") if tree.env.is_file() else ""
-    found = re.search(r"(?m)^target_metadata *= *([^#\n]+)", text)
-    return found[1].strip() if found else "None"
+    try:
+        lines = ast.parse(text).body
+    except SyntaxError:
+        return "None"
+    given = [
+        one.value for one in lines if isinstance(one, ast.Assign) and "target_metadata" in map(ast.unparse, one.targets)
+    ]
+    return ast.unparse(given[0]) if given else "None"
 
 
 def metadata_lines_of(module: str, name: str, tree: Tree) -> list[str]:
