@@ -94,6 +94,18 @@ def test_a_revision_can_be_a_branch_of_its_own(forked: pathlib.Path, run: Run) -
     works(run, forked, head="heads")
 
 
+def test_an_upgrade_follows_the_head_that_makes_the_tables(forked: pathlib.Path, run: Run) -> None:
+    run("install", "--head", "bbb")
+    (made,) = [one for one in revisions(forked) if "async_task_schema = 7" in one.read_text()]
+    replace(made, "async_task_schema = 7", "async_task_schema = 6")
+    before = files(forked)
+    assert "--branch begins at the base, where revision " in run("upgrade", "--branch", code=2).stderr
+    assert "--head: aaa does not have revision " in run("upgrade", "--head", "aaa", code=2).stderr
+    assert files(forked) == before
+    assert "`alembic upgrade heads`" in run("upgrade").stderr
+    assert f"{made.name.partition('_')[0]} -> " in run("alembic", "history").stdout
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -1,6 +1,7 @@
 """`async-task upgrade`: tables of an earlier version, brought to the current one."""
 
 import contextlib
+import dataclasses
 
 import click
 
@@ -44,7 +45,8 @@ def _write(writing: Writing, model: type[BaseAttempt]) -> None:
         words = f"This tree is at version {SCHEMA_VERSION}, in revision {installed[0]}; nothing was written."
         say(f"{words} `{tree.tool.upgrade} head` brings the database there.")
         return
-    writing.write(tree, _step_from(installed[1], model), ())
+    placed = dataclasses.replace(writing, place=tree.place_after(installed[0], writing.place))
+    placed.write(tree, _step_from(installed[1], model), ())
 
 
 def _apply(app: AsyncTask, *, is_dry: bool) -> None:

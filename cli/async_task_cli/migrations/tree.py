@@ -74,6 +74,24 @@ class Tree:
         newest = max(mine, key=lambda one: getattr(one.module, MARKER), default=None)
         return None if newest is None else (newest.revision, getattr(newest.module, MARKER))
 
+    def place_after(self, revision: str, place: Place) -> Place:
+        """The same place, behind a head that has this revision below it. Raises Refusal if another one is asked for."""
+        if place.branch:
+            words = f"--branch begins at the base, where revision {revision} has made no tables yet: leave it out"
+            raise Refusal(words, USAGE)
+        with _refusing():
+            heads = self._scripts.get_heads()
+            after = [one for one in heads if self._is_below(revision, one)]
+            if place.head is None:
+                return replace(place, head=after[0]) if len(after) == 1 < len(heads) else place
+            if self._is_below(revision, place.head):
+                return place
+        words = f"--head: {place.head} does not have revision {revision} below it, which makes the tables"
+        raise Refusal(f"{words}; say {' or '.join(after)}", USAGE)
+
+    def _is_below(self, revision: str, head: str) -> bool:
+        return any(one.revision == revision for one in self._scripts.iterate_revisions(head, "base"))
+
     def naming(self, attempts: Table) -> Path | None:
         """A revision that is not ours and names this table, as one of autogenerate that creates it."""
         others = (Path(one.path) for one in self._revisions if not hasattr(one.module, MARKER))
