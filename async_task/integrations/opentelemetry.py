@@ -112,12 +112,13 @@ class OpenTelemetry:
         self._meters.outcomes.add(1, {**_about_try(facts), "async_task.outcome": "crashed"})
 
     def flush(self) -> None:
-        """End the spans that wait for an outcome, and export everything."""
+        """End the spans that wait for an outcome, and export everything; in a process that was forked from one that
+        has counted tries, no metrics: that exports its own counts, which are here too."""
         self._unsettled.end_all()
-        for provider in (
-            self._tracer_provider or trace.get_tracer_provider(),
-            self._meter_provider or metrics.get_meter_provider(),
-        ):
+        providers: list[object] = [self._tracer_provider or trace.get_tracer_provider()]
+        if self._meters.counted_by in (None, os.getpid()):
+            providers.append(self._meter_provider or metrics.get_meter_provider())
+        for provider in providers:
             if (export := getattr(provider, "force_flush", None)) is not None:  # without an SDK there is none
                 with self._tolerated:
                     export()
@@ -206,8 +207,11 @@ class _Meters:
             "async_task.lag", "s", "From when a try was due to its claim.", explicit_bucket_boundaries_advisory=LAGS
         )
         self.outcomes = meter.create_counter("async_task.outcomes", "{outcome}", "Outcomes that were committed.")
+        self.counted_by: int | None = None
+        """The process that has counted the first try."""
 
     def begin(self, facts: CallFacts, about: Attributes) -> None:
+        self.counted_by = self.counted_by or os.getpid()
         self.consumed.add(1, about)
         if facts.started_at is not None:
             self.lag.record(max(0.0, (facts.started_at - facts.due_at).total_seconds()), about)

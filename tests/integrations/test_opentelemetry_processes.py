@@ -166,6 +166,34 @@ def test_a_forked_process_does_not_end_the_spans_of_the_process_before_it(
 
 
 @pytest.mark.only_on("sqlite")
+def test_a_forked_process_does_not_export_what_the_process_before_it_has_counted(
+    run: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    run("""
+        from traced import *
+        import datetime as dt, uuid
+        from opentelemetry.sdk.metrics import MeterProvider
+        from async_task import CallFacts
+
+        provider, exported = MeterProvider(), []
+        provider.force_flush = lambda: exported.append(os.getpid())
+        now, telemetry = dt.datetime.now(dt.UTC), OpenTelemetry(meter_provider=provider)
+        if (pid := os.fork()) == 0:  # as a supervised worker: before anything was counted
+            telemetry.flush()
+            os._exit(len(exported))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        with telemetry.performing(CallFacts(uuid.uuid4(), "traced.shop", "note", "default", 1, now, now)):
+            pass
+        if (pid := os.fork()) == 0:
+            telemetry.flush()
+            os._exit(len(exported))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        telemetry.flush()
+        assert exported == [os.getpid()]
+    """)
+
+
+@pytest.mark.only_on("sqlite")
 def test_without_telemetry_nothing_of_it_is_imported(
     alone: None, engine: Engine, database: Database, tmp_path: pathlib.Path
 ) -> None:
