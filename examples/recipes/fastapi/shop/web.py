@@ -21,11 +21,14 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if os.environ.get("SHOP_WORKER") != "1":  # in production it is a process of its own: async-task worker
         yield
         return
+    await asyncio.to_thread(outbox.check_schema)  # or the server would start, and the worker would not
     worker = outbox.worker()
     running = asyncio.create_task(asyncio.to_thread(worker.run))
-    yield
-    worker.stop()
-    await running
+    try:
+        yield
+    finally:
+        worker.stop()
+        await running
 
 
 app = FastAPI(lifespan=lifespan)
