@@ -25,9 +25,14 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
 
 
 class Length(click.ParamType):  # type: ignore[type-arg]
-    """A length of time: `90s`, `15min`, `2h`, `1h30m`, `3d`, `2w`, `1y`."""
+    """A length of time: `90s`, `15min`, `2h`, `1h30m`, `3d`, `2w`, `1y`. `least` and `most`: the shortest and the
+    longest that the option takes, written likewise."""
 
     name = "duration"
+
+    def __init__(self, least: str | None = None, most: str | None = None) -> None:
+        self._least = least
+        self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.timedelta:
         if (found := length(str(value))) is None:
@@ -36,6 +41,10 @@ class Length(click.ParamType):  # type: ignore[type-arg]
                 param,
                 ctx,
             )
+        if self._least is not None and found < _known(self._least):
+            self.fail(f"it is at least {self._least}, and was {value}", param, ctx)
+        if self._most is not None and found > _known(self._most):
+            self.fail(f"it is at most {self._most}, and was {value}", param, ctx)
         return found
 
 
@@ -69,6 +78,12 @@ def instant(text: str) -> dt.datetime:
         return moment.astimezone(dt.UTC)
     except OverflowError:
         raise ValueError(f"{text!r} is outside the years 1 to 9999 in UTC") from None
+
+
+def _known(text: str) -> dt.timedelta:
+    found = length(text)
+    assert found is not None
+    return found
 
 
 def length(text: str) -> dt.timedelta | None:

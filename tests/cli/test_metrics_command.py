@@ -33,6 +33,12 @@ def test_it_prints_what_the_page_shows(run: Run, app: AsyncTask, write: Write) -
     assert 'async_task_attempts_due{queue="mail"} 1' in said.out.splitlines()
 
 
+@pytest.mark.parametrize(("given", "said"), [("0s", "at least 1ms"), ("2d", "at most 1d")])
+def test_a_timeout_out_of_its_range_is_a_usage_error(say: Run, given: str, said: str) -> None:
+    ended = say("metrics", "--timeout", given, "--database-url", "sqlite:///nowhere.sqlite")
+    assert (ended.code, ended.out, said in ended.err, ended.err.count("\n")) == (2, "", True, 1)
+
+
 @pytest.fixture
 def umask() -> Iterator[None]:
     before = os.umask(0o077)

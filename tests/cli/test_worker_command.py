@@ -245,6 +245,9 @@ def test_tables_of_another_version_exit_with_78(start: Start, engine: Engine) ->
         ("--processes 0", "0 is not in the range x>=1"),
         ("--processes none", "'none' is not a valid integer"),
         ("--poll often", "'often' is not a length of time"),
+        ("--poll 0s", "it is at least 10ms, and was 0s"),
+        ("--poll 1ms --processes 2", "it is at least 10ms, and was 1ms"),
+        ("--poll 2h", "it is at most 1h, and was 2h"),
         ("--settle-within 5", "'5' is not a length of time"),
         ("--queue=", "the name of a queue is missing"),
         ("--queue=:2", "the name of a queue is missing"),
@@ -262,8 +265,8 @@ def test_invalid_options_exit_with_2_and_one_sentence(say: Run, words: str, said
 
 
 @pytest.mark.only_on("sqlite")
-def test_values_that_do_not_fit_the_application_exit_with_78(start: Start) -> None:
-    for words in (["--poll", "1ms"], ["--settle-within", "1min"], ["--poll", "1ms", "--processes", "2"]):
+def test_a_value_that_does_not_fit_the_lease_of_the_application_exits_with_78(start: Start) -> None:
+    for words in (["--settle-within", "1min"], ["--settle-within", "1min", "--processes", "2"]):
         said = start(*words).completed()
         assert (said.returncode, said.stderr.count("\n")) == (78, 1)
 

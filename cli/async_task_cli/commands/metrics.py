@@ -23,7 +23,7 @@ READABLE = 0o644
     help="Write them to this file instead, which is replaced as a whole.",
 )  # fmt: skip
 @click.option(
-    "--timeout", type=Length(), default="5s", show_default=True, metavar="TIME",
+    "--timeout", type=Length(least="1ms", most="1d"), default="5s", show_default=True, metavar="TIME",
     help="Time that each statement may take.",
 )  # fmt: skip
 @reaching

@@ -10,12 +10,10 @@ from async_task_cli.moments import Length
 from async_task_cli.options import SETTINGS, Wanted, reaching
 from async_task_cli.terminal import is_watched
 
-LEAST = dt.timedelta(milliseconds=500)
-
 
 @click.command("top", context_settings=SETTINGS)
 @click.option(
-    "--every", type=Length(), default="2s", show_default=True, metavar="TIME",
+    "--every", type=Length(least="500ms"), default="2s", show_default=True, metavar="TIME",
     help="Time between two looks at the database, at least 500ms.",
 )  # fmt: skip
 @reaching
@@ -31,8 +29,6 @@ def top(wanted: Wanted, every: dt.timedelta) -> None:
     and numbers of failed and expired attempts (a + means the newest 50,000 only) are read every 10 s. The exit code
     is 130 after Ctrl-C.
     """
-    if every < LEAST:
-        raise Refusal("--every is at least 500ms", USAGE)
     if not is_watched():
         raise Refusal("top needs a terminal, and standard error is not one: use `async-task stats`", USAGE)
     with existing(wanted) as app:

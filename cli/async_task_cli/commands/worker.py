@@ -87,8 +87,9 @@ class Manner:
     help="A finished call is committed within this time, together with others; 0s: each has its own commit.",
 )  # fmt: skip
 @click.option(
-    "--poll", type=Length(), default="1s", show_default=True, metavar="TIME", help="Time between two polls when idle."
-)
+    "--poll", type=Length(least="10ms", most="1h"), default="1s", show_default=True, metavar="TIME",
+    help="Time between two polls when idle.",
+)  # fmt: skip
 @click.option(
     "--grace", type=Length(), default="30s", show_default=True, metavar="TIME",
     help="Time that running calls may take after SIGTERM; then they are abandoned.",
