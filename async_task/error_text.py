@@ -194,6 +194,12 @@ def secrets_in(arguments: Mapping[str, object], names: Collection[str] | None) -
     return frozenset(found | {written for text in found for written in _encodings(text)})
 
 
+def one_line_without(text: str, secrets: Collection[str]) -> str:
+    """The first line of a text of the user's, without any of `secrets`."""
+    shown = HIDDEN if len(secrets) > MAX_SECRETS else _hide(text, secrets)  # before it is cut, as in `describe`
+    return _cut(_first_line(shown), LONGEST_MESSAGE, " ")
+
+
 def sanitized(text: str) -> str:
     """The first word of an error alone: what follows may be personal data."""
     return (text.split(maxsplit=1) or [""])[0].rstrip(":")

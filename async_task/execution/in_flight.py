@@ -125,8 +125,16 @@ class FinishedCall(NamedTuple):
         if not isinstance(outcome, (Failed, Expired)):
             return None
         told = None if decision.error is None else call.describe_for_log(decision.error)
-        reason = decision.reason if chosen is None else DECIDED_BY_HOOK
+        reason = decision.reason if chosen is None else self._reason_of_hook(outcome.reason)
         return FinalFailure.of_claim(claim, outcome, reason, told)
+
+    def _reason_of_hook(self, stored: str) -> str:
+        """Why it ended, without the value of any argument. `stored`: the `last_error` that the hook has left: its
+        reason, or the error if it gave none."""
+        failure = self.failure
+        is_given = failure is None or not stored.startswith(failure.summary)
+        reason = self.call.reason_for_log(stored) if is_given else ""
+        return f"{DECIDED_BY_HOOK}: {reason}" if reason else DECIDED_BY_HOOK
 
     def _decided(self) -> Outcome:
         claim, _, decision, _ = self

@@ -15,7 +15,7 @@ from async_task.database.dialects import locks_rows
 from async_task.database.engines import Source
 from async_task.database.lanes import LOCKED_LIMIT, Lane
 from async_task.encryption.encryptors import NullEncryptor, context_of, encryptor_named, unseal
-from async_task.error_text import Failure, describe, describe_place, of_library, quotes_nothing, secrets_in
+from async_task.error_text import Failure, describe, describe_place, of_library, one_line_without, quotes_nothing, secrets_in
 from async_task.errors import ConfigurationError, DecryptionFailed, InvalidArguments, UnknownMethod, UnknownTarget
 from async_task.execution.parked_reasons import ParkedReasons
 from async_task.execution.starts import NO_STARTS, Starts
@@ -99,6 +99,12 @@ class PreparedCall(NamedTuple):
         if self.hidden is None and not self.method.policy.store_messages:
             return describe_place(error)
         return describe(error, secrets_in(self.arguments, None))
+
+    def reason_for_log(self, reason: str) -> str:
+        """A reason that the user gave, likewise: empty if the target stores no messages."""
+        if self.hidden is None and not self.method.policy.store_messages:
+            return ""
+        return one_line_without(reason, secrets_in(self.arguments, None))
 
     @property
     def session_class(self) -> type[Any] | None:

@@ -368,6 +368,32 @@ def test_what_the_error_hook_chooses_reaches_the_hook_of_that_outcome(
         assert dt.timedelta(days=2) < outcome.after < dt.timedelta(days=4)
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("the card of secret-7355608 is gone\nsince May", "its error hook decided so: the card of [hidden] is gone [...]"),
+        (None, "its error hook decided so"),
+    ],
+)
+def test_the_reason_of_the_error_hook_is_told_without_the_values_of_arguments(
+    engine: Engine, sessions: Any, caplog: pytest.LogCaptureFixture, reason: str | None, said: str
+) -> None:
+    error_hooks[:] = [lambda attempt, error: attempt.fail(reason=reason)]
+    with sessions.begin() as session:
+        given = {"target": Client, "method_name": "fail", "method_args": {"message": "secret-7355608"}}
+        made = HookedAttempt.create(**given, session=session).id
+    told: list[Failed] = []
+    try:
+        app = AsyncTask(engine, model=HookedAttempt, on_failed=lambda facts, outcome: told.append(outcome))
+        app.perform(made)
+    finally:
+        error_hooks.clear()
+    assert told == [Failed(made, f"{said}: Broken: [hidden]")]
+    assert f"failed for good after 1 try: {said}: Broken: [hidden] (attempt" in caplog.text
+    with sessions() as session:
+        assert session.get(HookedAttempt, made).last_error == (reason or "Broken: secret-7355608")
+
+
 @by_one_door
 def test_the_next_attempt_of_the_order_key_is_released_before_the_hook_is_called(
     engine: Engine, app: AsyncTask, write: Write
