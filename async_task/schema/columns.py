@@ -110,11 +110,17 @@ def Counter() -> Integer:
 
 def uuid7() -> uuid.UUID:
     """A UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, 12 bits of fractions of a millisecond, 62 random
-    bits. Those of one process sort by the time of creation, to a quarter of a microsecond."""
+    bits. Those of one thread sort by the time of creation, also while a test has stopped the clock."""
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
-    bits = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64
+    tick = milliseconds << 12 | rest * 4096 // 1_000_000
+    _latest[:] = tick, _latest[1] + 1 if tick == _latest[0] else 0
+    tick += _latest[1]
+    bits = (tick >> 12 & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (tick & 0xFFF) << 64
     return uuid.UUID(int=bits | 0b10 << 62 | _random_bits() >> 2)
 
+
+_latest = [0, 0]
+"""The tick of the last id, and how many others were made at that tick."""
 
 _random_ahead: dict[int, list[int]] = {}
 """By process: a forked one must not have those of its parent."""

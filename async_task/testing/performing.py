@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Table, select
 from async_task.attempts.ambient import none_begun
 from async_task.attempts.attempt import BaseAttempt
 from async_task.attempts.options import AnySession, SyncSession
-from async_task.database.greenlets import sleep
+from async_task.database.greenlets import has_loop_running, sleep
 from async_task.errors import AsyncTaskError, ConfigurationError
 from async_task.execution.performer import perform_claim, tracked_elsewhere
 from async_task.execution.prepared_call import ExecutionContext
@@ -69,7 +69,7 @@ def perform_all(session: AnySession | None = None, *, raises: bool = True) -> li
 
     `raises`: what a call raises is raised here, after its outcome is written, and the calls after it stay due: else a
     test would be green although its call has failed. With `raises=False`, read the outcomes; only KeyboardInterrupt,
-    `pytest.fail()`, `pytest.skip()` and the like are still raised.
+    `pytest.fail()`, `pytest.skip()` and the like are still raised, and the cancellation of the test itself.
 
     The session is flushed first, and its objects are read again afterwards. Pauses of queues hold; `max_running`,
     `rate` and `isolate` have no effect. Raises ConfigurationError for a call that cannot be performed here (an unknown
@@ -214,7 +214,17 @@ class _Due:
     def _raise_first(self, claim: Claim, outcome: Outcome) -> None:
         errors, self._errors[:] = list(self._errors), []
         for error in errors:
-            if self._raises or not isinstance(error, OF_CALLS):
+            if self._raises or not _is_of_call(error):
                 raise error
         if self._raises and isinstance(outcome, Parked):
             raise ConfigurationError(f"{claim.call} could not be performed: {outcome.reason}")
+
+
+def _is_of_call(error: BaseException) -> bool:
+    return isinstance(error, OF_CALLS) and not (isinstance(error, asyncio.CancelledError) and _is_test_canceled())
+
+
+def _is_test_canceled() -> bool:
+    """Whether somebody has canceled the task of the test, as a time limit around it does."""
+    task = asyncio.current_task() if has_loop_running() else None
+    return task is not None and task.cancelling() > 0

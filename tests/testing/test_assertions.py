@@ -1,5 +1,6 @@
 """`written`, `assert_written`, `assert_not_written`: what they compare, and what they say."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -31,6 +32,16 @@ def test_written_returns_the_attempts_of_the_session_in_order(session: Session, 
     assert [attempt.status for attempt in written(session)] == ["succeeded"] * 4
     with pytest.raises(UnknownTarget):
         written(session, print)
+
+
+def test_attempts_that_are_written_while_a_test_has_stopped_the_clock_are_in_order(
+    session: Session, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = 1_790_000_000_000_999_999  # the last tick of a millisecond
+    monkeypatch.setattr(time, "time_ns", lambda: stopped)
+    made = [call(Client.ping) for _ in range(20)]
+    assert written(session) == made
+    assert all(one.id.version == 7 for one in made)
 
 
 def test_the_session_and_the_function_are_given_by_name_too(session: Session, call: Any) -> None:

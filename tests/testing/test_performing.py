@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -500,6 +500,29 @@ def test_all_kinds_of_targets_run_on_an_async_session(play: Play) -> None:
         assert [one.num_errors for one in await written(session, outbox.effect_later)] == [2]
 
     play(test)
+
+
+def test_the_cancellation_of_the_test_itself_is_no_outcome(play: Play) -> None:
+    async def test(session: AsyncSession) -> None:
+        started = asyncio.Event()
+
+        async def act() -> None:
+            started.set()
+            await asyncio.Event().wait()
+
+        will(act)
+        call(session, outbox.act_later)
+        performing = asyncio.ensure_future(_awaited(perform_all(session, raises=False)))
+        await started.wait()
+        performing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await performing
+
+    play(test)
+
+
+async def _awaited(waiting: Awaitable[Any]) -> Any:
+    return await waiting
 
 
 @pytest.mark.slow
