@@ -35,7 +35,7 @@ def logged(command: F) -> F:
 
 class Lines(logging.Formatter):
     """One line for each record: text, or a JSON object with `@timestamp` (ISO 8601, UTC), `level`, `message`, `domain`,
-    `service`, `worker`, `logger`, `thread`, and where a record has them, `trace` and the FIELDS. What a target logs has
+    `service`, `worker`, `logger`, `thread`, and where a record has them, `trace`, `stack` and the FIELDS. What a target logs has
     those of its attempt.
 
     `worker`: to be set when the worker's name is known; until then it is the process.
@@ -51,21 +51,26 @@ class Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds")
         message = scrubbed(record.getMessage())
-        error = record.exc_info[1] if record.exc_info else None
+        more = _traces(record)
         if self._kind == TEXT:
-            line = f"{when} {record.levelname} {message}"
-            return line if error is None else f"{line}\n{trace_of(error).rstrip()}"
+            return "\n".join([f"{when} {record.levelname} {message}", *(text.rstrip() for text in more.values())])
         fields = {
             "@timestamp": when, "level": record.levelname, "message": message, "domain": self._domain,
             "service": self._service, "worker": self.worker, "logger": record.name, "thread": record.threadName,
         }  # fmt: skip
-        trace = {} if error is None else {"trace": trace_of(error)}
         about = {name: _shown(getattr(record, name)) for name in FIELDS if hasattr(record, name)}
-        return json.dumps(fields | _of_the_call() | about | trace)
+        return json.dumps(fields | _of_the_call() | about | more)
 
     def said(self, words: str, level: int = logging.INFO) -> str:
         """The line for `words`, for a signal handler, which must not use a logger."""
         return self.format(logging.LogRecord("async_task", level, "", 0, words, None, None)) + "\n"
+
+
+def _traces(record: logging.LogRecord) -> dict[str, str]:
+    """The traceback of the record's error, and the stack that it was logged with."""
+    error = record.exc_info[1] if record.exc_info else None
+    trace = {} if error is None else {"trace": trace_of(error)}
+    return trace | ({"stack": scrubbed(record.stack_info)} if record.stack_info else {})
 
 
 def _of_the_call() -> dict[str, object]:

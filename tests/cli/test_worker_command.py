@@ -319,6 +319,15 @@ def test_an_error_that_is_its_own_cause_is_logged_once() -> None:
         assert json.loads(Lines("json", "web").format(record))["trace"].count("Traceback ") == times
 
 
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_a_stack_that_was_asked_for_is_logged(kind: str) -> None:
+    stack = "Stack (most recent call last):\n  at pg://me:s3cret@db/x"
+    record = logging.LogRecord("shop", logging.INFO, "", 0, "here", (), None, sinfo=stack)
+    said = Lines(kind, "web").format(record)
+    shown = json.loads(said)["stack"] if kind == "json" else said.split("here\n")[1]
+    assert shown == stack.replace("s3cret", "***")
+
+
 def _its_own_cause() -> ValueError:
     error = ValueError("own")
     error.__cause__ = error
