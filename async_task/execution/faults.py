@@ -9,6 +9,7 @@ from async_task.error_text import quotes_nothing
 from async_task.errors import InvalidState
 from async_task.execution.prepared_call import PreparedCall
 from async_task.execution.transaction import CallTransaction
+from async_task.targets.context import Discard, RetryAfter
 
 MAX_LOSSES = 10
 """Tries in a row that may lose their connection in the same way, uncharged. A call that ends its connection at each try
@@ -78,6 +79,8 @@ def _is_fault(transaction: CallTransaction, error: BaseException) -> bool:
     """Whether an error in the attempt's own transaction is the infrastructure's."""
     if transaction.state.is_lost() or transaction.was_rolled_back or transaction.was_unopened:
         return isinstance(error, SQLAlchemyError)
+    if isinstance(error, (Discard, RetryAfter)):  # the target has caught the fault, and decided itself
+        return False
     return transaction.state.has_met_fault() and transient_error(error) is not None
 
 

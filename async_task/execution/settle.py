@@ -127,7 +127,7 @@ def _commit(
         if not transaction.is_past_limit:  # then its limit has ended it, and its error says so
             summary = finished.call.describe(problem).summary
             logger.warning("the outcome of attempt %s was not written at once: %s", finished.claim.id, summary)
-        transaction.close()
+        transaction.close(is_reusable=False)  # the call may have left it in another schema or role
         return finished, problem
     if not transaction.locks_next:
         # Before anything else is done: the next transaction may need this pool's last connection.

@@ -135,9 +135,11 @@ class CallTransaction:
             self._lane.limit(connection, self._limit)
             self._lock(connection)
             self.was_unopened = False
-        except BaseException:
+        except BaseException as problem:
             self.was_unopened = True
-            self.close()  # without lock and savepoint nothing may be written in it
+            # Without lock and savepoint nothing may be written in it. If the row could not even be asked for, an
+            # earlier call may have left the connection in another schema or role.
+            self.close(is_reusable=isinstance(problem, ClaimLost))
             raise
 
     def begin_next(self, claim: Claim) -> None:
@@ -180,9 +182,8 @@ class CallTransaction:
         Returns `answer`; `Raised` with the database's error if the writes cannot be kept, and with CommittedInside if
         they cannot be undone. If it `keeps_with_success`, the savepoint is still to be released.
         """
-        if self._for_session:
-            self._end_call()
-            self.state.drop_unless_free()
+        answer = self._flushed(answer)
+        self._end_call()
         if self._connection is not None and not self.state.is_lost():
             limit_waits(self._connection)
         if not isinstance(answer, Raised):
@@ -192,6 +193,19 @@ class CallTransaction:
             except BaseException as error:
                 answer = Raised(error)
         return self.undo(answer)
+
+    def _flushed(self, answer: object) -> object:
+        """Send what its session has not sent yet, as a part of the call: as long as the call may wait for a lock, this
+        may too. Returns `answer`, or `Raised` with what the database raises."""
+        if self._for_session:
+            self.state.drop_unless_free()
+        if isinstance(answer, Raised):
+            return answer
+        try:
+            self.session.keep()
+            return answer
+        except BaseException as error:
+            return Raised(error)
 
     def _end_call(self) -> None:
         if self._connection is not None:
@@ -213,7 +227,6 @@ class CallTransaction:
 
     def _keep_writes(self, *, can_wait: bool) -> None:
         """Release the savepoint, or leave that to `succeed` if it `can_wait`. Raises what the database raises."""
-        self.session.keep()
         if self._for_session and self._connection is not None:
             reclaim_savepoint(self._connection)
             self._check_root()
@@ -298,8 +311,9 @@ class CallTransaction:
         if connection is not None:
             run_committed(connection)
 
-    def close(self) -> None:
-        """Roll back what is not committed, and return the connection. The row of the next claim is no longer locked."""
+    def close(self, *, is_reusable: bool = True) -> None:
+        """Roll back what is not committed, and return the connection. The row of the next claim is no longer locked.
+        Unless it `is_reusable`, the connection is closed."""
         self._next = None
         self._end_call()
         connection = self.state.take()
@@ -314,7 +328,7 @@ class CallTransaction:
             connection.rollback()
         except Exception:
             is_sound = False
-        is_sound = is_sound and not self.is_disconnected
+        is_sound = is_sound and is_reusable and not self.is_disconnected
         with contextlib.suppress(Exception):
             self._lane.return_connection(connection, self._limit, is_sound=is_sound)
 

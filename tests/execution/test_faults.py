@@ -9,12 +9,25 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, insert, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text, update
 from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from async_task import Again, AsyncTask, Attempt, Failed, Parked, Retried, Retry, Succeeded, target
+from async_task import (
+    Again,
+    AsyncTask,
+    Attempt,
+    Discard,
+    Failed,
+    Parked,
+    Retried,
+    Retry,
+    RetryAfter,
+    Succeeded,
+    target,
+)
+from async_task.database import connections
 from async_task.execution import connection_state, group_commit, in_flight, performer, settle
 from async_task.execution.settle import MAX_LOSSES
 from async_task.worker import coroutines
@@ -460,6 +473,73 @@ def test_lock_errors_are_never_charged(app: AsyncTask, engine: Engine, write: Wr
         for _ in range(MAX_LOSSES + 2):
             assert isinstance(app.perform(attempt.id), Parked)
             let_pass(engine, 5)
+
+
+@both_modes
+@pytest.mark.only_on("postgresql", "mysql")
+def test_a_call_that_catches_a_lock_error_may_decide_itself(
+    app: AsyncTask, engine: Engine, write: Write, target: Any
+) -> None:
+    wanted: Any = select(effects.c.id).where(effects.c.what == "row 0")
+
+    def decide(error: Exception) -> Callable[[Session], None]:
+        def act(session: Session) -> None:
+            try:
+                session.execute(wanted.with_for_update(nowait=True))
+            except OperationalError:
+                raise error from None
+
+        return act
+
+    with engine.begin() as connection:
+        connection.execute(insert(effects).values(what="row 0"))
+    with engine.begin() as connection:
+        connection.execute(wanted.with_for_update())
+        for error, kind in ((RetryAfter("somebody is at it", after=600), Retried), (Discard("no more"), Failed)):
+            will(decide(error))
+            attempt = write(target)
+            assert isinstance(app.perform(attempt.id), kind)
+            assert row_of(engine, attempt.id).num_errors == 1
+
+
+@pytest.mark.slow
+@both_modes
+@pytest.mark.only_on("postgresql", "mysql")
+def test_the_last_flush_may_wait_as_long_as_the_call(
+    app: AsyncTask, engine: Engine, write: Write, target: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "WAITING", 0.3)
+    monkeypatch.setattr(connections, "WAITING_FOR_MYSQL", 0.3)
+    sleep = text("SELECT pg_sleep(0.8)" if engine.dialect.name == "postgresql" else "SELECT SLEEP(0.8)")
+
+    def act(session: Session) -> None:
+        put(session, "written")
+        event.listen(session, "before_commit", lambda session: session.execute(sleep))  # as a flush does there
+
+    will(act)
+    attempt = write(target)
+    with working(app):
+        await_(lambda: row_of(engine, attempt.id).num_attempts == 1, "it is called")
+        await_(lambda: row_of(engine, attempt.id).claim_id is None, "it has an outcome")
+    row = row_of(engine, attempt.id)
+    assert (row.status, row.num_attempts, row.last_error) == ("succeeded", 1, None)
+    assert of_the_call(engine) == ["written"]
+
+
+@pytest.mark.only_on("mysql")
+def test_the_next_call_has_another_connection_than_one_that_changed_its_database(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    name = engine.url.database
+    acts = [
+        lambda session: session.execute(text("USE information_schema")),
+        *(lambda session: session.execute(insert(effects).values(what=session.scalar(text("SELECT database()")))),) * 3,
+    ]
+    will(lambda session: acts.pop(0)(session) and None)
+    made = [write(act_in_session) for _ in range(4)]
+    app.run_batch()
+    assert [row_of(engine, one.id).status for one in made] == ["pending"] + ["succeeded"] * 3
+    assert of_the_call(engine) == [name] * 3
 
 
 @target("test.use_session_late", retry=Retry.every(60), mode="leased", timeout=1)
