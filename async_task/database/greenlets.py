@@ -1,10 +1,12 @@
 """Coroutines in greenlets: where synchronous code may use the connections of an AsyncEngine, and must not block."""
 
 import asyncio
+import contextlib
 import functools
+import threading
 import time
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -45,6 +47,17 @@ def sleep(seconds: float) -> None:
         await_only(asyncio.sleep(seconds))
     else:
         time.sleep(seconds)
+
+
+@contextlib.contextmanager
+def holding(lock: threading.Lock) -> Iterator[None]:
+    """Hold a lock, without blocking the event loop on which whoever has it may need to come to an end."""
+    while not lock.acquire(blocking=not has_loop_running()):
+        sleep(0.001)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def has_loop_running() -> bool:

@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import datetime as dt
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
@@ -22,7 +22,7 @@ from sqlalchemy.util import await_only, greenlet_spawn  # they need greenlet onl
 from async_task.database.answers import called, returned_or_raised, run_to_end, uncanceled
 from async_task.database.disconnection import disconnect
 from async_task.database.engines import Source, keep_opened
-from async_task.database.greenlets import has_loop_running, run_in_greenlet, sleep
+from async_task.database.greenlets import has_loop_running, run_in_greenlet
 from async_task.database.server_sessions import limit_session, unlimit_session
 
 T = TypeVar("T")
@@ -171,17 +171,6 @@ class Lane:
         `run` or `run_during_call`."""
         with asyncio.Runner() as runner:  # the lane's own may be running a call, on its thread
             return runner.run(work)
-
-    @contextlib.contextmanager
-    def holding(self, lock: threading.Lock) -> Iterator[None]:
-        """Hold a lock that the work of `run_during_call` holds too. Inside of `run`."""
-        # On an event loop we never block: the other thread's work needs the loop to come to an end.
-        while not lock.acquire(blocking=not self.is_async):
-            sleep(0.001)
-        try:
-            yield
-        finally:
-            lock.release()
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call a plain function that uses no session of ours: what it returned, or `Raised`. Inside of `run`."""

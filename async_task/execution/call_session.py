@@ -1,10 +1,10 @@
 """The session that a target is handed. It works inside of the transaction of the call, and never ends it."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import IllegalStateChangeError
 from sqlalchemy.orm import Session
 
 from async_task.database.lanes import Lane, lend_lane
@@ -48,14 +48,13 @@ class CallSession:
             self._session.close()
             self._session = None
 
-    def undo(self) -> None:
-        """Undo its writes, and close it."""
-        if self._session is not None:
-            with contextlib.suppress(Exception):
-                self._session.rollback()
-            with contextlib.suppress(Exception):
-                self._session.close()
-            self._session = None
+    def undo(self) -> bool:
+        """Undo its writes, and close it. Returns whether that was possible: not while another task of the call uses
+        it, which may still write something."""
+        session, self._session = self._session, None
+        if session is None:
+            return True
+        return all([_has_ended(session.rollback), _has_ended(session.close)])
 
     def forget(self) -> None:
         """The next call begins, which gets a session of its own."""
@@ -66,3 +65,14 @@ class CallSession:
         if session is not self._session:
             raise AsyncTaskError("the call that this session was made for has ended")
         return open_transaction()
+
+
+def _has_ended(end: Callable[[], None]) -> bool:
+    """Whether this end of a session was possible, or failed for another reason than that it is in use."""
+    try:
+        end()
+    except IllegalStateChangeError:
+        return False
+    except Exception:
+        return True
+    return True

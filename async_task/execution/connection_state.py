@@ -21,10 +21,12 @@ class ConnectionState:
         self.connection: Connection | None = None
         self._is_lost = False
         self._was_dropped = False
+        self._is_in_use = False
         self._has_met_fault = False
 
     def forget_faults(self) -> None:
         """A call begins: the faults of earlier work on its connection are not its own."""
+        self._is_in_use = False
         if self.connection is not None:
             FAULTS.pop(self.connection, None)
 
@@ -44,7 +46,7 @@ class ConnectionState:
 
     def is_dropped(self) -> bool:
         """Whether the call itself invalidated it: it was lost, and no driver had reported that."""
-        return self.is_lost() and self._was_dropped
+        return self.is_lost() and (self._was_dropped or self._is_in_use)
 
     def drop_unless_free(self) -> None:
         """After the call. Drop it if it was detached from its pool, or if a statement is still running on it: a stream
@@ -53,9 +55,15 @@ class ConnectionState:
         if self.connection is None or self.is_lost():
             return
         if _is_busy(self.connection):
-            self.connection.invalidate()
+            self.drop()
         elif self.connection.connection.is_detached:
             _end_detached(self.connection)
+
+    def drop(self) -> None:
+        """Drop it, as the call still uses it; what becomes of its statements says nothing."""
+        if self.connection is not None:
+            self.connection.invalidate()
+            self._is_in_use = True
 
     def has_met_fault(self) -> bool:
         """Whether a statement on it met an error of the infrastructure. Other engines do not count."""
@@ -71,14 +79,16 @@ class ConnectionState:
 
 
 def _is_busy(connection: Connection) -> bool:
-    """Whether a statement of psycopg's is running on it: no other driver makes us wait for one."""
-    lock = getattr(connection.connection.driver_connection, "lock", None)
+    """Whether a statement of the call's is running on it."""
+    pooled = connection.connection
+    lock = getattr(pooled.driver_connection, "lock", None)  # psycopg's
     if isinstance(lock, _Lock):  # another thread may just be ending its own
         is_free = lock.acquire(timeout=LONGEST_END)
         if is_free:
             lock.release()
         return not is_free
-    return isinstance(lock, asyncio.Lock) and lock.locked()
+    others = getattr(pooled.dbapi_connection, "_execute_mutex", None)  # SQLAlchemy's, for other asynchronous drivers
+    return any(isinstance(one, asyncio.Lock) and one.locked() for one in (lock, others))
 
 
 def _end_detached(connection: Connection) -> None:

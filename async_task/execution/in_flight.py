@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from async_task.database.answers import Raised
+from async_task.database.greenlets import holding
 from async_task.database.lanes import Lane
 from async_task.error_text import Failure, quotes_nothing
 from async_task.errors import AsyncTaskError
@@ -205,7 +206,7 @@ class InFlight:
     def lock(self) -> AbstractContextManager[object]:
         """For the lane's own thread. Inside of `lane.run`."""
         # On an event loop it must not block: the thread that holds the lock may need that loop.
-        return self._lane.holding(self._lock) if self._lane.is_async else self._lock
+        return holding(self._lock) if self._lane.is_async else self._lock
 
     @contextmanager
     def try_lock(self, timeout: float) -> Iterator[bool]:

@@ -7,6 +7,8 @@
 
 import logging
 
+from sqlalchemy.exc import IntegrityError
+
 from async_task.database.answers import Raised
 from async_task.database.transactions import LONG_PATIENCE, retry_transient
 from async_task.errors import ClaimLost, InvalidState
@@ -127,7 +129,8 @@ def _commit(
         if not transaction.is_past_limit:  # then its limit has ended it, and its error says so
             summary = finished.call.describe(problem).summary
             logger.warning("the outcome of attempt %s was not written at once: %s", finished.claim.id, summary)
-        transaction.close(is_reusable=False)  # the call may have left it in another schema or role
+        # Unless a row was refused, the call may have left the connection in another schema or role.
+        transaction.close(is_reusable=isinstance(problem, IntegrityError))
         return finished, problem
     if not transaction.locks_next:
         # Before anything else is done: the next transaction may need this pool's last connection.

@@ -3,6 +3,7 @@ session inside of a savepoint, and commits with the outcome."""
 
 import contextlib
 import datetime as dt
+import threading
 import time
 
 from sqlalchemy import Connection, Table
@@ -14,6 +15,7 @@ from async_task.database.connections import limit_waits
 from async_task.database.dialects import call_committed, chains, has_commit_listeners, pipelines
 from async_task.database.disconnection import disconnect
 from async_task.database.driver_errors import FAULTS, IN_CALLS, is_transient
+from async_task.database.greenlets import holding
 from async_task.database.lanes import Lane
 from async_task.database.savepoints import lend_savepoint, reclaim_savepoint
 from async_task.error_text import quotes_nothing
@@ -67,6 +69,7 @@ class CallTransaction:
         self._for_session = for_session
         self._root: RootTransaction | None = None
         self.session = CallSession(lane)
+        self._opening = threading.Lock()
         self._is_committed = False
         self._num_waiting = 0
         self._next: Claim | None = None
@@ -110,20 +113,24 @@ class CallTransaction:
 
     def open(self) -> Connection:
         """Begin, lock the row, check the claim, set the savepoint. Raises ClaimLost and Disconnected."""
-        if self.is_claim_lost:
-            raise ClaimLost(LOST)
-        if self._connection is None:
-            try:
-                self._begin()
-            except (DBAPIError, InvalidRequestError) as problem:
-                # It was lost while it was idle, or the call before has left a transaction open in a generator: nothing
-                # of this call was done on it.
-                if isinstance(problem, DBAPIError) and not problem.connection_invalidated:
-                    raise
-                self.state.forget_lost()
-                self._begin()
-        assert self._connection is not None
-        return self._connection
+        with holding(self._opening):  # two tasks of one call may use its session for the first time
+            if self.is_claim_lost:
+                raise ClaimLost(LOST)
+            if self._connection is None:
+                self._begin_anew()
+            assert self._connection is not None
+            return self._connection
+
+    def _begin_anew(self) -> None:
+        try:
+            self._begin()
+        except (DBAPIError, InvalidRequestError) as problem:
+            # It was lost while it was idle, or the call before has left a transaction open in a generator: nothing of
+            # this call was done on it.
+            if isinstance(problem, DBAPIError) and not problem.connection_invalidated:
+                raise
+            self.state.forget_lost()
+            self._begin()
 
     def _begin(self) -> None:
         connection = self.state.connection = self._connect()
@@ -198,7 +205,8 @@ class CallTransaction:
         """Send what its session has not sent yet, as a part of the call: as long as the call may wait for a lock, this
         may too. Returns `answer`, or `Raised` with what the database raises."""
         if self._for_session:
-            self.state.drop_unless_free()
+            with holding(self._opening):  # a task that the call has left behind may be at it
+                self.state.drop_unless_free()
         if isinstance(answer, Raised):
             return answer
         try:
@@ -238,7 +246,8 @@ class CallTransaction:
     def _undo_writes(self) -> None:
         """Roll back to the savepoint, and keep the lock. If the server has rolled back everything, the transaction is
         no longer `is_usable`. Raises CommittedInside if the writes can no longer be rolled back."""
-        self.session.undo()
+        if not self.session.undo():
+            self.state.drop()
         if not self._for_session or self._connection is None:
             return
         forget_waiting(self._connection, self._num_waiting)

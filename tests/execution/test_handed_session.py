@@ -1,18 +1,19 @@
 """Calls that a target writes down without `session=`: they are written in the session that the target was handed."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt, ConfigurationError, NoTransaction, Retried, Succeeded, target
 from clockwork import row_of
 from conftest import by_one_door
-from outbox import Broken, act_in_async_session, act_in_session, act_in_session_leased, act_shared, will
+from outbox import Broken, act_in_async_session, act_in_session, act_in_session_leased, act_shared, effects, will
 
 Write = Callable[..., Attempt]
 
@@ -58,6 +59,29 @@ def test_a_coroutine_writes_a_call_down_before_it_has_used_its_session(
     will(write_down)
     assert isinstance(app.perform(write(act_in_async_session).id), Succeeded)
     assert number_of_followers(engine) == 1
+
+
+@pytest.mark.parametrize("door", ["async"])
+def test_two_tasks_that_use_the_session_first_get_one_transaction(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    """As in SQLAlchemy alone: both are served, or the second one is refused at once."""
+
+    async def gather(session: AsyncSession) -> None:
+        await asyncio.gather(*(session.execute(insert(effects).values(what=what)) for what in ("one", "other")))
+
+    will(gather)
+    attempt = write(act_in_async_session)
+    outcome = app.perform(attempt.id)
+    with engine.connect() as connection:
+        found = sorted(connection.scalars(select(effects.c.what)))
+    if isinstance(outcome, Succeeded):
+        assert found == ["one", "other"]
+    else:
+        assert isinstance(outcome, Retried)
+        assert str(outcome.error).startswith(("InvalidRequestError", "InvalidState: the target"))
+        assert found == []
+    assert row_of(engine, attempt.id).num_attempts == 1
 
 
 @by_one_door
