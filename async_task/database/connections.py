@@ -7,7 +7,9 @@
 Behind a pooler in transaction mode the server's limits are not set: they would hold for other clients too.
 """
 
+import asyncio
 import contextlib
+import inspect
 import os
 import socket
 import threading
@@ -20,7 +22,7 @@ from sqlalchemy import Connection, Pool, event
 from sqlalchemy.engine import Dialect
 
 from async_task.database.dialects import locks_rows
-from async_task.database.disconnection import descriptor_of
+from async_task.database.disconnection import descriptor_of, interrupt
 
 CONNECTING = 3
 """Seconds in which a connection must be made: a network that is back is noticed by the next attempt."""
@@ -50,6 +52,7 @@ _connecting = _Connecting()
 def guard(pool: Pool, dialect: Dialect) -> None:
     """Let all connections of this private pool have the limits above."""
     if not locks_rows(dialect):  # SQLite: a file, and busy_timeout
+        event.listen(pool, "invalidate", _on_invalidate)
         return
     if not event.contains(dialect, "do_connect", _on_connect):
         event.listen(dialect, "do_connect", _on_connect)
@@ -105,6 +108,26 @@ def _on_connected(connection: Any, record: Any) -> None:
         _limit_server(connection, driver.pgconn.backend_pid, driver.pgconn.server_version // 10_000)
     elif hasattr(driver, "get_server_pid"):  # asyncpg
         _limit_server(connection, driver.get_server_pid(), driver.get_server_version().major)
+
+
+_rolling_back: set[asyncio.Task[None]] = set()
+
+
+def _on_invalidate(connection: Any, record: Any, error: BaseException | None) -> None:
+    """Of SQLite: end the statement and the transaction, which keeps the file locked. Closing alone does not, as long as
+    anything refers to a cursor, like the traceback of the error that is to be recorded."""
+    driver = getattr(connection, "driver_connection", connection)
+    with contextlib.suppress(Exception):
+        interrupt(driver)
+        if inspect.iscoroutinefunction(driver.rollback):
+            rolling_back = asyncio.get_running_loop().create_task(_roll_back(driver))
+            _rolling_back.add(rolling_back)
+            rolling_back.add_done_callback(_rolling_back.discard)
+
+
+async def _roll_back(driver: Any) -> None:
+    with contextlib.suppress(Exception):
+        await driver.rollback()
 
 
 def _watch_peer(descriptor: int) -> None:

@@ -24,6 +24,7 @@ def disconnect(connection: Connection) -> None:
     """
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
+        interrupt(driver)
         closing = driver.close()
         if inspect.iscoroutine(closing):  # aiosqlite has a thread of its own, and any event loop may wait for that
             closer = threading.Thread(target=_close, args=(closing,), name="async-task-close", daemon=True)
@@ -38,6 +39,12 @@ def disconnect(connection: Connection) -> None:
         end.close()
     if cancel is not None:  # on a thread of its own, because a network that is down blocks it
         threading.Thread(target=_send_cancel, args=(cancel,), name="async-task-cancel", daemon=True).start()
+
+
+def interrupt(driver: Any) -> None:
+    """End the statement that a connection to SQLite executes, if any: until its end the file stays locked. aiosqlite
+    goes on with the statement of a coroutine that was canceled, on its thread."""
+    getattr(driver, "_conn", driver).interrupt()
 
 
 def _close(closing: Coroutine[Any, Any, None]) -> None:

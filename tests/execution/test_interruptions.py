@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, delete, event, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import Engine, create_engine, delete, event, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from async_task import (
@@ -28,7 +28,7 @@ from async_task import (
 from async_task.schema.tables import Worker
 from clockwork import row_of
 from databases import Database
-from outbox import Broken, act, act_in_session, act_leased, calls, will
+from outbox import Broken, act, act_in_session, act_leased, calls, effects, will
 
 Write = Callable[..., Attempt]
 LEASE = 1.0
@@ -54,6 +54,28 @@ def test_an_async_target_that_cancels_its_own_task_is_charged_with_an_error(
     row = row_of(engine, attempt.id)
     assert (row.status, row.claim_id, row.num_errors) == (Status.PENDING, None, 1)
     assert row_of(engine, other.id).status == Status.SUCCEEDED
+
+
+MINUTES = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 1000000000) SELECT count(*) FROM c"
+
+
+@target("test.interruptions.take_minutes", retry=Retry.every(60), timeout=0.3)
+async def take_minutes(session: AsyncSession) -> None:
+    await session.execute(insert(effects).values(what="undone"))
+    await session.execute(text(MINUTES))
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("door", ["async"])
+def test_a_coroutine_that_is_canceled_in_a_statement_does_not_keep_the_file_locked(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    attempt = write(take_minutes)
+    assert isinstance(app.perform(attempt.id), Retried)
+    with engine.begin() as connection:
+        assert connection.scalars(select(effects.c.what)).all() == []
+        connection.execute(insert(effects).values(what="written"))
+    assert str(row_of(engine, attempt.id).last_error).startswith("TimeoutError: the call took longer")
 
 
 @pytest.mark.slow
