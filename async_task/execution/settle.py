@@ -147,7 +147,7 @@ def _settle_unanswered(
 ) -> Settlement:
     """A failed COMMIT, or a lost connection, proves nothing: read the row again."""
     claim, call = finished.claim, finished.call
-    if call.session_class is None or finished.decision.error is not None:
+    if call.session_class is None or finished.decision.error is not None or not transaction.was_opened:
         # The call was made, and its transaction held no writes of its own: the outcome is written, not called again.
         return write_unless_written(context, finished)
     if (settlement := read_back(context, finished)) is not None:

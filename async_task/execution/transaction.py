@@ -101,6 +101,11 @@ class CallTransaction:
         return self._connection is not None
 
     @property
+    def was_opened(self) -> bool:
+        """Whether it has been open for the claim that it has now: without that, the call has written nothing in it."""
+        return self._opened_at is not None
+
+    @property
     def is_usable(self) -> bool:
         """Whether the outcome can be written in it: it is open, and still the transaction that we began."""
         root = self._root

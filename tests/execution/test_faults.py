@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select,
 from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from async_task import (
     Again,
@@ -473,6 +474,42 @@ def test_lock_errors_are_never_charged(app: AsyncTask, engine: Engine, write: Wr
         for _ in range(MAX_LOSSES + 2):
             assert isinstance(app.perform(attempt.id), Parked)
             let_pass(engine, 5)
+
+
+@target("test.return_early", mode="leased", retry=Retry.never())
+def return_early(session: Session) -> Any:
+    return act_in_session_leased(session)
+
+
+@pytest.mark.only_on("postgresql", "mysql")
+@pytest.mark.parametrize("door", ["sync"])
+def test_a_call_that_has_not_used_its_session_is_not_charged_for_a_lost_connection(
+    app: AsyncTask, engine: Engine, write: Write
+) -> None:
+    numbers: list[int] = []
+
+    def act(session: Session) -> None:
+        numbers.append(1)
+        end_connections(engine)  # also of the one that will be taken from the pool
+
+    will(act)
+    attempt = write(return_early)
+    assert isinstance(app.perform(attempt.id), Succeeded)
+    assert (row_of(engine, attempt.id).status, numbers) == ("succeeded", [1])
+
+
+def end_connections(engine: Engine) -> None:
+    """Those of this database."""
+    name, other = {"name": engine.url.database}, create_engine(engine.url, poolclass=NullPool)
+    with engine.connect(), other.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            others = "FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
+            connection.execute(text(f"SELECT pg_terminate_backend(pid) {others}"), name)
+            return
+        listed = "SELECT id FROM information_schema.processlist WHERE db = :name AND id <> connection_id()"
+        for number in connection.scalars(text(listed), name).all():
+            with contextlib.suppress(OperationalError):  # it has just ended
+                connection.execute(text(f"KILL {number}"))
 
 
 @both_modes
