@@ -131,7 +131,10 @@ def _insert_or_find(
         if may_look and (there := own.scalars(find).first()) is not None:
             return there
         connection.execute(insert.on_duplicate_key_update(id=table.c.id))
-        return own.scalars(find.with_for_update(read=True)).unique().one()
+        there = own.scalars(find.with_for_update(read=True)).unique().one_or_none()
+        if there is None:  # the row was not refused for its token, but by a unique column of the user's own
+            connection.execute(insert)
+        return there
     unless_there = insert.on_conflict_do_nothing(
         index_elements=_TOKEN, index_where=table.c.idempotence_token.is_not(None)
     )

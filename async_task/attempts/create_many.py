@@ -36,8 +36,8 @@ from async_task.attempts.telemetry import Writing, is_traced, traced
 from async_task.database.clock import Instant, clock_now
 from async_task.database.dialects import copies_rows
 from async_task.database.numbering import numbered, take_numbers
-from async_task.database.sessions import blocking_session, write_arguments
-from async_task.errors import AsyncTaskError, InvalidArguments
+from async_task.database.sessions import asyncio_kinds, blocking_session, write_arguments
+from async_task.errors import AsyncTaskError, ConfigurationError, InvalidArguments
 from async_task.schema.columns import HiddenText
 from async_task.wakeup.after_commit import call_after_commit
 from async_task.wakeup.commit_hooks import wake_after_commit, wake_after_connection_commit
@@ -55,6 +55,8 @@ def insert_many(model: type[Any], where: object, rows: Iterable[Mapping[str, Any
     A session is flushed first. Raises IntegrityError for a used token, and what `create` raises, with the row's number.
     """
     mapper, table = single_table(model, "create_many")
+    if isinstance(where, asyncio_kinds("AsyncConnection")):
+        raise ConfigurationError("create_many does I/O: await connection.run_sync(Attempt.create_many, rows)")
     _check_rows(rows)
     made = _drafts(mapper, table, rows)
     are_alike = are_many_alike(rows) and not (unwritten.is_off or is_traced(table)) and _has_only_begun(where)

@@ -1,12 +1,13 @@
 """A session is given by position or by name, in the same way to everything that takes one."""
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from async_task import Attempt, ConfigurationError, acting, add_note, events_of, notes_of
@@ -100,6 +101,18 @@ def test_so_do_those_of_an_operation(name: str, more: dict[str, Any], given: tup
     verb = getattr(Batch(), name)
     with pytest.raises(ConfigurationError, match="session= takes a Session or an AsyncSession, not int"):
         verb(*given, **more, **({} if given else {"session": 7}))
+
+
+def test_create_many_on_an_async_connection_says_how_to_call_it(engine: Engine, async_engine_url: str) -> None:
+    async def body() -> None:
+        made = create_async_engine(async_engine_url)
+        async with made.begin() as connection:
+            with pytest.raises(ConfigurationError, match=r"await connection.run_sync\(Attempt.create_many, rows\)"):
+                Attempt.create_many(connection, [CALL])  # type: ignore[call-overload]
+            assert len(await connection.run_sync(Attempt.create_many, [CALL])) == 1
+        await made.dispose()
+
+    asyncio.run(body())
 
 
 def test_run_sync_gives_it_by_position(engine: Engine, async_engine_url: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, String
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import databases
@@ -25,6 +26,7 @@ class TenantAttempt(BaseAttempt, Base):
 
     tenant: Mapped[str] = mapped_column(String(20))
     colour: Mapped[str | None] = mapped_column("color", String(20), default="red")
+    number: Mapped[int | None] = mapped_column(unique=True)
     lock_version: Mapped[int] = mapped_column()
 
     __mapper_args__ = {"version_id_col": lock_version}  # noqa: RUF012
@@ -61,6 +63,16 @@ def test_own_columns_are_written_by_every_verb(tenants: None, sessions: Sessions
     with sessions.begin() as session:
         found = [session.get_one(TenantAttempt, one) for one in ids]
         assert [(one.tenant, one.colour, one.lock_version) for one in found] == [("acme", "blue", 1)] * len(ids)
+
+
+def test_ensure_tells_a_used_value_of_a_unique_column_from_a_used_token(tenants: None, sessions: Sessions) -> None:
+    given: dict[str, Any] = {"target": Client, "method_name": "hurry", "columns": {"tenant": "acme", "number": 7}}
+    with sessions.begin() as session:
+        first = TenantAttempt.ensure(session, idempotence_token="one", **given).id
+    with sessions() as session:
+        assert TenantAttempt.ensure(session, idempotence_token="one", **given).id == first
+        with pytest.raises(IntegrityError):
+            TenantAttempt.ensure(session, idempotence_token="other", **given)
 
 
 @pytest.mark.in_turns
