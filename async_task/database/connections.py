@@ -63,11 +63,29 @@ def guard(pool: Pool, dialect: Dialect) -> None:
         _connecting.is_private = True
         try:
             return connect(*given)
+        except Exception as error:
+            if not _is_unknown(error):
+                raise
+            raise _as_driver_error(dialect, error) from error
         finally:
             _connecting.is_private = False
 
     inner._creator = connect_privately
     event.listen(pool, "connect", _on_connected)
+
+
+def _is_unknown(error: Exception) -> bool:
+    """Whether SQLAlchemy lets this error of a connection that could not be made through as it is: those of asyncpg, and
+    of the system below it. Then nobody would wait for the database to be back."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] == "asyncpg"
+
+
+def _as_driver_error(dialect: Dialect, error: Exception) -> Exception:
+    """The same as an error of the dialect's driver, from which SQLAlchemy makes its own."""
+    made: Any = dialect.loaded_dbapi.OperationalError(str(error) or type(error).__name__)
+    made.sqlstate = made.pgcode = getattr(error, "sqlstate", None)
+    known: Exception = made
+    return known
 
 
 def limit_waits(connection: Connection, seconds: float | None = None) -> None:

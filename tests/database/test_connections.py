@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from async_task.database import connections
@@ -76,6 +76,24 @@ def test_a_statement_of_a_call_may_keep_the_server_silent_for_longer(
         limit_waits(connection)
         with pytest.raises(DBAPIError):
             sleeping(connection, 5)
+
+
+def opening(url: URL) -> None:
+    with open_lane(Source(create_async_engine(url))):
+        pass
+
+
+@pytest.mark.only_on("postgresql")
+def test_what_asyncpg_raises_while_it_connects_is_an_error_of_sqlalchemy(database: Database) -> None:
+    """As with all other drivers; else nobody would wait until the database is back."""
+    url = make_url(database.sync_url).set(drivername="postgresql+asyncpg")
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and nobody listens
+        with pytest.raises(OperationalError, match="Connect call failed"):
+            opening(URL.create("postgresql+asyncpg", "postgres", host="127.0.0.1", port=bound.getsockname()[1]))
+    with pytest.raises(DBAPIError, match="does not exist") as raised:
+        opening(url.set(database="async_task_nowhere"))
+    assert getattr(raised.value.orig, "sqlstate", None) == "3D000"
 
 
 def limits_of(engine: Engine) -> dict[str, str]:

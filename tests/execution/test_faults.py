@@ -8,10 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text, update
 from sqlalchemy.exc import InternalError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
@@ -496,6 +497,37 @@ def test_a_call_that_has_not_used_its_session_is_not_charged_for_a_lost_connecti
     attempt = write(return_early)
     assert isinstance(app.perform(attempt.id), Succeeded)
     assert (row_of(engine, attempt.id).status, numbers) == ("succeeded", [1])
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("driver", ["psycopg_async", "asyncpg"])
+@pytest.mark.parametrize("called", [act, act_later])
+def test_a_finished_call_is_not_made_again_after_an_outage(
+    database: Database, engine: Engine, write: Write, driver: str, called: Any
+) -> None:
+    numbers: list[int] = []
+    made = create_async_engine(make_url(database.sync_url).set(drivername=f"postgresql+{driver}"))
+
+    def refuse(*_: Any) -> None:
+        if numbers and len(numbers) < 4:
+            numbers.append(0)
+            raise ConnectionRefusedError("refused") if driver == "asyncpg" else psycopg.OperationalError("refused")
+
+    def lose() -> None:
+        end_connections(engine)
+        numbers.append(1)
+
+    async def lose_later() -> None:
+        lose()
+
+    event.listen(made.sync_engine, "do_connect", refuse)
+    will(lose if called is act else lose_later)
+    attempt = write(called)
+    app = AsyncTask(made)
+    app.run_batch(concurrency=1)
+    app.close()
+    engine.dispose()
+    assert (row_of(engine, attempt.id).status, numbers) == ("succeeded", [1, 0, 0, 0])
 
 
 def end_connections(engine: Engine) -> None:
