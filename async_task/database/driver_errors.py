@@ -13,6 +13,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 # 26000 and 42P05: a pooler in transaction mode has given the next transaction a session that does not have, or has
 # already, the statement that the driver prepared.
 TRANSIENT_STATES = ("08", "53", "57P", "40001", "40P01", "25006", "55P03", "26000", "42P05")
+LIMIT_EXCEEDED = "53400"
+"""A query of the call's own has exceeded a limit, as `temp_file_limit`, and will do so again."""
 TRANSIENT_CODES = frozenset(
     {1020, 1021, 1040, 1041, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 1290, 1836, 2002, 2003, 2006, 2013, 2055}
 )
@@ -37,7 +39,7 @@ def is_transient(error: BaseException | None) -> bool:
         return code in TRANSIENT_CODES
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
-        return state.startswith(TRANSIENT_STATES)
+        return state.startswith(TRANSIENT_STATES) and state != LIMIT_EXCEEDED
     return any(word in str(error).lower() for word in TRANSIENT_WORDS)
 
 

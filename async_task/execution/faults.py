@@ -48,9 +48,8 @@ def _is_past_limit(transaction: CallTransaction, error: BaseException) -> bool:
 
 def _limit_error(call: PreparedCall, error: BaseException) -> TimeoutError:
     limit = f"{call.limit.total_seconds():g} s"
-    late = quotes_nothing(
-        TimeoutError(f"the call held its transaction longer than its limit, {limit} (timeout=, or mode='leased')")
-    )
+    advice = "timeout=, or mode='leased'" if call.is_locked else "timeout=, or use the session last"
+    late = quotes_nothing(TimeoutError(f"the call held its transaction longer than its limit, {limit} ({advice})"))
     late.__cause__ = error
     return late
 

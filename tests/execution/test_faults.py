@@ -477,6 +477,19 @@ def test_lock_errors_are_never_charged(app: AsyncTask, engine: Engine, write: Wr
             let_pass(engine, 5)
 
 
+@pytest.mark.only_on("postgresql")
+def test_a_query_that_exceeds_its_own_limit_is_charged(app: AsyncTask, engine: Engine, write: Write) -> None:
+    def act(session: Session) -> None:
+        for said in ("SET LOCAL work_mem = '64kB'", "SET LOCAL temp_file_limit = '64kB'"):
+            session.execute(text(said))
+        session.execute(text("SELECT count(*) FROM (SELECT generate_series(1, 100000) g ORDER BY 1 DESC) q"))
+
+    will(act)
+    attempt = write(act_in_session)
+    assert isinstance(app.perform(attempt.id), Retried)
+    assert "temp_file_limit" in row_of(engine, attempt.id).last_error
+
+
 @target("test.return_early", mode="leased", retry=Retry.never())
 def return_early(session: Session) -> Any:
     return act_in_session_leased(session)
