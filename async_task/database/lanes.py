@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import contextvars
 import datetime as dt
-import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

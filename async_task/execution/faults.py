@@ -56,8 +56,8 @@ def _limit_error(call: PreparedCall, error: BaseException) -> TimeoutError:
 
 def _dropped_error(error: BaseException) -> InvalidState:
     dropped = InvalidState(
-        "the target invalidated the connection of its session, closed it, canceled a statement on it, or left a stream, "
-        "a COPY or a task of its own on it before its end: raise, or roll back"
+        "the target invalidated the connection of its session, closed it, canceled a statement on it, or left a stream "
+        "or COPY, or a task of its own, on it before its end: raise, or roll back"
     )
     dropped.__cause__ = error
     return dropped

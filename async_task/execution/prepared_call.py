@@ -15,7 +15,15 @@ from async_task.database.dialects import locks_rows
 from async_task.database.engines import Source
 from async_task.database.lanes import LOCKED_LIMIT, Lane
 from async_task.encryption.encryptors import NullEncryptor, context_of, encryptor_named, unseal
-from async_task.error_text import Failure, describe, describe_place, of_library, one_line_without, quotes_nothing, secrets_in
+from async_task.error_text import (
+    Failure,
+    describe,
+    describe_place,
+    of_library,
+    one_line_without,
+    quotes_nothing,
+    secrets_in,
+)
 from async_task.errors import ConfigurationError, DecryptionFailed, InvalidArguments, UnknownMethod, UnknownTarget
 from async_task.execution.parked_reasons import ParkedReasons
 from async_task.execution.starts import NO_STARTS, Starts

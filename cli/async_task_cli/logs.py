@@ -35,8 +35,8 @@ def logged(command: F) -> F:
 
 class Lines(logging.Formatter):
     """One line for each record: text, or a JSON object with `@timestamp` (ISO 8601, UTC), `level`, `message`, `domain`,
-    `service`, `worker`, `logger`, `thread`, and where a record has them, `trace`, `stack` and the FIELDS. What a target logs has
-    those of its attempt.
+    `service`, `worker`, `logger`, `thread`, and where a record has them, `trace`, `stack` and the FIELDS. What a target
+    logs has those of its attempt.
 
     `worker`: to be set when the worker's name is known; until then it is the process.
     """

@@ -62,9 +62,7 @@ def test_a_coroutine_writes_a_call_down_before_it_has_used_its_session(
 
 
 @pytest.mark.parametrize("door", ["async"])
-def test_two_tasks_that_use_the_session_first_get_one_transaction(
-    app: AsyncTask, engine: Engine, write: Write
-) -> None:
+def test_two_tasks_that_use_the_session_first_get_one_transaction(app: AsyncTask, engine: Engine, write: Write) -> None:
     """As in SQLAlchemy alone: both are served, or the second one is refused at once."""
 
     async def gather(session: AsyncSession) -> None:

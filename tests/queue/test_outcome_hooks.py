@@ -371,7 +371,10 @@ def test_what_the_error_hook_chooses_reaches_the_hook_of_that_outcome(
 @pytest.mark.parametrize(
     ("reason", "said"),
     [
-        ("the card of secret-7355608 is gone\nsince May", "its error hook decided so: the card of [hidden] is gone [...]"),
+        (
+            "the card of secret-7355608 is gone\nsince May",
+            "its error hook decided so: the card of [hidden] is gone [...]",
+        ),
         (None, "its error hook decided so"),
     ],
 )
