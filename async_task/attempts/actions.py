@@ -17,7 +17,7 @@ from async_task.attempts.messages import MessageKind, row_target_named, send_mes
 from async_task.database.changed_objects import refresh_changed
 from async_task.database.clock import statement_now
 from async_task.database.dialects import locks_rows, reads_snapshots
-from async_task.database.sessions import attached_session, routed_as_writes, sync_session
+from async_task.database.sessions import attached_session, routed_as_writes, sync_session, write_arguments
 from async_task.error_text import storable
 from async_task.errors import InvalidArguments, InvalidState, NoTransaction
 from async_task.queue.ordering import release_in
@@ -136,8 +136,9 @@ def _change_on(
     # By id alone where the row is locked now: with the status, MySQL would wait for the locks of other rows.
     still = allowed[:1] if locks_rows(connection.dialect) else allowed
     change = update(table).ordered_values(*values.items()).where(*still)
-    row = own.execute(lock).first()
-    if row is None or not _hit(own, change):
+    bind = write_arguments(inspect(type(attempt)))
+    row = own.execute(lock, bind_arguments=bind).first()
+    if row is None or not _hit(own, change, bind):
         raise InvalidState(_why_not(connection, table, attempt.id, verb))
     refresh_changed(own, attempt, _changed_by(attempt))
     _record(connection, attempt, verb, reason, dict(zip(CHANGED, row, strict=True)))
@@ -178,8 +179,8 @@ def _check_reason(reason: object) -> None:
         raise InvalidArguments(f"reason: takes a text, not {type(reason).__name__}")
 
 
-def _hit(session: Session, statement: Any) -> bool:
-    result: Any = session.execute(statement.execution_options(synchronize_session=False))
+def _hit(session: Session, statement: Any, bind: dict[str, Any]) -> bool:
+    result: Any = session.execute(statement.execution_options(synchronize_session=False), bind_arguments=bind)
     return bool(result.rowcount == 1)
 
 

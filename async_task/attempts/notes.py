@@ -15,7 +15,7 @@ from sqlalchemy.orm import Mapper, Session, foreign, registry, relationship
 
 from async_task.attempts.messages import MessageKind, send_message
 from async_task.attempts.options import SyncSession
-from async_task.database.sessions import blocking_session, routed_as_writes
+from async_task.database.sessions import blocking_session, read_arguments, routed_as_writes
 from async_task.error_text import storable
 from async_task.errors import ConfigurationError, InvalidArguments
 from async_task.schema.audit import NOTE, current_actor
@@ -76,7 +76,7 @@ def notes_of(session: SyncSession, job: Any, *, limit: int = 100, after: int | N
     check_page(limit, after)
     own, meant = blocking_session(session), job_of(job)
     found = _of_job(meant.events, meant.type, meant.id, limit, after)
-    return tuple(_info(row) for row in own.execute(found, bind_arguments={"mapper": meant.mapper}))
+    return tuple(_info(row) for row in own.execute(found, bind_arguments=read_arguments(meant.mapper)))
 
 
 def notes_of_attempt(

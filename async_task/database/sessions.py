@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 from sqlalchemy.orm import Mapper, Session, object_session, scoped_session
 from sqlalchemy.util.concurrency import in_greenlet
 
@@ -90,6 +90,13 @@ def write_arguments(mapper: Mapper[Any]) -> dict[str, Any]:
     """The bind arguments of a statement that writes: a session may read from another engine."""
     table: Any = mapper.local_table
     return {"mapper": mapper, "clause": insert(table)}
+
+
+@functools.lru_cache(maxsize=64)
+def read_arguments(mapper: Mapper[Any]) -> dict[str, Any]:
+    """The bind arguments of a statement that reads what stands beside the rows of this model."""
+    table: Any = mapper.local_table
+    return {"mapper": mapper, "clause": select(table)}
 
 
 @contextmanager

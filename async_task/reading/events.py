@@ -10,7 +10,7 @@ from sqlalchemy import Table, null, select
 from sqlalchemy.orm import Session
 
 from async_task.attempts.options import SyncSession
-from async_task.database.sessions import blocking_session
+from async_task.database.sessions import blocking_session, read_arguments
 from async_task.errors import ConfigurationError
 from async_task.schema.audit import AFTER, BEFORE, Value, read_change
 from async_task.schema.jobs import job_of
@@ -94,7 +94,7 @@ def events_of(
     check_event_page(limit, after)
     own, meant = blocking_session(session), job_of(job)
     found = _of_job(meant.events, meant.type, meant.id, limit, after)
-    rows: Any = own.execute(found, bind_arguments={"mapper": meant.mapper})
+    rows: Any = own.execute(found, bind_arguments=read_arguments(meant.mapper))
     return tuple(JobEventInfo(number, meant.type, *others) for number, *others in rows)
 
 

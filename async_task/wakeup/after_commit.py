@@ -3,7 +3,8 @@
 1. A session keeps them by SAVEPOINT, so that those of one that is rolled back are forgotten.
 2. They are called when its outermost transaction has ended, and its connection is returned.
 3. A session on a connection joins a transaction of somebody else, which commits later. If a call was given the session,
-   whoever commits the call calls `run_committed`; otherwise they wait until the connection is returned.
+   whoever commits the call calls `run_committed`; otherwise they wait until the connection is returned, or begins
+   its next transaction.
 """
 
 import logging
@@ -112,6 +113,7 @@ def _keep(one: _Later, connection: Connection) -> None:
     if not one.by_lane and not event.contains(connection, "commit", _on_commit):
         event.listen(connection, "commit", _on_commit)
         event.listen(connection, "rollback", _on_rollback)
+        event.listen(connection, "begin", _on_begin)
     _uncommitted[connection].append(one)
 
 
@@ -130,6 +132,12 @@ def _on_rollback(connection: Connection) -> None:
     _uncommitted.pop(connection, None)
     if not (connection.closed or connection.invalidated):
         connection.info.pop(_KEY, None)
+
+
+def _on_begin(connection: Connection) -> None:
+    """Called before its next transaction: the COMMIT before that has succeeded, or nothing would wait."""
+    for function in connection.info.pop(_KEY, ()):
+        _call(function)
 
 
 def _on_return(_driver: Any, record: Any) -> None:

@@ -443,6 +443,23 @@ def test_a_session_on_a_connection_tells_when_that_is_returned(
     assert heard.kinds == ["note_added"]
 
 
+@by_one_door
+def test_or_when_it_begins_its_next_transaction_which_may_be_rolled_back(
+    engine: Engine, app_with_hook: AsyncTask, write: Write, heard: Heard
+) -> None:
+    attempt = write(Client, "ping")
+    with engine.connect() as connection:
+        for text, end in (("kept", "commit"), ("undone", "rollback")):
+            transaction = connection.begin()
+            with acting("anna"), Session(connection, join_transaction_mode="create_savepoint") as session:
+                add_note(session, attempt, text)
+                session.commit()
+            getattr(transaction, end)()
+        assert heard.kinds == ["note_added"]
+        connection.execute(select(1))
+    assert heard.kinds == ["note_added"]
+
+
 # Of other models.
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Delete, Engine, Insert, Update, create_engine, select
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
-from async_task import AsyncTask, Attempt, ConfigurationError, Status, target
+from async_task import AsyncTask, Attempt, ConfigurationError, Status, acting, notes_of, target
+from async_task import events_of as events_in
 from clockwork import row_of
 from databases import Database
 from outbox import Client, Effect, Rows, events_of
@@ -52,6 +53,23 @@ def test_people_change_attempts(routed: sessionmaker[Any], engine: Engine, write
     assert row_of(engine, attempt_id).status is status
     assert (status is Status.PENDING) is (verb in ("retry_now", "reschedule"))
     assert [one.kind for one in events_of(engine, attempt_id)] == [verb]
+
+
+@pytest.mark.parametrize("by", [DeclarativeBase, Attempt, Attempt.__table__])
+@pytest.mark.parametrize("verb", ["cancel", "fail", "expire", "retry_now", "reschedule"])
+def test_a_session_may_have_an_engine_for_each_class_or_table(engine: Engine, by: Any, verb: str) -> None:
+    by = next(one for one in Attempt.__mro__ if DeclarativeBase in one.__bases__) if by is DeclarativeBase else by
+    elsewhere = create_engine("sqlite://")
+    bound: Any = sessionmaker(binds={by: engine, Effect: elsewhere})
+    with bound.begin() as session:
+        attempt = Attempt.create(session, target=Client, method_name="ping", order_key="a key")
+        session.flush()
+        getattr(attempt, verb)(**({"at": dt.datetime.now(dt.UTC)} if verb == "reschedule" else {}))
+        with acting("anna"):
+            attempt.add_note(text="so")
+        assert len(notes_of(session, attempt)) == 1
+        assert {one.kind for one in events_in(session, attempt)} == {verb, "note"}
+    elsewhere.dispose()
 
 
 @target("routed.writes")
