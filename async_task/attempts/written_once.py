@@ -1,4 +1,5 @@
-"""The columns of an attempt that say what is called, and are never changed."""
+"""The columns of an attempt that are not to be assigned: those that say what is called are never changed, and its state
+is changed by verbs alone."""
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import object_session, validates
@@ -11,7 +12,7 @@ UNKNOWN = object()
 
 
 class WrittenOnce:
-    """The half of `BaseAttempt` that refuses to change them."""
+    """The half of `BaseAttempt` that refuses to assign them."""
 
     @validates(
         "id", "target", "method_name", "encoded_args", "encryptor", "order_key", "scheduled_at", "created_at",
@@ -23,6 +24,19 @@ class WrittenOnce:
             known = self._loaded(key) if state.has_identity else None
         if known is not UNKNOWN and value != known:
             raise InvalidState(f"{key} is written once: create another attempt, and cancel this one")
+        return value
+
+    @validates("status", "num_attempts", "updated_at")
+    def _changed_by_verbs(self, key: str, value: object) -> object:
+        """Of the state these are enough: one of them is other in each copy that is older than its row."""
+        state = instance_state(self)
+        if state.has_identity:
+            known = self.__dict__.get(key, UNKNOWN)
+            if value != (self._loaded(key) if known is UNKNOWN else known):
+                raise InvalidState(
+                    f"{key} is not assigned: verbs change it, as attempt.cancel() and attempt.retry_now(); and a copy "
+                    "of an attempt that is older than its row is not merged: session.get() reads it"
+                )
         return value
 
     def _loaded(self, key: str) -> object:

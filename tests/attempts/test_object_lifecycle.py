@@ -7,10 +7,19 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import Engine, ForeignKey, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, defer, mapped_column, relationship, sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    defer,
+    joinedload,
+    mapped_column,
+    relationship,
+    sessionmaker,
+)
 
 import databases
-from async_task import Attempt, BaseAttempt, InvalidState
+from async_task import AsyncTask, Attempt, BaseAttempt, InvalidState, Status
 from writing import Client, run_async
 
 Sessions = sessionmaker[Session]
@@ -83,6 +92,37 @@ def test_an_expired_or_deferred_attempt_takes_a_merge_of_itself(
         there = session.get_one(Attempt, detached.id, options=[defer(Attempt.encoded_args)])
         assert session.merge(pickle.loads(pickle.dumps(detached))) is there  # noqa: S301
         assert there.method_args == {"token": "t"}
+
+
+def test_a_copy_that_is_older_than_its_row_is_not_merged(
+    sessions: Sessions, engine: Engine, write: Callable[..., Attempt], orders: None
+) -> None:
+    """It would make the call a second time."""
+    with sessions.begin() as session:
+        attach_attempt(session, 1)
+    with sessions() as session:
+        order = session.get_one(Order, 1, options=[joinedload(Order.attempt)])
+        session.expunge_all()
+        assert order.attempt is not None
+    AsyncTask(engine, model=OrderAttempt).perform(order.attempt.id)
+    for copy in (order, order.attempt):
+        with sessions() as session, pytest.raises(InvalidState, match="older than its row is not merged"):
+            session.merge(copy)
+    with sessions.begin() as session:
+        attempt = session.get_one(OrderAttempt, order.attempt.id)
+        assert attempt.num_attempts == 1
+        session.expunge(attempt)
+        session.merge(attempt)
+
+
+def test_the_state_is_not_assigned(sessions: Sessions, write: Callable[..., Attempt]) -> None:
+    attempt_id = write(Client, "fulfill", {"token": "t"}).id
+    with sessions.begin() as session:
+        there = session.get_one(Attempt, attempt_id)
+        with pytest.raises(InvalidState, match=r"status is not assigned: verbs change it, as attempt.cancel\(\)"):
+            there.status = Status.CANCELED
+        there.cancel()
+        assert there.status is Status.CANCELED
 
 
 def test_the_call_of_an_expired_attempt_is_read_only(sessions: Sessions, write: Callable[..., Attempt]) -> None:
