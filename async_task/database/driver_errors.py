@@ -28,6 +28,12 @@ TRANSIENT_WORDS = (
 )
 
 
+def sqlstate_of(error: BaseException | None) -> str | None:
+    """The SQLSTATE of a driver's error, if it has one; `pgcode` is that of psycopg2."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return state if isinstance(state, str) else None
+
+
 def is_transient(error: BaseException | None) -> bool:
     """Whether this is an error of the infrastructure (connection, disk full, deadlock, serialization, read-only
     server), for which the call that met it is not to blame. Takes the driver's own exception (`DBAPIError.orig`)."""
@@ -37,8 +43,7 @@ def is_transient(error: BaseException | None) -> bool:
     code = error.args[0] if error.args else None
     if isinstance(code, int):
         return code in TRANSIENT_CODES
-    state = getattr(error, "sqlstate", None)
-    if isinstance(state, str):
+    if (state := sqlstate_of(error)) is not None:
         return state.startswith(TRANSIENT_STATES) and state != LIMIT_EXCEEDED
     return any(word in str(error).lower() for word in TRANSIENT_WORDS)
 
@@ -57,7 +62,7 @@ def is_read_only(error: BaseException | None) -> bool:
     leads to a server that is no longer the primary. It will stay so; another connection need not."""
     code = error.args[0] if error is not None and error.args else None
     is_mysql = code == 1836 or (code == 1290 and "read-only" in str(error))
-    return is_mysql or getattr(error, "sqlstate", None) == "25006"
+    return is_mysql or sqlstate_of(error) == "25006"
 
 
 ACCESS_STATES = ("28", "3D")
@@ -72,8 +77,7 @@ def is_unusable(error: BaseException | None) -> bool:
     code = error.args[0] if error is not None and error.args else None
     if isinstance(code, int):
         return code in ACCESS_CODES or 2000 <= code < 2100  # those of MySQL's client library
-    state = getattr(error, "sqlstate", None)
-    if isinstance(state, str):
+    if (state := sqlstate_of(error)) is not None:
         return state.startswith(ACCESS_STATES)
     # Before it is connected, PostgreSQL's driver has no SQLSTATE. SQLite's words were checked above.
     return not hasattr(error, "sqlite_errorcode")
@@ -99,15 +103,13 @@ def is_unavailable(error: BaseException) -> bool:
 
 def is_statement_timeout(error: BaseException | None) -> bool:
     """Whether a driver's error says that the server canceled a statement that ran too long."""
-    return getattr(error, "sqlstate", None) == "57014" or (
-        error is not None and bool(error.args) and error.args[0] in (1969, 3024)
-    )
+    return sqlstate_of(error) == "57014" or (error is not None and bool(error.args) and error.args[0] in (1969, 3024))
 
 
 def is_lock_refused(error: BaseException | None) -> bool:
     """Whether a driver's error says that NOWAIT has met a lock."""
     code = error.args[0] if error is not None and error.args else None
-    return code in (1205, 3572) or getattr(error, "sqlstate", None) == "55P03"
+    return code in (1205, 3572) or sqlstate_of(error) == "55P03"
 
 
 FAULTS: "weakref.WeakKeyDictionary[Connection, bool]" = weakref.WeakKeyDictionary()

@@ -6,13 +6,13 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, Pool, event
 from sqlalchemy.orm import Session, sessionmaker
 
 from async_task.database.connections import guard
 from async_task.database.dialects import locks_rows, set_isolation
 from async_task.database.driver_errors import note_faults
+from async_task.database.drivers import engine_from, refuse_memory, warn_if_untested
 from async_task.database.engine_copies import configured_like
 from async_task.database.flask_sqlalchemy import (
     FlaskSQLAlchemy,
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
     Database = str | URL | Engine | AsyncEngine | sessionmaker[Any] | async_sessionmaker[Any] | FlaskSQLAlchemy
 else:
     Database = object  # as in `sessions`: a synchronous program may not have greenlet
-
-# The extra of async-task that installs a module.
-EXTRAS = {"psycopg": "postgres", "pymysql": "mysql", "aiosqlite": "sqlite-async", "greenlet": "asyncio"}
-PACKAGES = {"MySQLdb": "mysqlclient", "mysql": "mysql-connector-python"}
-"""By module: the package that installs it, where that has another name."""
 
 
 class Source:
@@ -64,7 +59,7 @@ class Source:
             _refuse_other_binds(given, engine)
         self._is_ours = isinstance(engine, (str, URL))
         if isinstance(engine, (str, URL)):
-            engine = _engine_from(engine)
+            engine = engine_from(engine)
         if not issubclass(type(engine), (Engine, *asyncio_kinds("AsyncEngine"))):
             kinds = "a URL, an engine, a sessionmaker or Flask-SQLAlchemy's object"
             raise ConfigurationError(f"AsyncTask takes {kinds}, not {type(given).__name__}")
@@ -207,18 +202,12 @@ _OURS = ("bind", "binds", "class_", "close_resets_only", "join_transaction_mode"
 
 def _prepared(engine: Engine) -> Engine:
     """The same. Raises ConfigurationError for a database that connections cannot share."""
-    _refuse_memory(engine.url)
+    refuse_memory(engine.url)
+    warn_if_untested(engine.dialect)
     note_faults(engine.dialect)
     explain_refusals(engine.dialect)
     prepare_to_lend(engine.dialect)
     return engine
-
-
-def _refuse_memory(url: URL) -> None:
-    name = url.database or ":memory:"
-    in_memory = ":memory:" in name or "mode=memory" in name or url.query.get("mode") == "memory"
-    if url.get_backend_name() == "sqlite" and in_memory:
-        raise ConfigurationError("an SQLite database in memory belongs to one connection: use a file")
 
 
 def _bind_of(maker: Any) -> Any:
@@ -247,50 +236,3 @@ def _refuse_other_binds(maker: Any, engine: Any) -> None:
                 "transaction of its outcome, in one database. Give AsyncTask a sessionmaker without binds=, and let "
                 "targets open a session of their own for the other database"
             )
-
-
-def _engine_from(url: str | URL) -> Any:
-    try:
-        made = make_url(url)
-        _refuse_memory(made)
-        dialect = made.get_dialect()
-        if dialect.is_async:
-            from sqlalchemy.ext.asyncio import create_async_engine
-
-            return create_async_engine(made, hide_parameters=True)
-        return create_engine(made, hide_parameters=True, pool_pre_ping=dialect.name != "sqlite")
-    except NoSuchModuleError:
-        raise ConfigurationError(
-            f"no database dialect is called {make_url(url).drivername!r}: "
-            "write postgresql+psycopg://, mysql+pymysql:// or sqlite:///"
-        ) from None
-    except ArgumentError:
-        raise ConfigurationError(
-            "the database URL cannot be read: write it like postgresql+psycopg://user@host/database"
-        ) from None
-    except ImportError as error:
-        # For a missing greenlet SQLAlchemy raises an error of its own, which names no module.
-        raise ConfigurationError(_missing_driver(make_url(url), error.name or "greenlet")) from None
-    except ValueError:
-        # Its text quotes a part of the URL, which may be a part of the password.
-        raise ConfigurationError(
-            "the database URL has a port that is not a number: in a password, write @ : / as %40 %3A %2F"
-        ) from None
-
-
-def _missing_driver(url: URL, module: str) -> str:
-    if url.drivername == "postgresql":
-        driver = url.get_dialect().driver
-        return f"postgresql:// means the driver {driver}: write postgresql+psycopg:// and install async-task[postgres]"
-    if url.drivername in ("mysql", "mariadb"):
-        plain = url.drivername
-        return f"{plain}:// means the driver mysqlclient: write {plain}+pymysql:// and install async-task[mysql]"
-    wanted = "aiosqlite" if url.drivername == "sqlite+aiosqlite" else module  # its extra installs greenlet too
-    advice = (
-        f"install async-task[{EXTRAS[wanted]}]"
-        if wanted in EXTRAS
-        else f"install {PACKAGES.get(wanted.partition('.')[0], wanted)}"
-    )
-    if wanted == "psycopg2":
-        advice += ", or write postgresql+psycopg:// and install async-task[postgres]"
-    return f"the driver {module} of {url.drivername}:// is not installed: {advice}"

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import Dialect
 
 from async_task.database.dialects import has_schemas, is_mariadb, locks_rows
-from async_task.database.driver_errors import is_statement_timeout
+from async_task.database.driver_errors import is_statement_timeout, sqlstate_of
 from async_task.database.transaction_start import READS_WITHIN
 from async_task.errors import AsyncTaskError, ConfigurationError, ReadTimeout
 
@@ -65,8 +65,7 @@ def is_late(error: BaseException) -> bool:
 
 def _is_refused(error: BaseException) -> bool:
     """Whether it would have written."""
-    state = getattr(error, "sqlstate", None)
-    return state == "25006" or error.args[:1] == (1792,) or _sqlite_code(error) == sqlite3.SQLITE_READONLY
+    return sqlstate_of(error) == "25006" or error.args[:1] == (1792,) or _sqlite_code(error) == sqlite3.SQLITE_READONLY
 
 
 def _sqlite_code(error: BaseException) -> int | None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Table
 
 from async_task.database.dialects import bounds_transactions, counts_locked_rows
+from async_task.database.driver_errors import sqlstate_of
 from async_task.database.pipeline import (
     COMMIT,
     COMMIT_AND_BEGIN,
@@ -190,7 +191,7 @@ def _release_and_succeed(
         error: Any = failed.error
         if failed.number == 0 and not (ends and error.connection_invalidated):
             raise NotReleased(error) from error
-        if failed.number == 1 and getattr(error.orig, "sqlstate", None) == settle_statements.NO_ROW:
+        if failed.number == 1 and sqlstate_of(error.orig) == settle_statements.NO_ROW:
             raise ClaimLost("the claim was lost, or the target changed the row of its own attempt") from None
         raise error from failed.__cause__
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from async_task.database.clock import statement_now
 from async_task.database.dialects import notifies, pipelines
+from async_task.database.driver_errors import sqlstate_of
 from async_task.database.pipeline import Step, StepFailed, try_in_turn
 from async_task.schema.tables import companion_tables
 from async_task.wakeup.in_process import table_key
@@ -168,8 +169,7 @@ def _quiet_after(error: BaseException | None) -> float:
     """For how many seconds we do not ask again after this error. Long where the database refuses the question itself
     (SQLSTATE 42...); any other error is one of this transaction, and says nothing about the next one."""
     logger.info("sleeping workers are not notified of new attempts: %s", type(error).__name__)
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)  # psycopg2 has the latter
-    return UNABLE_FOR if str(state).startswith("42") else NOBODY_FOR
+    return UNABLE_FOR if str(sqlstate_of(error)).startswith("42") else NOBODY_FOR
 
 
 def _is_twophase(connection: Connection) -> bool:
