@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, and_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapper, Session
 
@@ -15,7 +15,7 @@ from async_task.database.current_reads import committed_scalar, reads_current
 from async_task.database.dialects import is_mariadb
 from async_task.database.driver_errors import is_lock_refused
 from async_task.errors import AsyncTaskError
-from async_task.schema.states import Status
+from async_task.schema.states import Status, is_overdue, is_pending
 
 MOST_ROUNDS = 10
 """How many attempts may be written, and end or be pruned, while one transaction looks for the last."""
@@ -70,24 +70,26 @@ class Numbered:
         return self.own.scalars(last.execution_options(populate_existing=True)).first()
 
     def _is_open(self, there: Any) -> bool:
-        """Whether it is pending, also now. Waits for no call: a row that is locked is being performed."""
+        """Whether it is pending, also now, and may still be started. Waits for no call: a row that is locked is being
+        performed."""
         if there.status is not Status.PENDING:
             return False
+        table = self._table
+        will_expire = and_(table.c.claim_id.is_(None), is_overdue(table))  # at the next sweep: nobody starts it any more
+        now: Any = select(and_(is_pending(table), ~will_expire)).where(table.c.id == there.id)
         if reads_current(self.connection):
-            return True
+            return there.expires_at is None or bool(self.connection.execute(now).scalar())
         # It may have ended since the transaction began to read. A lock would keep it from being started until this
         # transaction ends, so it is read elsewhere first, where one of this transaction is not seen.
-        c = self._table.c
-        now: Any = select(c.status).where(c.id == there.id)
-        return committed_scalar(self.connection, now) is Status.PENDING or self._is_pending_under_lock(now)
+        return bool(committed_scalar(self.connection, now)) or self._is_open_under_lock(now)
 
-    def _is_pending_under_lock(self, now: Any) -> bool:
+    def _is_open_under_lock(self, now: Any) -> bool:
         # SKIP LOCKED would go on to the next row, and keep others from inserting before it. The savepoint fails with a
         # server that rolls back all after a lock timeout.
         try:
             with self.connection.begin_nested():
                 look = now.with_for_update(read=is_mariadb(self.connection.dialect), nowait=True)
-                return self.connection.execute(look).scalar() is Status.PENDING
+                return bool(self.connection.execute(look).scalar())
         except DBAPIError as error:
             if not is_lock_refused(error.orig):
                 raise

@@ -38,6 +38,9 @@ def begin_sqlite(connection: Connection) -> None:
     """Begin a transaction as a writer, or as a reader, who waits for no writer and holds none up."""
     if _is_autocommit(connection):
         return
+    driver: Any = connection.connection.driver_connection
+    if driver.in_transaction:  # by a listener of the user's engine, as SQLAlchemy's page on SQLite shows it
+        connection.exec_driver_sql("ROLLBACK")
     # Lanes wait for each other in SQLite (busy_timeout): with a lock of ours attempts that write were slower (0.73x).
     connection.exec_driver_sql("BEGIN" if READS_WITHIN in connection.get_execution_options() else "BEGIN IMMEDIATE")
 

@@ -136,6 +136,21 @@ def _succeed(engine: Engine, attempt_id: uuid.UUID) -> None:
         connection.execute(update(Attempt).where(Attempt.id == attempt_id).values(**ended))
 
 
+@pytest.mark.parametrize("is_claimed", [False, True])
+def test_one_that_will_expire_without_being_started_does_not_count(
+    sessions: Sessions, engine: Engine, is_claimed: bool
+) -> None:
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+    first = ensured(sessions, **OPEN, **TOKEN, expires_at=later)
+    claimed = {"claim_id": uuid.uuid4(), "claimed_by": "w", "lease_until": later, "num_attempts": 1}
+    with engine.begin() as connection:
+        past = {"expires_at": dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5)}
+        connection.execute(update(Attempt).where(Attempt.id == first).values(**past, **(claimed if is_claimed else {})))
+    second = ensured(sessions, **OPEN, **TOKEN, expires_at=later)
+    assert (second == first) is is_claimed
+    assert ensured(sessions, **OPEN, **TOKEN, expires_at=later) == second
+
+
 def test_in_one_transaction_too(sessions: Sessions, engine: Engine) -> None:
     with sessions.begin() as session:
         first = Attempt.ensure(session, **OPEN, **TOKEN)

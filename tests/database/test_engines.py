@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, func, select
+from sqlalchemy.orm import Session
 
 from async_task import AsyncTask, Attempt, current_attempt
 from databases import Database
@@ -25,6 +26,30 @@ def test_the_options_and_listeners_of_the_users_engine_apply(database: Database,
     plain.dispose()
     assert counted(engine) == {"succeeded": 2}
     assert begun.count("plain") == begun.count("theirs") > 0
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("begin", ["BEGIN", "BEGIN IMMEDIATE"])
+def test_an_sqlite_engine_that_begins_each_transaction_itself_is_served(
+    database: Database, engine: Engine, begin: str
+) -> None:
+    """As SQLAlchemy's page on SQLite shows it, so that a SAVEPOINT is one."""
+    own = create_engine(database.sync_url)
+
+    def open_(driver: Any, record: Any) -> None:
+        driver.isolation_level = None
+
+    event.listen(own, "connect", open_)
+    event.listen(own, "begin", lambda connection: connection.exec_driver_sql(begin))
+    app = AsyncTask(own)
+    app.create_schema()
+    with Session(own) as session, session.begin():
+        for target in (act, act_in_session):
+            Attempt.create(session, target=target)
+    will(lambda *given: None)
+    assert app.run_batch().succeeded == 2
+    assert app.attempts.counts()
+    own.dispose()
 
 
 @pytest.mark.slow
