@@ -26,7 +26,7 @@ import reviews
 from async_task import AsyncTask, Attempt
 from async_task.asyncable.registration import register as register_asyncable
 from async_task.attempts import messages, telemetry
-from async_task.database import engines
+from async_task.database import drivers
 from async_task.database.server_sessions import server_uptime
 from async_task.encryption import encryptors
 from async_task.polling.target import register
@@ -403,7 +403,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
 @pytest.fixture
 def say(alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """`say("list", "--json")`: the command line in this process."""
-    monkeypatch.setattr(engines, "create_engine", databases.warm_engine)
+    monkeypatch.setattr(drivers, "create_engine", databases.warm_engine)
 
     def say(*words: str) -> Said:
         capsys.readouterr()

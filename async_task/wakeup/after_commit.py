@@ -27,11 +27,12 @@ _KEY = "async_task.after_commit"
 
 class _Later(NamedTuple):
     """`connection`: on which the session joins a transaction; None if the session ends its own. `by_lane`: whether
-    whoever commits it calls `run_committed`."""
+    whoever commits it calls `run_committed`. `savepoints`: of that connection, in which it was committed."""
 
     function: Function
     connection: Connection | None
     by_lane: bool
+    savepoints: frozenset[str] = frozenset()
 
 
 class _Waiting:
@@ -114,7 +115,17 @@ def _keep(one: _Later, connection: Connection) -> None:
         event.listen(connection, "commit", _on_commit)
         event.listen(connection, "rollback", _on_rollback)
         event.listen(connection, "begin", _on_begin)
-    _uncommitted[connection].append(one)
+        event.listen(connection, "rollback_savepoint", _on_rollback_to)
+    _uncommitted[connection].append(one._replace(savepoints=_savepoints_of(connection)))
+
+
+def _savepoints_of(connection: Connection) -> frozenset[str]:
+    """The names of the SAVEPOINTs that are open on it: SQLAlchemy has no public way."""
+    names, one = set[str](), connection.get_nested_transaction()
+    while one is not None:
+        names.add(getattr(one, "_savepoint", ""))
+        one = getattr(one, "_previous_nested", None)
+    return frozenset(names)
 
 
 def _on_commit(connection: Connection) -> None:
@@ -132,6 +143,11 @@ def _on_rollback(connection: Connection) -> None:
     _uncommitted.pop(connection, None)
     if not (connection.closed or connection.invalidated):
         connection.info.pop(_KEY, None)
+
+
+def _on_rollback_to(connection: Connection, name: str, _context: object) -> None:
+    if waiting := _uncommitted.get(connection):
+        waiting[:] = [one for one in waiting if name not in one.savepoints]
 
 
 def _on_begin(connection: Connection) -> None:

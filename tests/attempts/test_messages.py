@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, NullPool, event, select
+from sqlalchemy import Connection, Engine, NullPool, event, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Mapped, Session, mapped_column, sessionmaker
 
@@ -457,6 +457,30 @@ def test_or_when_it_begins_its_next_transaction_which_may_be_rolled_back(
             getattr(transaction, end)()
         assert heard.kinds == ["note_added"]
         connection.execute(select(1))
+    assert heard.kinds == ["note_added"]
+
+
+@by_one_door
+def test_what_a_savepoint_of_the_connection_undoes_is_not_told(
+    engine: Engine, app_with_hook: AsyncTask, write: Write, heard: Heard
+) -> None:
+    attempt = write(Client, "ping")
+
+    def note(connection: Connection, text: str) -> None:
+        with acting("anna"), Session(connection, join_transaction_mode="create_savepoint") as session:
+            add_note(session, attempt, text)
+            session.commit()
+
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        first = connection.begin_nested()
+        note(connection, "undone with what is in it")
+        first.rollback()
+        note(connection, "kept")
+        second = connection.begin_nested()
+        note(connection, "undone too")
+        second.rollback()
+        transaction.commit()
     assert heard.kinds == ["note_added"]
 
 
