@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from sqlalchemy import inspect
 
 from async_task.attempts.draft import Draft
+from async_task.attempts.own_columns import own_values
 
 M = TypeVar("M")
 is_off = False
@@ -13,10 +14,12 @@ is_off = False
 
 
 def unwritten(model: type[M], made: Draft) -> M:
-    """An instance of `model` that belongs to no session."""
+    """An instance of `model` that belongs to no session. Raises InvalidArguments for a name that is no column of the
+    user's."""
     values: dict[str, Any] = made.given_values
     values["encoded_args"] = values.pop("method_args")
-    return model(**values)
+    mapper: Any = inspect(model)
+    return model(**values, **own_values(mapper, made.columns))
 
 
 def is_unwritten(attempt: object) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 import databases
 from async_task import BaseAttempt, InvalidArguments
+from async_task.testing import mode
 from writing import Client, book
 
 Sessions = sessionmaker[Session]
@@ -93,8 +94,15 @@ def test_ensure_tells_a_used_value_of_a_unique_column_from_a_used_token(tenants:
 def test_other_columns_are_refused_before_anything_is_written(
     sessions: Sessions, verb: str, columns: Any, why: str
 ) -> None:
-    with sessions() as session, pytest.raises(InvalidArguments, match=why):
-        VERBS[verb](session, columns)
+    for how in ("manual", "off"):
+        with mode(how), sessions() as session, pytest.raises(InvalidArguments, match=why):
+            VERBS[verb](session, columns)
+
+
+def test_what_is_not_written_has_its_own_columns_too(sessions: Sessions) -> None:
+    with mode("off"), sessions() as session:
+        made = TenantAttempt.create(target=book, method_args={"number": 1}, session=session, columns=ACME)
+        assert (made.tenant, made.colour) == ("acme", "blue")
 
 
 def test_rows_with_different_own_columns_are_written_together(tenants: None, sessions: Sessions) -> None:
