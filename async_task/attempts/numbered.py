@@ -75,7 +75,8 @@ class Numbered:
         if there.status is not Status.PENDING:
             return False
         table = self._table
-        will_expire = and_(table.c.claim_id.is_(None), is_overdue(table))  # at the next sweep: nobody starts it any more
+        # Nobody starts one that is overdue, and the next sweep ends it.
+        will_expire = and_(table.c.claim_id.is_(None), is_overdue(table))
         now: Any = select(and_(is_pending(table), ~will_expire)).where(table.c.id == there.id)
         if reads_current(self.connection):
             return there.expires_at is None or bool(self.connection.execute(now).scalar())

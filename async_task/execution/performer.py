@@ -25,9 +25,10 @@ from async_task.execution.in_flight import Settlement, finish
 from async_task.execution.outcome_writer import write_alone
 from async_task.execution.prepared_call import ExecutionContext, PreparedCall, Unfit, prepare
 from async_task.execution.release import leave_to_others, park, park_lapsed, park_unlocked
+from async_task.execution.row_transaction import Disconnected
 from async_task.execution.settle import settle, settle_lost_claim
 from async_task.execution.starts import NotStarted
-from async_task.execution.transaction import CallTransaction, Disconnected
+from async_task.execution.transaction import CallTransaction
 from async_task.outcomes import Outcome, Superseded
 from async_task.queue.claim import Claim
 

@@ -25,9 +25,10 @@ from async_task.execution.follow_up import CommittedOutcomes
 from async_task.execution.in_flight import ClaimedCall, FinishedCall, Settlement, finish
 from async_task.execution.outcome_writer import read_back, settle_or_log, write_in, write_unless_written
 from async_task.execution.prepared_call import ExecutionContext, PreparedCall
+from async_task.execution.row_transaction import Disconnected
 from async_task.execution.settle import settle, settle_fault, settle_lost_claim
 from async_task.execution.starts import NotStarted
-from async_task.execution.transaction import CallTransaction, Disconnected
+from async_task.execution.transaction import CallTransaction
 from async_task.queue.claim import Claim
 from async_task.queue.fenced_writes import NotReleased
 
