@@ -14,6 +14,7 @@ from async_task.attempts.numbered import Numbered
 from async_task.attempts.own_columns import own_values, own_values_by_column
 from async_task.attempts.telemetry import Writing, traced
 from async_task.attempts.uniqueness import Uniqueness
+from async_task.database.current_reads import first_committed
 from async_task.database.dialects import insert_into, skips_conflicts
 from async_task.database.sessions import blocking_session, routed_as_writes, sync_session
 from async_task.errors import AsyncTaskError, ConfigurationError
@@ -106,7 +107,7 @@ def _insert_unique(
     if uniqueness.until_done:
         insert = partial(_insert_or_find, own, connection, mapper, may_look=False)
         return Numbered(own, connection, mapper, made).open_one(insert)
-    there = _under_a_former_name(own, mapper, mapper.local_table, made)
+    there = _under_a_former_name(own, connection, mapper, made)
     return _insert_or_find(own, connection, mapper, made) if there is None else there
 
 
@@ -145,14 +146,16 @@ def _insert_or_find(
     raise AsyncTaskError("ensure: the attempt with this token appeared and disappeared three times; try again")
 
 
-def _under_a_former_name(own: Session, mapper: Mapper[Any], table: Any, made: Draft) -> Any:
+def _under_a_former_name(own: Session, connection: Connection, mapper: Mapper[Any], made: Draft) -> Any:
     """The attempt with this method and token that was written before its target was renamed; None without one."""
     method = made.form.method
     former = method.target.aliases
     if not former:
         return None
+    table: Any = mapper.local_table
     same = (table.c.method_name == method.name, table.c.idempotence_token == made.idempotence_token)
-    return own.scalars(select(mapper.base_mapper.class_).where(table.c.target.in_(former), *same)).first()
+    find: Any = select(mapper.base_mapper.class_).where(table.c.target.in_(former), *same)
+    return first_committed(own, connection, find, table.c.id)
 
 
 def given(session: object | None) -> Session | None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapper, Session
 
 from async_task.attempts.draft import Draft
 from async_task.attempts.tokens import is_numbered, number_of, numbered_token
-from async_task.database.current_reads import committed_scalar, reads_current
+from async_task.database.current_reads import committed_scalar, first_committed, reads_current
 from async_task.database.dialects import is_mariadb
 from async_task.database.driver_errors import is_lock_refused
 from async_task.errors import AsyncTaskError
@@ -34,7 +34,7 @@ class Numbered:
         """The pending one, or `made`, written by `insert`, which returns the one that is there with its token."""
         target = self.made.form.method.target
         for name in target.aliases:
-            there = self._last(name)
+            there = first_committed(self.own, self.connection, self._find_last(name), self._table.c.id)
             if there is not None and self._is_open(there):
                 return there
         there = self._last(target.name)
@@ -62,12 +62,16 @@ class Numbered:
         return table
 
     def _last(self, target: str) -> Any:
-        """The last one; None without one. It is at the end of a stretch of the unique index."""
+        """The last one; None without one."""
+        return self.own.scalars(self._find_last(target)).first()
+
+    def _find_last(self, target: str) -> Any:
+        # It is at the end of a stretch of the unique index.
         c = self._table.c
         mine = (c.target == target, c.method_name == self.made.form.method.name)
         found: Any = select(self.mapper.base_mapper.class_).where(*mine, *is_numbered(c.idempotence_token, self._token))
         last = found.order_by(c.idempotence_token.desc()).limit(1)
-        return self.own.scalars(last.execution_options(populate_existing=True)).first()
+        return last.execution_options(populate_existing=True)
 
     def _is_open(self, there: Any) -> bool:
         """Whether it is pending, also now, and may still be started. Waits for no call: a row that is locked is being

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, NullPool, QueuePool, Select
+from sqlalchemy import ColumnElement, Connection, Engine, NullPool, QueuePool, Select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from async_task.database.dialects import locks_rows
 
@@ -28,6 +29,17 @@ def committed_scalar(connection: Connection, statement: Select[Any]) -> Any:
             return None if second is None else second.execute(statement).scalar()
     except SQLAlchemyError:  # as the server has no connection left
         return None
+
+
+def first_committed(session: Session, connection: Connection, find: Select[Any], key: ColumnElement[Any]) -> Any:
+    """The first object that `find` finds, also if it was committed after this transaction has begun to read; None
+    without one. `key`: the column that is null in no row."""
+    there = session.scalars(find).unique().first()
+    if there is not None or reads_current(connection):
+        return there
+    if committed_scalar(connection, find.with_only_columns(key)) is None:
+        return None
+    return session.scalars(find.with_for_update(read=True)).unique().first()  # a lock reads what is committed
 
 
 @contextmanager

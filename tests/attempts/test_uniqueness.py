@@ -302,6 +302,22 @@ def test_what_was_written_before_its_target_was_renamed_counts(sessions: Session
     assert ensured(sessions, **call) not in (first, second)
 
 
+@pytest.mark.only_on("mysql")
+@pytest.mark.parametrize("how", [{}, {"until_done": True}])
+def test_also_if_it_was_committed_after_this_transaction_began_to_read(
+    sessions: Sessions, engine: Engine, how: dict[str, Any]
+) -> None:
+    """As MySQL and MariaDB read at REPEATABLE READ, their default."""
+    call = {"target": renamed, "method_args": {"number": 1}, **TOKEN, **how}
+    with sessions() as session, session.begin():
+        assert session.scalars(select(Attempt)).all() == []
+        before = ensured(sessions, **call)
+        with engine.begin() as connection:
+            connection.execute(update(Attempt).values(target="writing.before"))
+        assert Attempt.ensure(session, **call).id == before
+    assert count(engine) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [ONCE, OPEN])
 @pytest.mark.parametrize("ended_before", [0, 2])
