@@ -64,7 +64,8 @@ def ambient_session() -> Session:
     task = _current_task()
     place = _thread.place if task is None else _tasks.get(task, {})
     found = [begun() for begun in list(place)]
-    open_here = [session for session in found if session is not None and session.in_transaction()]
+    known = [session for session in found if session is not None and _OPEN in session.info]  # a user may clear that
+    open_here = [session for session in known if session.in_transaction()]
     mine = _begun.get()
     begun_here = [session for session in open_here if weakref.ref(session.info[_OPEN]) in mine]
     sessions = [session for session in begun_here if _ended(session) is None]

@@ -239,6 +239,14 @@ def test_a_session_that_was_dropped_is_not_found(nowhere: Sessions) -> None:
         ambient_session()
 
 
+def test_a_session_whose_info_was_cleared_is_not_found(nowhere: Sessions) -> None:
+    with nowhere() as session:
+        session.begin()
+        session.info.clear()
+        with pytest.raises(NoTransaction):
+            ambient_session()
+
+
 def test_two_open_transactions_are_ambiguous(nowhere: Sessions) -> None:
     with nowhere.begin(), nowhere.begin() as inner:
         with pytest.raises(AmbiguousTransaction, match=r"2 transactions are open in this thread.* Attempt\.options"):
