@@ -5,34 +5,34 @@
 3. A lost connection is replaced, with backoff; until then polling finds what is due.
 """
 
-import asyncio
 import contextlib
 import logging
-import os
 import random
-import selectors
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, Table, func, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.util import await_only
 
-from async_task.database.dialects import receives_notifications, uses_libpq
+from async_task.database.dialects import receives_notifications
 from async_task.database.engines import Source
 from async_task.database.lanes import Lane, open_lane
 from async_task.wakeup.in_process import Notifier
 from async_task.wakeup.notify import channel_of, read_payload
+from async_task.wakeup.subscription import Subscription, subscription_on
 
 logger = logging.getLogger("async_task")
 PROBE_EVERY = 30.0
 PATIENCE = 10.0
 """Seconds in which the server must answer a probe."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
+QUIET = 600.0
+"""Seconds after a loss that was logged, in which others are not that pass at once."""
+LASTING = 3
+"""So many failures to connect are no loss that passes at once."""
+NOT_LISTENING = "not listening, new attempts are found by polling: %s"
 
 
 class ListenForgotten(Exception):
@@ -40,6 +40,32 @@ class ListenForgotten(Exception):
 
     def __init__(self) -> None:
         super().__init__("LISTEN does not last on this connection: behind a pooler in transaction mode, switch it off")
+
+
+class Losses:
+    """Which losses of the connection are logged: the first one, and then, for QUIET, only one that lasts. A network may
+    cut each idle connection."""
+
+    def __init__(self) -> None:
+        self._logged_at = -QUIET
+        self._is_logged = self._is_often = False
+        self._num_failures = 0
+
+    def lost(self, now: float) -> str | None:
+        """The connection is lost, or could not be replaced, at `now`. Returns what to log, which takes the error."""
+        self._num_failures += 1
+        if self._is_logged:
+            return None
+        if now - self._logged_at < QUIET and self._num_failures < LASTING:
+            was_often, self._is_often = self._is_often, True
+            return None if was_often else f"{NOT_LISTENING} (again; not logged for 10 min if it passes at once)"
+        self._logged_at, self._is_logged, self._is_often = now, True, False
+        return NOT_LISTENING
+
+    def back(self) -> bool:
+        """There is a connection. Returns whether that is to be logged."""
+        was_logged, self._is_logged, self._num_failures = self._is_logged, False, 0
+        return was_logged
 
 
 class Listener:
@@ -63,9 +89,9 @@ class Listener:
         self._probe_every = probe_every
         self._patience = patience
         self._closing = threading.Event()
-        self._subscription: _Subscription | None = None
+        self._subscription: Subscription | None = None
         self._num_failures = 0
-        self._was_lost = False
+        self._losses = Losses()
         self._thread = threading.Thread(target=self._run, name="async-task-listener", daemon=True)
 
     @staticmethod
@@ -99,7 +125,7 @@ class Listener:
 
     def _listen(self) -> None:
         with open_lane(self._source, private=True) as lane, _opened(lane) as connection:
-            subscription = _subscription_on(lane, connection, self._receive)
+            subscription = subscription_on(lane, connection, self._receive)
             try:
                 with subscription.limited(self._patience):
                     lane.run(lambda: subscription.listen(self._channel))
@@ -112,7 +138,7 @@ class Listener:
                 self._subscription = None
                 subscription.close()
 
-    def _wait(self, lane: Lane, connection: Connection, subscription: "_Subscription") -> None:
+    def _wait(self, lane: Lane, connection: Connection, subscription: Subscription) -> None:
         """Receive notifications until the next probe, and make that."""
         probe_at = time.monotonic() + self._probe_every * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
         while not self._closing.is_set() and (left := probe_at - time.monotonic()) > 0:
@@ -132,14 +158,12 @@ class Listener:
 
     def _log_lost(self, error: Exception) -> None:
         self._num_failures += 1
-        if not self._was_lost and not self._closing.is_set():
-            self._was_lost = True
-            logger.warning("not listening, new attempts are found by polling: %s", _first_line(error))
+        if not self._closing.is_set() and (text := self._losses.lost(time.monotonic())) is not None:
+            logger.warning(text, _first_line(error))
 
     def _log_back(self) -> None:
         self._num_failures = 0
-        if self._was_lost:
-            self._was_lost = False
+        if self._losses.back():
             logger.warning("listening again")
 
     def _backoff(self) -> float:
@@ -168,134 +192,3 @@ def _opened(lane: Lane) -> Iterator[Connection]:
 
 def _connect(engine: Engine) -> Connection:
     return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-
-
-# What the drivers do differently
-
-
-class _Subscription(Protocol):
-    """A connection that receives notifications. All but `interrupt` is for the listener's thread."""
-
-    def listen(self, channel: str) -> None:
-        """Execute LISTEN. Inside of the lane's `run`."""
-
-    def wait(self, seconds: float) -> None:
-        """Wait for a notification, `interrupt`, or the end of the time. Raises when the connection is lost."""
-
-    def interrupt(self) -> None:
-        """End a `wait`, from another thread."""
-
-    def limited(self, seconds: float) -> contextlib.AbstractContextManager[None]:
-        """Inside of this, statements fail after this time."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def _subscription_on(lane: Lane, connection: Connection, receive: Callable[[str], None]) -> _Subscription:
-    if uses_libpq(connection.dialect):
-        return _PsycopgSubscription(connection, receive)
-    return lane.run(lambda: _AsyncpgSubscription(lane, connection, receive))
-
-
-class _PsycopgSubscription:
-    """On psycopg, sync or async: the thread itself waits for libpq's socket, without an event loop."""
-
-    def __init__(self, connection: Connection, receive: Callable[[str], None]) -> None:
-        driver: Any = connection.connection.driver_connection
-        self._connection = connection
-        self._receive = receive
-        self._libpq = driver.pgconn
-        self._encoding = driver.info.encoding
-        driver.add_notify_handler(lambda notify: receive(notify.payload))  # those that arrive with a statement's answer
-        self._socket = _with_keepalive(self._libpq.socket)
-        self._interrupted, self._interrupter = socket.socketpair()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._libpq.socket, selectors.EVENT_READ)
-        self._selector.register(self._interrupted, selectors.EVENT_READ)
-
-    def listen(self, channel: str) -> None:
-        self._connection.exec_driver_sql(f"LISTEN {self._connection.dialect.identifier_preparer.quote(channel)}")
-
-    def wait(self, seconds: float) -> None:
-        self._selector.select(seconds)
-        self._libpq.consume_input()
-        while (notification := self._libpq.notifies()) is not None:
-            self._receive(notification.extra.decode(self._encoding, "replace"))
-
-    def interrupt(self) -> None:
-        with contextlib.suppress(OSError):  # it is closed already
-            self._interrupter.send(b"!")
-
-    def limited(self, seconds: float) -> contextlib.AbstractContextManager[None]:
-        return _shut_down_after(self._socket, seconds)
-
-    def close(self) -> None:
-        self._selector.close()
-        for one in (self._interrupted, self._interrupter, self._socket):
-            one.close()
-
-
-class _AsyncpgSubscription:
-    """On asyncpg, which receives while its event loop runs. Make it inside of the lane's `run`."""
-
-    def __init__(self, lane: Lane, connection: Connection, receive: Callable[[str], None]) -> None:
-        self._lane = lane
-        driver: Any = connection.connection.driver_connection
-        self._driver = driver
-        self._receive = receive
-        self._loop = asyncio.get_running_loop()
-        self._interrupted = asyncio.Event()
-        driver.add_termination_listener(lambda _: self._interrupted.set())
-        self._socket = _with_keepalive(driver._transport.get_extra_info("socket").fileno())
-
-    def listen(self, channel: str) -> None:
-        await_only(self._driver.add_listener(channel, lambda _driver, _pid, _channel, text: self._receive(text)))
-
-    def wait(self, seconds: float) -> None:
-        self._lane.run(lambda: await_only(self._wait(seconds)))
-        if self._driver.is_closed():
-            raise ConnectionError("the server closed the connection")
-
-    async def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._interrupted.wait(), seconds)
-
-    def interrupt(self) -> None:
-        with contextlib.suppress(RuntimeError):  # its loop is closed already
-            self._loop.call_soon_threadsafe(self._interrupted.set)
-
-    def limited(self, seconds: float) -> contextlib.AbstractContextManager[None]:
-        return _shut_down_after(self._socket, seconds)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-def _with_keepalive(descriptor: int) -> socket.socket:
-    """The socket of a connection, with keepalives: it notices a dead peer within half a minute."""
-    connected = socket.socket(fileno=os.dup(descriptor))
-    if connected.family in (socket.AF_INET, socket.AF_INET6):
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        wanted = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}
-        for name, value in wanted.items():
-            if hasattr(socket, name):
-                connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return connected
-
-
-@contextmanager
-def _shut_down_after(connected: socket.socket, seconds: float) -> Iterator[None]:
-    """If the block lasts longer, shut the socket down, so that whatever waits for the connection fails."""
-
-    def shut() -> None:
-        with contextlib.suppress(OSError):
-            connected.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, shut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 from sqlalchemy import URL, Engine, Table, create_engine, event, make_url, text
@@ -18,7 +19,7 @@ from async_task.database.engines import Source
 from async_task.queue import workers
 from async_task.wakeup import notify
 from async_task.wakeup.in_process import Notifier
-from async_task.wakeup.listener import Listener
+from async_task.wakeup.listener import NOT_LISTENING, Listener, Losses
 from databases import Database
 from elsewhere import await_
 
@@ -273,3 +274,20 @@ def _unix(path: str) -> socket.socket:
 def proxy() -> Iterator[Proxy]:
     with Proxy() as proxy:
         yield proxy
+
+
+def test_a_connection_that_is_cut_again_and_again_is_logged_once_in_ten_minutes() -> None:
+    losses, said = Losses(), []
+    for now in range(0, 630, 30):
+        said.append((losses.lost(float(now)), losses.back()))
+    first, second = NOT_LISTENING, f"{NOT_LISTENING} (again; not logged for 10 min if it passes at once)"
+    assert said[:2] == [(first, True), (second, False)]
+    assert said[2:20] == [(None, False)] * 18
+    assert said[20] == (first, True)
+
+
+def test_an_outage_that_lasts_is_logged_whatever_was_before() -> None:
+    losses = Losses()
+    assert (losses.lost(0), losses.back(), losses.lost(30), losses.back()) == (NOT_LISTENING, True, mock.ANY, False)
+    assert [losses.lost(60 + 5 * number) for number in range(5)] == [None, None, NOT_LISTENING, None, None]
+    assert losses.back()
