@@ -92,7 +92,8 @@ def is_unavailable(error: BaseException) -> bool:
         except Exception as error:
             sys.exit(69 if is_unavailable(error) else 1)
     """
-    if isinstance(error, DBAPIError) and is_read_only(error.orig):
+    # asyncpg's errors have SQLAlchemy's most general class.
+    if isinstance(error, DBAPIError) and (error.connection_invalidated or is_transient(error.orig)):
         return True
     if isinstance(error, (OperationalError, InterfaceError)):
         return is_unusable(error.orig)

@@ -13,6 +13,7 @@ from async_task.database.driver_errors import (
     FAULTS,
     is_statement_timeout,
     is_transient,
+    is_unavailable,
     is_unusable,
     note_faults,
     transient_error,
@@ -109,3 +110,16 @@ def test_an_error_of_a_statement_is_not_remembered(impatient: Connection) -> Non
     with pytest.raises(DBAPIError):
         impatient.execute(text("SELECT nothing"))
     assert impatient not in FAULTS
+
+
+class OfAsyncpg(Exception):
+    def __init__(self, sqlstate: str | None) -> None:
+        super().__init__("said")
+        self.sqlstate = sqlstate
+
+
+def test_an_outage_is_told_by_the_most_general_error_too() -> None:
+    """SQLAlchemy gives that class to most errors of asyncpg."""
+    assert is_unavailable(DBAPIError("SELECT 1", None, OfAsyncpg("57P01")))
+    assert is_unavailable(DBAPIError("SELECT 1", None, OfAsyncpg(None), connection_invalidated=True))
+    assert not is_unavailable(DBAPIError("SELECT 1", None, OfAsyncpg("42P01")))
