@@ -74,6 +74,19 @@ def test_a_failed_job_is_found_read_noted_retried_and_seen_to_succeed(
     assert "anna@web" in page.inner_text("#audit")
 
 
+SUBMIT = """() => {
+  const form = document.querySelector("form[action$='/act/note']");
+  return form.dispatchEvent(new SubmitEvent("submit", { bubbles: true, cancelable: true }));
+}"""
+
+
+def test_a_form_is_sent_once_until_its_page_is_shown_again(failed: Attempt, windows: Windows, dashboard: str) -> None:
+    page = windows.open(f"{dashboard}/jobs/attempts/{failed.id}")
+    assert [page.evaluate(SUBMIT) for _ in range(3)] == [True, False, False]
+    page.evaluate("window.dispatchEvent(new Event('pageshow'))")
+    assert page.evaluate(SUBMIT)
+
+
 def test_ticked_rows_are_retried_after_a_preview(
     app: AsyncTask, many: list[Attempt], windows: Windows, dashboard: str
 ) -> None:

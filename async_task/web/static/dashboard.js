@@ -164,6 +164,18 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// A form is sent once, however often its button is clicked; again after a return to its page.
+
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method !== "post" || event.defaultPrevented) return;
+  if ("sent" in form.dataset) event.preventDefault();
+  form.dataset.sent = "";
+});
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
+
 // A verb for many goes on by itself, as long as its page is open.
 
 const rest = main.querySelector("form[data-continue]");
