@@ -102,6 +102,8 @@ class Lane:
                 if is_sound:
                     unlimit_session(connection)
                     connection.rollback()
+                else:
+                    connection.invalidate()  # else the pool would hand it out with what is set on it
             finally:
                 connection.close()
         elif not is_sound:
